@@ -1,0 +1,1 @@
+"""Ground floor: records, codec, ids, errors, seeds and the seams. Imports nothing else of Hanse."""

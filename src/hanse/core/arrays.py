@@ -1,0 +1,174 @@
+"""`Arrays`, an ordered name → ndarray mapping, and its `Layout`: names, dtypes and shapes without values.
+
+bfloat16 and the 8-bit floats come through ml-dtypes. Strings and objects are not arrays here.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from math import prod
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import numpy.typing as npt
+
+from hanse.core.errors import UpdateError
+
+Array = npt.NDArray[Any]
+
+DTYPES: dict[str, np.dtype[Any]] = {
+    "BOOL": np.dtype(np.bool_),
+    "U8": np.dtype(np.uint8),
+    "I8": np.dtype(np.int8),
+    "F8_E5M2": np.dtype(ml_dtypes.float8_e5m2),
+    "F8_E4M3": np.dtype(ml_dtypes.float8_e4m3fn),
+    "I16": np.dtype("<i2"),
+    "U16": np.dtype("<u2"),
+    "F16": np.dtype("<f2"),
+    "BF16": np.dtype(ml_dtypes.bfloat16),
+    "I32": np.dtype("<i4"),
+    "U32": np.dtype("<u4"),
+    "F32": np.dtype("<f4"),
+    "C64": np.dtype("<c8"),
+    "F64": np.dtype("<f8"),
+    "I64": np.dtype("<i8"),
+    "U64": np.dtype("<u8"),
+}
+"""safetensors' name of every dtype that may travel."""
+
+DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class ArraySpec:
+    """Name, dtype and shape of one array."""
+
+    name: str
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...]
+
+    @property
+    def size(self) -> int:
+        """Number of elements."""
+        return prod(self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the content."""
+        return self.size * self.dtype.itemsize
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Names, dtypes and shapes in order: what two sets of arrays must share to be averaged."""
+
+    specs: tuple[ArraySpec, ...]
+
+    @cached_property
+    def size(self) -> int:
+        """Elements of all arrays together."""
+        return sum(spec.size for spec in self.specs)
+
+    @cached_property
+    def nbytes(self) -> int:
+        """Bytes of all arrays together."""
+        return sum(spec.nbytes for spec in self.specs)
+
+    def difference(self, other: "Layout") -> str | None:
+        """The first difference in words, or None if both are equal. Names no values."""
+        if self == other:
+            return None
+        if len(self.specs) != len(other.specs):
+            return f"expected {len(self.specs)} arrays, found {len(other.specs)}"
+        for mine, theirs in zip(self.specs, other.specs, strict=True):
+            if mine != theirs:
+                return f"expected {describe(mine)}, found {describe(theirs)}"
+        return None  # pragma: no cover - equal specs make equal layouts
+
+
+def describe(spec: ArraySpec) -> str:
+    """`name float32 (3, 4)`."""
+    return f"{spec.name[:60]} {spec.dtype} {spec.shape}"
+
+
+class Arrays(Mapping[str, Array]):
+    """Ordered, named arrays. Every array is C-contiguous, little-endian and of a dtype that may travel.
+
+    Args:
+        items: a mapping or pairs of name → array-like.
+
+    Raises:
+        UpdateError: an array of objects or strings, or of a dtype outside `DTYPES`; a repeated name.
+
+    Example:
+        >>> Arrays({"w": [[1.0, 2.0]], "b": [0]}).layout.size
+        3
+    """
+
+    __slots__ = ("_arrays", "_layout")
+
+    def __init__(self, items: Mapping[str, npt.ArrayLike] | Iterable[tuple[str, npt.ArrayLike]] = ()) -> None:
+        pairs = items.items() if isinstance(items, Mapping) else items
+        self._arrays: dict[str, Array] = {}
+        for name, value in pairs:
+            if name in self._arrays or not isinstance(name, str):
+                raise UpdateError(f"arrays: expected distinct names, found {name!r} again")
+            self._arrays[name] = _travelling(name, value)
+        self._layout: Layout | None = None
+
+    @classmethod
+    def from_list(cls, arrays: Sequence[npt.ArrayLike]) -> "Arrays":
+        """Arrays without names of their own are called '0', '1', … in order."""
+        return cls((str(index), array) for index, array in enumerate(arrays))
+
+    def to_list(self) -> list[Array]:
+        """The arrays in order, without names."""
+        return list(self._arrays.values())
+
+    @property
+    def layout(self) -> Layout:
+        """Names, dtypes and shapes in order."""
+        if self._layout is None:
+            self._layout = Layout(
+                tuple(ArraySpec(name, array.dtype, array.shape) for name, array in self._arrays.items())
+            )
+        return self._layout
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all arrays together."""
+        return sum(array.nbytes for array in self._arrays.values())
+
+    def __getitem__(self, name: str) -> Array:
+        return self._arrays[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._arrays)
+
+    def __len__(self) -> int:
+        return len(self._arrays)
+
+    def __eq__(self, other: object) -> bool:
+        """Equal names, order, dtypes, shapes and bits (so a NaN equals the same NaN)."""
+        if not isinstance(other, Arrays):
+            return NotImplemented
+        return self.layout == other.layout and all(
+            a.tobytes() == b.tobytes() for a, b in zip(self.to_list(), other.to_list(), strict=True)
+        )
+
+    __hash__ = None  # type: ignore[assignment]  # mutable content
+
+    def __repr__(self) -> str:
+        return f"Arrays({', '.join(describe(spec) for spec in self.layout.specs[:8])})"
+
+
+def _travelling(name: str, value: npt.ArrayLike) -> Array:
+    array = np.asarray(value)
+    if array.dtype.byteorder == ">":
+        array = array.astype(array.dtype.newbyteorder("<"))
+    if array.dtype not in DTYPE_NAMES:
+        raise UpdateError(
+            f"array {name[:60]!r}: expected a dtype of {', '.join(str(d) for d in DTYPE_NAMES)}; found {array.dtype}"
+        )
+    return array if array.flags.c_contiguous else np.ascontiguousarray(array).reshape(array.shape)

@@ -1,0 +1,108 @@
+"""Names and identifiers: what may be a name, how a task id is built and read, where a blob lives.
+
+A task id is `job/component/round/phase/ordinal`; the ordinal is issued by the round machine, so a task
+id is never used twice within a job.
+"""
+
+import re
+import secrets
+import time
+from dataclasses import dataclass
+
+from hanse.core.errors import ConfigError
+
+NAME_PATTERN = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
+SERVER = "server"
+"""The server's address in envelopes. No site or person may bear it."""
+
+_BASE32 = "0123456789abcdefghjkmnpqrstvwxyz"
+
+
+def check_name(name: str, what: str = "name") -> str:
+    """Return `name` if it may name a site, person, job, component or phase.
+
+    Raises:
+        ConfigError: it is not 1 to 63 characters of a-z, 0-9, '-' and '_', beginning with a letter or digit.
+    """
+    if NAME_PATTERN.fullmatch(name) is None:
+        raise ConfigError(
+            f"{what}: expected 1 to 63 characters of a-z, 0-9, '-', '_' beginning with a letter or digit, "
+            f"found {name!r}"
+        )
+    return name
+
+
+def new_job_id(now_ms: int | None = None) -> str:
+    """A fresh job id: 48 bits of time, then 50 random bits, so that ids sort by submission."""
+    value = ((int(time.time() * 1000) if now_ms is None else now_ms) << 50) | secrets.randbits(50)
+    return "".join(_BASE32[(value >> shift) & 31] for shift in range(95, -1, -5))
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class TaskId:
+    """The name of one question to one site. `ordinal` counts up over the whole component."""
+
+    job: str
+    component: str
+    round: int
+    phase: str
+    ordinal: int
+
+    def __str__(self) -> str:
+        return f"{self.job}/{self.component}/{self.round}/{self.phase}/{self.ordinal}"
+
+    @classmethod
+    def parse(cls, text: str) -> "TaskId":
+        """Read what `str()` wrote.
+
+        Raises:
+            ConfigError: not of the form `job/component/round/phase/ordinal`.
+        """
+        parts = text.split("/")
+        if len(parts) != 5 or not (parts[2].isdecimal() and parts[4].isdecimal()):
+            raise ConfigError(f"task id: expected job/component/round/phase/ordinal, found {text!r}")
+        job, component, round_, phase, ordinal = parts
+        for what, part in (("job", job), ("component", component), ("phase", phase)):
+            check_name(part, what)
+        return cls(job, component, int(round_), phase, int(ordinal))
+
+
+def model_scope(job: str, component: str, round_: int) -> str:
+    """Where the model and the strategy's state after `round_` are kept (0 is the initial model)."""
+    return f"{job}/{component}/{round_}/model"
+
+
+def upload_scope(task: TaskId, site: str) -> str:
+    """Where `site` may put what it answers to `task`; nobody else may write or read there but the server."""
+    return f"{task.job}/{task.component}/{task.round}/up/{site}"
+
+
+def bundle_scope(job: str) -> str:
+    """Where a job's app bundle is kept."""
+    return f"{job}/bundle"
+
+
+_SCOPE = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}(/[a-z0-9][a-z0-9_-]{0,62}){0,7}")
+_BLOB_ID = re.compile(r"[0-9a-f]{64}")
+
+
+def check_scope(scope: str) -> str:
+    """Return `scope` if it is safe as a path: names joined by '/', at most eight deep.
+
+    Raises:
+        ConfigError: it is not.
+    """
+    if _SCOPE.fullmatch(scope) is None:
+        raise ConfigError(f"scope: expected names joined by '/', found {scope[:80]!r}")
+    return scope
+
+
+def check_blob_id(blob_id: str) -> str:
+    """Return `blob_id` if it is 64 lower-case hexadecimal digits.
+
+    Raises:
+        ConfigError: it is not.
+    """
+    if _BLOB_ID.fullmatch(blob_id) is None:
+        raise ConfigError(f"blob id: expected 64 hexadecimal digits, found {blob_id[:80]!r}")
+    return blob_id

@@ -1,0 +1,1 @@
+"""Generated code only; `scripts/protoc` regenerates it from the .proto files beside it."""

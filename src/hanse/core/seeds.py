@@ -1,0 +1,40 @@
+"""Random streams, keyed by what they are for, so that who runs when changes nothing.
+
+The key is (seed, round, phase, site, attempt, purpose). Two different keys give independent Philox streams
+(Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011); the same key gives the same stream
+on every machine.
+"""
+
+import random
+
+import numpy as np
+from blake3 import blake3
+
+from hanse.core.codec import canonical_json
+
+
+def key_of(
+    seed: int, *, round_: int = 0, phase: str = "", site: str = "", attempt: int = 0, purpose: str = ""
+) -> int:
+    """A 128-bit key for one stream."""
+    material = canonical_json([seed, round_, phase, site, attempt, purpose])
+    return int.from_bytes(blake3(b"hanse-seed-1\n" + material).digest(16), "little")
+
+
+def generator(key: int) -> np.random.Generator:
+    """A counter-based numpy generator for `key`."""
+    return np.random.Generator(np.random.Philox(key=key))
+
+
+def seed_globals(key: int) -> None:
+    """Set the global state of `random`, numpy, and torch where it is already imported.
+
+    Called before every call of user code, so that code which draws from global state repeats too.
+    """
+    import sys
+
+    random.seed(key)
+    np.random.seed([(key >> shift) & 0xFFFFFFFF for shift in (0, 32, 64, 96)])
+    torch = sys.modules.get("torch")
+    if torch is not None:
+        torch.manual_seed(key & 0x7FFF_FFFF_FFFF_FFFF)
