@@ -1,0 +1,38 @@
+"""Aggregation: reducers over ranges of stored updates, in an order that gives every runtime the same bits."""
+
+from hanse.aggregation.canonical import GROUP, NUMERICS, Subtree, Tree, subtrees, total_weight, whole
+from hanse.aggregation.folds import Fold, GroupFold, WeightedMean, WeightedSum
+from hanse.aggregation.refusals import EmptyCohort, Overflow, UpdatesRefused, ZeroWeight
+from hanse.aggregation.selects import Median, Select, TrimmedMean
+from hanse.aggregation.sources import ArraySink, ArraySource, BlobSink, BlobSource, Sink, Source, Zeros
+from hanse.aggregation.walk import Update, aggregate
+
+__all__ = [
+    "GROUP",
+    "NUMERICS",
+    "ArraySink",
+    "ArraySource",
+    "BlobSink",
+    "BlobSource",
+    "EmptyCohort",
+    "Fold",
+    "GroupFold",
+    "Median",
+    "Overflow",
+    "Select",
+    "Sink",
+    "Source",
+    "Subtree",
+    "Tree",
+    "TrimmedMean",
+    "Update",
+    "UpdatesRefused",
+    "WeightedMean",
+    "WeightedSum",
+    "ZeroWeight",
+    "Zeros",
+    "aggregate",
+    "subtrees",
+    "total_weight",
+    "whole",
+]

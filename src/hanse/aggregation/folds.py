@@ -1,0 +1,115 @@
+"""Folds: reductions that need one update at a time. The weighted mean (FedAvg's) and the weighted sum.
+
+H. B. McMahan et al., "Communication-Efficient Learning of Deep Networks from Decentralized Data", AISTATS 2017,
+https://arxiv.org/abs/1602.05629, algorithm 1: w ← Σ n_k/n · w_k. Here Σ (n_k · w_k), then one division by Σ n_k.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar, runtime_checkable
+
+import numpy as np
+
+from hanse.aggregation.kernels import KernelName, pick_kernel
+from hanse.aggregation.rounding import Block, Wide
+
+Acc = TypeVar("Acc")
+GroupAcc = TypeVar("GroupAcc", contravariant=True)
+
+
+@runtime_checkable
+class Fold(Protocol[Acc]):
+    """A reduction in constant memory: whoever walks gives blocks in canonical order.
+
+    A custom fold must let NaN and infinity through to the result, so that they are found there.
+    """
+
+    def zero(self, n: int) -> Acc:
+        """An empty accumulator for blocks of n elements."""
+        ...
+
+    def add(self, acc: Acc, block: Block, weight: float) -> None:
+        """Fold one update's block, (n,), into `acc`, in place."""
+        ...
+
+    def merge(self, a: Acc, b: Acc) -> Acc:
+        """Combine two neighbouring parts of the tree; may reuse either."""
+        ...
+
+    def finish(self, acc: Acc, total_weight: float, out: Wide) -> None:
+        """Write the result in float64, (n,); `acc` is not used again."""
+        ...
+
+
+@runtime_checkable
+class GroupFold(Protocol[GroupAcc]):
+    """A fold that can take a group of up to four blocks in one pass, with the bits of four `add`s."""
+
+    def add_group(self, acc: GroupAcc, blocks: Sequence[Block], weights: Sequence[float]) -> None:
+        """As `add` for each block, left to right."""
+        ...
+
+
+@dataclass(slots=True)
+class Sum:
+    """A running Σ weight · block."""
+
+    values: Wide
+    fresh: bool = True
+
+
+class WeightedSum:
+    """Σ weight · update, without a division (plain sum: every weight 1).
+
+    Args:
+        kernel: `numpy`, `numba`, or `auto` for numba where installed. Changes no bit.
+    """
+
+    def __init__(self, kernel: KernelName = "auto") -> None:
+        self._kernel = pick_kernel(kernel)
+        self._pool: list[Wide] = []  # accumulators to use again; append and pop are atomic
+
+    def zero(self, n: int) -> Sum:
+        """See `Fold.zero`."""
+        try:
+            buffer = self._pool.pop()
+        except IndexError:
+            buffer = np.empty(n)
+        return Sum(buffer[:n] if len(buffer) >= n else np.empty(n))
+
+    def add(self, acc: Sum, block: Block, weight: float) -> None:
+        """See `Fold.add`."""
+        self.add_group(acc, (block,), (weight,))
+
+    def add_group(self, acc: Sum, blocks: Sequence[Block], weights: Sequence[float]) -> None:
+        """See `GroupFold.add_group`."""
+        self._kernel.fold(acc.values, blocks, weights, fresh=acc.fresh)
+        acc.fresh = False
+
+    def merge(self, a: Sum, b: Sum) -> Sum:
+        """See `Fold.merge`."""
+        np.add(a.values, b.values, out=a.values)
+        self._release(b)
+        return a
+
+    def finish(self, acc: Sum, total_weight: float, out: Wide) -> None:
+        """See `Fold.finish`; the total weight is not used."""
+        np.copyto(out, acc.values)
+        self._release(acc)
+
+    def _release(self, acc: Sum) -> None:
+        buffer: Any = acc.values.base if acc.values.base is not None else acc.values
+        self._pool.append(buffer)
+
+
+class WeightedMean(WeightedSum):
+    """Σ weight · update / Σ weight.
+
+    One update alone gives `(x·w)/w` in float64, rounded: x itself for float32 and narrower, for integers below
+    2**53, and for any weight that is a power of two; otherwise within one unit in the last place of float64.
+    """
+
+    def finish(self, acc: Sum, total_weight: float, out: Wide) -> None:
+        """See `Fold.finish`."""
+        np.divide(acc.values, total_weight, out=out)
+        self._release(acc)

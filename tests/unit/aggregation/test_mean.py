@@ -1,0 +1,85 @@
+"""The weighted mean against the slow reference, and the laws: who, when and in which pieces changes no bit."""
+
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hanse.aggregation import ArraySink, ArraySource, WeightedMean, aggregate
+from tests.unit.aggregation.oracle import mean_array, weighted_mean
+
+FLOATS = [np.float16, ml_dtypes.bfloat16, np.float32, np.float64]
+INTEGERS = [np.int8, np.uint8, np.int16, np.uint16, np.int32, np.uint32, np.int64, np.uint64]
+
+
+def spread(rng: np.random.Generator, shape: tuple[int, ...], dtype: Any) -> np.ndarray[Any, Any]:
+    """Values whose exponents are spread over 2^±60, as far as the dtype allows: sums depend on their order."""
+    dtype = np.dtype(dtype)
+    if dtype.kind in "iu":
+        info = np.iinfo(dtype)
+        return rng.integers(info.min // 2, info.max // 2, shape, dtype=dtype, endpoint=True)
+    reach = 14 if dtype == np.float16 else 60
+    signs = rng.choice([-1.0, 1.0], shape)
+    return (signs * (1 + rng.random(shape)) * 2.0 ** rng.integers(-reach, reach, shape)).astype(dtype)
+
+
+def mean(updates: list[np.ndarray[Any, Any]], positions: list[int], weights: list[float], **options: Any) -> Any:
+    kernel = options.pop("kernel", "numpy")
+    out = ArraySink(ArraySource({"x": updates[0]}).layout)
+    aggregate(
+        [ArraySource({"x": u}) for u in updates], positions, weights, rule=WeightedMean(kernel), out=out, **options
+    )
+    return out.arrays["x"]
+
+
+def same_bits(a: np.ndarray[Any, Any], b: np.ndarray[Any, Any]) -> bool:
+    return a.dtype == b.dtype and a.shape == b.shape and a.tobytes() == b.tobytes()
+
+
+@pytest.mark.parametrize("dtype", FLOATS + INTEGERS, ids=lambda d: np.dtype(d).name)
+@pytest.mark.parametrize("num", [1, 2, 4, 5, 13, 37])
+def test_equals_the_slow_reference(dtype: Any, num: int) -> None:
+    rng = np.random.default_rng(num)
+    updates = [spread(rng, (7, 5), dtype) for _ in range(num)]
+    positions = sorted(rng.choice(2 * num, num, replace=False).tolist())
+    weights = rng.integers(1, 1000, num).astype(float).tolist()
+    found = mean(updates, positions, weights, plan_size=2 * num)
+    assert same_bits(found, mean_array(updates, positions, weights, 2 * num))
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    seed=st.integers(0, 2**32),
+    num=st.integers(1, 40),
+    holes=st.integers(0, 40),
+    block=st.sampled_from([1, 3, 64, 1000]),
+    threads=st.integers(1, 3),
+    dtype=st.sampled_from([np.float32, np.float64]),
+)
+def test_threads_blocks_and_arrival_change_no_bit(
+    seed: int, num: int, holes: int, block: int, threads: int, dtype: Any
+) -> None:
+    rng = np.random.default_rng(seed)
+    updates = [spread(rng, (65,), dtype) for _ in range(num)]
+    positions = rng.choice(num + holes, num, replace=False).tolist()
+    weights = (rng.random(num) * 2.0 ** rng.integers(-20, 20, num)).tolist()
+    expected = mean_array(updates, positions, weights, num + holes)
+    assert same_bits(mean(updates, positions, weights, block_elements=block, threads=threads), expected)
+
+
+def test_the_data_would_show_a_wrong_order() -> None:
+    """Left to right over everything, or the tree over present members only, gives other bits on such data."""
+    rng = np.random.default_rng(5)
+    updates = [spread(rng, (200,), np.float64) for _ in range(23)]
+    positions = sorted(rng.choice(40, 23, replace=False).tolist())
+    weights = rng.random(23).tolist()
+    found = mean(updates, positions, weights)
+    naive = np.zeros(200)
+    for update, weight in zip(updates, weights, strict=True):
+        naive += weight * update
+    assert not same_bits(found, naive / sum(weights))
+    closed_up = [weighted_mean([float(u[i]) for u in updates], list(range(23)), weights, 23) for i in range(200)]
+    assert not same_bits(found, np.array(closed_up))
