@@ -5,6 +5,7 @@ arguments, 130 interrupted.
 """
 
 import argparse
+import signal
 import sys
 from pathlib import Path
 
@@ -48,4 +49,7 @@ def main(argv: list[str] | None = None, folder: Path = harness.FOLDER) -> int:
 
 
 if __name__ == "__main__":
+    # Both ask it to end the benchmark's processes and stop; a shell may have had Ctrl-C ignored for it.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)
     sys.exit(main())

@@ -18,6 +18,7 @@ import json
 import math
 import os
 import re
+import signal
 import statistics
 import subprocess
 import sys
@@ -169,6 +170,7 @@ def run_apart(name: str, show: Show, *, folder: Path = FOLDER, smoke: bool = Fal
                 [sys.executable, "-c", call],
                 stdout=sys.stderr.fileno(),
                 pass_fds=[writing],
+                process_group=0,  # a Ctrl-C reaches it once, through us
                 env=os.environ | {"PYTHONPATH": path},
             )
         finally:
@@ -194,7 +196,7 @@ def run_apart(name: str, show: Show, *, folder: Path = FOLDER, smoke: bool = Fal
 def _stop(child: subprocess.Popen[bytes], grace_s: float = 10.0) -> None:
     """End a benchmark's process, first with the time to end the processes it started itself."""
     with contextlib.suppress(subprocess.TimeoutExpired):
-        child.terminate()
+        child.send_signal(signal.SIGINT)
         child.wait(grace_s)
     if child.poll() is None:
         child.kill()
@@ -203,6 +205,7 @@ def _stop(child: subprocess.Popen[bytes], grace_s: float = 10.0) -> None:
 
 def _child(folder: str, name: str, smoke: bool, writing: int) -> None:
     """Run a benchmark in this process and write its rows to the file descriptor `writing`."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     os.set_inheritable(writing, False)  # a process left behind must not hold the pipe open
     sys.path.insert(0, str(Path(folder).parent))
     module = importlib.import_module(f"{Path(folder).name}.{name.replace('-', '_')}")
