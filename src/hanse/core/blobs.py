@@ -68,9 +68,7 @@ class Manifest:
         """
         start, stop = self.span(index)
         if not 0 <= index < self.num_chunks or len(content) != stop - start:
-            raise IntegrityError(
-                f"blob {self.id[:12]}: chunk {index} has {len(content)} bytes, not {stop - start}"
-            )
+            raise IntegrityError(f"blob {self.id[:12]}: chunk {index} has {len(content)} bytes, not {stop - start}")
         if content_hash(content) != self.hash_of(index):
             raise IntegrityError(f"blob {self.id[:12]}: chunk {index} does not match its hash")
 

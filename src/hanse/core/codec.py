@@ -30,9 +30,7 @@ def canonical_json(value: Any) -> bytes:
     Raises:
         ValueError: a NaN or an infinity. TypeError: not a JSON value.
     """
-    return json.dumps(
-        value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
-    ).encode()
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
 
 
 def header_of(layout: Layout) -> bytes:
@@ -87,7 +85,8 @@ def parse_header(content: memoryview | bytes, *, total: int | None = None) -> tu
     length = int.from_bytes(view[:8], "little")
     if length > MAX_HEADER_BYTES or 8 + length > len(view) or (8 + length) % ALIGNMENT:
         raise CodecError(
-            f"arrays: expected an aligned header of at most {min(MAX_HEADER_BYTES, len(view) - 8)} bytes, found {length}"
+            f"arrays: expected an aligned header of at most {min(MAX_HEADER_BYTES, len(view) - 8)} bytes, "
+            f"found {length}"
         )
     try:
         header = json.loads(bytes(view[8 : 8 + length]), object_pairs_hook=_no_repeats)

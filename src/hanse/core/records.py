@@ -275,9 +275,7 @@ class Envelope:
             CodecError: an unknown major version, or a body over the limit.
         """
         if message.v != WIRE_VERSION:
-            raise CodecError(
-                f"envelope: expected version {WIRE_VERSION}, found {message.v}; update the older side"
-            )
+            raise CodecError(f"envelope: expected version {WIRE_VERSION}, found {message.v}; update the older side")
         if len(message.body) > MAX_BODY_BYTES or len(message.id) > 400 or len(message.kind) > 64:
             raise CodecError("envelope: a field is over its limit")
         return cls(

@@ -34,7 +34,7 @@ class BlobWriter(Protocol):
 
 
 class BlobStore(Protocol):
-    """Content by (scope, id). Equal content in one scope is stored once. Nothing becomes readable before it verifies."""
+    """Content by (scope, id). Equal content in one scope is stored once. Nothing is readable before it verifies."""
 
     async def put(
         self,
@@ -62,7 +62,7 @@ class BlobStore(Protocol):
         """
 
     def read(self, scope: str, id: str, start: int, stop: int) -> memoryview:
-        """Bytes [start, stop) of a complete blob; read-only, possibly a view of a mapped file. Synchronous, thread-safe.
+        """Bytes [start, stop) of a complete blob; read-only, possibly a view of a mapped file. Thread-safe.
 
         Raises:
             NotFoundError: no such complete blob. IntegrityError: what lies there has changed.
@@ -122,10 +122,8 @@ class Ledger(Protocol):
             NotFoundError: no such key.
         """
 
-    async def query(
-        self, prefix: str, after: str | None = None, limit: int = 1000
-    ) -> list[tuple[str, bytes, int]]:
-        """(key, value, version) of keys that begin with `prefix` and come after `after`, in order of the key's bytes."""
+    async def query(self, prefix: str, after: str | None = None, limit: int = 1000) -> list[tuple[str, bytes, int]]:
+        """(key, value, version) of keys that begin with `prefix` and come after `after`, by the key's bytes."""
 
     async def compare_and_set(self, key: str, value: bytes, version: int) -> bool:
         """Write if the record's version is still `version`; False if it is not (and nothing is changed)."""

@@ -13,9 +13,7 @@ from blake3 import blake3
 from hanse.core.codec import canonical_json
 
 
-def key_of(
-    seed: int, *, round_: int = 0, phase: str = "", site: str = "", attempt: int = 0, purpose: str = ""
-) -> int:
+def key_of(seed: int, *, round_: int = 0, phase: str = "", site: str = "", attempt: int = 0, purpose: str = "") -> int:
     """A 128-bit key for one stream."""
     material = canonical_json([seed, round_, phase, site, attempt, purpose])
     return int.from_bytes(blake3(b"hanse-seed-1\n" + material).digest(16), "little")

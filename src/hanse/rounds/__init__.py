@@ -1,0 +1,1 @@
+"""The round machine (pure) and its driver (performs what the machine instructs, over the four seams)."""

@@ -1,0 +1,718 @@
+"""The round machine: every decision about a run, and nothing else.
+
+`step(state, event) -> (state, instructions)` is deterministic and does no I/O: no socket, disk, clock or thread. It
+takes ownership of the state that it is given and returns it changed (copying a cohort for every reply would
+make folding quadratic); whoever wants to keep an old state encodes it first.
+
+The life of a run:
+
+    waiting ──enough sites──▶ planning ──Planned──▶ open ──close──▶ reducing ──Reduced──▶ next phase: planning
+                                 ▲  │                 │                │
+                     SitesChanged│  │PlanFailed       │too few         │ReduceRefused, too few left
+                              starved◀────────────────┘◀───────────────┘
+    the last phase of a round ──▶ (evaluating ──Evaluated──▶) checkpoint ──▶ next round, or finished
+    anywhere ──▶ failed (with its cause), cancelled
+
+What must survive is what `encode` writes; `revision` counts its changes, so a shell writes when it has moved, and
+replies (which are ledger rows) never move it. What is left to do is a function of the state: `pending`.
+
+The fates of a reply: *folded* (named by the close), *late* (its phase was closed without it), *refused* (it did not
+verify while it was read), *failed* (the site said so). Each is reported once, by name, in a `Checkpoint`.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from hanse.core.errors import CodecError
+from hanse.core.ids import TaskId
+from hanse.core.spec import RunSpec
+from hanse.rounds.events import (
+    BlobKey,
+    Cancelled,
+    Checkpoint,
+    Evaluate,
+    Evaluated,
+    Event,
+    Failed,
+    Finish,
+    Folded,
+    Instruction,
+    Plan,
+    PlanFailed,
+    Planned,
+    Reduce,
+    Reduced,
+    ReduceRefused,
+    Release,
+    ReplyFailed,
+    ReplyReceived,
+    Resumed,
+    Send,
+    SetTimer,
+    SitesChanged,
+    Started,
+    TimerFired,
+)
+
+STATE_VERSION = 1
+PARAMETERS = "parameters"
+"""The phase of round 0 in which one site is asked for the initial model."""
+RELEASED_KEPT = 4096
+"""How many tasks without an answer are remembered, so that a late reply can be named."""
+
+OVER = ("finished", "failed", "cancelled")
+
+
+@dataclass(slots=True)
+class Slot:
+    """One issued task. `answer`: "" while there is none, `ok`, or `failed`; `receipt` counts up as replies come."""
+
+    site: str
+    position: int
+    round: int
+    phase: str
+    attempt: int
+    call: str
+    model: BlobKey | None
+    answer: str = ""
+    receipt: int = 0
+
+
+@dataclass(slots=True)
+class RunState:
+    """Where a run stands. Fields below the line are volatile: they are rebuilt when a shell loads the record."""
+
+    job: str
+    component: str
+    spec: RunSpec
+    status: str = "waiting"
+    error: str = ""
+    round: int = 0
+    phase_index: int = 0
+    num_phases: int = 1
+    phase: str = ""
+    stage: str = "waiting"
+    next_ordinal: int = 0
+    size: int = 0
+    count: int = 0
+    quorum: int = 0
+    grace_s: float = 0.0
+    keep_in_flight: bool = False
+    folds: bool = True
+    order: str = "position"
+    late_rule: str = "drop"
+    deadline_ms: int = 0
+    starved_until_ms: int = 0
+    opened_ms: int = 0
+    extensions: int = 0
+    only: tuple[str, ...] = ()
+    open: dict[int, Slot] = field(default_factory=dict)
+    closing: dict[int, Slot] = field(default_factory=dict)
+    carried: dict[int, Slot] = field(default_factory=dict)
+    released: dict[int, Slot] = field(default_factory=dict)
+    previous: tuple[int, ...] = ()
+    model: BlobKey | None = None
+    state: tuple[BlobKey, ...] = ()
+    metrics: dict[str, float] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+    failed: dict[str, str] = field(default_factory=dict)
+    fates: dict[int, tuple[str, str]] = field(default_factory=dict)
+    best: float | None = None
+    rounds_without_best: int = 0
+    revision: int = 0
+    # ---- volatile ----
+    sites: tuple[str, ...] = ()
+    undecided: int = 0
+    available: frozenset[str] = frozenset()
+    num_ok: int = 0
+    num_awaited: int = 0
+    receipts: int = 0
+    grace_ms: int | None = None
+
+    def task_id(self, ordinal: int, slot: Slot) -> TaskId:
+        """The task id of a slot."""
+        return TaskId(self.job, self.component, slot.round, slot.phase, ordinal)
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing will happen any more."""
+        return self.status in OVER
+
+
+def begin(job: str, component: str, spec: RunSpec, model: BlobKey | None = None) -> RunState:
+    """A run before its first event. `model`: the initial model if the job brought one."""
+    state = RunState(job, component, spec, model=model)
+    state.round = 0 if model is None and spec.initial == "ask" else 1
+    return state
+
+
+def expects(state: RunState, ordinal: int) -> str:
+    """What a reply to this task would be now: `wanted`, `late`, or `settled` (there is one, or it is not ours)."""
+    if state.over:
+        return "settled"
+    slot = state.open.get(ordinal)
+    if slot is not None:
+        return "settled" if slot.answer else "wanted"
+    return "late" if ordinal in state.released else "settled"
+
+
+def step(state: RunState, event: Event) -> tuple[RunState, list[Instruction]]:
+    """Take one event; return the state and what is to be done. An event that no longer applies does nothing."""
+    if state.over:
+        return state, []
+    handler: Callable[[RunState, Any], list[Instruction]] = _HANDLERS[type(event)]
+    return state, handler(state, event)
+
+
+# ---- beginning, sites ----
+
+
+def _started(state: RunState, event: Started) -> list[Instruction]:
+    if state.stage != "waiting" or state.deadline_ms:
+        return []
+    state.deadline_ms = event.now_ms + int(state.spec.deadline_s * 1000)
+    state.revision += 1
+    return [SetTimer(_timer(state, "sites"), state.deadline_ms), *_begin_if_enough(state)]
+
+
+def _sites_changed(state: RunState, event: SitesChanged) -> list[Instruction]:
+    _set_sites(state, event.sites)
+    state.undecided = event.undecided
+    if state.stage == "waiting":
+        return _begin_if_enough(state)
+    if state.stage == "starved":
+        return _plan(state, state.only)
+    return _close_if_due(state, event.now_ms)
+
+
+def _set_sites(state: RunState, sites: tuple[str, ...]) -> None:
+    state.sites = tuple(sorted(sites))
+    state.available = frozenset(sites)
+    state.num_awaited = sum(1 for slot in state.open.values() if not slot.answer and slot.site in state.available)
+
+
+def _begin_if_enough(state: RunState) -> list[Instruction]:
+    needed = state.spec.min_sites or state.spec.quorum or 1
+    if not state.deadline_ms or state.undecided or len(state.sites) < needed:
+        return []
+    state.status = "running"
+    return _plan(state)
+
+
+# ---- planning ----
+
+
+def _plan(state: RunState, only: tuple[str, ...] = ()) -> list[Instruction]:
+    state.stage = "planning"
+    state.only = only
+    state.revision += 1
+    return [_plan_instruction(state)]
+
+
+def _plan_instruction(state: RunState) -> Plan:
+    busy = tuple(sorted({slot.site for slot in state.open.values() if not slot.answer}))
+    taken = set(busy) if state.keep_in_flight else set()
+    free = tuple(site for site in state.sites if site not in taken)
+    return Plan(state.round, state.phase_index, free, busy if taken else (), state.only, state.previous)
+
+
+def _planned(state: RunState, event: Planned) -> list[Instruction]:
+    if state.stage != "planning" or (event.round, event.phase_index) != (state.round, state.phase_index):
+        return []
+    if event.extends != bool(state.only):
+        return []
+    if not event.extends:
+        state.num_phases = event.num_phases
+        state.phase = event.phase
+        state.size = 0
+        state.count, state.quorum = event.count, event.quorum
+        state.grace_s = event.grace_s
+        state.keep_in_flight = event.keep_in_flight
+        state.folds, state.order, state.late_rule = event.folds, event.order, event.late
+        state.opened_ms = event.now_ms
+        _take_over(state)
+    state.only = ()
+    state.error = ""
+    state.starved_until_ms = 0
+    state.grace_ms = None
+    state.deadline_ms = event.now_ms + int(event.deadline_s * 1000)
+    state.stage = "open"
+    state.revision += 1
+    issued = [_issue(state, task.site, task.call) for task in event.tasks]
+    timer = SetTimer(_timer(state, "deadline"), state.deadline_ms)
+    return [*(_send(state, ordinal) for ordinal in issued), timer, *_close_if_due(state, event.now_ms)]
+
+
+def _take_over(state: RunState) -> None:
+    """Tasks in flight and carried replies become members of the new phase, in front of it."""
+    state.open = {**state.carried, **state.open}
+    state.carried = {}
+    for slot in state.open.values():
+        slot.position = state.size
+        state.size += 1
+    state.num_ok = sum(1 for slot in state.open.values() if slot.answer == "ok")
+    state.num_awaited = sum(1 for slot in state.open.values() if not slot.answer and slot.site in state.available)
+
+
+def _issue(state: RunState, site: str, call: str) -> int:
+    attempt = (
+        sum(
+            1 for slot in state.open.values() if (slot.site, slot.round, slot.phase) == (site, state.round, state.phase)
+        )
+        if state.extensions
+        else 0
+    )
+    ordinal = state.next_ordinal
+    state.next_ordinal += 1
+    model = None if state.phase == PARAMETERS else state.model
+    state.open[ordinal] = Slot(site, state.size, state.round, state.phase, attempt, call, model)
+    state.size += 1
+    if site in state.available:
+        state.num_awaited += 1
+    return ordinal
+
+
+def _send(state: RunState, ordinal: int) -> Send:
+    slot = state.open[ordinal]
+    task = state.task_id(ordinal, slot)
+    return Send(task, slot.site, slot.position, slot.attempt, slot.call, state.deadline_ms)
+
+
+def _plan_failed(state: RunState, event: PlanFailed) -> list[Instruction]:
+    if state.stage != "planning" or (event.round, event.phase_index) != (state.round, state.phase_index):
+        return []
+    if event.final:
+        return _fail(state, event.reason)
+    state.stage = "starved"
+    state.error = event.reason
+    if not state.starved_until_ms:  # sites that come and go do not prolong it
+        state.starved_until_ms = event.now_ms + int(state.spec.deadline_s * 1000)
+    state.revision += 1
+    return [SetTimer(_timer(state, "starved"), state.starved_until_ms)]
+
+
+# ---- replies ----
+
+
+def _reply_received(state: RunState, event: ReplyReceived) -> list[Instruction]:
+    return _answer(state, event.ordinal, "", event.now_ms)
+
+
+def _reply_failed(state: RunState, event: ReplyFailed) -> list[Instruction]:
+    return _answer(state, event.ordinal, event.reason or "failed", event.now_ms)
+
+
+def _answer(state: RunState, ordinal: int, reason: str, now_ms: int) -> list[Instruction]:
+    if not _note(state, ordinal, reason):
+        return []
+    if reason and state.spec.on_error == "fail" and ordinal in state.open:
+        return _fail(state, f"site {state.open[ordinal].site}: {reason}")
+    return _close_if_due(state, now_ms)
+
+
+def _note(state: RunState, ordinal: int, reason: str) -> bool:
+    """Write down that there is a reply; whether it matters to the open phase."""
+    state.receipts += 1
+    slot = state.open.get(ordinal)
+    if slot is None:
+        late = state.released.pop(ordinal, None)
+        if late is not None:
+            _note_late(state, ordinal, late, reason)
+        return False
+    if slot.answer:
+        return False
+    slot.answer = "failed" if reason else "ok"
+    slot.receipt = state.receipts
+    if slot.site in state.available:
+        state.num_awaited -= 1
+    if reason:
+        state.failed[slot.site] = reason
+        state.fates[ordinal] = (slot.site, f"failed: {reason}")
+    else:
+        state.num_ok += 1
+    return True
+
+
+def _note_late(state: RunState, ordinal: int, slot: Slot, reason: str) -> None:
+    if reason:
+        state.fates[ordinal] = (slot.site, f"failed: {reason}")
+    elif state.late_rule == "carry" and state.folds:
+        slot.answer, slot.receipt = "ok", state.receipts
+        state.carried[ordinal] = slot
+    else:
+        state.fates[ordinal] = (slot.site, "late")
+
+
+# ---- closing ----
+
+
+def _close_if_due(state: RunState, now_ms: int) -> list[Instruction]:
+    """The one place that decides whether the open phase closes, waits, or is extended."""
+    if state.stage != "open":
+        return []
+    if state.num_ok >= state.count:
+        if state.num_awaited == 0 or state.grace_s == 0 or (state.grace_ms is not None and now_ms >= state.grace_ms):
+            return _close(state)
+        if state.grace_ms is None:
+            state.grace_ms = min(now_ms + int(state.grace_s * 1000), state.deadline_ms)
+            return [SetTimer(_timer(state, "grace"), state.grace_ms)]
+        return []
+    if state.num_awaited > 0:
+        return []
+    return _close(state) if state.num_ok >= state.quorum else _extend(state, final=False)
+
+
+def _close(state: RunState) -> list[Instruction]:
+    answered = [(ordinal, slot) for ordinal, slot in state.open.items() if slot.answer == "ok"]
+    by_receipt = state.order == "receipt"
+    answered.sort(key=lambda item: (item[1].receipt, item[0]) if by_receipt else (item[1].position, item[0]))
+    if by_receipt:
+        surplus = dict(answered[state.count :]) if state.keep_in_flight else {}
+        answered = answered[: state.count] if state.keep_in_flight else answered
+    else:
+        surplus = {}
+    unanswered = {ordinal: slot for ordinal, slot in state.open.items() if not slot.answer}
+    state.closing = dict(answered)
+    state.open = {**surplus, **unanswered} if state.keep_in_flight else {}
+    state.stage = "reducing"
+    state.grace_ms = None
+    state.num_ok = len(surplus)
+    state.revision += 1
+    release: list[Instruction] = []
+    if unanswered and not state.keep_in_flight:
+        release.append(Release(tuple((state.task_id(o, slot), slot.site) for o, slot in unanswered.items())))
+        state.released.update(unanswered)
+        for ordinal in list(state.released)[:-RELEASED_KEPT]:
+            del state.released[ordinal]
+        for slot in unanswered.values():
+            state.failed.setdefault(slot.site, "no reply" if slot.site in state.available else "lost")
+        state.num_awaited = 0
+    return [*release, _reduce_instruction(state)]
+
+
+def _reduce_instruction(state: RunState) -> Reduce:
+    by_receipt = state.order == "receipt"
+    folded = tuple(
+        Folded(
+            state.task_id(ordinal, slot),
+            slot.site,
+            place if by_receipt else slot.position,
+            max(0, state.round - slot.round),
+        )
+        for place, (ordinal, slot) in enumerate(state.closing.items())
+    )
+    kind = "adopt" if state.phase == PARAMETERS else "fold" if state.folds else "metrics"
+    size = len(folded) if by_receipt else state.size
+    return Reduce(state.round, state.phase_index, state.phase, kind, folded, size, state.model, state.state)
+
+
+def _extend(state: RunState, *, final: bool) -> list[Instruction]:
+    """The quorum cannot be met by those who were asked: ask others, then those who failed; or fail by name."""
+    held = {slot.site for slot in state.open.values() if slot.answer != "failed"}
+    tried = {slot.site for slot in state.open.values()}
+    fresh = [site for site in state.sites if site not in tried]
+    again = [site for site in state.sites if site in tried and site not in held]
+    chosen = tuple((fresh + again)[: state.quorum - state.num_ok])
+    if chosen and state.extensions < state.spec.retries:
+        state.extensions += 1
+        return _plan(state, chosen)
+    waiting = [slot.site for slot in state.open.values() if not slot.answer]
+    if waiting and not final:
+        return []  # they may return before the deadline
+    reasons = dict(state.failed)
+    reasons.update({site: "no reply by the deadline" if site in state.available else "lost" for site in waiting})
+    causes = "; ".join(f"{site}: {reason}" for site, reason in sorted(reasons.items())[:8])
+    return _fail(
+        state,
+        f"round {state.round}, phase {state.phase}: expected {state.quorum} replies, found {state.num_ok}"
+        + (f" ({causes})" if causes else ""),
+    )
+
+
+def _timer_fired(state: RunState, event: TimerFired) -> list[Instruction]:
+    kind = event.id.partition("/")[0]
+    if kind not in _TIMED_STAGES or event.id != _timer(state, kind) or state.stage != _TIMED_STAGES[kind]:
+        return []
+    if kind == "sites":
+        needed = state.spec.min_sites or state.spec.quorum or 1
+        return _fail(
+            state, f"expected {needed} sites to join, found {len(state.sites)} after {state.spec.deadline_s:g} s"
+        )
+    if kind == "starved":
+        return _fail(state, state.error)
+    if kind == "deadline" and event.now_ms >= state.deadline_ms:
+        return _close(state) if state.num_ok >= state.quorum else _extend(state, final=True)
+    return _close_if_due(state, event.now_ms)
+
+
+_TIMED_STAGES = {"sites": "waiting", "starved": "starved", "deadline": "open", "grace": "open"}
+
+
+def _timer(state: RunState, kind: str) -> str:
+    return f"{kind}/{state.round}/{state.phase_index}/{state.extensions}"
+
+
+# ---- after the close ----
+
+
+def _reduced(state: RunState, event: Reduced) -> list[Instruction]:
+    if state.stage != "reducing" or (event.round, event.phase_index) != (state.round, state.phase_index):
+        return []
+    for ordinal, slot in state.closing.items():
+        state.fates[ordinal] = (slot.site, "folded")
+    state.previous = tuple(state.closing)
+    state.closing = {}
+    state.model, state.state = event.model, event.state
+    state.metrics.update(event.metrics)
+    spent = (event.now_ms - state.opened_ms) / 1000
+    state.seconds[state.phase] = state.seconds.get(state.phase, 0.0) + spent
+    state.extensions = 0
+    state.phase_index += 1
+    if state.phase_index < state.num_phases:
+        return _plan(state)
+    if state.spec.server_evaluate and state.model is not None:
+        state.stage = "evaluating"
+        state.revision += 1
+        return [Evaluate(state.round, state.model)]
+    return _round_over(state)
+
+
+def _reduce_refused(state: RunState, event: ReduceRefused) -> list[Instruction]:
+    if state.stage != "reducing" or (event.round, event.phase_index) != (state.round, state.phase_index):
+        return []
+    for ordinal, reason in event.reasons.items():
+        slot = state.closing.pop(ordinal, None)
+        if slot is not None:
+            state.fates[ordinal] = (slot.site, f"refused: {reason}")
+            state.failed[slot.site] = f"refused: {reason}"
+            slot.answer = "failed"
+            state.open[ordinal] = slot
+    state.revision += 1
+    if state.spec.on_error == "fail":
+        return _fail(state, "; ".join(f"{site}: {reason}" for site, reason in sorted(state.failed.items())[:8]))
+    if len(state.closing) >= state.quorum:
+        for ordinal in event.reasons:
+            state.open.pop(ordinal, None)
+        return [_reduce_instruction(state)]
+    state.open.update(state.closing)
+    state.num_ok = sum(1 for slot in state.open.values() if slot.answer == "ok")
+    state.num_awaited = sum(1 for slot in state.open.values() if not slot.answer and slot.site in state.available)
+    state.closing = {}
+    state.stage = "open"
+    return _close_if_due(state, event.now_ms)
+
+
+def _evaluated(state: RunState, event: Evaluated) -> list[Instruction]:
+    if state.stage != "evaluating" or event.round != state.round:
+        return []
+    state.metrics.update(event.metrics)
+    return _round_over(state)
+
+
+def _round_over(state: RunState) -> list[Instruction]:
+    if _should_stop(state) or state.round >= state.spec.rounds:
+        return _end(state, "finished", "")
+    record = _checkpoint(state)
+    state.metrics, state.seconds, state.failed, state.fates = {}, {}, {}, {}
+    state.previous = ()
+    state.phase_index = 0
+    state.round += 1
+    return [record, *_plan(state)]
+
+
+def _checkpoint(state: RunState) -> Checkpoint:
+    return Checkpoint(
+        state.round, state.model, dict(state.metrics), dict(state.seconds), dict(state.fates), dict(state.failed)
+    )
+
+
+def _should_stop(state: RunState) -> bool:
+    rule = state.spec.stop
+    if rule is None or rule.metric not in state.metrics:
+        return False
+    value = state.metrics[rule.metric]
+    better = state.best is None or (
+        value < state.best - rule.min_delta if rule.mode == "min" else value > state.best + rule.min_delta
+    )
+    if better:
+        state.best, state.rounds_without_best = value, 0
+    else:
+        state.rounds_without_best += 1
+    return state.rounds_without_best >= rule.patience
+
+
+# ---- ending ----
+
+
+def _failed(state: RunState, event: Failed) -> list[Instruction]:
+    return _fail(state, event.reason)
+
+
+def _cancelled(state: RunState, event: Cancelled) -> list[Instruction]:
+    return _end(state, "cancelled", f"cancelled by {event.by}")
+
+
+def _fail(state: RunState, reason: str) -> list[Instruction]:
+    return _end(state, "failed", reason)
+
+
+def _end(state: RunState, status: str, error: str) -> list[Instruction]:
+    """The last checkpoint, in which every reply that came to nothing gets its name; then the end."""
+    for ordinal, slot in {**state.carried, **state.open, **state.closing}.items():
+        if slot.answer == "ok":
+            state.fates[ordinal] = (slot.site, "late")
+    state.closing, state.carried = {}, {}
+    return [_checkpoint(state), *_finish(state, status, error)]
+
+
+def _finish(state: RunState, status: str, error: str) -> list[Instruction]:
+    unanswered = tuple((state.task_id(o, slot), slot.site) for o, slot in state.open.items() if not slot.answer)
+    state.status, state.stage, state.error = status, "over", error
+    state.open = {}
+    state.revision += 1
+    release: list[Instruction] = [Release(unanswered)] if unanswered else []
+    return [*release, Finish(status, error)]
+
+
+# ---- resuming ----
+
+
+def _resumed(state: RunState, event: Resumed) -> list[Instruction]:
+    _set_sites(state, event.sites)
+    state.num_ok = 0
+    for ordinal, reason in event.replies:
+        if ordinal in state.open or ordinal in state.released:
+            _note(state, ordinal, reason)
+    state.num_ok = sum(1 for slot in state.open.values() if slot.answer == "ok")
+    state.num_awaited = sum(1 for slot in state.open.values() if not slot.answer and slot.site in state.available)
+    if state.spec.on_error == "fail" and state.stage == "open":
+        for slot in state.open.values():
+            if slot.answer == "failed":
+                return _fail(state, f"site {slot.site}: {state.failed.get(slot.site, 'failed')}")
+    instructions = pending(state)
+    return [*instructions, *_close_if_due(state, event.now_ms)]
+
+
+def pending(state: RunState) -> list[Instruction]:
+    """What is left to be done in this state; performing it again is harmless."""
+    if state.over:
+        return [Finish(state.status, state.error)]
+    sends: list[Instruction] = [_send(state, ordinal) for ordinal, slot in state.open.items() if not slot.answer]
+    match state.stage:
+        case "waiting":
+            return [SetTimer(_timer(state, "sites"), state.deadline_ms)] if state.deadline_ms else []
+        case "starved":
+            return [*sends, SetTimer(_timer(state, "starved"), state.starved_until_ms), *_plan(state, state.only)]
+        case "planning":
+            return [*sends, _plan_instruction(state)]
+        case "open":
+            return [*sends, SetTimer(_timer(state, "deadline"), state.deadline_ms)]
+        case "reducing":
+            return [*sends, _reduce_instruction(state)]
+        case "evaluating":
+            return [*sends, Evaluate(state.round, state.model)] if state.model is not None else sends
+    return []
+
+
+_HANDLERS: Mapping[type, Callable[[RunState, Any], list[Instruction]]] = {
+    Started: _started,
+    SitesChanged: _sites_changed,
+    Planned: _planned,
+    PlanFailed: _plan_failed,
+    ReplyReceived: _reply_received,
+    ReplyFailed: _reply_failed,
+    TimerFired: _timer_fired,
+    Reduced: _reduced,
+    ReduceRefused: _reduce_refused,
+    Evaluated: _evaluated,
+    Failed: _failed,
+    Cancelled: _cancelled,
+    Resumed: _resumed,
+}
+
+
+# ---- as a record ----
+
+_PLAIN = (
+    "job", "component", "status", "error", "round", "phase_index", "num_phases", "phase", "stage", "next_ordinal",
+    "size", "count", "quorum", "grace_s", "keep_in_flight", "folds", "order", "late_rule", "deadline_ms",
+    "starved_until_ms", "opened_ms",
+    "extensions", "metrics", "seconds", "failed", "best", "rounds_without_best", "revision",
+)  # fmt: skip
+_SLOTS = ("open", "closing", "carried", "released")
+
+
+def encode(state: RunState) -> dict[str, Any]:
+    """The state as a JSON object: what must survive. Answers are not in it, they are ledger rows."""
+    models: dict[BlobKey, int] = {}
+    value: dict[str, Any] = {"v": STATE_VERSION, **{name: getattr(state, name) for name in _PLAIN}}
+    value["spec"] = state.spec.to_json()
+    value["only"], value["previous"] = list(state.only), list(state.previous)
+    for name in _SLOTS:
+        value[name] = [
+            [o, s.site, s.position, s.round, s.phase, s.attempt, s.call, _index(models, s.model), s.receipt]
+            for o, s in getattr(state, name).items()
+        ]
+    value["model"] = _index(models, state.model)
+    value["state"] = [_index(models, key) for key in state.state]
+    value["fates"] = [[o, site, fate] for o, (site, fate) in state.fates.items()]
+    value["models"] = [list(key) for key in models]
+    return value
+
+
+def decode(value: Mapping[str, Any]) -> RunState:
+    """Read what `encode` wrote.
+
+    Raises:
+        CodecError: another major version, or a record that is not a run's.
+    """
+    value = migrate(value)
+    try:
+        models: list[BlobKey] = [(scope, blob) for scope, blob in value["models"]]
+        state = RunState(value["job"], value["component"], RunSpec.from_json(value["spec"]))
+        for name in _PLAIN:
+            setattr(state, name, value[name])
+        state.only, state.previous = tuple(value["only"]), tuple(value["previous"])
+        for name in _SLOTS:
+            slots = getattr(state, name)
+            for ordinal, site, position, round_, phase, attempt, call, model, receipt in value[name]:
+                key = None if model is None else models[model]
+                slots[ordinal] = Slot(site, position, round_, phase, attempt, call, key, receipt=receipt)
+        for slot in (*state.closing.values(), *state.carried.values()):
+            slot.answer = "ok"
+        state.model = None if value["model"] is None else models[value["model"]]
+        state.state = tuple(models[index] for index in value["state"])
+        state.fates = {ordinal: (site, fate) for ordinal, site, fate in value["fates"]}
+        state.receipts = max((s.receipt for n in _SLOTS for s in getattr(state, n).values()), default=0)
+    except (KeyError, TypeError, ValueError, IndexError) as error:
+        raise CodecError(f"run record: cannot be read: {type(error).__name__}: {error}") from None
+    return state
+
+
+def migrate(value: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Bring an older record to this version; refuse an unknown one.
+
+    Raises:
+        CodecError: an unknown version.
+    """
+    if value.get("v") != STATE_VERSION:
+        raise CodecError(
+            f"run record: expected version {STATE_VERSION}, found {value.get('v')!r}; update this software"
+        )
+    return value
+
+
+def _index(models: dict[BlobKey, int], key: BlobKey | None) -> int | None:
+    return None if key is None else models.setdefault(key, len(models))
+
+
+def copy(state: RunState) -> RunState:
+    """An independent copy, volatile fields included; for tests that branch."""
+    clone = dataclasses.replace(state)
+    for name in _SLOTS:
+        setattr(clone, name, {o: dataclasses.replace(s) for o, s in getattr(state, name).items()})
+    for name in ("metrics", "seconds", "failed", "fates"):
+        setattr(clone, name, dict(getattr(state, name)))
+    return clone

@@ -1,0 +1,35 @@
+"""Built-in strategies by name, so that a job can hold one as plain data."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from hanse.core.errors import ConfigError
+from hanse.strategies.strategy import Strategy
+
+CUSTOM = "custom"
+"""The name under which a job says that the app brings its own strategy."""
+
+
+def catalogue() -> dict[str, type[Strategy]]:
+    """Every built-in strategy by its name."""
+    from hanse.strategies.fedadam import FedAdam
+    from hanse.strategies.fedavg import FedAvg
+    from hanse.strategies.fedavgm import FedAvgM
+    from hanse.strategies.fedprox import FedProx
+
+    return {kind.name: kind for kind in (FedAvg, FedProx, FedAvgM, FedAdam)}
+
+
+def named(name: str, params: Mapping[str, Any]) -> Strategy:
+    """Make a built-in strategy from plain data.
+
+    Raises:
+        ConfigError: an unknown name, or parameters that it does not take.
+    """
+    known = catalogue()
+    if name not in known:
+        raise ConfigError(f"strategy: expected one of {', '.join(known)}; found {name[:60]!r}")
+    try:
+        return known[name](**params)
+    except TypeError as error:
+        raise ConfigError(f"strategy {name}: {error}") from None

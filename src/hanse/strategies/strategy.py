@@ -1,0 +1,247 @@
+"""What a strategy is: it plans phases, weighs what came back, and says how the model moves.
+
+A strategy is a frozen value with pure methods: everything it needs arrives in its arguments, so a call that dies
+is repeated and any shell may make it. It never sees a list of updates: it names a reducer (a Fold, Select or
+Gather of `aggregation`), which walks ranges of the stored updates, and an elementwise `update`, which moves the
+model on the same ranges.
+"""
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import numpy as np
+
+from hanse.aggregation import Fold, Gather, Select, WeightedMean
+from hanse.core.arrays import Array
+from hanse.core.errors import ConfigError
+from hanse.core.records import Config, Metrics
+from hanse.core.seeds import generator, key_of
+from hanse.core.spec import RunSpec
+
+Reducer = Fold | Select | Gather
+
+
+@dataclass(frozen=True, slots=True)
+class Earlier:
+    """What one site answered in the phase before, without arrays."""
+
+    site: str
+    num_examples: int
+    metrics: Metrics
+    payload: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """What a strategy may look at when it plans.
+
+    Args:
+        round: counts from 1; 0 is the asking for initial parameters.
+        phase: the phase that is planned.
+        sites: available sites that the job may ask, sorted by name, without those still at work.
+        busy: sites still at work on tasks of an earlier phase (`keep_in_flight`).
+        previous: what the folded replies of the phase before answered, in order of position.
+    """
+
+    spec: RunSpec
+    round: int
+    phase: str
+    sites: tuple[str, ...]
+    busy: tuple[str, ...] = ()
+    previous: tuple[Earlier, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """One task that a phase wants. Its position in the plan is its place in the cohort."""
+
+    site: str
+    call: str
+    config: Config = field(default_factory=dict)
+    payload: bytes = b""
+    with_model: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Close:
+    """When a phase closes.
+
+    Args:
+        count: replies that are wanted; with that many the phase closes after `grace_s`.
+        quorum: replies without which the phase has failed, 1 ≤ quorum ≤ count.
+        grace_s: seconds to wait for the rest once `count` are there (0 closes at once).
+        deadline_s: seconds after which it closes with what it has, if that is a quorum.
+        keep_in_flight: unanswered tasks stay at work over the close (FedBuff).
+    """
+
+    count: int
+    quorum: int
+    grace_s: float = 0.0
+    deadline_s: float = 3600.0
+    keep_in_flight: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class PhasePlan:
+    """Who is asked what, and when the phase closes."""
+
+    asks: tuple[Ask, ...]
+    close: Close
+
+
+@dataclass(frozen=True, slots=True)
+class FoldInput:
+    """What a strategy knows of one reply when it weighs it. `staleness`: closing round − the task's round."""
+
+    site: str
+    num_examples: int
+    staleness: int
+    metrics: Metrics
+
+
+@dataclass(frozen=True)
+class Strategy:
+    """FedAvg-shaped defaults: ask the sampled sites, weigh by examples, average, replace the model.
+
+    A subclass is the difference. Fields are its parameters: numbers, strings and booleans only.
+    """
+
+    name: ClassVar[str] = ""
+    update_kind: ClassVar[str] = "values"
+    order: ClassVar[str] = "position"
+    """`position` (canonical), or `receipt`: folded in the order written in the close record (asynchronous)."""
+    late: ClassVar[str] = "drop"
+    """What happens to a reply after its phase closed: `drop`, or `carry` into the next close with its staleness."""
+
+    # ---- planning ----
+
+    def phases(self, spec: RunSpec, round_: int) -> tuple[str, ...]:
+        """The phases of one round, in order. Phases that fold arrays into the model: see `folds`."""
+        every = spec.evaluate_every
+        return ("train", "evaluate") if every and round_ % every == 0 else ("train",)
+
+    def folds(self, phase: str) -> bool:
+        """Whether the replies of `phase` carry updates that are reduced into the model."""
+        return phase == "train"
+
+    def plan(self, context: Context) -> PhasePlan:
+        """Who is asked in this phase. Only deterministic use of its argument.
+
+        Raises:
+            ConfigError: it cannot be done with these sites.
+        """
+        if context.phase == "evaluate":
+            return self._everyone(context, "evaluate")
+        return self._sampled(context, context.phase)
+
+    def config(self, context: Context, site: str) -> Config:
+        """What the site's code gets as `config`, besides `round`."""
+        return {}
+
+    # ---- folding ----
+
+    def weigh(self, replies: Sequence[FoldInput]) -> list[float]:
+        """The weight of each update; by default its number of examples, or 1 where no site counted any."""
+        counts = [float(reply.num_examples) for reply in replies]
+        return counts if any(counts) else [1.0] * len(counts)
+
+    def reducer(self) -> Reducer:
+        """How updates become one vector."""
+        return WeightedMean()
+
+    # ---- moving the model ----
+
+    def state_names(self) -> tuple[str, ...]:
+        """Names of vectors as long as the model that the server keeps between rounds (momentum…); zero at first."""
+        return ()
+
+    def scalars(self, round_: int) -> Mapping[str, float]:
+        """Numbers for `update` that depend on the round (bias corrections, schedules)."""
+        return {}
+
+    def update(self, model: Array, reduced: Array, state: Sequence[Array], scalars: Mapping[str, float]) -> Array:
+        """One block of the new model, elementwise.
+
+        Args:
+            model: float64, `(block,)`: the model before.
+            reduced: float64, `(block,)`: the reduced updates (their values, or their delta, by `update_kind`).
+            state: float64, `(block,)` for each of `state_names`, changed in place.
+
+        Returns:
+            float64, `(block,)`.
+        """
+        return reduced if self.update_kind == "values" else np.asarray(model + reduced)
+
+    @property
+    def replaces(self) -> bool:
+        """Whether `update` is the default: then the reduced values are the model, and no base is read."""
+        return type(self).update is Strategy.update and self.update_kind == "values"
+
+    # ---- as plain data ----
+
+    def params(self) -> dict[str, Any]:
+        """The parameters as JSON values."""
+        return dataclasses.asdict(self)
+
+    # ---- for subclasses ----
+
+    def _sampled(self, context: Context, call: str) -> PhasePlan:
+        spec = context.spec
+        wanted = cohort_size(spec, len(context.sites) + len(context.busy))
+        asked = min(len(context.sites), math.ceil(wanted * (1 + spec.over_select)))
+        chosen = sample_sites(context, asked)
+        return self._close(context, chosen, call, min(wanted, len(chosen)))
+
+    def _everyone(self, context: Context, call: str) -> PhasePlan:
+        return self._close(context, context.sites, call, len(context.sites))
+
+    def _close(self, context: Context, chosen: Sequence[str], call: str, count: int) -> PhasePlan:
+        spec = context.spec
+        quorum = count if spec.quorum is None else spec.quorum
+        if not chosen or len(chosen) < quorum:
+            raise ConfigError(
+                f"round {context.round}, phase {context.phase}: expected at least {max(quorum, 1)} sites, "
+                f"found {len(chosen)} available"
+            )
+        asks = tuple(Ask(site, call, {"round": context.round, **self.config(context, site)}) for site in chosen)
+        return PhasePlan(asks, Close(max(count, quorum), quorum, spec.grace_s, spec.deadline_s))
+
+
+def cohort_size(spec: RunSpec, available: int) -> int:
+    """How many replies a round wants of `available` sites, at least the quorum where there are so many."""
+    size = spec.sample if type(spec.sample) is int else max(1, round(spec.sample * available))
+    return min(available, max(int(size), spec.quorum or 1))
+
+
+def sample_sites(context: Context, count: int) -> tuple[str, ...]:
+    """`count` of the available sites, uniformly, by the job's seed and the round; in order of name."""
+    if count >= len(context.sites):
+        return context.sites
+    key = key_of(context.spec.seed, round_=context.round, phase=context.phase, purpose="cohort")
+    picked = generator(key).choice(len(context.sites), size=count, replace=False)
+    return tuple(context.sites[index] for index in sorted(picked))
+
+
+def check_number(
+    name: str,
+    value: Any,
+    low: float,
+    high: float = math.inf,
+    *,
+    open_low: bool = False,
+    open_high: bool = False,
+) -> None:
+    """Check a strategy's parameter, which may have come from outside; both ends belong to the range unless open.
+
+    Raises:
+        ConfigError: not a number, not finite, or out of range.
+    """
+    number = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= 1e300
+    if number and low <= value <= high and not (open_low and value == low) and not (open_high and value == high):
+        return
+    lower = f"{'above' if open_low else 'from'} {low:g}"
+    upper = "" if high == math.inf else f" {'below' if open_high else 'to'} {high:g}"
+    raise ConfigError(f"{name}: expected a number {lower}{upper}, found {value!r}"[:200])
