@@ -1,0 +1,28 @@
+"""Every benchmark works, shown on a tiny size; its figures are judged by `./run bench` and not here."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from benchmarks import harness
+
+
+@pytest.mark.slow
+@pytest.mark.xdist_group("benchmarks")  # two at a time would share two cores
+@pytest.mark.parametrize("name", harness.discover())
+def test_smoke(name: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks", name, "--smoke", "--json"],
+        cwd=harness.FOLDER.parent,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=110,
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    rows = [json.loads(line) for line in done.stdout.splitlines()]
+    assert rows
+    assert {row["bench"] for row in rows} == {name}
+    assert {row["ok"] for row in rows} == {None}
