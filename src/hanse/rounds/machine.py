@@ -21,6 +21,7 @@ verify while it was read), *failed* (the site said so). Each is reported once, b
 """
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -533,8 +534,9 @@ def _should_stop(state: RunState) -> bool:
     if rule is None or rule.metric not in state.metrics:
         return False
     value = state.metrics[rule.metric]
-    better = state.best is None or (
-        value < state.best - rule.min_delta if rule.mode == "min" else value > state.best + rule.min_delta
+    better = not math.isnan(value) and (
+        state.best is None
+        or (value < state.best - rule.min_delta if rule.mode == "min" else value > state.best + rule.min_delta)
     )
     if better:
         state.best, state.rounds_without_best = value, 0
