@@ -1,0 +1,294 @@
+"""`App`: what a user writes, as one importable object: the run's settings, the client side, and the server side.
+
+The settings become a `RunSpec`, which is plain data and travels in the signed job; the functions stay in the module,
+which travels as a bundle. Nothing is called here: `execute.py` calls the client side, `server.py` the server side.
+"""
+
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import FrameType
+from typing import Any, TypeVar
+
+from hanse.clients.functions import ClientSide
+from hanse.core.arrays import Arrays
+from hanse.core.errors import ConfigError, UpdateError
+from hanse.core.spec import EarlyStop, RunSpec
+from hanse.strategies import Strategy
+from hanse.strategies.catalogue import CUSTOM, catalogue
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+@dataclass(frozen=True, slots=True)
+class ServerSide:
+    """What an app registered for the server; all optional."""
+
+    config: Callable[..., Any] | None = None
+    evaluate: Callable[..., Any] | None = None
+    strategy: Callable[..., Any] | None = None
+
+
+class App:
+    """A federated program.
+
+    Args:
+        strategy: how sites are asked and answers become the model; FedAvg by default. A strategy that is not
+            built in runs in the server's worker, like `@app.strategy`.
+        rounds: how many.
+        quorum: answers that a phase needs to count; None for all that were asked.
+        sample: share of the available sites (0, 1], or their number (int), asked in each round.
+        over_select: extra share of sites asked, so that stragglers need not be awaited.
+        deadline_s: seconds until a phase closes with what it has.
+        grace_s: seconds to wait for the rest once enough answers are there.
+        retries: how often a phase that misses its quorum is extended before the job fails.
+        evaluate_every: rounds between evaluations at the sites; 0 for none.
+        seed: of every random stream of the job.
+        stop: `EarlyStop(...)`, or None.
+        initial: `"ask"` (one site is asked for initial parameters) or the arrays: `Arrays`, a mapping, a list.
+        on_error: `continue` (a failed site is left out if the quorum holds) or `fail`.
+        allow_nonfinite: take updates with NaN or infinities.
+        min_sites: sites that must be there before round 1; None for the quorum.
+        keep_updates: keep every site's updates after the round.
+        threads: compute threads in every worker.
+        include: files that the module imports or reads, relative to it; they travel with it.
+
+    Raises:
+        ConfigError: a value that is wrong, by name.
+
+    Example:
+        >>> app = App(rounds=3)
+        >>> @app.client
+        ... def client(site):
+        ...     ...
+        >>> app.spec().rounds
+        3
+    """
+
+    def __init__(
+        self,
+        strategy: Strategy | None = None,
+        *,
+        rounds: int = 10,
+        quorum: int | None = None,
+        sample: float = 1.0,
+        over_select: float = 0.0,
+        deadline_s: float = 3600.0,
+        grace_s: float = 0.0,
+        retries: int = 2,
+        evaluate_every: int = 1,
+        seed: int = 0,
+        stop: EarlyStop | None = None,
+        initial: str | Arrays | Mapping[str, Any] | Sequence[Any] = "ask",
+        on_error: str = "continue",
+        allow_nonfinite: bool = False,
+        min_sites: int | None = None,
+        keep_updates: bool = False,
+        threads: int = 1,
+        include: Sequence[str | Path] = (),
+    ) -> None:
+        if strategy is not None and not isinstance(strategy, Strategy):
+            hint = "()" if isinstance(strategy, type) and issubclass(strategy, Strategy) else ""
+            found = strategy.__name__ if isinstance(strategy, type) else type(strategy).__name__
+            raise ConfigError(f"strategy: expected a strategy such as hs.FedAvg(), found {found}; write {found}{hint}")
+        if stop is not None and not isinstance(stop, EarlyStop):
+            raise ConfigError(f"stop: expected hs.EarlyStop(metric, ...), found {type(stop).__name__}")
+        self.given_strategy = strategy
+        self.initial_arrays = _initial_arrays(initial)
+        self.include = _included(include)
+        self.client_side = ClientSide()
+        self.server_side = ServerSide()
+        name, params = _as_data(strategy)
+        self._spec = RunSpec(
+            strategy=name,
+            params=params,
+            rounds=rounds,
+            quorum=quorum,
+            sample=sample,
+            over_select=over_select,
+            deadline_s=deadline_s,
+            grace_s=grace_s,
+            retries=retries,
+            evaluate_every=evaluate_every,
+            seed=seed,
+            stop=stop,
+            initial="ask" if self.initial_arrays is None else "given",
+            on_error=on_error,
+            allow_nonfinite=allow_nonfinite,
+            min_sites=min_sites,
+            keep_updates=keep_updates,
+            threads=threads,
+        )
+        self.module_globals: dict[str, Any] = _caller().f_globals
+        """Namespace of the module that made the app; see `loader.source_of`."""
+
+    # ---- the client side ----
+
+    def client(self, function: F) -> F:
+        """Register `f(site) -> client`: `hs.sklearn(...)`, `hs.torch(...)` or an object with Flower's three methods.
+
+        Called once per worker, at the site.
+        """
+        return self._register_client("client", function)
+
+    def train(self, function: F) -> F:
+        """Register `f(arrays, config, site) -> (arrays, num_examples, metrics)`."""
+        return self._register_client("train", function)
+
+    def evaluate(self, function: F) -> F:
+        """Register `f(arrays, config, site) -> (num_examples, metrics)`."""
+        return self._register_client("evaluate", function)
+
+    def parameters(self, function: F) -> F:
+        """Register `f(site) -> arrays`, the initial parameters; one site is asked."""
+        return self._register_client("parameters", function)
+
+    def query(self, function: F) -> F:
+        """Register `f(config, site) -> metrics`, or `(num_examples, metrics)`, or `(arrays, num_examples, metrics)`.
+
+        It answers a question without a model, and may stand beside either style.
+        """
+        return self._register_client("query", function)
+
+    # ---- the server side ----
+
+    def config(self, function: F) -> F:
+        """Register `f(round, site) -> dict`: what a site's code gets as `config`, besides `round`."""
+        return self._register_server("config", function)
+
+    def evaluate_on_server(self, function: F) -> F:
+        """Register `f(arrays, round) -> metrics`, called with the new model after each round."""
+        return self._register_server("evaluate", function)
+
+    def strategy(self, function: F) -> F:
+        """Register `f(ctx) -> Strategy`, called once per server worker with a `StrategyContext`."""
+        if self.given_strategy is not None:
+            raise ConfigError("app: found both hs.App(strategy) and @app.strategy; keep one")
+        return self._register_server("strategy", function)
+
+    # ---- as plain data ----
+
+    def spec(self) -> RunSpec:
+        """The run as plain data.
+
+        Raises:
+            ConfigError: the app has no client, or bare functions that lack one they need.
+        """
+        side, server = self.client_side, self.server_side
+        if side.client is None and side.train is None and side.query is None:
+            raise ConfigError("app: found no client; register one with @app.client, or functions with @app.train")
+        trains = side.client is not None or side.train is not None
+        if trains and side.client is None and side.parameters is None and self.initial_arrays is None:
+            raise ConfigError(
+                "app: @app.train needs initial parameters; give hs.App(initial=arrays) or register @app.parameters"
+            )
+        spec = self._spec
+        if side.client is None and side.evaluate is None:
+            spec = replace(spec, evaluate_every=0)
+        if not trains:
+            spec = replace(spec, initial="given")
+        return replace(
+            spec,
+            strategy=CUSTOM if server.strategy is not None else spec.strategy,
+            params={} if server.strategy is not None else spec.params,
+            server_config=server.config is not None,
+            server_evaluate=server.evaluate is not None,
+        )
+
+    @property
+    def name_in_module(self) -> str:
+        """The name under which its module holds this app.
+
+        Raises:
+            ConfigError: the module holds it under no name.
+        """
+        for name, value in list(self.module_globals.items()):
+            if value is self:
+                return name
+        raise ConfigError(
+            f"app: expected a name at the top level of its module {self.module_globals.get('__name__')!r}, found none; "
+            "write app = hs.App(...) outside any function"
+        )
+
+    def __repr__(self) -> str:
+        return f"App({self._spec.strategy}, rounds={self._spec.rounds})"
+
+    def _register_client(self, role: str, function: F) -> F:
+        _check_function(f"@app.{role}", function)
+        side = self.client_side
+        _check_free(f"@app.{role}", getattr(side, role))
+        bare = [name for name in ("train", "evaluate", "parameters") if getattr(side, name) is not None]
+        clash = bare if role == "client" else ["client"] if side.client is not None and role != "query" else []
+        if clash:
+            raise ConfigError(
+                f"app: found both @app.{clash[0]} and @app.{role}; write either one @app.client or bare functions"
+            )
+        self.client_side = replace(side, **{role: function})
+        return function
+
+    def _register_server(self, role: str, function: F) -> F:
+        shown = "@app.evaluate_on_server" if role == "evaluate" else f"@app.{role}"
+        _check_function(shown, function)
+        _check_free(shown, getattr(self.server_side, role))
+        self.server_side = replace(self.server_side, **{role: function})
+        return function
+
+
+def _check_function(shown: str, function: object) -> None:
+    if not callable(function):
+        raise ConfigError(f"{shown}: expected a function below it, found {type(function).__name__}")
+
+
+def _check_free(shown: str, present: object) -> None:
+    if present is not None:
+        raise ConfigError(f"app: found {shown} twice; keep one")
+
+
+def _as_data(strategy: Strategy | None) -> tuple[str, dict[str, Any]]:
+    if strategy is None:
+        return "fedavg", {}
+    if catalogue().get(strategy.name) is type(strategy):
+        return strategy.name, strategy.params()
+    return CUSTOM, {}
+
+
+def _initial_arrays(initial: Any) -> Arrays | None:
+    if isinstance(initial, str):
+        if initial != "ask":
+            raise ConfigError(f"initial: expected 'ask' or arrays, found {initial[:60]!r}")
+        return None
+    try:
+        if isinstance(initial, Mapping):
+            arrays = initial if isinstance(initial, Arrays) else Arrays(initial)
+        elif isinstance(initial, list | tuple):
+            arrays = Arrays.from_list(initial)
+        else:
+            raise ConfigError(
+                f"initial: expected 'ask', hs.Arrays, a mapping or a list of arrays, found {type(initial).__name__}"
+            )
+    except UpdateError as error:
+        raise ConfigError(f"initial: {error}") from None
+    if not arrays:
+        raise ConfigError("initial: expected at least one array, found none")
+    return arrays
+
+
+def _included(include: Sequence[str | Path]) -> tuple[str, ...]:
+    if isinstance(include, str | Path):
+        raise ConfigError(
+            f"include: expected a list of files, found {str(include)!r}; write include=[{str(include)!r}]"
+        )
+    paths = tuple(Path(item).as_posix() for item in include)
+    for path in paths:
+        if Path(path).is_absolute() or ".." in Path(path).parts:
+            raise ConfigError(f"include: expected paths below the module's folder, found {path!r}")
+    return paths
+
+
+def _caller() -> FrameType:
+    # The first frame outside this file made the app (subclasses that call super().__init__ are theirs, not ours).
+    frame = sys._getframe(1)
+    while frame.f_code.co_filename == __file__ and frame.f_back is not None:
+        frame = frame.f_back
+    return frame

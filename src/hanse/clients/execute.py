@@ -1,0 +1,308 @@
+"""`Runtime`: execute one task with an app, and turn what its code answers into a reply, or into a named failure.
+
+This is the one place where seeds are set, answers are checked against the model they started from, values become
+deltas, and exceptions become replies. It sends nothing and stores nothing: the worker encodes the arrays, and the
+site keeps the state together with the reply.
+
+Deltas are `new − model` in the array's own dtype: one correctly rounded subtraction (for float16 and bfloat16
+numpy computes it in float32, which rounds the same; Figueroa, "When is double rounding innocuous?", 1995), and
+exact where both are within a factor of two (Sterbenz). Computing in float64 first would give the same bits.
+
+Memory: the model is expected to be a view of a file (no anonymous memory) and the answer is referenced, not copied,
+so the answer may share memory with the client's own arrays until the next call. A delta is made array by array.
+"""
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hanse.clients.app import App
+from hanse.clients.client import Answer, Client
+from hanse.clients.failures import failure_of, text_of
+from hanse.clients.fingerprint import fingerprint
+from hanse.clients.functions import FunctionClient
+from hanse.clients.numpy_client import METHODS, NumPyAdapter, is_numpy_client
+from hanse.clients.site import Site, stream_of
+from hanse.clients.state import decode_state, encode_state
+from hanse.core.arrays import Array, Arrays, Layout
+from hanse.core.errors import CodecError, TaskError, UpdateError
+from hanse.core.records import MAX_ENTRIES, Metrics, Reply, Scalar, Task, Value
+from hanse.core.seeds import key_of, seed_globals
+
+CALLS = ("parameters", "train", "evaluate", "query")
+MAX_LIST = 65_536
+BLOCK = 1 << 18
+"""Elements checked for being finite at a time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a task came to.
+
+    Args:
+        reply: without `update`, which the worker adds when it has encoded `arrays`.
+        arrays: values or delta by `reply.update_kind`; None where there are none or the task failed. They may share
+            memory with the client's own arrays until the next `execute`.
+        state: the site's state after the task; after a failure the one before it.
+    """
+
+    reply: Reply
+    arrays: Arrays | None
+    state: bytes | None
+
+
+class Runtime:
+    """Executes tasks with one app at one site; built once per worker.
+
+    Args:
+        site_name: the site.
+        load: gives a data set by name; raises what it likes.
+        log: where the app's `site.log` and the tracebacks of its failures go; never leaves the site.
+    """
+
+    def __init__(self, app: App, *, site_name: str, load: Callable[[str], Any], log: Callable[[str], None]) -> None:
+        self.app = app
+        self.site = Site(site_name, load, log)
+        self._log = log
+        self._client: Client | None = None
+
+    def execute(
+        self, task: Task, model: Arrays | None, state: bytes | None, *, private: Arrays | None = None
+    ) -> Outcome:
+        """Do what `task` asks.
+
+        Args:
+            model: the arrays that the task names, read-only or not; never changed here.
+            state: what `Outcome.state` was after this site's last task of the job; None at first.
+            private: the same content as `model` in memory that user code may change (a copy-on-write map of the
+                same file). Without it user code gets a copy.
+
+        Returns:
+            A reply in every case that user code can bring about; only `KeyboardInterrupt` passes through.
+        """
+        started = time.perf_counter()
+        try:
+            answer, after = self._call(task, model, state, private)
+            reply, arrays = self._checked(task, model, answer)
+        except (Exception, SystemExit) as error:
+            kind, message = failure_of(error, _directory(self.app))
+            if not isinstance(error, TaskError):
+                self._log(f"task {task.id}: {text_of(error)}")
+            failed = Reply.failed(task.id, self.site.name, kind, message)
+            return Outcome(replace(failed, seconds=time.perf_counter() - started), None, state)
+        seconds = time.perf_counter() - started
+        return Outcome(replace(reply, seconds=seconds, fingerprint=fingerprint()), arrays, after)
+
+    def _call(
+        self, task: Task, model: Arrays | None, state: bytes | None, private: Arrays | None
+    ) -> tuple[Answer, bytes | None]:
+        if task.call not in CALLS:
+            raise TaskError("refused", f"call: expected one of {', '.join(CALLS)}; found {task.call[:60]!r}")
+        client = self._made_client(task.seed)
+        before = decode_state(state)
+        self.site.begin(task, before)
+        seed_globals(stream_of(task, self.site.name, "globals"))
+        config: dict[str, Any] = dict(task.config)
+        if task.call == "parameters":
+            answer = Answer(client.parameters(config, self.site), 0, {})
+        elif task.call == "query":
+            answer = client.query(config, self.site)
+        else:
+            arrays = _private(task, model, private)
+            answer = getattr(client, task.call)(arrays, config, self.site)
+        try:
+            # an empty state after an empty one stays None, so that stateless sites store nothing
+            after = encode_state(before) if before or state is not None else None
+        except CodecError as error:
+            raise TaskError("bad_reply", str(error)) from None
+        return answer, after
+
+    def _made_client(self, seed: int) -> Client:
+        if self._client is None:
+            self.site.begin_setup(seed)
+            seed_globals(key_of(seed, phase=self.site.phase, site=self.site.name, purpose="globals"))
+            self._client = client_of(self.app, self.site)
+        return self._client
+
+    def _checked(self, task: Task, model: Arrays | None, answer: Answer) -> tuple[Reply, Arrays | None]:
+        metrics = metrics_of(answer.metrics, task.call)
+        count = num_examples_of(answer.num_examples, task.call)
+        reply = Reply(task.id, self.site.name, num_examples=count, metrics=metrics)
+        if task.call == "evaluate" or (task.call == "query" and answer.arrays is None):
+            return reply, None
+        names = list(model) if task.call == "train" and model is not None else None
+        arrays = arrays_of(answer.arrays, task.call, names)
+        if task.call == "train" and model is not None:
+            _check_layout(model.layout, arrays.layout)
+            reply = replace(reply, base=task.model.id if task.model is not None else "", update_kind=task.update_kind)
+            if task.update_kind == "delta":
+                arrays = delta_of(model, arrays)
+        if not task.allow_nonfinite:
+            _check_finite(arrays, task.call)
+        return reply, arrays
+
+
+def client_of(app: App, site: Site) -> Client:
+    """Make the app's client, whatever its style.
+
+    Raises:
+        TaskError: `bad_reply`, `@app.client` returned something that is no client.
+    """
+    side = app.client_side
+    if side.client is None:
+        return FunctionClient(side)
+    made = side.client(site)
+    if isinstance(made, Client):
+        client = made
+    elif is_numpy_client(made):
+        client = NumPyAdapter(made)
+    else:
+        raise TaskError(
+            "bad_reply",
+            "expected @app.client to return hs.sklearn(...), hs.torch(...) or an object with "
+            f"{', '.join(METHODS)}; found {type(made).__name__}",
+        )
+    return client if side.query is None else FunctionClient(side, client)
+
+
+def arrays_of(value: Any, call: str, names: list[str] | None) -> Arrays:
+    """Turn what user code returned into `Arrays`; a list takes `names` where they fit in number.
+
+    Raises:
+        TaskError: `bad_reply`.
+    """
+    try:
+        if isinstance(value, Arrays):
+            return value
+        if isinstance(value, Mapping):
+            return Arrays(value)
+        if isinstance(value, list | tuple):
+            if names is not None and len(names) == len(value):
+                return Arrays(zip(names, value, strict=True))
+            return Arrays.from_list(value)
+    except UpdateError as error:
+        raise TaskError("bad_reply", f"{call}: {error}") from None
+    except (TypeError, ValueError):
+        raise TaskError("bad_reply", f"{call}: expected arrays of numbers, found something numpy cannot take") from None
+    found = "nothing" if value is None else type(value).__name__
+    raise TaskError("bad_reply", f"{call}: expected hs.Arrays, a mapping or a list of arrays, found {found}")
+
+
+def num_examples_of(value: Any, call: str) -> int:
+    """A whole number from 0 to 2^53 − 1.
+
+    Raises:
+        TaskError: `bad_reply`.
+    """
+    if isinstance(value, int | np.integer) and not isinstance(value, bool) and 0 <= int(value) < 2**53:
+        return int(value)
+    found = f"{value!r}" if isinstance(value, int | float | np.number) else type(value).__name__
+    raise TaskError("bad_reply", f"{call}: expected num_examples to be a whole number ≥ 0, found {found[:60]}")
+
+
+def metrics_of(value: Any, call: str) -> Metrics:
+    """Metrics as plain scalars and lists of scalars; numpy's (and torch's) zero-dimensional values are converted.
+
+    Raises:
+        TaskError: `bad_reply`.
+    """
+    if not isinstance(value, Mapping) or len(value) > MAX_ENTRIES:
+        found = f"{len(value)} entries" if isinstance(value, Mapping) else type(value).__name__
+        raise TaskError("bad_reply", f"{call}: expected metrics to be a dict of at most {MAX_ENTRIES}, found {found}")
+    return {_metric_name(name, call): _metric(name, item, call) for name, item in value.items()}
+
+
+def _metric_name(name: Any, call: str) -> str:
+    if not isinstance(name, str) or len(name) > 200:
+        raise TaskError(
+            "bad_reply", f"{call}: expected names of metrics to be short strings, found {type(name).__name__}"
+        )
+    return name
+
+
+def _metric(name: str, value: Any, call: str) -> Value:
+    if isinstance(value, np.ndarray) and value.ndim == 1:
+        value = list(value)
+    if isinstance(value, list | tuple) and len(value) <= MAX_LIST:
+        return [_scalar(name, item, call) for item in value]
+    return _scalar(name, value, call)
+
+
+def _scalar(name: str, value: Any, call: str) -> Scalar:
+    if getattr(value, "shape", None) == () and callable(getattr(value, "item", None)):
+        value = value.item()
+    whole = isinstance(value, int) and -(2**63) <= value < 2**63
+    if whole or isinstance(value, bool | float | str | bytes):
+        plain: Scalar = value
+        return plain
+    raise TaskError(
+        "bad_reply",
+        f"{call}: expected metric {name[:60]!r} to be a number, bool, str or a list of these, "
+        f"found {type(value).__name__}",
+    )
+
+
+def delta_of(model: Arrays, new: Arrays) -> Arrays:
+    """`new − model`, array by array, in each array's dtype.
+
+    Raises:
+        TaskError: `bad_reply`, an integer difference that its dtype cannot hold.
+    """
+    return Arrays((name, _difference(name, new[name], base)) for name, base in model.items())
+
+
+def _difference(name: str, new: Array, base: Array) -> Array:
+    if new.dtype == np.bool_:
+        raise TaskError(
+            "bad_reply", f"train: array {name[:60]!r} is bool, which cannot be averaged; use uint8 or float32"
+        )
+    with np.errstate(over="ignore", invalid="ignore"):  # what overflows is not finite, and refused below
+        delta: Array = np.asarray(new - base, dtype=base.dtype)
+    if base.dtype.kind in "iu" and bool(((new < base) != (delta < 0)).any()):
+        raise TaskError(
+            "bad_reply",
+            f"train: the change of array {name[:60]!r} does not fit {base.dtype}; use a signed, wider dtype",
+        )
+    return delta
+
+
+def _private(task: Task, model: Arrays | None, private: Arrays | None) -> Arrays:
+    if model is None:
+        raise TaskError("refused", f"{task.call} needs a model, and the task names none")
+    if private is not None:
+        return private
+    return Arrays((name, array.copy()) for name, array in model.items())
+
+
+def _check_layout(expected: Layout, found: Layout) -> None:
+    difference = expected.difference(found)
+    if difference is not None:
+        raise TaskError("bad_reply", f"train: arrays differ from the model's: {difference}")
+
+
+def _check_finite(arrays: Arrays, call: str) -> None:
+    for name, array in arrays.items():
+        if array.dtype.kind not in "biu" and not all_finite(array):
+            raise TaskError(
+                "bad_reply",
+                f"{call}: array {name[:60]!r} holds NaN or infinity; lower the learning rate, or set "
+                "hs.App(allow_nonfinite=True)",
+            )
+
+
+def all_finite(array: Array) -> bool:
+    """Whether no element is NaN or infinite; in blocks, so that no mask as long as the model is made."""
+    flat = array.reshape(-1)
+    return all(bool(np.isfinite(flat[start : start + BLOCK]).all()) for start in range(0, flat.size, BLOCK))
+
+
+def _directory(app: App) -> Path | None:
+    file = app.module_globals.get("__file__")
+    return Path(file).parent if isinstance(file, str) else None
+
+
+__all__ = ["CALLS", "Outcome", "Runtime", "client_of"]

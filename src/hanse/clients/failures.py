@@ -1,0 +1,53 @@
+"""What a failure of user code may tell the server: the kind, the exception's type and the line of the app, no text.
+
+An exception's text may quote a row of data; it stays in the site's own log, with the traceback.
+"""
+
+import traceback
+from pathlib import Path
+from types import TracebackType
+
+from hanse.core.errors import HanseError, TaskError
+
+MAX_CAUSE = 400
+
+
+def failure_of(error: BaseException, directory: Path | None) -> tuple[str, str]:
+    """Kind and message for a reply.
+
+    Args:
+        error: what user code raised. Errors of our own tree carry no data and keep their text.
+        directory: where the app's files are; the deepest line in one of them is named.
+    """
+    where = _line_in_app(error.__traceback__, directory)
+    if isinstance(error, TaskError):
+        return error.kind, str(error)
+    if isinstance(error, HanseError):
+        return "raised", f"{type(error).__name__}{where}: {str(error)[:MAX_CAUSE]}"
+    if isinstance(error, SystemExit):
+        return "exited", f"the app called exit{where}; return from the function instead"
+    return "raised", f"{_type_name(error)}{where}; the site's log has the rest"
+
+
+def text_of(error: BaseException) -> str:
+    """The whole traceback, for the site's own log."""
+    return "".join(traceback.format_exception(error))
+
+
+def _type_name(error: BaseException) -> str:
+    kind = type(error)
+    name = (
+        kind.__qualname__ if kind.__module__ in ("builtins", "__main__") else f"{kind.__module__}.{kind.__qualname__}"
+    )
+    return name[:100]
+
+
+def _line_in_app(trace: TracebackType | None, directory: Path | None) -> str:
+    if directory is None:
+        return ""
+    found = ""
+    for frame, line in traceback.walk_tb(trace):
+        path = Path(frame.f_code.co_filename)
+        if path.is_relative_to(directory) and "site-packages" not in path.parts:
+            found = f" at {path.relative_to(directory)}:{line} in {frame.f_code.co_name}"
+    return found

@@ -1,0 +1,83 @@
+"""`Site`: what user code sees of the place where it runs."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from hanse.core.errors import TaskError
+from hanse.core.records import Task
+from hanse.core.seeds import generator, key_of
+
+SETUP = "setup"
+"""The phase that `@app.client` sees while it runs: once per worker, outside any round."""
+
+
+class Site:
+    """The site as the app's code sees it.
+
+    Attributes:
+        name: the site's name.
+        round: the round of the task at hand; 0 before the first.
+        phase: `train`, `evaluate`, …; `setup` while `@app.client` runs.
+        seed: the job's seed, the same at every site.
+        rng: a numpy Generator of this (seed, round, phase, site, attempt); a repeated task draws the same numbers.
+        log: `log(text)` writes into the site's own log, which never leaves the site.
+    """
+
+    def __init__(self, name: str, load: Callable[[str], Any], log: Callable[[str], None], seed: int = 0) -> None:
+        self.name = name
+        self.log = log
+        self.seed = seed
+        self.round = 0
+        self.phase = SETUP
+        self.rng: np.random.Generator = generator(key_of(seed, phase=SETUP, site=name, purpose="client"))
+        self._load = load
+        self._loaded: dict[str, Any] = {}
+        self._state: dict[str, Any] | None = None
+
+    def load(self, dataset: str) -> Any:
+        """A data set that the site's owner declared and granted to this job; read once per worker.
+
+        Raises:
+            PolicyError: not granted. ConfigError: not declared. Whatever the owner's loader raises.
+        """
+        if dataset not in self._loaded:
+            self._loaded[dataset] = self._load(dataset)
+        return self._loaded[dataset]
+
+    @property
+    def state(self) -> dict[str, Any]:
+        """What this site remembers from task to task within the job: str → number, string, list or ndarray.
+
+        It is stored together with the answer: a task that fails or is repeated starts from the state before it.
+        """
+        if self._state is None:
+            raise TaskError(
+                "refused",
+                "site.state is read while @app.client runs, which is outside any task (once per worker); "
+                "read it in fit, evaluate or query",
+            )
+        return self._state
+
+    def begin(self, task: Task, state: dict[str, Any]) -> None:
+        """Turn to the next task. Called by the runtime."""
+        self.round, self.phase, self.seed = task.id.round, task.id.phase, task.seed
+        self.rng = generator(stream_of(task, self.name, "client"))
+        self._state = state
+
+    def begin_setup(self, seed: int) -> None:
+        """Turn to the making of the client: the same numbers in every worker, whatever task comes first."""
+        self.round, self.phase, self.seed = 0, SETUP, seed
+        self.rng = generator(key_of(seed, phase=SETUP, site=self.name, purpose="client"))
+        self._state = None
+
+    def __repr__(self) -> str:
+        return f"Site({self.name!r}, round={self.round}, phase={self.phase!r})"
+
+
+def stream_of(task: Task, site: str, purpose: str) -> int:
+    """The key of one random stream of one task."""
+    return key_of(
+        task.seed, round_=task.id.round, phase=task.id.phase, site=site, attempt=task.attempt, purpose=purpose
+    )
