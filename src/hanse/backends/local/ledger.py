@@ -1,0 +1,45 @@
+"""The ledger in SQLite: one row a record, keys in the order of their bytes."""
+
+from collections.abc import Sequence
+
+from hanse.backends.local import database as sql
+from hanse.backends.memory import check_record
+from hanse.core.errors import NotFoundError
+
+
+class LocalLedger:
+    """A `Ledger` over the store's database."""
+
+    def __init__(self, database: sql.Database) -> None:
+        self._database = database
+
+    async def create(self, key: str, value: bytes) -> bool:
+        """Write a record that must be new."""
+        check_record(key, value)
+        return await self._database.write(sql.create(key, value))
+
+    async def create_many(self, rows: Sequence[tuple[str, bytes]]) -> list[bool]:
+        """`create` for each row, in one commit."""
+        for key, value in rows:
+            check_record(key, value)
+        return await self._database.write_many(sql.create(key, value) for key, value in rows)
+
+    async def get(self, key: str) -> tuple[bytes, int]:
+        """Value and version; what was acknowledged is seen."""
+        row = self._database.get(key)
+        if row is None:
+            raise NotFoundError(f"ledger: no record {key!r}")
+        return row
+
+    async def query(self, prefix: str, after: str | None = None, limit: int = 1000) -> list[tuple[str, bytes, int]]:
+        """Records by prefix, in order of the key's bytes."""
+        return self._database.query(prefix, after, limit)
+
+    async def compare_and_set(self, key: str, value: bytes, version: int) -> bool:
+        """Write if the version is still `version`."""
+        check_record(key, value)
+        return await self._database.write(sql.compare_and_set(key, value, version))
+
+    async def delete(self, prefix: str) -> None:
+        """Forget every record below `prefix`."""
+        await self._database.write(sql.delete_records(prefix))
