@@ -20,6 +20,8 @@
 What crosses a trust border says nothing about data: no row, key, share or gradient in a message.
 """
 
+from typing import Any
+
 
 class HanseError(Exception):
     """Root of every error that Hanse raises on purpose."""
@@ -100,4 +102,12 @@ class TaskError(HanseError):
 
 
 class JobFailed(HanseError):
-    """A job ended without its result; the message is the cause."""
+    """A job ended without its result; the message is the cause.
+
+    Args:
+        result: the `Result` with the rounds that there were, where it is known.
+    """
+
+    def __init__(self, message: str, result: Any = None) -> None:
+        super().__init__(message)
+        self.result = result
