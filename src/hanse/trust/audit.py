@@ -323,9 +323,7 @@ def _lines(file: BinaryIO) -> Iterator[bytes]:
         yield line
 
 
-def _check_line(
-    line: bytes, number: int, last: Head, public_key: Ed25519PublicKey, problems: list[Problem]
-) -> Head:
+def _check_line(line: bytes, number: int, last: Head, public_key: Ed25519PublicKey, problems: list[Problem]) -> Head:
     """Append what is wrong with one line; return where the log would go on after it."""
     if not line.endswith(b"\n"):
         problems.append(Problem(number, "torn", "is incomplete: a crash, or cut off"))

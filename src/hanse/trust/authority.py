@@ -209,9 +209,7 @@ class Authority:
         """Every certificate this authority recorded, in the order of issue."""
         return [] if self.journal is None else _read_journal(self.journal)
 
-    def _certify(
-        self, request: SigningRequest, hosts: Sequence[str], start_ms: int, end_ms: int
-    ) -> x509.Certificate:
+    def _certify(self, request: SigningRequest, hosts: Sequence[str], start_ms: int, end_ms: int) -> x509.Certificate:
         if bool(hosts) != (request.kind == SERVER):
             raise ConfigError(f"hosts: expected some for a server and none for others, found {len(hosts)}")
         uri = identity_uri(request.federation, request.kind, request.name)
@@ -225,9 +223,7 @@ class Authority:
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
             .add_extension(_key_usage(authority=False), critical=True)
             .add_extension(x509.ExtendedKeyUsage([usage_of(request.kind)]), critical=False)
-            .add_extension(
-                x509.AuthorityKeyIdentifier.from_issuer_public_key(self.key.public_key()), critical=False
-            )
+            .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(self.key.public_key()), critical=False)
             .sign(self.key, SHA256())
         )
 

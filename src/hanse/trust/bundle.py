@@ -166,8 +166,7 @@ def make_bundle(
     """
     version = _hanse_version() if hanse_version is None else hanse_version
     entries = tuple(
-        BundledFile(path, len(content), hashlib.sha256(content).hexdigest())
-        for path, content in sorted(files.items())
+        BundledFile(path, len(content), hashlib.sha256(content).hexdigest()) for path, content in sorted(files.items())
     )
     manifest = Manifest(module, object_name, version, entries)
     try:
@@ -181,9 +180,7 @@ def make_bundle(
     return Bundle(hashlib.sha256(encoded).hexdigest(), manifest, b"".join(parts))
 
 
-def read_bundle(
-    content: bytes, *, expected_id: str | None = None, limits: BundleLimits = DEFAULT_LIMITS
-) -> Bundle:
+def read_bundle(content: bytes, *, expected_id: str | None = None, limits: BundleLimits = DEFAULT_LIMITS) -> Bundle:
     """Check a received bundle: form, paths, sizes, and the hash of every file.
 
     **Guarantee.** What the returned bundle holds is what its id stands for; its paths stay inside any directory.

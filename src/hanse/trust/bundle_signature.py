@@ -13,9 +13,7 @@ from hanse.trust.statements import make_statement, read_field, read_statement
 _KIND = "bundle-signature"
 
 
-def sign_bundle(
-    key: PrivateKey, *, bundle_id: str, federation: str, person: str, now_ms: int | None = None
-) -> bytes:
+def sign_bundle(key: PrivateKey, *, bundle_id: str, federation: str, person: str, now_ms: int | None = None) -> bytes:
     """Sign a bundle's id.
 
     **Guarantee.** The holder of `key` signed exactly this content, for this federation.

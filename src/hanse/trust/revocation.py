@@ -71,9 +71,7 @@ class RevocationList:
         """The next version, in which this name may be enrolled again. Revoked serials stay revoked."""
         return self._next(self.serials, self.names - {f"{kind}/{name}"}, now_ms)
 
-    def _next(
-        self, serials: frozenset[str], names: frozenset[str], now_ms: int | None
-    ) -> "RevocationList":
+    def _next(self, serials: frozenset[str], names: frozenset[str], now_ms: int | None) -> "RevocationList":
         now_ms = current_ms() if now_ms is None else now_ms
         return replace(self, version=self.version + 1, issued_at_ms=now_ms, serials=serials, names=names)
 

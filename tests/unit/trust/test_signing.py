@@ -2,7 +2,7 @@
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, generate_private_key
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -68,28 +68,28 @@ def _double(point: tuple[int, int]) -> tuple[int, int]:
 
 
 def _x_of(y: int) -> int | None:
-    square = (y * y - 1) * pow(D * y * y + 1, P - 2, P) % P
+    return _root((y * y - 1) * pow(D * y * y + 1, P - 2, P) % P)
+
+
+def _root(square: int) -> int | None:
     root = pow(square, (P + 3) // 8, P)
-    if root * root % P != square:
+    if root * root % P != square % P:
         root = root * pow(2, (P - 1) // 4, P) % P
-    return root if root * root % P == square else None
+    return root if root * root % P == square % P else None
 
 
 def _small_order_ys() -> set[int]:
-    """Every y whose point has an order that divides 8, found by halving the identity: 8·P = O for exactly 8 points."""
+    """Every y of a point whose order divides 8, on -x² + y² = 1 + d·x²·y².
+
+    Orders 1 and 2 are (0, ±1), order 4 is (±√-1, 0). Doubling a point of order 8 gives y = 0, so y² + x² = 0; put
+    into the curve's equation, 2y² = 1 - d·y⁴, and y² = (-1 ± √(1 + d)) / d.
+    """
     found = {1, P - 1, 0}
-    # Order 8: doubling gives (±√-1, 0), so x² = -y² · (…) reduces to x² = y² up to sign: y⁴·d − 2·y² − 1 = 0 or so;
-    # solved by the curve equation with x² = -y² excluded: -x² + y² = 1 + d·x²·y² with 1 + d x² y² ≠ 0, y² + x² = 0.
-    # With x² = -y²:  2y² = 1 − d·y⁴  ⇒  y² = (−1 ± √(1 + d)) / d.
-    root = pow(1 + D, (P + 3) // 8, P)
-    if root * root % P != (1 + D) % P:
-        root = root * pow(2, (P - 1) // 4, P) % P
-    for sign_ in (root, P - root):
-        square = (sign_ - 1) * pow(D, P - 2, P) % P
-        y = pow(square, (P + 3) // 8, P)
-        if y * y % P != square:
-            y = y * pow(2, (P - 1) // 4, P) % P
-        if y * y % P == square:
+    root = _root(1 + D)
+    assert root is not None
+    for candidate in (root, P - root):
+        y = _root((candidate - 1) * pow(D, P - 2, P) % P)
+        if y is not None:
             found |= {y, P - y}
     return found
 
@@ -117,8 +117,6 @@ def test_refuses_public_keys_that_are_not_canonical(y: int) -> None:
 
 def test_under_a_small_order_key_the_library_would_take_anything() -> None:
     """Why the check exists: should this fail one day, the check may go."""
-    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-
     identity = (1).to_bytes(32, "little")
     verify(Ed25519PublicKey.from_public_bytes(identity), "envelope", b"never signed", identity + bytes(32))
 
