@@ -1,7 +1,8 @@
 """Aggregation: reducers over ranges of stored updates, in an order that gives every runtime the same bits."""
 
-from hanse.aggregation.canonical import GROUP, NUMERICS, Subtree, Tree, subtrees, total_weight, whole
+from hanse.aggregation.canonical import GROUP, Subtree, Tree, subtrees, total_weight, whole
 from hanse.aggregation.folds import Fold, GroupFold, WeightedMean, WeightedSum
+from hanse.aggregation.gathers import Choice, Gather, Krum, NormBound
 from hanse.aggregation.refusals import EmptyCohort, Overflow, UpdatesRefused, ZeroWeight
 from hanse.aggregation.selects import Median, Select, TrimmedMean
 from hanse.aggregation.sources import ArraySink, ArraySource, BlobSink, BlobSource, Sink, Source, Zeros
@@ -9,15 +10,18 @@ from hanse.aggregation.walk import Update, aggregate
 
 __all__ = [
     "GROUP",
-    "NUMERICS",
     "ArraySink",
     "ArraySource",
     "BlobSink",
     "BlobSource",
+    "Choice",
     "EmptyCohort",
     "Fold",
+    "Gather",
     "GroupFold",
+    "Krum",
     "Median",
+    "NormBound",
     "Overflow",
     "Select",
     "Sink",

@@ -20,9 +20,6 @@ from typing import Generic, TypeVar
 
 GROUP = 4
 """Positions in one group."""
-NUMERICS = 1
-"""The version of this order, stored in a job's record for its life."""
-
 T = TypeVar("T")
 
 
@@ -131,6 +128,22 @@ class Tree(Generic[T]):
     def push_group(self, group: int, value: T) -> None:
         """Add the value of one group."""
         self.push(Subtree(0, group), value)
+
+    def joins_top(self, group: int, next_group: int | None) -> bool:
+        """Whether `group` will be merged into the topmost value before anything else happens.
+
+        Args:
+            group: the next group to be given. next_group: the one after it, None when there is none.
+        """
+        if not self._stack:
+            return False
+        joint = (self._stack[-1][0] ^ group).bit_length()
+        return next_group is None or joint < (group ^ next_group).bit_length()
+
+    def join_top(self, group: int) -> T:
+        """The topmost value, into which the caller now merges `group` itself."""
+        self._end = group + 1
+        return self._stack[-1][1]
 
     def finish(self) -> T | None:
         """The value of everything; None when nothing was given. Empties the tree."""

@@ -43,10 +43,18 @@ class Fold(Protocol[Acc]):
 
 @runtime_checkable
 class GroupFold(Protocol[GroupAcc]):
-    """A fold that can take a group of up to four blocks in one pass, with the bits of four `add`s."""
+    """A fold that can do more in one pass over memory, with the bits of the single steps."""
 
     def add_group(self, acc: GroupAcc, blocks: Sequence[Block], weights: Sequence[float]) -> None:
-        """As `add` for each block, left to right."""
+        """As `add` into an empty `acc` for each of at most four blocks, left to right."""
+        ...
+
+    def join_group(self, acc: GroupAcc, blocks: Sequence[Block], weights: Sequence[float]) -> None:
+        """As `merge(acc, g)` where g is what `add_group` makes of the blocks."""
+        ...
+
+    def finish_rounded(self, acc: GroupAcc, total_weight: float, out: Block) -> bool:
+        """As `finish`, rounded to out's dtype, float32 or float64; whether every value is finite."""
         ...
 
 
@@ -62,12 +70,13 @@ class WeightedSum:
     """Σ weight · update, without a division (plain sum: every weight 1).
 
     Args:
-        kernel: `numpy`, `numba`, or `auto` for numba where installed. Changes no bit.
+        kernel: `numpy`, `numba`, or `auto` for numba where it is installed and pays. Changes no bit.
     """
 
     def __init__(self, kernel: KernelName = "auto") -> None:
         self._kernel = pick_kernel(kernel)
         self._pool: list[Wide] = []  # accumulators to use again; append and pop are atomic
+        self.block_elements = self._kernel.block_elements
 
     def zero(self, n: int) -> Sum:
         """See `Fold.zero`."""
@@ -86,6 +95,10 @@ class WeightedSum:
         self._kernel.fold(acc.values, blocks, weights, fresh=acc.fresh)
         acc.fresh = False
 
+    def join_group(self, acc: Sum, blocks: Sequence[Block], weights: Sequence[float]) -> None:
+        """See `GroupFold.join_group`."""
+        self._kernel.join(acc.values, blocks, weights)
+
     def merge(self, a: Sum, b: Sum) -> Sum:
         """See `Fold.merge`."""
         np.add(a.values, b.values, out=a.values)
@@ -96,6 +109,12 @@ class WeightedSum:
         """See `Fold.finish`; the total weight is not used."""
         np.copyto(out, acc.values)
         self._release(acc)
+
+    def finish_rounded(self, acc: Sum, total_weight: float, out: Block) -> bool:
+        """See `GroupFold.finish_rounded`; the total weight is not used."""
+        finite = self._kernel.divide(acc.values, 1.0, out)
+        self._release(acc)
+        return finite
 
     def _release(self, acc: Sum) -> None:
         buffer: Any = acc.values.base if acc.values.base is not None else acc.values
@@ -113,3 +132,9 @@ class WeightedMean(WeightedSum):
         """See `Fold.finish`."""
         np.divide(acc.values, total_weight, out=out)
         self._release(acc)
+
+    def finish_rounded(self, acc: Sum, total_weight: float, out: Block) -> bool:
+        """See `GroupFold.finish_rounded`."""
+        finite = self._kernel.divide(acc.values, total_weight, out)
+        self._release(acc)
+        return finite

@@ -1,27 +1,35 @@
-"""The inner loops, twice: numpy in blocks here, numba in `fused.py`; the same bits by construction.
+"""The inner loops, twice: numpy in blocks here, numba in `fused`; the same bits by construction.
 
-Both compute, in float64, `acc = x0*w0`, then `acc = acc + x1*w1` …: every product rounded, then every sum rounded.
-No fused multiply-add anywhere (it would skip the product's rounding), no reassociation.
+Both compute, in float64, `x0*w0`, then `… + x1*w1` and so on: every product rounded, then every sum rounded. No
+fused multiply-add anywhere (it would skip the product's rounding), no reassociation.
 """
 
+import importlib.util
 import threading
 from collections.abc import Sequence
+from functools import cache
 from typing import Literal, Protocol
 
 import numpy as np
 
-from hanse.aggregation.rounding import Block, Wide, widen_into
+from hanse.aggregation.rounding import Block, Wide, all_finite, widen_into
+from hanse.core.errors import MissingExtraError
 
 KernelName = Literal["auto", "numpy", "numba"]
 
+PATIENCE_BYTES = 2 << 30
+"""Updates folded by a process before `auto` loads numba: about as long as loading takes."""
+
 
 class Kernel(Protocol):
-    """Elementwise float64 work on blocks that fit in cache."""
+    """Elementwise float64 work on blocks that fit in cache. Threads may share one."""
 
     name: str
+    block_elements: int
+    """The block size at which it is fastest."""
 
     def fold(self, acc: Wide, blocks: Sequence[Block], weights: Sequence[float], *, fresh: bool) -> None:
-        """`acc (+)= blocks[0]*weights[0]`, `acc += blocks[1]*weights[1]`, … left to right.
+        """Fold blocks into `acc`, left to right.
 
         Args:
             acc: float64, (n,).
@@ -31,39 +39,124 @@ class Kernel(Protocol):
         """
         ...
 
+    def join(self, acc: Wide, blocks: Sequence[Block], weights: Sequence[float]) -> None:
+        """`acc = acc + g` where g is what `fold` makes of the (at most four) blocks afresh."""
+        ...
+
+    def divide(self, acc: Wide, total: float, out: Block) -> bool:
+        """`out = acc / total`, rounded to float32 or float64; whether every value is finite. May overwrite `acc`."""
+        ...
+
 
 class NumpyKernel:
-    """Three ufunc calls a block with one preallocated scratch block per thread, no temporaries."""
+    """Three ufunc calls a block, scratch blocks kept per thread, no temporaries."""
 
     name = "numpy"
+    block_elements = 1 << 17
 
     def __init__(self) -> None:
         self._local = threading.local()
 
     def fold(self, acc: Wide, blocks: Sequence[Block], weights: Sequence[float], *, fresh: bool) -> None:
         """See `Kernel.fold`."""
+        product = self._scratch("product", len(acc))
         for block, weight in zip(blocks, weights, strict=True):
-            if fresh:
-                widen_into(acc, block)
-                np.multiply(acc, weight, out=acc)
-                fresh = False
-            else:
-                product = self._scratch(len(acc))
-                widen_into(product, block)
-                np.multiply(product, weight, out=product)
+            target = acc if fresh else product
+            widen_into(target, block)
+            np.multiply(target, weight, out=target)
+            if not fresh:
                 np.add(acc, product, out=acc)
+            fresh = False
 
-    def _scratch(self, n: int) -> Wide:
-        scratch: Wide | None = getattr(self._local, "scratch", None)
-        if scratch is None or len(scratch) < n:
-            scratch = self._local.scratch = np.empty(n)
-        return scratch[:n]
+    def join(self, acc: Wide, blocks: Sequence[Block], weights: Sequence[float]) -> None:
+        """See `Kernel.join`."""
+        group = self._scratch("group", len(acc))
+        self.fold(group, blocks, weights, fresh=True)
+        np.add(acc, group, out=acc)
+
+    def divide(self, acc: Wide, total: float, out: Block) -> bool:
+        """See `Kernel.divide`."""
+        np.divide(acc, total, out=acc)
+        np.copyto(out, acc, casting="same_kind")
+        return all_finite(out)
+
+    def _scratch(self, name: str, n: int) -> Wide:
+        held = self._local.__dict__
+        if name not in held or len(held[name]) < n:
+            held[name] = np.empty(n)
+        scratch: Wide = held[name][:n]
+        return scratch
+
+
+class AutoKernel:
+    """numpy at first, numba once it pays: loading it takes a second or more and tens of megabytes.
+
+    Args:
+        patience_bytes: bytes of updates folded by numpy before numba is loaded, if it is installed.
+    """
+
+    name = "auto"
+    block_elements = 1 << 17
+
+    def __init__(self, patience_bytes: int = PATIENCE_BYTES) -> None:
+        self._left = patience_bytes  # threads may lose a count to each other; it decides nothing but speed
+        self._kernel = _numpy_kernel()
+
+    def fold(self, acc: Wide, blocks: Sequence[Block], weights: Sequence[float], *, fresh: bool) -> None:
+        """See `Kernel.fold`."""
+        self._count(blocks)
+        self._kernel.fold(acc, blocks, weights, fresh=fresh)
+
+    def join(self, acc: Wide, blocks: Sequence[Block], weights: Sequence[float]) -> None:
+        """See `Kernel.join`."""
+        self._count(blocks)
+        self._kernel.join(acc, blocks, weights)
+
+    def divide(self, acc: Wide, total: float, out: Block) -> bool:
+        """See `Kernel.divide`."""
+        return self._kernel.divide(acc, total, out)
+
+    def _count(self, blocks: Sequence[Block]) -> None:
+        if self._left > 0:
+            self._left -= len(blocks) * blocks[0].nbytes
+            if self._left <= 0 and _numba_installed():
+                self._kernel = _numba_kernel()
 
 
 def pick_kernel(name: KernelName = "auto") -> Kernel:
-    """The kernel called `name`; `auto` takes numba where it is installed.
+    """The kernel called `name`: `numpy`, `numba`, or `auto` for numba where it is installed and pays.
 
     Raises:
         MissingExtraError: numba was asked for by name and is not installed.
     """
+    if name == "auto":
+        return _auto_kernel()
+    if name == "numpy":
+        return _numpy_kernel()
+    if name != "numba":
+        raise ValueError(f"expected kernel auto, numpy or numba, found {name!r}")
+    if not _numba_installed():
+        raise MissingExtraError("numba", "fast")
+    return _numba_kernel()
+
+
+@cache
+def _numba_installed() -> bool:
+    return importlib.util.find_spec("numba") is not None
+
+
+@cache
+def _auto_kernel() -> Kernel:
+    return AutoKernel()
+
+
+@cache
+def _numpy_kernel() -> Kernel:
     return NumpyKernel()
+
+
+@cache
+def _numba_kernel() -> Kernel:
+    from hanse.aggregation.fused import NumbaKernel  # heavy and optional
+
+    return NumbaKernel()

@@ -62,28 +62,30 @@ def all_finite(values: Block) -> bool:
     return bool(np.isfinite(values).all())
 
 
-def round_to(values: Wide, dtype: np.dtype[Any]) -> Block | None:
+def round_to(values: Wide, dtype: np.dtype[Any], *, allow_nonfinite: bool = False) -> Block | None:
     """Round once to `dtype`.
 
     Args:
-        values: finite. May be overwritten.
+        values: float64. May be overwritten.
+        allow_nonfinite: let NaN and infinity pass, also those that rounding makes.
 
     Returns:
-        The rounded block, or None if a value is outside the dtype's range.
+        The rounded block, or None if a value is not finite or outside the dtype's range.
     """
-    if dtype == np.float64:
-        return values
     if dtype in INTEGERS:
         return _round_to_integer(values, dtype)
-    rounded = _round_to_bfloat16(values) if dtype == BFLOAT16 else values.astype(dtype)
-    return rounded if all_finite(rounded) else None
+    if dtype == np.float64:
+        rounded: Block = values
+    else:
+        rounded = _round_to_bfloat16(values) if dtype == BFLOAT16 else values.astype(dtype)
+    return rounded if allow_nonfinite or all_finite(rounded) else None
 
 
 def _round_to_integer(values: Wide, dtype: np.dtype[Any]) -> Block | None:
     limits = np.iinfo(dtype)
     low, high = float(limits.min), float(limits.max)  # for 64 bits the maximum becomes 2**63 or 2**64
     np.rint(values, out=values)
-    if values.size and (values.min() < low or values.max() > high):
+    if values.size and not (values.min() >= low and values.max() <= high):  # also if there is a NaN
         return None
     if int(high) == limits.max:
         return values.astype(dtype)
@@ -98,8 +100,7 @@ def _round_to_bfloat16(values: Wide) -> Block:
     narrow = values.astype(np.float32)
     bits = narrow.view(np.uint32)
     back = narrow.astype(np.float64)
-    too_far = np.abs(back) > np.abs(values)
-    inexact = back != values
-    bits -= too_far  # towards zero …
-    bits |= inexact  # … and odd
+    comparable = ~np.isnan(values)
+    bits -= (np.abs(back) > np.abs(values)) & comparable  # towards zero …
+    bits |= (back != values) & comparable  # … and odd
     return narrow.astype(BFLOAT16)

@@ -6,7 +6,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from hanse.aggregation.rounding import Block
+from hanse.aggregation.rounding import Block, widen_into
 from hanse.core.arrays import Arrays, Layout
 from hanse.core.codec import MAX_HEADER_BYTES, header_of, parse_header
 
@@ -59,7 +59,8 @@ class ArraySource:
 
     def block(self, index: int, start: int, stop: int) -> Block:
         """See `Source.block`."""
-        return self._flat[index][start:stop]
+        block = self._flat[index][start:stop]
+        return block if block.flags.aligned else block.copy()
 
 
 class BlobSource:
@@ -106,6 +107,28 @@ class Zeros:
     def block(self, index: int, start: int, stop: int) -> Block:
         """See `Source.block`."""
         return np.zeros(stop - start, dtype=self._layout.specs[index].dtype)
+
+
+class Deltas:
+    """What an update adds to its base, in float64, whatever the layout's dtype."""
+
+    def __init__(self, update: Source, base: Source) -> None:
+        self._update = update
+        self._base = base
+
+    @property
+    def layout(self) -> Layout:
+        """Names, dtypes and shapes, in order."""
+        return self._update.layout
+
+    def block(self, index: int, start: int, stop: int) -> Block:
+        """See `Source.block`; float64."""
+        values = np.empty(stop - start)
+        base = np.empty(stop - start)
+        widen_into(values, self._update.block(index, start, stop))
+        widen_into(base, self._base.block(index, start, stop))
+        np.subtract(values, base, out=values)
+        return values
 
 
 class ArraySink:

@@ -3,26 +3,28 @@
 Memory is a few blocks per thread, whatever the model's size and the number of updates. Ranges are disjoint, so
 threads (or Lambdas, or Ray tasks) take them side by side and no bit depends on who takes which.
 
-Not here: what is reduced (`folds`, `selects`, `gathers`) and the order of it (`canonical`).
+Not here: what is reduced (`folds`, `selects`, `gathers`) and in which order (`canonical`).
 """
 
 import math
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 
 from hanse.aggregation.canonical import Tree, group_members, total_weight
-from hanse.aggregation.folds import Fold, GroupFold
+from hanse.aggregation.folds import Fold, GroupFold, WeightedMean
+from hanse.aggregation.gathers import MEASURE_ELEMENTS, Gather, Stats
 from hanse.aggregation.refusals import EmptyCohort, Overflow, UpdatesRefused, ZeroWeight
 from hanse.aggregation.rounding import Block, Wide, all_finite, is_float, is_reducible, round_to, widen_into
-from hanse.aggregation.selects import Select
-from hanse.aggregation.sources import Sink, Source
+from hanse.aggregation.selects import Rows, Select
+from hanse.aggregation.sources import Deltas, Sink, Source
 from hanse.core.arrays import Layout, describe
-from hanse.core.errors import UpdateError
+from hanse.core.errors import NotFoundError, RefusedError, UpdateError
 
+Item = TypeVar("Item")
 Kind = Literal["values", "delta"]
 Update = Callable[[Wide, Wide, Sequence[Wide], Mapping[str, float]], Wide]
 """A server optimiser, elementwise: `update(model, reduced, states, scalars) -> model`, all float64, (n,).
@@ -32,7 +34,7 @@ dtype by the walk. Called for arrays of floats only: counters and the like take 
 """
 
 BLOCK_ELEMENTS = 1 << 16
-"""Elements in one block of a fold: a group of four float32 blocks and its sums stay in the second-level cache."""
+"""Elements in one block of a fold that does not say itself."""
 SELECT_BYTES = 8 << 20
 """Bytes of the float64 matrix (updates × elements) that a `Select` gets at once, about."""
 SELECT_LEAST_ELEMENTS = 256
@@ -40,12 +42,13 @@ SELECT_LEAST_ELEMENTS = 256
 
 @dataclass(frozen=True, slots=True)
 class Cohort:
-    """Updates to reduce, in the order of their positions.
+    """Updates to reduce, in order of position.
 
     Args:
         sources: the updates.
         positions: place of each in the plan, strictly increasing.
         weights: weight of each, finite and >= 0 (FedAvg: number of examples).
+        total_weight: their sum in canonical order.
     """
 
     sources: tuple[Source, ...]
@@ -62,8 +65,110 @@ class Range:
     start: int
     stop: int
 
+    @property
+    def size(self) -> int:
+        """Number of elements."""
+        return self.stop - self.start
 
-def gather_cohort(
+
+class BlockRefused(Exception):
+    """Within one range some updates could not be read or are not finite: position → reason. Stays in this file."""
+
+    def __init__(self, reasons: Mapping[int, str]) -> None:
+        super().__init__()
+        self.reasons = reasons
+
+
+def aggregate(
+    sources: Sequence[Source],
+    positions: Sequence[int],
+    weights: Sequence[float],
+    *,
+    rule: Fold[Any] | Select | Gather,
+    out: Sink,
+    kind: Kind = "values",
+    base: Source | None = None,
+    update: Update | None = None,
+    states: Sequence[Source] = (),
+    state_outs: Sequence[Sink] = (),
+    scalars: Mapping[str, float] | None = None,
+    plan_size: int | None = None,
+    threads: int = 1,
+    block_elements: int | None = None,
+    allow_nonfinite: bool = False,
+) -> float:
+    """Reduce stored updates into a new model.
+
+    Args:
+        sources, positions, weights: the updates in any order, the place of each in the plan, its weight.
+        rule: a `Fold` (mean, sum), a `Select` (median, trimmed mean) or a `Gather` (norm bound, Krum).
+        out: takes the new model; what it holds after an error is not a result.
+        kind: `values`: the reduced values are the model; `delta`: the base plus the reduced delta, added in
+            float64 and rounded once.
+        base: the model that the updates began from; needed for `delta` and for `update`.
+        update, states, state_outs, scalars: a server optimiser, its state, where its new state goes, and numbers
+            that it is called with.
+        plan_size: number of positions in the plan, if known; only checked.
+        threads: how many take ranges side by side. Changes no bit.
+        block_elements: elements of one block. Changes no bit.
+        allow_nonfinite: take NaN and infinity as they come instead of refusing the update.
+
+    Returns:
+        The total weight that was divided by.
+
+    Raises:
+        UpdatesRefused: updates that cannot be read or do not verify, of another layout, with a negative or
+            non-finite weight, or with non-finite values. Of one kind all are named.
+        EmptyCohort, ZeroWeight, Overflow: see there. UpdateError: arrays that have no mean.
+    """
+    if (kind == "delta" or update is not None) and base is None:
+        raise ValueError("expected a base for kind='delta' or an update, found none")
+    if len(states) != len(state_outs):
+        raise ValueError(f"expected one state_out for each of {len(states)} states, found {len(state_outs)}")
+    if not sources:
+        raise EmptyCohort
+    layout = (base or sources[min(range(len(positions)), key=positions.__getitem__)]).layout
+    check_layout(layout)
+    check_states(layout, states)
+    cohort = check_cohort(
+        sources, positions, weights, layout, plan_size=plan_size, needs_weight=not isinstance(rule, Select)
+    )
+    if isinstance(rule, Gather):
+        if kind == "values" and base is not None:
+            cohort = replace(cohort, sources=tuple(Deltas(source, base) for source in cohort.sources))
+            kind, update = "delta", _from_values(update) if update else None
+        cohort = _weigh(cohort, rule, layout, threads, allow_nonfinite)
+        rule = WeightedMean()
+    reduce: _Select | _Fold
+    if isinstance(rule, Select):
+        reduce = _Select(cohort, rule, allow_nonfinite)
+        default = select_elements(len(sources))
+    else:
+        reduce = _Fold(cohort, rule)
+        default = getattr(rule, "block_elements", BLOCK_ELEMENTS)
+    step = _Step(
+        layout,
+        cohort,
+        reduce,
+        out,
+        kind,
+        base,
+        update,
+        tuple(states),
+        tuple(state_outs),
+        scalars or {},
+        allow_nonfinite,
+    )
+    _walk(ranges(layout, default if block_elements is None else block_elements), step, threads)
+    if step.refused:
+        raise UpdatesRefused(step.refused)
+    return cohort.total_weight
+
+
+# What may be reduced
+
+
+def check_cohort(
     sources: Sequence[Source],
     positions: Sequence[int],
     weights: Sequence[float],
@@ -94,27 +199,33 @@ def gather_cohort(
     if not sources:
         raise EmptyCohort
     order = sorted(range(len(sources)), key=lambda i: positions[i])
-    ordered = tuple(int(positions[i]) for i in order)
-    if len(set(ordered)) < len(ordered) or ordered[0] < 0 or (plan_size is not None and ordered[-1] >= plan_size):
-        raise ValueError(f"expected distinct positions below plan_size={plan_size}, found {list(ordered[:16])}")
-    chosen = tuple(sources[i] for i in order)
-    given = tuple(float(weights[i]) for i in order)
+    places = tuple(int(positions[i]) for i in order)
+    if len(set(places)) < len(places) or places[0] < 0 or (plan_size is not None and places[-1] >= plan_size):
+        raise ValueError(f"expected distinct positions below plan_size={plan_size}, found {list(places[:16])}")
+    cohort = Cohort(tuple(sources[i] for i in order), places, tuple(float(weights[i]) for i in order), 0.0)
     reasons: dict[int, str] = {}
-    for source, position, weight in zip(chosen, ordered, given, strict=True):
-        if difference := layout.difference(source.layout):
-            reasons[position] = f"layout: {difference}"
-        elif not math.isfinite(weight):
-            reasons[position] = "weight: expected a finite number, found one that is not"
-        elif weight < 0:
-            reasons[position] = "weight: expected >= 0, found a negative number"
+    for source, position, weight in zip(cohort.sources, cohort.positions, cohort.weights, strict=True):
+        if reason := wrong_update(source.layout, weight, layout):
+            reasons[position] = reason
     if reasons:
         raise UpdatesRefused(reasons)
-    total = total_weight(ordered, given)
+    total = total_weight(cohort.positions, cohort.weights)
     if needs_weight and total == 0:
-        raise ZeroWeight(len(chosen))
+        raise ZeroWeight(len(sources))
     if not math.isfinite(total):
         raise Overflow("the total", "the weights")
-    return Cohort(chosen, ordered, given, total)
+    return replace(cohort, total_weight=total)
+
+
+def wrong_update(found: Layout, weight: float, expected: Layout) -> str | None:
+    """Why an update cannot be reduced, before its values are looked at; None if it can."""
+    if found is not expected and (difference := expected.difference(found)):
+        return f"layout: {difference}"
+    if not math.isfinite(weight):
+        return "weight: expected a finite number, found one that is not"
+    if weight < 0:
+        return "weight: expected >= 0, found a negative number"
+    return None
 
 
 def check_layout(layout: Layout) -> None:
@@ -131,72 +242,28 @@ def check_layout(layout: Layout) -> None:
         )
 
 
+def check_states(layout: Layout, states: Sequence[Source]) -> None:
+    """Refuse an optimiser's state that does not lie on the model's ranges.
+
+    Raises:
+        ValueError: other names or shapes.
+    """
+    expected = [(spec.name, spec.shape) for spec in layout.specs]
+    for state in states:
+        if [(spec.name, spec.shape) for spec in state.layout.specs] != expected:
+            raise ValueError("expected states with the names and shapes of the model, found others")
+
+
+# Walking
+
+
 def ranges(layout: Layout, block_elements: int) -> Iterator[Range]:
     """Every element of every array once, in blocks that lie within one array."""
+    if block_elements < 1:
+        raise ValueError(f"expected block_elements >= 1, found {block_elements}")
     for index, spec in enumerate(layout.specs):
         for start in range(0, spec.size, block_elements):
             yield Range(index, start, min(start + block_elements, spec.size))
-
-
-def aggregate(
-    sources: Sequence[Source],
-    positions: Sequence[int],
-    weights: Sequence[float],
-    *,
-    rule: Fold[Any] | Select,
-    out: Sink,
-    kind: Kind = "values",
-    base: Source | None = None,
-    update: Update | None = None,
-    states: Sequence[Source] = (),
-    state_outs: Sequence[Sink] = (),
-    scalars: Mapping[str, float] | None = None,
-    plan_size: int | None = None,
-    threads: int = 1,
-    block_elements: int | None = None,
-) -> float:
-    """Reduce stored updates into a new model.
-
-    Args:
-        sources, positions, weights: the updates in any order, the place of each in the plan, its weight.
-        rule: a `Fold` (mean, sum) or a `Select` (median, trimmed mean).
-        out: takes the new model; what it holds after an error is not a result.
-        kind: `values`: the reduced values are the model; `delta`: the base plus the reduced delta, added in
-            float64 and rounded once.
-        base: the model that the updates began from; needed for `delta` and for `update`.
-        update, states, state_outs, scalars: a server optimiser, its state, where its new state goes, and numbers
-            that it is called with.
-        plan_size: number of positions in the plan, if known.
-        threads: how many take ranges side by side. Changes no bit.
-        block_elements: elements of one block. Changes no bit.
-
-    Returns:
-        The total weight.
-
-    Raises:
-        EmptyCohort, ZeroWeight, Overflow, UpdatesRefused: see there. UpdateError: arrays without a mean.
-    """
-    if (kind == "delta" or update is not None) and base is None:
-        raise ValueError("expected a base for kind='delta' or an update, found none")
-    if not sources:
-        raise EmptyCohort
-    layout = base.layout if base is not None else sources[min(range(len(positions)), key=positions.__getitem__)].layout
-    check_layout(layout)
-    select = rule if isinstance(rule, Select) else None
-    cohort = gather_cohort(sources, positions, weights, layout, plan_size=plan_size, needs_weight=select is None)
-    for state in states:
-        if [(s.name, s.shape) for s in state.layout.specs] != [(s.name, s.shape) for s in layout.specs]:
-            raise ValueError("expected states with the names and shapes of the model, found others")
-    if len(states) != len(state_outs):
-        raise ValueError(f"expected one state_out for each of {len(states)} states, found {len(state_outs)}")
-    if block_elements is None:
-        block_elements = select_elements(len(sources)) if select else BLOCK_ELEMENTS
-    reduce = _Select(cohort, select) if select is not None else _Fold(cohort, rule)  # type: ignore[arg-type]  # not a Select
-    step = _Step(layout, cohort, reduce, out, kind, base, update, tuple(states), tuple(state_outs), scalars or {})
-    walk(list(ranges(layout, block_elements)), step, threads)
-    if step.refused:
-        raise UpdatesRefused(step.refused)
-    return cohort.total_weight
 
 
 def select_elements(num_updates: int) -> int:
@@ -204,27 +271,27 @@ def select_elements(num_updates: int) -> int:
     return max(SELECT_LEAST_ELEMENTS, SELECT_BYTES // (8 * num_updates))
 
 
-def walk(todo: Sequence[Range], step: Callable[[Range], None], threads: int) -> None:
-    """Call `step` for every range, `threads` side by side (the caller's own thread is one of them).
+def _walk(todo: Iterator[Item], step: Callable[[Item], None], threads: int) -> None:
+    """Call `step` for every item, `threads` side by side; the caller's own thread is one of them.
 
     Raises:
-        Whatever `step` raised first; ranges not yet begun are left out then.
+        Whatever `step` raised first; items not yet begun are left out then.
     """
-    remaining, lock, errors = iter(todo), threading.Lock(), list[BaseException]()
+    lock, errors = threading.Lock(), list[BaseException]()
 
     def work() -> None:
         with np.errstate(all="ignore"):  # what is not finite is found and named
-            while True:
+            while not errors:
                 with lock:
-                    item = next(remaining, None)
-                if item is None or errors:
+                    item = next(todo, None)
+                if item is None:
                     return
                 try:
                     step(item)
                 except BaseException as error:
                     errors.append(error)
 
-    helpers = [threading.Thread(target=work, name=f"aggregate-{i}") for i in range(1, min(threads, len(todo)))]
+    helpers = [threading.Thread(target=work, name=f"aggregate-{i}") for i in range(1, threads)]
     for helper in helpers:
         helper.start()
     work()
@@ -234,60 +301,135 @@ def walk(todo: Sequence[Range], step: Callable[[Range], None], threads: int) -> 
         raise errors[0]
 
 
+class _Scratch(threading.local):
+    """Float64 blocks by name, one set per thread, used again and again."""
+
+    def take(self, name: str, n: int) -> Wide:
+        held = self.__dict__
+        if name not in held or len(held[name]) < n:
+            held[name] = np.empty(n)
+        block: Wide = held[name][:n]
+        return block
+
+
+def _read(cohort: Cohort, members: Sequence[int], at: Range) -> list[Block]:
+    """That range of some updates.
+
+    Raises:
+        BlockRefused: a blob that is not there, or whose content does not verify.
+    """
+    blocks, reasons = [], {}
+    for i in members:
+        try:
+            blocks.append(cohort.sources[i].block(at.index, at.start, at.stop))
+        except (RefusedError, NotFoundError) as error:
+            reasons[cohort.positions[i]] = f"cannot be read: {type(error).__name__}: {error}"
+    if reasons:
+        raise BlockRefused(reasons)
+    return blocks
+
+
 class _Fold:
     """One range through a fold, in canonical order."""
 
     def __init__(self, cohort: Cohort, rule: Fold[Any]) -> None:
         self._cohort = cohort
         self._rule = rule
+        self._fast = isinstance(rule, GroupFold)
+        found = list(group_members(cohort.positions))
+        following = [group for group, _ in found[1:]] + [None]
         self._groups = [
-            (group, members, [cohort.weights[i] for i in members]) for group, members in group_members(cohort.positions)
+            (group, members, [cohort.weights[i] for i in members], after)
+            for (group, members), after in zip(found, following, strict=True)
         ]
 
     def __call__(self, at: Range, out: Wide) -> None:
-        rule, sources = self._rule, self._cohort.sources
+        self._rule.finish(self._accumulate(at), self._cohort.total_weight, out)
+
+    def rounded(self, at: Range, out: Block) -> bool | None:
+        """The result already rounded to out's dtype: whether it is finite; None if the rule cannot do that."""
+        if not isinstance(self._rule, GroupFold):
+            return None
+        return self._rule.finish_rounded(self._accumulate(at), self._cohort.total_weight, out)
+
+    def _accumulate(self, at: Range) -> Any:
+        rule: Any = self._rule
         tree: Tree[Any] = Tree(rule.merge)
-        for group, members, weights in self._groups:
+        for group, members, weights, after in self._groups:
             tree.settle(group)
-            blocks = [sources[i].block(at.index, at.start, at.stop) for i in members]
-            acc = rule.zero(at.stop - at.start)
-            if isinstance(rule, GroupFold):
+            blocks = _read(self._cohort, members, at)
+            if self._fast and tree.joins_top(group, after):
+                rule.join_group(tree.join_top(group), blocks, weights)
+                continue
+            acc = rule.zero(at.size)
+            if self._fast:
                 rule.add_group(acc, blocks, weights)
             else:
                 for block, weight in zip(blocks, weights, strict=True):
                     rule.add(acc, block, weight)
             tree.push_group(group, acc)
-        rule.finish(tree.finish(), self._cohort.total_weight, out)
+        return tree.finish()
+
+
+class _Rows(threading.local):
+    """A float64 matrix of one range: a row per update, in order of position. Memory is kept per thread."""
+
+    def __init__(self, cohort: Cohort) -> None:
+        self._cohort = cohort
+        self._held = np.empty(0)
+
+    def read(self, at: Range) -> Rows:
+        num = len(self._cohort.sources)
+        if self._held.size < num * at.size:
+            self._held = np.empty(num * at.size)
+        rows: Rows = self._held[: num * at.size].reshape(num, at.size)
+        for row, block in zip(rows, _read(self._cohort, range(num), at), strict=True):
+            widen_into(row, block)
+        return rows
 
 
 class _Select:
-    """One range through a select: a float64 matrix with one row per update, in order of position."""
+    """One range through a select."""
 
-    def __init__(self, cohort: Cohort, rule: Select) -> None:
+    def __init__(self, cohort: Cohort, rule: Select, allow_nonfinite: bool) -> None:
         self._cohort = cohort
         self._rule = rule
-        self._local = threading.local()
+        self._rows = _Rows(cohort)
+        self._allow_nonfinite = allow_nonfinite
 
     def __call__(self, at: Range, out: Wide) -> None:
-        n, sources = at.stop - at.start, self._cohort.sources
-        rows = getattr(self._local, "rows", None)
-        if rows is None or rows.shape[1] != n:
-            rows = self._local.rows = np.empty((len(sources), n))
-        for row, source in zip(rows, sources, strict=True):
-            widen_into(row, source.block(at.index, at.start, at.stop))
-        if not all_finite(rows.reshape(-1)):
-            out[:] = np.nan  # the step looks for the culprits
-            return
+        rows = self._rows.read(at)
+        if not self._allow_nonfinite:
+            _refuse_nonfinite(self._cohort, rows)  # here, since a median would hide it
         self._rule.reduce(rows, self._cohort.weights, out)
+
+    def rounded(self, at: Range, out: Block) -> bool | None:
+        """See `_Fold.rounded`."""
+        return None
+
+
+def _refuse_nonfinite(cohort: Cohort, blocks: Rows) -> None:
+    """Name the updates whose block is not finite.
+
+    Raises:
+        BlockRefused: there are some.
+    """
+    reasons = {
+        position: "values that are not finite"
+        for block, position in zip(blocks, cohort.positions, strict=True)
+        if not all_finite(block)
+    }
+    if reasons:
+        raise BlockRefused(reasons)
 
 
 @dataclass
 class _Step:
-    """What is done with one range: reduce, check, apply the optimiser, round, write."""
+    """What is done with one range: reduce, apply the optimiser, round, check, write."""
 
     layout: Layout
     cohort: Cohort
-    reduce: Callable[[Range, Wide], None]
+    reduce: _Fold | _Select
     out: Sink
     kind: Kind
     base: Source | None
@@ -295,62 +437,148 @@ class _Step:
     states: tuple[Source, ...]
     state_outs: tuple[Sink, ...]
     scalars: Mapping[str, float]
+    allow_nonfinite: bool
     refused: dict[int, str] = field(default_factory=dict)
-    _local: threading.local = field(default_factory=threading.local)
+    _scratch: _Scratch = field(default_factory=_Scratch)
 
     def __call__(self, at: Range) -> None:
-        reduced = self._block("reduced", at)
-        self.reduce(at, reduced)
-        if not all_finite(reduced):
-            culprits = self._culprits(at)
-            if not culprits:
-                raise Overflow("the sum", describe(self.layout.specs[at.index]))
-            self.refused.update({p: reason for p, reason in culprits.items() if p not in self.refused})
-        if self.refused:
-            return  # only looking for more culprits now
-        self._write(self.out, self.layout, at, self._new_model(at, reduced))
+        try:
+            self._do(at)
+        except BlockRefused as found:  # go on: every culprit of the model is named, not only the first
+            what = describe(self.layout.specs[at.index])
+            for position, reason in found.reasons.items():
+                self.refused.setdefault(position, f"{reason} in {what}")
 
-    def _new_model(self, at: Range, reduced: Wide) -> Wide:
-        applies = self.update is not None and is_float(self.layout.specs[at.index].dtype)
-        if not applies:
+    def _do(self, at: Range) -> None:
+        spec = self.layout.specs[at.index]
+        optimised = self.update is not None and is_float(spec.dtype)
+        if not optimised:
             for state, sink in zip(self.states, self.state_outs, strict=True):
                 sink.write(at.index, at.start, state.block(at.index, at.start, at.stop))
-        if self.base is None or (self.kind == "values" and not applies):
-            return reduced
-        model = self._block("model", at)
-        widen_into(model, self.base.block(at.index, at.start, at.stop))
-        if not applies or self.update is None:
-            np.add(model, reduced, out=model)
-            return model
-        states = [self._block(f"state {i}", at) for i in range(len(self.states))]
-        for wide, source in zip(states, self.states, strict=True):
-            widen_into(wide, source.block(at.index, at.start, at.stop))
-        model = self.update(model, reduced, states, self.scalars)
-        for wide, source, sink in zip(states, self.states, self.state_outs, strict=True):
-            self._write(sink, source.layout, at, wide)
+            if self.kind == "values" and spec.dtype in (np.float32, np.float64):
+                out = self._scratch.take("rounded", at.size).view(spec.dtype)[: at.size]
+                finite = self.reduce.rounded(at, out)
+                if finite is not None:
+                    self._write(self.out, at, out if finite or self.allow_nonfinite else None, None)
+                    return
+        reduced = self._scratch.take("reduced", at.size)
+        self.reduce(at, reduced)
+        model = self._optimised(at, reduced) if optimised else self._moved(at, reduced)
+        self._write(self.out, at, self._round(model, spec.dtype), reduced)
+
+    def _moved(self, at: Range, reduced: Wide) -> Wide:
+        if self.kind == "values" or self.base is None:
+            return reduced.copy()
+        model = self._wide("model", self.base, at)
+        np.add(model, reduced, out=model)
         return model
 
-    def _write(self, sink: Sink, layout: Layout, at: Range, values: Wide) -> None:
-        spec = layout.specs[at.index]
-        rounded: Block | None = round_to(values, spec.dtype) if all_finite(values) else None
+    def _optimised(self, at: Range, reduced: Wide) -> Wide:
+        assert self.base is not None
+        assert self.update is not None
+        if not (self.allow_nonfinite or all_finite(reduced)):
+            self._explain(at, reduced)
+            return reduced
+        states = [self._wide(f"state {i}", state, at) for i, state in enumerate(self.states)]
+        model = self.update(self._wide("model", self.base, at), reduced, states, self.scalars)
+        for wide, source, sink in zip(states, self.states, self.state_outs, strict=True):
+            self._write(sink, at, self._round(wide, source.layout.specs[at.index].dtype), reduced)
+        return model
+
+    def _wide(self, name: str, source: Source, at: Range) -> Wide:
+        wide = self._scratch.take(name, at.size)
+        widen_into(wide, source.block(at.index, at.start, at.stop))
+        return wide
+
+    def _round(self, values: Wide, dtype: np.dtype[Any]) -> Block | None:
+        return round_to(values, dtype, allow_nonfinite=self.allow_nonfinite)
+
+    def _write(self, sink: Sink, at: Range, rounded: Block | None, reduced: Wide | None) -> None:
         if rounded is None:
-            raise Overflow("the result", describe(spec))
-        sink.write(at.index, at.start, rounded)
+            self._explain(at, reduced)
+        elif not self.refused:  # otherwise only looking for more culprits now
+            sink.write(at.index, at.start, rounded)
 
-    def _culprits(self, at: Range) -> dict[int, str]:
+    def _explain(self, at: Range, reduced: Wide | None) -> None:
+        """Something is not finite: whose fault? Notes the culprits.
+
+        Raises:
+            Overflow: every update is finite. BlockRefused: one could not be read.
+        """
         spec = self.layout.specs[at.index]
-        if not is_float(spec.dtype):
-            return {}
-        return {
-            position: f"not finite: array {describe(spec)}"
-            for source, position in zip(self.cohort.sources, self.cohort.positions, strict=True)
-            if not all_finite(source.block(at.index, at.start, at.stop))
-        }
+        if is_float(spec.dtype):
+            for i, position in enumerate(self.cohort.positions):  # one at a time: memory stays a few blocks
+                if not all_finite(_read(self.cohort, [i], at)[0]):
+                    self.refused.setdefault(position, f"values that are not finite in {describe(spec)}")
+        if not self.refused:
+            summed = reduced is None or not all_finite(reduced)
+            raise Overflow("the sum" if summed else "the result", describe(spec))
 
-    def _block(self, name: str, at: Range) -> Wide:
-        """A float64 block of this thread, used again and again."""
-        n, held = at.stop - at.start, self._local.__dict__
-        if name not in held or len(held[name]) < n:
-            held[name] = np.empty(n)
-        block: Wide = held[name][:n]
-        return block
+
+# Gathers: the first pass
+
+
+def _weigh(cohort: Cohort, rule: Gather, layout: Layout, threads: int, allow_nonfinite: bool) -> Cohort:
+    """The cohort with the weights that the rule chose.
+
+    Raises:
+        UpdatesRefused: values that are not finite, or that cannot be read.
+    """
+    pieces = [at for at in ranges(layout, MEASURE_ELEMENTS) if is_float(layout.specs[at.index].dtype)]
+    rows, total, refused = _Rows(cohort), _InOrder(), dict[int, str]()
+
+    def measure(item: tuple[int, Range]) -> None:
+        number, at = item
+        try:
+            blocks = rows.read(at)
+            if not allow_nonfinite:
+                _refuse_nonfinite(cohort, blocks)
+            total.add(number, rule.measure(blocks))
+        except BlockRefused as found:
+            for position, reason in found.reasons.items():
+                refused.setdefault(position, f"{reason} in {describe(layout.specs[at.index])}")
+            total.add(number, None)
+
+    _walk(iter(enumerate(pieces)), measure, threads)
+    if refused:
+        raise UpdatesRefused(refused)
+    if total.value is None:
+        raise UpdateError(f"expected at least one array of floats for {type(rule).__name__}, found none")
+    choice = rule.choose(total.value, cohort.weights)
+    kept = [(i, float(weight)) for i, weight in enumerate(choice.weights) if weight is not None]
+    if not kept:
+        raise EmptyCohort
+    positions = tuple(cohort.positions[i] for i, _ in kept)
+    chosen = tuple(weight for _, weight in kept)
+    divisor = total_weight(positions, chosen) if choice.total is None else choice.total
+    if divisor == 0:
+        raise ZeroWeight(len(kept))
+    return Cohort(tuple(cohort.sources[i] for i, _ in kept), positions, chosen, divisor)
+
+
+class _InOrder:
+    """Adds up statistics in the order of their numbers, in whichever order they come."""
+
+    def __init__(self) -> None:
+        self.value: Stats | None = None
+        self._waiting: dict[int, Stats | None] = {}
+        self._next = 0
+        self._lock = threading.Lock()
+
+    def add(self, number: int, stats: Stats | None) -> None:
+        with self._lock:
+            self._waiting[number] = stats
+            while self._next in self._waiting:
+                found = self._waiting.pop(self._next)
+                self._next += 1
+                if found is not None:
+                    self.value = found if self.value is None else self.value + found
+
+
+def _from_values(update: Update) -> Update:
+    """An optimiser that wants values, called with deltas."""
+
+    def on_deltas(model: Wide, reduced: Wide, states: Sequence[Wide], scalars: Mapping[str, float]) -> Wide:
+        return update(model, model + reduced, states, scalars)
+
+    return on_deltas

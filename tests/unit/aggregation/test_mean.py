@@ -5,7 +5,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from hanse.aggregation import ArraySink, ArraySource, WeightedMean, aggregate
@@ -26,8 +26,16 @@ def spread(rng: np.random.Generator, shape: tuple[int, ...], dtype: Any) -> np.n
     return (signs * (1 + rng.random(shape)) * 2.0 ** rng.integers(-reach, reach, shape)).astype(dtype)
 
 
-def mean(updates: list[np.ndarray[Any, Any]], positions: list[int], weights: list[float], **options: Any) -> Any:
-    kernel = options.pop("kernel", "numpy")
+@pytest.fixture(params=["numpy", "numba"])
+def kernel(request: pytest.FixtureRequest) -> str:
+    if request.param == "numba":
+        pytest.importorskip("numba", reason="numba is not installed (extra `fast`)")
+    return str(request.param)
+
+
+def mean(
+    updates: list[np.ndarray[Any, Any]], positions: list[int], weights: list[float], *, kernel: Any, **options: Any
+) -> Any:
     out = ArraySink(ArraySource({"x": updates[0]}).layout)
     aggregate(
         [ArraySource({"x": u}) for u in updates], positions, weights, rule=WeightedMean(kernel), out=out, **options
@@ -41,16 +49,16 @@ def same_bits(a: np.ndarray[Any, Any], b: np.ndarray[Any, Any]) -> bool:
 
 @pytest.mark.parametrize("dtype", FLOATS + INTEGERS, ids=lambda d: np.dtype(d).name)
 @pytest.mark.parametrize("num", [1, 2, 4, 5, 13, 37])
-def test_equals_the_slow_reference(dtype: Any, num: int) -> None:
+def test_equals_the_slow_reference(dtype: Any, num: int, kernel: str) -> None:
     rng = np.random.default_rng(num)
     updates = [spread(rng, (7, 5), dtype) for _ in range(num)]
     positions = sorted(rng.choice(2 * num, num, replace=False).tolist())
     weights = rng.integers(1, 1000, num).astype(float).tolist()
-    found = mean(updates, positions, weights, plan_size=2 * num)
+    found = mean(updates, positions, weights, plan_size=2 * num, kernel=kernel)
     assert same_bits(found, mean_array(updates, positions, weights, 2 * num))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     seed=st.integers(0, 2**32),
     num=st.integers(1, 40),
@@ -60,14 +68,15 @@ def test_equals_the_slow_reference(dtype: Any, num: int) -> None:
     dtype=st.sampled_from([np.float32, np.float64]),
 )
 def test_threads_blocks_and_arrival_change_no_bit(
-    seed: int, num: int, holes: int, block: int, threads: int, dtype: Any
+    seed: int, num: int, holes: int, block: int, threads: int, dtype: Any, kernel: str
 ) -> None:
     rng = np.random.default_rng(seed)
     updates = [spread(rng, (65,), dtype) for _ in range(num)]
     positions = rng.choice(num + holes, num, replace=False).tolist()
     weights = (rng.random(num) * 2.0 ** rng.integers(-20, 20, num)).tolist()
     expected = mean_array(updates, positions, weights, num + holes)
-    assert same_bits(mean(updates, positions, weights, block_elements=block, threads=threads), expected)
+    found = mean(updates, positions, weights, block_elements=block, threads=threads, kernel=kernel)
+    assert same_bits(found, expected)
 
 
 def test_the_data_would_show_a_wrong_order() -> None:
@@ -76,7 +85,7 @@ def test_the_data_would_show_a_wrong_order() -> None:
     updates = [spread(rng, (200,), np.float64) for _ in range(23)]
     positions = sorted(rng.choice(40, 23, replace=False).tolist())
     weights = rng.random(23).tolist()
-    found = mean(updates, positions, weights)
+    found = mean(updates, positions, weights, kernel="numpy")
     naive = np.zeros(200)
     for update, weight in zip(updates, weights, strict=True):
         naive += weight * update
