@@ -20,10 +20,8 @@ from hanse.core.blobs import CHUNK_BYTES, MAX_BLOB_BYTES, Buffer, Manifest, mani
 from hanse.core.errors import ConfigError, IntegrityError, NotFoundError, PolicyError, StorageError, TooLargeError
 from hanse.core.ids import check_scope
 from hanse.core.records import Envelope
-from hanse.core.seams import BlobStore, Delivery, Link, UploadTicket
+from hanse.core.seams import MAX_RECORD_BYTES, BlobStore, Delivery, Link, UploadTicket
 
-MAX_RECORD_BYTES = 64 * 1024
-"""What one ledger record may hold; longer lists are blobs."""
 MAX_KEY_BYTES = 1024
 EMPTY = Manifest(0, b"")
 """The empty blob has no chunk that could be missing, so every scope holds it."""
@@ -431,11 +429,10 @@ class MemoryInbox:
         box.ready.append(message)
         box.wake()
 
-    def count_of(self, to: str, envelope: Envelope) -> int:
-        """How often the message that this one would replace was handed out."""
+    def held(self, to: str, envelope: Envelope) -> Message | None:
+        """The unacknowledged message that this one would replace."""
         box = self._boxes.get(to)
-        held = box.messages.get((envelope.sender, envelope.id, envelope.kind)) if box else None
-        return held.count if held else 0
+        return box.messages.get((envelope.sender, envelope.id, envelope.kind)) if box else None
 
     def peek(self, receipt: str) -> Message | None:
         """The unacknowledged message that bears this receipt."""

@@ -15,6 +15,9 @@ from typing import Protocol
 from hanse.core.blobs import Buffer, Manifest
 from hanse.core.records import Envelope
 
+MAX_RECORD_BYTES = 64 * 1024
+"""What one ledger record may hold; longer lists are blobs."""
+
 
 class BlobWriter(Protocol):
     """A blob that is being made, in any order of ranges, by any number of threads; sealed once."""
@@ -107,7 +110,10 @@ class Inbox(Protocol):
 
 
 class Ledger(Protocol):
-    """Small records (≤ 64 KiB) by key, each with a version that counts up from 1. Durable before it returns."""
+    """Small records (≤ 64 KiB) by key, each with a version that counts up from 1. Durable before it returns.
+
+    Writing raises TooLargeError for a longer record and ConfigError for an impossible key.
+    """
 
     async def create(self, key: str, value: bytes) -> bool:
         """Write a record that must be new; False if the key exists (and nothing is changed)."""

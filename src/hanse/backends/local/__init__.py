@@ -60,6 +60,7 @@ class LocalStore:
         root = Path(directory)
         with disk_errors("opening the store"):
             make_directory(root.absolute())
+            os.chmod(root, 0o700)
             lock = os.open(root / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             _lock_alone(lock)

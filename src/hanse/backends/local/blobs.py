@@ -137,7 +137,7 @@ class LocalBlobs:
         check_range(held.manifest.size, start, stop)
         try:
             return held.read(start, stop)
-        except IntegrityError:
+        except (IntegrityError, NotFoundError):
             self._demote(key, held)
             raise
 
@@ -168,7 +168,7 @@ class LocalBlobs:
             return None
         try:
             held.verify_all()
-        except IntegrityError:
+        except (IntegrityError, NotFoundError):
             self._demote((scope, id), held)
             raise
         return held.path
@@ -318,8 +318,8 @@ class LocalBlobs:
         with self._lock, suppress(OSError):
             if self._held.get(key) is held:
                 del self._held[key]
-                self._file(key, ".marks").write_bytes(b"\1" * held.manifest.num_chunks)
                 held.path.rename(self._file(key, ".part"))
+                self._file(key, ".marks").write_bytes(b"\1" * held.manifest.num_chunks)
 
     def _delete_files(self, scope: str) -> None:
         with self._lock, disk_errors("deleting blobs"):

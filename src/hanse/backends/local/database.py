@@ -11,6 +11,7 @@ import logging
 import sqlite3
 import threading
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any, Generic, TypeVar
@@ -267,8 +268,9 @@ class Database:
                 job.result = job.operation(database)
             database.execute("COMMIT")
         except Exception as error:  # a failing operation must end neither this thread nor its neighbours
-            if database.in_transaction:
-                database.execute("ROLLBACK")
+            with suppress(sqlite3.Error):
+                if database.in_transaction:
+                    database.execute("ROLLBACK")
             if len(batch) > 1:
                 for job in batch:
                     self._commit([job])

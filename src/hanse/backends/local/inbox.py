@@ -31,13 +31,15 @@ class LocalInbox:
 
     async def send(self, to: str, envelope: Envelope, *, durable: bool = True) -> None:
         """Put a message into `to`'s inbox, committed first if `durable`."""
+        replaced = self._held.held(to, envelope)
         if not durable:
-            self._held.deliver(to, envelope, durable=False)
+            # The replaced message's row goes when this one is acknowledged.
+            self._held.deliver(to, envelope, durable=False, row=replaced.row if replaced else 0)
             return
         self._last_row += 1
         row = self._last_row
         key = (envelope.sender, envelope.id, envelope.kind)
-        count = self._held.count_of(to, envelope)
+        count = replaced.count if replaced else 0
         await self._database.write(sql.put_message(row, to, key, envelope.pack(), count))
         self._held.deliver(to, envelope, row=row)
 
