@@ -15,7 +15,7 @@ Keys in the ledger:
 import asyncio
 import base64
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -76,6 +76,7 @@ RETRY_MS = 2000
 """How long to wait before the disk is asked again."""
 
 Observer = Callable[[dict[str, Any]], None]
+Work = Callable[[], Awaitable[None]]
 log = structlog.get_logger("hanse.rounds")
 
 
@@ -132,6 +133,7 @@ class Run:
         self._spilled = ""
         self._queue: list[Event] = []
         self._working = False
+        self._closed = False
         self._asks: dict[int, Ask] = {}
         self._replies: dict[int, Reply] = {}
         self._taking: set[int] = set()
@@ -332,11 +334,11 @@ class Run:
             case Send():
                 await self._send(instruction)
             case SetTimer(id, at_ms):
-                self._clock.call_at(at_ms, lambda: self._spawn(self.post(TimerFired(id, self._clock.now_ms()))))
+                self._clock.call_at(at_ms, lambda: self._spawn(lambda: self.post(TimerFired(id, self._clock.now_ms()))))
             case Reduce():
-                self._spawn(self._reduce_and_post(instruction))
+                self._spawn(lambda: self._reduce_and_post(instruction))
             case Evaluate():
-                self._spawn(self._evaluate(instruction))
+                self._spawn(lambda: self._evaluate(instruction))
             case Release(tasks):
                 await self._release(tasks)
             case Finish(status, error):
@@ -344,17 +346,16 @@ class Run:
                 if not self.finished.done():
                     self.finished.set_result(status)
 
-    def _spawn(self, work: Any) -> None:
-        if self.finished.done():
-            work.close()
+    def _spawn(self, work: Work, *, also_after_end: bool = False) -> None:
+        if self._closed or (self.finished.done() and not also_after_end):
             return
         task = asyncio.ensure_future(self._guarded(work))
         self._background.add(task)
         task.add_done_callback(self._background.discard)
 
-    async def _guarded(self, work: Any) -> None:
+    async def _guarded(self, work: Work) -> None:
         try:
-            await work
+            await work()
         except asyncio.CancelledError:
             raise
         except ConflictError as error:
@@ -369,9 +370,11 @@ class Run:
             self.finished.set_exception(error)
 
     async def close(self) -> None:
-        """Stop driving; the record stays and can be loaded."""
-        for task in list(self._background):
-            task.cancel()
+        """Stop driving; the record stays and can be loaded. What is being cleaned up is let finish."""
+        self._closed = True
+        if not self.finished.done():
+            for task in list(self._background):
+                task.cancel()
         await asyncio.gather(*self._background, return_exceptions=True)
         if not self.finished.done():
             self.finished.cancel()
@@ -599,8 +602,8 @@ class Run:
             return
         await self.post(Evaluated(instruction.round, metrics, self._clock.now_ms()))
 
-    def _later(self, work: Callable[[], Any]) -> None:
-        self._clock.call_at(self._clock.now_ms() + RETRY_MS, lambda: self._spawn(work()))
+    def _later(self, work: Work) -> None:
+        self._clock.call_at(self._clock.now_ms() + RETRY_MS, lambda: self._spawn(work))
 
     # ---- writing ----
 
@@ -726,7 +729,7 @@ class Run:
         old = [scope for scope in self._scopes[:-2] if scope not in needed]
         self._scopes = [scope for scope in self._scopes if scope not in old]
         if rounds or old:
-            self._spawn_always(self._clean(rounds, old))
+            self._spawn(lambda: self._clean(rounds, old), also_after_end=True)
 
     async def _clean(self, rounds: Sequence[int], scopes: Sequence[str]) -> None:
         for round_ in rounds:
@@ -739,11 +742,6 @@ class Run:
                 await self._seams.blobs.delete_scope(scope)
             except StorageError as error:
                 self._log.warning("cannot delete what is no longer needed", scope=scope, reason=str(error))
-
-    def _spawn_always(self, work: Any) -> None:
-        task = asyncio.ensure_future(self._guarded(work))
-        self._background.add(task)
-        task.add_done_callback(self._background.discard)
 
     def _tell(self, what: str, **facts: Any) -> None:
         for observer in self.observers:
