@@ -9,6 +9,7 @@ and app bundles. Functions and small values over `cryptography`; nothing here op
     member_record  what the authority says about a member's three keys
     tokens         one-time invitations
     statements     signed JSON
+    strict_json    JSON from outside, read strictly
     signing        Ed25519 and ECDSA with a context
     sealing        payloads that only the recipient opens
     audit          a hash-chained, signed log

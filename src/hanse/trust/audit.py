@@ -35,7 +35,8 @@ from hanse.core.errors import (
 from hanse.trust.certificates import current_ms
 from hanse.trust.private_files import sync_directory
 from hanse.trust.signing import AUDIT_LINE, sign, verify
-from hanse.trust.statements import make_statement, parse_json, read_field, read_hex, read_statement
+from hanse.trust.statements import make_statement, read_statement
+from hanse.trust.strict_json import parse_json, read_field, read_hex
 
 NO_HASH = "0" * 64
 MAX_LINE_BYTES = 16 * 1024

@@ -205,6 +205,40 @@ class Authority:
             _record(self.journal, identity)
         return Issued(identity, certificate_pem, record.sign(self.key))
 
+    def renew(
+        self,
+        request: SigningRequest,
+        *,
+        record: MemberRecord,
+        hosts: Sequence[str] = (),
+        days: float = MEMBER_DAYS,
+        now_ms: int | None = None,
+    ) -> Issued:
+        """The next certificate and record of a member, for the keys it has.
+
+        The caller has heard the request over a connection of that member, and has asked the revocation list.
+
+        **Guarantee.** No key changes: who stole one key cannot have the others replaced. New keys need a new token.
+        **Reveals.** As `issue`.
+
+        Args:
+            request: from `SigningRequest.parse`.
+            record: the member's current one, from `verify_record`.
+            hosts: as `issue`.
+            days: as `issue`.
+            now_ms: as `issue`.
+
+        Raises:
+            TrustError: the request is another member's, or for other keys. ConfigError, StorageError: as `issue`.
+        """
+        asked = (request.tls_key_sha256, request.signing_key, request.sealing_key)
+        if asked != (record.tls_key_sha256, record.signing_key, record.sealing_key):
+            raise TrustError(
+                f"expected a renewal for the keys of {record.kind} {record.name}, found other keys; "
+                f"new keys need a new join token"
+            )
+        return self.issue(request, kind=record.kind, name=record.name, hosts=hosts, days=days, now_ms=now_ms)
+
     def issued(self) -> list[Identity]:
         """Every certificate this authority recorded, in the order of issue."""
         return [] if self.journal is None else _read_journal(self.journal)

@@ -24,7 +24,7 @@ from typing import Any
 
 from hanse.core.codec import canonical_json
 from hanse.core.errors import CodecError, ConfigError, IntegrityError, RefusedError, StorageError, TooLargeError
-from hanse.trust.statements import parse_json, read_field, read_hex
+from hanse.trust.strict_json import parse_json, read_field, read_hex
 
 MAGIC = b"HANSEAPP"
 _WHAT = "bundle manifest"
@@ -346,10 +346,14 @@ def _walk(path: Path) -> Iterator[Path]:
         return
     if not path.is_dir():
         raise ConfigError(f"include: expected a file or directory, found nothing at {str(path)!r}")
-    for folder, folders, names in os.walk(path):
+    for folder, folders, names in os.walk(path, onerror=_refuse_walk):
         here = Path(folder)
         folders[:] = sorted(name for name in folders if not _is_skipped(here / name))
         yield from (here / name for name in sorted(names) if not _is_skipped(here / name))
+
+
+def _refuse_walk(error: OSError) -> None:
+    raise ConfigError(f"include: cannot read {str(error.filename)!r}: {error.strerror}") from error
 
 
 def _is_skipped(path: Path) -> bool:

@@ -8,7 +8,8 @@ from hanse.core.errors import ConfigError, TrustError
 from hanse.trust.certificates import PERSON, current_ms
 from hanse.trust.member_record import MemberRecord
 from hanse.trust.signing import PrivateKey, load_signing_key
-from hanse.trust.statements import make_statement, read_field, read_statement
+from hanse.trust.statements import make_statement, read_statement
+from hanse.trust.strict_json import read_field
 
 _KIND = "bundle-signature"
 

@@ -37,7 +37,7 @@ from hanse.trust.certificates import MALFORMED, identity_uri, key_fingerprint, p
 from hanse.trust.private_files import read_private_file, sync_directory, write_file
 from hanse.trust.sealing import check_sealing_key
 from hanse.trust.signing import load_signing_key, sign, verify
-from hanse.trust.statements import parse_json, read_field, read_hex
+from hanse.trust.strict_json import parse_json, read_field, read_hex
 
 _REQUEST = "signing-request"
 _REQUEST_TLS = "signing-request-tls"

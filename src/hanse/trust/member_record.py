@@ -11,7 +11,8 @@ from hanse.core.ids import check_name
 from hanse.trust.certificates import SKEW_MS, Identity, authority_key, check_kind, current_ms
 from hanse.trust.sealing import check_sealing_key
 from hanse.trust.signing import PrivateKey, load_signing_key
-from hanse.trust.statements import make_statement, read_field, read_hex, read_statement
+from hanse.trust.statements import make_statement, read_statement
+from hanse.trust.strict_json import read_field, read_hex
 
 _KIND = "member-record"
 

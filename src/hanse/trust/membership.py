@@ -15,7 +15,7 @@ from hanse.trust.certificates import Identity, key_fingerprint, load_certificate
 from hanse.trust.identity import MemberKeys
 from hanse.trust.member_record import MemberRecord, verify_record
 from hanse.trust.private_files import read_file, write_file
-from hanse.trust.statements import parse_json, read_field
+from hanse.trust.strict_json import parse_json, read_field
 
 _FILE = "membership.json"
 _KEYS = "keys"

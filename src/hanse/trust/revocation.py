@@ -14,7 +14,8 @@ from hanse.core.errors import CodecError, ConfigError, TrustError
 from hanse.core.ids import check_name
 from hanse.trust.certificates import Identity, authority_key, check_kind, current_ms
 from hanse.trust.signing import PrivateKey
-from hanse.trust.statements import make_statement, read_field, read_statement
+from hanse.trust.statements import make_statement, read_statement
+from hanse.trust.strict_json import read_field
 
 _KIND = "revocation-list"
 _MAX_BYTES = 16 * 1024 * 1024

@@ -14,14 +14,17 @@ import base64
 import hashlib
 import hmac
 import secrets
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any
+
+from cryptography.hazmat.primitives.serialization import Encoding
 
 from hanse.core.codec import canonical_json
 from hanse.core.errors import CodecError, ConfigError, TrustError
 from hanse.core.ids import check_name
-from hanse.trust.certificates import PERSON, SERVER, SITE, check_kind, current_ms, fingerprint
-from hanse.trust.statements import parse_json, read_field, read_hex
+from hanse.trust.certificates import PERSON, SERVER, SITE, check_kind, current_ms, fingerprint, load_certificate
+from hanse.trust.strict_json import parse_json, read_field, read_hex
 
 PREFIX = "hansejoin1"
 SECRET_BYTES = 32
@@ -93,6 +96,31 @@ class JoinToken:
                 f"the server at {self.address} shows another authority than this token expects; "
                 f"do not go on: ask the federation's operator"
             )
+
+    def find_authority(self, chain: Iterable[bytes]) -> bytes:
+        """The authority among the certificates that a server showed in a TLS handshake not yet verified.
+
+        **Guarantee.** It is the one the token was made by (SHA-256 collision resistance); with it as the only root,
+        the next handshake is verified.
+        **Reveals.** Nothing; do not send the secret before that next handshake.
+
+        Args:
+            chain: PEM or DER, in any order.
+
+        Returns:
+            PEM.
+
+        Raises:
+            TrustError: it is not among them.
+        """
+        for content in chain:
+            certificate = load_certificate(content)
+            if hmac.compare_digest(fingerprint(content), self.authority_sha256):
+                return certificate.public_bytes(Encoding.PEM)
+        raise TrustError(
+            f"the server at {self.address} does not show the authority this token expects; "
+            f"do not go on: ask the federation's operator"
+        )
 
     def check_time(self, now_ms: int | None = None) -> None:
         """Return if the token has not expired by this machine's clock. The server decides.

@@ -8,11 +8,11 @@ import pytest
 from cryptography import x509
 
 from hanse.core.errors import ConfigError, ConflictError, TrustError
-from hanse.trust.authority import DAY_MS, Authority, federation_of
+from hanse.trust.authority import DAY_MS, Authority, Issued, federation_of
 from hanse.trust.certificates import load_certificate
 from hanse.trust.identity import MemberKeys, SigningRequest
 from hanse.trust.member_record import verify_record
-from tests.unit.trust.conftest import NOW_MS, enrol
+from tests.unit.trust.conftest import NOW_MS, Member, enrol
 
 
 def request(kind: str = "site", name: str = "a", federation: str = "lubeck") -> SigningRequest:
@@ -95,6 +95,27 @@ def test_no_certificate_outlives_the_authority() -> None:
     with pytest.raises(ConfigError, match="days"):
         enrol(authority, "site", "a", now_ms=end + 1)
     assert enrol(authority, "site", "a", days=0.5).issued.identity.not_after_ms == NOW_MS + DAY_MS // 2
+
+
+def test_a_renewal_keeps_every_key(authority: Authority, site: Member) -> None:
+    record = verify_record(site.issued.record, authority.certificate_pem, now_ms=NOW_MS)
+    mine, other = site.keys, MemberKeys.generate()
+
+    def renew(keys: MemberKeys, name: str = "hospital-a") -> Issued:
+        asked = SigningRequest.request(keys, federation="lubeck", kind="site", name=name)
+        return authority.renew(asked, record=record, now_ms=NOW_MS + DAY_MS)
+
+    renewed = renew(mine)
+    assert renewed.identity.not_after_ms == site.issued.identity.not_after_ms + DAY_MS
+    for keys in (
+        MemberKeys(other.tls, mine.signing, mine.sealing),
+        MemberKeys(mine.tls, other.signing, mine.sealing),
+        MemberKeys(mine.tls, mine.signing, other.sealing),
+    ):
+        with pytest.raises(TrustError, match="new join token"):
+            renew(keys)
+    with pytest.raises(TrustError, match="expected a request for site hospital-a"):
+        renew(mine, "hospital-b")
 
 
 def test_keys_are_neither_printed_nor_pickled(authority: Authority) -> None:

@@ -1,11 +1,13 @@
 """Join tokens: copied whole, used once, in time, for one name."""
 
 import pytest
+from cryptography.hazmat.primitives.serialization import Encoding
 from hypothesis import given
 from hypothesis import strategies as st
 
 from hanse.core.errors import CodecError, ConfigError, TrustError
 from hanse.trust.authority import Authority
+from hanse.trust.certificates import load_certificate
 from hanse.trust.tokens import (
     HOUR_MS,
     PREFIX,
@@ -148,6 +150,11 @@ def test_it_leads_to_one_authority_only() -> None:
     token.check_authority(right.certificate_pem)
     with pytest.raises(TrustError, match="another authority"):
         token.check_authority(wrong.certificate_pem)
+    shown = [wrong.certificate_pem, load_certificate(right.certificate_pem).public_bytes(Encoding.DER)]
+    assert token.find_authority(shown) == right.certificate_pem
+    for chain in ([], [wrong.certificate_pem]):
+        with pytest.raises(TrustError, match="do not go on"):
+            token.find_authority(chain)
 
 
 @pytest.mark.parametrize(
