@@ -14,8 +14,10 @@ NUM_COLOURS = 8
 DRAWABLE = 1e150
 """Beyond this a value is left out: differences and logarithms stay finite."""
 
-WIDTH, HEIGHT = 540, 300
-LEFT, RIGHT, TOP, BOTTOM = 52, 142, 14, 40
+WIDE, NARROW = 540, 410
+"""Widths for two and for three plots side by side, so that their letters come out equally large."""
+HEIGHT = 300
+LEFT, RIGHT, TOP, BOTTOM = 52, 136, 14, 40
 BUCKETS = 120
 """A longer line is thinned to this many pieces, each with its first, lowest, highest and last point."""
 LABEL_GAP = 14.0
@@ -104,7 +106,14 @@ def thinned(points: Sequence[Point], buckets: int = BUCKETS) -> list[Point]:
     return kept
 
 
-def line_plot(lines: Sequence[Line], *, about: str, ceiling: float | None = None, floor: float | None = None) -> str:
+def line_plot(
+    lines: Sequence[Line],
+    *,
+    about: str,
+    ceiling: float | None = None,
+    floor: float | None = None,
+    width: int = WIDE,
+) -> str:
     """Lines over rounds as an `<svg>`; empty if no value can be drawn.
 
     Args:
@@ -122,12 +131,12 @@ def line_plot(lines: Sequence[Line], *, about: str, ceiling: float | None = None
         ticks = [tick for tick in ticks if tick >= floor - 1e-9] or ticks
     low, high = min(ticks[0], *values), max(ticks[-1], *values)
     rounds = [x for line in lines for x, _ in line.points]
-    across = _Across(min(rounds), max(rounds))
+    across = _Across(min(rounds), max(rounds), width - RIGHT)
 
     def down(value: float) -> float:
         return TOP + (high - value) / (high - low) * (HEIGHT - TOP - BOTTOM)
 
-    parts = [_grid(ticks, down), _round_axis(across)]
+    parts = [_grid(ticks, down, across.right), _round_axis(across)]
     hints = 0
     for line in lines:
         parts.extend(_stretch(line, stretch, across, down) for stretch in _stretches(thinned(line.points)))
@@ -136,7 +145,7 @@ def line_plot(lines: Sequence[Line], *, about: str, ceiling: float | None = None
             hints += len(good)
             parts.extend(_hint(line.name, point, across, down) for point in good)
     parts.extend(_end_labels(lines, across, down))
-    return _svg(parts, about)
+    return _svg(parts, about, width)
 
 
 def bar_plot(bars: Sequence[tuple[str, Sequence[float]]], *, names: Sequence[str], unit: str, about: str) -> str:
@@ -156,10 +165,10 @@ def bar_plot(bars: Sequence[tuple[str, Sequence[float]]], *, names: Sequence[str
     def down(value: float) -> float:
         return HEIGHT - BOTTOM - value * scale
 
-    right = WIDTH - 16
+    right = WIDE - 16
     pitch = (right - LEFT) / len(bars)
     width = min(pitch * 0.72, 44.0)
-    parts = [_grid(ticks, down, right=right, unit=unit)]
+    parts = [_grid(ticks, down, right, unit)]
     every = max(1, -(-len(bars) // 10))
     for place, (label, values) in enumerate(bars):
         middle = LEFT + (place + 0.5) * pitch
@@ -176,7 +185,7 @@ def bar_plot(bars: Sequence[tuple[str, Sequence[float]]], *, names: Sequence[str
         if place % every == 0:
             parts.append(_tick(middle, HEIGHT - BOTTOM + 16, escape(label)))
     parts.append(_axis_name((LEFT + right) / 2))
-    return _svg(parts, about)
+    return _svg(parts, about, WIDE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,19 +194,20 @@ class _Across:
 
     first: int
     last: int
+    right: int
 
     def __call__(self, round_: float) -> float:
         if self.first == self.last:
-            return (LEFT + WIDTH - RIGHT) / 2
-        return LEFT + (round_ - self.first) / (self.last - self.first) * (WIDTH - RIGHT - LEFT)
+            return (LEFT + self.right) / 2
+        return LEFT + (round_ - self.first) / (self.last - self.first) * (self.right - LEFT)
 
 
-def _svg(parts: Sequence[str], about: str) -> str:
+def _svg(parts: Sequence[str], about: str, width: int) -> str:
     label = escape(about)
-    return f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{label}">{"".join(parts)}</svg>'
+    return f'<svg viewBox="0 0 {width} {HEIGHT}" role="img" aria-label="{label}">{"".join(parts)}</svg>'
 
 
-def _grid(ticks: Sequence[float], down: Down, *, right: float = WIDTH - RIGHT, unit: str = "") -> str:
+def _grid(ticks: Sequence[float], down: Down, right: float, unit: str = "") -> str:
     step = ticks[1] - ticks[0] if len(ticks) > 1 else 1.0
     parts = [
         f'<line class="grid" x1="{LEFT}" x2="{right}" y1="{down(tick):.1f}" y2="{down(tick):.1f}"/>'
@@ -220,7 +230,7 @@ def _round_axis(across: _Across) -> str:
         if across.first > 0 and len(ticks) > 1 and across(ticks[1]) - across(ticks[0]) < 24:
             del ticks[1]
     marks = "".join(_tick(across(tick), HEIGHT - BOTTOM + 16, str(tick)) for tick in ticks)
-    return marks + _axis_name((LEFT + WIDTH - RIGHT) / 2)
+    return marks + _axis_name((LEFT + across.right) / 2)
 
 
 def _axis_name(x: float) -> str:
@@ -265,7 +275,7 @@ def _end_labels(lines: Sequence[Line], across: _Across, down: Down) -> list[str]
             wanted.append((down(good[-1][1]), good[-1], line))
     wanted.sort(key=lambda item: item[0])
     places = spread([place for place, _, _ in wanted], LABEL_GAP, TOP + 4, HEIGHT - BOTTOM)
-    edge = WIDTH - RIGHT
+    edge = across.right
     parts = []
     for place, (natural, (x, y), line) in zip(places, wanted, strict=True):
         parts.append(

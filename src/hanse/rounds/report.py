@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from importlib import resources
 from typing import Any
 
-from hanse.rounds.plots import NUM_COLOURS, Line, bar_plot, drawable, escape, line_plot, number
+from hanse.rounds.plots import NARROW, NUM_COLOURS, WIDE, Line, bar_plot, drawable, escape, line_plot, number
 from hanse.rounds.record import SERVER_PREFIX, RoundRecord, fate_of
 
 MAX_NAMED_SITES = NUM_COLOURS
@@ -137,7 +137,7 @@ def _tile(rounds: Sequence[RoundRecord], measure: str) -> str:
         if not seen:
             continue
         (first_round, first), (_, last) = seen[0], seen[-1]
-        before = f"{number(first)} after round {first_round}" if len(seen) > 1 else f"after round {first_round}"
+        before = f"was {number(first)} after round {first_round}" if len(seen) > 1 else f"after round {first_round}"
         return (
             f'<div class="tile"><span>{_title(measure)}</span><strong>{number(last)}</strong>'
             f"<small>{where}<br>{before}</small></div>"
@@ -184,29 +184,45 @@ def _value(value: object) -> float:
 
 
 def _progress(rounds: Sequence[RoundRecord], sites: Sequence[str]) -> str:
-    figures = []
-    for measure in measures_of(rounds):
-        share = measure in SHARES
-        drawing = line_plot(
-            _lines(rounds, sites, measure),
-            about=f"{measure} by round and site",
-            ceiling=1.0 if share else None,
-            floor=0.0 if share or "loss" in measure else None,
-        )
-        if drawing and len(figures) < MAX_PLOTS:
-            figures.append(f"<figure><figcaption>{_title(measure)} by round</figcaption>{drawing}</figure>")
-    if not figures:
+    every = [(name, _lines(rounds, sites, name)) for name in measures_of(rounds)]
+    drawn = [(name, lines) for name, lines in every if any(_has_value(line) for line in lines)][:MAX_PLOTS]
+    if not drawn:
         return ""
-    note = "Thick: the mean over sites, weighted by their number of cases. Thin: each site on its own held-out cases."
-    if any(name.startswith(TRAIN_PREFIX) for record in rounds for name in record.metrics):
-        note += " Dotted: the mean over sites on their training cases."
-    if any(name.startswith(SERVER_PREFIX) for record in rounds for name in record.metrics):
-        note += " Dashed: measured at the server."
-    if len(sites) > MAX_NAMED_SITES:
-        note += f" With {len(sites)} sites, only the highest and the lowest at the end bear their names."
-    return (
-        f'<section><h2>How the model came along</h2><p>{note}</p><div class="plots">{"".join(figures)}</div></section>'
+    three = len(drawn) % 3 == 0
+    width = NARROW if three else WIDE
+    figures = "".join(
+        f"<figure><figcaption>{_title(name)} by round</figcaption>{_plot(name, lines, width)}</figure>"
+        for name, lines in drawn
     )
+    return (
+        f"<section><h2>How the model came along</h2><p>{_reading(rounds, sites)}</p>"
+        f'<div class="plots{" three" if three else ""}">{figures}</div></section>'
+    )
+
+
+def _reading(rounds: Sequence[RoundRecord], sites: Sequence[str]) -> str:
+    """How to read the lines, naming only those that there are."""
+    names = {name for record in rounds for name in record.metrics}
+    thick = "Thick: the mean over sites, weighted by their number of cases. "
+    notes = [f"{thick if len(sites) > 1 else ''}Thin: each site on its own held-out cases."]
+    if any(name.startswith(TRAIN_PREFIX) for name in names):
+        notes.append("Dotted: the mean over sites in training.")
+    if any(name.startswith(SERVER_PREFIX) for name in names):
+        notes.append("Dashed: measured at the server.")
+    if len(sites) > MAX_NAMED_SITES:
+        notes.append(f"Of {len(sites)} sites, only the highest and the lowest at the end bear their names.")
+    return " ".join(notes)
+
+
+def _plot(measure: str, lines: Sequence[Line], width: int) -> str:
+    share = measure in SHARES
+    floor = 0.0 if share or "loss" in measure else None
+    about = f"{measure} by round and site"
+    return line_plot(lines, about=about, ceiling=1.0 if share else None, floor=floor, width=width)
+
+
+def _has_value(line: Line) -> bool:
+    return any(drawable(y) for _, y in line.points)
 
 
 def _lines(rounds: Sequence[RoundRecord], sites: Sequence[str], measure: str) -> list[Line]:
@@ -248,12 +264,13 @@ def _site_table(rounds: Sequence[RoundRecord], sites: Sequence[str]) -> str:
         colour = f'<i class="b{index}"></i>' if len(sites) <= MAX_NAMED_SITES else ""
         counts = "".join(f'<td class="n">{fates.count(fate) or "–"}</td>' for fate in ("folded", "late", "failed"))
         lines.append(f'<tr><th scope="row">{colour}{escape(site, 63)}</th>{counts}{cells}</tr>')
+    tall = " tall" if len(sites) > 12 else ""
     head = "".join(f'<th class="n">{_title(measure)}</th>' for measure in measures)
     return (
-        "<section><h2>Sites</h2><p>In how many rounds a site's update was folded into the model, came late "
-        'or failed, and what the site measured last.</p><div class="scroll"><table><thead><tr><th>Site</th>'
-        f'<th class="n">Folded</th><th class="n">Late</th><th class="n">Failed</th>{head}</tr></thead><tbody>{"".join(lines)}</tbody></table>'
-        "</div></section>"
+        "<section><h2>Sites</h2><p>In how many rounds a site's update was folded into the model, came late or failed, "
+        f'and what the site measured last.</p><div class="scroll{tall}"><table><thead><tr><th>Site</th>'
+        f'<th class="n">Folded</th><th class="n">Late</th><th class="n">Failed</th>{head}</tr></thead>'
+        f"<tbody>{''.join(lines)}</tbody></table></div></section>"
     )
 
 
@@ -338,9 +355,10 @@ def _round_table(rounds: Sequence[RoundRecord]) -> str:
         failed = "<br>".join(
             f"<b>{escape(site, 63)}</b> {escape(reason)}" for site, reason in sorted(record.failed.items())[:12]
         )
+        failed = f'<td class="failed">{failed}</td>' if failed else "<td>–</td>"
         lines.append(
             f'<tr><th scope="row" class="n">{record.number}</th><td>{_names(record.folded)}</td>'
-            f'<td>{_names(record.late)}</td><td class="failed">{failed or "–"}</td>{cells}'
+            f"<td>{_names(record.late)}</td>{failed}{cells}"
             f'<td class="n">{format_seconds(record.seconds)}</td>'
             f'<td class="n">{format_bytes(sum(record.bytes.values()))}</td></tr>'
         )

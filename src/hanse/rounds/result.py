@@ -154,7 +154,7 @@ class Result:
         return path
 
     def _facts(self) -> list[tuple[str, str]]:
-        moved = {way: sum(record.bytes.get(way, 0) for record in self.rounds) for way in ("down", "up")}
+        down, up = (sum(record.bytes.get(way, 0) for record in self.rounds) for way in ("down", "up"))
         kinds = set(self.fingerprints.values())
         return [
             *self.about.items(),
@@ -162,7 +162,7 @@ class Result:
             ("Sites", str(len(self.sites)) if len(self.sites) > 6 else ", ".join(self.sites)),
             ("Rounds", str(len(self.rounds))),
             ("Duration", format_seconds(self.seconds) if self.seconds else ""),
-            ("Moved", f"{format_bytes(moved['down'])} to the sites, {format_bytes(moved['up'])} from them"),
+            ("Moved", f"{format_bytes(down)} to the sites, {format_bytes(up)} from them" if down + up else ""),
             (
                 "Model",
                 f"{self.arrays.layout.size:,} numbers, {format_bytes(self.arrays.nbytes)}" if self.arrays else "",

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from hanse.core.arrays import Arrays
 from hanse.core.codec import canonical_json, encode
 from hanse.core.errors import CodecError, IntegrityError, NotFoundError
+from hanse.core.records import Value
 from hanse.rounds.record import RoundRecord, mean_metrics, metric_name, server_metrics, site_metrics
 from hanse.rounds.result import Result
 
@@ -71,7 +72,7 @@ class TestMeans:
         assert mean_metrics("evaluate", [(10**15, {"x": 1e300}), (10**15, {"x": 1e300})])["x"] == math.inf
 
     def test_only_numbers_are_averaged(self) -> None:
-        metrics = {"n": 2, "flag": True, "word": "x", "raw": b"x", "many": [1.0]}
+        metrics: dict[str, Value] = {"n": 2, "flag": True, "word": "x", "raw": b"x", "many": [1.0]}
         assert mean_metrics("evaluate", [(1, metrics)]) == {"n": 2.0}
         assert site_metrics("train", metrics) == {
             "train_n": 2, "train_flag": True, "train_word": "x", "train_many": [1.0],
