@@ -1,0 +1,217 @@
+"""What a worker does with one request: read the model, run user code, write the update and hash it on the way.
+
+A model that comes as a file is mapped copy-on-write: user code may change it in place, and a page costs memory only
+then. An update that is too large for a message is written from where it lies, without another copy, and each piece
+is hashed while it is in the cache, so that the agent need not read it again.
+"""
+
+import errno
+import json
+import mmap
+import os
+import sys
+import traceback
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
+from typing import Any, Protocol
+
+from blake3 import blake3
+
+from hanse.clients.failures import failure_of
+from hanse.core.arrays import Arrays
+from hanse.core.blobs import CHUNK_BYTES, INLINE_BYTES, Buffer, Manifest
+from hanse.core.codec import decode, encode, encode_parts, encoded_size
+from hanse.core.errors import CodecError, HanseError, TooLargeError
+from hanse.core.ids import upload_scope
+from hanse.core.records import BlobRef, Reply, Task
+from hanse.workers.load import Load
+from hanse.workers.wire import MAX_BODY_BYTES, Frame
+
+PIECE_BYTES = 512 * 1024
+"""Hashed and written in one go: it fits a core's own cache."""
+
+
+class Outcome(Protocol):
+    """What a runtime makes of a task. `hanse.clients.execute.Outcome` is one."""
+
+    @property
+    def reply(self) -> Reply:
+        """The answer without its arrays."""
+
+    @property
+    def arrays(self) -> Arrays | None:
+        """The update, or None."""
+
+    @property
+    def state(self) -> bytes | None:
+        """`site.state` after the task."""
+
+
+class Runtime(Protocol):
+    """What a worker runs: user code behind two functions that know nothing of processes."""
+
+    def execute(
+        self, task: Task, model: Arrays | None, state: bytes | None, *, private: Arrays | None = None
+    ) -> Outcome:
+        """Execute one task. `private` holds the same values as `model`, in memory that user code may change."""
+
+    def call(self, name: str, arguments: Any, arrays: Mapping[str, Arrays]) -> tuple[Any, Arrays | None]:
+        """Call one server-side function: JSON values and arrays in, a JSON value and perhaps arrays out."""
+
+
+class Executor:
+    """Answers requests with one runtime."""
+
+    def __init__(self, load: Load, runtime: Runtime) -> None:
+        self._load = load
+        self._runtime = runtime
+
+    def answer(self, frame: Frame) -> Frame:
+        """Do what `frame` asks. User code's failures are answers; what ends the process passes through."""
+        fds = list(frame.fds)
+        try:
+            if frame.kind == "execute":
+                return self._execute(frame, fds)
+            if frame.kind == "call":
+                return self._call(frame, fds)
+            return _failed("CodecError", f"worker: unknown request {frame.kind[:40]!r}")
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO):
+                raise
+            return _failed("StorageError", f"the update could not be written: {os.strerror(error.errno)}")
+        except HanseError as error:
+            return _failed(getattr(error, "kind", type(error).__name__), str(error))
+        finally:
+            for fd in fds:
+                os.close(fd)
+
+    def _execute(self, frame: Frame, fds: list[int]) -> Frame:
+        task = Task.unpack(frame.parts[0])
+        parts = iter(frame.parts[1:])
+        state = next(parts) if frame.fields["state"] else None
+        try:
+            model, private = _read(frame.fields["model"], parts, fds)
+            outcome = self._runtime.execute(task, model, state, private=private)
+            reply, arrays, after = outcome.reply, outcome.arrays, outcome.state
+            del model, private, outcome
+        except (Exception, SystemExit, KeyboardInterrupt) as error:
+            reply, arrays, after = self._failure(task, error), None, state
+        if reply.ok and arrays is not None:
+            scope = upload_scope(task.id, self._load.site)
+            reply = replace(reply, update=_write(arrays, fds.pop(0) if frame.fields["out"] else None, scope))
+        if not reply.ok:
+            after = state
+        if after is not None and len(after) > MAX_BODY_BYTES // 2:
+            limit = MAX_BODY_BYTES // 2
+            message = f"site.state: expected at most {limit} bytes, found {len(after)}"
+            reply, after = Reply.failed(task.id, self._load.site, "refused", message), state
+        return Frame("done", {"state": after is not None}, (reply.pack(), *(() if after is None else (after,))))
+
+    def _call(self, frame: Frame, fds: list[int]) -> Frame:
+        arguments = json.loads(frame.parts[0])
+        parts = iter(frame.parts[1:])
+        arrays = {name: _read(where, parts, fds)[1] for name, where in frame.fields["arrays"]}
+        given = {name: value for name, value in arrays.items() if value is not None}
+        try:
+            result, out = self._runtime.call(frame.fields["name"], arguments, given)
+            content = json.dumps(result).encode()  # NaN is a metric too
+        except (Exception, SystemExit, KeyboardInterrupt) as error:
+            traceback.print_exc(file=sys.stderr)
+            return _failed(*failure_of(error, self._load.bundle))
+        if out is None:
+            return Frame("called", {"arrays": "none"}, (content,))
+        ref = _write(out, fds.pop(0) if frame.fields["out"] else None, "")
+        if ref.content is not None:
+            return Frame("called", {"arrays": "inline"}, (content, ref.content))
+        manifest = ref.manifest
+        return Frame("called", {"arrays": "file", "size": manifest.size}, (content, manifest.hashes))
+
+    def _failure(self, task: Task, error: BaseException) -> Reply:
+        traceback.print_exc(file=sys.stderr)
+        return Reply.failed(task.id, self._load.site, *failure_of(error, self._load.bundle))
+
+
+def write_blob(fd: int, parts: Iterable[Buffer]) -> Manifest:
+    """Write `parts` one after another over the file `fd`, from its start, and hash them on the way.
+
+    Returns:
+        The manifest of what the file then holds, all of it.
+
+    Raises:
+        OSError: the disk refuses.
+    """
+    os.lseek(fd, 0, os.SEEK_SET)
+    size, hasher, hashes = 0, blake3(), bytearray()
+    for piece in _pieces(parts):
+        hasher.update(piece)
+        _write_all(fd, piece)
+        size += len(piece)
+        if size % CHUNK_BYTES == 0:
+            hashes += hasher.digest()
+            hasher = blake3()
+    if size % CHUNK_BYTES:
+        hashes += hasher.digest()
+    os.ftruncate(fd, size)
+    return Manifest(size, bytes(hashes))
+
+
+def _pieces(parts: Iterable[Buffer]) -> Iterator[Buffer]:
+    """Pieces of at most PIECE_BYTES that end at every multiple of it; copies only where parts are small."""
+    pending = bytearray()
+    for part in parts:
+        view = memoryview(part).cast("B")
+        while len(view):
+            if not pending and len(view) >= PIECE_BYTES:
+                yield view[:PIECE_BYTES]
+                view = view[PIECE_BYTES:]
+                continue
+            taken = view[: PIECE_BYTES - len(pending)]
+            pending += taken
+            view = view[len(taken) :]
+            if len(pending) == PIECE_BYTES:
+                yield pending
+                pending = bytearray()
+    if pending:
+        yield pending
+
+
+def _write_all(fd: int, piece: Buffer) -> None:
+    written = os.write(fd, piece)
+    while written < len(piece):
+        written += os.write(fd, memoryview(piece)[written:])
+
+
+def _read(where: str, parts: Iterator[bytes], fds: list[int]) -> tuple[Arrays | None, Arrays | None]:
+    """The same arrays twice: to compare with, read-only, and for user code, which may change its own."""
+    if where == "none":
+        return None, None
+    if where == "inline":
+        content = next(parts)
+        return decode(content), decode(memoryview(bytearray(content)))
+    fd = fds.pop(0)
+    try:
+        size = os.fstat(fd).st_size
+        if size == 0:
+            raise CodecError("arrays: the file is empty")
+        shared, private = (mmap.mmap(fd, size, access=access) for access in (mmap.ACCESS_READ, mmap.ACCESS_COPY))
+        return decode(memoryview(shared)), decode(memoryview(private))
+    finally:
+        os.close(fd)
+
+
+def _write(arrays: Arrays, fd: int | None, scope: str) -> BlobRef:
+    size = encoded_size(arrays.layout)
+    if size <= INLINE_BYTES:
+        if fd is not None:
+            os.close(fd)
+        return BlobRef.inline(encode(arrays))
+    if fd is None:
+        raise TooLargeError(f"update: expected at most {INLINE_BYTES} bytes where no file is given, found {size}")
+    try:
+        return BlobRef(write_blob(fd, encode_parts(arrays)), scope)
+    finally:
+        os.close(fd)
+
+
+def _failed(kind: str, message: str) -> Frame:
+    return Frame("failed", {"kind": kind, "message": message[:2000]})
