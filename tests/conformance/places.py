@@ -1,0 +1,122 @@
+"""The places that the seams' conformance suite runs in. A new backend adds one async context manager to `PLACES`.
+
+A place need not offer everything: a seam that is None, or an ability that is missing, skips the tests that need it.
+"""
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from hanse.backends.local import LocalStore
+from hanse.backends.memory import MemoryStore
+from hanse.core.seams import BlobStore, Inbox, Ledger, Links
+
+MAX_BLOB_BYTES = 64 * 1024 * 1024
+"""The limit that a place with `links` sets, so that the suite can go over it."""
+VISIBILITY_S = 30.0
+
+
+class Clock:
+    """A clock that moves when a test says so."""
+
+    def __init__(self) -> None:
+        self.ms = 1_000_000
+
+    def __call__(self) -> int:
+        return self.ms
+
+
+@dataclass
+class Place:
+    """The seams under test and what a test may do to them.
+
+    Args:
+        pass_time: let seconds go by for the inbox.
+        reopen: close the store and open it again on what it kept; None where nothing is kept.
+        damage: change one byte of a complete blob behind the store's back.
+        creates: whether `BlobStore.create` works here (a site over a network has no such need).
+    """
+
+    pass_time: Callable[[float], None]
+    ledger: Ledger | None = None
+    blobs: BlobStore | None = None
+    inbox: Inbox | None = None
+    links: Links | None = None
+    reopen: Callable[[], None] | None = None
+    damage: Callable[[str, str, int], None] | None = None
+    creates: bool = True
+
+
+Factory = Callable[[Path], AbstractAsyncContextManager[Place]]
+
+
+@asynccontextmanager
+async def memory(_directory: Path) -> AsyncIterator[Place]:
+    """In this process."""
+    clock = Clock()
+    store = MemoryStore.open(visibility_s=VISIBILITY_S, now_ms=clock, max_blob_bytes=MAX_BLOB_BYTES)
+    yield Place(lambda seconds: _advance(clock, seconds), store.ledger, store.blobs, store.inbox, store.links)
+    store.close()
+
+
+def local(durability: Literal["power", "process"]) -> Factory:
+    """A directory and SQLite."""
+
+    @asynccontextmanager
+    async def place(directory: Path) -> AsyncIterator[Place]:
+        clock = Clock()
+
+        def start() -> LocalStore:
+            return LocalStore.open(
+                directory / "store",
+                durability,
+                visibility_s=VISIBILITY_S,
+                now_ms=clock,
+                max_blob_bytes=MAX_BLOB_BYTES,
+            )
+
+        def reopen() -> None:
+            nonlocal store
+            store.close()
+            store = start()
+            result.ledger, result.blobs, result.inbox, result.links = (
+                store.ledger,
+                store.blobs,
+                store.inbox,
+                store.links,
+            )
+
+        def damage(scope: str, id: str, offset: int) -> None:
+            with (directory / "store" / "blobs" / scope / id).open("r+b") as file:
+                file.seek(offset)
+                byte = file.read(1)
+                file.seek(offset)
+                file.write(bytes([byte[0] ^ 1]))
+
+        store = start()
+        result = Place(
+            lambda seconds: _advance(clock, seconds),
+            store.ledger,
+            store.blobs,
+            store.inbox,
+            store.links,
+            reopen=reopen,
+            damage=damage,
+        )
+        yield result
+        store.close()
+
+    return place
+
+
+def _advance(clock: Clock, seconds: float) -> None:
+    clock.ms += round(seconds * 1000)
+
+
+PLACES: dict[str, Factory] = {
+    "memory": memory,
+    "local-power": local("power"),
+    "local-process": local("process"),
+}
