@@ -1,0 +1,182 @@
+"""A member's side of the wire: one connection over mutual TLS, calls, and blobs in chunks."""
+
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import grpc
+import grpc.aio
+
+from hanse.backends.grpc.protocol import CLIENT_OPTIONS, ENROLMENT, SERVICE, error_of, identity, pieces
+from hanse.core.blobs import Buffer, Manifest
+from hanse.core.errors import CodecError, UnavailableError
+from hanse.core.proto import hanse_pb2 as pb
+from hanse.core.seams import BlobStore
+
+
+@dataclass(frozen=True, slots=True)
+class Credentials:
+    """PEM files' contents: the member's chain and key, and the federation's authority."""
+
+    certificate: bytes
+    key: bytes
+    authority: bytes
+
+    def __repr__(self) -> str:
+        return "Credentials(…)"
+
+
+class Connection:
+    """Calls to the server. Reconnects by itself; a call that was under way fails with `UnavailableError`."""
+
+    def __init__(self, address: str, credentials: Credentials) -> None:
+        self.address = address
+        secrets = grpc.ssl_channel_credentials(credentials.authority, credentials.key, credentials.certificate)
+        self._channel = grpc.aio.secure_channel(address, secrets, options=CLIENT_OPTIONS)
+        channel = self._channel
+        self.open_session = channel.stream_stream(
+            f"/{SERVICE}/Session", pb.SiteFrame.SerializeToString, pb.ServerFrame.FromString
+        )
+        self._upload = channel.stream_stream(f"/{SERVICE}/Upload", identity, identity)
+        self._download = channel.unary_stream(f"/{SERVICE}/Download", pb.DownloadRequest.SerializeToString, identity)
+        self._ask = channel.unary_unary(f"/{SERVICE}/Ask", pb.Call.SerializeToString, pb.Answer.FromString)
+        self._watch = channel.unary_stream(f"/{SERVICE}/Watch", pb.Call.SerializeToString, pb.Answer.FromString)
+        self._renew = channel.unary_unary(
+            f"/{SERVICE}/Renew", pb.RenewRequest.SerializeToString, pb.JoinReply.FromString
+        )
+
+    async def ready(self) -> None:
+        """Wait until there is a connection."""
+        await self._channel.channel_ready()
+
+    async def close(self) -> None:
+        """Hang up."""
+        await self._channel.close()
+
+    async def ask(self, call: pb.Call, *, timeout_s: float = 60.0) -> pb.Answer:
+        """One question of a person.
+
+        Raises:
+            HanseError: what the server answered; UnavailableError: it could not be reached.
+        """
+        try:
+            answer: pb.Answer = await self._ask(call, timeout=timeout_s)
+        except grpc.RpcError as error:
+            raise error_of(error) from None
+        return answer
+
+    async def watch(self, call: pb.Call) -> AsyncIterator[pb.Answer]:
+        """Answers as they come.
+
+        Raises:
+            HanseError: what the server answered; UnavailableError: the connection broke.
+        """
+        try:
+            async for answer in self._watch(call):
+                yield answer
+        except grpc.RpcError as error:
+            raise error_of(error) from None
+
+    async def renew(self, signing_request: bytes) -> pb.JoinReply:
+        """A new certificate for this member."""
+        try:
+            reply: pb.JoinReply = await self._renew(pb.RenewRequest(signing_request=signing_request), timeout=30.0)
+        except grpc.RpcError as error:
+            raise error_of(error) from None
+        return reply
+
+    async def download(self, store: BlobStore, scope: str, manifest: Manifest, *, into: str | None = None) -> None:
+        """Bring a blob into `store` (under `into`, or the same scope); only chunks that it lacks travel.
+
+        Raises:
+            PolicyError, NotFoundError, IntegrityError; UnavailableError: the connection broke, call again.
+        """
+        target = into or scope
+        missing = await store.missing(target, manifest)
+        if not missing:
+            return
+        chunks = [] if len(missing) == manifest.num_chunks else missing
+        call = self._download(pb.DownloadRequest(scope=scope, id=manifest.id, chunks=chunks))
+        try:
+            if pb.Manifest.FromString(await call.read()) != pb.Manifest(size=manifest.size, hashes=manifest.hashes):
+                raise CodecError("download: the server sends another blob than was asked for")
+            await store.put(target, manifest, _assembled(call, manifest, missing))
+        except grpc.RpcError as error:
+            raise error_of(error) from None
+        finally:
+            call.cancel()
+        if await store.missing(target, manifest):
+            raise UnavailableError("download: ended early; it resumes where it stopped")
+
+    async def upload(self, store: BlobStore, scope: str, manifest: Manifest, *, place: str, task: str = "") -> None:
+        """Send a blob of `store` to `place` at the server; only chunks that it lacks travel.
+
+        Raises:
+            PolicyError, TooLargeError, StorageError; UnavailableError: the connection broke, call again.
+        """
+        call = self._upload()
+        offer = pb.UploadOffer(scope=place, task=task, manifest=pb.Manifest(size=manifest.size, hashes=manifest.hashes))
+        try:
+            await call.write(offer.SerializeToString())
+            ticket = await _content(call)
+            for index in pb.UploadTicket.FromString(ticket).missing:
+                for piece in pieces(store.read(scope, manifest.id, *manifest.span(index))):
+                    await call.write(piece)
+            await call.done_writing()
+            await _content(call)
+        except grpc.RpcError as error:
+            raise error_of(error) from None
+        finally:
+            call.cancel()
+
+
+async def join(address: str, authority: bytes, request: pb.JoinRequest) -> pb.JoinReply:
+    """Enrol over TLS with the server's certificate only.
+
+    Raises:
+        TrustError: the token does not hold; UnavailableError: the server cannot be reached.
+    """
+    secrets = grpc.ssl_channel_credentials(authority)
+    async with grpc.aio.secure_channel(address, secrets, options=CLIENT_OPTIONS) as channel:
+        method = channel.unary_unary(f"/{ENROLMENT}/Join", pb.JoinRequest.SerializeToString, pb.JoinReply.FromString)
+        try:
+            reply: pb.JoinReply = await method(request, timeout=30.0)
+        except grpc.RpcError as error:
+            raise error_of(error) from None
+        return reply
+
+
+async def _assembled(call: Any, manifest: Manifest, missing: Sequence[int]) -> AsyncIterator[tuple[int, Buffer]]:
+    buffer = bytearray(min(manifest.size, manifest.span(0)[1]))
+    for index in missing:
+        start, stop = manifest.span(index)
+        size, filled = stop - start, 0
+        while filled < size:
+            piece = await call.read()
+            if piece is grpc.aio.EOF or len(piece) > size - filled:
+                return
+            buffer[filled : filled + len(piece)] = piece
+            filled += len(piece)
+        yield index, memoryview(buffer)[:size]
+
+
+async def _content(call: Any) -> bytes:
+    content = await call.read()
+    if content is grpc.aio.EOF:
+        code = await call.code()
+        raise error_of(_Ended(code, await call.details()))
+    return bytes(content)
+
+
+class _Ended(grpc.RpcError):
+    """A call that ended where an answer was expected."""
+
+    def __init__(self, code: Any, details: str) -> None:
+        super().__init__(details)
+        self._code, self._details = code, details
+
+    def code(self) -> Any:
+        return self._code
+
+    def details(self) -> str:
+        return self._details

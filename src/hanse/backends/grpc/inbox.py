@@ -1,0 +1,146 @@
+"""The server's end of every site's inbox: what waits for a site, and the session through which it goes out.
+
+In memory: a run's record holds what must be sent, so a server that restarts sends it again. A message stays until
+it is acknowledged, and goes out again when the site opens a new session.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from hanse.core.proto import hanse_pb2 as pb
+from hanse.core.records import Envelope
+from hanse.core.seams import Delivery
+
+Key = tuple[str, str]
+"""(kind, id) of a message."""
+
+
+@dataclass(slots=True)
+class _Waiting:
+    envelope: Envelope
+    count: int = 0
+
+
+class Outgoing:
+    """Frames on their way to one site, through one session."""
+
+    def __init__(self) -> None:
+        self._frames: deque[pb.ServerFrame] = deque()
+        self._changed = asyncio.Event()
+        self.closed = ""
+
+    def put(self, frame: pb.ServerFrame) -> None:
+        """Queue a frame; dropped when the session is over."""
+        if not self.closed:
+            self._frames.append(frame)
+            self._changed.set()
+
+    def close(self, reason: str) -> None:
+        """End the session, once what is queued has gone out."""
+        self.closed = self.closed or reason
+        self._changed.set()
+
+    async def next(self) -> pb.ServerFrame | None:
+        """The next frame; None when the session is to end."""
+        while not self._frames:
+            if self.closed:
+                return None
+            self._changed.clear()
+            await self._changed.wait()
+        return self._frames.popleft()
+
+
+class SessionInbox:
+    """An `Inbox` whose recipients hold a session each; at most one session a site, the newest."""
+
+    def __init__(self) -> None:
+        self._waiting: dict[str, dict[Key, _Waiting]] = {}
+        self._sessions: dict[str, Outgoing] = {}
+        self._arrived: dict[str, asyncio.Event] = {}
+
+    # ---- sessions ----
+
+    def attach(self, site: str, outgoing: Outgoing, holding: Sequence[str] = ()) -> None:
+        """Send everything that waits, and all that comes, through `outgoing`; tasks in `holding` the site has."""
+        before = self._sessions.get(site)
+        if before is not None:
+            before.close("replaced by a newer session of the same site")
+        self._sessions[site] = outgoing
+        held = set(holding)
+        for (kind, id), waiting in list(self._waiting.get(site, {}).items()):
+            if not (kind == "task" and id in held):
+                self._push(outgoing, waiting)
+
+    def detach(self, site: str, outgoing: Outgoing) -> bool:
+        """The session is over; True if it was the site's current one."""
+        if self._sessions.get(site) is not outgoing:
+            return False
+        del self._sessions[site]
+        return True
+
+    def session(self, site: str) -> Outgoing | None:
+        """The site's current session."""
+        return self._sessions.get(site)
+
+    def _push(self, outgoing: Outgoing, waiting: _Waiting) -> None:
+        waiting.count += 1
+        envelope = waiting.envelope
+        delivery = pb.Delivery(
+            receipt=_receipt(envelope.kind, envelope.id), envelope=envelope.message(), count=waiting.count
+        )
+        outgoing.put(pb.ServerFrame(delivery=delivery))
+
+    # ---- the seam ----
+
+    async def send(self, to: str, envelope: Envelope, *, durable: bool = True) -> None:
+        """Keep until acknowledged, and push if the site is there. What is not durable waits for nobody."""
+        waiting = _Waiting(envelope)
+        outgoing = self._sessions.get(to)
+        if envelope.kind == "release":
+            self.forget(to, "task", envelope.id)
+        if durable or outgoing is None:
+            self._waiting.setdefault(to, {})[(envelope.kind, envelope.id)] = waiting
+        if outgoing is not None:
+            self._push(outgoing, waiting)
+        arrived = self._arrived.get(to)
+        if arrived is not None:
+            arrived.set()
+
+    async def receive(self, who: str, max: int = 1, wait_s: float = 20.0) -> list[Delivery]:
+        """What waits for a recipient without a session."""
+        arrived = self._arrived.setdefault(who, asyncio.Event())
+        if not self._waiting.get(who):
+            arrived.clear()
+            try:
+                await asyncio.wait_for(arrived.wait(), wait_s)
+            except TimeoutError:
+                return []
+        found = []
+        for (kind, id), waiting in list(self._waiting.get(who, {}).items())[:max]:
+            waiting.count += 1
+            found.append(Delivery(f"{who}/{_receipt(kind, id)}", waiting.envelope, waiting.count))
+        return found
+
+    async def extend(self, receipts: Sequence[str], seconds: float) -> None:
+        """Nothing comes again while its session lives."""
+
+    async def ack(self, receipts: Sequence[str]) -> None:
+        """These need not come again."""
+        for receipt in receipts:
+            who, _, rest = receipt.partition("/")
+            kind, _, id = rest.partition(":")
+            self.forget(who, kind, id)
+
+    def forget(self, site: str, kind: str, id: str) -> None:
+        """This message needs not come again."""
+        waiting = self._waiting.get(site)
+        if waiting is not None:
+            waiting.pop((kind, id), None)
+            if not waiting:
+                del self._waiting[site]
+
+
+def _receipt(kind: str, id: str) -> str:
+    return f"{kind}:{id}"

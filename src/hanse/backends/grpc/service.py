@@ -1,0 +1,363 @@
+"""The server's side of the wire: checks who calls, keeps sessions, moves blobs, and hands the rest to a `Handler`.
+
+It decides nothing about jobs. A caller is known by the certificate of its TLS connection alone; the handler checks
+revocation on every call.
+"""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator
+from typing import Any, Protocol
+
+import grpc
+import grpc.aio
+import structlog
+from google.protobuf.message import DecodeError
+
+from hanse.backends.grpc.inbox import Outgoing, SessionInbox
+from hanse.backends.grpc.protocol import (
+    ENROLMENT,
+    LEASE_S,
+    SERVICE,
+    identity,
+    pieces,
+    status_of,
+)
+from hanse.core.blobs import Buffer, Manifest
+from hanse.core.errors import CodecError, HanseError, TrustError
+from hanse.core.proto import hanse_pb2 as pb
+from hanse.core.records import WIRE_VERSION, Envelope
+from hanse.core.seams import BlobStore, Links
+
+MAX_TRANSFERS = 4
+"""Blobs on their way at one time: more are no faster and cost memory."""
+HELLO_S = 10.0
+"""A connection that says nothing for so long after opening is no site."""
+IDLE_S = 60.0
+"""A transfer that does not move for so long is over; it resumes where it stopped."""
+
+Context = Any
+"""grpc.aio's servicer context is not typed."""
+log = structlog.get_logger("hanse.transport")
+
+
+class Caller(Protocol):
+    """Who calls, as the certificate says."""
+
+    @property
+    def kind(self) -> str: ...
+    @property
+    def name(self) -> str: ...
+    @property
+    def not_after_ms(self) -> int: ...
+
+
+class Handler(Protocol):
+    """What the server does with what comes in."""
+
+    def admit(self, certificate: bytes) -> Caller:
+        """Who this is.
+
+        Raises:
+            TrustError: foreign, expired or revoked.
+        """
+        ...
+
+    def opened(self, site: str, hello: pb.Hello) -> None:
+        """A site's session began."""
+        ...
+
+    def heard(self, site: str) -> None:
+        """A frame of a site arrived."""
+        ...
+
+    def closed(self, site: str) -> None:
+        """A site's session ended and no newer one has taken its place."""
+        ...
+
+    async def take(self, site: str, envelope: Envelope) -> tuple[str, str]:
+        """A message of a site; outcome and reason."""
+        ...
+
+    def reported(self, site: str, report: pb.TaskReport) -> None:
+        """Progress of a task, for people."""
+        ...
+
+    def may_upload(self, caller: Caller, offer: pb.UploadOffer) -> str:
+        """In whose name `Links` is asked for a place; grants what a person may have.
+
+        Raises:
+            PolicyError: not at all.
+        """
+        ...
+
+    def may_download(self, caller: Caller, request: pb.DownloadRequest) -> str:
+        """In whose name `Links` is asked for a blob.
+
+        Raises:
+            PolicyError: not at all.
+        """
+        ...
+
+    async def ask(self, caller: Caller, call: pb.Call) -> pb.Answer:
+        """What a person asks.
+
+        Raises:
+            HanseError: it cannot be done.
+        """
+        ...
+
+    def watch(self, caller: Caller, call: pb.Call) -> AsyncIterator[pb.Answer]:
+        """What a person wants to go on seeing."""
+        ...
+
+    async def renew(self, caller: Caller, request: pb.RenewRequest) -> pb.JoinReply:
+        """A new certificate for the same member."""
+        ...
+
+    async def join(self, request: pb.JoinRequest) -> pb.JoinReply:
+        """A new member, by its token.
+
+        Raises:
+            TrustError: the token does not hold.
+        """
+        ...
+
+
+class Service:
+    """The methods of the federation's gRPC service."""
+
+    def __init__(self, handler: Handler, inbox: SessionInbox, blobs: BlobStore, links: Links) -> None:
+        self._handler = handler
+        self._inbox = inbox
+        self._blobs = blobs
+        self._links = links
+        self._transfers = asyncio.Semaphore(MAX_TRANSFERS)
+
+    def federation(self) -> grpc.GenericRpcHandler:
+        """For members, over mutual TLS."""
+        return grpc.method_handlers_generic_handler(
+            SERVICE,
+            {
+                "Session": grpc.stream_stream_rpc_method_handler(
+                    self._session, identity, pb.ServerFrame.SerializeToString
+                ),
+                "Download": grpc.unary_stream_rpc_method_handler(
+                    self._download, pb.DownloadRequest.FromString, identity
+                ),
+                "Upload": grpc.stream_stream_rpc_method_handler(self._upload, identity, identity),
+                "Ask": grpc.unary_unary_rpc_method_handler(self._ask, pb.Call.FromString, pb.Answer.SerializeToString),
+                "Watch": grpc.unary_stream_rpc_method_handler(
+                    self._watch, pb.Call.FromString, pb.Answer.SerializeToString
+                ),
+                "Renew": grpc.unary_unary_rpc_method_handler(
+                    self._renew, pb.RenewRequest.FromString, pb.JoinReply.SerializeToString
+                ),
+            },
+        )
+
+    def enrolment(self) -> grpc.GenericRpcHandler:
+        """For those who have a token and no certificate yet."""
+        join = grpc.unary_unary_rpc_method_handler(
+            self._join, pb.JoinRequest.FromString, pb.JoinReply.SerializeToString
+        )
+        return grpc.method_handlers_generic_handler(ENROLMENT, {"Join": join})
+
+    # ---- sessions ----
+
+    async def _session(self, _: object, context: Context) -> None:
+        caller = await self._admit(context, "site")
+        try:
+            hello = _site_frame(await asyncio.wait_for(_next(context), HELLO_S))
+        except (TimeoutError, CodecError):
+            hello = pb.SiteFrame()
+        if hello.WhichOneof("kind") != "hello" or hello.hello.v != WIRE_VERSION:
+            await context.abort(
+                grpc.StatusCode.FAILED_PRECONDITION,
+                f"expected a hello of version {WIRE_VERSION}; update the older of site and server",
+            )
+        outgoing = Outgoing()
+        outgoing.put(pb.ServerFrame(welcome=pb.Welcome(v=WIRE_VERSION, lease_s=LEASE_S)))
+        self._inbox.attach(caller.name, outgoing, hello.hello.holding)
+        self._handler.opened(caller.name, hello.hello)
+        ending = asyncio.get_running_loop().call_later(
+            min(max(0.0, _seconds_left(caller)), 30 * 86400.0), outgoing.close, "the certificate has expired"
+        )
+        tasks = {
+            asyncio.ensure_future(self._read(context, caller, outgoing)),
+            asyncio.ensure_future(_write(context, outgoing)),
+        }
+        try:
+            done, _pending = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
+        except (CodecError, TrustError) as error:
+            log.warning("session refused", site=caller.name, reason=str(error))
+            await context.abort(status_of(error), str(error))
+        finally:
+            ending.cancel()
+            for task in tasks:
+                task.cancel()
+            if self._inbox.detach(caller.name, outgoing):
+                self._handler.closed(caller.name)
+        if outgoing.closed:
+            await context.abort(grpc.StatusCode.UNAUTHENTICATED, outgoing.closed)
+
+    async def _read(self, context: Context, caller: Caller, outgoing: Outgoing) -> None:
+        while (content := await _next(context)) is not None:
+            frame = _site_frame(content)
+            self._handler.heard(caller.name)
+            match frame.WhichOneof("kind"):
+                case "envelope":
+                    envelope = Envelope.from_message(frame.envelope)
+                    outcome, reason = await self._handler.take(caller.name, envelope)
+                    accepted = pb.Accepted(id=envelope.id, outcome=outcome, reason=reason)
+                    outgoing.put(pb.ServerFrame(accepted=accepted))
+                case "heartbeat":
+                    outgoing.put(pb.ServerFrame(heartbeat=frame.heartbeat))
+                case "done":
+                    kind, _, id = frame.done.partition(":")
+                    self._inbox.forget(caller.name, kind, id)
+                case "report":
+                    self._handler.reported(caller.name, frame.report)
+                case _:
+                    pass  # a kind that a newer site sends
+
+    # ---- blobs ----
+
+    async def _download(self, request: pb.DownloadRequest, context: Context) -> AsyncIterator[bytes]:
+        caller = await self._admit(context)
+        async with self._transfers:
+            with _mapped(context) as guard:
+                who = self._handler.may_download(caller, request)
+                await self._links.get(who, request.scope, request.id)
+                manifest = await self._blobs.manifest(request.scope, request.id)
+                wanted = list(request.chunks) or range(manifest.num_chunks)
+                yield pb.Manifest(size=manifest.size, hashes=manifest.hashes).SerializeToString()
+                for index in wanted:
+                    start, stop = manifest.span(index)
+                    for piece in pieces(self._blobs.read(request.scope, request.id, start, stop)):
+                        yield piece
+            await guard.finish()
+
+    async def _upload(self, _: object, context: Context) -> None:
+        caller = await self._admit(context)
+        async with self._transfers:
+            with _mapped(context) as guard:
+                opening = await asyncio.wait_for(_next(context), HELLO_S)
+                offer = pb.UploadOffer.FromString(opening or b"")
+                manifest = Manifest(offer.manifest.size, offer.manifest.hashes)
+                who = self._handler.may_upload(caller, offer)
+                ticket = await self._links.put(who, offer.scope, manifest)
+                await context.write(pb.UploadTicket(missing=ticket.missing).SerializeToString())
+                if ticket.missing:
+                    await self._blobs.put(offer.scope, manifest, _arriving(context, manifest, ticket.missing))
+                if await self._blobs.missing(offer.scope, manifest):
+                    raise CodecError("upload: ended before all chunks were there; it resumes where it stopped")
+                await context.write(b"done")
+            await guard.finish()
+
+    # ---- people, enrolment ----
+
+    async def _ask(self, call: pb.Call, context: Context) -> pb.Answer:
+        caller = await self._admit(context)
+        with _mapped(context) as guard:
+            return await self._handler.ask(caller, call)
+        await guard.finish()
+        return pb.Answer()
+
+    async def _watch(self, call: pb.Call, context: Context) -> AsyncIterator[pb.Answer]:
+        caller = await self._admit(context)
+        with _mapped(context) as guard:
+            async for answer in self._handler.watch(caller, call):
+                yield answer
+        await guard.finish()
+
+    async def _renew(self, request: pb.RenewRequest, context: Context) -> pb.JoinReply:
+        caller = await self._admit(context)
+        with _mapped(context) as guard:
+            return await self._handler.renew(caller, request)
+        await guard.finish()
+        return pb.JoinReply()
+
+    async def _join(self, request: pb.JoinRequest, context: Context) -> pb.JoinReply:
+        with _mapped(context) as guard:
+            return await self._handler.join(request)
+        await guard.finish()
+        return pb.JoinReply()
+
+    async def _admit(self, context: Context, kind: str = "") -> Caller:
+        certificates = context.auth_context().get("x509_pem_cert", [])
+        try:
+            if not certificates:
+                raise TrustError("expected a member's certificate, found none")
+            caller = self._handler.admit(certificates[0])
+            if kind and caller.kind != kind:
+                raise TrustError(f"expected a {kind}, found {caller.kind} {caller.name}")
+        except TrustError as error:
+            log.warning("caller refused", peer=context.peer(), reason=str(error))
+            await context.abort(grpc.StatusCode.UNAUTHENTICATED, str(error))
+            raise
+        return caller
+
+
+class _mapped(contextlib.AbstractContextManager["_mapped"]):
+    """Turns our errors into status codes, and everything else into one line that says nothing."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._failure: tuple[Any, str] | None = None
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> bool:
+        if isinstance(error, HanseError):
+            self._failure = status_of(error), str(error)
+        elif isinstance(error, TimeoutError | DecodeError):
+            self._failure = grpc.StatusCode.INVALID_ARGUMENT, "expected a message that is not there or not readable"
+        else:
+            return False
+        log.info("call refused", peer=self._context.peer(), reason=self._failure[1])
+        return True
+
+    async def finish(self) -> None:
+        """End the call with what was caught; `abort` raises."""
+        if self._failure is not None:
+            await self._context.abort(*self._failure)
+
+
+async def _arriving(
+    context: Context, manifest: Manifest, missing: tuple[int, ...]
+) -> AsyncIterator[tuple[int, Buffer]]:
+    """Chunks as their pieces come in; one chunk in memory at a time."""
+    buffer = bytearray(min(manifest.size, manifest.span(0)[1]))
+    for index in missing:
+        start, stop = manifest.span(index)
+        size, filled = stop - start, 0
+        while filled < size:
+            piece = await asyncio.wait_for(_next(context), IDLE_S)
+            if piece is None or len(piece) > size - filled:
+                return
+            buffer[filled : filled + len(piece)] = piece
+            filled += len(piece)
+        yield index, memoryview(buffer)[:size]
+
+
+async def _write(context: Context, outgoing: Outgoing) -> None:
+    while (frame := await outgoing.next()) is not None:
+        await context.write(frame)
+
+
+async def _next(context: Context) -> bytes | None:
+    content = await context.read()
+    return None if content is grpc.aio.EOF else content
+
+
+def _site_frame(content: bytes | None) -> pb.SiteFrame:
+    try:
+        return pb.SiteFrame.FromString(content or b"")
+    except DecodeError:
+        raise CodecError(f"session: {len(content or b'')} bytes that are not a frame") from None
+
+
+def _seconds_left(caller: Caller) -> float:
+    return caller.not_after_ms / 1000 - time.time()
