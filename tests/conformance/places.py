@@ -67,6 +67,7 @@ def local(durability: Literal["power", "process"]) -> Factory:
     @asynccontextmanager
     async def place(directory: Path) -> AsyncIterator[Place]:
         clock = Clock()
+        opened: list[LocalStore] = []
 
         def start() -> LocalStore:
             return LocalStore.open(
@@ -78,9 +79,9 @@ def local(durability: Literal["power", "process"]) -> Factory:
             )
 
         def reopen() -> None:
-            nonlocal store
-            store.close()
+            opened.pop().close()
             store = start()
+            opened.append(store)
             result.ledger, result.blobs, result.inbox, result.links = (
                 store.ledger,
                 store.blobs,
@@ -96,6 +97,7 @@ def local(durability: Literal["power", "process"]) -> Factory:
                 file.write(bytes([byte[0] ^ 1]))
 
         store = start()
+        opened.append(store)
         result = Place(
             lambda seconds: _advance(clock, seconds),
             store.ledger,
@@ -106,7 +108,7 @@ def local(durability: Literal["power", "process"]) -> Factory:
             damage=damage,
         )
         yield result
-        store.close()
+        opened.pop().close()
 
     return place
 

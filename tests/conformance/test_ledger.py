@@ -178,7 +178,8 @@ async def test_delete_is_by_prefix(ledger: Ledger) -> None:
     await ledger.delete("nothing")
     await ledger.delete("a")
     assert [key for key, _, _ in await ledger.query("")] == ["b/1"]
-    assert await ledger.create("a", b"again") and await ledger.get("a") == (b"again", 1)
+    assert await ledger.create("a", b"again")
+    assert await ledger.get("a") == (b"again", 1)
 
 
 async def test_records_outlast_the_store(place: Place, ledger: Ledger) -> None:

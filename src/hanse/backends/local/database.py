@@ -167,7 +167,7 @@ class Database:
         listed = list(operations)
         return await self.write(lambda db: [operation(db) for operation in listed])
 
-    def write_late(self, operation: Operation[None]) -> None:
+    def write_late(self, operation: Operation[Any]) -> None:
         """Perform `operation` with the next commit, or soon. It is lost if the process is killed before."""
         self._check_open()
         self._queue.put(_Job(operation, None))

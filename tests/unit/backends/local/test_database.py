@@ -1,0 +1,162 @@
+"""The writing thread: group commit, failures that stay alone, and what happens when the database refuses."""
+
+import asyncio
+import sqlite3
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from hanse.backends.local import database as sql
+from hanse.backends.local.database import Database
+from hanse.core.errors import StorageError
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "records.db"
+
+
+@pytest.fixture
+def database(path: Path) -> Iterator[Database]:
+    database = Database(path, durable=False)
+    yield database
+    database.close()
+
+
+def commits(database: Database) -> list[str]:
+    """Every COMMIT from now on."""
+    seen: list[str] = []
+    database._writer.set_trace_callback(lambda statement: seen.append(statement) if statement == "COMMIT" else None)
+    return seen
+
+
+async def test_what_is_queued_together_is_committed_together(database: Database) -> None:
+    seen = commits(database)
+    answers = await asyncio.gather(*(database.write(sql.create(f"k{n}", b"")) for n in range(500)))
+    assert answers == [True] * 500
+    assert len(seen) < 50
+
+
+async def test_a_failing_operation_fails_alone(database: Database) -> None:
+    def fails(_: sqlite3.Connection) -> bool:
+        raise sqlite3.OperationalError("made up")
+
+    def breaks(db: sqlite3.Connection) -> bool:
+        db.execute("INSERT INTO ledger VALUES (x'00', x'00', 1)")
+        raise KeyError("a bug")
+
+    hold = threading.Event()
+    first = asyncio.ensure_future(database.write(lambda _: hold.wait(10)))
+    await asyncio.sleep(0)
+    rest = [
+        asyncio.ensure_future(database.write(operation))
+        for operation in (sql.create("a", b"1"), fails, sql.create("b", b"2"), breaks, sql.create("a", b"3"))
+    ]
+    await asyncio.sleep(0)
+    hold.set()
+    await first
+    a, failed, b, broken, again = await asyncio.gather(*rest, return_exceptions=True)
+    assert (a, b, again) == (True, True, False)
+    assert isinstance(failed, StorageError)
+    assert isinstance(broken, StorageError)
+    assert "a bug" not in str(broken)
+    assert [key for key, _, _ in database.query("", None, 10)] == ["a", "b"]
+
+
+async def test_a_full_database_refuses_and_goes_on_when_there_is_room(database: Database) -> None:
+    assert await database.write(sql.create("before", b"1"))
+    (pages,) = database._writer.execute("PRAGMA page_count").fetchone()
+    database._writer.execute(f"PRAGMA max_page_count = {pages + 2}")
+    with pytest.raises(StorageError, match="free space"):
+        await database.write(sql.create("large", bytes(60_000)))
+    assert await database.write(sql.compare_and_set("before", b"2", 1))
+    database._writer.execute("PRAGMA max_page_count = 1000000")
+    assert await database.write(sql.create("large", bytes(60_000)))
+    assert database.get("before") == (b"2", 2)
+
+
+async def test_late_writes_come_by_themselves_and_before_closing(path: Path) -> None:
+    database = Database(path, durable=False)
+    done = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def late(db: sqlite3.Connection) -> None:
+        sql.create("late", b"")(db)
+        loop.call_soon_threadsafe(done.set)
+
+    database.write_late(late)
+    await asyncio.wait_for(done.wait(), 10)
+    database.write_late(sql.create("last", b""))
+    database.close()
+    again = Database(path, durable=False)
+    assert [key for key, _, _ in again.query("", None, 10)] == ["last", "late"]
+    again.close()
+
+
+async def test_late_writes_ride_with_the_next_commit(database: Database) -> None:
+    await database.write(sql.create("first", b""))
+    seen = commits(database)
+    database.write_late(sql.create("late", b""))
+    await database.write(sql.create("second", b""))
+    assert database.get("late") == (b"", 1)
+    assert len(seen) == 1
+
+
+async def test_who_gives_up_waiting_harms_nobody(database: Database) -> None:
+    hold = threading.Event()
+    first = asyncio.ensure_future(database.write(lambda _: hold.wait(10)))
+    abandoned = asyncio.ensure_future(database.write(sql.create("a", b"")))
+    other = asyncio.ensure_future(database.write(sql.create("b", b"")))
+    await asyncio.sleep(0)
+    abandoned.cancel()
+    hold.set()
+    assert await other
+    await first
+    assert abandoned.cancelled()
+
+
+def test_an_event_loop_that_ended_harms_nobody(database: Database) -> None:
+    hold = threading.Event()
+
+    async def leave() -> None:
+        asyncio.ensure_future(database.write(lambda _: hold.wait(10)))  # noqa: RUF006  # left behind on purpose
+        await asyncio.sleep(0)
+
+    asyncio.run(leave())
+    hold.set()
+    assert asyncio.run(_write(database)) is True
+
+
+async def _write(database: Database) -> bool:
+    return await database.write(sql.create("after", b""))
+
+
+@pytest.mark.parametrize(("durable", "level"), [(True, 2), (False, 1)])
+def test_durability_decides_the_fsync(path: Path, durable: bool, level: int) -> None:
+    database = Database(path, durable=durable)
+    assert database._writer.execute("PRAGMA synchronous").fetchone() == (level,)
+    assert database._writer.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+    database.close()
+
+
+async def test_a_closed_database_says_so(path: Path) -> None:
+    database = Database(path, durable=False)
+    database.close()
+    database.close()
+    with pytest.raises(StorageError, match="closed"):
+        database.get("k")
+    with pytest.raises(StorageError, match="closed"):
+        await database.write(sql.create("k", b""))
+
+
+def test_a_file_of_another_kind_or_version_is_refused(path: Path) -> None:
+    path.write_bytes(b"this is no database" * 1000)
+    with pytest.raises(StorageError, match="database"):
+        Database(path, durable=False)
+    path.unlink()
+    with sqlite3.connect(path) as other:
+        other.execute("PRAGMA user_version = 99")
+    with pytest.raises(StorageError, match="expected schema version 1, found 99"):
+        Database(path, durable=False)
