@@ -359,13 +359,7 @@ def _refuse_walk(error: OSError) -> None:
 def _is_skipped(path: Path) -> bool:
     name = path.name
     if path.is_dir():
-        return (
-            name.startswith(".")
-            or name.endswith(".egg-info")
-            or name in _SKIPPED
-            or path.is_symlink()
-            or (path / "pyvenv.cfg").exists()
-        )
+        return name.startswith(".") or name.endswith(".egg-info") or name in _SKIPPED or (path / "pyvenv.cfg").exists()
     return name.startswith(".") or path.suffix in (".pyc", ".pyo") or not path.is_file()
 
 

@@ -1,6 +1,7 @@
 """The audit log: every kind of damage is found, a crash is repaired, nothing else is."""
 
 import errno
+import hashlib
 import json
 import os
 import subprocess
@@ -65,6 +66,31 @@ def test_it_goes_on_where_it_ended(path: Path) -> None:
         assert log.repaired is None
         assert add(log).seq == 6
     assert verify_log(path, PUBLIC, head=first).ok
+
+
+def _signed(entry: dict[str, Any]) -> bytes:
+    entry.pop("sig", None)
+    return canonical_json(entry | {"sig": sign(KEY, AUDIT_LINE, canonical_json(entry)).hex()}) + b"\n"
+
+
+def test_lines_spliced_in_from_another_log_of_the_same_key_are_found(path: Path) -> None:
+    write(path)
+    other = path.with_name("other")
+    with AuditLog(other, KEY, fsync=False) as log:
+        for _ in range(5):
+            add(log, "elsewhere")
+    mine, others = (file.read_bytes().splitlines(keepends=True) for file in (path, other))
+    path.write_bytes(b"".join([*mine[:2], *others[2:]]))
+    report = verify_log(path, PUBLIC)
+    assert [(problem.line, problem.damage) for problem in report.problems] == [(3, "out of order")]
+
+
+def test_numbers_must_count_up_even_where_the_hashes_fit(path: Path) -> None:
+    write(path, 2)
+    last = path.read_bytes().splitlines()[-1]
+    entry = json.loads(last) | {"seq": 9, "prev": hashlib.sha256(last).hexdigest()}
+    path.write_bytes(path.read_bytes() + _signed(entry))
+    assert [problem.line for problem in verify_log(path, PUBLIC).problems] == [3]
 
 
 def test_an_empty_log_holds(path: Path) -> None:

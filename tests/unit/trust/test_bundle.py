@@ -225,6 +225,11 @@ def test_a_manifest_has_one_encoding() -> None:
         read_bundle(pack(spaced))
 
 
+def test_nothing_hides_behind_the_last_file() -> None:
+    with pytest.raises(CodecError, match="bytes"):
+        read_bundle(pack(manifest_of(("app.py", b"")), b"hidden"))
+
+
 def test_hashes_are_checked() -> None:
     with pytest.raises(IntegrityError, match=r"app\.py"):
         read_bundle(pack(manifest_of(("app.py", b"good")), b"evil"))

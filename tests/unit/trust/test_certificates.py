@@ -43,7 +43,7 @@ def test_identity_comes_back(authority: Authority, kind: str) -> None:
     assert identity.not_before_ms < identity.renew_at_ms < identity.not_after_ms
 
 
-def test_time_is_checked_with_five_minutes_of_skew(site: Member) -> None:
+def test_time_is_checked_with_five_minutes_of_skew(authority: Authority, site: Member) -> None:
     identity = site.issued.identity
     identity.check_time(NOW_MS - SKEW_MS)
     identity.check_time(identity.not_after_ms - 1)
@@ -51,6 +51,8 @@ def test_time_is_checked_with_five_minutes_of_skew(site: Member) -> None:
         identity.check_time(NOW_MS - SKEW_MS - 1000)
     with pytest.raises(TrustError, match="expired 0 s ago"):
         identity.check_time(identity.not_after_ms)
+    with pytest.raises(TrustError, match="expired 0 s ago"):
+        verify_certificate(site.issued.certificate_pem, authority.certificate_pem, now_ms=identity.not_after_ms)
 
 
 def test_a_foreign_authority_of_the_same_name_is_refused(site: Member) -> None:
@@ -91,6 +93,7 @@ def _certificate(
     usage: x509.ObjectIdentifier | None = ExtendedKeyUsageOID.CLIENT_AUTH,
     ca: bool | None = False,
     key: ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey | None = None,
+    signer: ec.EllipticCurvePrivateKey | None = None,
 ) -> bytes:
     """A certificate signed by itself, of any shape an attacker's authority could give it."""
     key = key or ec.generate_private_key(ec.SECP256R1())
@@ -111,7 +114,7 @@ def _certificate(
         builder = builder.add_extension(x509.ExtendedKeyUsage([usage]), critical=False)
     if ca is not None:
         builder = builder.add_extension(x509.BasicConstraints(ca=ca, path_length=None), critical=True)
-    return builder.sign(key, SHA256()).public_bytes(Encoding.PEM)
+    return builder.sign(signer or key, SHA256()).public_bytes(Encoding.PEM)
 
 
 def _uris(*uris: str) -> list[x509.GeneralName]:
@@ -190,5 +193,8 @@ def test_authority_key_refuses_one_that_did_not_sign_itself(authority: Authority
     key = authority_key(authority.certificate_pem)
     assert key == authority.key.public_key()
     assert len(fingerprint(authority.certificate_pem)) == 32
-    with pytest.raises(TrustError):
-        authority_key(_certificate(names=_uris(URI)))
+    authority_key(_certificate(names=None, ca=True))
+    signed_by_another = _certificate(names=None, ca=True, signer=ec.generate_private_key(ec.SECP256R1()))
+    for other in (_certificate(names=_uris(URI)), signed_by_another):
+        with pytest.raises(TrustError):
+            authority_key(other)

@@ -6,13 +6,16 @@ import stat
 from pathlib import Path
 
 import pytest
+from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.ec import SECP384R1, generate_private_key
+from cryptography.hazmat.primitives.serialization import Encoding
 from hypothesis import given
 from hypothesis import strategies as st
 
 from hanse.core.codec import canonical_json
 from hanse.core.errors import CodecError, ConfigError, ConflictError, HanseError, TooLargeError, TrustError
 from hanse.trust.identity import MemberKeys, SigningRequest
+from hanse.trust.signing import sign
 
 KEYS = MemberKeys.generate()
 REQUEST = SigningRequest.request(KEYS, federation="lubeck", kind="site", name="a")
@@ -92,6 +95,31 @@ def test_fields_of_two_requests_cannot_be_mixed() -> None:
             SigningRequest.parse(_with(**{name: other[name]}))
     with pytest.raises(TrustError):  # its own signing key with its signature, over my TLS key
         SigningRequest.parse(_with(signing_key=other["signing_key"], sig=other["sig"]))
+
+
+def _resigned(**fields: object) -> bytes:
+    """A request whose outer signatures both hold, by a member who puts in what it likes."""
+    body = {name: value for name, value in json.loads(_with(**fields)).items() if name not in ("sig", "tls_sig")}
+    signed = canonical_json(body)
+    signatures = {
+        "sig": sign(KEYS.signing, "signing-request", signed).hex(),
+        "tls_sig": sign(KEYS.tls, "signing-request-tls", signed).hex(),
+    }
+    return canonical_json(body | signatures)
+
+
+def test_a_sealing_key_of_small_order_is_refused() -> None:
+    SigningRequest.parse(_resigned())
+    with pytest.raises(TrustError, match="small order"):
+        SigningRequest.parse(_resigned(sealing_key="00" * 32))
+
+
+def test_a_request_whose_inner_signature_does_not_hold_is_refused() -> None:
+    der = bytearray(x509.load_pem_x509_csr(json.loads(REQUEST.content)["csr"].encode()).public_bytes(Encoding.DER))
+    der[-1] ^= 1
+    csr = x509.load_der_x509_csr(bytes(der)).public_bytes(Encoding.PEM).decode()
+    with pytest.raises(TrustError, match="not signed by the key inside"):
+        SigningRequest.parse(_resigned(csr=csr))
 
 
 def test_other_versions_sizes_and_fields_are_refused() -> None:

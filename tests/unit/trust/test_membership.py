@@ -52,7 +52,11 @@ def test_what_does_not_belong_together_is_refused(authority: Authority, site: Me
     foreign_authority = Authority.create("lubeck", now_ms=NOW_MS)
     foreign = enrol(foreign_authority, "site", "hospital-a")
     again = enrol(authority, "site", "hospital-a")
+    request = SigningRequest.request(site.keys, federation="lubeck", kind="site", name="hospital-a")
+    second = authority.issue(request, kind="site", name="hospital-a", now_ms=NOW_MS)
     for changes in (
+        {"signed_record": second.record},
+        {"keys": MemberKeys(person.keys.tls, site.keys.signing, site.keys.sealing)},
         {"authority_pem": foreign_authority.certificate_pem},
         {"certificate_pem": foreign.issued.certificate_pem},
         {"signed_record": foreign.issued.record},

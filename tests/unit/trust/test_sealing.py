@@ -109,8 +109,15 @@ def test_random_bytes_do_not_open(content: bytes) -> None:
 @pytest.mark.parametrize("anonymous", [False, True])
 def test_it_opens_in_its_place_only(change: dict[str, object], anonymous: bool) -> None:
     place = replace(PLACE, **change)  # type: ignore[arg-type]
-    with pytest.raises(TrustError):
+    with pytest.raises(TrustError, match="does not open" if anonymous else "signature"):
         opened_by_ben(ANONYMOUS if anonymous else SEALED, place, anonymous=anonymous)
+
+
+def test_the_signature_covers_the_ciphertext_too() -> None:
+    """Or else the recipient, who knows the key, could show a payload of its own as the sender's."""
+    changed = SEALED[:-1] + bytes([SEALED[-1] ^ 1])
+    with pytest.raises(TrustError, match="signature"):
+        opened_by_ben(changed)
 
 
 def test_only_the_recipient_opens_it() -> None:
