@@ -10,6 +10,8 @@ app; this is defence in depth** (DESIGN §7): it does not hide how long a comput
 """
 
 import os
+import subprocess
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -80,10 +82,15 @@ class Isolation:
         )
 
 
-def available() -> tuple[Level, ...]:
-    """Every level, weakest first, with the reason why it cannot be had on this machine; for `hanse doctor`."""
+def available(*, uid: int = 65534, gid: int = 65534) -> tuple[Level, ...]:
+    """Every level, weakest first, with the reason why it cannot be had on this machine; for `hanse doctor`.
+
+    Args:
+        uid, gid: whom level `user` would run as: a process is started as this user, to see whether it can run Python.
+    """
     without = landlock.missing()
-    return (Level("process", ""), Level("landlock", without), Level("user", without or _no_other_user()))
+    other = without or _no_other_user() or _no_python_for(uid, gid)
+    return (Level("process", ""), Level("landlock", without), Level("user", other))
 
 
 def require(level: str) -> None:
@@ -92,12 +99,13 @@ def require(level: str) -> None:
     Raises:
         ConfigError: it cannot; with the reason.
     """
-    for known in available():
-        if known.name == level:
-            if known.reason:
-                raise ConfigError(f"isolation {level}: not available here: {known.reason}")
-            return
-    raise ConfigError(f"isolation: expected one of {', '.join(LEVELS)}; found {level[:40]!r}")
+    if level not in LEVELS:
+        raise ConfigError(f"isolation: expected one of {', '.join(LEVELS)}; found {level[:40]!r}")
+    reason = "" if level == "process" else landlock.missing()
+    if level == "user":
+        reason = reason or _no_other_user()
+    if reason:
+        raise ConfigError(f"isolation {level}: not available here: {reason}")
 
 
 def confine(isolation: Isolation, *, bundle: Path, scratch: Path) -> None:
@@ -108,12 +116,13 @@ def confine(isolation: Isolation, *, bundle: Path, scratch: Path) -> None:
     """
     if isolation.level == "process":
         return
-    require(isolation.level)
+    require(isolation.level)  # in case a launcher is confined more than its agent
     if process.num_threads() != 1:
         raise ConfigError(f"isolation {isolation.level}: the worker has threads already, which would stay outside")
+    python = landlock.python_paths()
     if isolation.level == "user":
         _become(isolation.uid, isolation.gid)
-        for path in (*landlock.python_paths(), bundle, *(Path(path) for path in isolation.read)):
+        for path in (*python, bundle, *(Path(path) for path in isolation.read)):
             if not os.access(path, os.R_OK):
                 raise ConfigError(
                     f"isolation user: uid {isolation.uid} may not read {path}; let it, or choose landlock"
@@ -122,7 +131,7 @@ def confine(isolation: Isolation, *, bundle: Path, scratch: Path) -> None:
             raise ConfigError(f"isolation user: uid {isolation.uid} may not write {scratch}")
     process.no_new_privileges()
     landlock.restrict(
-        read=(*landlock.python_paths(), *landlock.SYSTEM_PATHS, bundle, *(Path(path) for path in isolation.read)),
+        read=(*python, *landlock.SYSTEM_PATHS, bundle, *(Path(path) for path in isolation.read)),
         write=(*landlock.DEVICES, scratch, *(Path(path) for path in isolation.write)),
         network=isolation.network,
     )
@@ -138,6 +147,20 @@ def _no_other_user() -> str:
     effective = next((int(line.split()[1], 16) for line in lines if line.startswith("CapEff")), 0)
     if not effective >> _CAP_SETUID & effective >> _CAP_SETGID & 1:
         return "root here lacks CAP_SETUID and CAP_SETGID"
+    return ""
+
+
+def _no_python_for(uid: int, gid: int) -> str:
+    command = [sys.executable, "-c", "import hanse.workers.worker"]
+    environment = process.clean_environment(1)
+    try:
+        tried = subprocess.run(
+            command, user=uid, group=gid, extra_groups=[], cwd="/", env=environment, capture_output=True, timeout=30
+        )
+    except (OSError, subprocess.SubprocessError):
+        tried = None
+    if tried is None or tried.returncode != 0:
+        return f"uid {uid} may not run this Python ({sys.executable}); install it where that user may read it"
     return ""
 
 

@@ -76,7 +76,8 @@ class Launcher:
         """
         ours, theirs = socket.socketpair()
         mortal = "1" if threading.current_thread() is threading.main_thread() else "0"
-        argv = [sys.executable, "-m", "hanse.workers.launcher", str(theirs.fileno()), mortal, runtime, *preload]
+        modules = dict.fromkeys((*preload, runtime.partition(":")[0]))
+        argv = [sys.executable, "-m", "hanse.workers.launcher", str(theirs.fileno()), mortal, runtime, *modules]
         try:
             child = subprocess.Popen(
                 argv,
@@ -123,6 +124,7 @@ class _Host:
                 importlib.import_module(name)
             except ImportError as error:
                 print(f"hanse launcher: not preloaded: {error}", file=sys.stderr)  # noqa: T201 - it has no logger
+        process.outlive_parent()  # from here on the closed socket tells, and there is something to clear up
         self._warm = sys.platform != "darwin" and process.num_threads() == 1
         for end in (self._alarm, self._alarmed):
             end.setblocking(False)

@@ -41,6 +41,8 @@ class LogPipe:
 
     def pump(self) -> bool:
         """Read once; False when there is nothing (more)."""
+        if self.fd < 0:
+            return False
         try:
             data = os.read(self.fd, _READ_BYTES)
         except BlockingIOError:
@@ -62,6 +64,7 @@ class LogPipe:
             self._pending = b""
         self._note()
         os.close(self.fd)
+        self.fd = -1
         self.close_write_end()
 
     def close_write_end(self) -> None:

@@ -52,6 +52,11 @@ def die_with_parent(parent: int) -> None:
         os._exit(0)
 
 
+def outlive_parent() -> None:
+    """Take `die_with_parent` back."""
+    _prctl(_PR_SET_PDEATHSIG, 0)
+
+
 def adopt_orphans() -> bool:
     """Become the parent of descendants whose own parent died. False where the system cannot."""
     return _prctl(_PR_SET_CHILD_SUBREAPER, 1)

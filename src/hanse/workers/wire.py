@@ -2,7 +2,7 @@
 
     4 bytes   little-endian length of the header
     8 bytes   little-endian length of the body
-    header    a JSON object: "kind", "parts" (their lengths), "fds" (how many), and the frame's own fields
+    header    a JSON object: "kind", "fields", "parts" (their lengths), "fds" (how many)
     body      the parts, one after another
 
 Descriptors travel with a frame's first byte. Large content is never in a frame: it is a file whose descriptor is.
@@ -51,10 +51,9 @@ def encode(frame: Frame) -> bytes:
     Raises:
         CodecError: over a limit.
     """
-    header = json.dumps(
-        {**frame.fields, "kind": frame.kind, "parts": [len(part) for part in frame.parts], "fds": len(frame.fds)},
-        separators=(",", ":"),
-    ).encode()
+    lengths = [len(part) for part in frame.parts]
+    content = {"kind": frame.kind, "fields": frame.fields, "parts": lengths, "fds": len(frame.fds)}
+    header = json.dumps(content, separators=(",", ":")).encode()
     size = sum(len(part) for part in frame.parts)
     _check_lengths(len(header), size)
     if len(frame.fds) > MAX_FDS:
@@ -90,7 +89,7 @@ class Reader:
         if len(self._buffer) < start + body_size:
             return None
         header = _read_header(bytes(memoryview(self._buffer)[_PREFIX.size : start]))
-        lengths, count = header.pop("parts"), header.pop("fds")
+        lengths, count = header["parts"], header["fds"]
         if sum(lengths) != body_size or count > len(self._fds):
             raise CodecError("frame: parts or descriptors differ from what the header promises")
         parts = []
@@ -99,7 +98,7 @@ class Reader:
             start += length
         del self._buffer[:start]
         fds = tuple(self._fds.popleft() for _ in range(count))
-        return Frame(header.pop("kind"), header, tuple(parts), fds)
+        return Frame(header["kind"], header["fields"], tuple(parts), fds)
 
     def close(self) -> None:
         """Close descriptors that no frame claimed."""
@@ -162,8 +161,12 @@ def _read_header(content: bytes) -> dict[str, Any]:
         header = json.loads(content)
     except (ValueError, RecursionError):
         raise CodecError("frame: header is not JSON") from None
-    if not isinstance(header, dict) or not isinstance(header.get("kind"), str):
-        raise CodecError("frame: header is not an object with a kind")
+    if (
+        not isinstance(header, dict)
+        or not isinstance(header.get("kind"), str)
+        or not isinstance(header.get("fields"), dict)
+    ):
+        raise CodecError("frame: header is not an object with a kind and fields")
     lengths, count = header.get("parts"), header.get("fds")
     if (
         not isinstance(lengths, list)

@@ -1,0 +1,203 @@
+"""One worker, doing what it should: models in, updates out, states kept, environment clean."""
+
+import asyncio
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from hanse.core.arrays import Arrays
+from hanse.core.blobs import manifest_of
+from hanse.core.codec import decode, encode
+from hanse.core.errors import ConfigError, TaskError
+from hanse.core.ids import TaskId, upload_scope
+from hanse.workers import process
+from tests.unit.workers.harness import ADD_ONE, bench, large_model, small_model, task
+
+linux = pytest.mark.skipif(not process.LINUX, reason="reads /proc")
+
+
+async def test_small_model_and_update_travel_inline(tmp_path: Path) -> None:
+    async with bench(tmp_path) as b:
+        worker = await b.worker(ADD_ONE)
+        done = await worker.execute(task(small_model()), model=small_model(), out=tmp_path / "unused")
+        assert (done.reply.num_examples, done.reply.metrics, done.written) == (3, {"loss": 0.5}, False)
+        assert done.reply.update is not None
+        assert done.reply.update.content is not None
+        new = decode(done.reply.update.content)
+        assert new == Arrays({name: array + 1 for name, array in decode(small_model()).items()})
+
+
+@pytest.mark.parametrize("recycled", [0, 50_000_000])
+async def test_large_update_goes_to_the_file_with_its_manifest(tmp_path: Path, recycled: int) -> None:
+    arrays = large_model()
+    model, out = tmp_path / "model", tmp_path / "update"
+    model.write_bytes(encode(arrays))
+    if recycled:
+        out.write_bytes(os.urandom(recycled))
+    before = manifest_of(model.read_bytes())
+    # in place, as numerical code does: the file must not change
+    source = """
+    @app.train
+    def train(arrays, config, site):
+        for array in arrays.values():
+            array += 1
+        return arrays, 3, {}
+    """
+    async with bench(tmp_path) as b:
+        worker = await b.worker(source)
+        asked = task(model.read_bytes())
+        done = await worker.execute(asked, model=model, out=out)
+        assert done.reply.error == ""
+        assert done.written
+        assert done.reply.update is not None
+        content = out.read_bytes()
+        assert done.reply.update.manifest == manifest_of(content)
+        assert done.reply.update.scope == upload_scope(asked.id, "a")
+        assert done.reply.base == asked.model.id  # type: ignore[union-attr]
+        assert decode(content) == Arrays({name: array + 1 for name, array in arrays.items()})
+        assert manifest_of(model.read_bytes()) == before
+
+
+async def test_large_update_without_a_file_is_a_failed_request(tmp_path: Path) -> None:
+    model = encode(large_model(1))
+    async with bench(tmp_path) as b:
+        worker = await b.worker(ADD_ONE)
+        (tmp_path / "model").write_bytes(model)
+        with pytest.raises(TaskError, match="where no file is given"):
+            await worker.execute(task(model), model=tmp_path / "model")
+
+
+async def test_state_goes_out_and_comes_back(tmp_path: Path) -> None:
+    source = """
+    @app.train
+    def train(arrays, config, site):
+        site.state["n"] = site.state.get("n", 0) + 1
+        site.state["big"] = np.full(300_000, site.state["n"], dtype=np.float64)
+        if config.get("fail"):
+            raise ValueError
+        return dict(arrays), 1, {"n": site.state["n"]}
+    """
+    async with bench(tmp_path) as b:
+        worker = await b.worker(source)
+        first = await worker.execute(task(small_model()), model=small_model())
+        second = await worker.execute(task(small_model()), model=small_model(), state=first.state)
+        repeated = await worker.execute(task(small_model()), model=small_model(), state=first.state)
+        assert [done.reply.metrics for done in (first, second, repeated)] == [{"n": 1}, {"n": 2}, {"n": 2}]
+        assert second.state == repeated.state != first.state
+        failed = await worker.execute(
+            task(small_model(), config={"fail": True}), model=small_model(), state=first.state
+        )
+        assert failed.state == first.state
+
+
+async def test_only_one_request_at_a_time(tmp_path: Path) -> None:
+    async with bench(tmp_path) as b:
+        worker = await b.worker(
+            "@app.train\ndef train(arrays, config, site):\n    time.sleep(0.2); return dict(arrays), 1, {}"
+        )
+        first = asyncio.create_task(worker.execute(task(small_model()), model=small_model()))
+        await asyncio.sleep(0)
+        with pytest.raises(Exception, match="busy"):
+            await worker.execute(task(small_model()), model=small_model())
+        assert (await first).reply.ok
+
+
+async def test_many_workers_side_by_side(tmp_path: Path) -> None:
+    async with bench(tmp_path) as b:
+        load = b.load_of(ADD_ONE)
+        workers = await asyncio.gather(*(b.worker(load) for _ in range(6)))
+        assert len({worker.pid for worker in workers}) == 6
+        replies = await asyncio.gather(
+            *(worker.execute(task(small_model(), ordinal=n), model=small_model()) for n, worker in enumerate(workers))
+        )
+        assert [done.reply.task for done in replies] == [TaskId("j", "c", 1, "train", n) for n in range(6)]
+
+
+@linux
+@pytest.mark.parametrize("threads", [1, 2])
+async def test_what_a_worker_inherits(tmp_path: Path, threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "do not pass me on")
+    secret = (tmp_path / "key.pem").open("w+")
+    os.set_inheritable(secret.fileno(), True)
+    source = """
+    import resource
+    @app.query
+    def query(config, site):
+        links = [os.readlink(f"/proc/self/fd/{fd}") for fd in os.listdir("/proc/self/fd")
+                 if os.path.exists(f"/proc/self/fd/{fd}")]
+        return {
+            "secrets": [name for name in os.environ if "AWS" in name],
+            "key": any("key.pem" in link for link in links),
+            "kinds": sorted({link.split(":")[0] for link in links}),
+            "omp": os.environ["OMP_NUM_THREADS"],
+            "tasks": len(os.listdir("/proc/self/task")),
+            "core": list(resource.getrlimit(resource.RLIMIT_CORE)),
+            "oom": int(open("/proc/self/oom_score_adj").read()),
+            "leader": os.getsid(0) == os.getpid(),
+            "cwd": os.getcwd(),
+            "home": os.environ["HOME"],
+            "seed": os.environ["PYTHONHASHSEED"],
+            "stdin": sys.stdin.read(),
+        }
+    """
+    async with bench(tmp_path) as b:
+        load = b.load_of(source)
+        worker = await b.worker(load, threads=threads)
+        done = await worker.execute(task(call="query"))
+        assert done.reply.error == ""
+        found = dict(done.reply.metrics)
+        assert found.pop("kinds") == ["/dev/null", "pipe", "socket"]
+        assert found == {
+            "secrets": [], "key": False, "omp": str(threads), "tasks": found["tasks"], "core": [0, 0], "oom": 500,
+            "leader": True, "cwd": str(load.scratch), "home": str(load.scratch), "seed": "0", "stdin": "",
+        }  # fmt: skip
+        assert found["tasks"] == 1 or threads > 1
+        assert f" t{threads} " in done.reply.fingerprint
+    secret.close()
+
+
+async def test_server_side_calls(tmp_path: Path) -> None:
+    source = """
+    @app.config
+    def config(round, site):
+        return {"lr": 0.1 / round, "who": site}
+
+    @app.evaluate_on_server
+    def evaluate(arrays, round):
+        if round == 9:
+            raise KeyError("a row of data")
+        return {"sum": float(sum(array.sum() for array in arrays.values())), "nan": float("nan")}
+
+    @app.train
+    def train(arrays, config, site):
+        raise NotImplementedError
+
+    @app.parameters
+    def parameters(site):
+        raise NotImplementedError
+    """
+    arrays = large_model(1)
+    (tmp_path / "model").write_bytes(encode(arrays))
+    async with bench(tmp_path) as b:
+        worker = await b.worker(source, role="server", site="server")
+        called = await worker.call("config", {"round": 2, "sites": ["a", "b"]})
+        assert called.value == {"a": {"lr": 0.05, "who": "a"}, "b": {"lr": 0.05, "who": "b"}}
+        called = await worker.call("evaluate", {"round": 1}, {"model": tmp_path / "model"})
+        assert called.value["sum"] == pytest.approx(float(sum(array.sum() for array in arrays.values())))
+        assert np.isnan(called.value["nan"])
+        with pytest.raises(TaskError, match="KeyError at app.py") as caught:
+            await worker.call("evaluate", {"round": 9}, {"model": small_model()})
+        assert "row" not in str(caught.value)
+        with pytest.raises(TaskError, match="expected one of config"):
+            await worker.call("nonesuch", {})
+        assert worker.alive
+
+
+async def test_wrong_bundles_are_configuration_errors(tmp_path: Path) -> None:
+    async with bench(tmp_path) as b:
+        with pytest.raises(ConfigError, match="Python file"):
+            await b.worker(b.load_of("", entry="other.py"))
+        with pytest.raises(ConfigError, match=r"hs\.App"):
+            await b.worker("app = 3")
