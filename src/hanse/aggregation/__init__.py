@@ -4,9 +4,10 @@ from hanse.aggregation.canonical import GROUP, Subtree, Tree, subtrees, total_we
 from hanse.aggregation.folds import Fold, GroupFold, WeightedMean, WeightedSum
 from hanse.aggregation.gathers import Choice, Gather, Krum, NormBound
 from hanse.aggregation.refusals import EmptyCohort, Overflow, UpdatesRefused, ZeroWeight
+from hanse.aggregation.running import Partial, RunningMean
 from hanse.aggregation.selects import Median, Select, TrimmedMean
 from hanse.aggregation.sources import ArraySink, ArraySource, BlobSink, BlobSource, Sink, Source, Zeros
-from hanse.aggregation.walk import Update, aggregate
+from hanse.aggregation.walk import Kind, Update, aggregate
 
 __all__ = [
     "GROUP",
@@ -19,10 +20,13 @@ __all__ = [
     "Fold",
     "Gather",
     "GroupFold",
+    "Kind",
     "Krum",
     "Median",
     "NormBound",
     "Overflow",
+    "Partial",
+    "RunningMean",
     "Select",
     "Sink",
     "Source",

@@ -6,7 +6,7 @@ https://arxiv.org/abs/1602.05629, algorithm 1: w ← Σ n_k/n · w_k. Here Σ (n
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar, runtime_checkable
+from typing import Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 
@@ -60,10 +60,17 @@ class GroupFold(Protocol[GroupAcc]):
 
 @dataclass(slots=True)
 class Sum:
-    """A running Σ weight · block."""
+    """A running Σ weight · block.
+
+    Args:
+        values: float64, (n,).
+        fresh: nothing was added yet and `values` holds anything.
+        buffer: what `values` is a part of, if its rule may use it again afterwards.
+    """
 
     values: Wide
     fresh: bool = True
+    buffer: Wide | None = None
 
 
 class WeightedSum:
@@ -84,7 +91,9 @@ class WeightedSum:
             buffer = self._pool.pop()
         except IndexError:
             buffer = np.empty(n)
-        return Sum(buffer[:n] if len(buffer) >= n else np.empty(n))
+        if len(buffer) < n:
+            buffer = np.empty(n)
+        return Sum(buffer[:n], buffer=buffer)
 
     def add(self, acc: Sum, block: Block, weight: float) -> None:
         """See `Fold.add`."""
@@ -117,8 +126,8 @@ class WeightedSum:
         return finite
 
     def _release(self, acc: Sum) -> None:
-        buffer: Any = acc.values.base if acc.values.base is not None else acc.values
-        self._pool.append(buffer)
+        if acc.buffer is not None:
+            self._pool.append(acc.buffer)
 
 
 class WeightedMean(WeightedSum):

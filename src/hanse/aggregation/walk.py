@@ -10,7 +10,7 @@ import math
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, Protocol, TypeVar
 
 import numpy as np
 
@@ -71,7 +71,7 @@ class Range:
         return self.stop - self.start
 
 
-class BlockRefused(Exception):
+class _BlockRefused(Exception):
     """Within one range some updates could not be read or are not finite: position → reason. Stays in this file."""
 
     def __init__(self, reasons: Mapping[int, str]) -> None:
@@ -121,15 +121,11 @@ def aggregate(
             non-finite weight, or with non-finite values. Of one kind all are named.
         EmptyCohort, ZeroWeight, Overflow: see there. UpdateError: arrays that have no mean.
     """
-    if (kind == "delta" or update is not None) and base is None:
-        raise ValueError("expected a base for kind='delta' or an update, found none")
-    if len(states) != len(state_outs):
-        raise ValueError(f"expected one state_out for each of {len(states)} states, found {len(state_outs)}")
     if not sources:
         raise EmptyCohort
     layout = (base or sources[min(range(len(positions)), key=positions.__getitem__)]).layout
     check_layout(layout)
-    check_states(layout, states)
+    check_model(layout, kind, base, update, states, state_outs)
     cohort = check_cohort(
         sources, positions, weights, layout, plan_size=plan_size, needs_weight=not isinstance(rule, Select)
     )
@@ -139,14 +135,14 @@ def aggregate(
             kind, update = "delta", _from_values(update) if update else None
         cohort = _weigh(cohort, rule, layout, threads, allow_nonfinite)
         rule = WeightedMean()
-    reduce: _Select | _Fold
+    reduce: Reduce
     if isinstance(rule, Select):
         reduce = _Select(cohort, rule, allow_nonfinite)
         default = select_elements(len(sources))
     else:
         reduce = _Fold(cohort, rule)
         default = getattr(rule, "block_elements", BLOCK_ELEMENTS)
-    step = _Step(
+    step = Step(
         layout,
         cohort,
         reduce,
@@ -154,12 +150,12 @@ def aggregate(
         kind,
         base,
         update,
-        tuple(states),
-        tuple(state_outs),
+        states,
+        state_outs,
         scalars or {},
         allow_nonfinite,
     )
-    _walk(ranges(layout, default if block_elements is None else block_elements), step, threads)
+    run_side_by_side(ranges(layout, default if block_elements is None else block_elements), step, threads)
     if step.refused:
         raise UpdatesRefused(step.refused)
     return cohort.total_weight
@@ -242,12 +238,25 @@ def check_layout(layout: Layout) -> None:
         )
 
 
-def check_states(layout: Layout, states: Sequence[Source]) -> None:
-    """Refuse an optimiser's state that does not lie on the model's ranges.
+def check_model(
+    layout: Layout,
+    kind: Kind,
+    base: Source | None,
+    update: Update | None,
+    states: Sequence[Source],
+    state_outs: Sequence[Sink],
+) -> None:
+    """Refuse a base or an optimiser's state that is missing or does not lie on the model's ranges.
 
     Raises:
-        ValueError: other names or shapes.
+        ValueError: which one.
     """
+    if (kind == "delta" or update is not None) and base is None:
+        raise ValueError("expected a base for kind='delta' or an update, found none")
+    if base is not None and (difference := layout.difference(base.layout)):
+        raise ValueError(f"base: {difference}")
+    if len(states) != len(state_outs):
+        raise ValueError(f"expected one state_out for each of {len(states)} states, found {len(state_outs)}")
     expected = [(spec.name, spec.shape) for spec in layout.specs]
     for state in states:
         if [(spec.name, spec.shape) for spec in state.layout.specs] != expected:
@@ -271,7 +280,7 @@ def select_elements(num_updates: int) -> int:
     return max(SELECT_LEAST_ELEMENTS, SELECT_BYTES // (8 * num_updates))
 
 
-def _walk(todo: Iterator[Item], step: Callable[[Item], None], threads: int) -> None:
+def run_side_by_side(todo: Iterator[Item], step: Callable[[Item], None], threads: int) -> None:
     """Call `step` for every item, `threads` side by side; the caller's own thread is one of them.
 
     Raises:
@@ -316,7 +325,7 @@ def _read(cohort: Cohort, members: Sequence[int], at: Range) -> list[Block]:
     """That range of some updates.
 
     Raises:
-        BlockRefused: a blob that is not there, or whose content does not verify.
+        _BlockRefused: a blob that is not there, or whose content does not verify.
     """
     blocks, reasons = [], {}
     for i in members:
@@ -325,8 +334,20 @@ def _read(cohort: Cohort, members: Sequence[int], at: Range) -> list[Block]:
         except (RefusedError, NotFoundError) as error:
             reasons[cohort.positions[i]] = f"cannot be read: {type(error).__name__}: {error}"
     if reasons:
-        raise BlockRefused(reasons)
+        raise _BlockRefused(reasons)
     return blocks
+
+
+class Reduce(Protocol):
+    """Reduces one range of the cohort."""
+
+    def __call__(self, at: Range, out: Wide) -> None:
+        """Write the result in float64."""
+        ...
+
+    def rounded(self, at: Range, out: Block) -> bool | None:
+        """Write it rounded to out's dtype: whether it is finite; None (and nothing done) if it cannot do that."""
+        ...
 
 
 class _Fold:
@@ -347,7 +368,7 @@ class _Fold:
         self._rule.finish(self._accumulate(at), self._cohort.total_weight, out)
 
     def rounded(self, at: Range, out: Block) -> bool | None:
-        """The result already rounded to out's dtype: whether it is finite; None if the rule cannot do that."""
+        """See `Reduce.rounded`."""
         if not isinstance(self._rule, GroupFold):
             return None
         return self._rule.finish_rounded(self._accumulate(at), self._cohort.total_weight, out)
@@ -404,7 +425,7 @@ class _Select:
         self._rule.reduce(rows, self._cohort.weights, out)
 
     def rounded(self, at: Range, out: Block) -> bool | None:
-        """See `_Fold.rounded`."""
+        """See `Reduce.rounded`."""
         return None
 
 
@@ -412,7 +433,7 @@ def _refuse_nonfinite(cohort: Cohort, blocks: Rows) -> None:
     """Name the updates whose block is not finite.
 
     Raises:
-        BlockRefused: there are some.
+        _BlockRefused: there are some.
     """
     reasons = {
         position: "values that are not finite"
@@ -420,31 +441,31 @@ def _refuse_nonfinite(cohort: Cohort, blocks: Rows) -> None:
         if not all_finite(block)
     }
     if reasons:
-        raise BlockRefused(reasons)
+        raise _BlockRefused(reasons)
 
 
 @dataclass
-class _Step:
-    """What is done with one range: reduce, apply the optimiser, round, check, write."""
+class Step:
+    """What is done with one range: reduce, apply the optimiser, round, check, write. Fields as in `aggregate`."""
 
     layout: Layout
     cohort: Cohort
-    reduce: _Fold | _Select
+    reduce: Reduce
     out: Sink
-    kind: Kind
-    base: Source | None
-    update: Update | None
-    states: tuple[Source, ...]
-    state_outs: tuple[Sink, ...]
-    scalars: Mapping[str, float]
-    allow_nonfinite: bool
+    kind: Kind = "values"
+    base: Source | None = None
+    update: Update | None = None
+    states: Sequence[Source] = ()
+    state_outs: Sequence[Sink] = ()
+    scalars: Mapping[str, float] = field(default_factory=dict)
+    allow_nonfinite: bool = False
     refused: dict[int, str] = field(default_factory=dict)
     _scratch: _Scratch = field(default_factory=_Scratch)
 
     def __call__(self, at: Range) -> None:
         try:
             self._do(at)
-        except BlockRefused as found:  # go on: every culprit of the model is named, not only the first
+        except _BlockRefused as found:  # go on: every culprit of the model is named, not only the first
             what = describe(self.layout.specs[at.index])
             for position, reason in found.reasons.items():
                 self.refused.setdefault(position, f"{reason} in {what}")
@@ -503,7 +524,7 @@ class _Step:
         """Something is not finite: whose fault? Notes the culprits.
 
         Raises:
-            Overflow: every update is finite. BlockRefused: one could not be read.
+            Overflow: every update is finite. _BlockRefused: one could not be read.
         """
         spec = self.layout.specs[at.index]
         if is_float(spec.dtype):
@@ -534,12 +555,12 @@ def _weigh(cohort: Cohort, rule: Gather, layout: Layout, threads: int, allow_non
             if not allow_nonfinite:
                 _refuse_nonfinite(cohort, blocks)
             total.add(number, rule.measure(blocks))
-        except BlockRefused as found:
+        except _BlockRefused as found:
             for position, reason in found.reasons.items():
                 refused.setdefault(position, f"{reason} in {describe(layout.specs[at.index])}")
             total.add(number, None)
 
-    _walk(iter(enumerate(pieces)), measure, threads)
+    run_side_by_side(iter(enumerate(pieces)), measure, threads)
     if refused:
         raise UpdatesRefused(refused)
     if total.value is None:

@@ -8,43 +8,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from hanse.aggregation import ArraySink, ArraySource, WeightedMean, aggregate
 from tests.unit.aggregation.oracle import mean_array, weighted_mean
+from tests.unit.aggregation.updates import mean, same_bits, spread
 
 FLOATS = [np.float16, ml_dtypes.bfloat16, np.float32, np.float64]
 INTEGERS = [np.int8, np.uint8, np.int16, np.uint16, np.int32, np.uint32, np.int64, np.uint64]
-
-
-def spread(rng: np.random.Generator, shape: tuple[int, ...], dtype: Any) -> np.ndarray[Any, Any]:
-    """Values whose exponents are spread over 2^±60, as far as the dtype allows: sums depend on their order."""
-    dtype = np.dtype(dtype)
-    if dtype.kind in "iu":
-        info = np.iinfo(dtype)
-        return rng.integers(info.min // 2, info.max // 2, shape, dtype=dtype, endpoint=True)
-    reach = 14 if dtype == np.float16 else 60
-    signs = rng.choice([-1.0, 1.0], shape)
-    return (signs * (1 + rng.random(shape)) * 2.0 ** rng.integers(-reach, reach, shape)).astype(dtype)
-
-
-@pytest.fixture(params=["numpy", "numba"])
-def kernel(request: pytest.FixtureRequest) -> str:
-    if request.param == "numba":
-        pytest.importorskip("numba", reason="numba is not installed (extra `fast`)")
-    return str(request.param)
-
-
-def mean(
-    updates: list[np.ndarray[Any, Any]], positions: list[int], weights: list[float], *, kernel: Any, **options: Any
-) -> Any:
-    out = ArraySink(ArraySource({"x": updates[0]}).layout)
-    aggregate(
-        [ArraySource({"x": u}) for u in updates], positions, weights, rule=WeightedMean(kernel), out=out, **options
-    )
-    return out.arrays["x"]
-
-
-def same_bits(a: np.ndarray[Any, Any], b: np.ndarray[Any, Any]) -> bool:
-    return a.dtype == b.dtype and a.shape == b.shape and a.tobytes() == b.tobytes()
 
 
 @pytest.mark.parametrize("dtype", FLOATS + INTEGERS, ids=lambda d: np.dtype(d).name)
