@@ -91,6 +91,15 @@ def test_examples_are_the_weights_and_all_are_equal_where_nobody_counted() -> No
     assert FedAvg().weigh([FoldInput("a", 0, 0, {}), FoldInput("b", 0, 0, {})]) == [1.0, 1.0]
 
 
+def test_every_site_may_count_the_same() -> None:
+    replies = [FoldInput("a", 3, 0, {}), FoldInput("b", 300, 0, {})]
+    assert FedAvg("equal").weigh(replies) == [1.0, 1.0]
+    assert named("fedavg", {"weights": "equal"}) == FedAvg("equal")
+    assert FedAvg("equal").replaces
+    with pytest.raises(ConfigError, match="fedavg.weights: expected examples or equal, found 'rows'"):
+        FedAvg("rows")
+
+
 def test_strategies_are_frozen_values() -> None:
     with pytest.raises(AttributeError):
         FedAvgM().momentum = 0.5  # type: ignore[misc]
