@@ -1,8 +1,8 @@
 """FedAvg: the weighted mean of the clients' models.
 
 McMahan, Moore, Ramage, Hampson, Agüera y Arcas, "Communication-efficient learning of deep networks from decentralized
-data", AISTATS 2017, https://arxiv.org/abs/1602.05629, Algorithm 1. What the paper calls C is `sample` here; local epochs
-E, batch size B and learning rate η belong to the client's code.
+data", AISTATS 2017, https://arxiv.org/abs/1602.05629, Algorithm 1. What the paper calls C is `sample` here; local
+epochs E, batch size B and learning rate η belong to the client's code.
 """
 
 from collections.abc import Sequence
