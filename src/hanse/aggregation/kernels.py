@@ -102,6 +102,11 @@ class AutoKernel:
         self._left = patience_bytes  # threads may lose a count to each other; it decides nothing but speed
         self._kernel = _numpy_kernel()
 
+    @property
+    def current(self) -> str:
+        """The name of the kernel at work."""
+        return self._kernel.name
+
     def fold(self, acc: Wide, blocks: Sequence[Block], weights: Sequence[float], *, fresh: bool) -> None:
         """See `Kernel.fold`."""
         self._count(blocks)

@@ -74,10 +74,8 @@ def round_to(values: Wide, dtype: np.dtype[Any], *, allow_nonfinite: bool = Fals
     """
     if dtype in INTEGERS:
         return _round_to_integer(values, dtype)
-    if dtype == np.float64:
-        rounded: Block = values
-    else:
-        rounded = _round_to_bfloat16(values) if dtype == BFLOAT16 else values.astype(dtype)
+    with np.errstate(all="ignore"):  # what is not finite is found below
+        rounded = _round_to_bfloat16(values) if dtype == BFLOAT16 else values.astype(dtype, copy=False)
     return rounded if allow_nonfinite or all_finite(rounded) else None
 
 

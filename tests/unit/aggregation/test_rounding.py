@@ -82,5 +82,6 @@ def test_widening_is_exact(dtype: np.dtype[Any]) -> None:
 def test_every_bfloat16_widens_exactly() -> None:
     every = np.arange(2**16, dtype=np.uint16).view(BFLOAT16)
     out = np.empty(2**16)
-    widen_into(out, every)
-    np.testing.assert_array_equal(out, every.astype(np.float64))
+    with np.errstate(invalid="ignore"):  # signalling NaNs
+        widen_into(out, every)
+        np.testing.assert_array_equal(out, every.astype(np.float64))
