@@ -102,7 +102,11 @@ def parse_header(content: memoryview | bytes, *, total: int | None = None) -> tu
     if 8 + length + start != total:
         raise CodecError(f"arrays: header promises {8 + length + start} bytes, found {total}")
     layout = Layout(tuple(specs))
-    if header_of(layout) != bytes(view[: 8 + length]):
+    try:
+        is_canonical = header_of(layout) == bytes(view[: 8 + length])
+    except UnicodeEncodeError:
+        is_canonical = False
+    if not is_canonical:
         raise CodecError("arrays: header is not in canonical form")
     return layout, 8 + length
 
@@ -149,8 +153,10 @@ def _read_entry(name: str, entry: Any, start: int) -> tuple[ArraySpec, int]:
     ):
         raise CodecError(f"arrays: entry {name[:60]!r} has an impossible shape")
     stop = start + prod(shape) * dtype.itemsize
+    # numpy refuses an empty array, too, whose other sides are too long.
     if (
         stop >= 2**63
+        or prod(max(side, 1) for side in shape) * dtype.itemsize >= 2**63
         or entry["data_offsets"] != [start, stop]
         or any(type(n) is not int for n in entry["data_offsets"])
     ):

@@ -15,6 +15,7 @@ NAME_PATTERN = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
 SERVER = "server"
 """The server's address in envelopes. No site or person may bear it."""
 
+_NUMBER = re.compile(r"0|[1-9][0-9]{0,9}")
 _BASE32 = "0123456789abcdefghjkmnpqrstvwxyz"
 
 
@@ -27,7 +28,7 @@ def check_name(name: str, what: str = "name") -> str:
     if NAME_PATTERN.fullmatch(name) is None:
         raise ConfigError(
             f"{what}: expected 1 to 63 characters of a-z, 0-9, '-', '_' beginning with a letter or digit, "
-            f"found {name!r}"
+            f"found {name[:80]!r}"
         )
     return name
 
@@ -56,15 +57,20 @@ class TaskId:
         """Read what `str()` wrote.
 
         Raises:
-            ConfigError: not of the form `job/component/round/phase/ordinal`.
+            ConfigError: not of the form `job/component/round/phase/ordinal`, or a number written otherwise than
+                `str()` would: no task has two ids.
         """
         parts = text.split("/")
-        if len(parts) != 5 or not (parts[2].isdecimal() and parts[4].isdecimal()):
-            raise ConfigError(f"task id: expected job/component/round/phase/ordinal, found {text!r}")
+        if len(parts) != 5 or not (_is_number(parts[2]) and _is_number(parts[4])):
+            raise ConfigError(f"task id: expected job/component/round/phase/ordinal, found {text[:80]!r}")
         job, component, round_, phase, ordinal = parts
         for what, part in (("job", job), ("component", component), ("phase", phase)):
             check_name(part, what)
         return cls(job, component, int(round_), phase, int(ordinal))
+
+
+def _is_number(text: str) -> bool:
+    return _NUMBER.fullmatch(text) is not None and int(text) < 2**32
 
 
 def model_scope(job: str, component: str, round_: int) -> str:

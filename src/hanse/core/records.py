@@ -278,6 +278,8 @@ class Envelope:
             raise CodecError(f"envelope: expected version {WIRE_VERSION}, found {message.v}; update the older side")
         if len(message.body) > MAX_BODY_BYTES or len(message.id) > 400 or len(message.kind) > 64:
             raise CodecError("envelope: a field is over its limit")
+        if not math.isfinite(message.deadline_s):
+            raise CodecError("envelope: expected a finite deadline")
         return cls(
             sender=message.sender,
             recipient=message.recipient,

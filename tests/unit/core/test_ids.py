@@ -1,0 +1,103 @@
+"""Names, task ids, scopes."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hanse.core.errors import ConfigError
+from hanse.core.ids import (
+    NAME_PATTERN,
+    TaskId,
+    bundle_scope,
+    check_blob_id,
+    check_name,
+    check_scope,
+    model_scope,
+    new_job_id,
+    upload_scope,
+)
+
+names = st.from_regex(NAME_PATTERN, fullmatch=True)
+
+
+@pytest.mark.parametrize("name", ["a", "0", "hospital-1", "a_b", "x" * 63])
+def test_names(name: str) -> None:
+    assert check_name(name) == name
+
+
+@pytest.mark.parametrize("name", ["", "-a", "_a", "A", "a b", "a/b", "..", "a.b", "x" * 64, "é", "a\n", "a\0", "٣"])
+def test_other_names_are_refused(name: str) -> None:
+    with pytest.raises(ConfigError, match="expected 1 to 63 characters"):
+        check_name(name, "site")
+
+
+@given(names, names, st.integers(0, 10**9), names, st.integers(0, 10**9))
+def test_a_task_id_is_read_as_it_was_written(job: str, component: str, round_: int, phase: str, ordinal: int) -> None:
+    task = TaskId(job, component, round_, phase, ordinal)
+    assert TaskId.parse(str(task)) == task
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "j/c/1/train",
+        "j/c/1/train/0/x",
+        "j/c/-1/train/0",
+        "j/c/1/train/x",
+        "j/c/1/train/",
+        "J/c/1/train/0",
+        "j/../1/train/0",
+        "j/c/1/Train/0",
+        "j/c/01/train/0",
+        "j/c/1/train/00",
+        "j/c/٣/train/0",
+        "j/c/1/train/²",
+        "j/c/1/train/0\n",
+        "j/c/1/train/" + "9" * 5000,
+        "j/c/" + "9" * 5000 + "/train/0",
+        "j/c/4294967296/train/0",
+    ],
+    ids=lambda text: text[:20],
+)
+def test_other_task_ids_are_refused(text: str) -> None:
+    with pytest.raises(ConfigError, match="expected"):
+        TaskId.parse(text)
+
+
+@given(st.text(max_size=40))
+def test_what_is_read_is_written_the_same(text: str) -> None:
+    """No task has two ids."""
+    try:
+        task = TaskId.parse(text)
+    except ConfigError:
+        return
+    assert str(task) == text
+
+
+def test_job_ids_are_names_sort_by_time_and_differ() -> None:
+    ids = [new_job_id(now_ms) for now_ms in (0, 1, 1_700_000_000_000, 1_700_000_000_001, 2**48 - 1)]
+    assert ids == sorted(ids)
+    assert all(check_name(id) and len(id) == 20 for id in ids)
+    assert len({new_job_id(5) for _ in range(100)}) == 100
+    assert new_job_id() > new_job_id(1_700_000_000_000)
+
+
+def test_scopes_are_safe_paths_and_sites_have_their_own() -> None:
+    task = TaskId("j", "c", 3, "train", 7)
+    scopes = [model_scope("j", "c", 3), upload_scope(task, "a"), upload_scope(task, "b"), bundle_scope("j")]
+    assert scopes == ["j/c/3/model", "j/c/3/up/a", "j/c/3/up/b", "j/bundle"]
+    assert [check_scope(scope) for scope in scopes] == scopes
+
+
+@pytest.mark.parametrize("scope", ["", "/a", "a/", "a//b", "..", "a/..", "a/./b", "A", "a" * 64, "a/" * 8 + "a", "a\n"])
+def test_other_scopes_are_refused(scope: str) -> None:
+    with pytest.raises(ConfigError, match="scope"):
+        check_scope(scope)
+
+
+@pytest.mark.parametrize("id", ["", "0" * 63, "0" * 65, "G" * 64, "A" * 64, "0" * 64 + "\n", "../" + "0" * 61])
+def test_other_blob_ids_are_refused(id: str) -> None:
+    with pytest.raises(ConfigError, match="blob id"):
+        check_blob_id(id)
+    assert check_blob_id("0123456789abcdef" * 4)
