@@ -64,7 +64,7 @@ from hanse.rounds.events import (
     Started,
     TimerFired,
 )
-from hanse.rounds.host import Member, PlanRequest, ReduceRequest, StrategyHost, earlier, load_arrays
+from hanse.rounds.host import Member, PlanRequest, ReduceRequest, StrategyHost, earlier, load_arrays, plain, unplain
 from hanse.rounds.machine import PARAMETERS, RunState
 from hanse.rounds.record import RoundRecord, mean_metrics, server_metrics, site_metrics
 from hanse.rounds.result import Result
@@ -774,7 +774,7 @@ def _encode_asks(asks: Mapping[int, Ask]) -> list[Any]:
             ordinal,
             ask.site,
             ask.call,
-            configs.setdefault(json.dumps(_plain(ask.config), separators=(",", ":")), len(configs)),
+            configs.setdefault(json.dumps(plain(ask.config), separators=(",", ":")), len(configs)),
             base64.b64encode(ask.payload).decode(),
             ask.with_model,
         ]
@@ -786,23 +786,6 @@ def _encode_asks(asks: Mapping[int, Ask]) -> list[Any]:
 def _decode_asks(value: Any) -> dict[int, Ask]:
     configs, rows = value
     return {
-        ordinal: Ask(site, call, _unplain(configs[config]), base64.b64decode(payload), with_model)
+        ordinal: Ask(site, call, unplain(configs[config]), base64.b64decode(payload), with_model)
         for ordinal, site, call, config, payload, with_model in rows
     }
-
-
-def _plain(value: Any) -> Any:
-    """Configurations as JSON; bytes become an object that no configuration can be otherwise."""
-    if isinstance(value, bytes):
-        return {"bytes": base64.b64encode(value).decode()}
-    if isinstance(value, Mapping):
-        return {"map": {key: _plain(item) for key, item in value.items()}}
-    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
-
-
-def _unplain(value: Any) -> Any:
-    if isinstance(value, dict):
-        if "bytes" in value:
-            return base64.b64decode(value["bytes"])
-        return {key: _unplain(item) for key, item in value["map"].items()}
-    return [_unplain(item) for item in value] if isinstance(value, list) else value

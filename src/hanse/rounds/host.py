@@ -5,11 +5,12 @@ strategy, configuration and evaluation in a worker process that implements the s
 """
 
 import asyncio
+import base64
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -22,7 +23,7 @@ from hanse.core.records import Config, Metrics, Reply
 from hanse.core.seams import BlobStore
 from hanse.core.spec import RunSpec
 from hanse.rounds.events import BlobKey
-from hanse.strategies import Context, PhasePlan, Strategy
+from hanse.strategies import Ask, Close, Context, PhasePlan, Strategy
 from hanse.strategies.strategy import Earlier, FoldInput
 
 SMALL_BYTES = 1 << 20
@@ -40,6 +41,29 @@ class PlanRequest:
     previous: tuple[Earlier, ...]
     extends: bool
 
+    def to_json(self) -> dict[str, Any]:
+        """For a worker: JSON, payloads in base 64."""
+        return {
+            "round": self.round,
+            "phase_index": self.phase_index,
+            "sites": list(self.sites),
+            "busy": list(self.busy),
+            "previous": [[e.site, e.num_examples, plain(e.metrics), plain(e.payload)] for e in self.previous],
+            "extends": self.extends,
+        }
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> "PlanRequest":
+        """Read what `to_json` wrote."""
+        return cls(
+            value["round"],
+            value["phase_index"],
+            tuple(value["sites"]),
+            tuple(value["busy"]),
+            tuple(Earlier(s, n, unplain(m), unplain(p)) for s, n, m, p in value["previous"]),
+            value["extends"],
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class PlanAnswer:
@@ -51,6 +75,32 @@ class PlanAnswer:
     order: str
     late: str
     update_kind: str
+
+    def to_json(self) -> dict[str, Any]:
+        """From a worker: JSON, payloads in base 64."""
+        close = self.plan.close
+        return {
+            "phases": list(self.phases),
+            "asks": [[a.site, a.call, plain(a.config), plain(a.payload), a.with_model] for a in self.plan.asks],
+            "close": [close.count, close.quorum, close.grace_s, close.deadline_s, close.keep_in_flight],
+            "folds": self.folds,
+            "order": self.order,
+            "late": self.late,
+            "update_kind": self.update_kind,
+        }
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> "PlanAnswer":
+        """Read what `to_json` wrote."""
+        asks = tuple(Ask(s, c, unplain(config), unplain(p), m) for s, c, config, p, m in value["asks"])
+        return cls(
+            tuple(value["phases"]),
+            PhasePlan(asks, Close(*value["close"])),
+            value["folds"],
+            value["order"],
+            value["late"],
+            value["update_kind"],
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +125,28 @@ class ReduceRequest:
     model: BlobKey | None
     state: tuple[BlobKey, ...]
     scope: str
+
+    def to_json(self) -> dict[str, Any]:
+        """For a worker, which gets the arrays apart."""
+        return {
+            "round": self.round,
+            "phase": self.phase,
+            "kind": self.kind,
+            "size": self.size,
+            "num_states": len(self.state),
+            "members": [
+                [
+                    m.ordinal,
+                    m.position,
+                    m.staleness,
+                    m.reply.site,
+                    m.reply.num_examples,
+                    plain(m.reply.metrics),
+                    m.reply.update_kind,
+                ]
+                for m in self.members
+            ],
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -328,3 +400,21 @@ async def load_arrays(blobs: BlobStore, key: BlobKey) -> Arrays:
 def earlier(replies: Sequence[Reply]) -> tuple[Earlier, ...]:
     """What a strategy may see of the phase before."""
     return tuple(Earlier(reply.site, reply.num_examples, reply.metrics, reply.payload) for reply in replies)
+
+
+def plain(value: Any) -> Any:
+    """Configurations, metrics and payloads as JSON; bytes become an object that nothing else can be."""
+    if isinstance(value, bytes):
+        return {"bytes": base64.b64encode(value).decode()}
+    if isinstance(value, Mapping):
+        return {"map": {key: plain(item) for key, item in value.items()}}
+    return [plain(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def unplain(value: Any) -> Any:
+    """Read what `plain` wrote."""
+    if isinstance(value, dict):
+        if "bytes" in value:
+            return base64.b64decode(value["bytes"])
+        return {key: unplain(item) for key, item in value["map"].items()}
+    return [unplain(item) for item in value] if isinstance(value, list) else value

@@ -30,6 +30,7 @@ class Outgoing:
         self._frames: deque[pb.ServerFrame] = deque()
         self._changed = asyncio.Event()
         self.closed = ""
+        self.final = False
 
     def put(self, frame: pb.ServerFrame) -> None:
         """Queue a frame; dropped when the session is over."""
@@ -37,9 +38,10 @@ class Outgoing:
             self._frames.append(frame)
             self._changed.set()
 
-    def close(self, reason: str) -> None:
-        """End the session, once what is queued has gone out."""
+    def close(self, reason: str, *, final: bool = False) -> None:
+        """End the session, once what is queued has gone out. `final`: the site need not come again."""
         self.closed = self.closed or reason
+        self.final = self.final or final
         self._changed.set()
 
     async def next(self) -> pb.ServerFrame | None:

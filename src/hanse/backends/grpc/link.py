@@ -154,8 +154,10 @@ class Link:
                         continue
                     await self._deliver(envelope, frame.delivery.count)
                 case "accepted":
-                    self._unaccepted.pop(frame.accepted.id, None)
-                    self._on_accepted(frame.accepted.id, frame.accepted.outcome, frame.accepted.reason)
+                    accepted = frame.accepted
+                    if accepted.outcome != "later":  # the server could not keep it: it goes again with the next session
+                        self._unaccepted.pop(accepted.id, None)
+                        self._on_accepted(accepted.id, accepted.outcome, accepted.reason)
                 case _:
                     pass  # heartbeats only need to be heard; a newer server's kinds are left alone
         raise await _ended(call)
@@ -179,6 +181,6 @@ async def _ended(call: Any) -> HanseError:
     """Why a stream ended."""
     code = await call.code()
     details = await call.details()
-    if code == grpc.StatusCode.UNAUTHENTICATED and "replaced by a newer session" not in details:
+    if code == grpc.StatusCode.UNAUTHENTICATED:
         return TrustError(details)
     return UnavailableError(f"the server ended the session: {details or code}")

@@ -202,7 +202,8 @@ class Service:
             if self._inbox.detach(caller.name, outgoing):
                 self._handler.closed(caller.name)
         if outgoing.closed:
-            await context.abort(grpc.StatusCode.UNAUTHENTICATED, outgoing.closed)
+            code = grpc.StatusCode.UNAUTHENTICATED if outgoing.final else grpc.StatusCode.UNAVAILABLE
+            await context.abort(code, outgoing.closed)
 
     async def _read(self, context: Context, caller: Caller, outgoing: Outgoing) -> None:
         while (content := await _next(context)) is not None:

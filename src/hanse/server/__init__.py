@@ -1,0 +1,1 @@
+"""The coordinator: members, sessions, jobs, and the services that sites and people call. Holds no data of a site."""

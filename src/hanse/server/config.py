@@ -1,0 +1,119 @@
+"""`server.yaml`: where the server listens and how careful it is. Written by `hanse federation init`."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from hanse.core.errors import ConfigError
+from hanse.core.ids import check_name
+
+FILE = "server.yaml"
+
+
+@dataclass(frozen=True, slots=True)
+class ServerConfig:
+    """The server's settings.
+
+    Args:
+        federation: the federation's name.
+        listen: address to bind, such as 127.0.0.1 or 0.0.0.0.
+        port: where members hold sessions (mutual TLS). 0 for any free one.
+        enrolment_port: where new members enrol (TLS).
+        http_port: `/metrics` and `/healthz`, on loopback only; None for none.
+        hosts: names and addresses under which members reach the server, as its certificate says.
+        durability: `power` (survives a power cut) or `process` (survives a crash of the process).
+        threads: threads that aggregate one model.
+    """
+
+    federation: str
+    listen: str = "127.0.0.1"
+    port: int = 7400
+    enrolment_port: int = 7401
+    http_port: int | None = 7402
+    hosts: tuple[str, ...] = ("127.0.0.1", "localhost")
+    durability: str = "power"
+    threads: int = 2
+
+    @property
+    def address(self) -> str:
+        """Where members reach the server."""
+        return f"{self.hosts[0]}:{self.port}"
+
+    @property
+    def enrolment_address(self) -> str:
+        """Where new members reach the server."""
+        return f"{self.hosts[0]}:{self.enrolment_port}"
+
+    def save(self, directory: Path) -> None:
+        """Write `server.yaml`."""
+        text = (
+            "# The server of this federation. Change what you need, then restart `hanse server start`.\n"
+            f"federation: {self.federation}\n"
+            f"listen: {self.listen}            # address to bind\n"
+            f"port: {self.port}                # members' sessions, mutual TLS\n"
+            f"enrolment_port: {self.enrolment_port}      # joining, TLS\n"
+            f"http_port: {'null' if self.http_port is None else self.http_port}           # /metrics, /healthz\n"
+            f"hosts: [{', '.join(self.hosts)}]   # names in the certificate; the first is told to members\n"
+            f"durability: {self.durability}          # power | process\n"
+            f"threads: {self.threads}\n"
+        )
+        (directory / FILE).write_text(text)
+
+    @classmethod
+    def load(cls, directory: Path) -> "ServerConfig":
+        """Read `server.yaml`.
+
+        Raises:
+            ConfigError: it is not there, or something in it is wrong: where, expected, found.
+        """
+        path = directory / FILE
+        try:
+            value = yaml.safe_load(path.read_text())
+        except FileNotFoundError:
+            raise ConfigError(f"{path}: not found; make a federation with: hanse federation init NAME") from None
+        except yaml.YAMLError as error:
+            mark = getattr(error, "problem_mark", None)
+            where = f":{mark.line + 1}" if mark is not None else ""
+            raise ConfigError(f"{path}{where}: expected YAML, found something else") from None
+        if not isinstance(value, dict):
+            raise ConfigError(f"{path}: expected keys and values, found {type(value).__name__}")
+        return cls(**{key: _checked(path, key, item) for key, item in value.items()} | _needed(path, value))
+
+
+_KINDS: dict[str, tuple[str, tuple[type, ...]]] = {
+    "federation": ("a name", (str,)),
+    "listen": ("an address", (str,)),
+    "port": ("a port", (int,)),
+    "enrolment_port": ("a port", (int,)),
+    "http_port": ("a port or null", (int, type(None))),
+    "hosts": ("a list of names", (list,)),
+    "durability": ("power or process", (str,)),
+    "threads": ("a whole number", (int,)),
+}
+
+
+def _needed(path: Path, value: dict[str, Any]) -> dict[str, Any]:
+    if "federation" not in value:
+        raise ConfigError(f"{path}: expected a line 'federation: NAME', found none")
+    return {"federation": check_name(value["federation"], f"{path}: federation")}
+
+
+def _checked(path: Path, key: str, item: Any) -> Any:
+    if key not in _KINDS:
+        raise ConfigError(f"{path}: {key!r} is not a setting; known are {', '.join(_KINDS)}")
+    expected, kinds = _KINDS[key]
+    wrong = type(item) not in kinds
+    if key.endswith("port") and not wrong and item is not None:
+        wrong = not 0 <= item <= 65535
+    if key == "durability":
+        wrong = item not in ("power", "process")
+    if key == "threads":
+        wrong = wrong or item < 1
+    if key == "hosts":
+        wrong = wrong or not item or not all(isinstance(host, str) for host in item)
+        item = tuple(item) if not wrong else item
+    if wrong:
+        raise ConfigError(f"{path}: {key}: expected {expected}, found {item!r}")
+    return item

@@ -1,0 +1,584 @@
+"""Jobs at the server: taken, offered to sites, driven, ended; and taken up again after a restart.
+
+    job/<id>        the signed request and when it was taken
+    jobend/<id>     how it ended
+    run/…, reply/…, round/…    see rounds/driver.py
+
+A job holds no rule about rounds: that is the machine's. What it decides is who may be asked: sites that hold a
+lease and have accepted the proposal.
+"""
+
+import asyncio
+import json
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from hanse.core.blobs import INLINE_BYTES
+from hanse.core.errors import ConfigError, ConflictError, HanseError, NotFoundError
+from hanse.core.ids import TaskId, bundle_scope, model_scope
+from hanse.core.records import BlobRef, Envelope, Reply
+from hanse.pipeline.request import JobRequest, manifest_json
+from hanse.rounds import machine
+from hanse.rounds.clock import LoopClock
+from hanse.rounds.driver import Run, RunInfo, Seams, round_records
+from hanse.rounds.result import Result
+from hanse.server.host import ServerHost
+from hanse.strategies import named
+from hanse.strategies.catalogue import CUSTOM, catalogue
+from hanse.trust.bundle import read_bundle, unpack_bundle
+from hanse.workers.load import Load
+from hanse.workers.pool import Workers
+
+DECISION_S = 10.0
+"""How long a connected site that says nothing to a proposal holds the start up."""
+EVENTS_KEPT = 2000
+ENDED = ("finished", "failed", "cancelled")
+log = structlog.get_logger("hanse.jobs")
+
+
+class History:
+    """What has happened to a job, for those who watch: the last `EVENTS_KEPT` events and a way to await more."""
+
+    def __init__(self) -> None:
+        self._events: deque[dict[str, Any]] = deque(maxlen=EVENTS_KEPT)
+        self._total = 0
+        self._more = asyncio.Event()
+
+    def add(self, event: dict[str, Any]) -> None:
+        """Append."""
+        self._events.append(event)
+        self._total += 1
+        self._more.set()
+        self._more = asyncio.Event()
+
+    async def since(self, position: int) -> tuple[list[dict[str, Any]], int]:
+        """Events from `position` on (waiting for the first), and the position behind them."""
+        while self._total <= position:
+            await self._more.wait()
+        missed = max(position, self._total - len(self._events))
+        return list(self._events)[missed - self._total + len(self._events) :], self._total
+
+    @property
+    def complete(self) -> bool:
+        """Whether nothing has been dropped yet."""
+        return self._total == len(self._events)
+
+
+class Job:
+    """One job at work."""
+
+    def __init__(self, request: JobRequest, signature: bytes, person_record: bytes, seams: Seams) -> None:
+        self.request = request
+        self.signature = signature
+        self.run: Run | None = None
+        self.host: ServerHost | None = None
+        self.decisions: dict[str, tuple[str, str]] = {}
+        self.offered: dict[str, float] = {}
+        self.trusted: set[str] = set()
+        self.history = History()
+        self.resumed = False
+        self.stages: dict[str, str] = {}
+        self._person_record = person_record
+        self._seams = seams
+
+    def wants(self, site: str) -> bool:
+        """Whether the job may be offered to a site."""
+        return self.request.sites is None or site in self.request.sites
+
+    async def offer(self, site: str) -> None:
+        """Propose the job to a site."""
+        request = self.request
+        body = {
+            "v": 1,
+            "job": request.job,
+            "name": request.name,
+            "person": request.person,
+            "app": request.app,
+            "bundle": {"scope": bundle_scope(request.job), **manifest_json(request.bundle)},
+            "entry": request.entry,
+            "object": request.object,
+            "spec": request.spec.to_json(),
+            "person_record": self._person_record.decode(),
+            "bundle_signature": request.bundle_signature,
+            "submitted_at_ms": request.submitted_at_ms,
+        }
+        self.offered[site] = time.monotonic()
+        self._seams.links.grant(site, read=[(bundle_scope(request.job), request.bundle.id)])
+        await self._seams.inbox.send(site, self._envelope(site, f"propose/{request.job}", "propose", body))
+
+    async def dismiss(self, site: str, status: str) -> None:
+        """Tell a site that the job is over."""
+        body = {"v": 1, "job": self.request.job, "status": status}
+        await self._seams.inbox.send(site, self._envelope(site, f"end/{self.request.job}", "end", body))
+
+    def _envelope(self, site: str, id: str, kind: str, body: Mapping[str, Any]) -> Envelope:
+        return Envelope(
+            sender="server",
+            recipient=site,
+            id=id,
+            kind=kind,
+            body=json.dumps(body).encode(),
+            federation=self.request.federation,
+            job=self.request.job,
+        )
+
+    def accepted(self) -> frozenset[str]:
+        """Sites that have accepted, or had before the server restarted and have not said otherwise since."""
+        yes = {site for site, (decision, _) in self.decisions.items() if decision == "accept"}
+        return frozenset(yes | (self.trusted - set(self.decisions)))
+
+    def undecided(self, there: Iterable[str], now: float) -> int:
+        """Sites that are there, were asked, and may still answer in time."""
+        return sum(
+            1
+            for site in there
+            if self.wants(site)
+            and site not in self.decisions
+            and site not in self.trusted
+            and now - self.offered.get(site, now) < DECISION_S
+        )
+
+    def note(self, event: dict[str, Any]) -> None:
+        """Keep an event for those who watch."""
+        self.history.add({**event, "at_ms": _now()})
+
+
+class Jobs:
+    """Every job of a federation.
+
+    Args:
+        directory: where server-side apps are unpacked.
+        there: sites that hold a lease.
+        key_of: the signing key of a person, as verified.
+        on_event: told what happens, for logs, metrics and audit.
+    """
+
+    def __init__(
+        self,
+        seams: Seams,
+        workers: Workers,
+        directory: Path,
+        *,
+        federation: str,
+        threads: int,
+        there: Callable[[], frozenset[str]],
+        record_of: Callable[[str], bytes],
+        on_event: Callable[[dict[str, Any]], None],
+    ) -> None:
+        self._seams = seams
+        self._workers = workers
+        self._directory = directory
+        self._federation = federation
+        self._threads = threads
+        self._there = there
+        self._record_of = record_of
+        self._on_event = on_event
+        self.active: dict[str, Job] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    # ---- taking ----
+
+    async def submit(self, request: JobRequest, signature: bytes) -> None:
+        """Take a verified request. Asking twice is harmless.
+
+        Raises:
+            ConflictError: another job of this id. ConfigError, RefusedError: something in it does not hold.
+        """
+        spec = request.spec
+        if request.federation != self._federation:
+            raise ConfigError(f"job: expected one for federation {self._federation}, found {request.federation}")
+        if spec.strategy in catalogue():
+            named(spec.strategy, spec.params)
+        bundle = await self._bundle(request)
+        if bundle.manifest.object_name != request.object:
+            raise ConfigError("job: the request names another object than the bundle")
+        if request.initial is not None:
+            scope = model_scope(request.job, request.component, 0)
+            if await self._seams.blobs.missing(scope, request.initial):
+                raise ConfigError("job: the initial model has not been uploaded")
+        elif spec.initial == "given":
+            raise ConfigError("job: expected an initial model, found none")
+        row = {"request": request.to_json(), "signature": signature.hex(), "taken_at_ms": _now()}
+        content = json.dumps(row, separators=(",", ":")).encode()
+        if not await self._seams.ledger.create(f"job/{request.job}", content):
+            before = json.loads((await self._seams.ledger.get(f"job/{request.job}"))[0])
+            if before["request"] != row["request"]:
+                raise ConflictError(f"job {request.job} exists already and is another one")
+            return
+        job = Job(request, signature, self._record_of(request.person), self._seams)
+        await self._begin(job)
+
+    async def recover(self) -> None:
+        """Take up every job that had not ended."""
+        ended = {key.removeprefix("jobend/") for key, _, _ in await self._all("jobend/")}
+        for key, value, _ in await self._all("job/"):
+            job_id = key.removeprefix("job/")
+            if job_id in ended or job_id in self.active:
+                continue
+            row = json.loads(value)
+            try:
+                request = JobRequest.from_json(row["request"])
+                job = Job(request, bytes.fromhex(row["signature"]), self._record_of(request.person), self._seams)
+                await self._resume(job)
+            except HanseError as error:
+                log.error("job cannot be taken up", job=job_id, reason=str(error))
+
+    async def _begin(self, job: Job) -> None:
+        request = job.request
+        model = None
+        if request.initial is not None:
+            model = (model_scope(request.job, request.component, 0), request.initial.id)
+        state = machine.begin(request.job, request.component, request.spec, model)
+        job.host = self._host(job)
+        try:
+            run = await Run.create(state, self._seams, job.host, LoopClock(), await self._info(request))
+        except ConflictError:
+            await self._resume(job)  # a crash between the job's row and its first state
+            return
+        await self._attach(job, run)
+        await run.start()
+        await self._offer_to_all(job)
+        await self.presence_changed(job)
+
+    async def _resume(self, job: Job) -> None:
+        request = job.request
+        job.resumed = True
+        job.host = host = self._host(job)
+        info = await self._info(request)
+        try:
+            run = await Run.load(request.job, request.component, self._seams, LoopClock(), lambda _spec: host, info)
+        except NotFoundError:
+            await self._begin(job)
+            return
+        expected = {slot.site for slot in run.state.open.values()}
+        job.trusted = expected | set(run.fingerprints)
+        await self._attach(job, run)
+        log.info("job taken up again", job=request.job, round=run.state.round, stage=run.state.stage)
+        await run.resume(sorted(expected | (self._there() & job.trusted)))
+        if run.state.stage == "waiting":
+            await run.start()
+        await self._offer_to_all(job)
+        await self.presence_changed(job)
+
+    async def _attach(self, job: Job, run: Run) -> None:
+        job.run = run
+        self.active[job.request.job] = job
+        run.observers.append(job.note)
+        run.observers.append(self._on_event)
+        self._spawn(self._until_end(job, run))
+
+    async def _until_end(self, job: Job, run: Run) -> None:
+        request = job.request
+        try:
+            status = await run.finished
+        except asyncio.CancelledError:
+            return
+        except Exception as error:  # the top of a job: it is named and left as it is, to be taken up later
+            log.exception("job stopped", job=request.job)
+            job.note({"what": "stopped", "job": request.job, "error": type(error).__name__})
+            return
+        finally:
+            self.active.pop(request.job, None)
+        end = {
+            "status": status,
+            "error": run.state.error,
+            "ended_at_ms": _now(),
+            "fingerprints": dict(run.fingerprints),
+        }
+        await self._keep_end(request.job, end)
+        for site in sorted(job.offered):
+            self._seams.links.revoke(site, scope_prefix=request.job)
+            await job.dismiss(site, status)
+        await run.close()
+        if job.host is not None:
+            await job.host.close()
+
+    async def _keep_end(self, job: str, end: Mapping[str, Any]) -> None:
+        await self._seams.ledger.create(f"jobend/{job}", json.dumps(end).encode())
+
+    # ---- sites ----
+
+    async def _offer_to_all(self, job: Job) -> None:
+        for site in sorted(self._there()):
+            if job.wants(site):
+                await job.offer(site)
+        loop = asyncio.get_running_loop()
+        loop.call_later(DECISION_S + 0.1, lambda: self._spawn(self.presence_changed(job)))
+
+    async def site_opened(self, site: str) -> None:
+        """A site is there: it learns of every job at work."""
+        for job in list(self.active.values()):
+            if job.wants(site):
+                await job.offer(site)
+            await self.presence_changed(job)
+
+    async def all_presence_changed(self) -> None:
+        """Leases came or went."""
+        for job in list(self.active.values()):
+            await self.presence_changed(job)
+
+    async def presence_changed(self, job: Job) -> None:
+        """Tell the run who may be asked now."""
+        if job.run is None or job.run.finished.done():
+            return
+        there = self._there()
+        sites = there & job.accepted()
+        await job.run.sites_changed(sorted(sites), job.undecided(there, time.monotonic()))
+
+    async def decided(self, site: str, body: Mapping[str, Any]) -> tuple[str, str]:
+        """A site's answer to a proposal."""
+        job = self.active.get(str(body.get("job")))
+        decision, reason = str(body.get("decision")), str(body.get("reason", ""))[:500]
+        if job is None:
+            return "late", "the job is over"
+        if decision not in ("accept", "hold", "refuse"):
+            return "refused", "expected accept, hold or refuse"
+        job.decisions[site] = (decision, reason)
+        event = {"what": "decision", "job": job.request.job, "site": site, "decision": decision, "reason": reason}
+        job.note(event)
+        self._on_event(event)
+        self._spawn(self.presence_changed(job))
+        return "received", ""
+
+    async def replied(self, site: str, reply: Reply) -> tuple[str, str]:
+        """A site's reply."""
+        if reply.site != site:
+            return "refused", "the reply names another site than its sender"
+        job = self.active.get(reply.task.job)
+        if job is None or job.run is None:
+            return "late", "the job is over"
+        outcome = await job.run.take(reply)
+        self._spawn(job.run.settle())
+        return outcome
+
+    def reported(self, site: str, task: str, stage: str) -> None:
+        """Progress, for people."""
+        try:
+            job = self.active.get(TaskId.parse(task).job)
+        except ConfigError:
+            return
+        if job is not None and stage in ("accepted", "held", "running", "uploading"):
+            job.stages[site] = stage
+
+    # ---- people ----
+
+    async def cancel(self, job_id: str, by: str) -> None:
+        """End a job.
+
+        Raises:
+            NotFoundError: no such job at work.
+        """
+        job = self.active.get(job_id)
+        if job is None or job.run is None:
+            await self._row(job_id)
+            raise NotFoundError(f"job {job_id} is not at work")
+        await job.run.cancel(by)
+
+    async def describe(self, job_id: str) -> dict[str, Any]:
+        """Everything about a job but its arrays.
+
+        Raises:
+            NotFoundError: there is none.
+        """
+        row = await self._row(job_id)
+        request = row["request"]
+        spec = request["components"][0]["spec"]
+        about: dict[str, Any] = {
+            "job": job_id,
+            "name": request["name"],
+            "person": request["person"],
+            "app": request["app"],
+            "submitted_at_ms": request["submitted_at_ms"],
+            "rounds": spec["rounds"],
+            "strategy": spec["strategy"],
+            "component": request["components"][0]["name"],
+        }
+        job = self.active.get(job_id)
+        if job is not None and job.run is not None:
+            state = job.run.state
+            about |= {
+                "status": state.status,
+                "round": state.round,
+                "phase": state.phase,
+                "stage": state.stage,
+                "error": state.error,
+                "sites": {
+                    site: {
+                        "decision": job.decisions.get(site, ("accept" if site in job.trusted else "asked", ""))[0],
+                        "reason": job.decisions.get(site, ("", ""))[1],
+                        "there": site in self._there(),
+                        "stage": job.stages.get(site, ""),
+                    }
+                    for site in sorted(set(job.offered) | job.trusted)
+                },
+            }
+            return about
+        end = await self._end(job_id)
+        return about | {"sites": {}, **(end or {"status": "stopped", "error": ""})}
+
+    async def describe_all(self) -> list[dict[str, Any]]:
+        """Every job, newest first."""
+        rows = await self._all("job/")
+        return [await self.describe(key.removeprefix("job/")) for key, _, _ in reversed(rows)]
+
+    async def result(self, job_id: str, after: int = 0) -> tuple[dict[str, Any], BlobRef | None]:
+        """The result so far without arrays, and where the last model is.
+
+        Raises:
+            NotFoundError: there is no such job.
+        """
+        row = await self._row(job_id)
+        component = row["request"]["components"][0]["name"]
+        content, _ = await self._seams.ledger.get(f"run/{job_id}/{component}")
+        record = json.loads(content)
+        if record.get("spilled"):
+            scope, blob, size = record["spilled"]
+            record = json.loads(bytes(self._seams.blobs.read(scope, blob, 0, size)))
+        state = machine.decode(record["state"])
+        records = [r for r in await round_records(self._seams.ledger, job_id, component, after) if r.number > 0]
+        sites = {site for r in records for site in (*r.folded, *r.late, *r.failed)}
+        end = await self._end(job_id)
+        result = Result(
+            state.status,
+            rounds=tuple(records),
+            job=job_id,
+            error=state.error,
+            sites=tuple(sorted(sites)),
+            seconds=((end["ended_at_ms"] if end else _now()) - row["taken_at_ms"]) / 1000,
+            fingerprints=record["fingerprints"],
+            about={
+                "app": row["request"]["name"],
+                "strategy": state.spec.strategy,
+                "person": row["request"]["person"],
+                "federation": self._federation,
+            },
+        )
+        if state.model is None:
+            return result.to_json(), None
+        manifest = await self._seams.blobs.manifest(*state.model)
+        inline = None
+        if manifest.size <= INLINE_BYTES:
+            inline = bytes(self._seams.blobs.read(*state.model, 0, manifest.size))
+        return result.to_json(), BlobRef(manifest, state.model[0], inline)
+
+    async def follow(self, job_id: str) -> AsyncIterator[dict[str, Any]]:
+        """What has happened and what happens, until the end.
+
+        Raises:
+            NotFoundError: there is no such job.
+        """
+        job = self.active.get(job_id)
+        if job is None or job.resumed or not job.history.complete:
+            for record in await self._past(job_id):
+                yield record
+        position = 0
+        while job is not None:
+            events, position = await job.history.since(position)
+            for event in events:
+                yield event
+                if event["what"] in ("finished", "stopped"):
+                    return
+        about = await self.describe(job_id)
+        yield {"what": "finished", "job": job_id, "status": about["status"], "error": about.get("error", "")}
+
+    async def _past(self, job_id: str) -> list[dict[str, Any]]:
+        row = await self._row(job_id)
+        component = row["request"]["components"][0]["name"]
+        records = await round_records(self._seams.ledger, job_id, component)
+        return [{"what": "round", "job": job_id, "record": record.to_json()} for record in records if record.number]
+
+    async def close(self) -> None:
+        """Stop driving; everything can be taken up again."""
+        for job in list(self.active.values()):
+            if job.run is not None:
+                await job.run.close()
+            if job.host is not None:
+                await job.host.close()
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    # ---- details ----
+
+    def _host(self, job: Job) -> ServerHost:
+        request = job.request
+        home = self._directory / request.job
+        load = Load(
+            bundle=home / "bundle",
+            entry=request.entry,
+            object=request.object,
+            role="server",
+            seed=request.spec.seed,
+            scratch=home / "scratch",
+            options={"spec": request.spec.to_json()},
+        )
+        server_log = log.bind(job=request.job)
+
+        def line(text: str) -> None:
+            server_log.info("app", line=text[:500])
+
+        return ServerHost(request.spec, self._seams.blobs, self._workers, load, threads=self._threads, log=line)
+
+    async def _info(self, request: JobRequest) -> RunInfo:
+        spec = request.spec
+        if spec.server_config or spec.server_evaluate or spec.strategy == CUSTOM:
+            await self._unpack(request)
+        return RunInfo(self._federation, request.app)
+
+    async def _unpack(self, request: JobRequest) -> None:
+        target = self._directory / request.job / "bundle"
+        if not target.exists():
+            bundle = await self._bundle(request)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            await asyncio.to_thread(unpack_bundle, bundle, target)
+
+    async def _bundle(self, request: JobRequest) -> Any:
+        scope = bundle_scope(request.job)
+        if await self._seams.blobs.missing(scope, request.bundle):
+            raise ConfigError("job: the app's bundle has not been uploaded")
+        content = bytes(self._seams.blobs.read(scope, request.bundle.id, 0, request.bundle.size))
+        return await asyncio.to_thread(lambda: read_bundle(content, expected_id=request.app))
+
+    async def _row(self, job_id: str) -> dict[str, Any]:
+        try:
+            content, _ = await self._seams.ledger.get(f"job/{job_id}")
+        except NotFoundError:
+            raise NotFoundError(f"there is no job {job_id[:64]!r}; see: hanse job list") from None
+        row: dict[str, Any] = json.loads(content)
+        return row
+
+    async def _end(self, job_id: str) -> dict[str, Any] | None:
+        try:
+            content, _ = await self._seams.ledger.get(f"jobend/{job_id}")
+        except NotFoundError:
+            return None
+        end: dict[str, Any] = json.loads(content)
+        return end
+
+    async def _all(self, prefix: str) -> list[tuple[str, bytes, int]]:
+        found: list[tuple[str, bytes, int]] = []
+        after: str | None = None
+        while rows := await self._seams.ledger.query(prefix, after):
+            after = rows[-1][0]
+            found.extend(rows)
+        return found
+
+    def _spawn(self, work: Any) -> None:
+        task = asyncio.ensure_future(self._guarded(work))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _guarded(self, work: Any) -> None:
+        try:
+            await work
+        except HanseError as error:
+            log.error("job work failed", reason=str(error))
+
+
+def _now() -> int:
+    return time.time_ns() // 1_000_000

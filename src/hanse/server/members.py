@@ -1,0 +1,249 @@
+"""Who belongs to the federation: tokens, enrolment, renewal, revocation. Records live in the ledger.
+
+token/<sha256 of the secret>     a TokenRecord
+member/<kind>/<name>             {record, roles, enrolled_at_ms}: the newest member record
+revocations                      the signed list, cached in memory: the check on each call touches no disk
+"""
+
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from hanse.core.errors import ConfigError, NotFoundError, PolicyError, TrustError
+from hanse.core.ids import check_name
+from hanse.core.proto import hanse_pb2 as pb
+from hanse.core.seams import Ledger
+from hanse.trust.authority import Authority, Issued
+from hanse.trust.certificates import Identity, peer_identity
+from hanse.trust.identity import SigningRequest
+from hanse.trust.member_record import MemberRecord, verify_record
+from hanse.trust.revocation import RevocationList, read_revocations
+from hanse.trust.signing import PublicKey, load_signing_key
+from hanse.trust.tokens import JoinToken, TokenRecord, make_token, redeem, token_key
+
+ADMIN, RESEARCHER = "admin", "researcher"
+ROLES = (ADMIN, RESEARCHER)
+REVOCATIONS = "revocations"
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """A member as enrolled."""
+
+    kind: str
+    name: str
+    roles: tuple[str, ...]
+    enrolled_at_ms: int
+    not_after_ms: int
+    revoked: bool
+
+
+class Members:
+    """Enrolment and revocation. `load` first."""
+
+    def __init__(self, authority: Authority, ledger: Ledger, *, address: str) -> None:
+        self.authority = authority
+        self._ledger = ledger
+        self._address = address
+        self._revoked = RevocationList(authority.federation)
+        self._records: dict[tuple[str, str], tuple[MemberRecord, tuple[str, ...], bytes]] = {}
+
+    async def load(self) -> None:
+        """Read the records of members and the revocation list."""
+        try:
+            content, _ = await self._ledger.get(REVOCATIONS)
+            self._revoked = read_revocations(content, self.authority.certificate_pem)
+        except NotFoundError:
+            pass
+        after: str | None = None
+        while rows := await self._ledger.query("member/", after):
+            after = rows[-1][0]
+            for _, value, _ in rows:
+                self._remember(json.loads(value))
+
+    # ---- who calls ----
+
+    def admit(self, certificate: bytes) -> Identity:
+        """Who this is, now.
+
+        Raises:
+            TrustError: foreign, expired, revoked, or not enrolled.
+        """
+        identity = _identity(certificate)
+        self._revoked.check(identity, _now())
+        if identity.kind != "server" and (identity.kind, identity.name) not in self._records:
+            raise TrustError(f"{identity.kind} {identity.name} is not enrolled; ask the federation's operator")
+        return identity
+
+    def record(self, kind: str, name: str) -> tuple[MemberRecord, bytes]:
+        """A member's keys, and the signed record.
+
+        Raises:
+            NotFoundError: there is no such member.
+        """
+        found = self._records.get((kind, name))
+        if found is None:
+            raise NotFoundError(f"there is no {kind} {name} in federation {self.authority.federation}")
+        return found[0], found[2]
+
+    def signing_key(self, kind: str, name: str) -> PublicKey:
+        """The key that verifies a member's signatures."""
+        return _signing_key(self.record(kind, name)[0].signing_key)
+
+    def require(self, caller: Identity, role: str) -> None:
+        """Check a person's role.
+
+        Raises:
+            PolicyError: it has not got it.
+        """
+        roles = self._records[("person", caller.name)][1] if caller.kind == "person" else ()
+        if role not in roles and ADMIN not in roles:
+            raise PolicyError(f"{caller.kind} {caller.name} has not got the role {role}")
+
+    def of_kind(self, kind: str) -> Sequence[Member]:
+        """Every member of a kind, by name."""
+        found = []
+        for (its_kind, name), (record, roles, _) in sorted(self._records.items()):
+            if its_kind == kind:
+                revoked = f"{kind}/{name}" in self._revoked.names or record.serial in self._revoked.serials
+                found.append(Member(kind, name, roles, record.issued_at_ms, record.not_after_ms, revoked))
+        return found
+
+    # ---- enrolment ----
+
+    async def invite(self, kind: str, name: str, *, roles: Sequence[str] = (), address: str, hours: float = 24) -> str:
+        """A one-time join token.
+
+        Raises:
+            ConfigError: a name or role that cannot be, or a member of that name that is not revoked.
+        """
+        check_name(name, kind)
+        unknown = [role for role in roles if role not in ROLES]
+        if unknown:
+            raise ConfigError(f"role: expected {' or '.join(ROLES)}, found {unknown[0]!r}")
+        if (kind, name) in self._records and f"{kind}/{name}" not in self._revoked.names:
+            raise ConfigError(f"{kind} {name} is enrolled already; revoke it first, or choose another name")
+        token, record = make_token(
+            address=address,
+            federation=self.authority.federation,
+            authority_sha256=self.authority.sha256,
+            kind=kind,
+            name=name,
+            valid_ms=int(hours * 3600_000),
+        )
+        await self._ledger.create(f"token/{record.secret_sha256}", record.to_bytes())
+        await self._put(f"roles/{kind}/{name}", json.dumps(list(roles)).encode())
+        return token.encode()
+
+    async def join(self, request: pb.JoinRequest) -> pb.JoinReply:
+        """Use a token for a signing request.
+
+        Raises:
+            TrustError: the token does not hold, or the request is not what it is for.
+        """
+        signing = SigningRequest.parse(request.signing_request)
+        key = f"token/{token_key(request.token_secret)}"
+        try:
+            content, version = await self._ledger.get(key)
+        except NotFoundError:
+            raise TrustError("this join token is not known here; ask the federation's operator for a new one") from None
+        before = TokenRecord.from_bytes(content)
+        after = redeem(
+            before, request.token_secret, kind=request.kind, name=request.name, request_digest=signing.digest
+        )
+        if after != before and not await self._ledger.compare_and_set(key, after.to_bytes(), version):
+            raise TrustError("this join token is being used by another request at this moment")
+        issued = self.authority.issue(signing, kind=request.kind, name=request.name)
+        roles = json.loads(await self._get(f"roles/{request.kind}/{request.name}", b"[]"))
+        if f"{request.kind}/{request.name}" in self._revoked.names:
+            await self._replace_revocations(self._revoked.reinstate(request.kind, request.name))
+        await self.enrol(issued, roles)
+        return self._reply(issued)
+
+    async def enrol(self, issued: Issued, roles: Sequence[str] = ()) -> None:
+        """Write down a member that the authority has certified."""
+        identity = issued.identity
+        value = {"record": issued.record.decode(), "roles": list(roles), "enrolled_at_ms": _now()}
+        await self._put(f"member/{identity.kind}/{identity.name}", json.dumps(value).encode())
+        self._remember(value)
+
+    async def renew(self, caller: Identity, request: pb.RenewRequest) -> pb.JoinReply:
+        """A new certificate for the same member, same keys or new ones."""
+        signing = SigningRequest.parse(request.signing_request)
+        issued = self.authority.issue(signing, kind=caller.kind, name=caller.name)
+        await self.enrol(issued, self._records[(caller.kind, caller.name)][1])
+        return self._reply(issued)
+
+    async def revoke(self, kind: str, name: str) -> None:
+        """Let nobody of this name in any more.
+
+        Raises:
+            NotFoundError: there is no such member.
+        """
+        self.record(kind, name)
+        serials = [i.serial for i in self.authority.issued() if (i.kind, i.name) == (kind, name)]
+        await self._replace_revocations(self._revoked.revoke_name(kind, name, serials=serials))
+
+    async def _replace_revocations(self, revoked: RevocationList) -> None:
+        await self._put(REVOCATIONS, revoked.sign(self.authority.key))
+        self._revoked = revoked
+
+    def _reply(self, issued: Issued) -> pb.JoinReply:
+        return pb.JoinReply(
+            certificate=issued.certificate_pem.decode(),
+            authority=self.authority.certificate_pem.decode(),
+            member_record=issued.record,
+            address=self._address,
+            federation=self.authority.federation,
+        )
+
+    def _remember(self, value: dict[str, Any]) -> None:
+        content = value["record"].encode()
+        record = verify_record(content, self.authority.certificate_pem, now_ms=_issue_time(content))
+        self._records[(record.kind, record.name)] = (record, tuple(value["roles"]), content)
+
+    async def _get(self, key: str, default: bytes) -> bytes:
+        try:
+            return (await self._ledger.get(key))[0]
+        except NotFoundError:
+            return default
+
+    async def _put(self, key: str, value: bytes) -> None:
+        while not await self._ledger.create(key, value):
+            _, version = await self._ledger.get(key)
+            if await self._ledger.compare_and_set(key, value, version):
+                return
+
+
+def token_of(text: str) -> JoinToken:
+    """Read a join token."""
+    return JoinToken.decode(text)
+
+
+def _now() -> int:
+    return time.time_ns() // 1_000_000
+
+
+def _issue_time(content: bytes) -> int:
+    """The time of issue: records of members whose time has run out are still read, and then refused by name."""
+    body = json.loads(content)
+    return int(body.get("body", body).get("issued_at_ms", _now()))
+
+
+@lru_cache(maxsize=4096)
+def _identity(certificate: bytes) -> Identity:
+    return peer_identity(certificate)
+
+
+@lru_cache(maxsize=4096)
+def _signing_key(raw: bytes) -> PublicKey:
+    return load_signing_key(raw)
+
+
+def directory_of(root: Path) -> Path:
+    """Where the authority lives in a server's directory."""
+    return root / "authority"

@@ -1,0 +1,491 @@
+"""The server process: opens the store, the services and the jobs, and connects them. Rules live elsewhere."""
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import grpc
+import grpc.aio
+import structlog
+
+from hanse.backends.grpc.inbox import SessionInbox
+from hanse.backends.grpc.protocol import LEASE_S, SERVER_OPTIONS
+from hanse.backends.grpc.service import Caller, Service
+from hanse.backends.local import LocalStore
+from hanse.core.errors import (
+    CodecError,
+    ConfigError,
+    HanseError,
+    PolicyError,
+    StorageError,
+    TooLargeError,
+    TrustError,
+)
+from hanse.core.ids import bundle_scope, check_name, model_scope
+from hanse.core.proto import hanse_pb2 as pb
+from hanse.core.records import Envelope, Reply, pack_blob
+from hanse.pipeline.request import JobRequest
+from hanse.rounds.driver import Seams
+from hanse.server.config import ServerConfig
+from hanse.server.jobs import Jobs
+from hanse.server.members import ADMIN, RESEARCHER, Members, directory_of
+from hanse.server.metrics import Metrics
+from hanse.server.presence import Presence
+from hanse.trust.audit import AuditLog
+from hanse.trust.authority import Authority
+from hanse.trust.bundle import DEFAULT_LIMITS
+from hanse.trust.certificates import Identity
+from hanse.trust.envelopes import verify_envelope
+from hanse.trust.membership import Membership
+from hanse.workers.launcher import Launcher
+from hanse.workers.pool import Workers
+
+MAX_CALL_BYTES = 1 << 20
+log = structlog.get_logger("hanse.server")
+
+
+class Server:
+    """One federation's server. `start`, then `wait` or `stop`.
+
+    Args:
+        directory: what `hanse federation init` has made.
+        launcher: started before keys and gRPC were loaded.
+    """
+
+    def __init__(self, directory: Path, launcher: Launcher) -> None:
+        self.directory = directory
+        self.config = ServerConfig.load(directory)
+        self.metrics = Metrics()
+        self._launcher = launcher
+        self._presence = Presence(int(LEASE_S * 1000))
+        self._inbox = SessionInbox()
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._expiry: asyncio.TimerHandle | None = None
+        self.port = self.enrolment_port = 0
+        self.http_port: int | None = None
+
+    # ---- life ----
+
+    async def start(self) -> None:
+        """Open everything; returns when members can connect.
+
+        Raises:
+            ConflictError: another server has the directory open. ConfigError, StorageError, TrustError.
+        """
+        config = self.config
+        self._store = LocalStore.open(self.directory / "store", _durability(config.durability))
+        membership = Membership.load(self.directory / "server")
+        authority = Authority.load(directory_of(self.directory))
+        self._audit = AuditLog(self.directory / "audit.jsonl", membership.keys.signing, fsync=False)
+        self.members = Members(authority, self._store.ledger, address=config.address)
+        await self.members.load()
+        self._workers = Workers(self._launcher)
+        seams = Seams(self._store.ledger, self._store.blobs, self._inbox, self._store.links)
+        self.jobs = Jobs(
+            seams,
+            self._workers,
+            self.directory / "apps",
+            federation=config.federation,
+            threads=config.threads,
+            there=self._presence.there,
+            record_of=lambda person: self.members.record("person", person)[1],
+            on_event=self._observe,
+        )
+        self._service = Service(self, self._inbox, self._store.blobs, self._store.links)
+        await self._listen(membership)
+        await self.jobs.recover()
+        for job in self.jobs.active.values():
+            self._presence.expect(job.trusted, _monotonic_ms())
+        await self.jobs.all_presence_changed()
+        self._watch_leases()
+        self.audit("server", "server.start", config.federation, "done")
+        log.info("server ready", address=f"{config.listen}:{self.port}", enrolment=self.enrolment_port)
+
+    async def _listen(self, membership: Membership) -> None:
+        config = self.config
+        chain = membership.certificate_pem + membership.authority_pem
+        pair = [(membership.keys.tls_pem(), chain)]
+        mutual = grpc.ssl_server_credentials(pair, membership.authority_pem, require_client_auth=True)
+        self._members_server = grpc.aio.server(options=SERVER_OPTIONS)
+        self._members_server.add_generic_rpc_handlers((self._service.federation(),))
+        self.port = _bind(self._members_server, config.listen, config.port, mutual)
+        self._enrolment_server = grpc.aio.server(options=SERVER_OPTIONS)
+        self._enrolment_server.add_generic_rpc_handlers((self._service.enrolment(),))
+        open_ = grpc.ssl_server_credentials(pair)
+        self.enrolment_port = _bind(self._enrolment_server, config.listen, config.enrolment_port, open_)
+        await self._members_server.start()
+        await self._enrolment_server.start()
+        if config.http_port is not None:
+            self._spawn(self._serve_http(config.http_port))
+
+    async def _serve_http(self, port: int) -> None:
+        """Metrics and health, once everything else is up: the web framework takes long to import."""
+        serve = await asyncio.to_thread(_import_http)
+        try:
+            await serve(self, port)
+        except ConfigError as error:
+            log.error("no metrics", reason=str(error))
+
+    async def stop(self) -> None:
+        """Close everything; jobs are taken up again at the next start."""
+        log.info("server stops")
+        if self._expiry is not None:
+            self._expiry.cancel()
+        await self.jobs.close()
+        await asyncio.gather(self._members_server.stop(0.2), self._enrolment_server.stop(0.2))
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._workers.close()
+        self._audit.close()
+        self._store.close()
+
+    # ---- sessions (backends.grpc.service.Handler) ----
+
+    def admit(self, certificate: bytes) -> Identity:
+        """See `Handler.admit`."""
+        try:
+            return self.members.admit(certificate)
+        except TrustError as error:
+            self.metrics.refused.inc()
+            self.audit("unknown", "caller.refused", "connection", "refused", {"reason": str(error)[:200]})
+            raise
+
+    def opened(self, site: str, hello: pb.Hello) -> None:
+        """See `Handler.opened`."""
+        self._presence.opened(site, _monotonic_ms())
+        log.info("site connected", site=site)
+        self.audit(f"site/{site}", "site.connected", site, "done")
+        self._sites_changed()
+        self._spawn(self.jobs.site_opened(site))
+
+    def heard(self, site: str) -> None:
+        """See `Handler.heard`."""
+        if self._presence.heard(site, _monotonic_ms()):
+            log.info("site is back", site=site)
+            self._sites_changed()
+            self._spawn(self.jobs.all_presence_changed())
+
+    def closed(self, site: str) -> None:
+        """See `Handler.closed`."""
+        self._presence.closed(site)
+        log.warning("site lost", site=site, reason="the connection closed")
+        self.audit(f"site/{site}", "site.lost", site, "done", {"reason": "connection closed"})
+        self._sites_changed()
+        self._spawn(self.jobs.all_presence_changed())
+
+    async def take(self, site: str, envelope: Envelope) -> tuple[str, str]:
+        """See `Handler.take`."""
+        if envelope.sender != site or envelope.federation != self.config.federation:
+            return "refused", "the message names another sender or federation"
+        try:
+            verify_envelope(self.members.signing_key("site", site), envelope)
+            if envelope.kind == "reply":
+                outcome = await self.jobs.replied(site, Reply.unpack(envelope.body))
+                self._inbox.forget(site, "task", envelope.id)
+                self.metrics.replies.labels(outcome[0]).inc()
+                return outcome
+            if envelope.kind == "decision":
+                return await self.jobs.decided(site, _json(envelope.body))
+        except StorageError as error:
+            # not accepted: the site keeps it and sends it again when it reconnects or the server asks
+            log.error("reply not kept", site=site, reason=str(error))
+            self._retry_later(site)
+            return "later", str(error)
+        except HanseError as error:
+            log.warning("message refused", site=site, kind=envelope.kind, reason=str(error))
+            self.audit(f"site/{site}", "message.refused", envelope.kind, "refused", {"reason": str(error)[:200]})
+            return "refused", str(error)
+        return "refused", "unknown kind of message"
+
+    def _retry_later(self, site: str) -> None:
+        """End the session after a while, so that the site opens a new one and sends again what was not kept."""
+        outgoing = self._inbox.session(site)
+        if outgoing is not None:
+            asyncio.get_running_loop().call_later(2.0, outgoing.close, "storage failed; send again")
+
+    def reported(self, site: str, report: pb.TaskReport) -> None:
+        """See `Handler.reported`."""
+        self.jobs.reported(site, report.task, report.stage)
+
+    def _watch_leases(self) -> None:
+        """One timer, set to when the next lease can run out."""
+        lost = self._presence.expire(_monotonic_ms())
+        for site in lost:
+            log.warning("site lost", site=site, reason=f"silent for {LEASE_S:g} s")
+            self.audit(f"site/{site}", "site.lost", site, "done", {"reason": "lease"})
+        if lost:
+            self._sites_changed()
+            self._spawn(self.jobs.all_presence_changed())
+        at = self._presence.next_expiry_ms()
+        wait_ms = LEASE_S * 1000 / 8 if at is None else max(10, min(at - _monotonic_ms(), LEASE_S * 1000 / 8))
+        self._expiry = asyncio.get_running_loop().call_later(wait_ms / 1000, self._watch_leases)
+
+    def _sites_changed(self) -> None:
+        self.metrics.sites.set(len(self._presence.there()))
+
+    # ---- blobs ----
+
+    def may_upload(self, caller: Caller, offer: pb.UploadOffer) -> str:
+        """Sites write where a task allows; people write what a new job needs."""
+        if caller.kind == "site":
+            return caller.name
+        self._require(caller, RESEARCHER)
+        job, _, _ = offer.scope.partition("/")
+        check_name(job, "job")
+        allowed = {bundle_scope(job), model_scope(job, "main", 0)}
+        if offer.scope not in allowed or job in self.jobs.active:
+            raise PolicyError("upload: people may send a new job's bundle and initial model, nothing else")
+        if offer.scope == bundle_scope(job) and offer.manifest.size > DEFAULT_LIMITS.total_bytes * 2:
+            raise TooLargeError(f"bundle: expected at most {DEFAULT_LIMITS.total_bytes} bytes")
+        who = f"person/{caller.name}"
+        self._store.links.grant(who, write=[offer.scope])
+        return who
+
+    def may_download(self, caller: Caller, request: pb.DownloadRequest) -> str:
+        """Sites read what their tasks name; people read models."""
+        if caller.kind == "site":
+            return caller.name
+        self._require(caller, RESEARCHER)
+        who = f"person/{caller.name}"
+        if not request.scope.endswith("/model"):
+            raise PolicyError("download: people may read models, nothing else")
+        self._store.links.grant(who, read=[(request.scope, request.id)])
+        return who
+
+    # ---- people ----
+
+    async def ask(self, caller: Caller, call: pb.Call) -> pb.Answer:
+        """See `Handler.ask`."""
+        if len(call.body) > MAX_CALL_BYTES:
+            raise TooLargeError(f"call: expected at most {MAX_CALL_BYTES} bytes")
+        body = _json(call.body)
+        method = _METHODS.get(str(body.get("op")))
+        if method is None:
+            raise ConfigError(f"call: expected one of {', '.join(_METHODS)}; found {str(body.get('op'))[:40]!r}")
+        if caller.kind != "person":
+            raise PolicyError(f"{caller.kind} {caller.name} may not ask this; a person may")
+        role, function = method
+        self._require(caller, role)
+        answer, content = await function(self, caller, body, call)
+        return pb.Answer(v=1, body=json.dumps(answer).encode(), content=content)
+
+    async def watch(self, caller: Caller, call: pb.Call) -> AsyncIterator[pb.Answer]:
+        """See `Handler.watch`: a job's events."""
+        self._require(caller, RESEARCHER)
+        body = _json(call.body)
+        async for event in self.jobs.follow(str(body.get("job"))):
+            yield pb.Answer(v=1, body=json.dumps(event).encode())
+
+    async def join(self, request: pb.JoinRequest) -> pb.JoinReply:
+        """See `Handler.join`."""
+        subject = f"{request.kind[:16]}/{request.name[:63]}"
+        try:
+            reply = await self.members.join(request)
+        except HanseError as error:
+            self.audit("unknown", "member.join", subject, "refused", {"reason": str(error)[:200]})
+            raise
+        self.audit(subject, "member.join", subject, "allowed")
+        log.info("member joined", kind=request.kind, name=request.name)
+        return reply
+
+    async def renew(self, caller: Caller, request: pb.RenewRequest) -> pb.JoinReply:
+        """See `Handler.renew`."""
+        reply = await self.members.renew(_identity(caller), request)
+        self.audit(f"{caller.kind}/{caller.name}", "member.renew", caller.name, "allowed")
+        return reply
+
+    def _require(self, caller: Caller, role: str) -> None:
+        self.members.require(_identity(caller), role)
+
+    async def _submit(self, caller: Caller, body: Mapping[str, Any], call: pb.Call) -> tuple[Any, bytes]:
+        request = JobRequest.from_json(body.get("request"))
+        if request.person != caller.name:
+            raise TrustError(f"job: signed as {request.person}, sent by {caller.name}")
+        actor = f"person/{caller.name}"
+        try:
+            request.verify(self.members.signing_key("person", caller.name), call.sig)
+            await self.jobs.submit(request, call.sig)
+        except HanseError as error:
+            self.audit(actor, "job.submit", request.job, "refused", {"reason": str(error)[:200], "app": request.app})
+            raise
+        self.audit(actor, "job.submit", request.job, "allowed", {"app": request.app})
+        log.info("job submitted", job=request.job, person=caller.name)
+        return {"job": request.job}, b""
+
+    async def _list_jobs(self, caller: Caller, body: Mapping[str, Any], call: pb.Call) -> tuple[Any, bytes]:
+        return {"jobs": await self.jobs.describe_all()}, b""
+
+    async def _show_job(self, caller: Caller, body: Mapping[str, Any], call: pb.Call) -> tuple[Any, bytes]:
+        return await self.jobs.describe(str(body.get("job"))), b""
+
+    async def _cancel_job(self, caller: Caller, body: Mapping[str, Any], call: pb.Call) -> tuple[Any, bytes]:
+        job = str(body.get("job"))
+        await self.jobs.cancel(job, f"person {caller.name}")
+        self.audit(f"person/{caller.name}", "job.cancel", job, "allowed")
+        return {"job": job}, b""
+
+    async def _resume_job(self, caller: Caller, body: Mapping[str, Any], call: pb.Call) -> tuple[Any, bytes]:
+        await self.jobs.recover()
+        about = await self.jobs.describe(str(body.get("job")))
+        self.audit(f"person/{caller.name}", "job.resume", about["job"], "allowed")
+        return about, b""
+
+    async def _job_result(self, caller: Caller, body: Mapping[str, Any], call: pb.Call) -> tuple[Any, bytes]:
+        value, model = await self.jobs.result(str(body.get("job")), int(body.get("after", 0)))
+        return value, b"" if model is None else pack_blob(model).SerializeToString()
+
+    async def _list_sites(self, caller: Caller, body: Mapping[str, Any], call: pb.Call) -> tuple[Any, bytes]:
+        there, connected = self._presence.there(), self._presence.connected()
+        return {
+            "sites": [
+                {
+                    "site": member.name,
+                    "state": "revoked"
+                    if member.revoked
+                    else "there"
+                    if member.name in there
+                    else "silent"
+                    if member.name in connected
+                    else "away",
+                    "enrolled_at_ms": member.enrolled_at_ms,
+                    "certificate_until_ms": member.not_after_ms,
+                }
+                for member in self.members.of_kind("site")
+            ]
+        }, b""
+
+    async def _list_people(self, caller: Caller, body: Mapping[str, Any], call: pb.Call) -> tuple[Any, bytes]:
+        return {
+            "people": [
+                {
+                    "person": member.name,
+                    "roles": list(member.roles),
+                    "state": "revoked" if member.revoked else "enrolled",
+                    "certificate_until_ms": member.not_after_ms,
+                }
+                for member in self.members.of_kind("person")
+            ]
+        }, b""
+
+    async def _invite(self, caller: Caller, body: Mapping[str, Any], call: pb.Call) -> tuple[Any, bytes]:
+        kind, name = str(body.get("kind")), str(body.get("name"))
+        host = self.config.hosts[0]
+        token = await self.members.invite(
+            kind,
+            name,
+            roles=list(body.get("roles") or ()),
+            address=f"{host}:{self.enrolment_port}",
+            hours=float(body.get("hours", 24)),
+        )
+        self.audit(f"person/{caller.name}", "member.invite", f"{kind}/{name}", "allowed")
+        return {"token": token}, b""
+
+    async def _revoke(self, caller: Caller, body: Mapping[str, Any], call: pb.Call) -> tuple[Any, bytes]:
+        kind, name = str(body.get("kind")), str(body.get("name"))
+        await self.members.revoke(kind, name)
+        if kind == "site":
+            outgoing = self._inbox.session(name)
+            if outgoing is not None:
+                outgoing.close(f"site {name} has been revoked; ask the federation's operator", final=True)
+        self.audit(f"person/{caller.name}", "member.revoke", f"{kind}/{name}", "allowed")
+        return {"revoked": f"{kind}/{name}"}, b""
+
+    async def _audit_head(self, caller: Caller, body: Mapping[str, Any], call: pb.Call) -> tuple[Any, bytes]:
+        return {"head": self._audit.export_head().decode()}, b""
+
+    # ---- what happens ----
+
+    def audit(
+        self, actor: str, action: str, subject: str, outcome: str, details: Mapping[str, str] | None = None
+    ) -> None:
+        """Write a line of the audit log; a log that cannot be written is said aloud, and nothing else stops."""
+        try:
+            self._audit.append(actor=actor, action=action, subject=subject, outcome=outcome, details=details)
+        except StorageError as error:
+            log.error("audit line lost", action=action, reason=str(error))
+
+    def _observe(self, event: dict[str, Any]) -> None:
+        self.metrics.observe(event)
+        match event["what"]:
+            case "round":
+                record = event["record"]
+                details = {"round": str(record["number"]), "folded": ",".join(record["folded"])[:500]}
+                self.audit("server", "round.closed", event["job"], "done", details)
+            case "decision":
+                details = {"reason": str(event["reason"])[:200]}
+                self.audit(f"site/{event['site']}", "job.decision", event["job"], str(event["decision"]), details)
+            case "finished":
+                self.audit("server", "job.finished", event["job"], str(event["status"]))
+                log.info("job over", job=event["job"], status=event["status"], error=event["error"])
+            case _:
+                pass
+
+    def _spawn(self, work: Any) -> None:
+        task = asyncio.ensure_future(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: "asyncio.Task[Any]") -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            log.error("background work failed", exc_info=task.exception())
+
+
+Method = Callable[[Server, Caller, Mapping[str, Any], pb.Call], Any]
+_METHODS: dict[str, tuple[str, Method]] = {
+    "submit": (RESEARCHER, Server._submit),
+    "jobs": (RESEARCHER, Server._list_jobs),
+    "job": (RESEARCHER, Server._show_job),
+    "cancel": (RESEARCHER, Server._cancel_job),
+    "resume": (RESEARCHER, Server._resume_job),
+    "result": (RESEARCHER, Server._job_result),
+    "sites": (RESEARCHER, Server._list_sites),
+    "people": (ADMIN, Server._list_people),
+    "invite": (ADMIN, Server._invite),
+    "revoke": (ADMIN, Server._revoke),
+    "audit_head": (ADMIN, Server._audit_head),
+}
+
+
+def _bind(server: Any, host: str, port: int, credentials: Any) -> int:
+    try:
+        bound: int = server.add_secure_port(f"{host}:{port}", credentials)
+    except RuntimeError:
+        bound = 0
+    if not bound:
+        raise ConfigError(f"cannot listen on {host}:{port}; is another server running there? choose another port")
+    return bound
+
+
+def _import_http() -> Any:
+    from hanse.server.http import serve
+
+    return serve
+
+
+def _identity(caller: Caller) -> Identity:
+    if not isinstance(caller, Identity):
+        raise TrustError("expected a member")
+    return caller
+
+
+def _json(content: bytes) -> dict[str, Any]:
+    try:
+        value = json.loads(content)
+    except (ValueError, RecursionError):
+        raise CodecError("expected JSON") from None
+    if not isinstance(value, dict):
+        raise CodecError("expected a JSON object")
+    return value
+
+
+def _monotonic_ms() -> int:
+    return time.monotonic_ns() // 1_000_000
+
+
+def _durability(value: str) -> Any:
+    return value
