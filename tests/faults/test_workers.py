@@ -25,15 +25,15 @@ linux = pytest.mark.skipif(not process.LINUX, reason="reads /proc")
 async def started(lines: list[str], word: str = "started") -> str:
     """Wait until a worker has printed a line that begins with `word`."""
     async with asyncio.timeout(20):
-        while not (found := [line for line in lines if line.startswith(word)]):
-            await asyncio.sleep(0.005)  # noqa: ASYNC110 - the line comes from outside the loop
+        while not (found := [line for line in lines if line.startswith(word)]):  # noqa: ASYNC110
+            await asyncio.sleep(0.005)
     return found[0]
 
 
 async def gone(pid: int, within_s: float) -> bool:
     """Whether a process ends within that time."""
     until = time.monotonic() + within_s
-    while is_running(pid) and time.monotonic() < until:
+    while is_running(pid) and time.monotonic() < until:  # noqa: ASYNC110
         await asyncio.sleep(0.005)
     return not is_running(pid)
 
@@ -108,8 +108,8 @@ async def test_exit_and_raise_while_loading(tmp_path: Path) -> None:
             with pytest.raises(TaskError) as caught:
                 await b.worker(source)
             assert caught.value.kind == kind
-        with pytest.raises(TaskError, match="longer than its 0.2 s") as caught:
-            worker = await b.workers.spawn()
+        worker = await b.workers.spawn()
+        with pytest.raises(TaskError, match=r"longer than its 0\.2 s") as caught:
             await worker.load(b.load_of("time.sleep(60)"), timeout_s=0.2)
         assert caught.value.kind == "timeout"
 
@@ -127,7 +127,7 @@ async def test_hanging_past_the_deadline(tmp_path: Path) -> None:
     async with bench(tmp_path) as b:
         worker = await b.worker(source)
         before = time.monotonic()
-        with pytest.raises(TaskError, match=r"longer than its 0.3 s") as caught:
+        with pytest.raises(TaskError, match=r"longer than its 0\.3 s") as caught:
             await worker.execute(task(small_model()), model=small_model(), timeout_s=0.3)
         assert caught.value.kind == "timeout"
         assert time.monotonic() - before < 1.0
@@ -245,7 +245,8 @@ async def test_closing_the_socket(tmp_path: Path) -> None:
         "os.write(3, (1).to_bytes(4, 'little') + (2**60).to_bytes(8, 'little'))",
         'h = b\'{"kind":"done","fields":{},"parts":[],"fds":0}\'; '
         "os.write(3, len(h).to_bytes(4, 'little') + bytes(8) + h)",
-        'h = b\'{"kind":"loaded","fields":{},"parts":[],"fds":0}\'; os.write(3, len(h).to_bytes(4, \'little\') + bytes(8) + h)',
+        'h = b\'{"kind":"loaded","fields":{},"parts":[],"fds":0}\'; '
+        "os.write(3, len(h).to_bytes(4, 'little') + bytes(8) + h)",
     ],
 )
 async def test_speaking_nonsense(tmp_path: Path, junk: str) -> None:

@@ -13,6 +13,8 @@ a name. Messages name columns and lines, never a value.
 import csv
 import importlib.util
 import itertools
+import zipfile
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -180,7 +182,7 @@ def _load_npz(name: str, path: Path, declaration: Declaration) -> Any:
     try:
         with np.load(path, allow_pickle=False) as content:
             arrays = {key: content[key] for key in content.files}
-    except (ValueError, OSError, AttributeError, EOFError) as error:
+    except (ValueError, OSError, TypeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise ConfigError(
             f"data set {name}: not an .npz of plain arrays ({type(error).__name__}); objects are never unpickled"
         ) from None

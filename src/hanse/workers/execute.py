@@ -20,7 +20,7 @@ from blake3 import blake3
 from hanse.clients.failures import failure_of
 from hanse.core.arrays import Arrays
 from hanse.core.blobs import CHUNK_BYTES, INLINE_BYTES, Buffer, Manifest
-from hanse.core.codec import decode, encode, encode_parts, encoded_size
+from hanse.core.codec import encode_parts, parse_header, view_arrays
 from hanse.core.errors import CodecError, HanseError, TooLargeError
 from hanse.core.ids import upload_scope
 from hanse.core.records import BlobRef, Reply, Task
@@ -90,7 +90,10 @@ class Executor:
         parts = iter(frame.parts[1:])
         state = next(parts) if frame.fields["state"] else None
         try:
-            model, private = _read(frame.fields["model"], parts, fds)
+            where = frame.fields["model"]
+            if where == "task":
+                where, parts = "inline", iter(_inline_model(task))
+            model, private = _read(where, parts, fds)
             outcome = self._runtime.execute(task, model, state, private=private)
             reply, arrays, after = outcome.reply, outcome.arrays, outcome.state
             del model, private, outcome
@@ -186,31 +189,46 @@ def _read(where: str, parts: Iterator[bytes], fds: list[int]) -> tuple[Arrays | 
     if where == "none":
         return None, None
     if where == "inline":
-        content = next(parts)
-        return decode(content), decode(memoryview(bytearray(content)))
+        return _twice(*_both(next(parts)))
     fd = fds.pop(0)
     try:
         size = os.fstat(fd).st_size
         if size == 0:
             raise CodecError("arrays: the file is empty")
         shared, private = (mmap.mmap(fd, size, access=access) for access in (mmap.ACCESS_READ, mmap.ACCESS_COPY))
-        return decode(memoryview(shared)), decode(memoryview(private))
+        return _twice(memoryview(shared), memoryview(private))
     finally:
         os.close(fd)
+
+
+def _inline_model(task: Task) -> tuple[bytes, ...]:
+    content = None if task.model is None else task.model.content
+    if content is None:
+        raise CodecError("task: expected its model inline, found none")
+    return (content,)
+
+
+def _both(content: bytes) -> tuple[memoryview, memoryview]:
+    return memoryview(content), memoryview(bytearray(content))
+
+
+def _twice(shared: memoryview, private: memoryview) -> tuple[Arrays, Arrays]:
+    layout, start = parse_header(shared)
+    return view_arrays(shared[start:], layout), view_arrays(private[start:], layout)
 
 
 def _write(arrays: Arrays, fd: int | None, scope: str) -> BlobRef:
-    size = encoded_size(arrays.layout)
-    if size <= INLINE_BYTES:
+    parts = list(encode_parts(arrays))
+    size = sum(map(len, parts))
+    try:
+        if size <= INLINE_BYTES:
+            return BlobRef.inline(b"".join(parts))
+        if fd is None:
+            raise TooLargeError(f"update: expected at most {INLINE_BYTES} bytes where no file is given, found {size}")
+        return BlobRef(write_blob(fd, parts), scope)
+    finally:
         if fd is not None:
             os.close(fd)
-        return BlobRef.inline(encode(arrays))
-    if fd is None:
-        raise TooLargeError(f"update: expected at most {INLINE_BYTES} bytes where no file is given, found {size}")
-    try:
-        return BlobRef(write_blob(fd, encode_parts(arrays)), scope)
-    finally:
-        os.close(fd)
 
 
 def _failed(kind: str, message: str) -> Frame:

@@ -51,11 +51,13 @@ class Done:
     Args:
         reply: complete: a small update is inline, a large one is in the file that `execute` was given.
         state: the site's state after the task; the one before it if the task failed.
+        packed: the reply as the worker packed it, to be signed and sent on as it is.
         written: whether the update is in the file; `reply.update.manifest` then describes all of it. The hashes are
             the worker's own: whoever receives the blob verifies it.
     """
 
     reply: Reply
+    packed: bytes
     state: bytes | None
     written: bool
 
@@ -257,6 +259,7 @@ class Worker:
         self,
         task: Task,
         *,
+        packed: bytes | None = None,
         model: Model = None,
         state: bytes | None = None,
         out: Path | None = None,
@@ -265,8 +268,9 @@ class Worker:
         """Execute one task.
 
         Args:
-            model: the task's model, verified: its encoded bytes, or the file that holds exactly them. The file must
-                not change meanwhile; user code never changes it.
+            packed: the task as it was received, where it need not be packed again.
+            model: the task's model, verified: the file that holds exactly its bytes, or the bytes; None where it is
+                inline in the task. The file must not change meanwhile; user code never changes it.
             state: the site's state before the task.
             out: where an update over 64 KiB goes; made, or overwritten and cut. A file that is used again must stay
                 within
@@ -282,10 +286,12 @@ class Worker:
         """
         with _Files() as files:
             where, inline = files.add(model)
+            if model is None and task.model is not None and task.model.content is not None:
+                where = "task"
             if out is not None:
                 files.open(out, os.O_RDWR | os.O_CREAT)
             fields = {"state": state is not None, "model": where, "out": out is not None}
-            parts = (task.pack(), *(() if state is None else (state,)), *inline)
+            parts = (packed or task.pack(), *(() if state is None else (state,)), *inline)
             frame = await self._ask(Frame("execute", fields, parts, files.fds), "done", timeout_s)
         try:
             return self._done(task, frame, out)
@@ -416,7 +422,7 @@ class Worker:
                 raise CodecError("an update whose size is not its file's")
             if reply.update.scope != upload_scope(task.id, reply.site):
                 raise CodecError("an update outside the site's scope")
-        return Done(reply, state, written)
+        return Done(reply, frame.parts[0], state, written)
 
     def _too_late(self, timeout_s: float) -> None:
         self.kill(TaskError("timeout", f"the task took longer than its {timeout_s:g} s, and the worker was killed"))

@@ -10,12 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from hanse.core.arrays import Arrays
+from hanse.core.arrays import Array, Arrays
 from hanse.core.blobs import manifest_of
 from hanse.core.codec import encode
 from hanse.core.ids import TaskId
 from hanse.core.records import BlobRef, Task
-from hanse.workers.isolation import Isolation
 from hanse.workers.launcher import Launcher
 from hanse.workers.load import Load
 from hanse.workers.pool import Worker, Workers
@@ -59,10 +58,6 @@ class Bench:
         await worker.load(source if isinstance(source, Load) else self.load_of(source, **options))
         return worker
 
-    def confined(self, level: str, *read: Path, **options: Any) -> Isolation:
-        """An isolation that also lets the worker read this repository's code."""
-        return Isolation(level, tuple(str(path) for path in read), **options)
-
 
 @contextlib.asynccontextmanager
 async def bench(folder: Path, **options: Any) -> AsyncIterator[Bench]:
@@ -84,7 +79,8 @@ def task(model: bytes | None = None, *, call: str = "train", site: str = "a", or
 
 def small_model() -> bytes:
     """A model that travels inline."""
-    return encode(Arrays({"w": np.arange(6, dtype=np.float32).reshape(2, 3), "b": np.zeros(2)}))
+    content: list[tuple[str, Array]] = [("w", np.arange(6, dtype=np.float32).reshape(2, 3)), ("b", np.zeros(2))]
+    return encode(Arrays(content))
 
 
 def large_model(megabytes: float = 20.0, seed: int = 0) -> Arrays:
@@ -92,13 +88,12 @@ def large_model(megabytes: float = 20.0, seed: int = 0) -> Arrays:
     count = int(megabytes * 250_000)
     rng = np.random.default_rng(seed)
     cut = count // 3
-    return Arrays(
-        {
-            "a": rng.standard_normal(cut, dtype=np.float32),
-            "tiny": np.arange(5, dtype=np.int64),
-            "b": rng.standard_normal(count - cut, dtype=np.float32),
-        }
-    )
+    content: list[tuple[str, Array]] = [
+        ("a", rng.standard_normal(cut, dtype=np.float32)),
+        ("tiny", np.arange(5, dtype=np.int64)),
+        ("b", rng.standard_normal(count - cut, dtype=np.float32)),
+    ]
+    return Arrays(content)
 
 
 def descriptors(pid: int | str = "self") -> int:

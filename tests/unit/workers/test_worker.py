@@ -187,7 +187,7 @@ async def test_server_side_calls(tmp_path: Path) -> None:
         called = await worker.call("evaluate", {"round": 1}, {"model": tmp_path / "model"})
         assert called.value["sum"] == pytest.approx(float(sum(array.sum() for array in arrays.values())))
         assert np.isnan(called.value["nan"])
-        with pytest.raises(TaskError, match="KeyError at app.py") as caught:
+        with pytest.raises(TaskError, match=r"KeyError at app\.py") as caught:
             await worker.call("evaluate", {"round": 9}, {"model": small_model()})
         assert "row" not in str(caught.value)
         with pytest.raises(TaskError, match="expected one of config"):
