@@ -1,0 +1,1 @@
+"""What a person's machine does: its identity, submitting, following, fetching results."""

@@ -1,0 +1,91 @@
+"""A federation as a person reaches it: `federation.yaml`, the keys beside it, and questions to the server."""
+
+import json
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from hanse.backends.grpc.client import Connection, Credentials
+from hanse.core.errors import ConfigError
+from hanse.core.proto import hanse_pb2 as pb
+from hanse.trust.membership import Membership
+
+KEYS = ("federation", "address", "identity")
+
+
+@dataclass(frozen=True, slots=True)
+class Federation:
+    """Where the server is, and who asks."""
+
+    name: str
+    address: str
+    membership: Membership
+
+    @classmethod
+    def load(cls, path: str | Path = "federation.yaml") -> "Federation":
+        """Read `federation.yaml` and the keys it points to.
+
+        Raises:
+            ConfigError: a file is not there or something in it is wrong. TrustError: the certificate has expired.
+        """
+        path = Path(path)
+        if path.is_dir():
+            path = path / "federation.yaml"
+        try:
+            value = yaml.safe_load(path.read_text())
+        except (FileNotFoundError, NotADirectoryError):
+            raise ConfigError(
+                f"{path}: not found; give the federation.yaml that `hanse federation init` or `hanse person join` wrote"
+            ) from None
+        except yaml.YAMLError:
+            raise ConfigError(f"{path}: expected YAML, found something else") from None
+        if not isinstance(value, dict) or not set(value) <= set(KEYS) or not {"federation", "address"} <= set(value):
+            raise ConfigError(f"{path}: expected the keys {', '.join(KEYS)}")
+        if not all(isinstance(item, str) for item in value.values()):
+            raise ConfigError(f"{path}: expected texts under {', '.join(KEYS)}")
+        directory = path.parent / str(value.get("identity", "."))
+        return cls(value["federation"], value["address"], Membership.load(directory))
+
+    def connect(self) -> "Session":
+        """A connection; use it as an async context manager."""
+        return Session(self)
+
+
+class Session:
+    """Questions to the server over one connection."""
+
+    def __init__(self, federation: Federation) -> None:
+        self.federation = federation
+        member = federation.membership
+        credentials = Credentials(member.certificate_pem, member.keys.tls_pem(), member.authority_pem)
+        self.connection = Connection(federation.address, credentials)
+
+    async def __aenter__(self) -> "Session":
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.connection.close()
+
+    async def ask(self, op: str, *, sig: bytes = b"", **body: Any) -> dict[str, Any]:
+        """One question; the answer's JSON.
+
+        Raises:
+            HanseError: what the server answered. UnavailableError: it cannot be reached.
+        """
+        answer = await self.ask_raw(op, sig=sig, **body)
+        value: dict[str, Any] = json.loads(answer.body)
+        return value
+
+    async def ask_raw(self, op: str, *, sig: bytes = b"", **body: Any) -> pb.Answer:
+        """One question; the whole answer."""
+        call = pb.Call(v=1, body=json.dumps({"op": op, **body}).encode(), sig=sig)
+        return await self.connection.ask(call)
+
+    async def watch(self, job: str) -> AsyncIterator[dict[str, Any]]:
+        """A job's events until its end."""
+        call = pb.Call(v=1, body=json.dumps({"op": "follow", "job": job}).encode())
+        async for answer in self.connection.watch(call):
+            yield json.loads(answer.body)

@@ -1,0 +1,222 @@
+"""`hs.submit`, `hs.run`, `hs.job`: the app becomes a signed bundle, the job is followed, the result fetched."""
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from hanse.backends.memory import MemoryBlobs
+from hanse.clients.app import App
+from hanse.clients.loader import source_of, stop_if_loading
+from hanse.core.arrays import Arrays
+from hanse.core.blobs import Manifest, manifest_of, rechunk
+from hanse.core.codec import decode, encode_parts
+from hanse.core.errors import ConfigError, JobFailed, UnavailableError
+from hanse.core.ids import bundle_scope, model_scope, new_job_id
+from hanse.core.proto import hanse_pb2 as pb
+from hanse.core.records import unpack_blob
+from hanse.person.federation import Federation, Session
+from hanse.pipeline.request import JobRequest
+from hanse.rounds.result import Result
+from hanse.trust.bundle import Bundle, build_bundle
+from hanse.trust.bundle_signature import sign_bundle
+
+COMPONENT = "main"
+RETRY_S = 0.5
+Event = dict[str, Any]
+
+
+class Job:
+    """A job at a federation, from anywhere: attach again with `hs.job(id)`."""
+
+    def __init__(self, id: str, federation: Federation) -> None:
+        self.id = id
+        self._federation = federation
+
+    def __repr__(self) -> str:
+        return f"Job({self.id!r})"
+
+    def follow(self) -> Iterator[Event]:
+        """Events as they happen, until the end; a lost connection is opened again."""
+        loop = asyncio.new_event_loop()
+        events = self.follow_async()
+        try:
+            while True:
+                try:
+                    yield loop.run_until_complete(anext(events))
+                except StopAsyncIteration:
+                    return
+        finally:
+            loop.run_until_complete(events.aclose())  # type: ignore[attr-defined]  # it is an async generator
+            loop.close()
+
+    async def follow_async(self) -> AsyncIterator[Event]:
+        """As `follow`, on a running event loop."""
+        seen_round = 0
+        while True:
+            try:
+                async with self._federation.connect() as session:
+                    async for event in session.watch(self.id):
+                        if event["what"] == "round":
+                            if event["record"]["number"] <= seen_round:
+                                continue
+                            seen_round = event["record"]["number"]
+                        if event["what"] == "stopped":
+                            break
+                        yield event
+                        if event["what"] == "finished":
+                            return
+            except UnavailableError as error:
+                yield {"what": "waiting", "job": self.id, "reason": str(error)}
+            await asyncio.sleep(RETRY_S)  # back-off between connections, not on any path that works
+
+    def result(self, *, on_event: Callable[[Event], None] | None = None) -> Result:
+        """Wait for the end; the result.
+
+        Raises:
+            JobFailed: the job failed; its `result` holds the rounds that there were.
+        """
+        for event in self.follow():
+            if on_event is not None:
+                on_event(event)
+        result = self.snapshot()
+        if result.status == "failed":
+            raise JobFailed(result.error, result)
+        return result
+
+    def snapshot(self) -> Result:
+        """The result so far, without waiting."""
+        return asyncio.run(self._fetch())
+
+    def status(self) -> dict[str, Any]:
+        """What the server says of the job now."""
+        return asyncio.run(_ask(self._federation, "job", job=self.id))
+
+    def cancel(self) -> None:
+        """End it."""
+        asyncio.run(_ask(self._federation, "cancel", job=self.id))
+
+    async def _fetch(self) -> Result:
+        async with self._federation.connect() as session:
+            answer = await session.ask_raw("result", job=self.id)
+            arrays = Arrays()
+            if answer.content:
+                ref = unpack_blob(pb.Blob.FromString(answer.content))
+                if ref.content is not None:
+                    arrays = decode(ref.content)
+                else:
+                    store = MemoryBlobs()
+                    await session.connection.download(store, ref.scope, ref.manifest)
+                    arrays = decode(store.read(ref.scope, ref.id, 0, ref.manifest.size))
+            return Result.from_json(json.loads(answer.body), arrays)
+
+
+def submit(
+    app: App,
+    federation: str | Path | Federation = "federation.yaml",
+    *,
+    name: str = "",
+    sites: Sequence[str] | None = None,
+) -> Job:
+    """Send an app to a federation.
+
+    Args:
+        app: an app in a module of its own (a file, not a notebook).
+        federation: `federation.yaml`, or one that was loaded.
+        name: shown in listings; by default the module's name.
+        sites: only these sites are asked; None for all.
+
+    Raises:
+        ConfigError: the app or a file is wrong. TrustError, UnavailableError, HanseError: what the server said.
+    """
+    stop_if_loading()
+    target = federation if isinstance(federation, Federation) else Federation.load(federation)
+    job = asyncio.run(_submit(app, target, name, sites))
+    return Job(job, target)
+
+
+def run(
+    app: App,
+    federation: str | Path | Federation = "federation.yaml",
+    *,
+    name: str = "",
+    sites: Sequence[str] | None = None,
+    on_event: Callable[[Event], None] | None = None,
+) -> Result:
+    """Send an app to a federation and wait for the result: `submit(…).result()`."""
+    return submit(app, federation, name=name, sites=sites).result(on_event=on_event)
+
+
+def job(id: str, federation: str | Path | Federation = "federation.yaml") -> Job:
+    """Attach to a job again."""
+    target = federation if isinstance(federation, Federation) else Federation.load(federation)
+    return Job(id, target)
+
+
+async def _submit(app: App, federation: Federation, name: str, sites: Sequence[str] | None) -> str:
+    module = source_of(app)
+    object_name = app.name_in_module
+    bundle = build_bundle(module, app.include, object_name=object_name)
+    spec = app.spec()
+    job_id = new_job_id()
+    member = federation.membership
+    store = MemoryBlobs()
+    bundle_manifest = await _keep(store, bundle_scope(job_id), bundle.content)
+    initial = None
+    if app.initial_arrays is not None:
+        content = b"".join(encode_parts(app.initial_arrays))
+        initial = await _keep(store, model_scope(job_id, COMPONENT, 0), content)
+    person = member.identity.name
+    request = JobRequest(
+        job=job_id,
+        name=name or module.stem,
+        federation=federation.name,
+        person=person,
+        submitted_at_ms=time.time_ns() // 1_000_000,
+        app=bundle.id,
+        bundle=bundle_manifest,
+        bundle_signature=sign_bundle(
+            member.keys.signing, bundle_id=bundle.id, federation=federation.name, person=person
+        ).decode(),
+        entry=entry_of(bundle),
+        object=object_name,
+        spec=spec,
+        component=COMPONENT,
+        initial=initial,
+        sites=None if sites is None else tuple(sites),
+    )
+    async with federation.connect() as session:
+        await _send(session, store, bundle_scope(job_id), bundle_manifest)
+        if initial is not None:
+            await _send(session, store, model_scope(job_id, COMPONENT, 0), initial)
+        await session.ask("submit", sig=request.sign(member.keys.signing), request=request.to_json())
+    return job_id
+
+
+def entry_of(bundle: Bundle) -> str:
+    """The module's file in the bundle."""
+    path = bundle.manifest.module.replace(".", "/") + ".py"
+    names = {file.path for file in bundle.manifest.files}
+    if path in names:
+        return path
+    package = bundle.manifest.module.replace(".", "/") + "/__init__.py"
+    if package in names:
+        return package
+    raise ConfigError(f"bundle: expected the module {bundle.manifest.module} among its files")
+
+
+async def _keep(store: MemoryBlobs, scope: str, content: bytes) -> Manifest:
+    manifest = manifest_of(content)
+    await store.put(scope, manifest, rechunk([content]))
+    return manifest
+
+
+async def _send(session: Session, store: MemoryBlobs, scope: str, manifest: Manifest) -> None:
+    await session.connection.upload(store, scope, manifest, place=scope)
+
+
+async def _ask(federation: Federation, op: str, **body: Any) -> dict[str, Any]:
+    async with federation.connect() as session:
+        return await session.ask(op, **body)

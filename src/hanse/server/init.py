@@ -1,0 +1,97 @@
+"""`hanse federation init`: makes the authority, the server's identity, and invitations for the first members.
+
+DIR/server.yaml      settings
+DIR/authority/       the certificate authority; move authority.key offline when nobody is to join for a while
+DIR/server/          the server's own keys and certificate
+DIR/store/           ledger and blobs
+DIR/NAME/            the first person, an admin: keys and federation.yaml
+"""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from hanse.backends.local import LocalStore
+from hanse.core.errors import ConfigError
+from hanse.core.ids import check_name
+from hanse.server.config import FILE, ServerConfig
+from hanse.server.members import ADMIN, RESEARCHER, Members, directory_of
+from hanse.trust.authority import Authority, Issued
+from hanse.trust.identity import MemberKeys, SigningRequest
+from hanse.trust.membership import Membership
+
+SERVER_DAYS = 365.0
+
+
+@dataclass(frozen=True, slots=True)
+class NewFederation:
+    """What `init_federation` has made. `tokens`: join token by site name."""
+
+    directory: Path
+    config: ServerConfig
+    person_directory: Path
+    tokens: dict[str, str]
+
+
+def init_federation(
+    directory: Path, config: ServerConfig, *, person: str = "admin", sites: Sequence[str] = (), token_hours: float = 24
+) -> NewFederation:
+    """Make a federation in a new or empty directory.
+
+    Raises:
+        ConfigError: there is one already, or a name cannot be.
+    """
+    for name in (person, *sites):
+        check_name(name)
+    if (directory / FILE).exists():
+        raise ConfigError(f"{directory}: there is a federation already; choose another directory")
+    directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+    authority = Authority.create(config.federation).save(directory_of(directory))
+    server, _ = _certify(authority, config, "server", "server", hosts=config.hosts, days=SERVER_DAYS)
+    server.save(directory / "server")
+    member, issued = _certify(authority, config, "person", person)
+    member.save(directory / person)
+    tokens = asyncio.run(_invite(directory, config, authority, issued, sites, token_hours))
+    write_federation_file(directory / person, config.federation, config.address)
+    config.save(directory)
+    return NewFederation(directory, config, directory / person, tokens)
+
+
+def write_federation_file(directory: Path, federation: str, address: str) -> Path:
+    """`federation.yaml`: what `hs.run(app, federation=…)` and the commands of a person are given."""
+    path = directory / "federation.yaml"
+    path.write_text(
+        f"# How you reach federation {federation}. Your keys lie beside this file; keep them to yourself.\n"
+        f"federation: {federation}\n"
+        f"address: {address}\n"
+        "identity: .\n"
+    )
+    return path
+
+
+def _certify(
+    authority: Authority, config: ServerConfig, kind: str, name: str, *, hosts: Sequence[str] = (), days: float = 30.0
+) -> tuple[Membership, Issued]:
+    keys = MemberKeys.generate()
+    request = SigningRequest.request(keys, federation=config.federation, kind=kind, name=name)
+    issued = authority.issue(request, kind=kind, name=name, hosts=hosts, days=days)
+    membership = Membership.check(
+        keys,
+        certificate_pem=issued.certificate_pem,
+        authority_pem=authority.certificate_pem,
+        signed_record=issued.record,
+        address=config.address,
+    )
+    return membership, issued
+
+
+async def _invite(
+    directory: Path, config: ServerConfig, authority: Authority, first: Issued, sites: Sequence[str], hours: float
+) -> dict[str, str]:
+    with LocalStore.open(directory / "store") as store:
+        members = Members(authority, store.ledger, address=config.address)
+        await members.enrol(first, [ADMIN, RESEARCHER])
+        return {
+            site: await members.invite("site", site, address=config.enrolment_address, hours=hours) for site in sites
+        }

@@ -1,0 +1,37 @@
+"""`hanse server start`: the launcher of workers first, then everything else, until a signal."""
+
+import asyncio
+import contextlib
+import signal
+from pathlib import Path
+
+from hanse.workers.launcher import Launcher
+
+
+def main(directory: Path, *, ready: "asyncio.Event | None" = None) -> None:
+    """Serve until SIGINT or SIGTERM.
+
+    Raises:
+        HanseError: it cannot start.
+    """
+    launcher = Launcher.start()
+    try:
+        asyncio.run(_serve(directory, launcher, ready))
+    finally:
+        launcher.stop()
+
+
+async def _serve(directory: Path, launcher: Launcher, ready: "asyncio.Event | None") -> None:
+    from hanse.server.server import Server
+
+    server = Server(directory, launcher)
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        with contextlib.suppress(NotImplementedError):
+            loop.add_signal_handler(number, stop.set)
+    await server.start()
+    if ready is not None:
+        ready.set()
+    await stop.wait()
+    await server.stop()
