@@ -17,6 +17,7 @@ from hanse.core.errors import ConfigError, UpdateError
 from hanse.core.spec import EarlyStop, RunSpec
 from hanse.strategies import Strategy
 from hanse.strategies.catalogue import CUSTOM, catalogue
+from hanse.strategies.fedavg import FedAvg
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -99,7 +100,7 @@ class App:
         self.include = _included(include)
         self.client_side = ClientSide()
         self.server_side = ServerSide()
-        name, params = _as_data(strategy)
+        name, params = _as_data(FedAvg() if strategy is None else strategy)
         self._spec = RunSpec(
             strategy=name,
             params=params,
@@ -245,9 +246,7 @@ def _check_free(shown: str, present: object) -> None:
         raise ConfigError(f"app: found {shown} twice; keep one")
 
 
-def _as_data(strategy: Strategy | None) -> tuple[str, dict[str, Any]]:
-    if strategy is None:
-        return "fedavg", {}
+def _as_data(strategy: Strategy) -> tuple[str, dict[str, Any]]:
     if catalogue().get(strategy.name) is type(strategy):
         return strategy.name, strategy.params()
     return CUSTOM, {}

@@ -8,8 +8,9 @@ Deltas are `new − model` in the array's own dtype: one correctly rounded subtr
 numpy computes it in float32, which rounds the same; Figueroa, "When is double rounding innocuous?", 1995), and
 exact where both are within a factor of two (Sterbenz). Computing in float64 first would give the same bits.
 
-Memory: the model is expected to be a view of a file (no anonymous memory) and the answer is referenced, not copied,
-so the answer may share memory with the client's own arrays until the next call. A delta is made array by array.
+Memory: the model is expected to be a view of a file (no anonymous memory). A worker, which encodes the answer before
+it executes again, takes it as `lend`ed: then nothing is copied, and the answer may share memory with the client's own
+arrays. Otherwise it is copied. A delta is made array by array.
 """
 
 import time
@@ -45,8 +46,7 @@ class Outcome:
 
     Args:
         reply: without `update`, which the worker adds when it has encoded `arrays`.
-        arrays: values or delta by `reply.update_kind`; None where there are none or the task failed. They may share
-            memory with the client's own arrays until the next `execute`.
+        arrays: values or delta by `reply.update_kind`; None where there are none or the task failed.
         state: the site's state after the task; after a failure the one before it.
     """
 
@@ -71,7 +71,13 @@ class Runtime:
         self._client: Client | None = None
 
     def execute(
-        self, task: Task, model: Arrays | None, state: bytes | None, *, private: Arrays | None = None
+        self,
+        task: Task,
+        model: Arrays | None,
+        state: bytes | None,
+        *,
+        private: Arrays | None = None,
+        lend: bool = False,
     ) -> Outcome:
         """Do what `task` asks.
 
@@ -80,6 +86,8 @@ class Runtime:
             state: what `Outcome.state` was after this site's last task of the job; None at first.
             private: the same content as `model` in memory that user code may change (a copy-on-write map of the
                 same file). Without it user code gets a copy.
+            lend: the caller is done with `Outcome.arrays` before it executes again; they are not copied then, and may
+                be the client's own.
 
         Returns:
             A reply in every case that user code can bring about; only `KeyboardInterrupt` passes through.
@@ -87,7 +95,7 @@ class Runtime:
         started = time.perf_counter()
         try:
             answer, after = self._call(task, model, state, private)
-            reply, arrays = self._checked(task, model, answer)
+            reply, arrays = self._checked(task, model, answer, lend=lend)
         except (Exception, SystemExit) as error:
             kind, message = failure_of(error, _directory(self.app))
             if not isinstance(error, TaskError):
@@ -128,7 +136,7 @@ class Runtime:
             self._client = client_of(self.app, self.site)
         return self._client
 
-    def _checked(self, task: Task, model: Arrays | None, answer: Answer) -> tuple[Reply, Arrays | None]:
+    def _checked(self, task: Task, model: Arrays | None, answer: Answer, *, lend: bool) -> tuple[Reply, Arrays | None]:
         metrics = metrics_of(answer.metrics, task.call)
         count = num_examples_of(answer.num_examples, task.call)
         reply = Reply(task.id, self.site.name, num_examples=count, metrics=metrics)
@@ -136,14 +144,15 @@ class Runtime:
             return reply, None
         names = list(model) if task.call == "train" and model is not None else None
         arrays = arrays_of(answer.arrays, task.call, names)
+        is_own = lend
         if task.call == "train" and model is not None:
             _check_layout(model.layout, arrays.layout)
             reply = replace(reply, base=task.model.id if task.model is not None else "", update_kind=task.update_kind)
             if task.update_kind == "delta":
-                arrays = delta_of(model, arrays)
+                arrays, is_own = delta_of(model, arrays), True
         if not task.allow_nonfinite:
             _check_finite(arrays, task.call)
-        return reply, arrays
+        return reply, arrays if is_own else _copied(arrays)
 
 
 def client_of(app: App, site: Site) -> Client:
@@ -275,7 +284,11 @@ def _private(task: Task, model: Arrays | None, private: Arrays | None) -> Arrays
         raise TaskError("refused", f"{task.call} needs a model, and the task names none")
     if private is not None:
         return private
-    return Arrays((name, array.copy()) for name, array in model.items())
+    return _copied(model)
+
+
+def _copied(arrays: Arrays) -> Arrays:
+    return Arrays((name, array.copy()) for name, array in arrays.items())
 
 
 def _check_layout(expected: Layout, found: Layout) -> None:

@@ -147,6 +147,25 @@ def test_private_arrays_are_handed_out_without_a_copy() -> None:
     assert seen[0] is private
 
 
+def test_answers_are_the_callers_own_unless_they_are_lent() -> None:
+    kept = np.zeros(2)
+
+    def train(arrays: Arrays, config: Any, site: Any) -> Any:
+        kept[:] += 1
+        return [kept], 1, {}
+
+    app = App(initial=[kept])
+    app.train(train)
+    runtime = Runtime(app, site_name="a", load=str, log=print)
+    model = Arrays({"w": np.zeros(2)})
+    first = runtime.execute(task_of(), model, None).arrays
+    lent = runtime.execute(task_of(), model, None, lend=True).arrays
+    assert first is not None
+    assert lent is not None
+    assert first["w"].tolist() == [1, 1]
+    assert lent["w"] is kept
+
+
 @pytest.mark.parametrize(
     ("answer", "said"),
     [
