@@ -2,7 +2,7 @@
 
 import asyncio
 import mmap
-import os
+import random
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
@@ -16,7 +16,7 @@ from tests.conformance.places import Place
 
 SCOPE = "job/main/1/model"
 SIZES = [1, 1000, INLINE_BYTES, INLINE_BYTES + 1, CHUNK_BYTES, CHUNK_BYTES + 1, 2 * CHUNK_BYTES + 12345]
-_SOURCE = os.urandom(CHUNK_BYTES + 54321)
+_SOURCE = random.Random(1).randbytes(CHUNK_BYTES + 54321)
 
 
 def content_of(size: int, seed: int = 0) -> bytes:

@@ -1,6 +1,6 @@
 """Manifests, chunks and ids."""
 
-import os
+import random
 
 import pytest
 from hypothesis import given
@@ -10,7 +10,7 @@ from hanse.core import blobs
 from hanse.core.blobs import CHUNK_BYTES, MAX_BLOB_BYTES, Manifest, content_hash, manifest_of, rechunk, split
 from hanse.core.errors import CodecError, IntegrityError
 
-CONTENT = os.urandom(2 * CHUNK_BYTES + 100)
+CONTENT = random.Random(1).randbytes(2 * CHUNK_BYTES + 100)
 MANIFEST = manifest_of(CONTENT)
 
 

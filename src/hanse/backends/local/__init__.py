@@ -15,7 +15,7 @@ from typing import Literal, Self
 
 from hanse.backends.local.blobs import LocalBlobs
 from hanse.backends.local.database import Database
-from hanse.backends.local.files import disk_errors, make_directory
+from hanse.backends.local.files import disk_errors, make_directory, sync_directory
 from hanse.backends.local.inbox import LocalInbox
 from hanse.backends.local.ledger import LocalLedger
 from hanse.backends.memory import VISIBILITY_S, Grants, monotonic_ms
@@ -59,13 +59,16 @@ class LocalStore:
             raise ConfigError(f"durability: expected 'power' or 'process', found {durability!r}")
         root = Path(directory)
         with disk_errors("opening the store"):
-            make_directory(root.absolute())
+            changed = make_directory(root.absolute())
             os.chmod(root, 0o700)
             lock = os.open(root / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             _lock_alone(lock)
             with disk_errors("opening the store"):
                 database = Database(root / "records.db", durable=durability == "power")
+                if durability == "power":
+                    for each in (root, *changed):
+                        sync_directory(each)
                 try:
                     blobs = LocalBlobs(root, database, durable=durability == "power", max_spare_files=max_spare_files)
                     inbox = LocalInbox(database, visibility_s=visibility_s, now_ms=now_ms)
