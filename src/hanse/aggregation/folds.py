@@ -10,7 +10,7 @@ from typing import Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 
-from hanse.aggregation.kernels import KernelName, pick_kernel
+from hanse.aggregation.kernels import SIDE_BY_SIDE, KernelName, pick_kernel, side_by_side
 from hanse.aggregation.rounding import Block, Wide
 
 Acc = TypeVar("Acc")
@@ -90,7 +90,7 @@ class WeightedSum:
         try:
             buffer = self._pool.pop()
         except IndexError:
-            buffer = np.empty(n)
+            buffer = self._more(n)
         if len(buffer) < n:
             buffer = np.empty(n)
         return Sum(buffer[:n], buffer=buffer)
@@ -124,6 +124,13 @@ class WeightedSum:
         finite = self._kernel.divide(acc.values, 1.0, out)
         self._release(acc)
         return finite
+
+    def _more(self, n: int) -> Wide:
+        if not SIDE_BY_SIDE <= n <= self.block_elements:
+            return np.empty(n)
+        first, *others = side_by_side(4, n)
+        self._pool.extend(others)
+        return first
 
     def _release(self, acc: Sum) -> None:
         if acc.buffer is not None:

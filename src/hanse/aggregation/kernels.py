@@ -19,6 +19,23 @@ KernelName = Literal["auto", "numpy", "numba"]
 
 PATIENCE_BYTES = 2 << 30
 """Updates folded by a process before `auto` loads numba: about as long as loading takes."""
+SIDE_BY_SIDE = 1 << 15
+"""Elements of a block from which on `side_by_side` is worth its slack of 2 MiB."""
+_LARGE_PAGE = (2 << 20) // 8
+_STAGGER = 264
+
+
+def side_by_side(count: int, n: int) -> list[Wide]:
+    """Uninitialised blocks of `n` float64 in one piece of memory.
+
+    A piece of several megabytes is backed by large pages where the system offers them, which numpy asks for; and
+    each block begins some lines further within its page than the one before, so that a pass over several of them
+    does not fight for the same cache sets. Together worth 5 to 10 % of a pass.
+    """
+    stride = n + _STAGGER
+    piece = np.empty(count * stride + _LARGE_PAGE)
+    start = -(piece.ctypes.data // piece.itemsize) % _LARGE_PAGE
+    return [piece[start + i * stride : start + i * stride + n] for i in range(count)]
 
 
 class Kernel(Protocol):
@@ -52,14 +69,19 @@ class NumpyKernel:
     """Three ufunc calls a block, scratch blocks kept per thread, no temporaries."""
 
     name = "numpy"
-    block_elements = 1 << 17
+    block_elements = 1 << 18
 
     def __init__(self) -> None:
         self._local = threading.local()
 
     def fold(self, acc: Wide, blocks: Sequence[Block], weights: Sequence[float], *, fresh: bool) -> None:
         """See `Kernel.fold`."""
-        product = self._scratch("product", len(acc))
+        if len(acc) > self.block_elements:  # a whole vector at once: piece by piece, so that scratch stays small
+            for start in range(0, len(acc), self.block_elements):
+                piece = slice(start, start + self.block_elements)
+                self.fold(acc[piece], [block[piece] for block in blocks], weights, fresh=fresh)
+            return
+        product = self._scratch(len(acc))[0]
         for block, weight in zip(blocks, weights, strict=True):
             target = acc if fresh else product
             widen_into(target, block)
@@ -70,7 +92,12 @@ class NumpyKernel:
 
     def join(self, acc: Wide, blocks: Sequence[Block], weights: Sequence[float]) -> None:
         """See `Kernel.join`."""
-        group = self._scratch("group", len(acc))
+        if len(acc) > self.block_elements:
+            for start in range(0, len(acc), self.block_elements):
+                piece = slice(start, start + self.block_elements)
+                self.join(acc[piece], [block[piece] for block in blocks], weights)
+            return
+        group = self._scratch(len(acc))[1]
         self.fold(group, blocks, weights, fresh=True)
         np.add(acc, group, out=acc)
 
@@ -80,12 +107,12 @@ class NumpyKernel:
         np.copyto(out, acc, casting="same_kind")
         return all_finite(out)
 
-    def _scratch(self, name: str, n: int) -> Wide:
-        held = self._local.__dict__
-        if name not in held or len(held[name]) < n:
-            held[name] = np.empty(n)
-        scratch: Wide = held[name][:n]
-        return scratch
+    def _scratch(self, n: int) -> list[Wide]:
+        """A block for a product and one for a group, of this thread."""
+        held: list[Wide] = getattr(self._local, "blocks", [])
+        if not held or len(held[0]) < n:
+            held = self._local.blocks = side_by_side(2, n) if n >= SIDE_BY_SIDE else [np.empty(n), np.empty(n)]
+        return [block[:n] for block in held]
 
 
 class AutoKernel:

@@ -201,6 +201,19 @@ def test_threads_really_work_side_by_side() -> None:
     aggregate([source], [0], [1.0], rule=WeightedMean("numpy"), out=Meeting(), threads=2, block_elements=1)
 
 
+def test_whole_vectors_go_through_numpy_piece_by_piece(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(2)
+    blocks = [spread(rng, (1000,), np.float32) for _ in range(4)]
+    whole, pieces = np.ones(1000), np.ones(1000)
+    kernel = kernels.NumpyKernel()
+    kernel.join(whole, blocks, [1.0, 2.0, 3.0, 5.0])
+    kernel.fold(whole, blocks, [1.0, 2.0, 3.0, 5.0], fresh=False)
+    monkeypatch.setattr(kernels.NumpyKernel, "block_elements", 64)
+    kernel.join(pieces, blocks, [1.0, 2.0, 3.0, 5.0])
+    kernel.fold(pieces, blocks, [1.0, 2.0, 3.0, 5.0], fresh=False)
+    assert same_bits(whole, pieces)
+
+
 def test_auto_takes_numba_only_when_it_pays(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("numba", reason="numba is not installed (extra `fast`)")
     auto = kernels.AutoKernel(patience_bytes=1000)
