@@ -4,7 +4,7 @@ import json
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import yaml
 
@@ -63,7 +63,7 @@ class Session:
         credentials = Credentials(member.certificate_pem, member.keys.tls_pem(), member.authority_pem)
         self.connection = Connection(federation.address, credentials)
 
-    async def __aenter__(self) -> "Session":
+    async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(self, *_: object) -> None:

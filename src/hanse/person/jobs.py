@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+import queue
+import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from pathlib import Path
@@ -12,6 +14,7 @@ from hanse.clients.app import App
 from hanse.clients.loader import source_of, stop_if_loading
 from hanse.core.arrays import Arrays
 from hanse.core.blobs import Manifest, manifest_of, rechunk
+from hanse.core.blocking import run_to_end
 from hanse.core.codec import decode, encode_parts
 from hanse.core.errors import ConfigError, JobFailed, UnavailableError
 from hanse.core.ids import bundle_scope, model_scope, new_job_id
@@ -40,17 +43,24 @@ class Job:
 
     def follow(self) -> Iterator[Event]:
         """Events as they happen, until the end; a lost connection is opened again."""
-        loop = asyncio.new_event_loop()
-        events = self.follow_async()
-        try:
-            while True:
-                try:
-                    yield loop.run_until_complete(anext(events))
-                except StopAsyncIteration:
-                    return
-        finally:
-            loop.run_until_complete(events.aclose())  # type: ignore[attr-defined]  # it is an async generator
-            loop.close()
+        events: queue.SimpleQueue[Event | BaseException | None] = queue.SimpleQueue()
+
+        async def collect() -> None:
+            async for event in self.follow_async():
+                events.put(event)
+
+        def work() -> None:
+            try:
+                asyncio.run(collect())
+                events.put(None)
+            except BaseException as error:
+                events.put(error)
+
+        threading.Thread(target=work, name="hanse-follow", daemon=True).start()
+        while (event := events.get()) is not None:
+            if isinstance(event, BaseException):
+                raise event
+            yield event
 
     async def follow_async(self) -> AsyncIterator[Event]:
         """As `follow`, on a running event loop."""
@@ -88,15 +98,15 @@ class Job:
 
     def snapshot(self) -> Result:
         """The result so far, without waiting."""
-        return asyncio.run(self._fetch())
+        return run_to_end(self._fetch())
 
     def status(self) -> dict[str, Any]:
         """What the server says of the job now."""
-        return asyncio.run(_ask(self._federation, "job", job=self.id))
+        return run_to_end(_ask(self._federation, "job", job=self.id))
 
     def cancel(self) -> None:
         """End it."""
-        asyncio.run(_ask(self._federation, "cancel", job=self.id))
+        run_to_end(_ask(self._federation, "cancel", job=self.id))
 
     async def _fetch(self) -> Result:
         async with self._federation.connect() as session:
@@ -133,7 +143,7 @@ def submit(
     """
     stop_if_loading()
     target = federation if isinstance(federation, Federation) else Federation.load(federation)
-    job = asyncio.run(_submit(app, target, name, sites))
+    job = run_to_end(_submit(app, target, name, sites))
     return Job(job, target)
 
 

@@ -49,6 +49,8 @@ def init_federation(
     directory.mkdir(parents=True, exist_ok=True, mode=0o700)
     authority = Authority.create(config.federation).save(directory_of(directory))
     server, _ = _certify(authority, config, "server", "server", hosts=config.hosts, days=SERVER_DAYS)
+    for place in ("server", person):
+        (directory / place).mkdir(mode=0o700)
     server.save(directory / "server")
     member, issued = _certify(authority, config, "person", person)
     member.save(directory / person)

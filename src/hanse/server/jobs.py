@@ -195,7 +195,7 @@ class Jobs:
         if spec.strategy in catalogue():
             named(spec.strategy, spec.params)
         bundle = await self._bundle(request)
-        if bundle.manifest.object_name != request.object:
+        if bundle.manifest.object != request.object:
             raise ConfigError("job: the request names another object than the bundle")
         if request.initial is not None:
             scope = model_scope(request.job, request.component, 0)

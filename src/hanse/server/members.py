@@ -13,6 +13,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
 from hanse.core.errors import ConfigError, NotFoundError, PolicyError, TrustError
 from hanse.core.ids import check_name
 from hanse.core.proto import hanse_pb2 as pb
@@ -22,7 +24,7 @@ from hanse.trust.certificates import Identity, peer_identity
 from hanse.trust.identity import SigningRequest
 from hanse.trust.member_record import MemberRecord, verify_record
 from hanse.trust.revocation import RevocationList, read_revocations
-from hanse.trust.signing import PublicKey, load_signing_key
+from hanse.trust.signing import load_signing_key
 from hanse.trust.tokens import JoinToken, TokenRecord, make_token, redeem, token_key
 
 ADMIN, RESEARCHER = "admin", "researcher"
@@ -90,7 +92,7 @@ class Members:
             raise NotFoundError(f"there is no {kind} {name} in federation {self.authority.federation}")
         return found[0], found[2]
 
-    def signing_key(self, kind: str, name: str) -> PublicKey:
+    def signing_key(self, kind: str, name: str) -> Ed25519PublicKey:
         """The key that verifies a member's signatures."""
         return _signing_key(self.record(kind, name)[0].signing_key)
 
@@ -240,7 +242,7 @@ def _identity(certificate: bytes) -> Identity:
 
 
 @lru_cache(maxsize=4096)
-def _signing_key(raw: bytes) -> PublicKey:
+def _signing_key(raw: bytes) -> Ed25519PublicKey:
     return load_signing_key(raw)
 
 

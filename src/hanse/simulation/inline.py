@@ -6,11 +6,10 @@ form, so the final arrays are those of a real federation, bit for bit, where the
 
 import asyncio
 import sys
-import threading
 from collections import deque
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from typing import Any
 
 from hanse.backends.memory import Grants, MemoryBlobs, MemoryLedger
 from hanse.clients.app import App
@@ -20,6 +19,7 @@ from hanse.clients.server import ServerRuntime, StrategyContext
 from hanse.clients.threads import num_threads, set_threads
 from hanse.core.arrays import Arrays
 from hanse.core.blobs import INLINE_BYTES, manifest_of, rechunk
+from hanse.core.blocking import run_to_end
 from hanse.core.codec import decode, encode_parts, encoded_size
 from hanse.core.errors import ConfigError, JobFailed, PolicyError
 from hanse.core.ids import check_name, model_scope, new_job_id, upload_scope
@@ -36,7 +36,6 @@ from hanse.strategies import Strategy, named
 from hanse.strategies.catalogue import CUSTOM
 
 COMPONENT = "main"
-T = TypeVar("T")
 DataSets = Mapping[str, Any]
 """Data set name → the data as `site.load` returns it, or a callable without arguments that makes it."""
 
@@ -217,29 +216,6 @@ async def store_initial(seams: Seams, job: str, arrays: Arrays | None) -> BlobKe
     manifest, scope = manifest_of(content), model_scope(job, COMPONENT, 0)
     await seams.blobs.put(scope, manifest, rechunk([content]))
     return scope, manifest.id
-
-
-def run_to_end(work: Coroutine[Any, Any, T]) -> T:
-    """Run a coroutine from plain code, also where a notebook's event loop runs already."""
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return asyncio.run(work)
-    outcome: list[T] = []
-    errors: list[BaseException] = []
-
-    def target() -> None:
-        try:
-            outcome.append(asyncio.run(work))
-        except BaseException as error:
-            errors.append(error)
-
-    thread = threading.Thread(target=target, name="hanse-simulate")
-    thread.start()
-    thread.join()
-    if errors:
-        raise errors[0]
-    return outcome[0]
 
 
 class _bar:

@@ -61,6 +61,7 @@ _BY_STATUS = {
     Status.INVALID_ARGUMENT: errors.ConfigError,
     Status.ABORTED: errors.StorageError,
     Status.FAILED_PRECONDITION: errors.HanseError,
+    Status.INTERNAL: errors.HanseError,
 }
 
 

@@ -315,6 +315,11 @@ class _mapped(contextlib.AbstractContextManager["_mapped"]):
             self._failure = status_of(error), str(error)
         elif isinstance(error, TimeoutError | DecodeError):
             self._failure = grpc.StatusCode.INVALID_ARGUMENT, "expected a message that is not there or not readable"
+        elif isinstance(error, Exception) and not isinstance(error, grpc.RpcError | grpc.aio.AbortError):
+            # the top of a call: the caller learns that it failed, the log why
+            log.error("call failed", peer=self._context.peer(), exc_info=error)
+            self._failure = grpc.StatusCode.INTERNAL, "the server has failed; its log says why"
+            return True
         else:
             return False
         log.info("call refused", peer=self._context.peer(), reason=self._failure[1])
