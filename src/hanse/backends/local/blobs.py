@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from hanse.backends.local import database as sql
+from hanse.backends.local.arrival import Arrival
 from hanse.backends.local.files import (
     Spares,
     disk_errors,
@@ -31,9 +32,10 @@ from hanse.backends.local.files import (
     sync_content,
     sync_directory,
 )
+from hanse.backends.local.held import Held, load_manifest, save_manifest
 from hanse.backends.memory import EMPTY, Chunks, Coverage, MemoryWriter, below, check_range, puller
 from hanse.core.blobs import CHUNK_BYTES, INLINE_BYTES, Buffer, Manifest, content_hash, manifest_of
-from hanse.core.errors import CodecError, ConfigError, IntegrityError, NotFoundError
+from hanse.core.errors import ConfigError, IntegrityError, NotFoundError
 from hanse.core.ids import check_blob_id, check_scope
 from hanse.core.seams import BlobWriter
 
@@ -41,8 +43,6 @@ T = TypeVar("T")
 Key = tuple[str, str]
 
 _SMALL_CACHE_BYTES = 16 * 1024 * 1024
-_FLUSH_BYTES = 64 * 1024 * 1024
-"""With durability `power`, writing to the medium starts whenever so much has come, not only at the end."""
 
 
 class LocalBlobs:
@@ -61,8 +61,8 @@ class LocalBlobs:
         self._spares = Spares(directory / "spare", max_files=max_spare_files)
         self._threads = ThreadPoolExecutor((os.cpu_count() or 1) + 2, thread_name_prefix="hanse-blobs")
         self._lock = threading.Lock()
-        self._held: dict[Key, _Held] = {}
-        self._arrivals: dict[Key, _Arrival] = {}
+        self._held: dict[Key, Held] = {}
+        self._arrivals: dict[Key, Arrival] = {}
         self._small: OrderedDict[Key, bytes] = OrderedDict()
         self._small_bytes = 0
         self._unsynced: set[Path] = set()
@@ -84,15 +84,14 @@ class LocalBlobs:
                 await self._keep_small(key, bytes(pair[1]))
                 return
             return
-        arrival = await self._in_thread(lambda: self._open_arrival(key, manifest))
+        arrival = await self._in_thread(self._open_arrival, key, manifest)
         try:
             while (pair := await draw()) is not None:
-                index, chunk = pair
-                await self._in_thread(lambda i=index, c=chunk: arrival.take(i, c))  # type: ignore[misc]
+                await self._in_thread(arrival.take, *pair)
                 if arrival.is_whole:
                     break
             if arrival.is_whole:
-                await self._in_thread(lambda: self._complete(key, arrival))
+                await self._in_thread(self._complete, key, arrival)
         finally:
             self._close_arrival(arrival)
 
@@ -105,10 +104,10 @@ class LocalBlobs:
         every = list(range(manifest.num_chunks))
         if manifest.size <= INLINE_BYTES or (key not in self._arrivals and not self._file(key, ".part").exists()):
             return every
-        arrival = await self._in_thread(lambda: self._open_arrival(key, manifest))
+        arrival = await self._in_thread(self._open_arrival, key, manifest)
         try:
             if arrival.is_whole:
-                await self._in_thread(lambda: self._complete(key, arrival))
+                await self._in_thread(self._complete, key, arrival)
             return [index for index in every if not arrival.marks[index]]
         finally:
             self._close_arrival(arrival)
@@ -182,14 +181,14 @@ class LocalBlobs:
             for key in [key for key in self._small if below(key[0], scope)]:
                 self._small_bytes -= len(self._small.pop(key))
         if (self._blobs / scope).exists():
-            await self._in_thread(lambda: self._delete_files(scope))
+            await self._in_thread(self._delete_files, scope)
 
     def close(self) -> None:
         """End the threads; what is under way ends first."""
         self._threads.shutdown(wait=True)
 
-    async def _in_thread(self, work: Callable[[], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+    async def _in_thread(self, work: Callable[..., T], *arguments: object) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._threads, work, *arguments)
 
     def _file(self, key: Key, ending: str = "") -> Path:
         return self._blobs / key[0] / (key[1] + ending)
@@ -233,22 +232,22 @@ class LocalBlobs:
         if content:
             await self._keep_small((scope, manifest.id), content)
 
-    def _find(self, key: Key) -> "_Held":
+    def _find(self, key: Key) -> Held:
         held = self._held.get(key)
         if held is not None:
             return held
         path = self._file(key)
-        manifest = _load_manifest(self._file(key, ".manifest"), key[1]) if path.exists() else None
+        manifest = load_manifest(self._file(key, ".manifest"), key[1]) if path.exists() else None
         if manifest is None:
             raise NotFoundError(f"blob {key[1][:12]}: not in {key[0]}, or not complete")
         with self._lock:
-            return self._held.setdefault(key, _Held(manifest, path, verified=False))
+            return self._held.setdefault(key, Held(manifest, path, verified=False))
 
-    def _open_arrival(self, key: Key, manifest: Manifest) -> "_Arrival":
+    def _open_arrival(self, key: Key, manifest: Manifest) -> Arrival:
         with self._lock:
             arrival = self._arrivals.get(key)
             if arrival is None:
-                arrival = self._arrivals[key] = _Arrival(
+                arrival = self._arrivals[key] = Arrival(
                     manifest, self._file(key, ".part"), self._file(key, ".marks"), self._spares, self._flusher()
                 )
             arrival.users += 1
@@ -261,7 +260,7 @@ class LocalBlobs:
             raise
         return arrival
 
-    def _close_arrival(self, arrival: "_Arrival") -> None:
+    def _close_arrival(self, arrival: Arrival) -> None:
         with self._lock:
             arrival.users -= 1
             if not arrival.users:
@@ -276,7 +275,7 @@ class LocalBlobs:
             with self._lock:
                 self._unsynced.update(changed)
 
-    def _complete(self, key: Key, arrival: "_Arrival") -> None:
+    def _complete(self, key: Key, arrival: Arrival) -> None:
         with arrival.lock, disk_errors("completing a blob"):
             if arrival.is_done:
                 return
@@ -286,10 +285,10 @@ class LocalBlobs:
             arrival.is_done = True
             arrival.marks_path.unlink(missing_ok=True)
 
-    def _place(self, key: Key, manifest: Manifest, source: Path, arrival: "_Arrival | None" = None) -> None:
+    def _place(self, key: Key, manifest: Manifest, source: Path, arrival: Arrival | None = None) -> None:
         """Make a file that holds a blob's verified, synced content readable under the blob's key."""
         self._make_directory(key[0])
-        _save_manifest(self._file(key, ".manifest"), manifest, durable=self._durable)
+        save_manifest(self._file(key, ".manifest"), manifest, durable=self._durable)
         path = self._file(key)
         with self._lock:
             if arrival is not None:
@@ -298,7 +297,7 @@ class LocalBlobs:
             is_new = key not in self._held
             if is_new:
                 source.rename(path)
-                self._held[key] = _Held(manifest, path, verified=True)
+                self._held[key] = Held(manifest, path, verified=True)
         if not is_new:
             self._spares.give(source)
         if self._durable:
@@ -313,7 +312,7 @@ class LocalBlobs:
         with self._lock:
             self._unsynced -= changed
 
-    def _demote(self, key: Key, held: "_Held") -> None:
+    def _demote(self, key: Key, held: Held) -> None:
         """Treat a changed blob as one under way, so that asking what is missing names the changed chunks."""
         with self._lock, suppress(OSError):
             if self._held.get(key) is held:
@@ -343,167 +342,6 @@ class LocalBlobs:
                 os.rmdir(directory)
 
 
-class _Held:
-    """A complete blob's file, mapped at the first read and verified chunk by chunk as it is touched."""
-
-    def __init__(self, manifest: Manifest, path: Path, *, verified: bool) -> None:
-        self.manifest = manifest
-        self.path = path
-        self._verified = bytearray(bytes([verified]) * manifest.num_chunks)
-        self._view: memoryview | None = None
-        self._mapping: mmap.mmap | None = None
-        self._is_released = False
-        self._lock = threading.Lock()
-
-    def read(self, start: int, stop: int) -> memoryview:
-        """A view of [start, stop) after verifying what it touches first."""
-        try:
-            view = self._view or self._map()
-            for index in range(start // CHUNK_BYTES, -(-stop // CHUNK_BYTES)):
-                if not self._verified[index]:
-                    first, last = self.manifest.span(index)
-                    self.manifest.verify(index, view[first:last])
-                    self._verified[index] = 1
-            return view[start:stop]
-        except ValueError:
-            raise NotFoundError(f"blob {self.manifest.id[:12]}: it was deleted") from None
-
-    def verify_all(self) -> None:
-        """Verify every chunk that this process has not seen."""
-        for index in range(self.manifest.num_chunks):
-            if not self._verified[index]:
-                self.read(*self.manifest.span(index)).release()
-
-    def release(self) -> bool:
-        """Unmap for good; False if views of it are still alive."""
-        with self._lock:
-            self._is_released = True
-            if self._view is None or self._mapping is None:
-                return True
-            self._view.release()
-            try:
-                self._mapping.close()
-            except BufferError:
-                return False
-            return True
-
-    def _map(self) -> memoryview:
-        with self._lock:
-            if self._view is not None:
-                return self._view
-            if self._is_released:
-                raise ValueError
-            with disk_errors("reading a blob"):
-                file = _open_existing(self.path)
-                try:
-                    size = os.fstat(file).st_size
-                    if size != self.manifest.size:
-                        raise IntegrityError(
-                            f"blob {self.manifest.id[:12]}: expected {self.manifest.size} bytes, found {size}"
-                        )
-                    self._mapping = mmap.mmap(file, size, prot=mmap.PROT_READ)
-                finally:
-                    os.close(file)
-            self._view = memoryview(self._mapping)
-            return self._view
-
-
-class _Arrival:
-    """A blob of which chunks are missing. Files are open while somebody puts; marks are kept between puts."""
-
-    def __init__(
-        self,
-        manifest: Manifest,
-        part: Path,
-        marks_path: Path,
-        spares: Spares,
-        flush: "Callable[[int], Future[None]] | None",
-    ) -> None:
-        self.manifest = manifest
-        self.part = part
-        self.marks_path = marks_path
-        self.marks = bytearray(manifest.num_chunks)
-        self.users = 0
-        self.is_done = False
-        self.is_gone = False
-        self.lock = threading.Lock()
-        self._spares = spares
-        self._flush = flush
-        self._flushes: list[Future[None]] = []
-        self._unflushed = 0
-        self._was_loaded = False
-        self._file = -1
-        self._marks_file = -1
-
-    @property
-    def is_whole(self) -> bool:
-        """Whether every chunk was written."""
-        return self.is_done or all(self.marks)
-
-    def open(self) -> None:
-        """Open the files; the first time, believe of an earlier process only what can be verified."""
-        with self.lock:
-            if self._file >= 0 or self.is_done:
-                return
-            if self.part.exists() and self.marks_path.exists():
-                self._file = os.open(self.part, os.O_RDWR | os.O_CLOEXEC)
-                os.ftruncate(self._file, self.manifest.size)
-                if not self._was_loaded:
-                    self._load_marks()
-            else:
-                # No old mark may meet a file whose old content is somebody else's.
-                self.marks_path.unlink(missing_ok=True)
-                self.part.unlink(missing_ok=True)
-                self.marks[:] = bytes(len(self.marks))
-                self._file = self._spares.take(self.part, self.manifest.size)
-            self._was_loaded = True
-            self._marks_file = os.open(self.marks_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            os.pwrite(self._marks_file, self.marks, 0)
-
-    def check_wanted(self) -> None:
-        """Raise NotFoundError if the scope was deleted meanwhile."""
-        if self.is_gone:
-            raise NotFoundError(f"blob {self.manifest.id[:12]}: its scope was deleted while it came")
-
-    def take(self, index: int, chunk: Buffer) -> None:
-        """Verify, write, mark."""
-        self.check_wanted()
-        if self.is_done or (0 <= index < len(self.marks) and self.marks[index]):
-            return
-        self.manifest.verify(index, chunk)
-        with disk_errors("writing a blob"):
-            self._spares.write(self._file, chunk, self.manifest.span(index)[0])
-            os.pwrite(self._marks_file, b"\1", index)
-        self.marks[index] = 1
-        self._unflushed += len(chunk)
-        if self._flush is not None and self._unflushed >= _FLUSH_BYTES:
-            self._unflushed = 0
-            self._flushes.append(self._flush(os.dup(self._file)))
-
-    def sync(self) -> None:
-        """Bring everything that was written to the medium."""
-        for flush in self._flushes:
-            flush.result()
-        sync_content(self._file)
-
-    def close(self) -> None:
-        """Close the files; what was written stays."""
-        self._flushes.clear()
-        for file in (self._file, self._marks_file):
-            if file >= 0:
-                os.close(file)
-        self._file = self._marks_file = -1
-
-    def _load_marks(self) -> None:
-        found = self.marks_path.read_bytes()[: len(self.marks)]
-        buffer = bytearray(min(CHUNK_BYTES, self.manifest.size))
-        for index, mark in enumerate(found):
-            start, stop = self.manifest.span(index)
-            view = memoryview(buffer)[: stop - start]
-            if mark == 1 and os.preadv(self._file, [view], start) == stop - start:
-                self.marks[index] = content_hash(view) == self.manifest.hash_of(index)
-
-
 class _Writer:
     """A `BlobWriter` on a file whose name says nothing; `seal` hashes it through the page cache."""
 
@@ -530,11 +368,12 @@ class _Writer:
         store, size = self._store, self._coverage.size
         starts = range(0, size, CHUNK_BYTES)
         hashes = bytearray(32 * len(starts))
-        with disk_errors("sealing a blob"), mmap.mmap(self._file, size, prot=mmap.PROT_READ) as mapping:
+        with disk_errors("sealing a blob"):
+            mapping = mmap.mmap(self._file, size, prot=mmap.PROT_READ)
             lanes = [range(lane, len(starts), _LANES) for lane in range(_LANES)]
-            work = [store._in_thread(lambda lane=lane: _hash_into(hashes, mapping, lane)) for lane in lanes]  # type: ignore[misc]
+            work = [store._in_thread(_hash_into, hashes, mapping, lane) for lane in lanes]
             if store._durable:
-                work.append(store._in_thread(lambda: sync_content(self._file)))
+                work.append(store._in_thread(sync_content, self._file))
             results = await asyncio.gather(*work, return_exceptions=True)
         for result in results:
             if isinstance(result, BaseException):
@@ -543,7 +382,7 @@ class _Writer:
         manifest = Manifest(size, bytes(hashes))
         self._close()
         with disk_errors("sealing a blob"):
-            await store._in_thread(lambda: store._place((self._scope, manifest.id), manifest, self._path))
+            await store._in_thread(store._place, (self._scope, manifest.id), manifest, self._path)
         return manifest
 
     def abort(self) -> None:
@@ -583,33 +422,6 @@ def _checked(scope: str, id: str) -> Key:
         return check_scope(scope), check_blob_id(id)
     except ConfigError as error:
         raise NotFoundError(f"blob: {error}") from None
-
-
-def _save_manifest(path: Path, manifest: Manifest, *, durable: bool) -> None:
-    file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-    try:
-        os.write(file, manifest.size.to_bytes(8, "little") + manifest.hashes)
-        if durable:
-            os.fsync(file)
-    finally:
-        os.close(file)
-
-
-def _load_manifest(path: Path, id: str) -> Manifest | None:
-    """The manifest if it is there and whole; a torn one has another id."""
-    try:
-        content = path.read_bytes()
-        manifest = Manifest(int.from_bytes(content[:8], "little"), content[8:])
-    except (OSError, CodecError):
-        return None
-    return manifest if manifest.id == id else None
-
-
-def _open_existing(path: Path) -> int:
-    try:
-        return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except FileNotFoundError:
-        raise NotFoundError("blob: its file is gone") from None
 
 
 def _sweep(blobs: Path, making: Path) -> None:

@@ -12,7 +12,7 @@ from typing import Literal
 
 import pytest
 
-from hanse.backends.local import LocalStore, blobs, files
+from hanse.backends.local import LocalStore, arrival, blobs, files
 from hanse.core.blobs import CHUNK_BYTES, Buffer, Manifest, manifest_of, split
 from hanse.core.errors import ConfigError, ConflictError, IntegrityError, NotFoundError, StorageError
 from hanse.core.records import Envelope
@@ -204,7 +204,8 @@ async def test_power_means_synced_before_readable(tmp_path: Path, monkeypatch: p
             raise OSError(errno.EIO, "made up")
         synced.append(os.fstat(file).st_ino)
 
-    monkeypatch.setattr(blobs, "sync_content", sync)
+    for module in (arrival, blobs):
+        monkeypatch.setattr(module, "sync_content", sync)
     with LocalStore.open(tmp_path / "store", "power") as store:
         with pytest.raises(StorageError, match="EIO"):
             await put(store, "s")
@@ -226,8 +227,8 @@ async def test_process_means_not_synced(tmp_path: Path, monkeypatch: pytest.Monk
     def sync(_: object) -> None:
         raise AssertionError("not asked for")
 
-    for name in ("sync_content", "sync_directory"):
-        monkeypatch.setattr(blobs, name, sync)
+    for module, name in ((arrival, "sync_content"), (blobs, "sync_content"), (blobs, "sync_directory")):
+        monkeypatch.setattr(module, name, sync)
     with LocalStore.open(tmp_path / "store", "process") as store:
         await put(store, "s")
         writer = store.blobs.create("w", SIZE)
@@ -378,7 +379,7 @@ async def test_making_a_blob_that_is_coming_too(tmp_path: Path, store: LocalStor
 
 async def test_many_large_blobs_come_side_by_side(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """More than there are threads, each with writes to the medium on the way: nobody waits for ever."""
-    monkeypatch.setattr(blobs, "_FLUSH_BYTES", CHUNK_BYTES)
+    monkeypatch.setattr(arrival, "FLUSH_BYTES", CHUNK_BYTES)
     with LocalStore.open(tmp_path / "store", "power") as store:
         contents = [CONTENT[n : n + 2 * CHUNK_BYTES] for n in range(12)]
         await asyncio.gather(*(put(store, f"s/{n}", content) for n, content in enumerate(contents)))
