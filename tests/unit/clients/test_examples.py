@@ -1,0 +1,46 @@
+"""The example programs: loaded as a site loads them, simulated, and judged by what they claim to show."""
+
+import runpy
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import hanse as hs
+from hanse.clients.loader import load_app, source_of
+
+EXAMPLES = Path(__file__).parents[3] / "examples"
+
+
+def simulated(name: str, sites: str = "sites") -> Any:
+    app = load_app(EXAMPLES, name, "app")
+    assert source_of(app) == EXAMPLES / name
+    return hs.simulate(app, sites=app.module_globals[sites](), progress=False)
+
+
+def test_sklearn_logreg_learns_from_all_hospitals() -> None:
+    pytest.importorskip("sklearn")
+    result = simulated("sklearn_logreg.py", "hospitals")
+    assert result.rounds[-1].metrics["accuracy"] > 0.95
+    assert result.rounds[-1].metrics["loss"] < result.rounds[0].metrics["loss"]
+
+
+def test_numpy_client_finds_the_true_coefficients() -> None:
+    result = simulated("numpy_client.py", "laboratories")
+    np.testing.assert_allclose(result.arrays["0"], [2.0, -1.0, 0.5], atol=0.05)
+
+
+def test_custom_strategy_is_not_moved_by_nonsense() -> None:
+    result = simulated("custom_strategy.py")
+    np.testing.assert_allclose(result.arrays["0"], [1, 2, 3, 4], atol=0.15)
+
+
+def test_torch_mlp_reads_digits() -> None:
+    pytest.importorskip("torch", reason="torch is not installed (extra 'torch')")
+    assert simulated("torch_mlp.py").rounds[-1].metrics["accuracy"] > 0.85
+
+
+def test_an_example_runs_as_a_script(capsys: pytest.CaptureFixture[str]) -> None:
+    runpy.run_path(str(EXAMPLES / "custom_strategy.py"), run_name="__main__")
+    assert capsys.readouterr().out.startswith("[")
