@@ -6,9 +6,11 @@ after Hanse towns and are invented, the patients are not.
 
 **The cut.** 171 patients are held out, with the same share of malignant cases as all; nobody trains on them. The
 other 398 go to a cancer centre (93 % malignant), two screening programmes (5 % and 3 %) and a small clinic (88 %).
-Who goes where is drawn from `seed`; the counts are fixed. Seed 0 is shown because it is the first. Over seeds 0 to 19
-the federated model was better than the best hospital alone in accuracy and log loss 20 times, in AUC 16 times (every
-model ranks these patients well), and its accuracy was on average 0.012 below pooled training, at worst 0.029.
+Who goes where is drawn from `seed`; the counts are fixed. Seed 1 is shown, not 0, because at seed 0 every hospital's
+own small test part has an AUC of 1.000 from the first round on, which makes an empty plot; the comparison is much the
+same. Over seeds 0 to 19 the federated model was better than the best hospital alone in accuracy and log loss 20
+times, in AUC 16 times (every model ranks these patients well), and its accuracy was on average 0.012 below pooled
+training, at worst 0.029.
 
 **The scale.** All patients are standardised by one mean and one deviation per measurement, those of the four
 hospitals' patients together, made from sums (n, Σx, Σx²) that each hospital can give without showing a patient. A
@@ -34,6 +36,7 @@ DATASET = "patients"
 COUNTS = {"luebeck": (110, 8), "bergen": (6, 120), "visby": (28, 4), "riga": (4, 118)}
 """Hospital → (malignant, benign)."""
 NUM_TEST = 171
+SEED = 1
 
 Patients = tuple[Array, Array]
 """X float64 `(n, 30)`, y int64 `(n,)`, 1 = malignant."""
@@ -48,7 +51,7 @@ class Hospitals:
     features: tuple[str, ...]
 
 
-def hospitals(seed: int = 0) -> Hospitals:
+def hospitals(seed: int = SEED) -> Hospitals:
     """Cut the set. Deterministic: the same seed gives the same bits.
 
     Raises:

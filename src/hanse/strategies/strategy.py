@@ -21,7 +21,7 @@ from hanse.core.records import Config, Metrics
 from hanse.core.seeds import generator, key_of
 from hanse.core.spec import RunSpec
 
-Reducer = Fold | Select | Gather
+Reducer = Fold[Any] | Select | Gather
 
 
 @dataclass(frozen=True, slots=True)
