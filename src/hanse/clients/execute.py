@@ -213,46 +213,51 @@ def num_examples_of(value: Any, call: str) -> int:
     raise TaskError("bad_reply", f"{call}: expected num_examples to be a whole number ≥ 0, found {found[:60]}")
 
 
-def metrics_of(value: Any, call: str) -> Metrics:
+def metrics_of(value: Any, call: str, *, what: str = "metrics") -> Metrics:
     """Metrics as plain scalars and lists of scalars; numpy's (and torch's) zero-dimensional values are converted.
+
+    Args:
+        value: what user code returned.
+        call: who returned it, for messages.
+        what: what it is, for messages (`config` has the same form).
 
     Raises:
         TaskError: `bad_reply`.
     """
     if not isinstance(value, Mapping) or len(value) > MAX_ENTRIES:
         found = f"{len(value)} entries" if isinstance(value, Mapping) else type(value).__name__
-        raise TaskError("bad_reply", f"{call}: expected metrics to be a dict of at most {MAX_ENTRIES}, found {found}")
-    return {_metric_name(name, call): _metric(name, item, call) for name, item in value.items()}
+        raise TaskError("bad_reply", f"{call}: expected {what} to be a dict of at most {MAX_ENTRIES}, found {found}")
+    plain: dict[str, Value] = {}
+    for name, item in value.items():
+        if not isinstance(name, str) or len(name) > 200:
+            raise TaskError("bad_reply", f"{call}: expected {what} to have short names, found {type(name).__name__}")
+        try:
+            plain[name] = _plain(item)
+        except TypeError:
+            raise TaskError(
+                "bad_reply",
+                f"{call}: expected {name[:60]!r} in {what} to be a number, bool, str or a list of these, "
+                f"found {type(item).__name__}",
+            ) from None
+    return plain
 
 
-def _metric_name(name: Any, call: str) -> str:
-    if not isinstance(name, str) or len(name) > 200:
-        raise TaskError(
-            "bad_reply", f"{call}: expected names of metrics to be short strings, found {type(name).__name__}"
-        )
-    return name
-
-
-def _metric(name: str, value: Any, call: str) -> Value:
+def _plain(value: Any) -> Value:
     if isinstance(value, np.ndarray) and value.ndim == 1:
         value = list(value)
     if isinstance(value, list | tuple) and len(value) <= MAX_LIST:
-        return [_scalar(name, item, call) for item in value]
-    return _scalar(name, value, call)
+        return [_scalar(item) for item in value]
+    return _scalar(value)
 
 
-def _scalar(name: str, value: Any, call: str) -> Scalar:
+def _scalar(value: Any) -> Scalar:
     if getattr(value, "shape", None) == () and callable(getattr(value, "item", None)):
         value = value.item()
     whole = isinstance(value, int) and -(2**63) <= value < 2**63
     if whole or isinstance(value, bool | float | str | bytes):
         plain: Scalar = value
         return plain
-    raise TaskError(
-        "bad_reply",
-        f"{call}: expected metric {name[:60]!r} to be a number, bool, str or a list of these, "
-        f"found {type(value).__name__}",
-    )
+    raise TypeError
 
 
 def delta_of(model: Arrays, new: Arrays) -> Arrays:

@@ -21,7 +21,8 @@ LIBRARIES = {"numpy": "np", "scikit-learn": "skl", "torch": "torch"}
 
 def fingerprint() -> str:
     """One line of at most 128 characters; equal lines mean equal bits as far as we can tell."""
-    return f"{_libraries()} t{num_threads()} cpu:{_cpu()} probe:{_probe(num_threads())}"
+    count = num_threads()
+    return f"{_libraries()} t{count} cpu:{_cpu()} probe:{_probe(count)}"
 
 
 @cache

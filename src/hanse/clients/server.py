@@ -4,7 +4,6 @@ It runs in a worker process of the server, never in the server itself. Every cal
 arguments: global random state is seeded from them before each, and a call that dies is repeated.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -57,9 +56,7 @@ class ServerRuntime:
         if function is None:
             return {}
         made = self._call(function, (round_, site), round_, "config", site)
-        if not isinstance(made, Mapping):
-            raise TaskError("bad_reply", f"@app.config: expected a dict, found {type(made).__name__}")
-        return metrics_of(made, "@app.config")
+        return metrics_of(made, "@app.config", what="config")
 
     def evaluate(self, arrays: Arrays, round_: int) -> Metrics:
         """Metrics of the model after a round; empty without `@app.evaluate_on_server`."""

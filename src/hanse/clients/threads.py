@@ -6,6 +6,7 @@ The number of threads changes how sums are split and so their bits; it comes fro
 import ctypes
 import os
 import sys
+from functools import cache
 from pathlib import Path
 
 VARIABLES = (
@@ -37,7 +38,12 @@ def num_threads() -> int:
     if _threads is not None:
         return _threads
     stated = os.environ.get("OMP_NUM_THREADS", "")
-    return int(stated) if stated.isdecimal() else os.cpu_count() or 1
+    return int(stated) if stated.isdecimal() else _num_cores()
+
+
+@cache
+def _num_cores() -> int:
+    return os.cpu_count() or 1
 
 
 def _limit_pools(count: int) -> bool:

@@ -185,10 +185,10 @@ def test_answers_are_the_callers_own_unless_they_are_lent() -> None:
         ((MODEL, True, {}), "num_examples to be a whole number"),
         ((MODEL, 2**53, {}), "num_examples to be a whole number"),
         ((MODEL, 1, None), "expected metrics to be a dict"),
-        ((MODEL, 1, {"m": {}}), "metric 'm'"),
-        ((MODEL, 1, {"m": np.zeros((2, 2))}), "metric 'm'"),
-        ((MODEL, 1, {1: 2.0}), "names of metrics"),
-        ((MODEL, 1, {"m": 2**70}), "metric 'm'"),
+        ((MODEL, 1, {"m": {}}), "'m' in metrics"),
+        ((MODEL, 1, {"m": np.zeros((2, 2))}), "'m' in metrics"),
+        ((MODEL, 1, {1: 2.0}), "metrics to have short names"),
+        ((MODEL, 1, {"m": 2**70}), "'m' in metrics"),
     ],
 )
 def test_a_bad_answer_is_named(answer: Any, said: str) -> None:

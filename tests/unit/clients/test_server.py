@@ -71,8 +71,8 @@ def test_a_strategy_object_of_the_app_is_used() -> None:
 @pytest.mark.parametrize(
     ("functions", "said"),
     [
-        ({"config": lambda round, site: 3}, "@app.config: expected a dict"),
-        ({"config": lambda round, site: {"model": object()}}, "metric 'model'"),
+        ({"config": lambda round, site: 3}, "@app.config: expected config to be a dict"),
+        ({"config": lambda round, site: {"model": object()}}, "'model' in config"),
         ({"evaluate_on_server": lambda arrays, round: None}, "expected metrics to be a dict"),
         ({"strategy": lambda ctx: "fedavg"}, "expected a Strategy"),
     ],
