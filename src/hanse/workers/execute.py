@@ -31,6 +31,10 @@ PIECE_BYTES = 512 * 1024
 """Hashed and written in one go: it fits a core's own cache."""
 
 
+Given = Mapping[str, Arrays | CodecError]
+"""Arrays handed over with a call, by name; or what is wrong with them, where a site sent them."""
+
+
 class Outcome(Protocol):
     """What a runtime makes of a task. `hanse.clients.execute.Outcome` is one."""
 
@@ -55,7 +59,7 @@ class Runtime(Protocol):
     ) -> Outcome:
         """Execute one task. `private` holds the same values as `model`, in memory that user code may change."""
 
-    def call(self, name: str, arguments: Any, arrays: Mapping[str, Arrays]) -> tuple[Any, Arrays | None]:
+    def call(self, name: str, arguments: Any, arrays: Given) -> tuple[Any, Arrays | None]:
         """Call one server-side function: JSON values and arrays in, a JSON value and perhaps arrays out."""
 
 
@@ -113,8 +117,7 @@ class Executor:
     def _call(self, frame: Frame, fds: list[int]) -> Frame:
         arguments = json.loads(frame.parts[0])
         parts = iter(frame.parts[1:])
-        arrays = {name: _read(where, parts, fds)[1] for name, where in frame.fields["arrays"]}
-        given = {name: value for name, value in arrays.items() if value is not None}
+        given = {name: _given(where, parts, fds) for name, where in frame.fields["arrays"]}
         try:
             result, out = self._runtime.call(frame.fields["name"], arguments, given)
             content = json.dumps(result).encode()  # NaN is a metric too
@@ -199,6 +202,14 @@ def _read(where: str, parts: Iterator[bytes], fds: list[int]) -> tuple[Arrays | 
         return _twice(memoryview(shared), memoryview(private))
     finally:
         os.close(fd)
+
+
+def _given(where: str, parts: Iterator[bytes], fds: list[int]) -> Arrays | CodecError:
+    try:
+        arrays = _read(where, parts, fds)[1]
+    except CodecError as error:
+        return error
+    return CodecError("arrays: none given") if arrays is None else arrays
 
 
 def _inline_model(task: Task) -> tuple[bytes, ...]:

@@ -83,7 +83,7 @@ def python_paths() -> tuple[Path, ...]:
     """Where this Python and the packages on its path live."""
     places = {sys.prefix, sys.base_prefix, sys.exec_prefix, *sysconfig.get_paths().values()}
     places |= {str(Path(sys.executable).resolve().parent), str(Path(__file__).parent.parent)}
-    places |= {entry for entry in sys.path if entry}
+    places |= {entry for entry in sys.path if os.path.isabs(entry)}
     return tuple(sorted(Path(place) for place in places if os.path.exists(place)))
 
 

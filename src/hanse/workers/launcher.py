@@ -19,7 +19,6 @@ imports run beside the agent's own.
 """
 
 import contextlib
-import errno
 import importlib
 import os
 import selectors
@@ -31,10 +30,12 @@ import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from hanse.core.errors import ConfigError, UnavailableError
+from hanse.core.errors import UnavailableError
 from hanse.workers import process, wire
 from hanse.workers.wire import Frame, Reader
 
+PYTHON = (sys.executable, "-P", "-m")
+"""-P: the agent's folder is not a place to import from (nor, under Landlock, to read)."""
 PRELOAD = ("numpy", "hanse.workers.execute")
 RUNTIME = "hanse.workers.runtime:open_runtime"
 """What turns a `Load` into the object that executes tasks; the owner's process decides, never a message."""
@@ -77,7 +78,7 @@ class Launcher:
         ours, theirs = socket.socketpair()
         mortal = "1" if threading.current_thread() is threading.main_thread() else "0"
         modules = dict.fromkeys((*preload, runtime.partition(":")[0]))
-        argv = [sys.executable, "-m", "hanse.workers.launcher", str(theirs.fileno()), mortal, runtime, *modules]
+        argv = [*PYTHON, "hanse.workers.launcher", str(theirs.fileno()), mortal, runtime, *modules]
         try:
             child = subprocess.Popen(
                 argv,
@@ -175,18 +176,8 @@ class _Host:
 
     def _reap(self) -> None:
         ended = False
-        while True:
-            try:
-                # Look first: while the dead leader is not reaped, its id still names its process group only.
-                info = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-            except ChildProcessError:
-                info = None
-            if info is None:
-                break
-            if info.si_pid in self._workers:
-                _kill_group(info.si_pid)
-            _, status = os.waitpid(info.si_pid, 0)
-            worker = self._workers.pop(info.si_pid, None)
+        for pid, status in _dead(self._workers):
+            worker = self._workers.pop(pid, None)
             if worker is not None:
                 ended = True
                 self._tell("exited", id=worker, status=os.waitstatus_to_exitcode(status))
@@ -218,6 +209,25 @@ class _Host:
         self._kill_orphans()
 
 
+def _dead(workers: Mapping[int, int]) -> list[tuple[int, int]]:
+    """Reap every child that has ended, after its process group has been killed: (pid, wait status)."""
+    found = []
+    if hasattr(os, "waitid"):
+        with contextlib.suppress(ChildProcessError):
+            # Look first: while the dead leader is not reaped, its id still names its process group only.
+            while (info := os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)) is not None:
+                if info.si_pid in workers:
+                    _kill_group(info.si_pid)
+                found.append(os.waitpid(info.si_pid, 0))
+    else:  # macOS before Python 3.13: no orphans are adopted there, so only workers can have ended
+        for pid in workers:
+            ended, status = os.waitpid(pid, os.WNOHANG)
+            if ended:
+                _kill_group(pid)
+                found.append((pid, status))
+    return found
+
+
 def _kill_group(pid: int) -> None:
     for kill in (os.killpg, os.kill):  # the group does not exist yet in a fork's first instants
         with contextlib.suppress(ProcessLookupError, PermissionError):
@@ -244,7 +254,7 @@ def _become_worker(parent: int, fds: tuple[int, ...], threads: int, runtime: str
         main(3, runtime)
     else:
         os.environ.update(process.thread_environment(threads))
-        os.execv(sys.executable, [sys.executable, "-m", "hanse.workers.worker", "3", runtime])
+        os.execv(sys.executable, [*PYTHON, "hanse.workers.worker", "3", runtime])
 
 
 def _above(fd: int, low: int) -> int:
@@ -269,9 +279,4 @@ def main(argv: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main(sys.argv[1:])
-    except OSError as failure:
-        if failure.errno != errno.EBADF:
-            raise
-        raise ConfigError("hanse.workers.launcher is started by Hanse, not by hand") from None
+    main(sys.argv[1:])

@@ -40,6 +40,9 @@ from hanse.workers.wire import Frame, Reader
 ORPHANED_SOCKET_S = 0.5
 """How long a worker that has closed its socket may take to end before it is killed."""
 
+CLOSE_S = 5.0
+"""How long the launcher may take to end every worker before it is ended itself."""
+
 Model = bytes | Path | None
 OnLine = Callable[[str], None]
 
@@ -64,7 +67,10 @@ class Done:
 
 @dataclass(frozen=True, slots=True)
 class Called:
-    """What a server-side call answered: a JSON value; arrays inline, or in the file by their manifest."""
+    """What a server-side call answered: a JSON value, and perhaps arrays, which are this process's own copy.
+
+    `manifest` describes the file where the arrays came in one.
+    """
 
     value: Any
     arrays: Arrays | None = None
@@ -129,9 +135,13 @@ class Workers:
         self._closed = True
         for worker in list(self._workers.values()):
             worker.kill()
-        await asyncio.gather(*(asyncio.shield(worker.exited) for worker in list(self._workers.values())))
+        if self._workers:
+            await asyncio.wait([worker.exited for worker in self._workers.values()], timeout=CLOSE_S)
         self._detach()
         await asyncio.to_thread(self._launcher.stop)
+        for worker in list(self._workers.values()):  # of a launcher that did not answer
+            worker.on_exit(TaskError("lost", "the worker launcher was stopped"))
+        self._workers.clear()
 
     def kill(self, worker: int) -> None:
         """Have the launcher kill a worker: it knows whether the process id is still that worker's."""
@@ -332,7 +342,7 @@ class Worker:
             fields = {"name": name, "arrays": wheres, "out": out is not None}
             frame = await self._ask(Frame("call", fields, tuple(parts), files.fds), "called", timeout_s)
         try:
-            return _called(frame, out)
+            return await asyncio.to_thread(_called, frame, out) if out is not None else _called(frame, None)
         except (CodecError, ValueError, IndexError, KeyError, TypeError) as error:
             raise self._end(
                 TaskError("bad_reply", f"the worker answered something that is no answer: {error}")
@@ -527,9 +537,11 @@ def _called(frame: Frame, out: Path | None) -> Called:
         return Called(value, decode(frame.parts[1]))
     if where == "file":
         manifest = Manifest(frame.fields["size"], frame.parts[1])
-        if out is None or out.stat().st_size != manifest.size:
+        # Read, not mapped: the worker could still cut the file, and a map would then kill this process.
+        content = b"" if out is None else out.read_bytes()
+        if len(content) != manifest.size:
             raise CodecError("arrays whose size is not their file's")
-        return Called(value, manifest=manifest)
+        return Called(value, decode(content), manifest)
     return Called(value)
 
 

@@ -24,7 +24,8 @@ from hanse.core.errors import CodecError
 MAX_HEADER_BYTES = 1024 * 1024
 MAX_BODY_BYTES = 256 * 1024 * 1024
 """All parts of one frame together: a task or reply, a state, arguments of a call."""
-MAX_FDS = 16
+MAX_FDS = 250
+"""The kernel passes at most 253 at once."""
 READ_BYTES = 256 * 1024
 
 _PREFIX = struct.Struct("<IQ")

@@ -89,7 +89,10 @@ def open_to_others(folder: Path) -> None:
 
 
 @confined
-async def test_a_confined_worker_sees_only_what_it_was_granted(tmp_path: Path, level: str) -> None:
+async def test_a_confined_worker_sees_only_what_it_was_granted(
+    tmp_path: Path, level: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # an agent is started in the folder of its keys
     home = tmp_path / "home"
     home.mkdir()
     outside = tmp_path / "patients.csv"

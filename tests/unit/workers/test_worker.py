@@ -12,6 +12,7 @@ from hanse.core.blobs import manifest_of
 from hanse.core.codec import decode, encode
 from hanse.core.errors import ConfigError, TaskError
 from hanse.core.ids import TaskId, upload_scope
+from hanse.rounds.host import PlanAnswer, PlanRequest
 from hanse.workers import process
 from tests.unit.workers.harness import ADD_ONE, bench, large_model, small_model, task
 
@@ -201,3 +202,65 @@ async def test_wrong_bundles_are_configuration_errors(tmp_path: Path) -> None:
             await b.worker(b.load_of("", entry="other.py"))
         with pytest.raises(ConfigError, match=r"hs\.App"):
             await b.worker("app = 3")
+
+
+CUSTOM = """
+    from dataclasses import dataclass
+    from hanse.strategies import Strategy
+
+    @dataclass(frozen=True)
+    class Halfway(Strategy):
+        name = "halfway"
+
+        def state_names(self):
+            return ("steps",)
+
+        def update(self, model, reduced, state, scalars):
+            state[0] += 1
+            return model + (reduced - model) * 0.5
+
+    @app.strategy
+    def strategy(context):
+        return Halfway()
+
+    @app.train
+    def train(arrays, config, site):
+        raise NotImplementedError
+
+    @app.parameters
+    def parameters(site):
+        raise NotImplementedError
+    """
+
+
+@pytest.mark.parametrize("megabytes", [0.001, 3.0])
+async def test_an_apps_own_strategy_plans_and_reduces(tmp_path: Path, megabytes: float) -> None:
+    request = PlanRequest(1, 0, ("a", "b", "c"), (), (), False)
+    model = large_model(megabytes, seed=9)
+    updates = [large_model(megabytes, seed=seed) for seed in range(3)]
+    counts = [1, 2, 5]
+    asked: dict[str, bytes | Path] = {"model": encode(model)}
+    for ordinal, update in enumerate(updates):
+        asked[f"update/{ordinal}"] = path = tmp_path / str(ordinal)
+        path.write_bytes(encode(update))
+    members = [[n, n, 0, site, counts[n], {"map": {}}, "values"] for n, site in enumerate("abc")]
+    reduce = {"round": 1, "phase": "train", "kind": "fold", "size": 3, "num_states": 0, "members": members}
+    async with bench(tmp_path) as b:
+        worker = await b.worker(CUSTOM, role="server", site="server")
+        answer = PlanAnswer.from_json((await worker.call("plan", request.to_json())).value)
+        assert [ask.site for ask in answer.plan.asks] == ["a", "b", "c"]
+        assert (answer.phases, answer.folds, answer.update_kind) == (("train",), True, "values")
+        called = await worker.call("reduce", reduce, asked, out=tmp_path / "reduced")
+        assert called.value == {}
+        assert called.arrays is not None
+        total = sum(count * update["a"].astype(np.float64) for count, update in zip(counts, updates, strict=True))
+        expected = (model["a"] + (total / 8 - model["a"]) * 0.5).astype(np.float32)
+        np.testing.assert_allclose(called.arrays["000/a"], expected, rtol=1e-6)
+        assert set(called.arrays["001/b"].tolist()) == {1.0}
+
+        (tmp_path / "1").write_bytes(b"junk" * 50)
+        (tmp_path / "2").write_bytes(encode(Arrays({"other": np.zeros(3)})))
+        called = await worker.call("reduce", reduce, asked, out=tmp_path / "reduced")
+        assert list(called.value["refused"]) == ["1"]
+        called = await worker.call("reduce", {**reduce, "members": [members[0], members[2]]}, asked)
+        assert list(called.value["refused"]) == ["2"]
