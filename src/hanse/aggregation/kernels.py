@@ -69,7 +69,7 @@ class NumpyKernel:
     """Three ufunc calls a block, scratch blocks kept per thread, no temporaries."""
 
     name = "numpy"
-    block_elements = 1 << 18
+    block_elements = 1 << 17
 
     def __init__(self) -> None:
         self._local = threading.local()

@@ -39,10 +39,9 @@ class EmptyCohort(UpdateError):
 class ZeroWeight(UpdateError):
     """All weights are zero."""
 
-    def __init__(self, num_updates: int) -> None:
+    def __init__(self) -> None:
         super().__init__(
-            f"expected a total weight > 0, found 0 over {num_updates} update(s); "
-            "a site without examples should not be in the cohort"
+            "expected a total weight > 0, found 0 over all updates; a site without examples should not be in the cohort"
         )
 
 

@@ -194,7 +194,7 @@ class RunningMean:
         if parts is None:
             raise EmptyCohort
         if parts.weight == 0:
-            raise ZeroWeight(0)
+            raise ZeroWeight
         if not np.isfinite(parts.weight):
             raise Overflow("the total", "the weights")
         reduce = _Finished(self._rule, parts)

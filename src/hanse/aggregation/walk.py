@@ -207,7 +207,7 @@ def check_cohort(
         raise UpdatesRefused(reasons)
     total = total_weight(cohort.positions, cohort.weights)
     if needs_weight and total == 0:
-        raise ZeroWeight(len(sources))
+        raise ZeroWeight
     if not math.isfinite(total):
         raise Overflow("the total", "the weights")
     return replace(cohort, total_weight=total)
@@ -573,7 +573,7 @@ def _weigh(cohort: Cohort, rule: Gather, layout: Layout, threads: int, allow_non
     chosen = tuple(weight for _, weight in kept)
     divisor = total_weight(positions, chosen) if choice.total is None else choice.total
     if divisor == 0:
-        raise ZeroWeight(len(kept))
+        raise ZeroWeight
     return Cohort(tuple(cohort.sources[i] for i, _ in kept), positions, chosen, divisor)
 
 
