@@ -3,9 +3,9 @@
     kernel …        the updates are mapped and were read before; the result goes to memory that is there
     end-to-end …    each update's file is opened, mapped and parsed, the result is written to a new file
 
-Figures are bytes of updates per second over the machine's read bandwidth, which is measured right before each run,
-since on a shared machine both vary together; of the runs' ratios the median is given. Every element of every result is checked: updates are
-a + i·b with few significant bits, so that the expected mean is known without a long sum.
+Figures are bytes of updates per second over the machine's read bandwidth, which is measured right before each
+run, since on a shared machine both vary together; of the runs' ratios the median is given. Every element of every
+result is checked: updates are a + i·b with few significant bits, so that the mean is known without a long sum.
 """
 
 import mmap
