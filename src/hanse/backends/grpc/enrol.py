@@ -1,7 +1,7 @@
 """Enrolment over the wire: the first connection to a server that nothing but a token vouches for.
 
-The server's chain is read from a handshake that verifies nothing and sends nothing. The one certificate in it whose
-SHA-256 the invitation holds becomes the only root of the second, verified handshake, and only there the secret goes out.
+The server's chain is read from a handshake that verifies nothing and sends nothing. The one certificate in it
+whose SHA-256 the invitation holds becomes the only root of a second handshake, and only there the secret goes out.
 """
 
 import asyncio

@@ -1,0 +1,579 @@
+"""The site's agent: one event loop that takes what the server sends, and sends what the site answers.
+
+    propose    → the policy decides; accepted, a worker is warmed up before the answer goes out
+    task       → the job's runner, in order; answered before, the same answer again
+    release    → dropped, or abandoned as soon as another task of the job waits
+    end        → everything of the job is forgotten
+
+Nothing comes in but through the stream that the site has opened. What a message says is checked before it is used:
+from the server, for this site and federation, about a job that was accepted, with the app that was accepted.
+"""
+
+import asyncio
+import contextlib
+import os
+import random
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Protocol
+
+import structlog
+
+from hanse.backends.grpc.client import Connection, Credentials
+from hanse.backends.grpc.link import Accepted, Deliver, Link
+from hanse.backends.local import LocalStore
+from hanse.core.codec import canonical_json
+from hanse.core.errors import CodecError, ConfigError, HanseError, TrustError
+from hanse.core.ids import SERVER, TaskId, check_name
+from hanse.core.records import Envelope, Task
+from hanse.site import config as site_config
+from hanse.site import policy as site_policy
+from hanse.site.control import serve
+from hanse.site.jobs import JobRunner, Seats, Surroundings
+from hanse.site.journal import JobRow, Journal
+from hanse.site.owner import verdict_of
+from hanse.site.policy import ACCEPT, HOLD, REFUSE, Decision, Policy, decide, read_policy
+from hanse.site.proposals import Proposal
+from hanse.site.replies import Outgoing, Replies
+from hanse.site.transfers import Transfers
+from hanse.site.verdicts import described, owner_decides, record
+from hanse.trust.audit import AuditLog
+from hanse.trust.certificates import current_ms
+from hanse.trust.envelopes import sign_envelope
+from hanse.trust.identity import SigningRequest
+from hanse.trust.membership import Membership
+from hanse.workers.datasets import check_declaration
+from hanse.workers.isolation import require
+from hanse.workers.launcher import Launcher
+from hanse.workers.pool import Workers
+
+RENEW_RETRY_S = 60.0
+KEPT_LOGS = 20
+
+log = structlog.get_logger("hanse.site")
+
+
+class SiteLink(Outgoing, Protocol):
+    """What the agent needs of `backends.grpc.link.Link`."""
+
+    last_error: str
+
+    async def run(self) -> None:
+        """Hold a session until cancelled."""
+        ...
+
+
+class OpenLink(Protocol):
+    """Makes a link; `Link` itself is one."""
+
+    def __call__(
+        self,
+        connect: Callable[[], Connection],
+        *,
+        deliver: Deliver,
+        accepted: Accepted,
+        holding: Callable[[], list[str]],
+        facts: Callable[[], dict[str, str]],
+        software: str,
+    ) -> SiteLink: ...
+
+
+class Agent:
+    """A site at work.
+
+    Args:
+        directory: the site's own, as `join` has made it.
+        launcher: started before anything that holds keys was imported.
+        open_link: makes the session; for tests.
+
+    Raises:
+        ConfigError: a file is missing or wrong. TrustError: the certificate has expired.
+        ConflictError: another agent runs in this directory.
+    """
+
+    def __init__(self, directory: Path, *, launcher: Launcher, open_link: OpenLink = Link) -> None:
+        self.directory = directory.absolute()
+        self.membership = Membership.load(self.directory)
+        self.config = _checked_config(self.directory, self.membership.identity.name)
+        self.name = self.membership.identity.name
+        self.federation = self.membership.identity.federation
+        self._began = time.monotonic()
+        self._stop = asyncio.Event()
+        self._runners: dict[str, JobRunner] = {}
+        self._undecided: dict[str, asyncio.Task[None]] = {}
+        self._background: set[asyncio.Task[None]] = set()
+        with contextlib.ExitStack() as opened:
+            self._store = opened.enter_context(LocalStore.open(self.directory / "store", "process"))
+            self._journal = opened.enter_context(Journal(self.directory / "journal.db"))
+            keys = self.membership.keys
+            self._audit = opened.enter_context(AuditLog(self.directory / "audit.jsonl", keys.signing))
+            self._files = opened.pop_all()
+        self.link = open_link(
+            self._connect,
+            deliver=self.deliver,
+            accepted=self.accepted,
+            holding=self.holding,
+            facts=self._facts,
+            software=f"hanse/{version('hanse')}",
+        )
+        self._transfers = Transfers(self.link, self._store.blobs)
+        self._replies = Replies(self._journal, self.link, self._transfers, keys.signing, self.name, self.federation)
+        self._workers = Workers(launcher)
+        self._around = Surroundings(
+            self.name,
+            self.directory,
+            self.config,
+            self._workers,
+            Seats(self.config.max_workers),
+            self._journal,
+            self._replies,
+            self._transfers,
+            self.link,
+        )
+
+    # ---- life ----
+
+    async def run(self) -> None:
+        """Work until `stop` or cancelled; workers are killed and the journal closed when this returns.
+
+        Raises:
+            TrustError: the federation does not know this site any more.
+        """
+        server: asyncio.Server | None = None
+        try:
+            server = await serve(self.directory, self.control)
+            self._restore()
+            await self._hold_sessions()
+        finally:
+            await self._close(server)
+
+    def stop(self) -> None:
+        """End `run`."""
+        self._stop.set()
+
+    async def _hold_sessions(self) -> None:
+        """One session after another: a renewed certificate needs a new one."""
+        stopped: asyncio.Task[Any] = asyncio.ensure_future(self._stop.wait())
+        try:
+            while not self._stop.is_set():
+                session, renewal = asyncio.ensure_future(self.link.run()), asyncio.ensure_future(self._renew())
+                try:
+                    done, _ = await asyncio.wait((session, renewal, stopped), return_when=asyncio.FIRST_COMPLETED)
+                finally:
+                    session.cancel()
+                    renewal.cancel()
+                    await asyncio.gather(session, renewal, return_exceptions=True)
+                for work in done:
+                    work.result()
+        except TrustError as error:
+            self._audit.append(
+                actor=f"site/{self.name}",
+                action="session",
+                subject=SERVER,
+                outcome="refused",
+                details={"reason": str(error)[:500]},
+            )
+            raise
+        finally:
+            stopped.cancel()
+
+    async def _close(self, server: asyncio.Server | None) -> None:
+        if server is not None:
+            server.close()
+            (self.directory / "control.sock").unlink(missing_ok=True)
+        tasks = [*self._undecided.values(), *self._background]
+        for task in tasks:
+            task.cancel()
+        self._replies.close()
+        await asyncio.gather(*tasks, *(runner.close() for runner in self._runners.values()), return_exceptions=True)
+        await self._workers.close()
+        self._files.close()
+
+    def _restore(self) -> None:
+        """Take up what the journal holds."""
+        rows = self._journal.jobs()
+        jobs = self.directory / "jobs"
+        jobs.mkdir(mode=0o700, exist_ok=True)
+        for left in jobs.iterdir():
+            if left.name not in {row.job for row in rows}:
+                shutil.rmtree(left, ignore_errors=True)
+        for row in rows:
+            if row.decision == ACCEPT and row.told:
+                self._begin(Proposal.parse(row.proposal))
+                self._spawn(self._warm(self._runners[row.job]))
+            elif row.decision == ACCEPT:
+                self._undecided[row.job] = asyncio.ensure_future(self._accept(Proposal.parse(row.proposal), row.reason))
+            elif not row.told:
+                self._tell(row)
+        self._replies.restore(jobs)
+
+    def _begin(self, proposal: Proposal) -> JobRunner:
+        runner = self._runners.get(proposal.job)
+        if runner is None:
+            policy = _quietly_read_policy(self.directory)
+            runner = self._runners[proposal.job] = JobRunner(proposal, policy, self._around)
+            runner.begin()
+        return runner
+
+    async def _warm(self, runner: JobRunner) -> None:
+        try:
+            await runner.prepare()
+        except HanseError as error:  # its tasks will say so, one by one
+            log.warning("no worker could be started", job=runner.job, reason=str(error))
+
+    def _spawn(self, work: Any) -> None:
+        task = asyncio.ensure_future(work)
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
+
+    # ---- the link ----
+
+    def _connect(self) -> Connection:
+        membership = self.membership
+        credentials = Credentials(membership.certificate_pem, membership.keys.tls_pem(), membership.authority_pem)
+        return Connection(self.config.server or membership.address, credentials)
+
+    def holding(self) -> list[str]:
+        """Ids of tasks that need not be sent again."""
+        held = list(self._replies.holding)
+        for runner in self._runners.values():
+            held += runner.holding
+        return held
+
+    def _facts(self) -> dict[str, str]:
+        facts = {"isolation": self.config.isolation.level, "workers": str(self.config.max_workers)}
+        if self.config.share_dataset_names:
+            facts["datasets"] = ",".join(sorted(self.config.datasets))
+        return facts
+
+    def accepted(self, id: str, outcome: str, reason: str) -> None:
+        """The server has taken a message."""
+        if id.startswith("decision/"):
+            row = self._journal.job(id.partition("/")[2])
+            if row is not None:
+                self._journal.told(row.job)
+        else:
+            self._replies.accepted(id, outcome, reason)
+
+    async def deliver(self, envelope: Envelope, count: int) -> None:
+        """Take one message of the server. Returns at once; never raises for what a message says."""
+        del count
+        try:
+            if (envelope.sender, envelope.recipient) != (SERVER, self.name):
+                raise CodecError(f"expected a message from {SERVER} to {self.name}")
+            if envelope.federation not in ("", self.federation):
+                raise CodecError(f"expected a message of the federation {self.federation}")
+            match envelope.kind:
+                case "task":
+                    self._task(envelope)
+                case "release":
+                    self._release(envelope)
+                case "propose":
+                    self._propose(envelope)
+                case "end":
+                    self._spawn(self._end(envelope))
+                case _:
+                    log.info("message of an unknown kind", kind=envelope.kind)
+        except HanseError as error:
+            self._refused(envelope, str(error))
+
+    def _refused(self, envelope: Envelope, reason: str) -> None:
+        """A message that is not for us to act on: it is noted, and does not come again."""
+        log.error("message refused", kind=envelope.kind, id=envelope.id[:200], reason=reason)
+        self._audit.append(
+            actor="server/server",
+            action=f"message.{envelope.kind or 'none'}"[:100],
+            subject=envelope.id[:400] or "none",
+            outcome="refused",
+            details={"reason": reason[:500]},
+        )
+        self.link.done(envelope.kind, envelope.id)
+
+    # ---- tasks ----
+
+    def _task(self, envelope: Envelope) -> None:
+        id = envelope.id
+        if self._replies.knows(id):
+            return self._replies.again(id)
+        runner = self._runners.get(envelope.job)
+        if runner is not None and runner.has(id):
+            return None
+        task = Task.unpack(envelope.body, deadline_s=envelope.deadline_s)
+        if str(task.id) != id or task.id.job != envelope.job:
+            raise CodecError("the task's id is not the message's")
+        reason = self._objection(task, runner)
+        if reason or runner is None:
+            self._refused(envelope, reason)
+            return self._replies.refuse(task.id, "refused", reason)
+        due = asyncio.get_running_loop().time() + task.deadline_s if task.deadline_s > 0 else None
+        return runner.enqueue(task, due)
+
+    def _objection(self, task: Task, runner: JobRunner | None) -> str:
+        if runner is None:
+            return f"this site has not accepted the job {task.id.job}"
+        if task.app != runner.proposal.app:
+            return "the task is for another app than the one that this site has accepted"
+        if task.site != self.name:
+            return "the task is for another site"
+        return ""
+
+    def _release(self, envelope: Envelope) -> None:
+        try:
+            job = TaskId.parse(envelope.id).job
+        except ConfigError as error:
+            raise CodecError(str(error)) from None
+        runner = self._runners.get(job)
+        if runner is not None:
+            runner.release(envelope.id)
+        self.link.done("release", envelope.id)
+
+    # ---- jobs ----
+
+    def _propose(self, envelope: Envelope) -> None:
+        try:
+            job = check_name(envelope.job, "job")
+        except ConfigError as error:
+            raise CodecError(str(error)) from None
+        if job in self._undecided:
+            return
+        row = self._journal.job(job)
+        if row is not None:
+            self._tell(row)
+            self.link.done("propose", envelope.id)
+            return
+        self._undecided[job] = asyncio.ensure_future(self._decide(job, envelope))
+
+    async def _decide(self, job: str, envelope: Envelope) -> None:
+        """Judge a proposal; the answer to an accepted one goes out when its worker is warm."""
+        try:
+            try:
+                proposal, decision = self._judge(job, envelope.body)
+            except HanseError as error:
+                decision = Decision(REFUSE, str(error))
+            else:
+                if decision.verdict == ACCEPT:
+                    decision = await self._prepare(proposal, decision.reason)
+            self._settle(job, envelope.body, decision, f"site/{self.name}")
+            self.link.done("propose", envelope.id)
+        finally:
+            self._undecided.pop(job, None)
+
+    def _judge(self, job: str, content: bytes) -> tuple[Proposal, Decision]:
+        proposal = Proposal.parse(content)
+        if proposal.job != job:
+            raise CodecError("the proposal is for another job than its message")
+        proposal.verify(authority_pem=self.membership.authority_pem, federation=self.federation)
+        return proposal, decide(proposal, read_policy(self.directory / site_policy.FILE))
+
+    async def _prepare(self, proposal: Proposal, reason: str) -> Decision:
+        runner = self._begin(proposal)
+        try:
+            await runner.prepare()
+        except HanseError as error:
+            await self._drop(proposal.job)
+            return Decision(REFUSE, f"the app cannot run here: {error}")
+        return Decision(ACCEPT, reason)
+
+    async def _accept(self, proposal: Proposal, reason: str) -> None:
+        """The owner has approved: what was journalled as accepted is made so."""
+        try:
+            decision = await self._prepare(proposal, reason)
+            if decision.verdict == ACCEPT:
+                row = self._journal.job(proposal.job)
+                if row is not None:
+                    self._tell(row)
+            else:
+                self._settle(proposal.job, proposal.content, decision, f"site/{self.name}")
+        finally:
+            self._undecided.pop(proposal.job, None)
+
+    def _settle(self, job: str, content: bytes, decision: Decision, actor: str) -> None:
+        record(
+            self._journal,
+            self._audit,
+            job=job,
+            content=content,
+            verdict=decision.verdict,
+            reason=decision.reason,
+            actor=actor,
+        )
+        log.info("job decided", job=job, decision=decision.verdict, reason=decision.reason)
+        row = self._journal.job(job)
+        if row is not None:
+            self._tell(row)
+
+    def _tell(self, row: JobRow) -> None:
+        body = {"v": 1, "job": row.job, "decision": row.decision, "reason": row.reason}
+        envelope = Envelope(
+            sender=self.name,
+            recipient=SERVER,
+            id=f"decision/{row.job}",
+            kind="decision",
+            body=canonical_json(body),
+            federation=self.federation,
+            job=row.job,
+        )
+        self.link.send(sign_envelope(self.membership.keys.signing, envelope))
+
+    async def _end(self, envelope: Envelope) -> None:
+        """Forget a job. Its log is kept a while, for the owner."""
+        try:
+            job = check_name(envelope.job, "job")
+        except ConfigError as error:
+            return self._refused(envelope, str(error))
+        deciding = self._undecided.get(job)
+        if deciding is not None:
+            deciding.cancel()
+            await asyncio.gather(deciding, return_exceptions=True)
+        await self._drop(job)
+        try:
+            await self._store.blobs.delete_scope(job)
+            self._journal.forget(job)
+        except HanseError as error:
+            log.error("a job's remains could not be removed", job=job, reason=str(error))
+        self.link.done("end", envelope.id)
+        log.info("job ended", job=job)
+        return None
+
+    async def _drop(self, job: str) -> None:
+        runner = self._runners.pop(job, None)
+        if runner is not None:
+            await runner.close()
+        self._replies.forget(job)
+        await asyncio.to_thread(_clear, self.directory, job)
+
+    # ---- the owner ----
+
+    async def control(self, command: dict[str, Any]) -> dict[str, Any]:
+        """Do one command of the owner.
+
+        Raises:
+            HanseError: it cannot be done, and why.
+        """
+        op = command["op"]
+        if op == "status":
+            return self._status()
+        if op == "pending":
+            return {"jobs": [described(row) for row in self._journal.jobs() if row.decision == HOLD]}
+        if op == "stop":
+            self.stop()
+            return {"stopping": True}
+        verdict, job, reason = verdict_of(op), command.get("job"), command.get("reason")
+        if not isinstance(job, str) or not isinstance(reason, str | None):
+            raise ConfigError(f"{op}: expected the id of a job")
+        before = self._journal.job(job)
+        row = owner_decides(self._journal, self._audit, job=job, verdict=verdict, reason=reason or "")
+        if before is not None and before.decision != row.decision:
+            if verdict == REFUSE:
+                await self._drop(job)
+                self._tell(row)
+            elif job not in self._undecided:
+                self._undecided[job] = asyncio.ensure_future(self._accept(Proposal.parse(row.proposal), row.reason))
+        return described(row)
+
+    def _status(self) -> dict[str, Any]:
+        jobs = []
+        for row in self._journal.jobs():
+            runner = self._runners.get(row.job)
+            jobs.append(described(row) | (runner.status() if runner is not None else {}))
+        return {
+            "running": True,
+            "pid": os.getpid(),
+            "site": self.name,
+            "federation": self.federation,
+            "server": self.config.server or self.membership.address,
+            "connected": self.link.connected.is_set(),
+            "last_error": self.link.last_error,
+            "up_s": round(time.monotonic() - self._began, 1),
+            "certificate_days": round((self.membership.identity.not_after_ms - current_ms()) / 86_400_000, 2),
+            "isolation": self.config.isolation.level,
+            "datasets": sorted(self.config.datasets),
+            "unsettled": len(self._replies.holding),
+            "jobs": jobs,
+        }
+
+    # ---- renewal ----
+
+    async def _renew(self) -> None:
+        """Get a new certificate when a third of this one's life is left; returns when there is one.
+
+        Raises:
+            TrustError: the server does not give this site one.
+        """
+        await asyncio.sleep(max(0.0, (self.membership.identity.renew_at_ms - current_ms()) / 1000))
+        keys = self.membership.keys
+        request = SigningRequest.request(keys, federation=self.federation, kind="site", name=self.name)
+        while True:
+            await self.link.connected.wait()
+            try:
+                await self._renew_with(request)
+                return
+            except (HanseError, asyncio.CancelledError) as error:
+                task = asyncio.current_task()
+                if isinstance(error, asyncio.CancelledError) and (task is None or task.cancelling()):
+                    raise
+                log.warning("certificate not renewed", reason=str(error) or "the connection broke")
+            await asyncio.sleep(RENEW_RETRY_S * (0.5 + random.random()))
+
+    async def _renew_with(self, request: SigningRequest) -> None:
+        connection = self.link.connection
+        if connection is None:
+            return
+        reply = await connection.renew(request.content)
+        renewed = Membership.check(
+            self.membership.keys,
+            certificate_pem=reply.certificate.encode(),
+            authority_pem=self.membership.authority_pem,
+            signed_record=reply.member_record,
+            address=reply.address or self.membership.address,
+        )
+        if renewed.identity.name != self.name or renewed.identity.federation != self.federation:
+            raise TrustError("the server sent a certificate for somebody else")
+        await asyncio.to_thread(renewed.save, self.directory)
+        self.membership = renewed
+        log.info("certificate renewed", until_ms=renewed.identity.not_after_ms)
+
+
+def _checked_config(directory: Path, name: str) -> site_config.SiteConfig:
+    path = directory / site_config.FILE
+    config = site_config.read_config(path)
+    if config.name not in ("", name):
+        raise ConfigError(f"{path.name}: name: expected {name}, as the certificate says, found {config.name!r}")
+    try:
+        for dataset, declaration in config.datasets.items():
+            check_declaration(dataset, declaration)
+        require(config.isolation.level)
+    except ConfigError as error:
+        raise ConfigError(f"{path.name}: {error}") from None
+    return config
+
+
+def _quietly_read_policy(directory: Path) -> Policy | None:
+    """The policy as far as it grants data; what is wrong with it is said where jobs are decided."""
+    try:
+        return read_policy(directory / site_policy.FILE)
+    except ConfigError as error:
+        log.error("the policy cannot be read: no data set is granted", reason=str(error))
+        return None
+
+
+def _clear(directory: Path, job: str) -> None:
+    """Remove a job's folder; keep what its app printed."""
+    folder = directory / "jobs" / job
+    printed = folder / "app.log"
+    if printed.exists():
+        logs = directory / "log"
+        logs.mkdir(mode=0o700, exist_ok=True)
+        with contextlib.suppress(OSError):
+            os.replace(printed, logs / f"{job}.log")
+            for old in sorted(_by_age(logs))[:-KEPT_LOGS]:
+                old[1].unlink(missing_ok=True)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _by_age(logs: Path) -> Iterator[tuple[float, Path]]:
+    for path in logs.glob("*.log"):
+        yield path.stat().st_mtime, path

@@ -1,0 +1,402 @@
+"""One job at this site: its tasks in order, in one warm worker that may be replaced between any two of them.
+
+`site.state` is held here and journalled with every answer, so that a worker holds nothing that matters.
+"""
+
+import asyncio
+import shutil
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from hanse.core.errors import ConfigError, HanseError, RefusedError, StorageError, TaskError, TrustError
+from hanse.core.records import Reply, Task
+from hanse.site.applog import AppLog
+from hanse.site.config import SiteConfig
+from hanse.site.journal import Journal
+from hanse.site.policy import Policy
+from hanse.site.proposals import Proposal
+from hanse.site.replies import Outgoing, Replies
+from hanse.site.transfers import Transfers
+from hanse.trust.bundle import read_bundle, unpack_bundle
+from hanse.workers.isolation import LEVELS, Isolation
+from hanse.workers.load import Load
+from hanse.workers.pool import Done, Worker, Workers
+
+LOAD_S = 300.0
+"""An app that takes longer to import hangs."""
+REPORT_S = 0.5
+"""A task that takes longer is shown as running."""
+KEPT_MODELS = 2
+
+log = structlog.get_logger("hanse.site")
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What every job of a site shares."""
+
+    site: str
+    directory: Path
+    config: SiteConfig
+    workers: Workers
+    seats: "Seats"
+    journal: Journal
+    replies: Replies
+    transfers: Transfers
+    link: Outgoing
+
+
+@dataclass(slots=True)
+class Item:
+    """A task that waits or runs. `due`: loop time until which the server wants it; None for ever."""
+
+    task: Task
+    due: float | None
+    is_released: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _Finished:
+    reply: Reply
+    state: bytes | None
+    out: Path | None
+
+
+class Seats:
+    """How many jobs may have a worker at a time. A job that waits for tasks gives way: its worker holds nothing."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._seated: dict[JobRunner, None] = {}  # least recently used first
+        self._freed = asyncio.Event()
+
+    async def take(self, job: "JobRunner") -> None:
+        """Wait for a place."""
+        while job not in self._seated and len(self._seated) >= self._limit:
+            idle = next((other for other in self._seated if not other.is_busy), None)
+            if idle is not None:
+                idle.drop_worker()
+                del self._seated[idle]
+            else:
+                self._freed.clear()
+                await self._freed.wait()
+        self._seated.pop(job, None)
+        self._seated[job] = None
+
+    def at_rest(self) -> None:
+        """Some job has nothing to do now."""
+        self._freed.set()
+
+    def leave(self, job: "JobRunner") -> None:
+        """The job is over."""
+        self._seated.pop(job, None)
+        self._freed.set()
+
+
+class JobRunner:
+    """Runs one accepted job. Call `prepare` or `begin` first."""
+
+    def __init__(self, proposal: Proposal, policy: Policy | None, around: Surroundings) -> None:
+        self.proposal = proposal
+        self.job = proposal.job
+        self.directory = around.directory / "jobs" / self.job
+        self.log = AppLog(self.directory / "app.log")
+        self._around = around
+        self._load_options = _load_options(around.config, policy, around.directory)
+        self._queue: deque[Item] = deque()
+        self._wake = asyncio.Event()
+        self._running: Item | None = None
+        self._step: asyncio.Task[_Finished] | None = None
+        self._worker: Worker | None = None
+        self._is_unpacked = False
+        self._is_preparing = False
+        self._states: dict[str, bytes | None] = {}
+        self._models: deque[str] = deque()
+        self._main: asyncio.Task[None] | None = None
+        self._log = log.bind(job=self.job)
+
+    # ---- what others see ----
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether its worker is needed now."""
+        return self._running is not None or bool(self._queue) or self._is_preparing
+
+    @property
+    def holding(self) -> list[str]:
+        """Ids of tasks that wait or run."""
+        running = [] if self._running is None else [str(self._running.task.id)]
+        return running + [str(item.task.id) for item in self._queue]
+
+    def has(self, task: str) -> bool:
+        """Whether the task waits or runs."""
+        return task in self.holding
+
+    def status(self) -> dict[str, Any]:
+        """For the owner."""
+        return {
+            "running": None if self._running is None else str(self._running.task.id),
+            "queued": len(self._queue),
+            "worker_pid": self._worker.pid if self._worker is not None and self._worker.alive else None,
+        }
+
+    # ---- life ----
+
+    async def prepare(self) -> None:
+        """Fetch the app, check it, start a worker and import it.
+
+        Raises:
+            HanseError: it cannot run here, and why.
+        """
+        self._is_preparing = True
+        try:
+            await self._ready_worker(LOAD_S)
+        finally:
+            self._is_preparing = False
+            self._around.seats.at_rest()
+
+    def begin(self) -> None:
+        """Take tasks."""
+        self.directory.mkdir(parents=True, exist_ok=True)
+        self._around.replies.open_job(self.job, self.directory)
+        if self._main is None:
+            self._main = asyncio.ensure_future(self._run())
+
+    async def close(self) -> None:
+        """Stop: kill the worker, forget what waits. What is journalled stays."""
+        if self._main is not None:
+            self._main.cancel()
+            await asyncio.gather(self._main, return_exceptions=True)
+        if self._worker is not None:
+            await self._worker.close()
+        self._around.seats.leave(self)
+        self.log.close()
+
+    def drop_worker(self) -> None:
+        """Give the worker's place to another job; a new one is started for the next task."""
+        if self._worker is not None:
+            self._worker.kill()
+
+    # ---- tasks ----
+
+    def enqueue(self, task: Task, due: float | None) -> None:
+        """Take a task."""
+        self._queue.append(Item(task, due))
+        self._wake.set()
+        self._abandon_if_released()
+
+    def release(self, task: str) -> None:
+        """The server does not wait for it any more: it may go on until the next one comes."""
+        for item in self._queue:
+            if str(item.task.id) == task:
+                self._queue.remove(item)
+                return
+        if self._running is not None and str(self._running.task.id) == task:
+            self._running.is_released = True
+            self._abandon_if_released()
+
+    def _abandon_if_released(self) -> None:
+        if self._queue and self._running is not None and self._running.is_released and self._step is not None:
+            self._step.cancel()
+
+    async def _run(self) -> None:
+        while True:
+            while not self._queue:
+                self._wake.clear()
+                self._around.seats.at_rest()
+                await self._wake.wait()
+            self._running = self._queue.popleft()
+            try:
+                await self._answer(self._running)
+            finally:
+                self._running = None
+
+    async def _answer(self, item: Item) -> None:
+        """Execute one task and hand in what it came to; says nothing if it was abandoned."""
+        task = item.task
+        self._step = asyncio.ensure_future(self._execute(item))
+        timer = asyncio.get_running_loop().call_later(REPORT_S, self._around.link.report, str(task.id), "running")
+        try:
+            finished = await self._step
+        except asyncio.CancelledError:
+            current = asyncio.current_task()
+            if current is None or current.cancelling():
+                raise
+            self._log.info("task abandoned", task=str(task.id))
+            return
+        except Exception as error:  # the top of a task: whatever happens is an answer
+            self._log.exception("task failed inside the agent", task=str(task.id))
+            finished = _Finished(_failed(self._around.site, task, error), self._state(task), None)
+        finally:
+            timer.cancel()
+            self._step = None
+        await self._keep(item, finished)
+
+    async def _execute(self, item: Item) -> _Finished:
+        task = item.task
+        before = self._state(task)
+        out = self._around.replies.take_file(self.job) if _needs_file(task) else None
+        done: Done | None = None
+        try:
+            worker = await self._ready_worker(_remaining(item))
+            model = None if task.model is None else await self._model(task)
+            timeout_s = _remaining(item)
+            done = await worker.execute(task, model=model, state=before, out=out, timeout_s=timeout_s)
+            if done.written:
+                return _Finished(done.reply, done.state, out)
+            return _Finished(done.reply, done.state, None)
+        except (HanseError, OSError) as error:
+            self._log.warning("task failed", task=str(task.id), kind=getattr(error, "kind", type(error).__name__))
+            self.log.line(f"task {task.id}: {error}")
+            return _Finished(_failed(self._around.site, task, error), before, None)
+        finally:
+            if out is not None and (done is None or not done.written):
+                self._around.replies.give_file(self.job, out)
+
+    async def _keep(self, item: Item, finished: _Finished) -> None:
+        task, state = item.task, finished.state
+        changed = state is not None and state != self._states.get(task.id.component)
+        replies = self._around.replies
+        try:
+            replies.keep(self.job, finished.reply, out=finished.out, state=state if changed else None)
+            if changed:
+                if self._around.config.durability == "power":
+                    await asyncio.to_thread(self._around.journal.sync)
+                self._states[task.id.component] = state
+        except StorageError as error:
+            self._log.error("journal refused", task=str(task.id), reason=str(error))
+            self._states.pop(task.id.component, None)  # what the journal holds is what counts
+            if not replies.knows(str(task.id)):
+                if finished.out is not None:
+                    replies.give_file(self.job, finished.out)
+                replies.refuse(task.id, "lost", "the site cannot write its journal; its owner must make room")
+                return
+        replies.start(str(task.id))
+
+    def _state(self, task: Task) -> bytes | None:
+        component = task.id.component
+        if component not in self._states:
+            self._states[component] = self._around.journal.state(self.job, component)
+        return self._states[component]
+
+    async def _model(self, task: Task) -> bytes | Path:
+        ref = task.model
+        if ref is None:
+            raise TaskError("refused", "the task names no model")
+        model = await self._around.transfers.model(ref)
+        if ref.content is None and ref.scope not in self._models:
+            self._models.append(ref.scope)
+            while len(self._models) > KEPT_MODELS:
+                await self._around.transfers.blobs.delete_scope(self._models.popleft())
+        return model
+
+    # ---- the worker ----
+
+    async def _ready_worker(self, timeout_s: float | None) -> Worker:
+        worker = self._worker
+        if worker is not None and worker.alive:
+            return worker
+        if worker is not None:
+            await asyncio.shield(worker.exited)  # its files are the next one's
+        await self._around.seats.take(self)
+        await self._unpack()
+        await asyncio.to_thread(_empty, self.directory / "scratch")
+        worker = await self._around.workers.spawn(threads=self.proposal.spec.threads, on_log=self.log.line)
+        load = Load(
+            self.directory / "bundle",
+            self.proposal.entry,
+            self.directory / "scratch",
+            object=self.proposal.object,
+            site=self._around.site,
+            seed=self.proposal.spec.seed,
+            **self._load_options,
+        )
+        try:
+            await worker.load(load, timeout_s=LOAD_S if timeout_s is None else min(LOAD_S, timeout_s))
+        except BaseException:
+            worker.kill()
+            raise
+        self._worker = worker
+        return worker
+
+    async def _unpack(self) -> None:
+        if self._is_unpacked:
+            return
+        proposal = self.proposal
+        if proposal.manifest.size:
+            await self._around.transfers.download(proposal.scope, proposal.manifest)
+        content = bytes(
+            self._around.transfers.blobs.read(proposal.scope, proposal.manifest.id, 0, proposal.manifest.size)
+        )
+        await asyncio.to_thread(_unpack, content, proposal, self.directory)
+        if self._load_options["isolation"].level == "user":
+            for folder in (self._around.directory, self.directory.parent, self.directory):
+                folder.chmod(0o711)  # another user must be able to walk to its bundle; lists and keys stay closed
+        self._is_unpacked = True
+
+
+def _load_options(config: SiteConfig, policy: Policy | None, base: Path) -> dict[str, Any]:
+    level = config.isolation.level
+    if policy is not None:
+        level = max(level, policy.isolation, key=LEVELS.index)
+    granted: Mapping[str, Any] = {
+        name: declaration for name, declaration in config.datasets.items() if policy is not None and policy.grants(name)
+    }
+    isolation: Isolation = replace(config.isolation, level=level)
+    return {
+        "datasets": granted,
+        "declared": tuple(config.datasets),
+        "base": base,
+        "isolation": isolation,
+        "memory_bytes": config.memory_bytes,
+    }
+
+
+def _needs_file(task: Task) -> bool:
+    """Whether the answer may be over 64 KiB: trained arrays are as long as the model they started from."""
+    if task.call == "train" and task.model is not None:
+        return task.model.content is None
+    return task.call != "evaluate"
+
+
+def _remaining(item: Item) -> float | None:
+    if item.due is None:
+        return None
+    left = item.due - asyncio.get_running_loop().time()
+    if left <= 0:
+        raise TaskError("timeout", "the task's deadline passed before it could run")
+    return left
+
+
+def _failed(site: str, task: Task, error: Exception) -> Reply:
+    """An error as a reply. Of what is not ours only the kind is told: its text could hold anything."""
+    if isinstance(error, TaskError):
+        return Reply.failed(task.id, site, error.kind, str(error))
+    if isinstance(error, HanseError):
+        kind = "refused" if isinstance(error, ConfigError | RefusedError | TrustError) else "lost"
+        return Reply.failed(task.id, site, kind, str(error))
+    return Reply.failed(task.id, site, "lost", f"the site's agent failed: {type(error).__name__}; see its log")
+
+
+def _unpack(content: bytes, proposal: Proposal, directory: Path) -> None:
+    """Write the checked bundle into `bundle`; its own manifest, which the person signed, says what the app is."""
+    bundle = read_bundle(content, expected_id=proposal.app)
+    entry = "/".join(bundle.manifest.module.split(".")) + ".py"
+    if (proposal.entry, proposal.object) != (entry, bundle.manifest.object):
+        raise RefusedError(
+            f"expected {entry}:{bundle.manifest.object}, which the bundle was signed for, "
+            f"found {proposal.entry[:80]}:{proposal.object[:80]}"
+        )
+    directory.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(directory / "bundle", ignore_errors=True)
+    unpack_bundle(bundle, directory / "bundle")
+
+
+def _empty(directory: Path) -> None:
+    shutil.rmtree(directory, ignore_errors=True)
+    directory.mkdir()

@@ -1,0 +1,152 @@
+"""The data owner's policy: what may run here. Read from `policy.yaml`; asked by `decide`, a pure function.
+
+Deny by default: without a file, nothing is allowed; a key that is not there allows nothing (`apps`, `people`,
+`datasets`) or demands nothing (the limits). It judges what a job says about itself and who signed it; that the app's
+code does what it says is the owner's own judgement, made before listing its hash.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from hanse.site.documents import Section, read_document
+from hanse.site.proposals import Proposal
+from hanse.workers.isolation import LEVELS
+
+FILE = "policy.yaml"
+ACCEPT, HOLD, REFUSE = "accept", "hold", "refuse"
+
+Allowed = frozenset[str] | None
+"""Names that are allowed; None for any."""
+
+_KEYS = (
+    "apps",
+    "people",
+    "unlisted_apps",
+    "datasets",
+    "strategies",
+    "min_cohort",
+    "max_rounds",
+    "max_epsilon",
+    "secure_aggregation",
+    "isolation",
+)
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """What the owner wrote.
+
+    Args:
+        apps: SHA-256 of the bundles that may run.
+        unlisted_apps: what becomes of the others: `hold` until the owner approves, or `refuse`.
+        people: whose jobs may run.
+        datasets: which of the declared data sets jobs may load.
+        strategies: by name; `custom` is an app's own.
+        min_cohort: the least number of sites whose updates a job must combine.
+        max_epsilon: by data set: the largest privacy loss that a job may cause.
+        secure_aggregation: whether the server must not see single updates.
+        isolation: the least isolation of workers.
+    """
+
+    apps: Allowed = frozenset()
+    people: Allowed = frozenset()
+    unlisted_apps: str = REFUSE
+    datasets: Allowed = frozenset()
+    strategies: Allowed = None
+    min_cohort: int = 1
+    max_rounds: int | None = None
+    max_epsilon: Mapping[str, float] = field(default_factory=dict)
+    secure_aggregation: bool = False
+    isolation: str = "process"
+
+    def grants(self, dataset: str) -> bool:
+        """Whether jobs may load this data set."""
+        return _allows(self.datasets, dataset)
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What the policy says to a proposal, and why."""
+
+    verdict: str
+    reason: str = ""
+
+
+def read_policy(path: Path) -> Policy | None:
+    """Read a policy; None where the file is absent or says nothing, which allows nothing.
+
+    Raises:
+        ConfigError: an unknown key, a wrong type or value, by file and line.
+    """
+    document = read_document(path, _KEYS)
+    if document is None:
+        return None
+    rounds = document.whole("max_rounds", None, 1, 1_000_000)
+    cohort = document.whole("min_cohort", 1, 1, 1_000_000)
+    return Policy(
+        apps=_allowed(document, "apps", frozenset(), _SHA256),
+        people=_allowed(document, "people", frozenset()),
+        unlisted_apps=document.word("unlisted_apps", REFUSE, (HOLD, REFUSE)),
+        datasets=_allowed(document, "datasets", frozenset()),
+        strategies=_allowed(document, "strategies", None),
+        min_cohort=cohort or 1,
+        max_rounds=rounds,
+        max_epsilon=document.numbers("max_epsilon"),
+        secure_aggregation=document.word("secure_aggregation", "optional", ("required", "optional")) == "required",
+        isolation=document.word("isolation", "process", LEVELS),
+    )
+
+
+def decide(proposal: Proposal, policy: Policy | None) -> Decision:
+    """Whether this job may run here. Pure: the same answer whenever it is asked again.
+
+    Only an app that is not listed can be held; whatever the owner has ruled out is refused without asking again.
+
+    Args:
+        proposal: its person and bundle signature must have been verified.
+        policy: None for an owner who has written none.
+    """
+    if policy is None:
+        return Decision(REFUSE, f"the site's owner has allowed nothing yet: {FILE} is missing or empty")
+    spec = proposal.spec
+    if not _allows(policy.people, proposal.person):
+        return Decision(REFUSE, f"people: {proposal.person} is not on the site's list")
+    if not _allows(policy.strategies, spec.strategy):
+        return Decision(REFUSE, f"strategies: {spec.strategy} is not on the site's list")
+    if policy.min_cohort > 1 and (spec.quorum or 0) < policy.min_cohort:
+        found = "none" if spec.quorum is None else str(spec.quorum)
+        return Decision(REFUSE, f"min_cohort: expected a quorum of at least {policy.min_cohort}, found {found}")
+    if policy.max_rounds is not None and spec.rounds > policy.max_rounds:
+        return Decision(REFUSE, f"max_rounds: expected at most {policy.max_rounds} rounds, found {spec.rounds}")
+    bounded = [name for name in policy.max_epsilon if policy.grants(name)]
+    if bounded:
+        return Decision(REFUSE, f"max_epsilon: expected a bound for {', '.join(sorted(bounded))}, the job states none")
+    if policy.secure_aggregation:
+        return Decision(REFUSE, "secure_aggregation: the site requires it, and the job does not offer it")
+    if _allows(policy.apps, proposal.app):
+        return Decision(ACCEPT)
+    reason = f"apps: {proposal.app} is not on the site's list"
+    if policy.unlisted_apps == HOLD:
+        return Decision(HOLD, f"{reason}; its owner decides")
+    return Decision(REFUSE, reason)
+
+
+def _allows(allowed: Allowed, name: str) -> bool:
+    return allowed is None or name in allowed
+
+
+def _allowed(document: Section, key: str, default: Allowed, form: "re.Pattern[str] | None" = None) -> Allowed:
+    what = "`any` or a list of SHA-256 in hexadecimal" if form is not None else "`any` or a list of names"
+
+    def fits(value: Any) -> bool:
+        return value == "any" or (
+            isinstance(value, list)
+            and all(type(item) is str and (form is None or form.fullmatch(item) is not None) for item in value)
+        )
+
+    value = document.get(key, default, what, fits)
+    return None if value in ("any", None) else frozenset(value)

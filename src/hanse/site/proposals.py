@@ -1,0 +1,98 @@
+"""A proposal: one job that the server asks this site to take part in, as it came and as it was checked."""
+
+import json
+from dataclasses import dataclass, field
+from typing import Any
+
+from hanse.core.blobs import Manifest
+from hanse.core.errors import CodecError, ConfigError, TrustError
+from hanse.core.ids import check_name, check_scope
+from hanse.core.spec import RunSpec
+from hanse.trust.bundle_signature import verify_bundle_signature
+from hanse.trust.certificates import PERSON
+from hanse.trust.member_record import MemberRecord, verify_record
+from hanse.trust.strict_json import read_field, read_hex
+
+_WHAT = "proposal"
+
+
+@dataclass(frozen=True, slots=True)
+class Proposal:
+    """What the server says of a job. Nothing in it is believed before `verify`.
+
+    Args:
+        app: the bundle's id, SHA-256 in hexadecimal.
+        scope, manifest: where the bundle lies, and what it must be.
+        entry, object: module file and name of the app; compared with the signed bundle's own before use.
+    """
+
+    job: str
+    name: str
+    person: str
+    app: str
+    scope: str
+    manifest: Manifest
+    entry: str
+    object: str
+    spec: RunSpec
+    submitted_at_ms: int
+    person_record: bytes = field(repr=False)
+    bundle_signature: bytes = field(repr=False)
+    content: bytes = field(repr=False)
+    """As it came."""
+
+    @classmethod
+    def parse(cls, content: bytes) -> "Proposal":
+        """Read what the server sent.
+
+        Raises:
+            CodecError: not of the expected form, by field.
+        """
+        try:
+            body = json.loads(content)
+        except (ValueError, RecursionError):
+            raise CodecError(f"{_WHAT}: expected JSON") from None
+        if not isinstance(body, dict):
+            raise CodecError(f"{_WHAT}: expected an object")
+        if read_field(body, "v", int, _WHAT) != 1:
+            raise CodecError(f"{_WHAT}: expected version 1, found {body['v']}; update the older of site and server")
+        bundle: dict[str, Any] = read_field(body, "bundle", dict, _WHAT)
+        try:
+            return cls(
+                job=check_name(read_field(body, "job", str, _WHAT), "job"),
+                name=read_field(body, "name", str, _WHAT)[:200],
+                person=check_name(read_field(body, "person", str, _WHAT), "person"),
+                app=read_hex(body.get("app"), f"{_WHAT} app", size=32).hex(),
+                scope=check_scope(read_field(bundle, "scope", str, _WHAT)),
+                manifest=Manifest(
+                    read_field(bundle, "size", int, _WHAT), read_hex(bundle.get("hashes"), f"{_WHAT} bundle.hashes")
+                ),
+                entry=read_field(body, "entry", str, _WHAT),
+                object=read_field(body, "object", str, _WHAT),
+                spec=RunSpec.from_json(body.get("spec")),
+                submitted_at_ms=read_field(body, "submitted_at_ms", int, _WHAT),
+                person_record=read_field(body, "person_record", str, _WHAT).encode(),
+                bundle_signature=read_field(body, "bundle_signature", str, _WHAT).encode(),
+                content=bytes(content),
+            )
+        except (ConfigError, TypeError) as error:
+            raise CodecError(f"{_WHAT}: {error}") from None
+
+    def verify(self, *, authority_pem: bytes, federation: str, now_ms: int | None = None) -> MemberRecord:
+        """Check who stands behind it.
+
+        **Guarantee.** A person of this federation, whose record the authority signed and which holds now, signed
+        exactly this app for this federation. The rest of the proposal is the server's word.
+        **Reveals.** Nothing.
+
+        Raises:
+            TrustError, CodecError: something does not hold.
+        """
+        record = verify_record(self.person_record, authority_pem, now_ms=now_ms)
+        if (record.kind, record.name, record.federation) != (PERSON, self.person, federation):
+            raise TrustError(
+                f"expected the member record of person {self.person} of {federation}, "
+                f"found one of {record.kind} {record.name} of {record.federation}"
+            )
+        verify_bundle_signature(self.bundle_signature, bundle_id=self.app, record=record)
+        return record

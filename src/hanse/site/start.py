@@ -1,0 +1,60 @@
+"""The process of `hanse site start`: the launcher of workers first, then everything that holds keys or threads."""
+
+import asyncio
+import signal
+from pathlib import Path
+
+from hanse.core.errors import ConfigError, TrustError
+from hanse.site.config import FILE, read_config
+from hanse.workers.launcher import PRELOAD, Launcher
+
+REJOIN_EXIT = 3
+"""The exit code of a site that the federation does not know any more."""
+
+
+def main(directory: Path, *, verbose: bool = False) -> int:
+    """Run the agent of the site in `directory` until it is stopped.
+
+    Returns:
+        The exit code: 0 after a clean end, 3 if the federation does not know this site any more.
+
+    Raises:
+        ConfigError: a file is missing or wrong. ConflictError: another agent runs there.
+    """
+    directory = directory.absolute()
+    if not (directory / "membership.json").exists():
+        raise ConfigError(f"expected a site in {directory}, found no membership.json; join with `hanse site join`")
+    config = read_config(directory / FILE)
+    launcher = Launcher.start((*PRELOAD, *config.preload), environment=config.environment)
+    try:
+        return _run(directory, launcher, verbose=verbose)
+    finally:
+        launcher.stop()
+
+
+def _run(directory: Path, launcher: Launcher, *, verbose: bool) -> int:
+    # Imported only now: a launcher that was forked beside threads and keys would hang, or hand them on.
+    from hanse.site.logging import configure
+
+    log = configure(verbose=verbose)
+    from hanse.site.agent import Agent
+
+    async def work() -> None:
+        agent = Agent(directory, launcher=launcher)
+        loop = asyncio.get_running_loop()
+        for each in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(each, agent.stop)
+        log.info("site started", site=agent.name, federation=agent.federation)
+        await agent.run()
+
+    try:
+        asyncio.run(work())
+    except TrustError as error:
+        log.error(
+            "the federation does not know this site any more",
+            reason=str(error),
+            next="ask its operator for a join token, then run `hanse site join TOKEN` in a new directory",
+        )
+        return REJOIN_EXIT
+    log.info("site stopped")
+    return 0

@@ -1,0 +1,112 @@
+"""Blobs between this site and the server, over as many connections as it takes.
+
+A transfer that breaks goes on with the chunks that are missing, once there is a connection again.
+"""
+
+import asyncio
+import contextlib
+import mmap
+import random
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Protocol
+
+from hanse.backends.grpc.client import Connection
+from hanse.core.blobs import Manifest
+from hanse.core.errors import StorageError, UnavailableError
+from hanse.core.records import BlobRef
+from hanse.core.seams import BlobStore
+
+FIRST_WAIT_S, LONGEST_WAIT_S = 0.05, 5.0
+
+
+class Session(Protocol):
+    """What transfers need of `backends.grpc.link.Link`."""
+
+    connected: asyncio.Event
+    connection: Connection | None
+
+
+class Transfers:
+    """Downloads into the site's cache, and uploads."""
+
+    def __init__(self, session: Session, blobs: BlobStore) -> None:
+        self._session = session
+        self.blobs = blobs
+
+    async def download(self, scope: str, manifest: Manifest) -> None:
+        """Bring a blob into the cache.
+
+        Raises:
+            PolicyError, NotFoundError, IntegrityError: the server refuses it. StorageError: the disk here is full.
+        """
+        if await self.blobs.missing(scope, manifest):
+            await self._persist(lambda connection: connection.download(self.blobs, scope, manifest))
+
+    async def model(self, ref: BlobRef) -> bytes | Path:
+        """A model as bytes or as a verified file; content that has rotted in the cache is fetched again."""
+        if ref.content is not None:
+            return ref.content
+        await self.download(ref.scope, ref.manifest)
+        try:
+            path = await asyncio.to_thread(self.blobs.path, ref.scope, ref.id)
+        except Exception:
+            await self.download(ref.scope, ref.manifest)
+            path = await asyncio.to_thread(self.blobs.path, ref.scope, ref.id)
+        return path if path is not None else bytes(self.blobs.read(ref.scope, ref.id, 0, ref.manifest.size))
+
+    async def upload(self, path: Path, ref: BlobRef, *, task: str) -> None:
+        """Send the content of `path`, which `ref` describes, to where `ref` says; also when the server's disk is full.
+
+        Raises:
+            PolicyError, TooLargeError, IntegrityError, NotFoundError: the server refuses it.
+        """
+        content = _Mapped(path)
+
+        async def send(connection: Connection) -> None:
+            await connection.upload(content, ref.scope, ref.manifest, place=ref.scope, task=task)  # type: ignore[arg-type]
+
+        try:
+            await self._persist(send, passing=(UnavailableError, StorageError))
+        finally:
+            content.close()
+
+    async def _persist(
+        self, move: Callable[[Connection], Awaitable[None]], passing: tuple[type[Exception], ...] = (UnavailableError,)
+    ) -> None:
+        wait_s = FIRST_WAIT_S
+        while True:
+            await self._session.connected.wait()
+            connection = self._session.connection
+            if connection is not None:
+                try:
+                    return await move(connection)
+                except asyncio.CancelledError:
+                    # gRPC cancels the calls of a channel that is closed; only our own cancelling is to end us
+                    task = asyncio.current_task()
+                    if task is None or task.cancelling():
+                        raise
+                except passing:
+                    pass
+            if self._session.connected.is_set() and self._session.connection is connection:
+                await asyncio.sleep(wait_s * (0.5 + random.random()))  # the session holds: back off
+                wait_s = min(2 * wait_s, LONGEST_WAIT_S)
+
+
+class _Mapped:
+    """The reading side of a blob store with one file in it: what an upload needs, without copying the file."""
+
+    def __init__(self, path: Path) -> None:
+        with path.open("rb") as file:
+            self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        self._view = memoryview(self._map)
+
+    def read(self, scope: str, id: str, start: int, stop: int) -> memoryview:
+        """Bytes [start, stop)."""
+        return self._view[start:stop]
+
+    def close(self) -> None:
+        """Let go of the file; harmless while views are alive, which then hold it."""
+        with contextlib.suppress(BufferError):
+            self._view.release()
+            self._map.close()
