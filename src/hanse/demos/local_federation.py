@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import yaml
 
@@ -110,7 +110,7 @@ class LocalFederation:
     children: dict[str, Child] = field(init=False, default_factory=dict)
     config: ServerConfig = field(init=False)
 
-    def __enter__(self) -> "LocalFederation":
+    def __enter__(self) -> Self:
         try:
             self.start()
         except BaseException:

@@ -145,7 +145,7 @@ class Job:
 
     def note(self, event: dict[str, Any]) -> None:
         """Keep an event for those who watch."""
-        self.history.add({**event, "at_ms": _now()})
+        self.history.add({**event, "at_s": time.time()})
 
 
 class Jobs:
