@@ -13,6 +13,7 @@ import numpy as np
 from hanse.core.arrays import Array, Arrays
 from hanse.core.blobs import manifest_of
 from hanse.core.codec import encode
+from hanse.core.errors import TaskError
 from hanse.core.ids import TaskId
 from hanse.core.records import BlobRef, Task
 from hanse.workers.launcher import Launcher
@@ -55,7 +56,12 @@ class Bench:
     async def worker(self, source: str | Load, *, threads: int = 1, **options: Any) -> Worker:
         """A worker that has loaded the app."""
         worker = await self.workers.spawn(threads=threads, on_log=self.lines.append)
-        await worker.load(source if isinstance(source, Load) else self.load_of(source, **options))
+        try:
+            await worker.load(source if isinstance(source, Load) else self.load_of(source, **options))
+        except TaskError as error:
+            worker.log.drain()
+            error.add_note("\n".join(self.lines))
+            raise
         return worker
 
 

@@ -14,7 +14,7 @@ from hanse.core.errors import ConfigError, TaskError
 from hanse.core.ids import TaskId, upload_scope
 from hanse.rounds.host import PlanAnswer, PlanRequest
 from hanse.workers import process
-from tests.unit.workers.harness import ADD_ONE, bench, large_model, small_model, task
+from tests.unit.workers.harness import ADD_ONE, bench, descriptors, large_model, small_model, task
 
 linux = pytest.mark.skipif(not process.LINUX, reason="reads /proc")
 
@@ -264,3 +264,20 @@ async def test_an_apps_own_strategy_plans_and_reduces(tmp_path: Path, megabytes:
         assert list(called.value["refused"]) == ["1"]
         called = await worker.call("reduce", {**reduce, "members": [members[0], members[2]]}, asked)
         assert list(called.value["refused"]) == ["2"]
+
+
+@linux
+async def test_tasks_leave_no_descriptor_behind(tmp_path: Path) -> None:
+    model = encode(large_model(1))
+    (tmp_path / "model").write_bytes(model)
+    async with bench(tmp_path) as b:
+        worker = await b.worker(
+            ADD_ONE.replace("    return", "    if config.get('fail'): raise ValueError(arrays)\n    return")
+        )
+        counts = []
+        for index in range(12):
+            asked = task(model, config={"fail": index % 3 == 1})
+            done = await worker.execute(asked, model=tmp_path / "model", out=tmp_path / "update")
+            assert done.reply.ok == (index % 3 != 1)
+            counts.append((descriptors(), descriptors(worker.pid)))
+        assert counts[2] == counts[-1]
