@@ -1,0 +1,143 @@
+"""Every command in one table: what `hanse --help` shows, and where the code is. Nothing is imported for it.
+
+A command is a typer function; it is imported, and typer with it, only once it has been called.
+"""
+
+from dataclasses import dataclass
+
+VERSION = "0.1"
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """One command.
+
+    Args:
+        words: as typed behind `hanse`.
+        summary: one line.
+        examples: as typed, without `hanse`.
+        function: `module:function` below `hanse.cli`.
+    """
+
+    words: str
+    summary: str
+    examples: tuple[str, ...]
+    function: str
+
+
+GROUPS = {
+    "federation": "Make a federation: its authority, its server, its first person.",
+    "server": "The coordinator: it plans rounds and aggregates, and never sees data.",
+    "site": "One organisation's agent, next to its data. Only dials out.",
+    "person": "People who submit jobs or run the federation.",
+    "job": "What has been submitted.",
+    "audit": "What has been decided, by whom, in an order that cannot be changed.",
+}
+
+COMMANDS = (
+    Command(
+        "demo",
+        "Train across four hospitals on this machine: one server, four sites, five processes.",
+        ("demo", "demo breast-cancer --rounds 5 --open", "demo heart-disease --data ~/heart_disease"),
+        "demo:demo",
+    ),
+    Command(
+        "run",
+        "Submit an app to a federation, follow it, save the result.",
+        ("run app.py", "run app.py:tuned --site luebeck --site bergen --output model.safetensors --report report.html"),
+        "run:run",
+    ),
+    Command(
+        "federation init",
+        "Make a federation: authority, server, first person, join tokens for sites.",
+        ("federation init hospitals --site luebeck --site bergen", "federation init hospitals --host fl.example.org"),
+        "federation:init",
+    ),
+    Command(
+        "server start",
+        "Serve until Ctrl-C. Jobs that were at work go on.",
+        ("server start --directory hospitals",),
+        "server:start",
+    ),
+    Command(
+        "site invite",
+        "A join token for a new site (as admin).",
+        ("site invite riga", "site invite riga --hours 72"),
+        "site:invite",
+    ),
+    Command(
+        "site join",
+        "Join a federation with a token; keys are made here and stay here.",
+        ("site join hansejoin1… --directory luebeck",),
+        "site:join",
+    ),
+    Command("site start", "Take part until Ctrl-C.", ("site start --directory luebeck",), "site:start"),
+    Command(
+        "site status",
+        "What the agent in this directory is doing.",
+        ("site status --directory luebeck", "site status --json"),
+        "site:status",
+    ),
+    Command(
+        "site approve",
+        "Let a held job run here; without JOB, list what is held.",
+        ("site approve", "site approve 0k3v… --directory luebeck"),
+        "site:approve",
+    ),
+    Command("site refuse", "Say no to a held job.", ("site refuse 0k3v… --reason 'not our study'",), "site:refuse"),
+    Command(
+        "site list", "Sites of the federation and where they are.", ("site list", "site list --json"), "site:list_"
+    ),
+    Command("site revoke", "Let a site in no more (as admin).", ("site revoke riga",), "site:revoke"),
+    Command(
+        "person add",
+        "A join token for a new person (as admin).",
+        ("person add anna", "person add anna --role admin"),
+        "person:add",
+    ),
+    Command(
+        "person join",
+        "Join a federation with a token; writes federation.yaml.",
+        ("person join hansejoin1… --directory anna",),
+        "person:join",
+    ),
+    Command("person list", "People of the federation.", ("person list", "person list --json"), "person:list_"),
+    Command("person revoke", "Let a person in no more (as admin).", ("person revoke anna",), "person:revoke"),
+    Command("job list", "Jobs, newest first.", ("job list", "job list --json"), "job:list_"),
+    Command("job show", "One job: state, sites, settings.", ("job show 0k3v…", "job show 0k3v… --json"), "job:show"),
+    Command(
+        "job logs",
+        "What has happened in a job, line by line.",
+        ("job logs 0k3v…", "job logs 0k3v… --follow"),
+        "job:logs",
+    ),
+    Command(
+        "job result",
+        "Fetch a job's model and report.",
+        ("job result 0k3v… --output model.safetensors --report report.html",),
+        "job:result",
+    ),
+    Command("job cancel", "End a job.", ("job cancel 0k3v…",), "job:cancel"),
+    Command("job resume", "Take up a job that has stopped.", ("job resume 0k3v…",), "job:resume"),
+    Command(
+        "audit verify",
+        "Check an audit log offline: signatures, order, nothing missing.",
+        (
+            "audit verify audit.jsonl --membership hospitals/server",
+            "audit verify audit.jsonl --key server.pub --head head.json",
+        ),
+        "audit:verify",
+    ),
+    Command(
+        "audit head",
+        "The signed end of the server's audit log, to be kept elsewhere (as admin).",
+        ("audit head > head.json",),
+        "audit:head",
+    ),
+    Command(
+        "doctor",
+        "Find out what is wrong with a directory, a certificate, a port, a clock, and what to do.",
+        ("doctor --directory luebeck", "doctor --json"),
+        "doctor:doctor",
+    ),
+)

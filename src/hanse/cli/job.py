@@ -1,0 +1,151 @@
+"""`hanse job …`: what has been submitted."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from hanse.cli.options import FEDERATION, Federation, Json, ask
+from hanse.cli.output import note, say, show_facts, show_json, show_table, when
+from hanse.core.errors import ConfigError
+
+Job = Annotated[str, typer.Argument(help="The job's id, or enough of its beginning or end.")]
+_FEWEST = 4
+
+
+def list_(federation: Federation = FEDERATION, json: Json = False) -> None:
+    """Every job of the federation, newest first."""
+    jobs = ask(federation, "jobs")["jobs"]
+    if json:
+        show_json({"jobs": jobs})
+        return
+    rows = [
+        job | {"at": when(job["submitted_at_ms"]), "progress": _progress(job), "status": _status(job)} for job in jobs
+    ]
+    columns = {
+        "job": "JOB",
+        "name": "NAME",
+        "person": "PERSON",
+        "status": "STATUS",
+        "progress": "ROUND",
+        "at": "SUBMITTED",
+    }
+    show_table(rows, columns, empty="No jobs yet; submit one with: hanse run app.py")
+
+
+def show(job: Job, federation: Federation = FEDERATION, json: Json = False) -> None:
+    """One job: where it stands, what its sites say, its settings."""
+    about = ask(federation, "job", job=_resolved(federation, job))
+    if json:
+        show_json(about)
+        return
+    facts: dict[str, Any] = {
+        "job": about["job"],
+        "name": about["name"],
+        "person": about["person"],
+        "status": _status(about),
+        "round": _progress(about),
+        "strategy": about["strategy"],
+        "app": about["app"],
+        "submitted": when(about["submitted_at_ms"]),
+    }
+    if about.get("ended_at_ms"):
+        facts["ended"] = when(about["ended_at_ms"])
+    if about.get("error"):
+        facts["error"] = about["error"]
+    show_facts(facts)
+    rows = [{"site": name, **site, "there": "yes" if site["there"] else "no"} for name, site in about["sites"].items()]
+    if rows:
+        say()
+        show_table(
+            rows,
+            {"site": "SITE", "decision": "DECISION", "there": "THERE", "stage": "STAGE", "reason": "REASON"},
+            empty="",
+        )
+
+
+def logs(
+    job: Job,
+    follow: Annotated[bool, typer.Option("--follow", help="Go on until the job ends.")] = False,
+    federation: Federation = FEDERATION,
+) -> None:
+    """What has happened in a job, a line each. Logs of the app itself stay at the sites."""
+    from hanse.cli.live import display
+    from hanse.cli.live import follow as follow_live
+    from hanse.cli.view import View, line_of
+    from hanse.person.federation import Federation as Target
+    from hanse.person.jobs import Job as Attached
+
+    about = ask(federation, "job", job=_resolved(federation, job))
+    view = View(about["name"], rounds=about["rounds"], job=about["job"])
+    attached = Attached(about["job"], Target.load(federation))
+    if follow or about["status"] in _OVER:
+        with display(view, every_reply=True) as shown:
+            follow_live(attached, shown)
+        return
+    for record in attached.snapshot().rounds:
+        event = {"what": "round", "record": record.to_json()}
+        view.take(event)
+        say(line_of(view, event))
+    say(f"{about['status']}; --follow goes on from here")
+
+
+def result(
+    job: Job,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Where to write the model.")] = None,
+    report: Annotated[Path | None, typer.Option(help="Where to write the report, an HTML page.")] = None,
+    federation: Federation = FEDERATION,
+    json: Json = False,
+) -> None:
+    """Fetch a job's result: the last model and what every round was, also while it still runs."""
+    from hanse.cli.run import keep
+    from hanse.person.federation import Federation as Target
+    from hanse.person.jobs import Job as Attached
+
+    found = Attached(_resolved(federation, job), Target.load(federation)).snapshot()
+    if json:
+        show_json(found.to_json())
+    else:
+        say(f"{found.status}, {len(found.rounds)} rounds")
+    keep(found, output, report)
+
+
+def cancel(job: Job, federation: Federation = FEDERATION, json: Json = False) -> None:
+    """End a job; what its rounds have brought so far can still be fetched."""
+    found = ask(federation, "cancel", job=_resolved(federation, job))
+    show_json(found) if json else say(f"Job {found['job']} is cancelled.")
+
+
+def resume(job: Job, federation: Federation = FEDERATION, json: Json = False) -> None:
+    """Take up a job that has stopped, such as after a disk was full. Jobs go on by themselves when a server starts."""
+    found = ask(federation, "resume", job=_resolved(federation, job))
+    show_json(found) if json else say(f"Job {found['job']}: {_status(found)}.")
+
+
+_OVER = ("finished", "failed", "cancelled")
+
+
+def _resolved(federation: Path, text: str) -> str:
+    """A whole id: given in full, or by the only job that begins or ends so."""
+    if len(text) >= 20:
+        return text
+    if len(text) < _FEWEST:
+        raise ConfigError(f"job: expected an id or at least {_FEWEST} characters of one, found {text!r}")
+    jobs = [str(job["job"]) for job in ask(federation, "jobs")["jobs"]]
+    found = [job for job in jobs if job.startswith(text) or job.endswith(text)]
+    if len(found) > 1:
+        raise ConfigError(f"job: {text} fits {len(found)} jobs; give more of the id")
+    if found:
+        note(f"job {found[0]}")
+    return found[0] if found else text
+
+
+def _status(job: dict[str, Any]) -> str:
+    status = str(job["status"])
+    if status == "waiting":
+        return "waiting for sites"
+    return status
+
+
+def _progress(job: dict[str, Any]) -> str:
+    return f"{job['round']}/{job['rounds']}" if "round" in job else str(job["rounds"])

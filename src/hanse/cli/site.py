@@ -1,0 +1,168 @@
+"""`hanse site …`: what an admin does with sites, and what a site's owner does in the site's folder."""
+
+import asyncio
+from typing import Annotated, Any
+
+import typer
+
+from hanse.cli.options import FEDERATION, HERE, Directory, Federation, Json, ask, existing, token_from
+from hanse.cli.output import day, note, say, show_facts, show_json, show_table, when
+
+_JOIN_FIRST = "join with: hanse site join TOKEN"
+
+
+def invite(
+    name: Annotated[str, typer.Argument(help="The site's name: a-z, 0-9, '-' and '_'.")],
+    hours: Annotated[float, typer.Option(min=0.01, help="How long the token holds.")] = 24.0,
+    federation: Federation = FEDERATION,
+    json: Json = False,
+) -> None:
+    """Make a join token for a new site. It works once. Only an admin can."""
+    token = ask(federation, "invite", kind="site", name=name, hours=hours)["token"]
+    if json:
+        show_json({"site": name, "token": token})
+        return
+    note(f"Give this to the owner of {name}, who runs: hanse site join TOKEN")
+    say(token)
+
+
+def join(
+    token: Annotated[str, typer.Argument(help="The join token; - reads it from standard input.")],
+    directory: Directory = HERE,
+) -> None:
+    """Join a federation. Keys are made in this folder and never leave it; a certificate comes back."""
+    from hanse.site.join import join_site
+
+    membership = asyncio.run(join_site(directory, token_from(token)))
+    identity = membership.identity
+    say(
+        f"Site {identity.name} belongs to federation {identity.federation}, with a certificate until "
+        f"{day(identity.not_after_ms)} that renews itself."
+    )
+    say()
+    say("Next:")
+    say(f"  1. Say where your data is:     {directory / 'site.yaml'}")
+    say(f"  2. Say what may run on it:     {directory / 'policy.yaml'}  (now: everything waits for your approval)")
+    say(f"  3. Start:                      hanse site start --directory {directory}")
+
+
+def start(
+    directory: Directory = HERE,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="More lines in the log.")] = False,
+) -> int:
+    """Take part until Ctrl-C or SIGTERM. Nothing listens: the site dials out.
+
+    The log goes to standard error: key=value lines, or JSON with HANSE_LOG=json.
+    """
+    existing(directory, "membership.json", "site", _JOIN_FIRST)
+    from hanse.site.start import main
+
+    return main(directory, verbose=verbose)
+
+
+def status(directory: Directory = HERE, json: Json = False) -> None:
+    """What the agent in this folder is doing."""
+    from hanse.site.owner import ask as ask_site
+
+    found = ask_site(existing(directory, "membership.json", "site", _JOIN_FIRST), "status")
+    if json:
+        show_json(found)
+        return
+    if not found["running"]:
+        state = "not running; start it with: hanse site start"
+    elif found["connected"]:
+        state = "connected"
+    else:
+        state = f"not connected: {found.get('last_error') or 'trying'}"
+    facts: dict[str, Any] = {"site": found["site"], "server": found["server"], "state": state}
+    if found["running"]:
+        facts |= {
+            "certificate": f"{found['certificate_days']:.0f} days left",
+            "isolation": found["isolation"],
+            "data sets": found["datasets"],
+        }
+    show_facts(facts)
+    say()
+    show_table(
+        found["jobs"],
+        {"job": "JOB", "name": "NAME", "person": "PERSON", "decision": "DECISION", "reason": "REASON"},
+        empty="No jobs.",
+    )
+
+
+def approve(
+    job: Annotated[str | None, typer.Argument(help="The job; without it, what is held is listed.")] = None,
+    directory: Directory = HERE,
+    json: Json = False,
+) -> None:
+    """Let a job run that the policy holds; without JOB, list what is held.
+
+    What is approved is this job with the app of this SHA-256. To let an app run without asking, list it in policy.yaml.
+    """
+    from hanse.site.owner import ask as ask_site
+
+    existing(directory, "membership.json", "site", _JOIN_FIRST)
+    if job is not None:
+        found = ask_site(directory, "approve", job=job)
+        show_json(found) if json else say(f"Job {found['job']} may run here.")
+        return
+    held = ask_site(directory, "pending")["jobs"]
+    for each in held:
+        code = directory / "jobs" / str(each["job"]) / "bundle"
+        if code.is_dir():
+            each["code"] = str(code)
+    if json:
+        show_json({"jobs": held})
+    elif not held:
+        say("Nothing is held.")
+    for each in [] if json else held:
+        show_facts(
+            {
+                "job": each["job"],
+                "name": each.get("name"),
+                "person": each.get("person"),
+                "app": each.get("app"),
+                "settings": "{strategy}, {rounds} rounds, quorum {quorum}".format_map(each),
+                "submitted": when(each.get("submitted_at_ms")),
+                "why held": each.get("reason"),
+                "code": each.get("code") or f"ask {each.get('person')} for the file with this SHA-256",
+            }
+        )
+        say(f"→ hanse site approve {each['job']}   or   hanse site refuse {each['job']} --reason '…'")
+        say()
+
+
+def refuse(
+    job: Annotated[str, typer.Argument(help="The job.")],
+    reason: Annotated[str, typer.Option(help="Told to the person who submitted it.")] = "",
+    directory: Directory = HERE,
+    json: Json = False,
+) -> None:
+    """Say no to a job that is held or already runs here."""
+    from hanse.site.owner import ask as ask_site
+
+    existing(directory, "membership.json", "site", _JOIN_FIRST)
+    found = ask_site(directory, "refuse", job=job, reason=reason)
+    show_json(found) if json else say(f"Job {found['job']} may not run here.")
+
+
+def list_(federation: Federation = FEDERATION, json: Json = False) -> None:
+    """Every site of the federation: there, silent (its connection says nothing), away or revoked."""
+    sites = ask(federation, "sites")["sites"]
+    if json:
+        show_json({"sites": sites})
+        return
+    rows = [site | {"since": day(site["enrolled_at_ms"]), "until": day(site["certificate_until_ms"])} for site in sites]
+    show_table(
+        rows,
+        {"site": "SITE", "state": "STATE", "since": "ENROLLED", "until": "CERTIFICATE UNTIL"},
+        empty="No sites yet; invite one with: hanse site invite NAME",
+    )
+
+
+def revoke(
+    name: Annotated[str, typer.Argument(help="The site.")], federation: Federation = FEDERATION, json: Json = False
+) -> None:
+    """Let a site in no more, from this moment. It can come back with a new token only."""
+    found = ask(federation, "revoke", kind="site", name=name)
+    show_json(found) if json else say(f"Site {name} is revoked.")
