@@ -82,6 +82,7 @@ class Job:
         self.trusted: set[str] = set()
         self.history = History()
         self.resumed = False
+        self.settling = False
         self.stages: dict[str, str] = {}
         self._person_record = person_record
         self._seams = seams
@@ -353,8 +354,15 @@ class Jobs:
         if job is None or job.run is None:
             return "late", "the job is over"
         outcome = await job.run.take(reply)
-        self._spawn(job.run.settle())
+        if not job.settling:  # replies that came together are settled together
+            job.settling = True
+            self._spawn(self._settle(job))
         return outcome
+
+    async def _settle(self, job: Job) -> None:
+        job.settling = False
+        if job.run is not None:
+            await job.run.settle()
 
     def reported(self, site: str, task: str, stage: str) -> None:
         """Progress, for people."""

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 import signal
 from pathlib import Path
 
@@ -31,6 +32,7 @@ async def _serve(directory: Path, launcher: Launcher, ready: "asyncio.Event | No
         with contextlib.suppress(NotImplementedError):
             loop.add_signal_handler(number, stop.set)
     await server.start()
+    gc.freeze()  # what lives as long as the process is not looked at again and again
     if ready is not None:
         ready.set()
     await stop.wait()
