@@ -14,7 +14,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -88,9 +88,24 @@ class Children:
             child.wait(STOP_S)
             raise UnavailableError(f"{name} did not start: {self.last_words(name)}")
 
-    def ended(self) -> Sequence[str]:
-        """Names of children that are gone."""
-        return [name for name, child in self._children.items() if child.poll() is not None]
+    @contextlib.contextmanager
+    def watched(self, gone: Callable[[str], None]) -> Iterator[None]:
+        """Be told of children that end, in the running event loop: `gone(name)`, once each."""
+        loop = asyncio.get_running_loop()
+        files = {name: child.stdout.fileno() for name, child in self._children.items() if child.stdout is not None}
+
+        def heard(name: str) -> None:
+            if not os.read(files[name], 4096):
+                loop.remove_reader(files.pop(name))
+                gone(name)
+
+        for name, file in files.items():
+            loop.add_reader(file, heard, name)
+        try:
+            yield
+        finally:
+            for file in files.values():
+                loop.remove_reader(file)
 
     def last_words(self, name: str) -> str:
         """The last line of a child's log."""

@@ -1,0 +1,428 @@
+"""`hanse demo`: a whole federation on this machine, as five processes that talk gRPC over mutual TLS on loopback.
+
+Nothing is simulated but the distance: the authority is made, four hospitals join with tokens and allow one app by
+its hash, a person submits it, and everything is ended in order. Keys and stores live in a temporary folder.
+"""
+
+import asyncio
+import contextlib
+import secrets
+import shutil
+import signal
+import socket
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Protocol
+
+import typer
+
+from hanse.cli.live import display
+from hanse.cli.output import note, number, say
+from hanse.cli.processes import Children
+from hanse.cli.view import View
+from hanse.core.errors import ConfigError, HanseError, JobFailed, StorageError, UnavailableError
+
+if TYPE_CHECKING:
+    from hanse.clients.app import App
+    from hanse.person.federation import Federation
+    from hanse.rounds.result import Result
+    from hanse.server.init import NewFederation
+
+MARKER = ".hanse-demo"
+PERSON = "researcher"
+SERVER = "server"
+FIRST_PORT, LAST_PORT = 20_000, 32_000
+"""Below the range from which systems take ports for outgoing connections."""
+Rows = Sequence[Mapping[str, Any]]
+
+
+class Name(StrEnum):
+    """The demos there are."""
+
+    breast_cancer = "breast-cancer"
+    heart_disease = "heart-disease"
+
+
+def demo(
+    name: Annotated[Name, typer.Argument(help="Which patients.")] = Name.breast_cancer,
+    rounds: Annotated[int | None, typer.Option(min=1, max=10_000, help="Rounds of training.")] = None,
+    directory: Annotated[Path, typer.Option("--directory", "-d", help="Where results go.")] = Path("hanse-demo"),
+    data: Annotated[
+        Path | None, typer.Option(help="heart-disease: the folder with the four files of UCI; by default the cache.")
+    ] = None,
+    seeds: Annotated[int, typer.Option(min=1, max=100, help="heart-disease: how many splits.")] = 5,
+    keep: Annotated[bool, typer.Option("--keep", help="Keep keys, stores and logs of all members, too.")] = False,
+    open_: Annotated[bool, typer.Option("--open", help="Show the report in a browser.")] = False,
+) -> None:
+    """Train across four hospitals on this machine, as five processes that talk gRPC over mutual TLS.
+
+    breast-cancer: scikit-learn's 569 patients, divided so that no hospital sees the whole picture. heart-disease: four
+    real hospitals (UCI); the files are not part of Hanse, and the error says where they are. Ctrl-C ends everything.
+    """
+    began = time.monotonic()
+    scenario = _scenario(name, data, seeds)
+    scenario.check()
+    _claim(directory)
+    try:
+        with _stopped_by_signals(), _home(directory, keep) as home:
+            results, rows = _train(scenario, home, rounds)
+    except KeyboardInterrupt:
+        note("\nstopped; every process has ended")
+        raise
+    result = results[0]
+    model = result.save(directory / "model.safetensors")
+    report = result.report(directory / "report.html", comparison=rows, title=scenario.title)
+    _show(scenario, rows)
+    say()
+    say(f"model   {model}")
+    say(f"report  {report}")
+    if keep:
+        say(f"kept    {directory / 'federation'}")
+    say(f"took    {time.monotonic() - began:.1f} s")
+    if open_:
+        import webbrowser
+
+        webbrowser.open(report.absolute().as_uri())
+
+
+# ---- what is trained ----
+
+
+class Scenario(Protocol):
+    """One demo's data, app and comparison."""
+
+    title: str
+    app: str
+    sites: tuple[str, ...]
+    runs: int
+    preload: tuple[str, ...]
+    about: str
+
+    def check(self) -> None:
+        """Fail early where something is missing."""
+
+    def write(self, run: int, folders: Mapping[str, Path]) -> Mapping[str, Mapping[str, Any]]:
+        """Put each site's data into its folder; site → declaration."""
+        ...
+
+    def compare(self, results: Sequence["Result"]) -> Rows:
+        """Rows for the table at the end."""
+        ...
+
+
+class BreastCancer:
+    """scikit-learn's bundled set over four invented hospitals."""
+
+    title = "Breast cancer, four hospitals"
+    app = "hanse.demos.breast_cancer_app"
+    runs = 1
+    preload: tuple[str, ...] = ("sklearn.linear_model", "sklearn.metrics", "sklearn.model_selection")
+    about = "Judged on the same 171 held-out patients, whom nobody trained on."
+
+    def __init__(self) -> None:
+        from hanse.demos.breast_cancer import COUNTS
+
+        self.sites = tuple(COUNTS)
+
+    def check(self) -> None:
+        """See `Scenario.check`."""
+        from importlib.util import find_spec
+
+        from hanse.core.errors import MissingExtraError
+
+        if find_spec("sklearn") is None:
+            raise MissingExtraError("scikit-learn", "demo")
+
+    def write(self, run: int, folders: Mapping[str, Path]) -> Mapping[str, Mapping[str, Any]]:
+        """See `Scenario.write`."""
+        from hanse.demos import breast_cancer
+
+        self._cut = breast_cancer.hospitals()
+        return breast_cancer.write(self._cut, folders)
+
+    def compare(self, results: Sequence["Result"]) -> Rows:
+        """See `Scenario.compare`."""
+        from hanse.demos import breast_cancer
+
+        return breast_cancer.comparison(results[0].arrays, self._cut)
+
+
+class HeartDisease:
+    """Four real hospitals, split anew by each seed; accuracies are means over seeds."""
+
+    title = "Heart disease, four hospitals"
+    app = "hanse.demos.heart_disease_app"
+    preload: tuple[str, ...] = ()
+
+    def __init__(self, data: Path | None, seeds: int) -> None:
+        from hanse.demos.heart_disease import FILES
+
+        self.sites = tuple(FILES)
+        self.runs = seeds
+        self.about = (
+            "Accuracy at 0.5 on each hospital's test patients and their mean"
+            f"{f', means over {seeds} splits' if seeds > 1 else ''}."
+        )
+        self._data = data
+        self._splits: list[Any] = []
+
+    def check(self) -> None:
+        """See `Scenario.check`."""
+        from hanse.demos.heart_disease import find
+
+        find(self._data)
+
+    def write(self, run: int, folders: Mapping[str, Path]) -> Mapping[str, Mapping[str, Any]]:
+        """See `Scenario.write`."""
+        from hanse.demos import heart_disease
+
+        sites = heart_disease.hospitals(self._data, seed=run)
+        self._splits.append(sites)
+        return heart_disease.write(sites, folders)
+
+    def compare(self, results: Sequence["Result"]) -> Rows:
+        """See `Scenario.compare`."""
+        from hanse.demos import heart_disease
+
+        tables = []
+        for result, sites in zip(results, self._splits, strict=True):
+            weights, bias = result.arrays.values()
+            tables.append(heart_disease.comparison(weights, bias, sites))
+        return [_mean_row([table[place] for table in tables]) for place in range(len(tables[0]))]
+
+
+def _scenario(name: Name, data: Path | None, seeds: int) -> Scenario:
+    if name is Name.heart_disease:
+        return HeartDisease(data, seeds)
+    return BreastCancer()
+
+
+def _mean_row(rows: Rows) -> Mapping[str, Any]:
+    return {
+        key: rows[0][key] if isinstance(rows[0][key], str) else sum(row[key] for row in rows) / len(rows)
+        for key in rows[0]
+    }
+
+
+# ---- the federation ----
+
+
+@dataclass(frozen=True, slots=True)
+class _Member:
+    """A site of the demo before it joins."""
+
+    name: str
+    folder: Path
+    token: str
+
+
+def _train(scenario: Scenario, home: Path, rounds: int | None) -> tuple[list["Result"], Rows]:
+    """Start the federation, train once per run, end it; results and the comparison."""
+    with Children(home / "logs") as children:
+        made = _found(scenario, home)
+        children.start(SERVER, "server", made.directory)
+        members = [_Member(name, home / name, token) for name, token in made.tokens.items()]
+        folders = {member.name: member.folder for member in members}
+        declarations = scenario.write(0, folders)
+        app, bundle_id = _app(scenario, rounds)
+        for member in members:
+            _own(member.folder, declarations[member.name], bundle_id, scenario.preload)
+        children.wait_ready(SERVER)
+        asyncio.run(_join(members))
+        for member in members:
+            children.start(member.name, "site", member.folder)
+        note(f"one server, {len(members)} sites: {len(members) + 1} processes, mutual TLS on loopback")
+        results = []
+        for run in range(scenario.runs):
+            if run:
+                scenario.write(run, folders)
+            title = scenario.title + (f", split {run + 1} of {scenario.runs}" if scenario.runs > 1 else "")
+            results.append(_run(app, made, title, children, first=run == 0))
+        rows = scenario.compare(results)
+    return results, rows
+
+
+def _found(scenario: Scenario, home: Path) -> "NewFederation":
+    from hanse.server.config import ServerConfig
+    from hanse.server.init import init_federation
+
+    port, enrolment_port = _free_ports(2)
+    config = ServerConfig(
+        federation="hospitals", port=port, enrolment_port=enrolment_port, http_port=None, durability="process"
+    )
+    return init_federation(home / "federation", config, person=PERSON, sites=scenario.sites)
+
+
+def _app(scenario: Scenario, rounds: int | None) -> tuple["App", str]:
+    """The demo's app, set to wait for all sites, and the SHA-256 that the hospitals allow."""
+    from hanse.clients.loader import find_app, source_of
+    from hanse.trust.bundle import build_bundle
+
+    app = find_app(scenario.app)
+    spec = replace(app._spec, min_sites=len(scenario.sites))
+    app._spec = spec if rounds is None else replace(spec, rounds=rounds)
+    return app, build_bundle(source_of(app), app.include, object_name=app.name_in_module).id
+
+
+def _own(folder: Path, declaration: Mapping[str, Any], app: str, preload: Sequence[str]) -> None:
+    """What a hospital's owner writes: where the patients are, and that this one app may see them."""
+    import yaml
+
+    site = {"datasets": {"patients": dict(declaration)}, "workers": {"preload": list(preload)}}
+    site |= {"durability": "process"}
+    policy = {"apps": [app], "unlisted_apps": "refuse", "people": [PERSON], "datasets": ["patients"], "min_cohort": 3}
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    (folder / "site.yaml").write_text(yaml.safe_dump(site))
+    (folder / "policy.yaml").write_text(yaml.safe_dump(policy))
+
+
+async def _join(members: Sequence[_Member]) -> None:
+    from hanse.site.join import join_site
+
+    await asyncio.gather(*(join_site(member.folder, member.token) for member in members))
+
+
+def _run(app: "App", made: "NewFederation", title: str, children: Children, *, first: bool) -> "Result":
+    from hanse.person.federation import Federation
+    from hanse.person.jobs import submit
+
+    federation = Federation.load(made.person_directory)
+    job = submit(app, federation)
+    view = View(title, rounds=app._spec.rounds, job=job.id)
+    asyncio.run(_follow(job.id, federation, view, children))
+    result = job.snapshot()
+    if not result.ok:
+        raise JobFailed(f"the training {result.status}: {result.error}", result)
+    return result
+
+
+async def _follow(job: str, federation: "Federation", view: View, children: Children) -> None:
+    """Show the job until its end, or until a process that it needs has ended."""
+    from hanse.person.jobs import Job
+
+    shown = display(view)
+
+    async def events() -> None:
+        async for event in Job(job, federation).follow_async():
+            shown.take(event)
+
+    following = asyncio.ensure_future(events())
+    lost: HanseError | None = None
+
+    def gone(name: str) -> None:
+        nonlocal lost
+        if name == SERVER or not view.completed:
+            lost = UnavailableError(f"{name} has ended: {children.last_words(name)}")
+            following.cancel()
+
+    with shown, children.watched(gone):
+        try:
+            await following
+        except asyncio.CancelledError:
+            if lost is not None:
+                raise lost from None
+            raise
+
+
+def _free_ports(count: int) -> list[int]:
+    """Ports of loopback that nothing uses at this moment."""
+    found: list[int] = []
+    for _ in range(1000):
+        port = FIRST_PORT + secrets.randbelow(LAST_PORT - FIRST_PORT)
+        with socket.socket() as trial, contextlib.suppress(OSError):
+            trial.bind(("127.0.0.1", port))
+            if port not in found:
+                found.append(port)
+        if len(found) == count:
+            return found
+    raise UnavailableError(f"no free ports on 127.0.0.1 between {FIRST_PORT} and {LAST_PORT}")
+
+
+# ---- places and signals ----
+
+
+def _claim(directory: Path) -> None:
+    """Make the folder for results ours, or refuse.
+
+    Raises:
+        ConfigError: it holds something else. StorageError: it cannot be made.
+    """
+    if directory.exists() and not (directory.is_dir() and (_is_empty(directory) or (directory / MARKER).exists())):
+        raise ConfigError(
+            f"{directory}: expected an empty folder or an earlier demo's; choose another with --directory"
+        )
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        (directory / MARKER).write_text("The next `hanse demo` may overwrite this folder's files.\n")
+    except OSError as error:
+        raise StorageError(f"{directory}: cannot be written: {error.strerror}") from None
+
+
+def _is_empty(directory: Path) -> bool:
+    return next(directory.iterdir(), None) is None
+
+
+@contextmanager
+def _home(directory: Path, keep: bool) -> Iterator[Path]:
+    """Where the members live: a temporary folder, or one that is kept."""
+    if keep:
+        home = directory / "federation"
+        shutil.rmtree(home, ignore_errors=True)
+        (home / "logs").mkdir(parents=True)
+        yield home.absolute()
+        return
+    with tempfile.TemporaryDirectory(prefix="hanse-demo-", ignore_cleanup_errors=True) as folder:
+        (Path(folder) / "logs").mkdir()
+        yield Path(folder)
+
+
+@contextmanager
+def _stopped_by_signals() -> Iterator[None]:
+    """SIGTERM and a closed terminal end the demo as Ctrl-C does."""
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = {each: signal.signal(each, interrupt) for each in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)
+
+
+# ---- the table ----
+
+
+def _show(scenario: Scenario, rows: Rows) -> None:
+    """The comparison, with the best of each column marked."""
+    import sys
+
+    columns = [name for name in rows[0] if name != "name"]
+    best = {name: (min if "loss" in name else max)(row[name] for row in rows) for name in columns}
+    say()
+    say(scenario.about)
+    if not sys.stdout.isatty():
+        for row in rows:
+            say(f"  {row['name']:<42}" + "".join(f"  {name} {number(row[name])}" for name in columns))
+        return
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, header_style="dim", padding=(0, 1))
+    table.add_column("model", no_wrap=True, overflow="ellipsis")
+    for name in columns:
+        table.add_column({"auc": "AUC"}.get(name, name.replace("_", " ")), justify="right", no_wrap=True)
+    for row in rows:
+        mine = "federated" in str(row["name"]).casefold()
+        cells = [
+            Text(number(row[name]), style="bold" if number(row[name]) == number(best[name]) else "") for name in columns
+        ]
+        table.add_row(Text(str(row["name"])), *cells, style="green" if mine else "")
+    Console().print(table)
