@@ -16,12 +16,12 @@ import random
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Protocol
 
 import structlog
 
+from hanse import __version__
 from hanse.backends.grpc.client import Connection, Credentials
 from hanse.backends.grpc.link import Accepted, Deliver, Link
 from hanse.backends.local import LocalStore
@@ -52,6 +52,8 @@ from hanse.workers.pool import Workers
 
 RENEW_RETRY_S = 60.0
 KEPT_LOGS = 20
+LATE = "late"
+ASK_AGAIN_S = 30.0
 
 log = structlog.get_logger("hanse.site")
 
@@ -103,6 +105,7 @@ class Agent:
         self._began = time.monotonic()
         self._stop = asyncio.Event()
         self._runners: dict[str, JobRunner] = {}
+        self._late: dict[str, float] = {}
         self._undecided: dict[str, asyncio.Task[None]] = {}
         self._background: set[asyncio.Task[None]] = set()
         with contextlib.ExitStack() as opened:
@@ -117,7 +120,7 @@ class Agent:
             accepted=self.accepted,
             holding=self.holding,
             facts=self._facts,
-            software=f"hanse/{version('hanse')}",
+            software=f"hanse/{__version__}",
         )
         self._transfers = Transfers(self.link, self._store.blobs)
         self._replies = Replies(self._journal, self.link, self._transfers, keys.signing, self.name, self.federation)
@@ -201,13 +204,12 @@ class Agent:
             if left.name not in {row.job for row in rows}:
                 shutil.rmtree(left, ignore_errors=True)
         for row in rows:
-            if row.decision == ACCEPT and row.told:
-                self._begin(Proposal.parse(row.proposal))
-                self._spawn(self._warm(self._runners[row.job]))
-            elif row.decision == ACCEPT:
+            if row.decision == ACCEPT and not row.told:  # by the owner, while no agent ran
                 self._undecided[row.job] = asyncio.ensure_future(self._accept(Proposal.parse(row.proposal), row.reason))
-            elif not row.told:
-                self._tell(row)
+                continue
+            if row.decision == ACCEPT:
+                self._spawn(self._warm(self._begin(Proposal.parse(row.proposal))))
+            self._tell(row)
         self._replies.restore(jobs)
 
     def _begin(self, proposal: Proposal) -> JobRunner:
@@ -241,7 +243,7 @@ class Agent:
         held = list(self._replies.holding)
         for runner in self._runners.values():
             held += runner.holding
-        return held
+        return list(dict.fromkeys(held))
 
     def _facts(self) -> dict[str, str]:
         facts = {"isolation": self.config.isolation.level, "workers": str(self.config.max_workers)}
@@ -252,11 +254,30 @@ class Agent:
     def accepted(self, id: str, outcome: str, reason: str) -> None:
         """The server has taken a message."""
         if id.startswith("decision/"):
-            row = self._journal.job(id.partition("/")[2])
-            if row is not None:
-                self._journal.told(row.job)
+            self._decision_accepted(id.partition("/")[2], outcome)
         else:
             self._replies.accepted(id, outcome, reason)
+
+    def _decision_accepted(self, job: str, outcome: str) -> None:
+        row = self._journal.job(job)
+        if row is None:
+            return
+        self._journal.told(job)
+        if outcome != LATE:
+            self._late.pop(job, None)
+            return
+        # The job ended while we were away. A server that has just started may not know its jobs yet: ask twice.
+        loop = asyncio.get_running_loop()
+        first = self._late.setdefault(job, loop.time())
+        if loop.time() - first >= ASK_AGAIN_S:
+            self._spawn(self._forget(job))
+        else:
+            loop.call_later(ASK_AGAIN_S, self._tell_again, job)
+
+    def _tell_again(self, job: str) -> None:
+        row = None if self._stop.is_set() else self._journal.job(job)
+        if row is not None:
+            self._tell(row)
 
     async def deliver(self, envelope: Envelope, count: int) -> None:
         """Take one message of the server. Returns at once; never raises for what a message says."""
@@ -357,9 +378,10 @@ class Agent:
                 if decision.verdict == ACCEPT:
                     decision = await self._prepare(proposal, decision.reason)
             self._settle(job, envelope.body, decision, f"site/{self.name}")
-            self.link.done("propose", envelope.id)
         finally:
             self._undecided.pop(job, None)
+            if not self._stop.is_set():  # else it is to come again
+                self.link.done("propose", envelope.id)
 
     def _judge(self, job: str, content: bytes) -> tuple[Proposal, Decision]:
         proposal = Proposal.parse(content)
@@ -424,21 +446,25 @@ class Agent:
             job = check_name(envelope.job, "job")
         except ConfigError as error:
             return self._refused(envelope, str(error))
-        deciding = self._undecided.get(job)
-        if deciding is not None:
-            deciding.cancel()
-            await asyncio.gather(deciding, return_exceptions=True)
+        await self._forget(job)
+        self.link.done("end", envelope.id)
+        return None
+
+    async def _forget(self, job: str) -> None:
+        self._late.pop(job, None)
         await self._drop(job)
         try:
             await self._store.blobs.delete_scope(job)
             self._journal.forget(job)
         except HanseError as error:
             log.error("a job's remains could not be removed", job=job, reason=str(error))
-        self.link.done("end", envelope.id)
         log.info("job ended", job=job)
-        return None
 
     async def _drop(self, job: str) -> None:
+        deciding = self._undecided.get(job)
+        if deciding is not None and deciding is not asyncio.current_task():
+            deciding.cancel()
+            await asyncio.gather(deciding, return_exceptions=True)
         runner = self._runners.pop(job, None)
         if runner is not None:
             await runner.close()

@@ -13,7 +13,15 @@ from typing import Any
 
 import structlog
 
-from hanse.core.errors import ConfigError, HanseError, RefusedError, StorageError, TaskError, TrustError
+from hanse.core.errors import (
+    ConfigError,
+    HanseError,
+    RefusedError,
+    StorageError,
+    TaskError,
+    TrustError,
+    UnavailableError,
+)
 from hanse.core.records import Reply, Task
 from hanse.site.applog import AppLog
 from hanse.site.config import SiteConfig
@@ -114,7 +122,8 @@ class JobRunner:
         self._step: asyncio.Task[_Finished] | None = None
         self._worker: Worker | None = None
         self._is_unpacked = False
-        self._is_preparing = False
+        self._preparing: set[asyncio.Task[Worker]] = set()
+        self._starting = asyncio.Lock()
         self._states: dict[str, bytes | None] = {}
         self._models: deque[str] = deque()
         self._main: asyncio.Task[None] | None = None
@@ -125,7 +134,7 @@ class JobRunner:
     @property
     def is_busy(self) -> bool:
         """Whether its worker is needed now."""
-        return self._running is not None or bool(self._queue) or self._is_preparing
+        return self._running is not None or bool(self._queue) or bool(self._preparing)
 
     @property
     def holding(self) -> list[str]:
@@ -153,11 +162,17 @@ class JobRunner:
         Raises:
             HanseError: it cannot run here, and why.
         """
-        self._is_preparing = True
+        preparing = asyncio.ensure_future(self._ready_worker(LOAD_S))
+        self._preparing.add(preparing)
         try:
-            await self._ready_worker(LOAD_S)
+            await preparing
+        except asyncio.CancelledError:
+            current = asyncio.current_task()
+            if current is None or current.cancelling():
+                raise
+            raise UnavailableError(f"job {self.job}: it ended before its worker was ready") from None
         finally:
-            self._is_preparing = False
+            self._preparing.discard(preparing)
             self._around.seats.at_rest()
 
     def begin(self) -> None:
@@ -169,9 +184,10 @@ class JobRunner:
 
     async def close(self) -> None:
         """Stop: kill the worker, forget what waits. What is journalled stays."""
-        if self._main is not None:
-            self._main.cancel()
-            await asyncio.gather(self._main, return_exceptions=True)
+        tasks = [*self._preparing, *([] if self._main is None else [self._main])]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
         if self._worker is not None:
             await self._worker.close()
         self._around.seats.leave(self)
@@ -259,24 +275,32 @@ class JobRunner:
                 self._around.replies.give_file(self.job, out)
 
     async def _keep(self, item: Item, finished: _Finished) -> None:
-        task, state = item.task, finished.state
-        changed = state is not None and state != self._states.get(task.id.component)
-        replies = self._around.replies
+        replies, component, state = self._around.replies, item.task.id.component, finished.state
+        changed = state is not None and state != self._states.get(component)
+        task = replies.add(self.job, finished.reply, out=finished.out)
+        self._running = None  # `replies` has it now
         try:
-            replies.keep(self.job, finished.reply, out=finished.out, state=state if changed else None)
-            if changed:
-                if self._around.config.durability == "power":
-                    await asyncio.to_thread(self._around.journal.sync)
-                self._states[task.id.component] = state
-        except StorageError as error:
-            self._log.error("journal refused", task=str(task.id), reason=str(error))
-            self._states.pop(task.id.component, None)  # what the journal holds is what counts
-            if not replies.knows(str(task.id)):
-                if finished.out is not None:
-                    replies.give_file(self.job, finished.out)
-                replies.refuse(task.id, "lost", "the site cannot write its journal; its owner must make room")
+            if not changed:
+                # Lost, it would only be computed again: it need not wait for the disk.
+                replies.start(task)
+                await asyncio.sleep(0)
+                replies.keep(task)
                 return
-        replies.start(str(task.id))
+            replies.keep(task, state=state)
+        except StorageError as error:
+            self._log.error("journal refused", task=task, reason=str(error))
+            if changed:
+                # Its state would be lost while its answer counts; without either, the site stays as it was.
+                replies.drop(task)
+                replies.refuse(item.task.id, "lost", "the site cannot write its journal; its owner must make room")
+            return
+        self._states[component] = state
+        if self._around.config.durability == "power":
+            try:
+                await asyncio.to_thread(self._around.journal.sync)
+            except StorageError as error:  # committed all the same, but for a loss of power
+                self._log.error("journal not synced", task=task, reason=str(error))
+        replies.start(task)
 
     def _state(self, task: Task) -> bytes | None:
         component = task.id.component
@@ -298,11 +322,16 @@ class JobRunner:
     # ---- the worker ----
 
     async def _ready_worker(self, timeout_s: float | None) -> Worker:
-        worker = self._worker
-        if worker is not None and worker.alive:
-            return worker
-        if worker is not None:
-            await asyncio.shield(worker.exited)  # its files are the next one's
+        if self._worker is not None and self._worker.alive:
+            return self._worker
+        async with self._starting:
+            if self._worker is None or not self._worker.alive:
+                self._worker = await self._new_worker(self._worker, timeout_s)
+            return self._worker
+
+    async def _new_worker(self, before: Worker | None, timeout_s: float | None) -> Worker:
+        if before is not None:
+            await asyncio.shield(before.exited)  # its files are the next one's
         await self._around.seats.take(self)
         await self._unpack()
         await asyncio.to_thread(_empty, self.directory / "scratch")
@@ -319,9 +348,8 @@ class JobRunner:
         try:
             await worker.load(load, timeout_s=LOAD_S if timeout_s is None else min(LOAD_S, timeout_s))
         except BaseException:
-            worker.kill()
+            await worker.close()
             raise
-        self._worker = worker
         return worker
 
     async def _unpack(self) -> None:

@@ -139,24 +139,42 @@ class Replies:
         elif waiting.upload is None:
             self._link.send(waiting.envelope)
 
-    def keep(self, job: str, reply: Reply, *, out: Path | None = None, state: bytes | None = None) -> None:
-        """Journal an answer and start sending it.
+    def add(self, job: str, reply: Reply, *, out: Path | None = None) -> str:
+        """Take an answer. `keep` journals it and `start` sends it, in the order that its loss would call for.
 
         Args:
             out: the file that holds its update.
+
+        Returns:
+            The task's id.
+        """
+        task = str(reply.task)
+        self._waiting[task] = _Waiting(job, self._sign(reply), out)
+        return task
+
+    def keep(self, task: str, *, state: bytes | None = None) -> None:
+        """Journal an answer. Harmless if the server has it by now.
+
+        Args:
             state: the state after the task, if it has changed.
 
         Raises:
             StorageError: the journal cannot be written; nothing was kept.
         """
-        task = str(reply.task)
-        envelope = self._sign(reply)
-        name = None if out is None else out.name
-        self._journal.keep(task, job, reply.task.component, envelope.pack(), out=name, state=state)
-        self._waiting[task] = _Waiting(job, envelope, out)
+        waiting = self._waiting.get(task)
+        if waiting is not None:
+            out = None if waiting.out is None else waiting.out.name
+            envelope = waiting.envelope
+            self._journal.keep(task, waiting.job, envelope.component, envelope.pack(), out=out, state=state)
+
+    def drop(self, task: str) -> None:
+        """Take an answer back that was not sent; its file is free."""
+        waiting = self._waiting.pop(task, None)
+        if waiting is not None and waiting.out is not None:
+            self.give_file(waiting.job, waiting.out)
 
     def start(self, task: str) -> None:
-        """Send what was kept."""
+        """Send what was added."""
         waiting = self._waiting.get(task)
         if waiting is not None:
             self._hand_in(task, waiting)
@@ -216,9 +234,15 @@ class Replies:
             message = f"the update could not be handed in: {error}"
             failed = Reply.failed(reply.task, self._site, "lost", message)
             waiting.envelope = self._sign(failed)
-            self._journal.keep(task, waiting.job, reply.task.component, waiting.envelope.pack(), out=out.name)
+            self._keep_failed(task)
         waiting.upload = None
         self._link.send(waiting.envelope)
+
+    def _keep_failed(self, task: str) -> None:
+        try:
+            self.keep(task)
+        except HanseError as error:  # after a crash, the upload is tried again
+            log.error("journal refused", task=task, reason=str(error))
 
     def _sign(self, reply: Reply) -> Envelope:
         return sign_envelope(

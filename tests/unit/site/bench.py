@@ -81,7 +81,7 @@ class Town:
             (directory / "policy.yaml").write_text(policy)
         return directory
 
-    def proposal(self, bundle: Bundle, *, job: str = JOB, **changes: Any) -> dict[str, Any]:
+    def proposal(self, bundle: Bundle, /, *, job: str = JOB, **changes: Any) -> dict[str, Any]:
         """What the server sends for a job of the person."""
         manifest = manifest_of(bundle.content)
         signature = sign_bundle(
@@ -168,7 +168,7 @@ class FakeLink:
         self.reports: list[tuple[str, str]] = []
         self.failure: Exception | None = None
         self.changed = asyncio.Event()
-        self.ends = asyncio.Event()
+        self.started, self.ends = asyncio.Event(), asyncio.Event()
 
     def send(self, envelope: Envelope) -> None:
         self.sent.append(envelope)
@@ -182,6 +182,7 @@ class FakeLink:
         self.reports.append((task, stage))
 
     async def run(self) -> None:
+        self.started.set()
         await self.ends.wait()
         if self.failure is not None:
             raise self.failure
@@ -294,6 +295,7 @@ async def bench(
     blobs = blobs or Blobs()
     links[0].connection = FakeConnection(blobs)
     main = asyncio.ensure_future(agent.run())
+    await asyncio.wait_for(links[0].started.wait(), PATIENCE_S)
     try:
         yield Bench(town, agent, links[0], blobs, directory, main, bundle_of(source))
     finally:
@@ -304,7 +306,8 @@ async def bench(
 
 def small_model() -> Arrays:
     """A model that travels inline."""
-    return Arrays({"w": np.arange(6, dtype=np.float32).reshape(2, 3), "b": np.zeros(2)})
+    weights: np.typing.NDArray[np.float32] = np.arange(6, dtype=np.float32).reshape(2, 3)
+    return Arrays([("w", weights), ("b", np.zeros(2))])
 
 
 def large_model(megabytes: float = 10.0) -> Arrays:

@@ -1,0 +1,165 @@
+"""Policy: a table of what is allowed, purity, and what a wrong file is told."""
+
+import copy
+import dataclasses
+import itertools
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hanse.core.blobs import manifest_of
+from hanse.core.errors import ConfigError
+from hanse.core.spec import RunSpec
+from hanse.site.join import _POLICY as TEMPLATE
+from hanse.site.policy import ACCEPT, HOLD, REFUSE, Decision, Policy, decide, read_policy
+from hanse.site.proposals import Proposal
+
+APP, OTHER = "a" * 64, "b" * 64
+OPEN = Policy(apps=None, people=None, datasets=None)
+
+
+def proposal(app: str = APP, person: str = "anna", **spec: Any) -> Proposal:
+    return Proposal(
+        "j", "n", person, app, "j/bundle", manifest_of(b"x"), "app.py", "app", RunSpec(**spec), 0, b"", b"", b""
+    )
+
+
+# what the policy says, what the job says, the verdict, and what the reason names
+TABLE: list[tuple[dict[str, Any], dict[str, Any], str, str]] = [
+    ({}, {}, ACCEPT, ""),
+    ({"apps": frozenset({APP})}, {}, ACCEPT, ""),
+    ({"apps": frozenset({OTHER})}, {}, REFUSE, "apps"),
+    ({"apps": frozenset({OTHER}), "unlisted_apps": HOLD}, {}, HOLD, APP),
+    ({"apps": frozenset(), "unlisted_apps": HOLD}, {}, HOLD, "apps"),
+    ({"apps": frozenset()}, {}, REFUSE, "apps"),
+    ({"people": frozenset({"anna"})}, {}, ACCEPT, ""),
+    ({"people": frozenset({"bert"})}, {}, REFUSE, "people: anna"),
+    ({"people": frozenset()}, {}, REFUSE, "people"),
+    ({"people": frozenset(), "apps": frozenset(), "unlisted_apps": HOLD}, {}, REFUSE, "people"),
+    ({"strategies": frozenset({"fedavg"})}, {}, ACCEPT, ""),
+    ({"strategies": frozenset({"fedprox"})}, {}, REFUSE, "strategies: fedavg"),
+    ({"strategies": frozenset({"fedavg"})}, {"strategy": "custom"}, REFUSE, "custom"),
+    ({"min_cohort": 3}, {"quorum": 3}, ACCEPT, ""),
+    ({"min_cohort": 3}, {"quorum": 2}, REFUSE, "min_cohort"),
+    ({"min_cohort": 3}, {"quorum": None}, REFUSE, "found none"),
+    ({"min_cohort": 1}, {"quorum": None}, ACCEPT, ""),
+    ({"max_rounds": 5}, {"rounds": 5}, ACCEPT, ""),
+    ({"max_rounds": 5}, {"rounds": 6}, REFUSE, "max_rounds"),
+    ({"max_epsilon": {"patients": 1.0}}, {}, REFUSE, "patients"),
+    ({"max_epsilon": {"patients": 1.0}, "datasets": frozenset({"other"})}, {}, ACCEPT, ""),
+    ({"secure_aggregation": True}, {}, REFUSE, "secure_aggregation"),
+    ({"min_cohort": 3, "apps": frozenset(), "unlisted_apps": HOLD}, {"quorum": 2}, REFUSE, "min_cohort"),
+]
+
+
+@pytest.mark.parametrize(("rules", "job", "verdict", "named"), TABLE)
+def test_table(rules: dict[str, Any], job: dict[str, Any], verdict: str, named: str) -> None:
+    decision = decide(proposal(**job), dataclasses.replace(OPEN, **rules))
+    assert decision.verdict == verdict
+    assert named in decision.reason
+    assert (decision.verdict == ACCEPT) == (decision.reason == "")
+
+
+def test_nothing_is_allowed_without_a_policy() -> None:
+    assert decide(proposal(), None) == Decision(REFUSE, decide(proposal(), None).reason)
+    assert "policy.yaml" in decide(proposal(), None).reason
+    assert decide(proposal(), Policy()).verdict == REFUSE
+
+
+def test_deciding_changes_nothing_and_always_says_the_same() -> None:
+    for rules, job, *_ in TABLE:
+        policy, asked = dataclasses.replace(OPEN, **rules), proposal(**job)
+        before = copy.deepcopy((policy, asked))
+        assert len({decide(asked, policy) for _ in range(3)}) == 1
+        assert (policy, asked) == before
+
+
+def test_a_stricter_policy_never_allows_more() -> None:
+    order = {ACCEPT: 2, HOLD: 1, REFUSE: 0}
+    strict: list[dict[str, Any]] = [rules for rules, *_ in TABLE if rules]
+    jobs: list[dict[str, Any]] = [{}, {"quorum": 2}, {"rounds": 6}]
+    for first, second in itertools.product(strict, strict):
+        if set(first) & set(second):
+            continue
+        for job in jobs:
+            one = decide(proposal(**job), dataclasses.replace(OPEN, **first))
+            both = decide(proposal(**job), dataclasses.replace(OPEN, **first, **second))
+            assert order[both.verdict] <= order[one.verdict] or "datasets" in second
+
+
+def write(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "policy.yaml"
+    path.write_text(text)
+    return path
+
+
+def test_reading(tmp_path: Path) -> None:
+    text = f"apps: [{APP}]\npeople: [anna]\ndatasets: any\nmin_cohort: 3\nmax_epsilon: {{patients: 2}}\n"
+    text += (
+        "unlisted_apps: hold\nsecure_aggregation: required\nisolation: landlock\nstrategies: [fedavg]\nmax_rounds: 7"
+    )
+    assert read_policy(write(tmp_path, text)) == Policy(
+        frozenset({APP}),
+        frozenset({"anna"}),
+        HOLD,
+        None,
+        frozenset({"fedavg"}),
+        3,
+        7,
+        {"patients": 2.0},
+        True,
+        "landlock",
+    )
+
+
+@pytest.mark.parametrize("text", ["", "# nothing yet\n", "---\n"])
+def test_an_empty_file_allows_nothing(tmp_path: Path, text: str) -> None:
+    assert read_policy(write(tmp_path, text)) is None
+    assert read_policy(tmp_path / "absent.yaml") is None
+
+
+def test_the_template_holds_every_app_of_every_person(tmp_path: Path) -> None:
+    policy = read_policy(write(tmp_path, TEMPLATE))
+    assert policy is not None
+    assert policy.grants("patients")
+    assert decide(proposal(), policy).verdict == HOLD
+    uncommented = TEMPLATE.replace("\n# ", "\n")
+    demanding = read_policy(write(tmp_path, uncommented))
+    assert demanding is not None
+    assert (demanding.min_cohort, demanding.isolation, demanding.secure_aggregation) == (3, "landlock", True)
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("people: any\nappps: any\n", ["line 2", "appps", "unknown", "apps"]),
+        ("people: anna\n", ["line 1", "people", "list of names", "anna"]),
+        ("apps: [abc]\n", ["line 1", "apps", "SHA-256"]),
+        ("min_cohort: true\n", ["min_cohort", "whole number"]),
+        ("\nmin_cohort: 0\n", ["line 2", "min_cohort"]),
+        ("unlisted_apps: maybe\n", ["hold, refuse", "maybe"]),
+        ("max_epsilon: {patients: -1}\n", ["max_epsilon", "above 0"]),
+        ("max_epsilon: {patients: .nan}\n", ["max_epsilon", "above 0"]),
+        ("secure_aggregation: yes\n", ["required, optional"]),
+        ("isolation: strong\n", ["process, landlock, user"]),
+        ("- any\n", ["key: value"]),
+        ("people: any\npeople: []\n", ["line 2", "twice"]),
+        ("people: [a\n", ["line", "not YAML"]),
+        ("people: !!python/object/apply:os.system [true]\n", ["not YAML"]),
+        ("1: any\n", ["line 1", "words as keys"]),
+    ],
+)
+def test_a_wrong_file_says_what_is_wrong_and_where(tmp_path: Path, text: str, told: list[str]) -> None:
+    with pytest.raises(ConfigError) as caught:
+        read_policy(write(tmp_path, text))
+    for each in ("policy.yaml", *told):
+        assert each in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_file_that_is_no_text(tmp_path: Path) -> None:
+    path = tmp_path / "policy.yaml"
+    path.write_bytes(b"\xff\xfe\x00people")
+    with pytest.raises(ConfigError, match=r"policy\.yaml"):
+        read_policy(path)
