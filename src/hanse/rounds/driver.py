@@ -5,30 +5,39 @@ small reductions) is done on the spot and its answer stepped at once, then the s
 compare-and-set, and only then anything that others can see is performed (tasks are sent, the run ends). A driver
 that dies at any moment is replaced by `Run.load`, which performs what is left; a driver whose write loses stops.
 
+Resuming writes before it reads the replies, and a reply is acknowledged only if the record still bears this driver's
+mark after the reply's row exists: so a driver that was taken over acknowledges nothing that its successor has not seen.
+
 Keys in the ledger:
 
-    run/<job>/<component>                          the run record: state, open asks, last checkpoint
-    reply/<job>/<component>/<round>/<ordinal>      a received reply: 8 bytes of time, then the reply
+    run/<job>/<component>                          the run record: state, open asks, checkpoints not yet kept
+    reply/<job>/<component>/<round>/<ordinal>      a received reply, under the round in which it came: 8 bytes of
+                                                   receipt, then the reply, or where it is kept if it is long
     round/<job>/<component>/<round>                a round's record, JSON
 """
 
 import asyncio
 import base64
 import json
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+import secrets
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import structlog
 
 from hanse.core.arrays import Arrays
-from hanse.core.blobs import INLINE_BYTES, manifest_of
+from hanse.core.blobs import INLINE_BYTES, Manifest, manifest_of, rechunk
 from hanse.core.errors import (
     ConfigError,
     ConflictError,
     HanseError,
+    NotFoundError,
+    RefusedError,
     StorageError,
     TaskError,
+    UnavailableError,
 )
 from hanse.core.ids import TaskId, model_scope, upload_scope
 from hanse.core.records import BlobRef, Envelope, Reply, Task, Value
@@ -77,6 +86,7 @@ RETRY_MS = 2000
 
 Observer = Callable[[dict[str, Any]], None]
 Work = Callable[[], Awaitable[None]]
+T = TypeVar("T")
 log = structlog.get_logger("hanse.rounds")
 
 
@@ -112,7 +122,8 @@ class _Turn:
     """What one turn has gathered until its write."""
 
     outward: list[Instruction] = field(default_factory=list)
-    checkpoints: list[tuple[RoundRecord, Mapping[int, tuple[str, str]]]] = field(default_factory=list)
+    checkpoints: list[Checkpoint] = field(default_factory=list)
+    finish: Finish | None = None
 
 
 class Run:
@@ -128,23 +139,34 @@ class Run:
         self._host = host
         self._clock = clock
         self._info = info or RunInfo()
+        self._mark = f'{{"driver":"{secrets.token_hex(8)}"'.encode()
         self._version = 0
         self._written = -1
         self._spilled = ""
-        self._queue: list[Event] = []
+        self._queue: deque[Event] = deque()
+        self._received: deque[Event] = deque()
+        self._look: asyncio.Task[None] | None = None
         self._working = False
+        self._resumed = False
         self._closed = False
         self._asks: dict[int, Ask] = {}
         self._replies: dict[int, Reply] = {}
-        self._taking: set[int] = set()
+        self._receipt = 0
+        self._taking: dict[int, asyncio.Future[None]] = {}
+        self._unsettled: dict[int, int] = {}
         self._rows: set[int] = set()
-        self._scopes: list[str] = []
+        self._uploads: dict[int, set[str]] = {}
+        self._readers: dict[str, set[str]] = {}
+        self._scopes: list[str] = [] if state.model is None else [state.model[0]]
         self._refs: dict[BlobKey, BlobRef] = {}
         self._moved = Moved()
         self._fingerprints: dict[str, str] = {}
         self._update_kind = "values"
-        self._last: dict[str, Any] | None = None
+        self._unkept: list[dict[str, Any]] = []
+        self._timers: dict[str, tuple[int, str]] = {}
+        self._alarms: set[int] = set()
         self._background: set[asyncio.Task[None]] = set()
+        self._cleaners: set[asyncio.Task[None]] = set()
         self._key = f"{state.job}/{state.component}"
         self._log = log.bind(job=state.job)
 
@@ -160,9 +182,11 @@ class Run:
             ConflictError: there is one already.
         """
         run = cls(state, seams, host, clock, info)
-        if not await seams.ledger.create(f"run/{run._key}", run._encode()):
+        content, run._spilled = await run._spill(run._encode())
+        key = f"run/{run._key}"
+        if not await seams.ledger.create(key, content) and (await seams.ledger.get(key))[0] != content:
             raise ConflictError(f"job {state.job}: component {state.component} is there already")
-        run._version, run._written = 1, state.revision
+        run._version, run._written, run._resumed = 1, state.revision, True
         return run
 
     @classmethod
@@ -191,7 +215,9 @@ class Run:
         run._version, run._written = version, state.revision
         run._spilled = spilled[0] if spilled else ""
         run._asks = _decode_asks(record["asks"])
-        run._last = record["checkpoint"]
+        run._unkept = record["checkpoints"]
+        run._scopes = record["models"]
+        run._uploads = {round_: set() for round_ in record["uploads"]}
         run._fingerprints = record["fingerprints"]
         run._moved = Moved(*record["moved"])
         run._update_kind = record["update_kind"]
@@ -202,15 +228,24 @@ class Run:
         await self.post(Started(self._clock.now_ms()))
 
     async def resume(self, sites: Sequence[str]) -> None:
-        """Perform what is left. `sites`: those expected to be there; their leases start afresh."""
-        rows = await self._load_replies()
-        if self._last is not None:
-            await self._keep_record(self._last)
-        self._scopes = [
-            model_scope(self.state.job, self.state.component, n)
-            for n in range(max(0, self.state.round - 3), self.state.round)
-        ]
-        await self.post(Resumed(rows, tuple(sites), self._clock.now_ms()))
+        """Perform what is left. `sites`: those expected to be there; their leases start afresh.
+
+        Raises:
+            ConflictError: another shell has taken the run up meanwhile.
+        """
+        await self._write()  # the mark: whoever drove before can neither write nor acknowledge any more
+        rows = await self._patiently("read the replies", self._load_replies)
+        for record in self._unkept:
+            await self._patiently("keep a round's record", self._keep_record, record)
+        self._unkept = []
+        state = self.state
+        slots = (*state.open.values(), *state.closing.values(), *state.carried.values(), *state.released.values())
+        self._uploads.setdefault(state.round, set())
+        for slot in slots:
+            self._uploads.setdefault(slot.round, set()).add(slot.site)
+        self._resumed = True
+        self._queue.appendleft(Resumed(rows, tuple(sites), self._clock.now_ms()))
+        await self._work()
 
     @property
     def fingerprints(self) -> Mapping[str, str]:
@@ -220,14 +255,28 @@ class Run:
     # ---- events ----
 
     async def post(self, event: Event) -> None:
-        """Let something happen. Returns when the run has come to rest, or at once if it is at work already."""
+        """Let something happen. Returns when the run has come to rest, or at once if it is at work already.
+
+        Raises nothing: what ends the driving is the exception of `finished`.
+        """
         self._queue.append(event)
-        if self._working:
+        await self._work()
+
+    async def _work(self) -> None:
+        if self._working or not self._resumed:
             return
         self._working = True
         try:
-            while self._queue and not self.finished.done():
+            while (self._queue or self._received) and not self._closed and not self.finished.done():
                 await self._turn()
+        except asyncio.CancelledError:
+            self._stop(UnavailableError("the driver was interrupted in the middle of a turn"))
+            raise
+        except ConflictError as error:
+            self._stop(error)
+        except Exception as error:  # the top of a turn: end the driving by name, never silently
+            self._log.exception("run stopped by an internal error")
+            self._stop(error)
         finally:
             self._working = False
 
@@ -246,40 +295,79 @@ class Run:
             `received`, `duplicate` or `refused`, and the reason of a refusal.
 
         Raises:
-            StorageError: the disk refuses; the site keeps the reply and sends it again.
+            StorageError: the disk refuses; UnavailableError: this driver is not, or no longer, in charge. The site
+            keeps the reply and sends it again.
         """
         ordinal = reply.task.ordinal
-        expected = machine.expects(self.state, ordinal)
+        while ordinal in self._taking:
+            await asyncio.wait([self._taking[ordinal]])
+        self._check_in_charge()
         slot = self.state.open.get(ordinal) or self.state.released.get(ordinal)
-        if expected == "settled" or slot is None or ordinal in self._taking:
+        if machine.expects(self.state, ordinal) == "settled" or slot is None or ordinal in self._replies:
             return "duplicate", ""
         if reply.site != slot.site or reply.task != self.state.task_id(ordinal, slot):
             return "refused", "the task is another site's"
-        update = reply.update
+        done = self._taking[ordinal] = asyncio.get_running_loop().create_future()
+        try:
+            return await self._take(reply)
+        finally:
+            del self._taking[ordinal]
+            done.set_result(None)
+
+    async def _take(self, reply: Reply) -> tuple[str, str]:
+        ordinal, update, ledger = reply.task.ordinal, reply.update, self._seams.ledger
         if update is not None and update.content is None:
             if update.scope != upload_scope(reply.task, reply.site):
                 return "refused", "the update lies outside the site's own scope"
             if await self._seams.blobs.missing(update.scope, update.manifest):
                 return "refused", "the update has not been uploaded"
-        self._taking.add(ordinal)
+        receipt = self._receipt = max(self._clock.now_ms() * 1000, self._receipt + 1)
+        reply, content = await self._row_of(reply, receipt)
+        round_ = self.state.round
+        row = f"reply/{self._key}/{round_:08d}/{ordinal:010d}"
+        self._rows.add(round_)
+        self._unsettled[ordinal] = round_
         try:
-            reply = await self._keep_update(reply)
-            now = self._clock.now_ms()
-            row = f"{self._row_prefix(slot.round)}{ordinal:010d}"
-            if not await self._seams.ledger.create(row, now.to_bytes(8, "big") + reply.pack()):
-                return "duplicate", ""
-        finally:
-            self._taking.discard(ordinal)
-        self._rows.add(slot.round)
+            if not await ledger.create(row, content):
+                # Written before by a driver that could not acknowledge it.
+                content, _ = await ledger.get(row)
+                receipt, reply = await self._read_row(content)
+            # A successor would have left its own mark before it read the rows.
+            await self._check_not_taken_over()
+        except NotFoundError as error:  # a successor has deleted the row
+            self._unsettled.pop(ordinal, None)
+            raise UnavailableError(str(error)) from None
+        except BaseException:
+            self._unsettled.pop(ordinal, None)
+            raise
+        self._check_in_charge()
+        if self.state.over:
+            return "duplicate", ""
         self._remember(reply)
-        self._queue.append(_reply_event(reply, now))
+        self._received.append(_reply_event(reply, self._clock.now_ms(), receipt))
         return "received", ""
+
+    async def _check_not_taken_over(self) -> None:
+        """Look at the run record once more, after the row is there. Replies that came together share one look."""
+        if self._look is None:
+            self._look = asyncio.ensure_future(self._look_at_record())
+        await asyncio.shield(self._look)
+
+    async def _look_at_record(self) -> None:
+        await asyncio.sleep(0)  # lets every reply of the same commit join
+        self._look = None
+        record, _ = await self._seams.ledger.get(f"run/{self._key}")
+        if not record.startswith(self._mark):
+            self._stop(ConflictError(f"job {self.state.job}: another server has taken over"))
+
+    def _check_in_charge(self) -> None:
+        has_stopped = self.finished.done() and (self.finished.cancelled() or self.finished.exception() is not None)
+        if not self._resumed or has_stopped or (self._closed and not self.state.over):
+            raise UnavailableError(f"job {self.state.job}: not driven here now; try again")
 
     async def settle(self) -> None:
         """Let what was taken count."""
-        if self._queue and not self._working:
-            event = self._queue.pop()
-            await self.post(event)
+        await self._work()
 
     # ---- results ----
 
@@ -302,56 +390,133 @@ class Run:
 
     async def _turn(self) -> None:
         turn = _Turn()
-        events, self._queue = self._queue, []
-        for event in events:
-            await self._take_event(event, turn)
+        await self._step_all(turn)
+        kept = [self._record_of(checkpoint) for checkpoint in turn.checkpoints]
+        self._unkept = [record for _, record in kept]
         if self.state.revision != self._written:
             await self._write()
-        for record, fates in turn.checkpoints:
-            await self._keep_checkpoint(record, fates)
-        for instruction in turn.outward:
-            await self._perform(instruction)
+        await self._perform_all(turn.outward)
+        for (record, content), checkpoint in zip(kept, turn.checkpoints, strict=True):
+            await self._patiently("keep a round's record", self._keep_record, content)
+            self._settle(record, checkpoint.fates)
+        self._unkept = []
+        if turn.finish is not None:
+            await self._finish(turn.finish)
 
-    async def _take_event(self, event: Event, turn: _Turn) -> None:
-        """Step, and step again with the answers of whatever can be done on the spot."""
-        pending = [event]
-        while pending:
-            self.state, instructions = machine.step(self.state, pending.pop(0))
+    async def _step_all(self, turn: _Turn) -> None:
+        """Step, and step again with the answers of whatever can be done on the spot.
+
+        Replies go first, whatever else there is: one that was acknowledged must not find the run over. Answers go
+        before other events: one that comes while a phase is planned must find it planned, or starved.
+        """
+        answers: deque[Event] = deque()
+        while queue := self._received or answers or self._queue:
+            event = queue.popleft()
+            self.state, instructions = machine.step(self.state, event)
             for instruction in instructions:
                 if isinstance(instruction, Plan):
-                    pending.append(await self._plan(instruction))
+                    answers.append(await self._plan(instruction))
                 elif isinstance(instruction, Checkpoint):
-                    turn.checkpoints.append(self._record_of(instruction))
+                    turn.checkpoints.append(instruction)
                 elif isinstance(instruction, Reduce) and self._is_small(instruction):
                     answer = await self._reduce(instruction)
                     if answer is not None:
-                        pending.append(answer)
+                        answers.append(answer)
+                elif isinstance(instruction, Finish):
+                    turn.finish = instruction
                 else:
                     turn.outward.append(instruction)
 
-    async def _perform(self, instruction: Instruction) -> None:
-        match instruction:
-            case Send():
-                await self._send(instruction)
-            case SetTimer(id, at_ms):
-                self._clock.call_at(at_ms, lambda: self._spawn(lambda: self.post(TimerFired(id, self._clock.now_ms()))))
-            case Reduce():
-                self._spawn(lambda: self._reduce_and_post(instruction))
-            case Evaluate():
-                self._spawn(lambda: self._evaluate(instruction))
-            case Release(tasks):
-                await self._release(tasks)
-            case Finish(status, error):
-                self._tell("finished", status=status, error=error)
-                if not self.finished.done():
-                    self.finished.set_result(status)
+    async def _perform_all(self, instructions: Sequence[Instruction]) -> None:
+        """Tasks go out side by side, so that a ledger can commit them together."""
+        sends = [instruction for instruction in instructions if isinstance(instruction, Send)]
+        if len(sends) > 1:
+            await asyncio.gather(*(self._perform(instruction) for instruction in sends))
+        for instruction in instructions:
+            if len(sends) <= 1 or not isinstance(instruction, Send):
+                await self._perform(instruction)
 
-    def _spawn(self, work: Work, *, also_after_end: bool = False) -> None:
-        if self._closed or (self.finished.done() and not also_after_end):
-            return
+    async def _perform(self, instruction: Instruction) -> None:
+        """Do it; later, if the disk refuses now."""
+        try:
+            match instruction:
+                case Send():
+                    await self._send(instruction)
+                case SetTimer(id, at_ms):
+                    self._timers[id.partition("/")[0]] = (at_ms, id)
+                    self._set_alarm()
+                case Reduce():
+                    self._spawn(lambda: self._reduce_and_post(instruction))
+                case Evaluate():
+                    self._spawn(lambda: self._evaluate(instruction))
+                case Release(tasks):
+                    await self._release(tasks)
+        except (StorageError, UnavailableError) as error:
+            self._log.error("cannot be done now; trying again", what=type(instruction).__name__, reason=str(error))
+            self._later(lambda: self._perform(instruction))
+
+    async def _finish(self, finish: Finish) -> None:
+        """The last: nothing is left behind but records and models."""
+        while self._taking:
+            await asyncio.wait(list(self._taking.values()))
+        if self._cleaners:
+            await asyncio.wait(list(self._cleaners))
+        if not self.state.spec.keep_updates:
+            rounds = sorted(set(self._uploads) | {slot.round for slot in self.state.released.values()})
+            here = model_scope(self.state.job, self.state.component, self.state.round)
+            orphans = [] if here in self._scopes else [here]
+            await self._clean([""], rounds, [*self._old_models(), *orphans])
+        self._tell("finished", status=finish.status, error=finish.error)
+        if not self.finished.done():
+            self.finished.set_result(finish.status)
+
+    # ---- time ----
+
+    def _set_alarm(self) -> None:
+        """One call of the clock serves all timers; a timer of one kind replaces the one before."""
+        at_ms = min((at_ms for at_ms, _ in self._timers.values()), default=None)
+        if at_ms is not None and not any(alarm <= at_ms for alarm in self._alarms):
+            self._alarms.add(at_ms)
+            self._clock.call_at(at_ms, lambda: self._alarm(at_ms))
+
+    def _alarm(self, at_ms: int) -> None:
+        self._alarms.discard(at_ms)
+        now_ms = self._clock.now_ms()
+        due = [(kind, id) for kind, (at, id) in self._timers.items() if at <= now_ms]
+        for kind, id in due:
+            del self._timers[kind]
+            self._queue.append(TimerFired(id, now_ms))
+        if due:
+            self._spawn(self._work)
+        if not self.finished.done():
+            self._set_alarm()
+
+    def _later(self, work: Work) -> None:
+        def again() -> None:
+            self._spawn(work)
+
+        self._clock.call_at(self._clock.now_ms() + RETRY_MS, again)
+
+    async def _patiently(self, what: str, call: Callable[..., Awaitable[T]], *args: Any) -> T:
+        """Wait until the disk takes it: nothing else may happen before."""
+        while True:
+            try:
+                return await call(*args)
+            except (StorageError, UnavailableError) as error:
+                self._log.error(f"cannot {what}; trying again", reason=str(error))
+                ready = asyncio.Event()
+                self._clock.call_at(self._clock.now_ms() + RETRY_MS, ready.set)
+                await ready.wait()
+
+    # ---- in the background ----
+
+    def _spawn(self, work: Work) -> "asyncio.Task[None] | None":
+        if self._closed or self.finished.done():
+            return None
         task = asyncio.ensure_future(self._guarded(work))
         self._background.add(task)
         task.add_done_callback(self._background.discard)
+        return task
 
     async def _guarded(self, work: Work) -> None:
         try:
@@ -393,7 +558,7 @@ class Run:
             answer = await self._host.plan(PlanRequest(*where, sites, instruction.busy, previous, extends))
         except ConfigError as error:
             return PlanFailed(*where, str(error), now)
-        except TaskError as error:
+        except (TaskError, RefusedError) as error:
             return PlanFailed(*where, f"the app's server side: {error}", now, final=True)
         plan, close = answer.plan, answer.plan.close
         self._update_kind = answer.update_kind
@@ -455,8 +620,11 @@ class Run:
         )
         read = [(ref.scope, ref.id) for ref in (model, self._info.bundle) if ref is not None and ref.content is None]
         self._seams.links.grant(site, read=read, write=[upload_scope(task_id, site)])
+        self._uploads.setdefault(task_id.round, set()).add(site)
         if model is not None:
             self._moved.down += model.manifest.size
+            if model.content is None:
+                self._readers.setdefault(model.scope, set()).add(site)
         envelope = Envelope(
             sender="server",
             recipient=site,
@@ -503,14 +671,31 @@ class Run:
 
     # ---- replies ----
 
-    async def _keep_update(self, reply: Reply) -> Reply:
-        """An inline update that would make the row too long is kept as a blob."""
-        update = reply.update
-        if update is None or update.content is None or len(update.content) + 4096 < INLINE_BYTES:
-            return reply
-        scope = upload_scope(reply.task, reply.site)
-        await self._seams.blobs.put(scope, update.manifest, [(0, update.content)])
-        return replace(reply, update=BlobRef(update.manifest, scope))
+    async def _row_of(self, reply: Reply, receipt: int) -> tuple[Reply, bytes]:
+        """A reply and its row; what would make the row too long is kept as a blob in the site's own scope."""
+        scope, update = upload_scope(reply.task, reply.site), reply.update
+        if update is not None and update.content is not None and len(update.content) + 4096 > INLINE_BYTES:
+            await self._keep_content(scope, update.content)
+            reply = replace(reply, update=BlobRef(update.manifest, scope))
+        content = reply.pack()
+        if len(content) > MAX_RECORD_BYTES:
+            manifest = await self._keep_content(scope, content)
+            content = b"\x01" + json.dumps([scope, manifest.id, manifest.size]).encode()
+        else:
+            content = b"\x00" + content
+        return reply, receipt.to_bytes(8, "big") + content
+
+    async def _read_row(self, content: bytes) -> tuple[int, Reply]:
+        body: bytes | memoryview = content[9:]
+        if content[8]:
+            scope, blob, size = json.loads(content[9:])
+            body = self._seams.blobs.read(scope, blob, 0, size)
+        return int.from_bytes(content[:8], "big"), Reply.unpack(bytes(body))
+
+    async def _keep_content(self, scope: str, content: bytes) -> Manifest:
+        manifest = manifest_of(content)
+        await self._seams.blobs.put(scope, manifest, rechunk([content]))
+        return manifest
 
     def _remember(self, reply: Reply) -> None:
         self._replies[reply.task.ordinal] = reply
@@ -529,22 +714,25 @@ class Run:
             seconds=reply.seconds,
         )
 
-    async def _load_replies(self) -> tuple[tuple[int, str], ...]:
-        """Rows that exist, in order of receipt."""
-        found: list[tuple[int, int, str]] = []
+    async def _load_replies(self) -> tuple[tuple[int, str, int], ...]:
+        """Rows that exist and matter."""
+        state = self.state
+        wanted = {*state.open, *state.closing, *state.carried, *state.released, *state.previous}
+        found: list[tuple[int, str, int]] = []
         after: str | None = None
         while rows := await self._seams.ledger.query(f"reply/{self._key}/", after):
+            for key, value, _ in rows:
+                round_, ordinal = (int(part) for part in key.rsplit("/", 2)[1:])
+                self._rows.add(round_)
+                if ordinal not in wanted:
+                    continue
+                receipt, reply = await self._read_row(value)
+                self._receipt = max(self._receipt, receipt)
+                self._replies[ordinal] = reply
+                self._unsettled[ordinal] = round_
+                found.append((ordinal, "" if reply.ok else _reason(reply), receipt))
             after = rows[-1][0]
-            for _, value, _ in rows:
-                reply = Reply.unpack(value[8:])
-                self._replies[reply.task.ordinal] = reply
-                self._rows.add(reply.task.round)
-                reason = "" if reply.ok else _reason(reply)
-                found.append((int.from_bytes(value[:8], "big"), reply.task.ordinal, reason))
-        return tuple((ordinal, reason) for _, ordinal, reason in sorted(found))
-
-    def _row_prefix(self, round_: int) -> str:
-        return f"reply/{self._key}/{round_:08d}/"
+        return tuple(found)
 
     # ---- reducing and evaluating ----
 
@@ -574,7 +762,7 @@ class Run:
         )
         try:
             answer = await self._host.reduce(request)
-        except StorageError as error:
+        except (StorageError, UnavailableError) as error:
             self._log.error("cannot write the model; trying again", reason=str(error))
             self._later(lambda: self._reduce_and_post(instruction))
             return None
@@ -588,6 +776,8 @@ class Run:
         return Reduced(*where, answer.model, answer.state, metrics, self._clock.now_ms())
 
     async def _reduce_and_post(self, instruction: Reduce) -> None:
+        if [folded.task.ordinal for folded in instruction.folded] != list(self.state.closing):
+            return  # it was put off, and the run has ended meanwhile
         event = await self._reduce(instruction)
         if event is not None:
             await self.post(event)
@@ -595,15 +785,14 @@ class Run:
     async def _evaluate(self, instruction: Evaluate) -> None:
         try:
             metrics = server_metrics(await self._host.evaluate(instruction.model, instruction.round))
+        except (StorageError, UnavailableError) as error:
+            self._log.error("cannot evaluate the model; trying again", reason=str(error))
+            self._later(lambda: self._evaluate(instruction))
         except HanseError as error:
-            await self.post(
-                Failed(f"round {instruction.round}, evaluation at the server: {error}", self._clock.now_ms())
-            )
-            return
-        await self.post(Evaluated(instruction.round, metrics, self._clock.now_ms()))
-
-    def _later(self, work: Work) -> None:
-        self._clock.call_at(self._clock.now_ms() + RETRY_MS, lambda: self._spawn(work))
+            reason = f"round {instruction.round}, evaluation at the server: {error}"
+            await self.post(Failed(reason, self._clock.now_ms()))
+        else:
+            await self.post(Evaluated(instruction.round, metrics, self._clock.now_ms()))
 
     # ---- writing ----
 
@@ -613,54 +802,49 @@ class Run:
         Raises:
             ConflictError: another shell has written.
         """
-        while True:
-            revision = self.state.revision
-            try:
-                content, spilled = await self._spill(self._encode())
-                if not await self._seams.ledger.compare_and_set(f"run/{self._key}", content, self._version):
-                    raise ConflictError(f"job {self.state.job}: another server has taken over")
-                break
-            except StorageError as error:
-                self._log.error("cannot write the run record; trying again", reason=str(error))
-                await self._pause()
+        revision, before = self.state.revision, self._spilled
+        content = self._encode()
+        await self._patiently("write the run record", self._write_once, content)
         self._version += 1
         self._written = revision
-        if self._spilled and self._spilled != spilled:
-            await self._forget([self._spilled])
-        self._spilled = spilled
+        if before and before != self._spilled:
+            await self._forget([before])
 
-    async def _pause(self) -> None:
-        ready = asyncio.Event()
-        self._clock.call_at(self._clock.now_ms() + RETRY_MS, ready.set)
-        await ready.wait()
+    async def _write_once(self, content: bytes) -> None:
+        key, ledger = f"run/{self._key}", self._seams.ledger
+        content, self._spilled = await self._spill(content)
+        if await ledger.compare_and_set(key, content, self._version):
+            return
+        if await ledger.get(key) != (content, self._version + 1):  # an earlier try may have done it, and then failed
+            raise ConflictError(f"job {self.state.job}: another server has taken over")
 
     async def _spill(self, content: bytes) -> tuple[bytes, str]:
+        """The record as the ledger can take it, and the scope of the blob that it has become."""
         if len(content) <= MAX_RECORD_BYTES:
             return content, ""
         scope = f"{self._key}/record/{self.state.revision}"
-        manifest = manifest_of(content)
-        view = memoryview(content)
-        chunks = [(i, view[slice(*manifest.span(i))]) for i in range(manifest.num_chunks)]
-        await self._seams.blobs.put(scope, manifest, chunks)
-        return json.dumps({"spilled": [scope, manifest.id, manifest.size]}).encode(), scope
+        manifest = await self._keep_content(scope, content)
+        rest = json.dumps({"spilled": [scope, manifest.id, manifest.size]}, separators=(",", ":")).encode()
+        return self._mark + b"," + rest[1:], scope
 
     def _encode(self) -> bytes:
-        self._asks = {ordinal: ask for ordinal, ask in self._asks.items() if ordinal in self.state.open}
-        return json.dumps(
-            {
-                "state": machine.encode(self.state),
-                "asks": _encode_asks(self._asks),
-                "checkpoint": self._last,
-                "fingerprints": self._fingerprints,
-                "update_kind": self._update_kind,
-                "moved": [self._moved.down, self._moved.up],
-            },
-            separators=(",", ":"),
-        ).encode()
+        wanted = {ordinal for ordinal, slot in self.state.open.items() if not slot.answer}
+        self._asks = {ordinal: ask for ordinal, ask in self._asks.items() if ordinal in wanted}
+        record = {
+            "state": machine.encode(self.state),
+            "asks": _encode_asks(self._asks),
+            "checkpoints": self._unkept,
+            "models": self._scopes,
+            "uploads": sorted(self._uploads),
+            "fingerprints": self._fingerprints,
+            "update_kind": self._update_kind,
+            "moved": [self._moved.down, self._moved.up],
+        }
+        return self._mark + b"," + json.dumps(record, separators=(",", ":")).encode()[1:]
 
     # ---- checkpoints ----
 
-    def _record_of(self, checkpoint: Checkpoint) -> tuple[RoundRecord, Mapping[int, tuple[str, str]]]:
+    def _record_of(self, checkpoint: Checkpoint) -> tuple[RoundRecord, dict[str, Any]]:
         """The round's record for people, from the machine's checkpoint and the replies' metrics."""
         by_site: dict[str, dict[str, Value]] = {}
         positions: list[tuple[int, str]] = []
@@ -686,62 +870,69 @@ class Run:
             model=checkpoint.model[1] if checkpoint.model is not None else "",
         )
         self._moved = Moved()
-        self._last = {**record.to_json(), "fates": [[o, site, fate] for o, (site, fate) in checkpoint.fates.items()]}
-        return record, checkpoint.fates
+        fates = [[ordinal, site, fate] for ordinal, (site, fate) in checkpoint.fates.items()]
+        return record, {**record.to_json(), "fates": fates}
 
-    async def _keep_checkpoint(self, record: RoundRecord, fates: Mapping[int, tuple[str, str]]) -> None:
-        """After the write that holds it: give the record its own row, then let go of what is settled."""
-        if self._last is not None:
-            await self._keep_record(self._last if self._last["number"] == record.number else record.to_json())
+    async def _keep_record(self, record: dict[str, Any]) -> None:
+        """Give a round's record its own row; one that was written before is the same."""
+        key = f"round/{self._key}/{record['number']:08d}"
+        content = json.dumps(record, separators=(",", ":")).encode()
+        if len(content) > MAX_RECORD_BYTES:  # very many sites: the details go into a blob
+            scope = f"{self._key}/rounds/{record['number']}"
+            manifest = await self._keep_content(scope, content)
+            short = {**record, "by_site": {}, "fates": [], "whole": [scope, manifest.id, manifest.size]}
+            content = json.dumps(short, separators=(",", ":")).encode()
+        await self._seams.ledger.create(key, content)
+
+    def _settle(self, record: RoundRecord, fates: Mapping[int, tuple[str, str]]) -> None:
+        """After the write: let go of what is settled."""
         self._tell("round", record=record.to_json())
         for ordinal in fates:
             self._replies.pop(ordinal, None)
-        self._spawn_cleaning(record.number)
-
-    async def _keep_record(self, record: dict[str, Any]) -> None:
-        key = f"round/{self._key}/{record['number']:08d}"
-        content, _ = await self._fit(record)
-        if await self._seams.ledger.create(key, content):
+            self._unsettled.pop(ordinal, None)
+        if self.state.spec.keep_updates or self.state.over:
             return
-        _, version = await self._seams.ledger.get(key)
-        await self._seams.ledger.compare_and_set(key, content, version)
+        kept_rows = set(self._unsettled.values())
+        rows = [n for n in sorted(self._rows) if n <= record.number and n not in kept_rows]
+        state = self.state
+        slots = [*state.open.values(), *state.carried.values()]
+        if state.late_rule == "carry":
+            slots.extend(slot for slot in state.released.values() if slot.folds)
+        kept_uploads = {slot.round for slot in slots}
+        uploads = [n for n in sorted(self._uploads) if n <= record.number and n not in kept_uploads]
+        models = self._old_models()
+        if rows or uploads or models:
+            prefixes = [f"{n:08d}/" for n in rows]
+            task = self._spawn(lambda: self._clean(prefixes, uploads, models))
+            if task is not None:
+                self._cleaners.add(task)
+                task.add_done_callback(self._cleaners.discard)
 
-    async def _fit(self, record: dict[str, Any]) -> tuple[bytes, bool]:
-        """A round of very many sites loses the details by site rather than its row."""
-        content = json.dumps(record, separators=(",", ":")).encode()
-        if len(content) <= MAX_RECORD_BYTES:
-            return content, False
-        scope = f"{self._key}/rounds/{record['number']}"
-        manifest = manifest_of(content)
-        view = memoryview(content)
-        chunks = [(i, view[slice(*manifest.span(i))]) for i in range(manifest.num_chunks)]
-        await self._seams.blobs.put(scope, manifest, chunks)
-        short = {**record, "by_site": {}, "fates": [], "whole": [scope, manifest.id, manifest.size]}
-        return json.dumps(short, separators=(",", ":")).encode(), True
-
-    def _spawn_cleaning(self, round_: int) -> None:
-        if self.state.spec.keep_updates:
-            return
-        kept = {slot.round for slot in (*self.state.open.values(), *self.state.carried.values())}
-        rounds = [n for n in self._rows if n <= round_ and n not in kept]
-        self._rows.difference_update(rounds)
+    def _old_models(self) -> list[str]:
+        """The scopes of all models but the last two and those that a task refers to."""
         needed = {scope for scope, _ in self._needed()}
-        old = [scope for scope in self._scopes[:-2] if scope not in needed]
-        self._scopes = [scope for scope in self._scopes if scope not in old]
-        if rounds or old:
-            self._spawn(lambda: self._clean(rounds, old), also_after_end=True)
+        return [scope for scope in self._scopes[:-2] if scope not in needed]
 
-    async def _clean(self, rounds: Sequence[int], scopes: Sequence[str]) -> None:
-        for round_ in rounds:
-            await self._seams.ledger.delete(self._row_prefix(round_))
-        await self._forget([*(f"{self._key}/{round_}/up" for round_ in rounds), *scopes])
+    async def _clean(self, rows: Iterable[str], uploads: Iterable[int], models: Iterable[str]) -> None:
+        """Blobs first: while there is a row, another driver knows that there may be blobs."""
+        for scope in models:
+            await self._forget([scope])
+            self._scopes = [kept for kept in self._scopes if kept != scope]
+            for site in self._readers.pop(scope, ()):
+                self._seams.links.revoke(site, scope_prefix=scope)
+        for round_ in uploads:
+            scope = f"{self._key}/{round_}/up"
+            for site in self._uploads.get(round_, ()):
+                self._seams.links.revoke(site, scope_prefix=scope)
+            await self._forget([scope])
+            self._uploads.pop(round_, None)
+        for prefix in rows:
+            await self._patiently("delete replies", self._seams.ledger.delete, f"reply/{self._key}/{prefix}")
+            self._rows.discard(int(prefix[:-1] or 0))
 
-    async def _forget(self, scopes: Sequence[str]) -> None:
+    async def _forget(self, scopes: Iterable[str]) -> None:
         for scope in scopes:
-            try:
-                await self._seams.blobs.delete_scope(scope)
-            except StorageError as error:
-                self._log.warning("cannot delete what is no longer needed", scope=scope, reason=str(error))
+            await self._patiently("delete blobs", self._seams.blobs.delete_scope, scope)
 
     def _tell(self, what: str, **facts: Any) -> None:
         for observer in self.observers:
@@ -758,9 +949,11 @@ async def round_records(ledger: Ledger, job: str, component: str, after: int = 0
     return records
 
 
-def _reply_event(reply: Reply, now_ms: int) -> Event:
+def _reply_event(reply: Reply, now_ms: int, receipt: int) -> Event:
     ordinal = reply.task.ordinal
-    return ReplyReceived(ordinal, now_ms) if reply.ok else ReplyFailed(ordinal, _reason(reply), now_ms)
+    if reply.ok:
+        return ReplyReceived(ordinal, now_ms, receipt)
+    return ReplyFailed(ordinal, _reason(reply), now_ms, receipt)
 
 
 def _reason(reply: Reply) -> str:

@@ -81,10 +81,11 @@ class PlanFailed:
 
 @dataclass(frozen=True, slots=True)
 class ReplyReceived:
-    """A reply's row exists."""
+    """A reply's row exists. `receipt`: larger than that of every reply received before it."""
 
     ordinal: int
     now_ms: int
+    receipt: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +95,7 @@ class ReplyFailed:
     ordinal: int
     reason: str
     now_ms: int
+    receipt: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,11 +158,11 @@ class Resumed:
     """A shell has loaded the record.
 
     Args:
-        replies: rows that exist, in order of receipt: ordinal and the reason of failure ("" for success).
+        replies: rows that exist: ordinal, the reason of failure ("" for success), and receipt.
         sites: sites expected to be there; their leases start afresh.
     """
 
-    replies: tuple[tuple[int, str], ...]
+    replies: tuple[tuple[int, str, int], ...]
     sites: tuple[str, ...]
     now_ms: int
 

@@ -22,6 +22,7 @@ verify while it was read), *failed* (the site said so). Each is reported once, b
 
 import dataclasses
 import math
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -61,14 +62,21 @@ STATE_VERSION = 1
 PARAMETERS = "parameters"
 """The phase of round 0 in which one site is asked for the initial model."""
 RELEASED_KEPT = 4096
-"""How many tasks without an answer are remembered, so that a late reply can be named."""
+RELEASED_ROUNDS = 8
+"""How many tasks without an answer are remembered, and for how many rounds, so that a late reply can be named."""
 
 OVER = ("finished", "failed", "cancelled")
 
 
 @dataclass(slots=True)
 class Slot:
-    """One issued task. `answer`: "" while there is none, `ok`, or `failed`; `receipt` counts up as replies come."""
+    """One issued task.
+
+    Args:
+        folds: whether its update is to be reduced into the model.
+        answer: "" while there is none, `ok`, or `failed`.
+        receipt: what orders answers by their receipt.
+    """
 
     site: str
     position: int
@@ -77,6 +85,7 @@ class Slot:
     attempt: int
     call: str
     model: BlobKey | None
+    folds: bool = True
     answer: str = ""
     receipt: int = 0
 
@@ -129,7 +138,6 @@ class RunState:
     available: frozenset[str] = frozenset()
     num_ok: int = 0
     num_awaited: int = 0
-    receipts: int = 0
     grace_ms: int | None = None
 
     def task_id(self, ordinal: int, slot: Slot) -> TaskId:
@@ -162,7 +170,7 @@ def expects(state: RunState, ordinal: int) -> str:
 def step(state: RunState, event: Event) -> tuple[RunState, list[Instruction]]:
     """Take one event; return the state and what is to be done. An event that no longer applies does nothing."""
     if state.over:
-        return state, []
+        return state, pending(state) if isinstance(event, Resumed) else []
     handler: Callable[[RunState, Any], list[Instruction]] = _HANDLERS[type(event)]
     return state, handler(state, event)
 
@@ -191,15 +199,33 @@ def _sites_changed(state: RunState, event: SitesChanged) -> list[Instruction]:
 def _set_sites(state: RunState, sites: tuple[str, ...]) -> None:
     state.sites = tuple(sorted(sites))
     state.available = frozenset(sites)
-    state.num_awaited = sum(1 for slot in state.open.values() if not slot.answer and slot.site in state.available)
+    _count(state)
+
+
+def _members(state: RunState) -> dict[int, Slot]:
+    """The open tasks of this phase; those of another one, kept in flight, wait until theirs comes again."""
+    return {ordinal: slot for ordinal, slot in state.open.items() if slot.phase == state.phase}
+
+
+def _count(state: RunState) -> None:
+    members = _members(state).values()
+    state.num_ok = sum(1 for slot in members if slot.answer == "ok")
+    state.num_awaited = sum(1 for slot in members if not slot.answer and slot.site in state.available)
 
 
 def _begin_if_enough(state: RunState) -> list[Instruction]:
-    needed = state.spec.min_sites or state.spec.quorum or 1
-    if not state.deadline_ms or state.undecided or len(state.sites) < needed:
+    if not state.deadline_ms or state.undecided or len(state.sites) < _needed(state):
         return []
+    return _begin(state)
+
+
+def _begin(state: RunState) -> list[Instruction]:
     state.status = "running"
     return _plan(state)
+
+
+def _needed(state: RunState) -> int:
+    return state.spec.min_sites or state.spec.quorum or 1
 
 
 # ---- planning ----
@@ -213,10 +239,10 @@ def _plan(state: RunState, only: tuple[str, ...] = ()) -> list[Instruction]:
 
 
 def _plan_instruction(state: RunState) -> Plan:
-    busy = tuple(sorted({slot.site for slot in state.open.values() if not slot.answer}))
-    taken = set(busy) if state.keep_in_flight else set()
-    free = tuple(site for site in state.sites if site not in taken)
-    return Plan(state.round, state.phase_index, free, busy if taken else (), state.only, state.previous)
+    """Sites at work on a task that was kept in flight are busy; where a phase is extended, `only` says it all."""
+    busy = set() if state.only else {slot.site for slot in state.open.values() if not slot.answer}
+    free = tuple(site for site in state.sites if site not in busy)
+    return Plan(state.round, state.phase_index, free, tuple(sorted(busy)), state.only, state.previous)
 
 
 def _planned(state: RunState, event: Planned) -> list[Instruction]:
@@ -241,34 +267,34 @@ def _planned(state: RunState, event: Planned) -> list[Instruction]:
     state.deadline_ms = event.now_ms + int(event.deadline_s * 1000)
     state.stage = "open"
     state.revision += 1
-    issued = [_issue(state, task.site, task.call) for task in event.tasks]
+    attempts = _attempts(state) if event.extends else Counter()
+    issued = [_issue(state, task.site, task.call, attempts[task.site]) for task in event.tasks]
     timer = SetTimer(_timer(state, "deadline"), state.deadline_ms)
     return [*(_send(state, ordinal) for ordinal in issued), timer, *_close_if_due(state, event.now_ms)]
 
 
 def _take_over(state: RunState) -> None:
-    """Tasks in flight and carried replies become members of the new phase, in front of it."""
-    state.open = {**state.carried, **state.open}
-    state.carried = {}
-    for slot in state.open.values():
+    """This phase's tasks in flight and carried replies become members again, in front of the new ones."""
+    mine = {ordinal: slot for ordinal, slot in state.carried.items() if slot.phase == state.phase}
+    state.carried = {ordinal: slot for ordinal, slot in state.carried.items() if ordinal not in mine}
+    state.open = {**mine, **state.open}
+    for slot in _members(state).values():
         slot.position = state.size
         state.size += 1
-    state.num_ok = sum(1 for slot in state.open.values() if slot.answer == "ok")
-    state.num_awaited = sum(1 for slot in state.open.values() if not slot.answer and slot.site in state.available)
+    _count(state)
 
 
-def _issue(state: RunState, site: str, call: str) -> int:
-    attempt = (
-        sum(
-            1 for slot in state.open.values() if (slot.site, slot.round, slot.phase) == (site, state.round, state.phase)
-        )
-        if state.extensions
-        else 0
-    )
+def _attempts(state: RunState) -> Counter[str]:
+    """How often each site was asked in this phase of this round."""
+    return Counter(slot.site for slot in _members(state).values() if slot.round == state.round)
+
+
+def _issue(state: RunState, site: str, call: str, attempt: int) -> int:
     ordinal = state.next_ordinal
     state.next_ordinal += 1
     model = None if state.phase == PARAMETERS else state.model
-    state.open[ordinal] = Slot(site, state.size, state.round, state.phase, attempt, call, model)
+    folds = state.folds and state.phase != PARAMETERS
+    state.open[ordinal] = Slot(site, state.size, state.round, state.phase, attempt, call, model, folds)
     state.size += 1
     if site in state.available:
         state.num_awaited += 1
@@ -286,6 +312,10 @@ def _plan_failed(state: RunState, event: PlanFailed) -> list[Instruction]:
         return []
     if event.final:
         return _fail(state, event.reason)
+    if state.only:  # those who were asked before may still do it
+        state.only, state.stage = (), "open"
+        state.revision += 1
+        return [SetTimer(_timer(state, "deadline"), state.deadline_ms), *_close_if_due(state, event.now_ms)]
     state.stage = "starved"
     state.error = event.reason
     if not state.starved_until_ms:  # sites that come and go do not prolong it
@@ -298,49 +328,48 @@ def _plan_failed(state: RunState, event: PlanFailed) -> list[Instruction]:
 
 
 def _reply_received(state: RunState, event: ReplyReceived) -> list[Instruction]:
-    return _answer(state, event.ordinal, "", event.now_ms)
+    return _answer(state, event.ordinal, "", event.receipt, event.now_ms)
 
 
 def _reply_failed(state: RunState, event: ReplyFailed) -> list[Instruction]:
-    return _answer(state, event.ordinal, event.reason or "failed", event.now_ms)
+    return _answer(state, event.ordinal, event.reason or "failed", event.receipt, event.now_ms)
 
 
-def _answer(state: RunState, ordinal: int, reason: str, now_ms: int) -> list[Instruction]:
-    if not _note(state, ordinal, reason):
+def _answer(state: RunState, ordinal: int, reason: str, receipt: int, now_ms: int) -> list[Instruction]:
+    if not _note(state, ordinal, reason, receipt):
         return []
     if reason and state.spec.on_error == "fail" and ordinal in state.open:
         return _fail(state, f"site {state.open[ordinal].site}: {reason}")
     return _close_if_due(state, now_ms)
 
 
-def _note(state: RunState, ordinal: int, reason: str) -> bool:
-    """Write down that there is a reply; whether it matters to the open phase."""
-    state.receipts += 1
+def _note(state: RunState, ordinal: int, reason: str, receipt: int) -> bool:
+    """Write down that there is a reply; whether it matters to an open phase."""
     slot = state.open.get(ordinal)
     if slot is None:
         late = state.released.pop(ordinal, None)
         if late is not None:
-            _note_late(state, ordinal, late, reason)
+            _note_late(state, ordinal, late, reason, receipt)
         return False
     if slot.answer:
         return False
-    slot.answer = "failed" if reason else "ok"
-    slot.receipt = state.receipts
-    if slot.site in state.available:
-        state.num_awaited -= 1
-    if reason:
+    is_refused = ordinal in state.fates  # before the record was loaded: it stays so
+    slot.answer = "failed" if reason or is_refused else "ok"
+    slot.receipt = receipt
+    if reason and not is_refused:
         state.failed[slot.site] = reason
         state.fates[ordinal] = (slot.site, f"failed: {reason}")
-    else:
-        state.num_ok += 1
+    if slot.phase == state.phase:
+        state.num_awaited -= slot.site in state.available
+        state.num_ok += slot.answer == "ok"
     return True
 
 
-def _note_late(state: RunState, ordinal: int, slot: Slot, reason: str) -> None:
+def _note_late(state: RunState, ordinal: int, slot: Slot, reason: str, receipt: int) -> None:
     if reason:
         state.fates[ordinal] = (slot.site, f"failed: {reason}")
-    elif state.late_rule == "carry" and state.folds:
-        slot.answer, slot.receipt = "ok", state.receipts
+    elif state.late_rule == "carry" and slot.folds:
+        slot.answer, slot.receipt = "ok", receipt
         state.carried[ordinal] = slot
     else:
         state.fates[ordinal] = (slot.site, "late")
@@ -366,31 +395,37 @@ def _close_if_due(state: RunState, now_ms: int) -> list[Instruction]:
 
 
 def _close(state: RunState) -> list[Instruction]:
-    answered = [(ordinal, slot) for ordinal, slot in state.open.items() if slot.answer == "ok"]
+    """Fix who is folded, in order: by position, or the first `count` by receipt."""
+    members = _members(state)
     by_receipt = state.order == "receipt"
-    answered.sort(key=lambda item: (item[1].receipt, item[0]) if by_receipt else (item[1].position, item[0]))
-    if by_receipt:
-        surplus = dict(answered[state.count :]) if state.keep_in_flight else {}
-        answered = answered[: state.count] if state.keep_in_flight else answered
-    else:
-        surplus = {}
-    unanswered = {ordinal: slot for ordinal, slot in state.open.items() if not slot.answer}
-    state.closing = dict(answered)
-    state.open = {**surplus, **unanswered} if state.keep_in_flight else {}
+    answered = sorted(
+        ((ordinal, slot) for ordinal, slot in members.items() if slot.answer == "ok"),
+        key=lambda item: (item[1].receipt if by_receipt else item[1].position, item[0]),
+    )
+    folded = answered[: state.count] if by_receipt and state.keep_in_flight else answered
+    unanswered = {ordinal: slot for ordinal, slot in members.items() if not slot.answer}
+    parked = {ordinal: slot for ordinal, slot in state.open.items() if ordinal not in members}
+    kept = {**dict(answered[len(folded) :]), **unanswered} if state.keep_in_flight else {}
+    state.open = {**parked, **kept}
+    state.closing = dict(folded)
     state.stage = "reducing"
     state.grace_ms = None
-    state.num_ok = len(surplus)
     state.revision += 1
-    release: list[Instruction] = []
-    if unanswered and not state.keep_in_flight:
-        release.append(Release(tuple((state.task_id(o, slot), slot.site) for o, slot in unanswered.items())))
-        state.released.update(unanswered)
-        for ordinal in list(state.released)[:-RELEASED_KEPT]:
-            del state.released[ordinal]
-        for slot in unanswered.values():
-            state.failed.setdefault(slot.site, "no reply" if slot.site in state.available else "lost")
-        state.num_awaited = 0
+    release = [] if state.keep_in_flight else _release(state, unanswered)
+    _count(state)
     return [*release, _reduce_instruction(state)]
+
+
+def _release(state: RunState, tasks: dict[int, Slot]) -> list[Instruction]:
+    """Nobody waits for these any more; a reply that still comes is late."""
+    if not tasks:
+        return []
+    state.released.update(tasks)
+    ordinals = [o for o, slot in state.released.items() if slot.round > state.round - RELEASED_ROUNDS]
+    state.released = {ordinal: state.released[ordinal] for ordinal in ordinals[-RELEASED_KEPT:]}
+    for slot in tasks.values():
+        state.failed.setdefault(slot.site, "no reply" if slot.site in state.available else "lost")
+    return [Release(tuple((state.task_id(ordinal, slot), slot.site) for ordinal, slot in tasks.items()))]
 
 
 def _reduce_instruction(state: RunState) -> Reduce:
@@ -411,17 +446,19 @@ def _reduce_instruction(state: RunState) -> Reduce:
 
 def _extend(state: RunState, *, final: bool) -> list[Instruction]:
     """The quorum cannot be met by those who were asked: ask others, then those who failed; or fail by name."""
-    held = {slot.site for slot in state.open.values() if slot.answer != "failed"}
-    tried = {slot.site for slot in state.open.values()}
+    members = _members(state).values()
+    held = {slot.site for slot in members if slot.answer != "failed"}
+    tried = {slot.site for slot in members}
     fresh = [site for site in state.sites if site not in tried]
     again = [site for site in state.sites if site in tried and site not in held]
     chosen = tuple((fresh + again)[: state.quorum - state.num_ok])
-    if chosen and state.extensions < state.spec.retries:
+    can_ask = state.extensions < state.spec.retries
+    if chosen and can_ask:
         state.extensions += 1
         return _plan(state, chosen)
-    waiting = [slot.site for slot in state.open.values() if not slot.answer]
-    if waiting and not final:
-        return []  # they may return before the deadline
+    waiting = [slot.site for slot in members if not slot.answer]
+    if (waiting or can_ask) and not final:
+        return []  # sites may come, or come back, before the deadline
     reasons = dict(state.failed)
     reasons.update({site: "no reply by the deadline" if site in state.available else "lost" for site in waiting})
     causes = "; ".join(f"{site}: {reason}" for site, reason in sorted(reasons.items())[:8])
@@ -437,10 +474,10 @@ def _timer_fired(state: RunState, event: TimerFired) -> list[Instruction]:
     if kind not in _TIMED_STAGES or event.id != _timer(state, kind) or state.stage != _TIMED_STAGES[kind]:
         return []
     if kind == "sites":
-        needed = state.spec.min_sites or state.spec.quorum or 1
-        return _fail(
-            state, f"expected {needed} sites to join, found {len(state.sites)} after {state.spec.deadline_s:g} s"
-        )
+        if len(state.sites) >= _needed(state):
+            return _begin(state)  # without those who have not decided
+        found = f"found {len(state.sites)} after {state.spec.deadline_s:g} s"
+        return _fail(state, f"expected {_needed(state)} sites to join, {found}")
     if kind == "starved":
         return _fail(state, state.error)
     if kind == "deadline" and event.now_ms >= state.deadline_ms:
@@ -498,11 +535,11 @@ def _reduce_refused(state: RunState, event: ReduceRefused) -> list[Instruction]:
             state.open.pop(ordinal, None)
         return [_reduce_instruction(state)]
     state.open.update(state.closing)
-    state.num_ok = sum(1 for slot in state.open.values() if slot.answer == "ok")
-    state.num_awaited = sum(1 for slot in state.open.values() if not slot.answer and slot.site in state.available)
     state.closing = {}
     state.stage = "open"
-    return _close_if_due(state, event.now_ms)
+    _count(state)
+    # The deadline may have passed while it was reduced.
+    return [SetTimer(_timer(state, "deadline"), state.deadline_ms), *_close_if_due(state, event.now_ms)]
 
 
 def _evaluated(state: RunState, event: Evaluated) -> list[Instruction]:
@@ -517,6 +554,7 @@ def _round_over(state: RunState) -> list[Instruction]:
         return _end(state, "finished", "")
     record = _checkpoint(state)
     state.metrics, state.seconds, state.failed, state.fates = {}, {}, {}, {}
+    state.open = {ordinal: slot for ordinal, slot in state.open.items() if slot.answer != "failed"}
     state.previous = ()
     state.phase_index = 0
     state.round += 1
@@ -583,18 +621,15 @@ def _finish(state: RunState, status: str, error: str) -> list[Instruction]:
 
 def _resumed(state: RunState, event: Resumed) -> list[Instruction]:
     _set_sites(state, event.sites)
-    state.num_ok = 0
-    for ordinal, reason in event.replies:
-        if ordinal in state.open or ordinal in state.released:
-            _note(state, ordinal, reason)
-    state.num_ok = sum(1 for slot in state.open.values() if slot.answer == "ok")
-    state.num_awaited = sum(1 for slot in state.open.values() if not slot.answer and slot.site in state.available)
-    if state.spec.on_error == "fail" and state.stage == "open":
-        for slot in state.open.values():
+    if state.stage == "waiting" and not state.deadline_ms:
+        return _started(state, Started(event.now_ms))
+    for ordinal, reason, receipt in event.replies:
+        _note(state, ordinal, reason, receipt)
+    if state.spec.on_error == "fail":
+        for ordinal, slot in state.open.items():
             if slot.answer == "failed":
-                return _fail(state, f"site {slot.site}: {state.failed.get(slot.site, 'failed')}")
-    instructions = pending(state)
-    return [*instructions, *_close_if_due(state, event.now_ms)]
+                return _fail(state, f"site {slot.site}: {state.fates[ordinal][1].partition(': ')[2]}")
+    return [*pending(state), *_close_if_due(state, event.now_ms)]
 
 
 def pending(state: RunState) -> list[Instruction]:
@@ -654,7 +689,7 @@ def encode(state: RunState) -> dict[str, Any]:
     value["only"], value["previous"] = list(state.only), list(state.previous)
     for name in _SLOTS:
         value[name] = [
-            [o, s.site, s.position, s.round, s.phase, s.attempt, s.call, _index(models, s.model), s.receipt]
+            [o, s.site, s.position, s.round, s.phase, s.attempt, s.call, _index(models, s.model), s.folds, s.receipt]
             for o, s in getattr(state, name).items()
         ]
     value["model"] = _index(models, state.model)
@@ -679,15 +714,14 @@ def decode(value: Mapping[str, Any]) -> RunState:
         state.only, state.previous = tuple(value["only"]), tuple(value["previous"])
         for name in _SLOTS:
             slots = getattr(state, name)
-            for ordinal, site, position, round_, phase, attempt, call, model, receipt in value[name]:
+            for ordinal, site, position, round_, phase, attempt, call, model, folds, receipt in value[name]:
                 key = None if model is None else models[model]
-                slots[ordinal] = Slot(site, position, round_, phase, attempt, call, key, receipt=receipt)
+                slots[ordinal] = Slot(site, position, round_, phase, attempt, call, key, folds, receipt=receipt)
         for slot in (*state.closing.values(), *state.carried.values()):
             slot.answer = "ok"
         state.model = None if value["model"] is None else models[value["model"]]
         state.state = tuple(models[index] for index in value["state"])
         state.fates = {ordinal: (site, fate) for ordinal, site, fate in value["fates"]}
-        state.receipts = max((s.receipt for n in _SLOTS for s in getattr(state, n).values()), default=0)
     except (KeyError, TypeError, ValueError, IndexError) as error:
         raise CodecError(f"run record: cannot be read: {type(error).__name__}: {error}") from None
     return state
