@@ -12,12 +12,12 @@ import signal
 import socket
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Protocol
+from typing import TYPE_CHECKING, Annotated, Any, Protocol, TypeVar
 
 import typer
 
@@ -35,10 +35,12 @@ if TYPE_CHECKING:
 
 MARKER = ".hanse-demo"
 PERSON = "researcher"
+TRIALS = 10
 SERVER = "server"
 FIRST_PORT, LAST_PORT = 20_000, 32_000
 """Below the range from which systems take ports for outgoing connections."""
 Rows = Sequence[Mapping[str, Any]]
+T = TypeVar("T")
 
 
 class Name(StrEnum):
@@ -68,6 +70,7 @@ def demo(
     scenario = _scenario(name, data, seeds)
     scenario.check()
     _claim(directory)
+    note(f"Starting a federation: one server, {len(scenario.sites)} hospitals, mutual TLS on loopback …")
     try:
         with _stopped_by_signals(), _home(directory, keep) as home:
             results, rows = _train(scenario, home, rounds)
@@ -236,7 +239,6 @@ def _train(scenario: Scenario, home: Path, rounds: int | None) -> tuple[list["Re
         asyncio.run(_join(members))
         for member in members:
             children.start(member.name, "site", member.folder)
-        note(f"one server, {len(members)} sites: {len(members) + 1} processes, mutual TLS on loopback")
         results = []
         for run in range(scenario.runs):
             if run:
@@ -284,7 +286,17 @@ def _own(folder: Path, declaration: Mapping[str, Any], app: str, preload: Sequen
 async def _join(members: Sequence[_Member]) -> None:
     from hanse.site.join import join_site
 
-    await asyncio.gather(*(join_site(member.folder, member.token) for member in members))
+    async def one(member: _Member) -> None:
+        for trial in range(TRIALS):
+            try:
+                await join_site(member.folder, member.token)
+                return
+            except UnavailableError:  # a busy machine may miss the time for a handshake; the server is up
+                if trial == TRIALS - 1:
+                    raise
+                await asyncio.sleep(0.1 * trial)
+
+    await asyncio.gather(*(one(member) for member in members))
 
 
 def _run(app: "App", made: "NewFederation", title: str, children: Children, *, first: bool) -> "Result":
@@ -292,13 +304,23 @@ def _run(app: "App", made: "NewFederation", title: str, children: Children, *, f
     from hanse.person.jobs import submit
 
     federation = Federation.load(made.person_directory)
-    job = submit(app, federation)
+    job = _patiently(lambda: submit(app, federation))
     view = View(title, rounds=app._spec.rounds, job=job.id)
     asyncio.run(_follow(job.id, federation, view, children))
-    result = job.snapshot()
+    result = _patiently(job.snapshot)
     if not result.ok:
         raise JobFailed(f"the training {result.status}: {result.error}", result)
     return result
+
+
+def _patiently(ask: Callable[[], T]) -> T:
+    """Ask a server that is known to be up; a busy machine may miss the time for a handshake."""
+    for trial in range(TRIALS):
+        try:
+            return ask()
+        except UnavailableError:
+            time.sleep(0.1 * trial)
+    return ask()
 
 
 async def _follow(job: str, federation: "Federation", view: View, children: Children) -> None:

@@ -86,10 +86,10 @@ class Screen:
 
         self.view = view
         self._console = Console()
+        self._since = time.monotonic()
         self._live = Live(
             console=self._console, get_renderable=self._draw, refresh_per_second=12, redirect_stdout=False
         )
-        self._since = time.monotonic()
 
     def __enter__(self) -> Self:
         self._live.__enter__()
@@ -134,22 +134,26 @@ def draw(view: View, width: int, height: int, seconds: float) -> "RenderableType
 
 
 def _head(view: View, width: int, seconds: float) -> "RenderableType":
+    from rich.console import Group
+    from rich.padding import Padding
     from rich.progress_bar import ProgressBar
     from rich.table import Table
     from rich.text import Text
 
     phase = {"train": "training", "evaluate": "evaluating", "parameters": "starting"}.get(view.phase, view.phase)
     counter = f"round {view.round}" + (f" of {view.rounds}" if view.rounds else "")
-    told = f"{counter} · {phase}" if view.round else phase
-    grid = Table.grid(padding=(0, 1), expand=True)
-    grid.add_column(no_wrap=True, overflow="ellipsis", max_width=max(10, width // 3))
-    grid.add_column(ratio=1)
-    grid.add_column(no_wrap=True, min_width=min(28, width // 3))
-    grid.add_column(no_wrap=True, justify="right", min_width=6)
-    bar = ProgressBar(total=max(view.rounds, view.completed, 1), completed=view.completed)
     clock = f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
-    grid.add_row(Text(f" {view.title}", style="bold"), bar, Text(told), Text(clock, style="dim"))
-    return grid
+    title = Table.grid(padding=(0, 1), expand=True)
+    title.add_column(no_wrap=True, overflow="ellipsis")
+    title.add_column(no_wrap=True, justify="right")
+    title.add_row(Text(f" {view.title}", style="bold"), Text(f"{clock} ", style="dim"))
+    bar = Table.grid(padding=(0, 1), expand=True)
+    bar.add_column(ratio=1)
+    bar.add_column(no_wrap=True, width=min(32, width // 2))
+    total = max(view.rounds, view.completed, 1)
+    drawn = ProgressBar(total=total, completed=view.completed, width=max(10, width - min(32, width // 2) - 3))
+    bar.add_row(Padding(drawn, (0, 0, 0, 1)), Text(f"{counter} · {phase}" if view.round else phase))
+    return Group(title, bar)
 
 
 def _table(view: View, width: int, most: int, seconds: float) -> "RenderableType":

@@ -7,6 +7,7 @@ Events are those of `rounds.driver` and `server.jobs`: decision, phase, reply, r
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 from hanse.cli.output import clean, number
@@ -80,6 +81,7 @@ class View:
     def measures(self) -> list[str]:
         """Names of metrics to show, the best known first; those in training only where there are no others."""
         found = {name for site in self.sites.values() for name in site.metrics} | set(self.metrics)
+        found = {name for name in found if not name.endswith("_examples")}
         evaluated = {name for name in found if not name.startswith(("train_", "server_", "parameters_"))}
         chosen = evaluated or {name for name in found if name.startswith("train_")} or found
         base = {name: name.removeprefix("train_").removeprefix("server_") for name in chosen}
@@ -104,7 +106,8 @@ class View:
             site.set("failed", "bad", str(event["error"]))
             return
         site.set(_DONE.get(phase, f"{phase} done"), "good")
-        site.examples = int(event.get("num_examples") or site.examples)
+        if phase == "train" or not site.examples:
+            site.examples = int(event.get("num_examples") or 0)
         prefix = {"evaluate": "", "train": "train_"}.get(phase, f"{phase}_")
         values = {prefix + name: value for name, value in (event.get("metrics") or {}).items() if _is_number(value)}
         site.metrics.update(values)
@@ -191,10 +194,13 @@ def ending(view: View) -> str:
 
 
 def trend(values: list[float], width: int) -> str:
-    """The course of a number as a row of small bars, the latest on the right."""
-    drawn = [value for value in values[-width:] if math.isfinite(value)]
-    if len(drawn) < 2:
+    """The course of a number as a row of small bars; where there are more values than bars, a bar is a mean."""
+    known = [value for value in values if math.isfinite(value)]
+    if len(known) < 2 or width < 2:
         return ""
+    count = min(width, len(known))
+    edges = [place * len(known) // count for place in range(count + 1)]
+    drawn = [sum(known[start:stop]) / (stop - start) for start, stop in pairwise(edges)]
     low, high = min(drawn), max(drawn)
     scale = 7 / (high - low) if high > low else 0.0
     return "".join("▁▂▃▄▅▆▇█"[round((value - low) * scale)] for value in drawn)
