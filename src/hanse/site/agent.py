@@ -32,7 +32,7 @@ from hanse.core.records import Envelope, Task
 from hanse.site import config as site_config
 from hanse.site import policy as site_policy
 from hanse.site.control import serve
-from hanse.site.jobs import JobRunner, Seats, Surroundings
+from hanse.site.jobs import JobRunner, Seats, Surroundings, fetch_app
 from hanse.site.journal import JobRow, Journal
 from hanse.site.owner import verdict_of
 from hanse.site.policy import ACCEPT, HOLD, REFUSE, Decision, Policy, decide, read_policy
@@ -378,6 +378,8 @@ class Agent:
                 if decision.verdict == ACCEPT:
                     decision = await self._prepare(proposal, decision.reason)
             self._settle(job, envelope.body, decision, f"site/{self.name}")
+            if decision.verdict == HOLD:
+                await self._show(proposal)
         finally:
             self._undecided.pop(job, None)
             if not self._stop.is_set():  # else it is to come again
@@ -398,6 +400,13 @@ class Agent:
             await self._drop(proposal.job)
             return Decision(REFUSE, f"the app cannot run here: {error}")
         return Decision(ACCEPT, reason)
+
+    async def _show(self, proposal: Proposal) -> None:
+        """Put a held app where its owner can read it before deciding."""
+        try:
+            await fetch_app(proposal, self._transfers, self.directory / "jobs" / proposal.job)
+        except HanseError as error:
+            log.warning("a held app cannot be shown", job=proposal.job, reason=str(error))
 
     async def _accept(self, proposal: Proposal, reason: str) -> None:
         """The owner has approved: what was journalled as accepted is made so."""
@@ -461,15 +470,18 @@ class Agent:
         log.info("job ended", job=job)
 
     async def _drop(self, job: str) -> None:
-        deciding = self._undecided.get(job)
-        if deciding is not None and deciding is not asyncio.current_task():
-            deciding.cancel()
-            await asyncio.gather(deciding, return_exceptions=True)
+        await self._stop_deciding(job)
         runner = self._runners.pop(job, None)
         if runner is not None:
             await runner.close()
         self._replies.forget(job)
         await asyncio.to_thread(_clear, self.directory, job)
+
+    async def _stop_deciding(self, job: str) -> None:
+        deciding = self._undecided.get(job)
+        if deciding is not None and deciding is not asyncio.current_task():
+            deciding.cancel()
+            await asyncio.gather(deciding, return_exceptions=True)
 
     # ---- the owner ----
 
@@ -496,7 +508,8 @@ class Agent:
             if verdict == REFUSE:
                 await self._drop(job)
                 self._tell(row)
-            elif job not in self._undecided:
+            else:
+                await self._stop_deciding(job)
                 self._undecided[job] = asyncio.ensure_future(self._accept(Proposal.parse(row.proposal), row.reason))
         return described(row)
 

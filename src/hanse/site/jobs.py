@@ -355,17 +355,23 @@ class JobRunner:
     async def _unpack(self) -> None:
         if self._is_unpacked:
             return
-        proposal = self.proposal
-        if proposal.manifest.size:
-            await self._around.transfers.download(proposal.scope, proposal.manifest)
-        content = bytes(
-            self._around.transfers.blobs.read(proposal.scope, proposal.manifest.id, 0, proposal.manifest.size)
-        )
-        await asyncio.to_thread(_unpack, content, proposal, self.directory)
+        await fetch_app(self.proposal, self._around.transfers, self.directory)
         if self._load_options["isolation"].level == "user":
             for folder in (self._around.directory, self.directory.parent, self.directory):
                 folder.chmod(0o711)  # another user must be able to walk to its bundle; lists and keys stay closed
         self._is_unpacked = True
+
+
+async def fetch_app(proposal: Proposal, transfers: Transfers, directory: Path) -> None:
+    """Download an app, check it, and unpack it into `directory`/bundle. Nothing of it is run.
+
+    Raises:
+        RefusedError: it is not what was signed. PolicyError, NotFoundError: the server does not hand it out.
+    """
+    manifest = proposal.manifest
+    await transfers.download(proposal.scope, manifest)
+    content = bytes(transfers.blobs.read(proposal.scope, manifest.id, 0, manifest.size))
+    await asyncio.to_thread(_unpack, content, proposal, directory)
 
 
 def _load_options(config: SiteConfig, policy: Policy | None, base: Path) -> dict[str, Any]:

@@ -378,6 +378,8 @@ async def test_a_held_job_waits_for_its_owner(town: Town, tmp_path: Path) -> Non
         assert (await b.propose())["decision"] == "hold"
         pending = await asyncio.to_thread(request, directory, {"op": "pending"})
         assert [(job["job"], job["person"], job["app"]) for job in pending["jobs"]] == [(JOB, "anna", b.bundle.id)]
+        await b.link.until(lambda: ("propose", f"propose/{JOB}") in b.link.told_done)
+        assert "App(rounds=2)" in (directory / "jobs" / JOB / "bundle" / "app.py").read_text()  # for its owner to read
         before = len(b.link.sent)
         approved = await asyncio.to_thread(ask, directory, "approve", job=JOB)
         assert approved["decision"] == "accept"
