@@ -685,7 +685,7 @@ def encode(state: RunState) -> dict[str, Any]:
     """The state as a JSON object: what must survive. Answers are not in it, they are ledger rows."""
     models: dict[BlobKey, int] = {}
     value: dict[str, Any] = {"v": STATE_VERSION, **{name: getattr(state, name) for name in _PLAIN}}
-    value["spec"] = state.spec.to_json()
+    value["spec"] = _spec_json(state.spec)
     value["only"], value["previous"] = list(state.only), list(state.previous)
     for name in _SLOTS:
         value[name] = [
@@ -725,6 +725,16 @@ def decode(value: Mapping[str, Any]) -> RunState:
     except (KeyError, TypeError, ValueError, IndexError) as error:
         raise CodecError(f"run record: cannot be read: {type(error).__name__}: {error}") from None
     return state
+
+
+def _spec_json(spec: RunSpec) -> dict[str, Any]:
+    """`RunSpec.to_json` without its deep copies: nothing in a specification ever changes."""
+    value = {name: getattr(spec, name) for name in _SPEC_FIELDS}
+    value["stop"] = None if spec.stop is None else dataclasses.asdict(spec.stop)
+    return value
+
+
+_SPEC_FIELDS = tuple(field.name for field in dataclasses.fields(RunSpec))
 
 
 def migrate(value: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -58,8 +58,9 @@ class Case:
         return strategy_of(self.strategy)
 
     def calm(self) -> "Case":
-        """The same without any fault, whatever the seed: what the disturbed run is compared with."""
-        return replace(self, seed=0, faults=Faults())
+        """The same without any fault, and without what must not matter: what the disturbed run is compared with."""
+        spec = replace(self.spec, grace_s=0.0, keep_updates=False, server_evaluate=False, initial="given")
+        return replace(self, seed=0, faults=Faults(), stored=False, spec=spec)
 
 
 @cache

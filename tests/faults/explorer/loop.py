@@ -12,6 +12,8 @@ from contextvars import Context
 from typing import Any, TypeVar
 
 T = TypeVar("T")
+MAX_STEPS = 500_000
+"""A schedule takes some hundreds of callbacks."""
 
 
 class Stalled(Exception):
@@ -90,8 +92,12 @@ class VirtualLoop(asyncio.AbstractEventLoop):
         asyncio._set_running_loop(self)
         try:
             task = self.create_task(work)
-            while not task.done():
+            for _ in range(MAX_STEPS):
+                if task.done():
+                    break
                 self._step(until_s)
+            else:
+                raise Stalled(f"busy for ever at {self._now:g} s")
             self._cancel_all()
             return task.result()
         finally:

@@ -170,7 +170,7 @@ class _Inbox:
         await self._shell.call(f"send {envelope.id}", self._send, to, envelope, durable)
 
     async def _send(self, to: str, envelope: Envelope, durable: bool) -> None:
-        self._shell.world.task_sent(envelope)
+        self._shell.world.task_sent(self._shell, envelope)
         await self._real.send(to, envelope, durable=durable)
 
     async def receive(self, who: str, max: int = 1, wait_s: float = 20.0) -> list[Delivery]:

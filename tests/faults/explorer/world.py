@@ -15,7 +15,7 @@ from hanse.core.blobs import manifest_of, rechunk
 from hanse.core.codec import decode, encode
 from hanse.core.errors import ConflictError, NotFoundError, StorageError, UnavailableError
 from hanse.core.ids import TaskId, model_scope
-from hanse.core.records import Envelope, Metrics, Reply, Task
+from hanse.core.records import Envelope, Metrics, Reply
 from hanse.core.spec import RunSpec
 from hanse.rounds import machine
 from hanse.rounds.driver import Run
@@ -103,6 +103,7 @@ class World:
         self.sites: dict[str, Site] = {}
         self.sent: dict[int, tuple[TaskId, str]] = {}
         self.acked: dict[int, str] = {}
+        self.acked_in: dict[int, int] = {}
         self.rows: set[int] = set()
         self.made: set[int] = set()
         self.strays: set[str] = set()
@@ -165,19 +166,19 @@ class World:
         if shell.life < self.last_writer:
             self.problems.append("a driver that was taken over has written the run record")
         self.last_writer = shell.life
-        for ordinal, _, _, round_, phase, *_ in self._record(value)["state"]["open"]:
-            self.first[round_, phase] = min(ordinal, self.first.get((round_, phase), ordinal))
+        if b'"stage":"open"' in value or b'"spilled"' in value:
+            for ordinal, _, _, round_, phase, *_ in self._record(value)["state"]["open"]:
+                self.first[round_, phase] = min(ordinal, self.first.get((round_, phase), ordinal))
         self.over = b'"status":"running"' not in value and b'"status":"waiting"' not in value
 
-    def task_sent(self, envelope: Envelope) -> None:
+    def task_sent(self, shell: Shell, envelope: Envelope) -> None:
         if envelope.kind == "task":
             task = TaskId.parse(envelope.id)
+            if self.acked_in.get(task.ordinal, shell.life) < shell.life:
+                self.problems.append(f"task {task.ordinal} was acknowledged and, after a restart, asked anew")
             known = self.sent.setdefault(task.ordinal, (task, envelope.recipient))
             if known != (task, envelope.recipient):
                 self.problems.append(f"ordinal {task.ordinal} was given to two tasks")
-
-    def asked_again(self, task: Task) -> None:
-        """A message may come twice; that the server asks anew is seen by the deliveries that it sends."""
 
     # ---- play ----
 
@@ -303,6 +304,7 @@ class World:
             if ordinal in self.acked:
                 self.problems.append(f"task {ordinal} was acknowledged twice, {self.acked[ordinal]} and {told}")
             self.acked[ordinal] = told
+            self.acked_in[ordinal] = shell.life
         elif run.state.over and ordinal not in self.acked:
             self.rows.discard(ordinal)  # it came too late to be received
         await run.settle()
@@ -403,7 +405,7 @@ class World:
         if request.kind != "fold" or self.case.strategy not in ("fedavg", "two-phase", "carrying"):
             return
         if self.case.strategy != "carrying":
-            first = self.first[request.round, request.phase]
+            first = self.first.get((request.round, request.phase), -1)
             if positions != [member.ordinal - first for member in request.members]:
                 self.problems.append(f"round {request.round}: positions {positions} are not those of the plan")
         inputs = [FoldInput(m.reply.site, m.reply.num_examples, m.staleness, m.reply.metrics) for m in request.members]

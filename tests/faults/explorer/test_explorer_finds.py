@@ -1,0 +1,187 @@
+"""The explorer can fail: faults put into the machine or the driver on purpose are each found within few schedules."""
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import structlog
+
+from hanse.core.errors import ConflictError, StorageError
+from hanse.core.records import Reply
+from hanse.rounds import machine
+from hanse.rounds.driver import Run
+from hanse.rounds.events import Instruction, Reduce
+from hanse.rounds.machine import RunState, Slot
+from tests.faults.explorer.case import draw
+from tests.faults.explorer.world import Violation, explore, undisturbed_of
+
+WITHIN = 1500
+Mutation = Callable[[pytest.MonkeyPatch], None]
+
+
+@pytest.fixture(autouse=True)
+def _quiet() -> Iterator[None]:
+    before = structlog.get_config()
+    structlog.configure(processors=[_drop])
+    undisturbed_of.cache_clear()
+    yield
+    undisturbed_of.cache_clear()
+    structlog.configure(**before)
+
+
+def _drop(*_: object) -> structlog.typing.EventDict:
+    raise structlog.DropEvent
+
+
+def send_before_writing(patch: pytest.MonkeyPatch) -> None:
+    """The run record is never written again after it was created."""
+
+    async def write(self: Run) -> None:
+        self._written = self.state.revision
+
+    patch.setattr(Run, "_write", write)
+
+
+def close_twice(patch: pytest.MonkeyPatch) -> None:
+    """What is folded stays open, so that the next phase may fold it again."""
+    real = machine._close
+
+    def close(state: RunState) -> list[Instruction]:
+        instructions = real(state)
+        state.open = {**{o: dataclasses.replace(slot) for o, slot in state.closing.items()}, **state.open}
+        return instructions
+
+    patch.setattr(machine, "_close", close)
+
+
+def forget_late_replies(patch: pytest.MonkeyPatch) -> None:
+    def note_late(state: RunState, ordinal: int, slot: Slot, reason: str, receipt: int) -> None:
+        """Nothing is noted."""
+
+    patch.setattr(machine, "_note_late", note_late)
+
+
+def regroup_on_holes(patch: pytest.MonkeyPatch) -> None:
+    """Those who answered are numbered anew instead of leaving holes."""
+    real = machine._reduce_instruction
+
+    def reduce_instruction(state: RunState) -> Reduce:
+        reduce = real(state)
+        folded = tuple(dataclasses.replace(member, position=n) for n, member in enumerate(reduce.folded))
+        return dataclasses.replace(reduce, folded=folded)
+
+    patch.setattr(machine, "_reduce_instruction", reduce_instruction)
+
+
+def forget_refused_replies(patch: pytest.MonkeyPatch) -> None:
+    real = machine._reduce_refused
+
+    def reduce_refused(state: RunState, event: Any) -> list[Instruction]:
+        before = dict(state.fates)
+        instructions = real(state, event)
+        if not state.over:
+            state.fates = before
+        return instructions
+
+    patch.setattr(machine, "_HANDLERS", {**machine._HANDLERS, machine.ReduceRefused: reduce_refused})
+
+
+def acknowledge_without_a_row(patch: pytest.MonkeyPatch) -> None:
+    real = Run._take
+
+    async def take(self: Run, reply: Reply) -> tuple[str, str]:
+        try:
+            return await real(self, reply)
+        except StorageError:
+            return "received", ""
+
+    patch.setattr(Run, "_take", take)
+
+
+def take_over_without_a_mark(patch: pytest.MonkeyPatch) -> None:
+    """Resuming does not write first, and nobody looks whose the record is."""
+    real_init, real_write = Run.__init__, Run._write
+
+    def init(self: Run, *args: Any, **kwargs: Any) -> None:
+        real_init(self, *args, **kwargs)
+        self._mark = b'{"driver":"any"'
+
+    async def write(self: Run) -> None:
+        if self._resumed:
+            await real_write(self)
+
+    patch.setattr(Run, "__init__", init)
+    patch.setattr(Run, "_write", write)
+
+
+def forget_replies_on_resuming(patch: pytest.MonkeyPatch) -> None:
+    async def load_replies(self: Run) -> tuple[tuple[int, str, int], ...]:
+        return ()
+
+    patch.setattr(Run, "_load_replies", load_replies)
+
+
+def set_no_timer(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Run, "_set_alarm", lambda self: None)
+
+
+def read_no_ambiguous_write(patch: pytest.MonkeyPatch) -> None:
+    """A write that was done, and then failed, is taken for another driver's."""
+
+    async def write_once(self: Run, content: bytes) -> None:
+        if not await self._seams.ledger.compare_and_set(f"run/{self._key}", content, self._version):
+            raise ConflictError("another server has taken over")
+
+    patch.setattr(Run, "_write_once", write_once)
+
+
+def keep_only_the_last_record(patch: pytest.MonkeyPatch) -> None:
+    """Of two rounds that end in one turn only the last is in the record that is written."""
+    real = Run._encode
+
+    def encode(self: Run) -> bytes:
+        self._unkept = []
+        return real(self)
+
+    patch.setattr(Run, "_encode", encode)
+
+
+def clean_too_early(patch: pytest.MonkeyPatch) -> None:
+    """A round's rows go whether or not all of its replies have their fate."""
+    real = Run._settle
+
+    def settle(self: Run, record: Any, fates: Any) -> None:
+        kept, self._unsettled = self._unsettled, {}
+        real(self, record, fates)
+        self._unsettled = {o: n for o, n in kept.items() if o not in fates}
+
+    patch.setattr(Run, "_settle", settle)
+
+
+MUTATIONS: list[Mutation] = [
+    send_before_writing,
+    close_twice,
+    forget_late_replies,
+    regroup_on_holes,
+    forget_refused_replies,
+    acknowledge_without_a_row,
+    take_over_without_a_mark,
+    forget_replies_on_resuming,
+    set_no_timer,
+    read_no_ambiguous_write,
+    keep_only_the_last_record,
+    clean_too_early,
+]
+
+
+@pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda mutation: mutation.__name__)
+def test_the_explorer_finds(mutation: Mutation, monkeypatch: pytest.MonkeyPatch) -> None:
+    mutation(monkeypatch)
+    for seed in range(WITHIN):
+        try:
+            explore(draw(seed))
+        except Violation as violation:
+            print(f"found by schedule {seed}: {violation}")
+            return
+    pytest.fail(f"{mutation.__name__}: not found in {WITHIN} schedules")
