@@ -16,6 +16,7 @@ _HOMES = {
     "App": "hanse.clients.app",
     "Arrays": "hanse.core.arrays",
     "Ask": "hanse.strategies",
+    "Choice": "hanse.aggregation",
     "Close": "hanse.strategies",
     "ConfigError": "hanse.core.errors",
     "Context": "hanse.strategies",
@@ -24,13 +25,27 @@ _HOMES = {
     "FedAvg": "hanse.strategies.fedavg",
     "FedAvgM": "hanse.strategies.fedavgm",
     "FedProx": "hanse.strategies.fedprox",
+    "Fold": "hanse.aggregation",
+    "FoldInput": "hanse.strategies",
+    "Gather": "hanse.aggregation",
     "HanseError": "hanse.core.errors",
     "JobFailed": "hanse.core.errors",
+    "Krum": "hanse.aggregation",
+    "Median": "hanse.aggregation",
+    "NormBound": "hanse.aggregation",
     "NumPyClient": "hanse.clients.numpy_client",
+    "NumPyStrategy": "hanse.strategies.numpy_strategy",
     "PhasePlan": "hanse.strategies",
+    "Query": "hanse.strategies.query",
     "Result": "hanse.rounds.result",
     "RoundRecord": "hanse.rounds.record",
+    "Select": "hanse.aggregation",
     "Strategy": "hanse.strategies",
+    "StrategyContext": "hanse.clients.server",
+    "TrimmedMean": "hanse.aggregation",
+    "WeightedMean": "hanse.aggregation",
+    "WeightedSum": "hanse.aggregation",
+    "fitted": "hanse.clients.sklearn",
     "job": "hanse.person.jobs",
     "run": "hanse.person.jobs",
     "simulate": "hanse.simulation.inline",
@@ -43,6 +58,7 @@ __all__ = [
     "App",
     "Arrays",
     "Ask",
+    "Choice",
     "Close",
     "ConfigError",
     "Context",
@@ -51,14 +67,28 @@ __all__ = [
     "FedAvg",
     "FedAvgM",
     "FedProx",
+    "Fold",
+    "FoldInput",
+    "Gather",
     "HanseError",
     "JobFailed",
+    "Krum",
+    "Median",
+    "NormBound",
     "NumPyClient",
+    "NumPyStrategy",
     "PhasePlan",
+    "Query",
     "Result",
     "RoundRecord",
+    "Select",
     "Strategy",
+    "StrategyContext",
+    "TrimmedMean",
+    "WeightedMean",
+    "WeightedSum",
     "__version__",
+    "fitted",
     "job",
     "run",
     "simulate",
@@ -68,8 +98,20 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
+    from hanse.aggregation import Choice as Choice
+    from hanse.aggregation import Fold as Fold
+    from hanse.aggregation import Gather as Gather
+    from hanse.aggregation import Krum as Krum
+    from hanse.aggregation import Median as Median
+    from hanse.aggregation import NormBound as NormBound
+    from hanse.aggregation import Select as Select
+    from hanse.aggregation import TrimmedMean as TrimmedMean
+    from hanse.aggregation import WeightedMean as WeightedMean
+    from hanse.aggregation import WeightedSum as WeightedSum
     from hanse.clients.app import App as App
     from hanse.clients.numpy_client import NumPyClient as NumPyClient
+    from hanse.clients.server import StrategyContext as StrategyContext
+    from hanse.clients.sklearn import fitted as fitted
     from hanse.clients.sklearn import sklearn as sklearn
     from hanse.clients.torch import torch as torch
     from hanse.core.arrays import Arrays as Arrays
@@ -86,12 +128,15 @@ if TYPE_CHECKING:
     from hanse.strategies import Ask as Ask
     from hanse.strategies import Close as Close
     from hanse.strategies import Context as Context
+    from hanse.strategies import FoldInput as FoldInput
     from hanse.strategies import PhasePlan as PhasePlan
     from hanse.strategies import Strategy as Strategy
     from hanse.strategies.fedadam import FedAdam as FedAdam
     from hanse.strategies.fedavg import FedAvg as FedAvg
     from hanse.strategies.fedavgm import FedAvgM as FedAvgM
     from hanse.strategies.fedprox import FedProx as FedProx
+    from hanse.strategies.numpy_strategy import NumPyStrategy as NumPyStrategy
+    from hanse.strategies.query import Query as Query
 
 
 def __getattr__(name: str) -> Any:

@@ -18,6 +18,7 @@ from hanse.core.spec import EarlyStop, RunSpec
 from hanse.strategies import Strategy
 from hanse.strategies.catalogue import CUSTOM, catalogue
 from hanse.strategies.fedavg import FedAvg
+from hanse.strategies.query import Query
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -35,9 +36,9 @@ class App:
     """A federated program.
 
     Args:
-        strategy: how sites are asked and answers become the model; FedAvg by default. A strategy that is not
-            built in runs in the server's worker, like `@app.strategy`.
-        rounds: how many.
+        strategy: how sites are asked and answers become the model; FedAvg by default, and Query for an app that
+            has only `@app.query`. A strategy that is not built in runs in the server's worker, like `@app.strategy`.
+        rounds: how many; by default 10, and 1 for an app that has only `@app.query`.
         quorum: answers that a phase needs to count; None for all that were asked.
         sample: share of the available sites (0, 1], or their number (int), asked in each round.
         over_select: extra share of sites asked, so that stragglers need not be awaited.
@@ -71,7 +72,7 @@ class App:
         self,
         strategy: Strategy | None = None,
         *,
-        rounds: int = 10,
+        rounds: int | None = None,
         quorum: int | None = None,
         sample: float = 1.0,
         over_select: float = 0.0,
@@ -100,11 +101,12 @@ class App:
         self.include = _included(include)
         self.client_side = ClientSide()
         self.server_side = ServerSide()
+        self._given_rounds = rounds
         name, params = _as_data(FedAvg() if strategy is None else strategy)
         self._spec = RunSpec(
             strategy=name,
             params=params,
-            rounds=rounds,
+            rounds=10 if rounds is None else rounds,
             quorum=quorum,
             sample=sample,
             over_select=over_select,
@@ -187,15 +189,30 @@ class App:
         spec = self._spec
         if side.client is None and side.evaluate is None:
             spec = replace(spec, evaluate_every=0)
+        if server.strategy is not None:
+            spec = replace(spec, strategy=CUSTOM, params={})
         if not trains:
-            spec = replace(spec, initial="given")
+            spec = self._query_spec(spec)
         return replace(
             spec,
-            strategy=CUSTOM if server.strategy is not None else spec.strategy,
-            params={} if server.strategy is not None else spec.params,
             server_config=server.config is not None,
             server_evaluate=server.evaluate is not None,
         )
+
+    def _query_spec(self, spec: RunSpec) -> RunSpec:
+        """Of an app that has only `@app.query`."""
+        if spec.strategy != CUSTOM:
+            query = Query() if self.given_strategy is None else self.given_strategy
+            if not isinstance(query, Query):
+                raise ConfigError(
+                    f"app: found hs.{type(query).__name__}(...), which trains, and only @app.query; leave the strategy "
+                    "out, or write @app.client or @app.train"
+                )
+            if self.initial_arrays is not None:
+                raise ConfigError("initial: expected none, since @app.query needs no model; leave it out")
+            spec = replace(spec, strategy=query.name, params=query.params())
+        rounds = 1 if self._given_rounds is None else spec.rounds
+        return replace(spec, rounds=rounds, initial="none" if self.initial_arrays is None else "given")
 
     @property
     def name_in_module(self) -> str:

@@ -12,12 +12,13 @@ from hanse.core.errors import HanseError, TaskError
 MAX_CAUSE = 400
 
 
-def failure_of(error: BaseException, directory: Path | None) -> tuple[str, str]:
+def failure_of(error: BaseException, directory: Path | None, *, log: str = "site's log") -> tuple[str, str]:
     """Kind and message for a reply.
 
     Args:
         error: what user code raised. Errors of our own tree carry no data and keep their text.
         directory: where the app's files are; the deepest line in one of them is named.
+        log: where the traceback is.
     """
     where = _line_in_app(error.__traceback__, directory)
     if isinstance(error, TaskError):
@@ -26,7 +27,7 @@ def failure_of(error: BaseException, directory: Path | None) -> tuple[str, str]:
         return "raised", f"{type(error).__name__}{where}: {str(error)[:MAX_CAUSE]}"
     if isinstance(error, SystemExit):
         return "exited", f"the app called exit{where}; return from the function instead"
-    return "raised", f"{_type_name(error)}{where}; the site's log has the rest"
+    return "raised", f"{_type_name(error)}{where}; the {log} has the rest"
 
 
 def text_of(error: BaseException) -> str:

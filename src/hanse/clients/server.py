@@ -84,5 +84,5 @@ class ServerRuntime:
             return function(*arguments)
         except (Exception, SystemExit) as error:
             file = self.app.module_globals.get("__file__")
-            kind, message = failure_of(error, Path(file).parent if isinstance(file, str) else None)
+            kind, message = failure_of(error, Path(file).parent if isinstance(file, str) else None, log="server's log")
             raise TaskError(kind, f"{phase} on the server: {message}") from error

@@ -49,7 +49,7 @@ class RunSpec:
         grace_s: seconds to wait for the rest once enough replies are there.
         retries: how often a phase that misses its quorum is extended by fresh tasks before the job fails.
         evaluate_every: rounds between `evaluate` phases at the sites; 0 for none.
-        initial: `ask` (one site's parameters) or `given` (the job carries the arrays).
+        initial: `ask` (one site's parameters), `given` (the job carries the arrays), or `none` (queries need no model).
         on_error: `continue` (a failed site is left out if the quorum holds) or `fail`.
         min_sites: sites that must be there before the first round starts; None for the quorum.
         server_config, server_evaluate: whether the app has `@app.config`, `@app.evaluate_on_server`.
@@ -96,7 +96,7 @@ class RunSpec:
         _check_float("over_select", self.over_select, 0.0, 10.0)
         _check_float("deadline_s", self.deadline_s, 0.0, 1e9, open_low=True)
         _check_float("grace_s", self.grace_s, 0.0, 1e9)
-        _check_word("initial", self.initial, ("ask", "given"))
+        _check_word("initial", self.initial, ("ask", "given", "none"))
         _check_word("on_error", self.on_error, ("continue", "fail"))
         if self.stop is not None:
             _check_int("stop.patience", self.stop.patience, 1, MAX_ROUNDS)

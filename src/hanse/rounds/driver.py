@@ -847,20 +847,22 @@ class Run:
     def _record_of(self, checkpoint: Checkpoint) -> tuple[RoundRecord, dict[str, Any]]:
         """The round's record for people, from the machine's checkpoint and the replies' metrics."""
         by_site: dict[str, dict[str, Value]] = {}
-        positions: list[tuple[int, str]] = []
+        folded: list[str] = []
+        with_arrays: list[str] = []
         for ordinal, (site, fate) in checkpoint.fates.items():
             reply = self._replies.get(ordinal)
             if fate != "folded" or reply is None:
                 continue
-            if reply.update is not None or not positions:
-                positions.append((ordinal, site))
+            folded.append(site)
+            if reply.update is not None:
+                with_arrays.append(site)
             found = by_site.setdefault(site, {})
             found.update(site_metrics(reply.task.phase, reply.metrics))
             if reply.num_examples:
                 found[f"{reply.task.phase}_examples"] = reply.num_examples
         record = RoundRecord(
             number=checkpoint.round,
-            folded=tuple(dict.fromkeys(site for _, site in positions)),
+            folded=tuple(dict.fromkeys(with_arrays or folded)),  # a round of metrics only has no updates
             late=tuple(dict.fromkeys(site for site, fate in checkpoint.fates.values() if fate == "late")),
             failed=dict(checkpoint.failed),
             metrics=dict(checkpoint.metrics),

@@ -12,18 +12,20 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Protocol
 
-import numpy as np
-
-from hanse.aggregation import ArraySource, BlobSink, BlobSource, Source, UpdatesRefused, Zeros, aggregate
-from hanse.core.arrays import Arrays, ArraySpec, Layout
+from hanse.aggregation import ArraySource, BlobSink, BlobSource, Sink, Source
+from hanse.core.arrays import Arrays, Layout
 from hanse.core.blobs import INLINE_BYTES, manifest_of
 from hanse.core.codec import decode, encoded_size
-from hanse.core.errors import ConfigError, RefusedError, TaskError
-from hanse.core.records import Config, Metrics, Reply
+from hanse.core.errors import ConfigError, HanseError, NotFoundError, RefusedError, TaskError
+from hanse.core.ids import check_name
+from hanse.core.proto import hanse_pb2 as pb
+from hanse.core.records import Config, Metrics, Reply, pack_values
 from hanse.core.seams import BlobStore
 from hanse.core.spec import RunSpec
 from hanse.rounds.events import BlobKey
+from hanse.rounds.folding import Item, Refused, fold
 from hanse.strategies import Ask, Close, Context, PhasePlan, Strategy
+from hanse.strategies.catalogue import catalogue
 from hanse.strategies.strategy import Earlier, FoldInput
 
 SMALL_BYTES = 1 << 20
@@ -220,11 +222,8 @@ class LocalHost:
         """See `StrategyHost.reduce`."""
         if request.kind == "metrics":
             return ReduceAnswer(request.model, request.state)
-        refused = wrong_updates(request, self._strategy.update_kind)
-        if refused:
-            return ReduceAnswer(None, refused=refused)
         if request.kind == "adopt":
-            return await self._adopt(request)
+            return await adopt(request, self._blobs)
         return await self._fold(request)
 
     async def evaluate(self, model: BlobKey, round_: int) -> Metrics:
@@ -233,85 +232,57 @@ class LocalHost:
             raise TaskError("raised", "the app has no evaluation at the server")
         return self._evaluate(await load_arrays(self._blobs, model), round_)
 
-    async def _adopt(self, request: ReduceRequest) -> ReduceAnswer:
-        update = request.members[0].reply.update
-        assert update is not None  # wrong_updates has refused it otherwise
-        if update.content is not None:
-            chunks = [(0, memoryview(update.content))] if update.content else []
-        else:
-            manifest, store = update.manifest, self._blobs
-            chunks = [
-                (index, store.read(update.scope, manifest.id, *manifest.span(index)))
-                for index in range(manifest.num_chunks)
-            ]
-        await self._blobs.put(request.scope, update.manifest, chunks)
-        return ReduceAnswer((request.scope, update.id))
-
     async def _fold(self, request: ReduceRequest) -> ReduceAnswer:
-        if request.model is None:
-            raise TaskError("refused", "there is no model to fold into")
-        base = await self._source(request.model)
-        sources, refused = self._sources(request)
-        if refused:
-            return ReduceAnswer(None, refused=refused)
-        weights = self._strategy.weigh(
-            [FoldInput(m.reply.site, m.reply.num_examples, m.staleness, m.reply.metrics) for m in request.members]
-        )
-        names = self._strategy.state_names()
-        wide = wide_layout(base.layout) if names else base.layout
-        states: list[Source] = [await self._source(key) for key in request.state] or [Zeros(wide) for _ in names]
-        outputs = [Output(self._blobs, request.scope, layout) for layout in (base.layout, *(wide for _ in names))]
+        base = None if request.model is None else await self._source(request.model)
+        states = [await self._source(key) for key in request.state]
+        items = [self._item(member) for member in request.members]
+        num_bytes = sum(m.reply.update.manifest.size for m in request.members if m.reply.update is not None)
+        outputs: list[Output] = []
 
-        def work() -> None:
-            own_update = type(self._strategy).update is not Strategy.update
-            aggregate(
-                sources,
-                [member.position for member in request.members],
-                weights,
-                rule=self._strategy.reducer(),
-                out=outputs[0].sink,
-                kind="delta" if self._strategy.update_kind == "delta" else "values",
+        def make_sink(layout: Layout) -> Sink:
+            outputs.append(Output(self._blobs, request.scope, layout))
+            return outputs[-1].sink
+
+        def work() -> Refused:
+            return fold(
+                self._strategy,
+                self._spec,
+                items,
+                make_sink,
+                round_=request.round,
+                size=request.size,
                 base=base,
-                update=self._strategy.update if own_update else None,
                 states=states,
-                state_outs=[output.sink for output in outputs[1:]],
-                scalars=self._strategy.scalars(request.round),
-                plan_size=request.size,
-                threads=self._threads if base.layout.nbytes * len(sources) >= SMALL_BYTES else 1,
+                threads=self._threads if num_bytes >= SMALL_BYTES else 1,
             )
 
         try:
-            if base.layout.nbytes * len(sources) < SMALL_BYTES:
-                work()
-            else:
-                await asyncio.to_thread(work)
-        except UpdatesRefused as error:
-            by_position = {member.position: member.ordinal for member in request.members}
-            for output in outputs:
-                output.abort()
-            return ReduceAnswer(None, refused={by_position[p]: reason for p, reason in error.reasons.items()})
+            refused = work() if num_bytes < SMALL_BYTES else await asyncio.to_thread(work)
         except BaseException:
             for output in outputs:
                 output.abort()
             raise
+        if refused:
+            for output in outputs:
+                output.abort()
+            return ReduceAnswer(None, refused=refused)
         keys = [await output.seal() for output in outputs]
-        return ReduceAnswer(keys[0], tuple(keys[1:]))
+        return ReduceAnswer(keys[0] if keys else None, tuple(keys[1:]))
 
-    def _sources(self, request: ReduceRequest) -> tuple[list[Source], dict[int, str]]:
-        sources: list[Source] = []
-        refused: dict[int, str] = {}
-        for member in request.members:
-            update = member.reply.update
-            assert update is not None  # wrong_updates has refused it otherwise
+    def _item(self, member: Member) -> Item:
+        reply, update = member.reply, member.reply.update
+        source: Source | None = None
+        wrong = ""
+        if update is not None:
             try:
                 if update.content is not None:
-                    sources.append(ArraySource(decode(update.content)))
+                    source = ArraySource(decode(update.content))
                 else:
-                    read = partial(self._blobs.read, update.scope, update.id)
-                    sources.append(BlobSource(read, update.manifest.size))
-            except RefusedError as error:
-                refused[member.ordinal] = str(error)
-        return sources, refused
+                    source = BlobSource(partial(self._blobs.read, update.scope, update.id), update.manifest.size)
+            except (RefusedError, NotFoundError) as error:
+                wrong = str(error)
+        about = FoldInput(reply.site, reply.num_examples, member.staleness, reply.metrics)
+        return Item(member.ordinal, member.position, about, reply.update_kind, source, wrong)
 
     async def _source(self, key: BlobKey) -> Source:
         manifest = await self._blobs.manifest(*key)
@@ -348,43 +319,88 @@ class Output:
             self._writer.abort()
 
 
+async def adopt(request: ReduceRequest, blobs: BlobStore) -> ReduceAnswer:
+    """Take one site's arrays as they are: the initial model.
+
+    Raises:
+        StorageError, NotFoundError, IntegrityError: see `BlobStore`.
+    """
+    (member,) = request.members[:1]
+    update = member.reply.update
+    if update is None:
+        return ReduceAnswer(None, refused={member.ordinal: "expected arrays, found none"})
+    if update.content is not None:
+        chunks = [(0, memoryview(update.content))] if update.content else []
+    else:
+        manifest = update.manifest
+        spans = ((index, manifest.span(index)) for index in range(manifest.num_chunks))
+        chunks = [(index, blobs.read(update.scope, manifest.id, *span)) for index, span in spans]
+    await blobs.put(request.scope, update.manifest, chunks)
+    return ReduceAnswer((request.scope, update.id))
+
+
 def plan_phase(
     strategy: Strategy, spec: RunSpec, request: PlanRequest, config: Callable[[int, str], Config] | None
 ) -> PlanAnswer:
     """Let a strategy plan; merge the app's own configuration over the strategy's.
 
     Raises:
-        ConfigError: it cannot be done with these sites.
+        ConfigError: it cannot be done with these sites. TaskError: the strategy answered nonsense.
     """
-    phases = strategy.phases(spec, request.round)
+    named = f"strategy {strategy.name or type(strategy).__name__}"
+    phases = tuple(strategy.phases(spec, request.round))
     if not 0 <= request.phase_index < len(phases):
-        raise ConfigError(f"strategy {strategy.name}: round {request.round} has no phase {request.phase_index}")
+        raise TaskError("bad_reply", f"{named}: round {request.round} has no phase {request.phase_index}")
     phase = phases[request.phase_index]
     if request.extends:
         spec = replace(spec, quorum=1, sample=1.0, over_select=0.0)
     context = Context(spec, request.round, phase, request.sites, request.busy, request.previous)
     plan = strategy.plan(context)
+    if catalogue().get(strategy.name) is not type(strategy):
+        check_plan(strategy, plan, phases, request, named)
     if config is not None:
         asks = tuple(replace(ask, config={**ask.config, **config(request.round, ask.site)}) for ask in plan.asks)
         plan = replace(plan, asks=asks)
     return PlanAnswer(phases, plan, strategy.folds(phase), strategy.order, strategy.late, strategy.update_kind)
 
 
-def wrong_updates(request: ReduceRequest, update_kind: str) -> dict[int, str]:
-    """Replies that cannot be folded whatever their arrays are, by ordinal."""
-    refused: dict[int, str] = {}
-    for member in request.members:
-        reply = member.reply
-        if reply.update is None:
-            refused[member.ordinal] = "expected arrays, found none"
-        elif request.kind == "fold" and reply.update_kind != update_kind:
-            refused[member.ordinal] = f"expected {update_kind}, found {reply.update_kind}"
-    return refused
+def check_plan(strategy: Strategy, plan: Any, phases: Sequence[str], request: PlanRequest, named: str) -> None:
+    """What an app's own strategy answered, before anything is made of it.
 
+    Raises:
+        TaskError: it cannot be carried out; what was expected and what was found.
+    """
 
-def wide_layout(layout: Layout) -> Layout:
-    """The same arrays in float64: what a server optimiser keeps."""
-    return Layout(tuple(ArraySpec(spec.name, np.dtype(np.float64), spec.shape) for spec in layout.specs))
+    def wrong(expected: str, found: Any) -> TaskError:
+        return TaskError("bad_reply", f"{named}: expected {expected}, found {str(found)[:100]}")
+
+    words = {"update_kind": ("values", "delta"), "order": ("position", "receipt"), "late": ("drop", "carry")}
+    for trait, allowed in words.items():
+        if getattr(strategy, trait) not in allowed:
+            raise wrong(f"{trait} to be {' or '.join(allowed)}", getattr(strategy, trait))
+    try:
+        for phase in phases:
+            check_name(phase, "phase")
+    except (ConfigError, TypeError):
+        raise wrong("names of phases, such as 'train'", list(phases)) from None
+    if not isinstance(plan, PhasePlan) or not isinstance(plan.close, Close):
+        raise wrong("plan() to return a PhasePlan(asks, Close(...))", type(plan).__name__)
+    close = plan.close
+    if not (type(close.count) is int and type(close.quorum) is int and 1 <= close.quorum <= close.count):
+        raise wrong("Close with 1 ≤ quorum ≤ count", f"quorum={close.quorum}, count={close.count}")
+    if not (0 <= close.grace_s < 1e9 and 0 < close.deadline_s < 1e9):
+        raise wrong("Close with grace_s ≥ 0 and deadline_s > 0", f"{close.grace_s} and {close.deadline_s}")
+    asks: Sequence[Any] = plan.asks
+    for ask in asks:
+        if not isinstance(ask, Ask) or ask.site not in request.sites:
+            raise wrong("plan() to ask available sites", getattr(ask, "site", ask))
+        try:
+            check_name(ask.call, "call")
+            pack_values(ask.config, pb.Task().config)
+        except (HanseError, TypeError, ValueError, AttributeError):
+            raise wrong("asks with the name of a call, and a config of plain values", ask.call) from None
+        if not isinstance(ask.payload, bytes):
+            raise wrong("a payload of bytes", type(ask.payload).__name__)
 
 
 async def load_arrays(blobs: BlobStore, key: BlobKey) -> Arrays:

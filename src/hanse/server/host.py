@@ -11,10 +11,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from hanse.core.arrays import Arrays
-from hanse.core.blobs import manifest_of, rechunk
-from hanse.core.codec import encode_parts
-from hanse.core.errors import ConfigError, TaskError
+from hanse.core.arrays import Array, Arrays
+from hanse.core.blobs import Manifest, content_hash, rechunk
+from hanse.core.codec import encode_parts, encoded_size
+from hanse.core.errors import ConfigError, NotFoundError, RefusedError, TaskError, UnavailableError
 from hanse.core.records import Metrics
 from hanse.core.seams import BlobStore
 from hanse.core.spec import RunSpec
@@ -25,7 +25,7 @@ from hanse.rounds.host import (
     PlanRequest,
     ReduceAnswer,
     ReduceRequest,
-    wrong_updates,
+    adopt,
 )
 from hanse.strategies import named
 from hanse.strategies.catalogue import CUSTOM, catalogue
@@ -83,11 +83,12 @@ class ServerHost:
 
     async def reduce(self, request: ReduceRequest) -> ReduceAnswer:
         """See `StrategyHost.reduce`."""
-        if self._local is not None or request.kind != "fold":
-            return await (self._local or LocalHost(named("fedavg", {}), self._spec, self._blobs)).reduce(request)
-        refused = wrong_updates(request, next(iter(request.members)).reply.update_kind)
-        if refused:
-            return ReduceAnswer(None, refused=refused)
+        if self._local is not None:
+            return await self._local.reduce(request)
+        if request.kind == "metrics":
+            return ReduceAnswer(request.model, request.state)
+        if request.kind == "adopt":
+            return await adopt(request, self._blobs)
         return await self._reduce_there(request)
 
     async def evaluate(self, model: BlobKey, round_: int) -> Metrics:
@@ -109,35 +110,45 @@ class ServerHost:
     async def _reduce_there(self, request: ReduceRequest) -> ReduceAnswer:
         """The worker reads the updates' files, reduces, and answers the new model and states as one set of arrays."""
         arrays: dict[str, bytes | Path] = {}
+        refused: dict[int, str] = {}
         for member in request.members:
             update = member.reply.update
-            assert update is not None  # wrong_updates has refused it otherwise
-            key = (update.scope, update.id)
-            arrays[f"update/{member.ordinal}"] = (
-                update.content if update.content is not None else await self._content(key)
-            )
+            if update is None:
+                continue
+            try:
+                key = (update.scope, update.id)
+                content = update.content if update.content is not None else await self._content(key)
+                arrays[f"update/{member.ordinal}"] = content
+            except (NotFoundError, RefusedError) as error:
+                refused[member.ordinal] = f"cannot be read: {type(error).__name__}: {error}"
+        if refused:
+            return ReduceAnswer(None, refused=refused)
         if request.model is not None:
             arrays["model"] = await self._content(request.model)
         for index, key in enumerate(request.state):
             arrays[f"state/{index}"] = await self._content(key)
         out = self._load.scratch.parent / "reduced"
         called = await self._call("reduce", request.to_json(), arrays, out=out)
-        if called.value.get("refused"):
-            return ReduceAnswer(None, refused={int(o): str(r) for o, r in called.value["refused"].items()})
-        made = called.arrays
-        if made is None:
-            raise TaskError("bad_reply", "the app's strategy answered no arrays")
-        parts: dict[str, dict[str, Any]] = {}
-        for name, array in made.items():
+        refused = {int(ordinal): str(reason) for ordinal, reason in called.value.get("refused", {}).items()}
+        if refused:
+            return ReduceAnswer(None, refused=refused)
+        parts: dict[str, dict[str, Array]] = {}
+        for name, array in (called.arrays or {}).items():
             part, _, inner = name.partition("/")
             parts.setdefault(part, {})[inner] = array
         keys = [await self._store(request.scope, Arrays(parts[part])) for part in sorted(parts)]
-        return ReduceAnswer(keys[0], tuple(keys[1:]))
+        await asyncio.to_thread(out.unlink, missing_ok=True)
+        return ReduceAnswer(keys[0] if keys else None, tuple(keys[1:]))
 
     async def _store(self, scope: str, arrays: Arrays) -> BlobKey:
-        content = b"".join(encode_parts(arrays))
-        manifest = manifest_of(content)
-        await self._blobs.put(scope, manifest, rechunk([content]))
+        """Chunk by chunk, so that there is no second copy of a model."""
+
+        def describe() -> Manifest:
+            hashes = [content_hash(chunk) for _, chunk in rechunk(encode_parts(arrays))]
+            return Manifest(encoded_size(arrays.layout), b"".join(hashes))
+
+        manifest = await asyncio.to_thread(describe)
+        await self._blobs.put(scope, manifest, rechunk(encode_parts(arrays)))
         return scope, manifest.id
 
     async def _content(self, key: BlobKey) -> bytes | Path:
@@ -153,7 +164,10 @@ class ServerHost:
         self, name: str, arguments: Any, arrays: Mapping[str, bytes | Path] | None = None, *, out: Path | None = None
     ) -> Called:
         async def attempt() -> Called:
-            worker = await self._ready()
+            try:
+                worker = await self._ready()
+            except (ConfigError, UnavailableError) as error:  # the run cannot go on without a worker
+                raise TaskError("lost", f"no worker for the app's server side: {error}") from None
             return await worker.call(name, arguments, arrays, out=out, timeout_s=CALL_S)
 
         async with self._turn:

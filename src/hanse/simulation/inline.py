@@ -7,13 +7,16 @@ form, so the final arrays are those of a real federation, bit for bit, where the
 import asyncio
 import sys
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from hanse.backends.memory import Grants, MemoryBlobs, MemoryLedger
 from hanse.clients.app import App
 from hanse.clients.execute import Runtime
+from hanse.clients.failures import failure_of, text_of
 from hanse.clients.loader import stop_if_loading
 from hanse.clients.server import ServerRuntime, StrategyContext
 from hanse.clients.threads import num_threads, set_threads
@@ -21,16 +24,16 @@ from hanse.core.arrays import Arrays
 from hanse.core.blobs import INLINE_BYTES, manifest_of, rechunk
 from hanse.core.blocking import run_to_end
 from hanse.core.codec import decode, encode_parts, encoded_size
-from hanse.core.errors import ConfigError, JobFailed, PolicyError
+from hanse.core.errors import ConfigError, HanseError, JobFailed, PolicyError, TaskError
 from hanse.core.ids import check_name, model_scope, new_job_id, upload_scope
-from hanse.core.records import BlobRef, Envelope, Reply, Task
+from hanse.core.records import BlobRef, Envelope, Metrics, Reply, Task
 from hanse.core.seams import Delivery
 from hanse.core.spec import RunSpec
 from hanse.rounds import machine
 from hanse.rounds.clock import LoopClock
 from hanse.rounds.driver import Observer, Run, Seams
 from hanse.rounds.events import BlobKey
-from hanse.rounds.host import LocalHost
+from hanse.rounds.host import LocalHost, PlanAnswer, PlanRequest, ReduceAnswer, ReduceRequest
 from hanse.rounds.result import Result
 from hanse.strategies import Strategy, named
 from hanse.strategies.catalogue import CUSTOM
@@ -97,13 +100,14 @@ async def _simulate(app: App, spec: RunSpec, data: Mapping[str, DataSets], obser
     inbox, blobs = _Outbox(), MemoryBlobs()
     seams = Seams(MemoryLedger(), blobs, inbox, Grants(blobs))
     server = ServerRuntime(app)
-    host = LocalHost(
-        strategy_of(app, spec, server, len(data)),
+    local = LocalHost(
+        strategy_of(app, spec, server, tuple(data)),
         spec,
         seams.blobs,
         config=server.config if spec.server_config else None,
         evaluate=server.evaluate if spec.server_evaluate else None,
     )
+    host = _ServerSide(app, local)
     model = await store_initial(seams, job, app.initial_arrays)
     run = await Run.create(machine.begin(job, COMPONENT, spec, model), seams, host, LoopClock())
     run.observers.extend(observers)
@@ -167,6 +171,45 @@ class VirtualSite:
         return value() if callable(value) else value
 
 
+class _ServerSide:
+    """The app's server side in this process: a failure becomes the error that a worker would make of it.
+
+    The worker's log holds the traceback there; here it goes to standard error.
+    """
+
+    def __init__(self, app: App, host: LocalHost) -> None:
+        self._host = host
+        file = app.module_globals.get("__file__")
+        self._directory = Path(file).parent if isinstance(file, str) else None
+
+    async def plan(self, request: PlanRequest) -> PlanAnswer:
+        """See `StrategyHost.plan`."""
+        with self._named():
+            return await self._host.plan(request)
+
+    async def reduce(self, request: ReduceRequest) -> ReduceAnswer:
+        """See `StrategyHost.reduce`."""
+        with self._named():
+            return await self._host.reduce(request)
+
+    async def evaluate(self, model: BlobKey, round_: int) -> Metrics:
+        """See `StrategyHost.evaluate`."""
+        with self._named():
+            return await self._host.evaluate(model, round_)
+
+    @contextmanager
+    def _named(self) -> Iterator[None]:
+        try:
+            yield
+        except HanseError as error:
+            if error.__cause__ is not None:
+                _to_stderr(text_of(error.__cause__))
+            raise
+        except (Exception, SystemExit) as error:
+            _to_stderr(text_of(error))
+            raise TaskError(*failure_of(error, self._directory, log="traceback above")) from error
+
+
 class _Outbox:
     """What the run sends, in order, for one loop that plays every site."""
 
@@ -199,12 +242,21 @@ class _Outbox:
         """Nothing comes again."""
 
 
-def strategy_of(app: App, spec: RunSpec, server: ServerRuntime, num_sites: int) -> Strategy:
-    """The app's strategy: built in, given, or made by its own function."""
+def strategy_of(app: App, spec: RunSpec, server: ServerRuntime, sites: Sequence[str]) -> Strategy:
+    """The app's strategy: built in, given, or made by its own function.
+
+    Raises:
+        JobFailed: its function raised, or returned something else.
+    """
     if app.given_strategy is not None:
         return app.given_strategy
     if spec.strategy == CUSTOM:
-        return server.strategy(StrategyContext(spec, tuple(f"site-{n}" for n in range(num_sites))))
+        try:
+            return server.strategy(StrategyContext(spec, tuple(sorted(sites))))
+        except TaskError as error:
+            if error.__cause__ is not None:
+                _to_stderr(text_of(error.__cause__))
+            raise JobFailed(f"the app's server side: {error}") from None
     return named(spec.strategy, spec.params)
 
 

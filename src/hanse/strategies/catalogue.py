@@ -16,8 +16,9 @@ def catalogue() -> dict[str, type[Strategy]]:
     from hanse.strategies.fedavg import FedAvg
     from hanse.strategies.fedavgm import FedAvgM
     from hanse.strategies.fedprox import FedProx
+    from hanse.strategies.query import Query
 
-    return {kind.name: kind for kind in (FedAvg, FedProx, FedAvgM, FedAdam)}
+    return {kind.name: kind for kind in (FedAvg, FedProx, FedAvgM, FedAdam, Query)}
 
 
 def named(name: str, params: Mapping[str, Any]) -> Strategy:

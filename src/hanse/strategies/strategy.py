@@ -20,8 +20,9 @@ from hanse.core.errors import ConfigError
 from hanse.core.records import Config, Metrics
 from hanse.core.seeds import generator, key_of
 from hanse.core.spec import RunSpec
+from hanse.strategies.whole import WholeUpdates
 
-Reducer = Fold[Any] | Select | Gather
+Reducer = Fold[Any] | Select | Gather | WholeUpdates
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +116,8 @@ class Strategy:
     """`position` (canonical), or `receipt`: folded in the order written in the close record (asynchronous)."""
     late: ClassVar[str] = "drop"
     """What happens to a reply after its phase closed: `drop`, or `carry` into the next close with its staleness."""
+    needs_model: ClassVar[bool] = True
+    """False where a round begins from no model (analytics): what is reduced stands for itself, and may be nothing."""
 
     # ---- planning ----
 

@@ -21,7 +21,7 @@ from hanse.clients.failures import failure_of
 from hanse.core.arrays import Arrays
 from hanse.core.blobs import CHUNK_BYTES, INLINE_BYTES, Buffer, Manifest
 from hanse.core.codec import encode_parts, parse_header, view_arrays
-from hanse.core.errors import CodecError, HanseError, TooLargeError
+from hanse.core.errors import CodecError, ConfigError, HanseError, TooLargeError
 from hanse.core.ids import upload_scope
 from hanse.core.records import BlobRef, Reply, Task
 from hanse.workers.load import Load
@@ -121,9 +121,11 @@ class Executor:
         try:
             result, out = self._runtime.call(frame.fields["name"], arguments, given)
             content = json.dumps(result).encode()  # NaN is a metric too
+        except ConfigError as error:  # not a failure: a plan that cannot be made with these sites, but with others
+            return _failed("ConfigError", str(error))
         except (Exception, SystemExit, KeyboardInterrupt) as error:
             traceback.print_exc(file=sys.stderr)
-            return _failed(*failure_of(error, self._load.bundle))
+            return _failed(*failure_of(error, self._load.bundle, log="server's log"))
         if out is None:
             return Frame("called", {"arrays": "none"}, (content,))
         ref = _write(out, fds.pop(0) if frame.fields["out"] else None, "")

@@ -3,24 +3,29 @@
     config    {round, sites}                       → {site: {…}}
     evaluate  {round}, arrays `model`              → {metric: value}
     plan      a `PlanRequest`                      → a `PlanAnswer`
-    reduce    a `ReduceRequest`, arrays `update/<ordinal>`, `model`, `state/<index>`
-                                                   → {refused: {ordinal: reason}}, or arrays `000/<name>` (the new
-                                                     model), `001/<name>`… (the strategy's state, float64)
+    reduce    a `ReduceRequest`, arrays `update/<ordinal>`, `model`, `state/<index>`, as far as there are any
+                                                   → {refused: {ordinal: reason}}, and where none are, arrays
+                                                     `000/<name>` (the new model), `001/<name>`… (the strategy's
+                                                     state, float64); no arrays where there was nothing to reduce
 
-The app's own strategy reduces here, with the same walk as a built-in one in the server, so with the same bits. The
-updates are mapped files; the new model and state are in this worker's memory until they are written.
+The app's own strategy reduces here, with the same walk as a built-in one in the server, so with the same bits.
+
+Memory: updates, model and states come as mapped files and are read block by block. The new model and states are in
+this worker's memory (1 × model, and 2 × model of float32 for each state, which is float64) until they are written;
+the server then reads them once, as long. A built-in strategy needs neither: it writes blocks into the store.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from hanse.aggregation import ArraySink, ArraySource, Source, UpdatesRefused, Zeros, aggregate
+from hanse.aggregation import ArraySink, ArraySource
 from hanse.clients.server import ServerRuntime, StrategyContext
-from hanse.core.arrays import Arrays
+from hanse.core.arrays import Arrays, Layout
 from hanse.core.errors import CodecError, TaskError
 from hanse.core.records import Task
 from hanse.core.spec import RunSpec
-from hanse.rounds.host import PlanRequest, plan_phase, unplain, wide_layout
+from hanse.rounds.folding import Item, fold
+from hanse.rounds.host import PlanRequest, plan_phase, unplain
 from hanse.strategies import Strategy
 from hanse.strategies.strategy import FoldInput
 from hanse.workers.execute import Given, Outcome
@@ -75,43 +80,41 @@ class ServerSide:
 
     def _reduce(self, arguments: Any, arrays: Given) -> tuple[Any, Arrays | None]:
         members = arguments["members"]
-        refused = {
-            m[0]: str(arrays[f"update/{m[0]}"]) for m in members if isinstance(arrays[f"update/{m[0]}"], CodecError)
-        }
+        strategy = self._strategy(tuple(sorted({member[3] for member in members})))
+        sinks: list[ArraySink] = []
+
+        def make_sink(layout: Layout) -> ArraySink:
+            sinks.append(ArraySink(layout))
+            return sinks[-1]
+
+        refused = fold(
+            strategy,
+            self._spec,
+            [_item(member, arrays.get(f"update/{member[0]}")) for member in members],
+            make_sink,
+            round_=arguments["round"],
+            size=arguments["size"],
+            base=ArraySource(_sound(arrays["model"])) if "model" in arrays else None,
+            states=[ArraySource(_sound(arrays[f"state/{index}"])) for index in range(arguments["num_states"])],
+            threads=self._spec.threads,
+        )
         if refused:
             return {"refused": refused}, None
-        strategy = self._strategy(tuple(sorted({m[3] for m in members})))
-        base = ArraySource(_sound(arrays["model"]))
-        names = strategy.state_names()
-        wide = wide_layout(base.layout)
-        given = arguments["num_states"]
-        states: list[Source] = [ArraySource(_sound(arrays[f"state/{index}"])) for index in range(given)]
-        sinks = [ArraySink(base.layout), *(ArraySink(wide) for _ in names)]
-        inputs = [FoldInput(site, count, stale, unplain(metrics)) for _, _, stale, site, count, metrics, _ in members]
-        try:
-            aggregate(
-                [ArraySource(_sound(arrays[f"update/{m[0]}"])) for m in members],
-                [m[1] for m in members],
-                strategy.weigh(inputs),
-                rule=strategy.reducer(),
-                out=sinks[0],
-                kind="delta" if strategy.update_kind == "delta" else "values",
-                base=base,
-                update=strategy.update if type(strategy).update is not Strategy.update else None,
-                states=states or [Zeros(wide) for _ in names],
-                state_outs=sinks[1:],
-                scalars=strategy.scalars(arguments["round"]),
-                plan_size=arguments["size"],
-                threads=self._spec.threads,
-            )
-        except UpdatesRefused as error:
-            by_position = {m[1]: m[0] for m in members}
-            return {"refused": {by_position[position]: why for position, why in error.reasons.items()}}, None
+        if not sinks:
+            return {}, None
         made = [(f"{i:03}/{name}", array) for i, sink in enumerate(sinks) for name, array in sink.arrays.items()]
         return {}, Arrays(made)
 
     def _strategy(self, sites: tuple[str, ...]) -> Strategy:
         return self._runtime.strategy(StrategyContext(self._spec, tuple(sorted(sites))))
+
+
+def _item(member: Sequence[Any], given: Arrays | CodecError | None) -> Item:
+    ordinal, position, staleness, site, num_examples, metrics, update_kind = member
+    about = FoldInput(site, num_examples, staleness, unplain(metrics))
+    wrong = str(given) if isinstance(given, CodecError) else ""
+    source = ArraySource(given) if isinstance(given, Arrays) else None
+    return Item(ordinal, position, about, update_kind, source, wrong)
 
 
 def _sound(arrays: Arrays | CodecError) -> Arrays:

@@ -15,6 +15,7 @@ from hanse.strategies import Strategy
 from hanse.strategies.fedadam import FedAdam
 from hanse.strategies.fedavg import FedAvg
 from hanse.strategies.fedprox import FedProx
+from hanse.strategies.query import Query
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,7 +134,22 @@ def test_bare_functions_need_initial_parameters() -> None:
 def test_an_app_of_queries_has_no_model() -> None:
     app = App()
     app.query(lambda config, site: {})
-    assert (app.spec().initial, app.spec().evaluate_every) == ("given", 0)
+    spec = app.spec()
+    assert (spec.strategy, spec.initial, spec.rounds, spec.evaluate_every) == ("query", "none", 1, 0)
+
+
+def test_an_app_of_queries_may_say_how() -> None:
+    app = App(Query("mean"), rounds=3)
+    app.query(lambda config, site: {})
+    assert (app.spec().params, app.spec().rounds) == ({"arrays": "mean"}, 3)
+    trains = App(FedAvg())
+    trains.query(lambda config, site: {})
+    with pytest.raises(ConfigError, match="FedAvg.*which trains, and only @app.query"):
+        trains.spec()
+    given = App(initial=[np.zeros(2)])
+    given.query(lambda config, site: {})
+    with pytest.raises(ConfigError, match="initial: expected none"):
+        given.spec()
 
 
 named = with_client()

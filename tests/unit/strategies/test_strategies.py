@@ -21,7 +21,7 @@ def context(phase: str, **spec: object) -> Context:
     return Context(RunSpec(**spec), round=3, phase=phase, sites=SITES)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("name", ["fedavg", "fedprox", "fedavgm", "fedadam"])
+@pytest.mark.parametrize("name", ["fedavg", "fedprox", "fedavgm", "fedadam", "query"])
 def test_survives_the_way_through_json(name: str) -> None:
     strategy = named(name, {})
     again = named(strategy.name, json.loads(json.dumps(strategy.params())))
@@ -59,7 +59,7 @@ def test_bad_parameters_are_named(kind: type, params: dict[str, object], says: s
 
 
 def test_unknown_names_and_parameters_are_config_errors() -> None:
-    with pytest.raises(ConfigError, match="expected one of fedavg, fedprox, fedavgm, fedadam; found 'fedsgd'"):
+    with pytest.raises(ConfigError, match="expected one of fedavg, fedprox, fedavgm, fedadam, query; found 'fedsgd'"):
         named("fedsgd", {})
     with pytest.raises(ConfigError, match="strategy fedavg"):
         named("fedavg", {"server_lr": 1.0})
