@@ -5,6 +5,7 @@ member/<kind>/<name>             {record, roles, enrolled_at_ms}: the newest mem
 revocations                      the signed list, cached in memory: the check on each call touches no disk
 """
 
+import asyncio
 import json
 import time
 from collections.abc import Sequence
@@ -53,6 +54,7 @@ class Members:
         self._address = address
         self._revoked = RevocationList(authority.federation)
         self._records: dict[tuple[str, str], tuple[MemberRecord, tuple[str, ...], bytes]] = {}
+        self._changing = asyncio.Lock()
 
     async def load(self) -> None:
         """Read the records of members and the revocation list."""
@@ -77,7 +79,7 @@ class Members:
         """
         identity = _identity(certificate)
         self._revoked.check(identity, _now())
-        if identity.kind != "server" and (identity.kind, identity.name) not in self._records:
+        if (identity.kind, identity.name) not in self._records:
             raise TrustError(f"{identity.kind} {identity.name} is not enrolled; ask the federation's operator")
         return identity
 
@@ -127,7 +129,7 @@ class Members:
         unknown = [role for role in roles if role not in ROLES]
         if unknown:
             raise ConfigError(f"role: expected {' or '.join(ROLES)}, found {unknown[0]!r}")
-        if (kind, name) in self._records and f"{kind}/{name}" not in self._revoked.names:
+        if self._is_enrolled(kind, name):
             raise ConfigError(f"{kind} {name} is enrolled already; revoke it first, or choose another name")
         token, record = make_token(
             address=address,
@@ -147,6 +149,10 @@ class Members:
         Raises:
             TrustError: the token does not hold, or the request is not what it is for.
         """
+        async with self._changing:
+            return await self._join(request)
+
+    async def _join(self, request: pb.JoinRequest) -> pb.JoinReply:
         signing = SigningRequest.parse(request.signing_request)
         key = f"token/{token_key(request.token_secret)}"
         try:
@@ -157,8 +163,14 @@ class Members:
         after = redeem(
             before, request.token_secret, kind=request.kind, name=request.name, request_digest=signing.digest
         )
-        if after != before and not await self._ledger.compare_and_set(key, after.to_bytes(), version):
-            raise TrustError("this join token is being used by another request at this moment")
+        if after != before:
+            if self._is_enrolled(request.kind, request.name):
+                raise TrustError(
+                    f"{request.kind} {request.name} is enrolled already, with another token; "
+                    f"tell the federation's operator if it was not you"
+                )
+            if not await self._ledger.compare_and_set(key, after.to_bytes(), version):
+                raise TrustError("this join token is being used by another request at this moment")
         issued = self.authority.issue(signing, kind=request.kind, name=request.name)
         roles = json.loads(await self._get(f"roles/{request.kind}/{request.name}", b"[]"))
         if f"{request.kind}/{request.name}" in self._revoked.names:
@@ -174,21 +186,43 @@ class Members:
         self._remember(value)
 
     async def renew(self, caller: Identity, request: pb.RenewRequest) -> pb.JoinReply:
-        """A new certificate for the same member, same keys or new ones."""
+        """A new certificate for the same member and the same keys.
+
+        Raises:
+            TrustError: another's request, or for other keys; or the caller was revoked meanwhile.
+        """
         signing = SigningRequest.parse(request.signing_request)
-        issued = self.authority.issue(signing, kind=caller.kind, name=caller.name)
-        await self.enrol(issued, self._records[(caller.kind, caller.name)][1])
+        async with self._changing:
+            self._revoked.check(caller, _now())
+            record, _ = self.record(caller.kind, caller.name)
+            issued = self.authority.renew(signing, record=record)
+            await self.enrol(issued, self._records[(caller.kind, caller.name)][1])
         return self._reply(issued)
 
     async def revoke(self, kind: str, name: str) -> None:
-        """Let nobody of this name in any more.
+        """Let nobody of this name in any more, nor with a token that was made for it before.
 
         Raises:
             NotFoundError: there is no such member.
         """
-        self.record(kind, name)
-        serials = [i.serial for i in self.authority.issued() if (i.kind, i.name) == (kind, name)]
-        await self._replace_revocations(self._revoked.revoke_name(kind, name, serials=serials))
+        async with self._changing:
+            self.record(kind, name)
+            serials = [i.serial for i in self.authority.issued() if (i.kind, i.name) == (kind, name)]
+            await self._replace_revocations(self._revoked.revoke_name(kind, name, serials=serials))
+            await self._forget_tokens(kind, name)
+
+    async def _forget_tokens(self, kind: str, name: str) -> None:
+        """Used ones as well: a used token answers its own request again, should the answer have been lost."""
+        after: str | None = None
+        while rows := await self._ledger.query("token/", after):
+            after = rows[-1][0]
+            for key, value, _ in rows:
+                record = TokenRecord.from_bytes(value)
+                if (record.kind, record.name) == (kind, name):
+                    await self._ledger.delete(key)
+
+    def _is_enrolled(self, kind: str, name: str) -> bool:
+        return (kind, name) in self._records and f"{kind}/{name}" not in self._revoked.names
 
     async def _replace_revocations(self, revoked: RevocationList) -> None:
         await self._put(REVOCATIONS, revoked.sign(self.authority.key))

@@ -12,7 +12,7 @@ import grpc.aio
 import structlog
 
 from hanse.backends.grpc.inbox import SessionInbox
-from hanse.backends.grpc.protocol import LEASE_S, SERVER_OPTIONS
+from hanse.backends.grpc.protocol import ENROLMENT_OPTIONS, LEASE_S, MAX_ENROLMENT_CALLS, SERVER_OPTIONS
 from hanse.backends.grpc.service import Caller, Service
 from hanse.backends.local import LocalStore
 from hanse.core.errors import (
@@ -112,7 +112,9 @@ class Server:
         self._members_server = grpc.aio.server(options=SERVER_OPTIONS)
         self._members_server.add_generic_rpc_handlers((self._service.federation(),))
         self.port = _bind(self._members_server, config.listen, config.port, mutual)
-        self._enrolment_server = grpc.aio.server(options=SERVER_OPTIONS)
+        self._enrolment_server = grpc.aio.server(
+            options=ENROLMENT_OPTIONS, maximum_concurrent_rpcs=MAX_ENROLMENT_CALLS
+        )
         self._enrolment_server.add_generic_rpc_handlers((self._service.enrolment(),))
         open_ = grpc.ssl_server_credentials(pair)
         self.enrolment_port = _bind(self._enrolment_server, config.listen, config.enrolment_port, open_)

@@ -8,6 +8,9 @@ import asyncio
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
+
+import grpc
 
 from hanse.core.proto import hanse_pb2 as pb
 from hanse.core.records import Envelope
@@ -15,6 +18,8 @@ from hanse.core.seams import Delivery
 
 Key = tuple[str, str]
 """(kind, id) of a message."""
+MAX_UNREAD = 8192
+"""Frames that wait for a site to read them before it may ask for more."""
 
 
 @dataclass(slots=True)
@@ -29,8 +34,10 @@ class Outgoing:
     def __init__(self) -> None:
         self._frames: deque[pb.ServerFrame] = deque()
         self._changed = asyncio.Event()
+        self.ended = asyncio.Event()
         self.closed = ""
-        self.final = False
+        self.status = grpc.StatusCode.UNAVAILABLE
+        self.writing = False
 
     def put(self, frame: pb.ServerFrame) -> None:
         """Queue a frame; dropped when the session is over."""
@@ -38,17 +45,23 @@ class Outgoing:
             self._frames.append(frame)
             self._changed.set()
 
-    def close(self, reason: str, *, final: bool = False) -> None:
-        """End the session, once what is queued has gone out. `final`: the site need not come again."""
-        self.closed = self.closed or reason
-        self.final = self.final or final
-        self._changed.set()
+    def answer(self, frame: pb.ServerFrame) -> None:
+        """Queue an answer to something that the site sent. A site that sends without reading is hung up on."""
+        if len(self._frames) >= MAX_UNREAD:
+            self.close("the site does not read what it is sent")
+        self.put(frame)
 
-    async def next(self) -> pb.ServerFrame | None:
-        """The next frame; None when the session is to end."""
+    def close(self, reason: str, *, final: bool = False, status: Any = None) -> None:
+        """End the session now; what was queued goes out through the next one. `final`: there need not be a next."""
+        if not self.closed:
+            self.closed = reason
+            if final or status is not None:
+                self.status = grpc.StatusCode.UNAUTHENTICATED if final else status
+            self.ended.set()
+
+    async def next(self) -> pb.ServerFrame:
+        """The next frame."""
         while not self._frames:
-            if self.closed:
-                return None
             self._changed.clear()
             await self._changed.wait()
         return self._frames.popleft()

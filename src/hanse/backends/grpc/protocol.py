@@ -17,6 +17,10 @@ ENROLMENT = "hanse.v1.Enrolment"
 PIECE_BYTES = 1 << 20
 """Bytes of a blob in one message."""
 MAX_MESSAGE_BYTES = 8 * 1024 * 1024
+MAX_ENROLMENT_BYTES = 64 * 1024
+"""Where strangers may call."""
+MAX_ENROLMENT_CALLS = 64
+"""At one time, likewise."""
 HEARTBEAT_S = 2.5
 LEASE_S = 10.0
 """A site that was not heard for so long is lost."""
@@ -28,7 +32,17 @@ _COMMON = [
     ("grpc.http2.lookahead_bytes", 1 << 20),
     ("grpc.http2.bdp_probe", 0),
 ]
-SERVER_OPTIONS = [*_COMMON, ("grpc.so_reuseport", 0), ("grpc.max_concurrent_streams", 64)]
+SERVER_OPTIONS = [
+    *_COMMON,
+    ("grpc.so_reuseport", 0),
+    ("grpc.max_concurrent_streams", 64),
+    ("grpc.server_handshake_timeout_ms", 10_000),  # who does not finish the TLS handshake
+    ("grpc.max_connection_idle_ms", 30_000),  # who has no call open; a client opens a new connection by itself
+]
+ENROLMENT_OPTIONS = [
+    *(option for option in SERVER_OPTIONS if option[0] != "grpc.max_receive_message_length"),
+    ("grpc.max_receive_message_length", MAX_ENROLMENT_BYTES),
+]
 CLIENT_OPTIONS = [
     *_COMMON,
     ("grpc.initial_reconnect_backoff_ms", 100),

@@ -7,7 +7,7 @@ revocation on every call.
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Any, Protocol
 
 import grpc
@@ -24,18 +24,19 @@ from hanse.backends.grpc.protocol import (
     pieces,
     status_of,
 )
+from hanse.backends.grpc.turns import Turn, Turns
 from hanse.core.blobs import Buffer, Manifest
 from hanse.core.errors import CodecError, HanseError, TrustError
 from hanse.core.proto import hanse_pb2 as pb
 from hanse.core.records import WIRE_VERSION, Envelope
 from hanse.core.seams import BlobStore, Links
 
-MAX_TRANSFERS = 4
-"""Blobs on their way at one time: more are no faster and cost memory."""
 HELLO_S = 10.0
-"""A connection that says nothing for so long after opening is no site."""
-IDLE_S = 60.0
-"""A transfer that does not move for so long is over; it resumes where it stopped."""
+"""A call that says nothing for so long after opening is no member's."""
+LAST_WORD_S = 1.0
+"""How long a message on its way out may hold up the end of its session."""
+MAX_REASON = 1000
+"""Characters of a reason that a caller is told: a status travels in headers, which are limited."""
 
 Context = Any
 """grpc.aio's servicer context is not typed."""
@@ -133,7 +134,7 @@ class Service:
         self._inbox = inbox
         self._blobs = blobs
         self._links = links
-        self._transfers = asyncio.Semaphore(MAX_TRANSFERS)
+        self._turns = Turns()
 
     def federation(self) -> grpc.GenericRpcHandler:
         """For members, over mutual TLS."""
@@ -184,9 +185,11 @@ class Service:
         ending = asyncio.get_running_loop().call_later(
             min(max(0.0, _seconds_left(caller)), 30 * 86400.0), outgoing.close, "the certificate has expired"
         )
+        writing = asyncio.ensure_future(_write(context, outgoing))
         tasks = {
+            writing,
             asyncio.ensure_future(self._read(context, caller, outgoing)),
-            asyncio.ensure_future(_write(context, outgoing)),
+            asyncio.ensure_future(outgoing.ended.wait()),  # also where the site does not read what is written
         }
         try:
             done, _pending = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -194,16 +197,19 @@ class Service:
                 task.result()
         except (CodecError, TrustError) as error:
             log.warning("session refused", site=caller.name, reason=str(error))
-            await context.abort(status_of(error), str(error))
+            outgoing.close(str(error), status=status_of(error))
         finally:
             ending.cancel()
-            for task in tasks:
+            for task in tasks - {writing}:
                 task.cancel()
             if self._inbox.detach(caller.name, outgoing):
                 self._handler.closed(caller.name)
+            is_stuck = outgoing.writing and not await _settled(writing)
+            writing.cancel()
+        if is_stuck:
+            raise asyncio.CancelledError  # gRPC takes no status behind a message that does not go out: reset the stream
         if outgoing.closed:
-            code = grpc.StatusCode.UNAUTHENTICATED if outgoing.final else grpc.StatusCode.UNAVAILABLE
-            await context.abort(code, outgoing.closed)
+            await context.abort(outgoing.status, outgoing.closed[:MAX_REASON])
 
     async def _read(self, context: Context, caller: Caller, outgoing: Outgoing) -> None:
         while (content := await _next(context)) is not None:
@@ -214,9 +220,9 @@ class Service:
                     envelope = Envelope.from_message(frame.envelope)
                     outcome, reason = await self._handler.take(caller.name, envelope)
                     accepted = pb.Accepted(id=envelope.id, outcome=outcome, reason=reason)
-                    outgoing.put(pb.ServerFrame(accepted=accepted))
+                    outgoing.answer(pb.ServerFrame(accepted=accepted))
                 case "heartbeat":
-                    outgoing.put(pb.ServerFrame(heartbeat=frame.heartbeat))
+                    outgoing.answer(pb.ServerFrame(heartbeat=frame.heartbeat))
                 case "done":
                     kind, _, id = frame.done.partition(":")
                     self._inbox.forget(caller.name, kind, id)
@@ -227,37 +233,63 @@ class Service:
 
     # ---- blobs ----
 
-    async def _download(self, request: pb.DownloadRequest, context: Context) -> AsyncIterator[bytes]:
+    async def _download(self, request: pb.DownloadRequest, context: Context) -> None:
         caller = await self._admit(context)
-        async with self._transfers:
-            with _mapped(context) as guard:
+        with _mapped(context) as guard:
+            async with self._turns.enter(f"{caller.kind} {caller.name}") as turn:
                 who = self._handler.may_download(caller, request)
                 await self._links.get(who, request.scope, request.id)
                 manifest = await self._blobs.manifest(request.scope, request.id)
-                wanted = list(request.chunks) or range(manifest.num_chunks)
-                yield pb.Manifest(size=manifest.size, hashes=manifest.hashes).SerializeToString()
+                wanted = _wanted(request, manifest)
+                await turn.begin()
+                header = pb.Manifest(size=manifest.size, hashes=manifest.hashes)
+                await turn.wait(context.write(header.SerializeToString()))
                 for index in wanted:
+                    self._handler.admit(_certificate(context))  # who is revoked meanwhile gets no further chunk
                     start, stop = manifest.span(index)
                     for piece in pieces(self._blobs.read(request.scope, request.id, start, stop)):
-                        yield piece
-            await guard.finish()
+                        await turn.wait(context.write(piece))
+                        turn.moved(len(piece))
+        await guard.finish()
 
     async def _upload(self, _: object, context: Context) -> None:
         caller = await self._admit(context)
-        async with self._transfers:
-            with _mapped(context) as guard:
+        with _mapped(context) as guard:
+            async with self._turns.enter(f"{caller.kind} {caller.name}") as turn:
                 opening = await asyncio.wait_for(_next(context), HELLO_S)
                 offer = pb.UploadOffer.FromString(opening or b"")
                 manifest = Manifest(offer.manifest.size, offer.manifest.hashes)
                 who = self._handler.may_upload(caller, offer)
+                await turn.begin()
                 ticket = await self._links.put(who, offer.scope, manifest)
-                await context.write(pb.UploadTicket(missing=ticket.missing).SerializeToString())
+                await turn.wait(context.write(pb.UploadTicket(missing=ticket.missing).SerializeToString()))
                 if ticket.missing:
-                    await self._blobs.put(offer.scope, manifest, _arriving(context, manifest, ticket.missing))
+                    chunks = self._arriving(context, turn, manifest, ticket.missing)
+                    await self._blobs.put(offer.scope, manifest, chunks)
                 if await self._blobs.missing(offer.scope, manifest):
                     raise CodecError("upload: ended before all chunks were there; it resumes where it stopped")
-                await context.write(b"done")
-            await guard.finish()
+                await turn.wait(context.write(b"done"))
+        await guard.finish()
+
+    async def _arriving(
+        self, context: Context, turn: Turn, manifest: Manifest, missing: tuple[int, ...]
+    ) -> AsyncIterator[tuple[int, Buffer]]:
+        """Chunks as their pieces come in; one chunk in memory at a time."""
+        buffer = bytearray(min(manifest.size, manifest.span(0)[1]))
+        for index in missing:
+            self._handler.admit(_certificate(context))  # who is revoked meanwhile sends no further chunk
+            start, stop = manifest.span(index)
+            size, filled = stop - start, 0
+            while filled < size:
+                piece = await turn.wait(_next(context))
+                if piece is None:
+                    return
+                if len(piece) > size - filled:
+                    raise CodecError(f"upload: expected at most {size - filled} bytes more of chunk {index}")
+                buffer[filled : filled + len(piece)] = piece
+                filled += len(piece)
+                turn.moved(len(piece))
+            yield index, memoryview(buffer)[:size]
 
     # ---- people, enrolment ----
 
@@ -272,6 +304,7 @@ class Service:
         caller = await self._admit(context)
         with _mapped(context) as guard:
             async for answer in self._handler.watch(caller, call):
+                self._handler.admit(_certificate(context))  # who is revoked, or expires, has seen enough
                 yield answer
         await guard.finish()
 
@@ -289,11 +322,8 @@ class Service:
         return pb.JoinReply()
 
     async def _admit(self, context: Context, kind: str = "") -> Caller:
-        certificates = context.auth_context().get("x509_pem_cert", [])
         try:
-            if not certificates:
-                raise TrustError("expected a member's certificate, found none")
-            caller = self._handler.admit(certificates[0])
+            caller = self._handler.admit(_certificate(context))
             if kind and caller.kind != kind:
                 raise TrustError(f"expected a {kind}, found {caller.kind} {caller.name}")
         except TrustError as error:
@@ -312,7 +342,7 @@ class _mapped(contextlib.AbstractContextManager["_mapped"]):
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> bool:
         if isinstance(error, HanseError):
-            self._failure = status_of(error), str(error)
+            self._failure = status_of(error), str(error)[:MAX_REASON]
         elif isinstance(error, TimeoutError | DecodeError):
             self._failure = grpc.StatusCode.INVALID_ARGUMENT, "expected a message that is not there or not readable"
         elif isinstance(error, Exception) and not isinstance(error, grpc.RpcError | grpc.aio.AbortError):
@@ -331,26 +361,37 @@ class _mapped(contextlib.AbstractContextManager["_mapped"]):
             await self._context.abort(*self._failure)
 
 
-async def _arriving(
-    context: Context, manifest: Manifest, missing: tuple[int, ...]
-) -> AsyncIterator[tuple[int, Buffer]]:
-    """Chunks as their pieces come in; one chunk in memory at a time."""
-    buffer = bytearray(min(manifest.size, manifest.span(0)[1]))
-    for index in missing:
-        start, stop = manifest.span(index)
-        size, filled = stop - start, 0
-        while filled < size:
-            piece = await asyncio.wait_for(_next(context), IDLE_S)
-            if piece is None or len(piece) > size - filled:
-                return
-            buffer[filled : filled + len(piece)] = piece
-            filled += len(piece)
-        yield index, memoryview(buffer)[:size]
+def _certificate(context: Context) -> bytes:
+    certificates = context.auth_context().get("x509_pem_cert", [])
+    if not certificates:
+        raise TrustError("expected a member's certificate, found none")
+    return bytes(certificates[0])
+
+
+def _wanted(request: pb.DownloadRequest, manifest: Manifest) -> Sequence[int]:
+    """The chunks that were asked for, each at most once: a short request must not make a long answer."""
+    wanted = list(request.chunks)
+    if not wanted:
+        return range(manifest.num_chunks)
+    if len(wanted) > manifest.num_chunks or len(set(wanted)) < len(wanted) or max(wanted) >= manifest.num_chunks:
+        raise CodecError(f"download: expected each of {manifest.num_chunks} chunks at most once")
+    return wanted
 
 
 async def _write(context: Context, outgoing: Outgoing) -> None:
-    while (frame := await outgoing.next()) is not None:
+    while True:
+        frame = await outgoing.next()
+        outgoing.writing = True
         await context.write(frame)
+        outgoing.writing = False
+        if outgoing.closed:
+            return
+
+
+async def _settled(writing: "asyncio.Future[None]") -> bool:
+    """Whether the message that is being written goes out soon."""
+    done, _ = await asyncio.wait({writing}, timeout=LAST_WORD_S)
+    return bool(done)
 
 
 async def _next(context: Context) -> bytes | None:
