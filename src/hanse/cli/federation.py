@@ -1,5 +1,6 @@
 """`hanse federation init`."""
 
+import shutil
 from pathlib import Path
 from typing import Annotated
 
@@ -7,9 +8,9 @@ import typer
 
 from hanse.cli.options import Json
 from hanse.cli.output import say, show_json
-from hanse.core.errors import ConfigError
+from hanse.core.errors import ConfigError, HanseError
 
-Port = Annotated[int | None, typer.Option(min=1, max=65535)]
+_TAKEN = ("apps", "authority", "server", "store")
 
 
 def init(
@@ -58,7 +59,16 @@ def init(
         http_port=metrics,
         hosts=hosts,
     )
-    made = init_federation(directory or Path(name), config, person=person, sites=sites, token_hours=hours)
+    if person in _TAKEN:
+        raise ConfigError(f"person: {person} is a folder of the server; choose another name")
+    place = directory or Path(name)
+    is_new = not place.exists()
+    try:
+        made = init_federation(place, config, person=person, sites=sites, token_hours=hours)
+    except HanseError:
+        if is_new:
+            shutil.rmtree(place, ignore_errors=True)  # so that the next attempt does not meet half a federation
+        raise
     yaml = made.person_directory / "federation.yaml"
     if json:
         show_json(
