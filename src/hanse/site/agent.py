@@ -109,7 +109,9 @@ class Agent:
         self._undecided: dict[str, asyncio.Task[None]] = {}
         self._background: set[asyncio.Task[None]] = set()
         with contextlib.ExitStack() as opened:
-            self._store = opened.enter_context(LocalStore.open(self.directory / "store", "process"))
+            # A cache, so "process". No file is written over: user code may still map the model of an earlier round.
+            store = LocalStore.open(self.directory / "store", "process", max_spare_files=0)
+            self._store = opened.enter_context(store)
             self._journal = opened.enter_context(Journal(self.directory / "journal.db"))
             keys = self.membership.keys
             self._audit = opened.enter_context(AuditLog(self.directory / "audit.jsonl", keys.signing))
@@ -149,6 +151,7 @@ class Agent:
         try:
             server = await serve(self.directory, self.control)
             self._restore()
+            log.info("site started", site=self.name, federation=self.federation)
             await self._hold_sessions()
         finally:
             await self._close(server)
@@ -542,7 +545,9 @@ class Agent:
         Raises:
             TrustError: the server does not give this site one.
         """
-        await asyncio.sleep(max(0.0, (self.membership.identity.renew_at_ms - current_ms()) / 1000))
+        while (left_ms := self.membership.identity.renew_at_ms - current_ms()) > 0:  # noqa: ASYNC110
+            # by the hour, since a machine that was asleep has not counted the time
+            await asyncio.sleep(min(left_ms / 1000, 3600.0))
         keys = self.membership.keys
         request = SigningRequest.request(keys, federation=self.federation, kind="site", name=self.name)
         while True:

@@ -44,7 +44,6 @@ def _run(directory: Path, launcher: Launcher, *, verbose: bool) -> int:
         loop = asyncio.get_running_loop()
         for each in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(each, agent.stop)
-        log.info("site started", site=agent.name, federation=agent.federation)
         await agent.run()
 
     try:

@@ -104,6 +104,24 @@ async def test_a_large_model_comes_and_goes_as_a_blob(town: Town, site: Path) ->
         assert len(list((site / "store" / "blobs").glob("job1/main/*/model/*.manifest"))) == 2
 
 
+async def test_a_model_that_user_code_kept_does_not_change_under_it(town: Town, site: Path) -> None:
+    source = """
+    kept = []
+
+    @app.train
+    def train(arrays, config, site):
+        kept.append(arrays["w"])
+        return arrays, 1, {"first": float(kept[0].sum())}
+    """
+    async with bench(town, site, source=source) as b:
+        await b.propose()
+        for ordinal in range(5):
+            model = Arrays({"w": np.full(4_000_000, 1.0 + ordinal, dtype=np.float32)})
+            reply = await b.reply(await b.task(model, ordinal=ordinal))
+            assert reply.metrics["first"] == 4_000_000
+            b.link.accepted(str(reply.task), "received", "")
+
+
 async def test_a_task_that_comes_again_is_not_executed_again(town: Town, site: Path) -> None:
     async with bench(town, site, source=COUNT) as b:
         await b.propose()

@@ -27,7 +27,7 @@ def agent(directory: Path) -> Iterator["subprocess.Popen[bytes]"]:
     try:
         assert child.stderr is not None
         for line in child.stderr:
-            if json.loads(line).get("event") in ("site started", "connection lost"):
+            if json.loads(line).get("event") == "site started":
                 break
         yield child
     finally:
