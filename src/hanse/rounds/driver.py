@@ -47,6 +47,7 @@ from hanse.core.spec import RunSpec
 from hanse.rounds import machine
 from hanse.rounds.clock import Clock
 from hanse.rounds.events import (
+    Answer,
     BlobKey,
     Cancelled,
     Checkpoint,
@@ -64,8 +65,7 @@ from hanse.rounds.events import (
     Reduced,
     ReduceRefused,
     Release,
-    ReplyFailed,
-    ReplyReceived,
+    Replied,
     Resumed,
     Send,
     SetTimer,
@@ -144,7 +144,7 @@ class Run:
         self._written = -1
         self._spilled = ""
         self._queue: deque[Event] = deque()
-        self._received: deque[Event] = deque()
+        self._received: list[Answer] = []
         self._look: asyncio.Task[None] | None = None
         self._working = False
         self._resumed = False
@@ -344,7 +344,7 @@ class Run:
         if self.state.over:
             return "duplicate", ""
         self._remember(reply)
-        self._received.append(_reply_event(reply, self._clock.now_ms(), receipt))
+        self._received.append(_answer(reply, receipt))
         return "received", ""
 
     async def _check_not_taken_over(self) -> None:
@@ -410,8 +410,7 @@ class Run:
         before other events: one that comes while a phase is planned must find it planned, or starved.
         """
         answers: deque[Event] = deque()
-        while queue := self._received or answers or self._queue:
-            event = queue.popleft()
+        while event := self._next(answers):
             self.state, instructions = machine.step(self.state, event)
             for instruction in instructions:
                 if isinstance(instruction, Plan):
@@ -426,6 +425,13 @@ class Run:
                     turn.finish = instruction
                 else:
                     turn.outward.append(instruction)
+
+    def _next(self, answers: deque[Event]) -> Event | None:
+        if self._received:
+            replies, self._received = tuple(self._received), []
+            return Replied(replies, self._clock.now_ms())
+        queue = answers or self._queue
+        return queue.popleft() if queue else None
 
     async def _perform_all(self, instructions: Sequence[Instruction]) -> None:
         """Tasks go out side by side, so that a ledger can commit them together."""
@@ -714,11 +720,11 @@ class Run:
             seconds=reply.seconds,
         )
 
-    async def _load_replies(self) -> tuple[tuple[int, str, int], ...]:
+    async def _load_replies(self) -> tuple[Answer, ...]:
         """Rows that exist and matter."""
         state = self.state
         wanted = {*state.open, *state.closing, *state.carried, *state.released, *state.previous}
-        found: list[tuple[int, str, int]] = []
+        found: list[Answer] = []
         after: str | None = None
         while rows := await self._seams.ledger.query(f"reply/{self._key}/", after):
             for key, value, _ in rows:
@@ -730,7 +736,7 @@ class Run:
                 self._receipt = max(self._receipt, receipt)
                 self._replies[ordinal] = reply
                 self._unsettled[ordinal] = round_
-                found.append((ordinal, "" if reply.ok else _reason(reply), receipt))
+                found.append(_answer(reply, receipt))
             after = rows[-1][0]
         return tuple(found)
 
@@ -951,15 +957,9 @@ async def round_records(ledger: Ledger, job: str, component: str, after: int = 0
     return records
 
 
-def _reply_event(reply: Reply, now_ms: int, receipt: int) -> Event:
-    ordinal = reply.task.ordinal
-    if reply.ok:
-        return ReplyReceived(ordinal, now_ms, receipt)
-    return ReplyFailed(ordinal, _reason(reply), now_ms, receipt)
-
-
-def _reason(reply: Reply) -> str:
-    return f"{reply.error_kind}: {reply.error}" if reply.error else reply.error_kind
+def _answer(reply: Reply, receipt: int) -> Answer:
+    reason = f"{reply.error_kind}: {reply.error}" if reply.error else reply.error_kind
+    return reply.task.ordinal, reason, receipt
 
 
 def _encode_asks(asks: Mapping[int, Ask]) -> list[Any]:

@@ -79,23 +79,16 @@ class PlanFailed:
     final: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class ReplyReceived:
-    """A reply's row exists. `receipt`: larger than that of every reply received before it."""
-
-    ordinal: int
-    now_ms: int
-    receipt: int = 0
+Answer = tuple[int, str, int]
+"""A reply whose row exists: ordinal, the reason of failure ("" for success), and receipt, which orders replies."""
 
 
 @dataclass(frozen=True, slots=True)
-class ReplyFailed:
-    """A reply's row exists and says that the site could not do it."""
+class Replied:
+    """Replies that were received since the last event; all are noted before anything is decided."""
 
-    ordinal: int
-    reason: str
+    replies: tuple[Answer, ...]
     now_ms: int
-    receipt: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,11 +151,11 @@ class Resumed:
     """A shell has loaded the record.
 
     Args:
-        replies: rows that exist: ordinal, the reason of failure ("" for success), and receipt.
+        replies: every row that exists.
         sites: sites expected to be there; their leases start afresh.
     """
 
-    replies: tuple[tuple[int, str, int], ...]
+    replies: tuple[Answer, ...]
     sites: tuple[str, ...]
     now_ms: int
 
@@ -172,8 +165,7 @@ Event = (
     | SitesChanged
     | Planned
     | PlanFailed
-    | ReplyReceived
-    | ReplyFailed
+    | Replied
     | TimerFired
     | Reduced
     | ReduceRefused

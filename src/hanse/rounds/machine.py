@@ -23,11 +23,11 @@ verify while it was read), *failed* (the site said so). Each is reported once, b
 import dataclasses
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from hanse.core.errors import CodecError
+from hanse.core.errors import CodecError, ConfigError
 from hanse.core.ids import TaskId
 from hanse.core.spec import RunSpec
 from hanse.rounds.events import (
@@ -48,8 +48,7 @@ from hanse.rounds.events import (
     Reduced,
     ReduceRefused,
     Release,
-    ReplyFailed,
-    ReplyReceived,
+    Replied,
     Resumed,
     Send,
     SetTimer,
@@ -209,8 +208,13 @@ def _members(state: RunState) -> dict[int, Slot]:
 
 def _count(state: RunState) -> None:
     members = _members(state).values()
-    state.num_ok = sum(1 for slot in members if slot.answer == "ok")
+    state.num_ok = sum(1 for slot in members if slot.answer == "ok" and _counts(state, slot))
     state.num_awaited = sum(1 for slot in members if not slot.answer and slot.site in state.available)
+
+
+def _counts(state: RunState, slot: Slot) -> bool:
+    """Whether an answer is one that the phase waits for; what was carried into it comes on top."""
+    return state.keep_in_flight or slot.round == state.round
 
 
 def _begin_if_enough(state: RunState) -> list[Instruction]:
@@ -327,20 +331,19 @@ def _plan_failed(state: RunState, event: PlanFailed) -> list[Instruction]:
 # ---- replies ----
 
 
-def _reply_received(state: RunState, event: ReplyReceived) -> list[Instruction]:
-    return _answer(state, event.ordinal, "", event.receipt, event.now_ms)
+def _replied(state: RunState, event: Replied) -> list[Instruction]:
+    noted = [ordinal for ordinal, reason, receipt in event.replies if _note(state, ordinal, reason, receipt)]
+    return _on_error(state, noted) or (_close_if_due(state, event.now_ms) if noted else [])
 
 
-def _reply_failed(state: RunState, event: ReplyFailed) -> list[Instruction]:
-    return _answer(state, event.ordinal, event.reason or "failed", event.receipt, event.now_ms)
-
-
-def _answer(state: RunState, ordinal: int, reason: str, receipt: int, now_ms: int) -> list[Instruction]:
-    if not _note(state, ordinal, reason, receipt):
-        return []
-    if reason and state.spec.on_error == "fail" and ordinal in state.open:
-        return _fail(state, f"site {state.open[ordinal].site}: {reason}")
-    return _close_if_due(state, now_ms)
+def _on_error(state: RunState, ordinals: Iterable[int]) -> list[Instruction]:
+    """The end of the run, if it must not bear a failure among these."""
+    if state.spec.on_error == "fail":
+        for ordinal in ordinals:
+            slot = state.open[ordinal]
+            if slot.answer == "failed":
+                return _fail(state, f"site {slot.site}: {state.fates[ordinal][1].partition(': ')[2]}")
+    return []
 
 
 def _note(state: RunState, ordinal: int, reason: str, receipt: int) -> bool:
@@ -361,7 +364,7 @@ def _note(state: RunState, ordinal: int, reason: str, receipt: int) -> bool:
         state.fates[ordinal] = (slot.site, f"failed: {reason}")
     if slot.phase == state.phase:
         state.num_awaited -= slot.site in state.available
-        state.num_ok += slot.answer == "ok"
+        state.num_ok += slot.answer == "ok" and _counts(state, slot)
     return True
 
 
@@ -530,7 +533,7 @@ def _reduce_refused(state: RunState, event: ReduceRefused) -> list[Instruction]:
     state.revision += 1
     if state.spec.on_error == "fail":
         return _fail(state, "; ".join(f"{site}: {reason}" for site, reason in sorted(state.failed.items())[:8]))
-    if len(state.closing) >= state.quorum:
+    if sum(1 for slot in state.closing.values() if _counts(state, slot)) >= state.quorum:
         for ordinal in event.reasons:
             state.open.pop(ordinal, None)
         return [_reduce_instruction(state)]
@@ -625,11 +628,7 @@ def _resumed(state: RunState, event: Resumed) -> list[Instruction]:
         return _started(state, Started(event.now_ms))
     for ordinal, reason, receipt in event.replies:
         _note(state, ordinal, reason, receipt)
-    if state.spec.on_error == "fail":
-        for ordinal, slot in state.open.items():
-            if slot.answer == "failed":
-                return _fail(state, f"site {slot.site}: {state.fates[ordinal][1].partition(': ')[2]}")
-    return [*pending(state), *_close_if_due(state, event.now_ms)]
+    return _on_error(state, state.open) or [*pending(state), *_close_if_due(state, event.now_ms)]
 
 
 def pending(state: RunState) -> list[Instruction]:
@@ -658,8 +657,7 @@ _HANDLERS: Mapping[type, Callable[[RunState, Any], list[Instruction]]] = {
     SitesChanged: _sites_changed,
     Planned: _planned,
     PlanFailed: _plan_failed,
-    ReplyReceived: _reply_received,
-    ReplyFailed: _reply_failed,
+    Replied: _replied,
     TimerFired: _timer_fired,
     Reduced: _reduced,
     ReduceRefused: _reduce_refused,
@@ -722,7 +720,7 @@ def decode(value: Mapping[str, Any]) -> RunState:
         state.model = None if value["model"] is None else models[value["model"]]
         state.state = tuple(models[index] for index in value["state"])
         state.fates = {ordinal: (site, fate) for ordinal, site, fate in value["fates"]}
-    except (KeyError, TypeError, ValueError, IndexError) as error:
+    except (KeyError, TypeError, ValueError, IndexError, ConfigError) as error:
         raise CodecError(f"run record: cannot be read: {type(error).__name__}: {error}") from None
     return state
 

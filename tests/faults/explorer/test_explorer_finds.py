@@ -11,7 +11,7 @@ from hanse.core.errors import ConflictError, StorageError
 from hanse.core.records import Reply
 from hanse.rounds import machine
 from hanse.rounds.driver import Run
-from hanse.rounds.events import Instruction, Reduce
+from hanse.rounds.events import Instruction, Reduce, ReduceRefused
 from hanse.rounds.machine import RunState, Slot
 from tests.faults.explorer.case import draw
 from tests.faults.explorer.world import Violation, explore, undisturbed_of
@@ -84,7 +84,7 @@ def forget_refused_replies(patch: pytest.MonkeyPatch) -> None:
             state.fates = before
         return instructions
 
-    patch.setattr(machine, "_HANDLERS", {**machine._HANDLERS, machine.ReduceRefused: reduce_refused})
+    patch.setattr(machine, "_HANDLERS", {**machine._HANDLERS, ReduceRefused: reduce_refused})
 
 
 def acknowledge_without_a_row(patch: pytest.MonkeyPatch) -> None:
