@@ -609,9 +609,9 @@ def _clear(directory: Path, job: str) -> None:
     folder = directory / "jobs" / job
     printed = folder / "app.log"
     if printed.exists():
-        logs = directory / "log"
-        logs.mkdir(mode=0o700, exist_ok=True)
+        logs = directory / "app-logs"
         with contextlib.suppress(OSError):
+            logs.mkdir(mode=0o700, exist_ok=True)
             os.replace(printed, logs / f"{job}.log")
             for old in sorted(_by_age(logs))[:-KEPT_LOGS]:
                 old[1].unlink(missing_ok=True)

@@ -470,7 +470,7 @@ async def test_the_end_of_a_job_leaves_its_log_only(town: Town, site: Path) -> N
         await b.link.until(lambda: ("end", f"end/{JOB}") in b.link.told_done)
         assert not Path(f"/proc/{pid}/stat").exists() or "Z" in Path(f"/proc/{pid}/stat").read_text()
         assert not (site / "jobs" / JOB).exists()
-        assert "hello from the app" in (site / "log" / f"{JOB}.log").read_text()
+        assert "hello from the app" in (site / "app-logs" / f"{JOB}.log").read_text()
         assert not list((site / "store" / "blobs").glob("job1/**/*.manifest"))
         assert (b.link.holding(), (await b.agent.control({"op": "status"}))["jobs"]) == ([], [])
         await b.say("end", "end/job2", b"{}", "job2")
