@@ -1,18 +1,420 @@
-"""What people can do to the server through `Ask`, `Watch` and uploads, and what they cannot."""
+"""What people can do to the server through `Ask`, `Watch` and job requests, and what they cannot."""
 
+import contextlib
+import dataclasses
+import hashlib
+import json
 from collections.abc import AsyncIterator
-from pathlib import Path
+from typing import Any
 
 import pytest
+import pytest_asyncio
 
-from tests.faults.wire_federation import Wire, federation
+from hanse.core.blobs import Manifest, manifest_of
+from hanse.core.errors import (
+    CodecError,
+    ConfigError,
+    ConflictError,
+    HanseError,
+    NotFoundError,
+    PolicyError,
+    TooLargeError,
+    TrustError,
+    UnavailableError,
+)
+from hanse.core.ids import bundle_scope, model_scope, new_job_id
+from hanse.core.proto import hanse_pb2 as pb
+from hanse.core.spec import RunSpec
+from hanse.person.federation import Session
+from hanse.pipeline.request import JobRequest
+from hanse.trust.bundle import MAGIC
+from hanse.trust.bundle_signature import sign_bundle
+from tests.faults.wire_federation import (
+    FEDERATION,
+    SECRET,
+    Wire,
+    app_bundle,
+    federation,
+    request_for,
+    submit,
+    upload,
+)
 
 
-@pytest.fixture
-async def wire(tmp_path: Path) -> AsyncIterator[Wire]:
-    async with federation(tmp_path) as wire:
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def shared(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Wire]:
+    async with federation(tmp_path_factory.mktemp("people")) as wire:
         yield wire
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def wire(shared: Wire) -> AsyncIterator[Wire]:
+    yield shared
+    await shared.check_health()
+
+
+async def refused(session: Session, call: pb.Call) -> HanseError:
+    """The server's answer, which must be a refusal that is neither a crash nor a broken connection."""
+    with pytest.raises(HanseError) as caught:
+        await session.connection.ask(call, timeout_s=20)
+    assert not isinstance(caught.value, UnavailableError), caught.value
+    assert "server has failed" not in str(caught.value)
+    assert len(str(caught.value)) < 1500
+    return caught.value
 
 
 async def test_a_whole_job(wire: Wire) -> None:
     await wire.check_job()
+
+
+# ---- bodies ----
+
+BODIES = [
+    b"",
+    b"\xff\xfe\x00",
+    b"null",
+    b"[]",
+    b'"op"',
+    b"{}",
+    b'{"op": null}',
+    b'{"op": "sites',
+    b'{"op": "__class__"}',
+    b'{"op": ["sites"]}',
+    b'{"op": "' + b"x" * 100_000 + b'"}',
+    b'{"op": "\\ud800"}',
+    b"[" * 500_000,
+    b'{"op": "jobs", "a": ' + b"[" * 200_000 + b"]" * 200_000 + b"}",
+    b'{"op": "result", "job": "x", "after": ' + b"9" * 5000 + b"}",
+    b'{"op": "result", "job": "x", "after": NaN}',
+    b'{"op": "result", "job": "x", "after": 1e999}',
+    b'{"op": "result", "job": "x", "after": "one"}',
+    b'{"op": "result", "job": "x", "after": []}',
+    b'{"op": "job"}',
+    b'{"op": "job", "job": null}',
+    b'{"op": "job", "job": "\\ud800"}',
+    b'{"op": "job", "job": "\\u0000"}',
+    b'{"op": "job", "job": "' + b"x" * 100_000 + b'"}',
+    b'{"op": "job", "job": "../../etc/passwd"}',
+    b'{"op": "job", "job": ""}',
+    b'{"op": "cancel", "job": "unknown"}',
+    b'{"op": "cancel"}',
+    b'{"op": "resume", "job": "unknown"}',
+    b'{"op": "submit"}',
+    b'{"op": "submit", "request": null}',
+    b'{"op": "submit", "request": []}',
+    b'{"op": "submit", "request": {"v": 1}}',
+    b'{"op": "submit", "request": {"v": 2}}',
+    b'{"op": "submit", "request": {"v": 1, "components": [{}]}}',
+    b'{"op": "invite"}',
+    b'{"op": "revoke"}',
+]
+
+
+@pytest.mark.parametrize("body", BODIES, ids=lambda body: body[:40].decode(errors="replace"))
+@pytest.mark.parametrize("person", ["researcher", "admin"])
+async def test_bodies_that_are_none(wire: Wire, body: bytes, person: str) -> None:
+    async with wire.session(person) as session:
+        await refused(session, pb.Call(v=1, body=body, content=SECRET.encode(), sig=b"x"))
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"kind": "site", "name": "x", "hours": "many"},
+        {"kind": "site", "name": "x", "hours": float("nan")},
+        {"kind": "site", "name": "x", "hours": float("inf")},
+        {"kind": "site", "name": "x", "hours": -1},
+        {"kind": "site", "name": "x", "hours": 0},
+        {"kind": "site", "name": "x", "hours": 10**300},
+        {"kind": "site", "name": "x", "hours": []},
+        {"kind": "person", "name": "x", "roles": 7},
+        {"kind": "person", "name": "x", "roles": [["admin"]]},
+        {"kind": "person", "name": "x", "roles": ["god"]},
+        {"kind": "person", "name": "x", "roles": "admin"},
+        {"kind": "server", "name": "x"},
+        {"kind": "site", "name": "server"},
+        {"kind": "site", "name": "../x"},
+        {"kind": "site", "name": "x" * 64},
+        {"kind": "site", "name": ""},
+        {"kind": "site", "name": "healthy"},
+        {"kind": "\ud800", "name": "x"},
+    ],
+    ids=str,
+)
+async def test_invitations_that_cannot_be(wire: Wire, body: dict[str, Any]) -> None:
+    async with wire.session("admin") as session:
+        await refused(session, pb.Call(v=1, body=json.dumps({"op": "invite", **body}).encode()))
+
+
+async def test_a_call_over_the_limits(wire: Wire) -> None:
+    async with wire.session("admin") as session:
+        with pytest.raises(TooLargeError):
+            await session.connection.ask(pb.Call(v=1, body=b" " * (2 << 20) + b'{"op": "sites"}'))
+        huge = pb.Call(v=1, body=b'{"op": "sites"}', content=bytes(9 << 20))
+        with pytest.raises(HanseError):
+            await session.connection.ask(huge)
+
+
+async def test_an_unknown_version_of_a_call(wire: Wire) -> None:
+    async with wire.session("admin") as session:
+        with pytest.raises(HanseError, match="version"):
+            await session.connection.ask(pb.Call(v=2, body=b'{"op": "sites"}'))
+
+
+async def test_unknown_fields_are_passed_over(wire: Wire) -> None:
+    async with wire.session("admin") as session:
+        content = pb.Call(v=1, body=b'{"op": "sites", "colour": "blue"}').SerializeToString()
+        call = pb.Call.FromString(content + bytes([0x9A, 0x06, 3]) + b"new")  # field 99, length 3
+        assert (await session.connection.ask(call)).body
+
+
+async def test_watching_what_is_not_there(wire: Wire) -> None:
+    async with wire.session("researcher") as session:
+        for job in ("unknown", "../x", "", "\x00", "x" * 10_000):
+            with pytest.raises(NotFoundError):
+                async for _ in session.watch(job):
+                    pass
+
+
+# ---- roles ----
+
+
+@pytest.mark.parametrize("op", ["invite", "revoke", "people", "audit_head"])
+async def test_a_researcher_is_no_admin(wire: Wire, op: str) -> None:
+    async with wire.session("researcher") as session:
+        with pytest.raises(PolicyError, match="role admin"):
+            await session.ask(op, kind="site", name="healthy")
+
+
+async def test_a_person_without_roles(wire: Wire) -> None:
+    await wire.enrol("person", "guest")
+    async with wire.session("guest") as session:
+        for op in ("jobs", "sites", "submit", "cancel", "result", "invite"):
+            with pytest.raises(PolicyError):
+                await session.ask(op, job="x")
+        with pytest.raises(PolicyError):
+            async for _ in session.watch("x"):
+                pass
+        with pytest.raises(PolicyError):
+            await upload(session.connection, bundle_scope(new_job_id()), b"x")
+
+
+async def test_another_person_s_job(wire: Wire) -> None:
+    """A researcher must not end what another has begun; an admin may."""
+    await wire.enrol("person", "rival", ("researcher",))
+    async with wire.session("researcher") as mine, wire.session("rival") as rival, wire.session("admin") as admin:
+        job = await submit(mine, wire.people["researcher"], sites=("nobody-here",))
+        with pytest.raises(PolicyError):
+            await rival.ask("cancel", job=job)
+        assert (await mine.ask("job", job=job))["status"] not in ("cancelled", "failed")
+        with pytest.raises(PolicyError):
+            await upload(rival.connection, bundle_scope(job), b"something else")
+        await admin.ask("cancel", job=job)
+        with pytest.raises(PolicyError):  # also when it is over
+            await upload(rival.connection, bundle_scope(job), b"something else")
+        with pytest.raises(PolicyError):
+            await upload(mine.connection, model_scope(job, "main", 0), b"something else")
+
+
+# ---- job requests ----
+
+
+async def try_submit(wire: Wire, content: bytes | None = None, *, signer: str = "researcher", **changed: Any) -> None:
+    bundle = app_bundle()
+    async with wire.session("researcher") as session:
+        request = request_for(wire.people["researcher"], bundle, **changed)
+        await upload(session.connection, bundle_scope(request.job), bundle.content if content is None else content)
+        call = pb.Call(
+            v=1,
+            body=json.dumps({"op": "submit", "request": request.to_json()}).encode(),
+            sig=request.sign(wire.people[signer].keys.signing),
+        )
+        error = await refused(session, call)
+        jobs = (await session.ask("jobs"))["jobs"]
+        assert request.job not in {job["job"] for job in jobs}
+        raise error
+
+
+async def test_a_request_that_another_signed(wire: Wire) -> None:
+    with pytest.raises(TrustError):
+        await try_submit(wire, signer="admin")
+
+
+async def test_a_request_in_another_s_name(wire: Wire) -> None:
+    with pytest.raises(TrustError, match="sent by researcher"):
+        await try_submit(wire, person="admin")
+
+
+async def test_a_request_for_another_federation(wire: Wire) -> None:
+    with pytest.raises(ConfigError):
+        await try_submit(wire, federation="other")
+
+
+async def test_an_altered_request(wire: Wire) -> None:
+    bundle = app_bundle()
+    person = wire.people["researcher"]
+    request = request_for(person, bundle)
+    signature = request.sign(person.keys.signing)
+    async with wire.session("researcher") as session:
+        await upload(session.connection, bundle_scope(request.job), bundle.content)
+        for changed in (
+            {"spec": RunSpec(rounds=99)},
+            {"job": new_job_id()},
+            {"name": "other"},
+            {"sites": ("healthy",)},
+            {"submitted_at_ms": 2},
+        ):
+            altered = dataclasses.replace(request, **changed)  # type: ignore[arg-type]  # one field each
+            with pytest.raises(TrustError):
+                await session.ask("submit", sig=signature, request=altered.to_json())
+        for sig in (b"", b"x" * 64, signature[:-1], bytes(64)):
+            with pytest.raises(TrustError):
+                await session.ask("submit", sig=sig, request=request.to_json())
+        await session.ask("submit", sig=signature, request=request.to_json())
+        await session.ask("submit", sig=signature, request=request.to_json())  # asked twice is harmless
+        other = dataclasses.replace(request, name="other")
+        with pytest.raises(ConflictError):
+            await session.ask("submit", sig=other.sign(person.keys.signing), request=other.to_json())
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"app": "0" * 64},
+        {"app": "x"},
+        {"object": "other"},
+        {"entry": "other.py"},
+        {"entry": "../../../../tmp/evil.py"},
+        {"bundle_signature": "{}"},
+        {"bundle": manifest_of(b"never sent")},
+        {"initial": manifest_of(b"never sent")},
+        {"spec": RunSpec(initial="given")},
+        {"spec": RunSpec(strategy="unknown")},
+        {"spec": RunSpec(strategy="fedavg", params={"no": "such"})},
+        {"sites": ()},
+    ],
+    ids=str,
+)
+async def test_a_request_that_does_not_hold(wire: Wire, changed: dict[str, Any]) -> None:
+    with pytest.raises(HanseError):
+        await try_submit(wire, **changed)
+
+
+async def test_a_bundle_signed_by_somebody_else(wire: Wire) -> None:
+    signature = sign_bundle(
+        wire.people["admin"].keys.signing, bundle_id=app_bundle().id, federation=FEDERATION, person="researcher"
+    )
+    with pytest.raises(TrustError):
+        await try_submit(wire, bundle_signature=signature.decode())
+
+
+def crafted(**changed: Any) -> bytes:
+    """A bundle as no honest program makes it."""
+    good = app_bundle()
+    manifest = json.loads(good.manifest.encode())
+    manifest.update(changed)
+    encoded = json.dumps(manifest, sort_keys=True, separators=(",", ":")).encode()
+    return MAGIC + len(encoded).to_bytes(4, "big") + encoded + b"".join(bytes(part) for _, part in good.files())
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"HANSEAPP",
+        MAGIC + b"\xff\xff\xff\xff",
+        b"PK\x03\x04" + SECRET.encode(),
+        app_bundle().content[:-1],
+        app_bundle().content + b"more",
+        crafted(files=[{"path": "../app.py", "size": 1, "sha256": "0" * 64}]),
+        crafted(files=[{"path": "/etc/passwd", "size": 1, "sha256": "0" * 64}]),
+        crafted(files=[{"path": "a\\..\\b", "size": 1, "sha256": "0" * 64}]),
+        crafted(files=[{"path": "app.py", "size": 1 << 60, "sha256": "0" * 64}]),
+        crafted(files=[{"path": "app.py", "size": -1, "sha256": "0" * 64}]),
+        crafted(files=[]),
+        crafted(module="os; import x"),
+    ],
+    ids=lambda content: content[:60].decode(errors="replace"),
+)
+async def test_bundles_that_are_none(wire: Wire, content: bytes) -> None:
+    size = int.from_bytes(content[8:12], "big") if len(content) > 12 else 0
+    claimed = hashlib.sha256(content[12 : 12 + size]).hexdigest()
+    person = wire.people["researcher"]
+    signature = sign_bundle(person.keys.signing, bundle_id=claimed, federation=FEDERATION, person="researcher")
+    with pytest.raises(HanseError):
+        await try_submit(wire, content, bundle=manifest_of(content), app=claimed, bundle_signature=signature.decode())
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        (("submitted_at_ms",), float("inf")),
+        (("submitted_at_ms",), "x"),
+        (("submitted_at_ms",), None),
+        (("bundle", "size"), float("inf")),
+        (("bundle", "size"), 1e18),
+        (("bundle", "size"), -1),
+        (("bundle", "hashes"), "zz"),
+        (("bundle", "hashes"), 7),
+        (("bundle",), None),
+        (("bundle",), []),
+        (("sites",), 7),
+        (("sites",), [7]),
+        (("sites",), ["../x"]),
+        (("sites",), "healthy"),
+        (("name",), "\ud800"),
+        (("name",), 7),
+        (("job",), "../x"),
+        (("job",), None),
+        (("components",), []),
+        (("components",), [1, 2]),
+        (("components", 0, "kind"), "shell"),
+        (("components", 0, "spec"), None),
+        (("components", 0, "spec", "rounds"), 10**400),
+        (("components", 0, "spec", "rounds"), -1),
+        (("components", 0, "spec", "rounds"), 1.5),
+        (("components", 0, "spec", "rounds"), True),
+        (("components", 0, "spec", "sample"), float("nan")),
+        (("components", 0, "spec", "deadline_s"), float("inf")),
+        (("components", 0, "spec", "deadline_s"), -5),
+        (("components", 0, "spec", "threads"), 10**9),
+        (("components", 0, "spec", "initial"), "x" * 500_000),
+        (("components", 0, "spec", "strategy"), "x" * 500_000),
+        (("components", 0, "spec", "params"), {"server_lr": float("nan")}),
+        (("components", 0, "spec", "params"), {"x" * 1000: {"deep": [[[[1]]]]}}),
+        (("components", 0, "spec", "params"), {"\ud800": 1}),
+        (("components", 0, "spec", "stop"), {"metric": 7}),
+        (("components", 0, "spec", "stop"), {"metric": "loss", "patience": "x"}),
+        (("components", 0, "spec", "stop"), {"evil": 1}),
+        (("components", 0, "spec", "surprise"), 1),
+        (("components", 0, "entry"), 7),
+        (("components", 0, "initial"), {"size": float("nan"), "hashes": ""}),
+    ],
+    ids=str,
+)
+async def test_requests_with_absurd_values(wire: Wire, path: tuple[str | int, ...], value: Any) -> None:
+    """Absurd, and signed where it can be signed: the person is the attacker."""
+    person, bundle = wire.people["researcher"], app_bundle()
+    request = request_for(person, bundle)
+    body: Any = request.to_json()
+    place = body
+    for step in path[:-1]:
+        place = place[step]
+    place[path[-1]] = value
+    async with wire.session("researcher") as session:
+        await upload(session.connection, bundle_scope(request.job), bundle.content)
+        sig = b""
+        with contextlib.suppress(HanseError, ValueError):
+            sig = JobRequest.from_json(body).sign(person.keys.signing)
+        call = pb.Call(v=1, body=json.dumps({"op": "submit", "request": body}).encode(), sig=sig)
+        await refused(session, call)
+
+
+async def test_manifests_do_not_lie_about_their_own_size() -> None:
+    with pytest.raises(CodecError):
+        Manifest(10, b"")
+    with pytest.raises(CodecError):
+        Manifest(1 << 50, bytes(32))

@@ -233,19 +233,19 @@ def app_bundle(files: Mapping[str, bytes] | None = None, **changed: Any) -> Bund
     return make_bundle(files or {"app.py": SOURCE}, module="app", **changed)
 
 
-def request_for(person: Membership, bundle: Bundle, **changed: Any) -> JobRequest:
+def request_for(member: Membership, app: Bundle, /, **changed: Any) -> JobRequest:
     """A job request that holds, but for what is changed."""
-    name = person.identity.name
+    name = member.identity.name
     values: dict[str, Any] = {
         "job": new_job_id(),
         "name": "app",
         "federation": FEDERATION,
         "person": name,
         "submitted_at_ms": 1,
-        "app": bundle.id,
-        "bundle": manifest_of(bundle.content),
+        "app": app.id,
+        "bundle": manifest_of(app.content),
         "bundle_signature": sign_bundle(
-            person.keys.signing, bundle_id=bundle.id, federation=FEDERATION, person=name
+            member.keys.signing, bundle_id=app.id, federation=FEDERATION, person=name
         ).decode(),
         "entry": "app.py",
         "object": "app",

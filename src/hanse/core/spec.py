@@ -99,6 +99,8 @@ class RunSpec:
         _check_word("initial", self.initial, ("ask", "given", "none"))
         _check_word("on_error", self.on_error, ("continue", "fail"))
         if self.stop is not None:
+            if not isinstance(self.stop.metric, str):
+                raise ConfigError(f"stop.metric: expected a metric's name, found {type(self.stop.metric).__name__}")
             _check_int("stop.patience", self.stop.patience, 1, MAX_ROUNDS)
             _check_word("stop.mode", self.stop.mode, ("min", "max"))
             _check_float("stop.min_delta", self.stop.min_delta, 0.0, 1e9)

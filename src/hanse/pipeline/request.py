@@ -83,6 +83,8 @@ class JobRequest:
         if component.get("kind") != "app":
             raise ConfigError(f"job: component kind: expected 'app', found {str(component.get('kind'))[:40]!r}")
         sites = value.get("sites")
+        if sites is not None and not isinstance(sites, list):
+            raise CodecError(f"job: sites: expected a list of names or null, found {type(sites).__name__}")
         try:
             return cls(
                 job=check_name(_text(value, "job"), "job"),
@@ -100,8 +102,8 @@ class JobRequest:
                 initial=None if component["initial"] is None else manifest_from(component["initial"]),
                 sites=None if sites is None else tuple(check_name(site, "site") for site in sites),
             )
-        except (KeyError, TypeError, ValueError) as error:
-            raise CodecError(f"job: {type(error).__name__}: {error}") from None
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
+            raise CodecError(f"job: {type(error).__name__}: {str(error)[:200]}") from None
 
     def sign(self, key: PrivateKey) -> bytes:
         """The person's signature."""

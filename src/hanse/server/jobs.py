@@ -195,9 +195,16 @@ class Jobs:
             raise ConfigError(f"job: expected one for federation {self._federation}, found {request.federation}")
         if spec.strategy in catalogue():
             named(spec.strategy, spec.params)
+        elif spec.strategy != CUSTOM:
+            known = ", ".join((*catalogue(), CUSTOM))
+            raise ConfigError(f"run.strategy: expected one of {known}; found {spec.strategy[:40]!r}")
+        if request.sites is not None and not request.sites:
+            raise ConfigError("job: expected at least one site, or none named for all of them")
         bundle = await self._bundle(request)
         if bundle.manifest.object != request.object:
             raise ConfigError("job: the request names another object than the bundle")
+        if request.entry != f"{bundle.manifest.module.replace('.', '/')}.py":
+            raise ConfigError("job: the request names another module than the bundle")
         if request.initial is not None:
             scope = model_scope(request.job, request.component, 0)
             if await self._seams.blobs.missing(scope, request.initial):
@@ -337,6 +344,8 @@ class Jobs:
         decision, reason = str(body.get("decision")), str(body.get("reason", ""))[:500]
         if job is None:
             return "late", "the job is over"
+        if not job.wants(site):
+            return "refused", "the job was not offered to this site"
         if decision not in ("accept", "hold", "refuse"):
             return "refused", "expected accept, hold or refuse"
         job.decisions[site] = (decision, reason)
@@ -374,6 +383,14 @@ class Jobs:
             job.stages[site] = stage
 
     # ---- people ----
+
+    async def is_known(self, job_id: str) -> bool:
+        """Whether there is, or was, such a job."""
+        try:
+            await self._seams.ledger.get(f"job/{job_id}")
+        except NotFoundError:
+            return False
+        return True
 
     async def cancel(self, job_id: str, by: str) -> None:
         """End a job.

@@ -7,6 +7,7 @@ revocations                      the signed list, cached in memory: the check on
 
 import asyncio
 import json
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -128,7 +129,9 @@ class Members:
         check_name(name, kind)
         unknown = [role for role in roles if role not in ROLES]
         if unknown:
-            raise ConfigError(f"role: expected {' or '.join(ROLES)}, found {unknown[0]!r}")
+            raise ConfigError(f"role: expected {' or '.join(ROLES)}, found {str(unknown[0])[:40]!r}")
+        if not 0 < hours < math.inf:
+            raise ConfigError(f"hours: expected a number above 0, found {hours}")
         if self._is_enrolled(kind, name):
             raise ConfigError(f"{kind} {name} is enrolled already; revoke it first, or choose another name")
         token, record = make_token(

@@ -15,6 +15,7 @@ from hanse.backends.grpc.inbox import SessionInbox
 from hanse.backends.grpc.protocol import ENROLMENT_OPTIONS, LEASE_S, MAX_ENROLMENT_CALLS, SERVER_OPTIONS
 from hanse.backends.grpc.service import Caller, Service
 from hanse.backends.local import LocalStore
+from hanse.core.codec import canonical_json
 from hanse.core.errors import (
     CodecError,
     ConfigError,
@@ -27,6 +28,7 @@ from hanse.core.errors import (
 from hanse.core.ids import bundle_scope, check_name, model_scope
 from hanse.core.proto import hanse_pb2 as pb
 from hanse.core.records import Envelope, Reply, pack_blob
+from hanse.core.spec import MAX_ROUNDS
 from hanse.pipeline.request import JobRequest
 from hanse.rounds.driver import Seams
 from hanse.server.config import ServerConfig
@@ -37,6 +39,7 @@ from hanse.server.presence import Presence
 from hanse.trust.audit import AuditLog
 from hanse.trust.authority import Authority
 from hanse.trust.bundle import DEFAULT_LIMITS
+from hanse.trust.bundle_signature import verify_bundle_signature
 from hanse.trust.certificates import Identity
 from hanse.trust.envelopes import verify_envelope
 from hanse.trust.membership import Membership
@@ -44,6 +47,8 @@ from hanse.workers.launcher import Launcher
 from hanse.workers.pool import Workers
 
 MAX_CALL_BYTES = 1 << 20
+CALL_VERSION = 1
+MAX_TOKEN_HOURS = 24 * 366
 log = structlog.get_logger("hanse.server")
 
 
@@ -112,9 +117,7 @@ class Server:
         self._members_server = grpc.aio.server(options=SERVER_OPTIONS)
         self._members_server.add_generic_rpc_handlers((self._service.federation(),))
         self.port = _bind(self._members_server, config.listen, config.port, mutual)
-        self._enrolment_server = grpc.aio.server(
-            options=ENROLMENT_OPTIONS, maximum_concurrent_rpcs=MAX_ENROLMENT_CALLS
-        )
+        self._enrolment_server = grpc.aio.server(options=ENROLMENT_OPTIONS, maximum_concurrent_rpcs=MAX_ENROLMENT_CALLS)
         self._enrolment_server.add_generic_rpc_handlers((self._service.enrolment(),))
         open_ = grpc.ssl_server_credentials(pair)
         self.enrolment_port = _bind(self._enrolment_server, config.listen, config.enrolment_port, open_)
@@ -231,7 +234,7 @@ class Server:
 
     # ---- blobs ----
 
-    def may_upload(self, caller: Caller, offer: pb.UploadOffer) -> str:
+    async def may_upload(self, caller: Caller, offer: pb.UploadOffer) -> str:
         """Sites write where a task allows; people write what a new job needs."""
         if caller.kind == "site":
             return caller.name
@@ -239,7 +242,7 @@ class Server:
         job, _, _ = offer.scope.partition("/")
         check_name(job, "job")
         allowed = {bundle_scope(job), model_scope(job, "main", 0)}
-        if offer.scope not in allowed or job in self.jobs.active:
+        if offer.scope not in allowed or await self.jobs.is_known(job):
             raise PolicyError("upload: people may send a new job's bundle and initial model, nothing else")
         if offer.scope == bundle_scope(job) and offer.manifest.size > DEFAULT_LIMITS.total_bytes * 2:
             raise TooLargeError(f"bundle: expected at most {DEFAULT_LIMITS.total_bytes} bytes")
@@ -262,9 +265,7 @@ class Server:
 
     async def ask(self, caller: Caller, call: pb.Call) -> pb.Answer:
         """See `Handler.ask`."""
-        if len(call.body) > MAX_CALL_BYTES:
-            raise TooLargeError(f"call: expected at most {MAX_CALL_BYTES} bytes")
-        body = _json(call.body)
+        body = _body(call)
         method = _METHODS.get(str(body.get("op")))
         if method is None:
             raise ConfigError(f"call: expected one of {', '.join(_METHODS)}; found {str(body.get('op'))[:40]!r}")
@@ -278,7 +279,7 @@ class Server:
     async def watch(self, caller: Caller, call: pb.Call) -> AsyncIterator[pb.Answer]:
         """See `Handler.watch`: a job's events."""
         self._require(caller, RESEARCHER)
-        body = _json(call.body)
+        body = _body(call)
         async for event in self.jobs.follow(str(body.get("job"))):
             yield pb.Answer(v=1, body=json.dumps(event).encode())
 
@@ -310,6 +311,8 @@ class Server:
         actor = f"person/{caller.name}"
         try:
             request.verify(self.members.signing_key("person", caller.name), call.sig)
+            record, _ = self.members.record("person", caller.name)
+            verify_bundle_signature(request.bundle_signature.encode(), bundle_id=request.app, record=record)
             await self.jobs.submit(request, call.sig)
         except HanseError as error:
             self.audit(actor, "job.submit", request.job, "refused", {"reason": str(error)[:200], "app": request.app})
@@ -326,6 +329,8 @@ class Server:
 
     async def _cancel_job(self, caller: Caller, body: Mapping[str, Any], call: pb.Call) -> tuple[Any, bytes]:
         job = str(body.get("job"))
+        if (await self.jobs.describe(job))["person"] != caller.name:
+            self._require(caller, ADMIN)
         await self.jobs.cancel(job, f"person {caller.name}")
         self.audit(f"person/{caller.name}", "job.cancel", job, "allowed")
         return {"job": job}, b""
@@ -337,7 +342,7 @@ class Server:
         return about, b""
 
     async def _job_result(self, caller: Caller, body: Mapping[str, Any], call: pb.Call) -> tuple[Any, bytes]:
-        value, model = await self.jobs.result(str(body.get("job")), int(body.get("after", 0)))
+        value, model = await self.jobs.result(str(body.get("job")), int(_number(body, "after", 0, 0, MAX_ROUNDS)))
         return value, b"" if model is None else pack_blob(model).SerializeToString()
 
     async def _list_sites(self, caller: Caller, body: Mapping[str, Any], call: pb.Call) -> tuple[Any, bytes]:
@@ -376,12 +381,15 @@ class Server:
     async def _invite(self, caller: Caller, body: Mapping[str, Any], call: pb.Call) -> tuple[Any, bytes]:
         kind, name = str(body.get("kind")), str(body.get("name"))
         host = self.config.hosts[0]
+        roles = body.get("roles") or []
+        if not isinstance(roles, list):
+            raise ConfigError("roles: expected a list of names")
         token = await self.members.invite(
             kind,
             name,
-            roles=list(body.get("roles") or ()),
+            roles=roles,
             address=f"{host}:{self.enrolment_port}",
-            hours=float(body.get("hours", 24)),
+            hours=_number(body, "hours", 24, 0, MAX_TOKEN_HOURS),
         )
         self.audit(f"person/{caller.name}", "member.invite", f"{kind}/{name}", "allowed")
         return {"token": token}, b""
@@ -475,14 +483,31 @@ def _identity(caller: Caller) -> Identity:
     return caller
 
 
+def _body(call: pb.Call) -> dict[str, Any]:
+    if call.v != CALL_VERSION:
+        raise CodecError(f"call: expected version {CALL_VERSION}, found {call.v}; update the older of the two programs")
+    if len(call.body) > MAX_CALL_BYTES:
+        raise TooLargeError(f"call: expected at most {MAX_CALL_BYTES} bytes")
+    return _json(call.body)
+
+
 def _json(content: bytes) -> dict[str, Any]:
+    """A JSON object of values that can be written again: no NaN, no infinity, no half of a character."""
     try:
         value = json.loads(content)
+        canonical_json(value)
     except (ValueError, RecursionError):
         raise CodecError("expected JSON") from None
     if not isinstance(value, dict):
         raise CodecError("expected a JSON object")
     return value
+
+
+def _number(body: Mapping[str, Any], key: str, default: float, low: float, high: float) -> float:
+    value = body.get(key, default)
+    if type(value) not in (int, float) or not low <= value <= high:
+        raise ConfigError(f"{key}: expected a number from {low:g} to {high:g}")
+    return float(value)
 
 
 def _monotonic_ms() -> int:

@@ -85,7 +85,7 @@ class Handler(Protocol):
         """Progress of a task, for people."""
         ...
 
-    def may_upload(self, caller: Caller, offer: pb.UploadOffer) -> str:
+    async def may_upload(self, caller: Caller, offer: pb.UploadOffer) -> str:
         """In whose name `Links` is asked for a place; grants what a person may have.
 
         Raises:
@@ -209,7 +209,7 @@ class Service:
         if is_stuck:
             raise asyncio.CancelledError  # gRPC takes no status behind a message that does not go out: reset the stream
         if outgoing.closed:
-            await context.abort(outgoing.status, outgoing.closed[:MAX_REASON])
+            await context.abort(outgoing.status, _reason(outgoing.closed))
 
     async def _read(self, context: Context, caller: Caller, outgoing: Outgoing) -> None:
         while (content := await _next(context)) is not None:
@@ -259,7 +259,7 @@ class Service:
                 opening = await asyncio.wait_for(_next(context), HELLO_S)
                 offer = pb.UploadOffer.FromString(opening or b"")
                 manifest = Manifest(offer.manifest.size, offer.manifest.hashes)
-                who = self._handler.may_upload(caller, offer)
+                who = await self._handler.may_upload(caller, offer)
                 await turn.begin()
                 ticket = await self._links.put(who, offer.scope, manifest)
                 await turn.wait(context.write(pb.UploadTicket(missing=ticket.missing).SerializeToString()))
@@ -328,7 +328,7 @@ class Service:
                 raise TrustError(f"expected a {kind}, found {caller.kind} {caller.name}")
         except TrustError as error:
             log.warning("caller refused", peer=context.peer(), reason=str(error))
-            await context.abort(grpc.StatusCode.UNAUTHENTICATED, str(error))
+            await context.abort(grpc.StatusCode.UNAUTHENTICATED, _reason(str(error)))
             raise
         return caller
 
@@ -342,7 +342,7 @@ class _mapped(contextlib.AbstractContextManager["_mapped"]):
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> bool:
         if isinstance(error, HanseError):
-            self._failure = status_of(error), str(error)[:MAX_REASON]
+            self._failure = status_of(error), _reason(str(error))
         elif isinstance(error, TimeoutError | DecodeError):
             self._failure = grpc.StatusCode.INVALID_ARGUMENT, "expected a message that is not there or not readable"
         elif isinstance(error, Exception) and not isinstance(error, grpc.RpcError | grpc.aio.AbortError):
@@ -404,6 +404,11 @@ def _site_frame(content: bytes | None) -> pb.SiteFrame:
         return pb.SiteFrame.FromString(content or b"")
     except DecodeError:
         raise CodecError(f"session: {len(content or b'')} bytes that are not a frame") from None
+
+
+def _reason(text: str) -> str:
+    """What a status can carry."""
+    return text[:MAX_REASON].encode(errors="replace").decode()
 
 
 def _seconds_left(caller: Caller) -> float:
