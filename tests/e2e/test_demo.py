@@ -1,0 +1,177 @@
+"""`hanse demo`: what it leaves, and that it leaves nothing running, however it ends."""
+
+import json
+import os
+import pty
+import re
+import select
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from hanse.rounds.result import Result
+from tests.e2e.commands import HANSE, HAS_PROC, Desk, alive, descendants, environment
+
+pytest.importorskip("sklearn", reason="the demo needs scikit-learn")
+pytestmark = [pytest.mark.xdist_group("e2e"), pytest.mark.timeout(180)]
+needs_proc = pytest.mark.skipif(not HAS_PROC, reason="processes are looked up in /proc")
+HEART = Path(__file__).resolve().parents[3] / "shared" / "data" / "heart_disease"
+GONE_S = 15.0
+
+
+def test_breast_cancer(desk: Desk) -> None:
+    out = desk.run("demo", "--rounds", "3")
+    lines = out.splitlines()
+    for hospital in ("luebeck", "bergen", "visby", "riga"):
+        assert f"site {hospital} accepts" in lines
+    rounds = [line for line in lines if line.startswith("round ")]
+    assert [line.split()[1] for line in rounds] == ["1/3", "2/3", "3/3"]
+    assert all("4 sites" in line for line in rounds)
+    table = {line.split("  ")[1]: line for line in lines if line.startswith("  ")}
+    accuracy = {name: float(re.findall(r"accuracy ([0-9.]+)", line)[0]) for name, line in table.items()}
+    alone = [value for name, value in accuracy.items() if "alone" in name]
+    assert len(alone) == 4
+    assert accuracy["Federated"] > max(alone)
+
+    folder = desk.folder / "hanse-demo"
+    assert sorted(path.name for path in folder.iterdir()) == [
+        ".hanse-demo",
+        "model.safetensors",
+        "model.safetensors.json",
+        "report.html",
+    ]
+    result = Result.load(folder / "model.safetensors")
+    assert result.ok
+    assert [record.folded for record in result.rounds] == [("bergen", "luebeck", "riga", "visby")] * 3
+    assert set(result.arrays) == {"coef", "intercept"}
+    page = (folder / "report.html").read_text()
+    assert "Pooled" in page
+    assert "http://" not in page.replace("http://www.w3.org", "")
+
+
+def test_heart_disease_over_its_own_results_only(desk: Desk) -> None:
+    if not HEART.is_dir():
+        pytest.skip("needs the four UCI files in shared/data/heart_disease beside the repository")
+    for _ in range(2):  # the second time over the results of the first
+        out = desk.run("demo", "heart-disease", "--data", HEART, "--seeds", "2", "--keep")
+    assert out.count("finished after 7 rounds") == 2
+    rows = {line[2:44].strip(): line for line in out.splitlines() if line.startswith("  ")}
+    mean = {name: float(line.rpartition("accuracy ")[2]) for name, line in rows.items()}
+    assert mean["Federated"] >= 0.73
+    assert mean["Federated"] >= mean["Pooled, every patient counts the same"] - 0.01
+    # What was kept: each hospital allowed just this app, to just this person, on at least three hospitals' behalf.
+    policy = (desk.folder / "hanse-demo" / "federation" / "cleveland" / "policy.yaml").read_text()
+    assert re.search(r"apps:\n- [0-9a-f]{64}\n", policy)
+    assert "unlisted_apps: refuse" in policy
+    log = desk.folder / "hanse-demo" / "federation" / "cleveland" / "audit.jsonl"
+    assert "lines hold" in desk.run("audit", "verify", log)
+    outcomes = [json.loads(line)["outcome"] for line in log.read_text().splitlines()]
+    assert outcomes.count("allowed") == 2
+
+
+def _started(desk: Desk, arguments: list[str]) -> "subprocess.Popen[str]":
+    return subprocess.Popen(
+        [*HANSE, "demo", *arguments],
+        cwd=desk.folder,
+        env=environment(),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def _await_gone(pids: set[int]) -> None:
+    end = time.monotonic() + GONE_S
+    while alive(pids) and time.monotonic() < end:
+        time.sleep(0.02)
+    left = {pid: Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " ") for pid in alive(pids)}
+    for pid in left:
+        os.kill(pid, signal.SIGKILL)
+    assert not left
+
+
+@needs_proc
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL], ids=lambda number: number.name)
+def test_ended_in_mid_run_nothing_is_left(number: signal.Signals, desk: Desk, tmp_path: Path) -> None:
+    with _started(desk, ["--rounds", "5000"]) as demo:
+        assert demo.stdout is not None
+        try:
+            for line in demo.stdout:
+                if line.startswith("round   2/"):
+                    break
+            pids = descendants(demo.pid)
+            assert len(pids) >= 14  # a server, four sites, a launcher each, a worker at each site
+            demo.send_signal(number)
+            _, errors = demo.communicate(timeout=GONE_S)
+        finally:
+            demo.kill()
+    if number is signal.SIGKILL:
+        assert demo.returncode == -number
+    else:
+        assert demo.returncode == 130
+        assert "stopped; every process has ended" in errors
+        assert "Traceback" not in errors
+        assert not alive(pids)  # gone before the command returned
+    _await_gone(pids)
+
+
+@needs_proc
+def test_ctrl_c_at_any_moment(desk: Desk) -> None:
+    """Ten moments of the start, from the first import to the first rounds."""
+    for place in range(10):
+        with _started(desk, ["--rounds", "5000"]) as demo:
+            pids: set[int] = set()
+            end = time.monotonic() + 0.3 * (place + 1)
+            while time.monotonic() < end:
+                pids |= descendants(demo.pid)
+                time.sleep(0.01)
+            demo.send_signal(signal.SIGINT)
+            try:
+                _, errors = demo.communicate(timeout=GONE_S)
+            finally:
+                demo.kill()
+        assert demo.returncode in (130, -signal.SIGINT)
+        if demo.returncode == 130:
+            assert "Traceback" not in errors, (place, errors)
+        _await_gone(pids)
+
+
+def test_on_a_terminal_there_is_a_picture(desk: Desk) -> None:
+    ours, theirs = pty.openpty()
+    demo = subprocess.Popen(
+        [*HANSE, "demo", "--rounds", "3"],
+        cwd=desk.folder,
+        env=environment() | {"TERM": "xterm", "COLUMNS": "100", "LINES": "30"},
+        stdin=subprocess.DEVNULL,
+        stdout=theirs,
+        stderr=theirs,
+    )
+    os.close(theirs)
+    shown = b""
+    try:
+        while True:
+            readable, _, _ = select.select([ours], [], [], 60)
+            assert readable
+            try:
+                piece = os.read(ours, 65536)
+            except OSError:  # how Linux tells that the other side is closed
+                break
+            if not piece:
+                break
+            shown += piece
+        assert demo.wait(10) == 0
+    finally:
+        demo.kill()
+        demo.wait()
+        os.close(ours)
+    text = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", shown.decode())
+    assert "round 3 of 3" in text
+    assert "━" in text
+    assert "✓ done" in text
+    assert "finished after 3 rounds" in text
+    assert "Federated" in text
+    assert "report.html" in text
