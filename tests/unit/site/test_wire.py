@@ -102,7 +102,7 @@ class Harbour:
         self.changed.set()
         return ("duplicate", "") if again else ("received", "")
 
-    def may_upload(self, caller: Identity, offer: pb.UploadOffer) -> str:
+    async def may_upload(self, caller: Identity, offer: pb.UploadOffer) -> str:
         return caller.name
 
     def may_download(self, caller: Identity, request: pb.DownloadRequest) -> str:
