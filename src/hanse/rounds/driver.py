@@ -92,12 +92,18 @@ log = structlog.get_logger("hanse.rounds")
 
 @dataclass(frozen=True, slots=True)
 class Seams:
-    """The four seams of one place."""
+    """The four seams of one place.
+
+    Args:
+        private: nobody else can reach them and no call ever waits (simulation): nothing is gained by doing things
+            side by side, and nobody can take over.
+    """
 
     ledger: Ledger
     blobs: BlobStore
     inbox: Inbox
     links: Links
+    private: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -333,7 +339,8 @@ class Run:
                 content, _ = await ledger.get(row)
                 receipt, reply = await self._read_row(content)
             # A successor would have left its own mark before it read the rows.
-            await self._check_not_taken_over()
+            if not self._seams.private:
+                await self._check_not_taken_over()
         except NotFoundError as error:  # a successor has deleted the row
             self._unsettled.pop(ordinal, None)
             raise UnavailableError(str(error)) from None
@@ -373,7 +380,7 @@ class Run:
 
     async def result(self) -> Result:
         """The result so far; the arrays are those of the last model."""
-        records = await round_records(self._seams.ledger, self.state.job, self.state.component)
+        records = await round_records(self._seams.ledger, self.state.job, self.state.component, blobs=self._seams.blobs)
         model = self.state.model
         sites = {site for record in records for site in (*record.folded, *record.late, *record.failed)}
         return Result(
@@ -435,12 +442,12 @@ class Run:
 
     async def _perform_all(self, instructions: Sequence[Instruction]) -> None:
         """Tasks go out side by side, so that a ledger can commit them together."""
-        sends = [instruction for instruction in instructions if isinstance(instruction, Send)]
+        sends = [] if self._seams.private else [i for i in instructions if isinstance(i, Send)]
         if len(sends) > 1:
             await asyncio.gather(*(self._perform(instruction) for instruction in sends))
+            instructions = [instruction for instruction in instructions if not isinstance(instruction, Send)]
         for instruction in instructions:
-            if len(sends) <= 1 or not isinstance(instruction, Send):
-                await self._perform(instruction)
+            await self._perform(instruction)
 
     async def _perform(self, instruction: Instruction) -> None:
         """Do it; later, if the disk refuses now."""
@@ -890,6 +897,9 @@ class Run:
             manifest = await self._keep_content(scope, content)
             short = {**record, "by_site": {}, "fates": [], "whole": [scope, manifest.id, manifest.size]}
             content = json.dumps(short, separators=(",", ":")).encode()
+            if len(content) > MAX_RECORD_BYTES:
+                short |= {"folded": [], "late": [], "failed": {}}
+                content = json.dumps(short, separators=(",", ":")).encode()
         await self._seams.ledger.create(key, content)
 
     def _settle(self, record: RoundRecord, fates: Mapping[int, tuple[str, str]]) -> None:
@@ -947,13 +957,20 @@ class Run:
             observer({"what": what, "job": self.state.job, **facts})
 
 
-async def round_records(ledger: Ledger, job: str, component: str, after: int = 0) -> list[RoundRecord]:
-    """A run's rounds after number `after`, in order."""
+async def round_records(
+    ledger: Ledger, job: str, component: str, after: int = 0, blobs: BlobStore | None = None
+) -> list[RoundRecord]:
+    """A run's rounds after number `after`, in order. `blobs`: where a round of very many sites has its details."""
     records: list[RoundRecord] = []
     last = f"round/{job}/{component}/{after:08d}"
     while rows := await ledger.query(f"round/{job}/{component}/", last):
         last = rows[-1][0]
-        records.extend(RoundRecord.from_json(json.loads(value)) for _, value, _ in rows)
+        for _, value, _ in rows:
+            record = json.loads(value)
+            if blobs is not None and "whole" in record:
+                scope, blob, size = record["whole"]
+                record = json.loads(bytes(blobs.read(scope, blob, 0, size)))
+            records.append(RoundRecord.from_json(record))
     return records
 
 

@@ -98,7 +98,7 @@ def simulate(
 async def _simulate(app: App, spec: RunSpec, data: Mapping[str, DataSets], observers: list[Observer]) -> Result:
     job = new_job_id()
     inbox, blobs = _Outbox(), MemoryBlobs()
-    seams = Seams(MemoryLedger(), blobs, inbox, Grants(blobs))
+    seams = Seams(MemoryLedger(), blobs, inbox, Grants(blobs), private=True)
     server = ServerRuntime(app)
     local = LocalHost(
         strategy_of(app, spec, server, tuple(data)),

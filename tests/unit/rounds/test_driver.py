@@ -296,6 +296,17 @@ async def test_a_round_of_many_sites_keeps_its_details_in_a_blob() -> None:
     scope, blob, size = row["whole"]
     whole = json.loads(bytes(bench.store.blobs.read(scope, blob, 0, size)))
     assert len(whole["by_site"]) == len(whole["fates"]) == 300
+    (record,) = await bench.records()
+    assert len(record.by_site) == len(record.folded) == 300
+
+
+async def test_a_round_of_more_sites_than_a_row_can_name_is_kept() -> None:
+    bench = await Bench(FedAvg(), spec(rounds=1)).start()
+    names = {f"{'long' * 10}-{n:04d}": "" for n in range(2000)}
+    row = {"number": 7, "folded": list(names), "late": [], "failed": {}, "by_site": {}, "metrics": {}, "fates": []}
+    await bench.run._keep_record(row)
+    (record,) = await bench.records()
+    assert record.folded == tuple(names)
 
 
 # ---- order ----
