@@ -40,7 +40,6 @@ from tests.faults.wire_federation import (
     upload,
 )
 
-
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 
@@ -267,7 +266,7 @@ async def test_an_altered_request(wire: Wire) -> None:
             {"sites": ("healthy",)},
             {"submitted_at_ms": 2},
         ):
-            altered = dataclasses.replace(request, **changed)  # type: ignore[arg-type]  # one field each
+            altered = dataclasses.replace(request, **changed)
             with pytest.raises(TrustError):
                 await session.ask("submit", sig=signature, request=altered.to_json())
         for sig in (b"", b"x" * 64, signature[:-1], bytes(64)):

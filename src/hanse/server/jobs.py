@@ -155,6 +155,7 @@ class Jobs:
     Args:
         directory: where server-side apps are unpacked.
         there: sites that hold a lease.
+        expect: gives sites a lease before they have been heard.
         key_of: the signing key of a person, as verified.
         on_event: told what happens, for logs, metrics and audit.
     """
@@ -168,6 +169,7 @@ class Jobs:
         federation: str,
         threads: int,
         there: Callable[[], frozenset[str]],
+        expect: Callable[[Iterable[str]], None],
         record_of: Callable[[str], bytes],
         on_event: Callable[[dict[str, Any]], None],
     ) -> None:
@@ -177,6 +179,7 @@ class Jobs:
         self._federation = federation
         self._threads = threads
         self._there = there
+        self._expect = expect
         self._record_of = record_of
         self._on_event = on_event
         self.active: dict[str, Job] = {}
@@ -265,6 +268,7 @@ class Jobs:
             return
         expected = {slot.site for slot in run.state.open.values()}
         job.trusted = expected | set(run.fingerprints)
+        self._expect(job.trusted)
         await self._attach(job, run)
         log.info("job taken up again", job=request.job, round=run.state.round, stage=run.state.stage)
         await run.resume(sorted(expected | (self._there() & job.trusted)))
@@ -284,6 +288,13 @@ class Jobs:
         request = job.request
         try:
             status = await run.finished
+            end = {
+                "status": status,
+                "error": run.state.error,
+                "ended_at_ms": _now(),
+                "fingerprints": dict(run.fingerprints),
+            }
+            await self._keep_end(request.job, end)  # before the job leaves: who asks in between would find no end
         except asyncio.CancelledError:
             return
         except Exception as error:  # the top of a job: it is named and left as it is, to be taken up later
@@ -292,13 +303,6 @@ class Jobs:
             return
         finally:
             self.active.pop(request.job, None)
-        end = {
-            "status": status,
-            "error": run.state.error,
-            "ended_at_ms": _now(),
-            "fingerprints": dict(run.fingerprints),
-        }
-        await self._keep_end(request.job, end)
         for site in sorted(job.offered):
             self._seams.links.revoke(site, scope_prefix=request.job)
             await job.dismiss(site, status)

@@ -25,7 +25,7 @@ from hanse.core.errors import (
     TooLargeError,
     TrustError,
 )
-from hanse.core.ids import bundle_scope, check_name, model_scope
+from hanse.core.ids import SERVER, bundle_scope, check_name, model_scope
 from hanse.core.proto import hanse_pb2 as pb
 from hanse.core.records import Envelope, Reply, pack_blob
 from hanse.core.spec import MAX_ROUNDS
@@ -96,15 +96,13 @@ class Server:
             federation=config.federation,
             threads=config.threads,
             there=self._presence.there,
+            expect=lambda sites: self._presence.expect(sites, _monotonic_ms()),
             record_of=lambda person: self.members.record("person", person)[1],
             on_event=self._observe,
         )
         self._service = Service(self, self._inbox, self._store.blobs, self._store.links)
+        await self.jobs.recover()  # before anyone can connect: a reply must find its job
         await self._listen(membership)
-        await self.jobs.recover()
-        for job in self.jobs.active.values():
-            self._presence.expect(job.trusted, _monotonic_ms())
-        await self.jobs.all_presence_changed()
         self._watch_leases()
         self.audit("server", "server.start", config.federation, "done")
         log.info("server ready", address=f"{config.listen}:{self.port}", enrolment=self.enrolment_port)
@@ -184,8 +182,9 @@ class Server:
 
     async def take(self, site: str, envelope: Envelope) -> tuple[str, str]:
         """See `Handler.take`."""
-        if envelope.sender != site or envelope.federation != self.config.federation:
-            return "refused", "the message names another sender or federation"
+        expected = (site, SERVER, self.config.federation)
+        if (envelope.sender, envelope.recipient, envelope.federation) != expected:
+            return "refused", "the message names another sender, recipient or federation"
         try:
             verify_envelope(self.members.signing_key("site", site), envelope)
             if envelope.kind == "reply":
