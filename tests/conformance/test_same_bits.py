@@ -1,0 +1,250 @@
+"""One app, every runtime, the same bits (DESIGN §3.10).
+
+Every example and every app beside this file is run with one seed in `hs.simulate`, over gRPC with real processes and
+mutual TLS, and in real workers that are replaced between any two tasks. Compared are the final arrays byte for byte,
+and what each round's record says, down to the last bit of every metric.
+"""
+
+import importlib.util
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import hanse as hs
+from hanse.clients.loader import load_app
+from hanse.core.blobs import rechunk
+from hanse.core.ids import upload_scope
+from hanse.core.records import BlobRef, Reply, Task
+from hanse.demos.local_federation import LocalFederation
+from hanse.simulation import inline
+from hanse.workers.launcher import Launcher
+from hanse.workers.load import Load
+from hanse.workers.pool import Worker, Workers
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+APPS = Path(__file__).parent / "apps"
+SITES = tuple(f"site-{n}" for n in range(6))
+DataSets = Mapping[str, Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class Case:
+    """An app, and the function of its module that makes its sites' data."""
+
+    folder: Path
+    file: str
+    sites: str = ""
+    needs: str = ""
+
+    def load(self) -> tuple[Any, DataSets]:
+        if self.needs and importlib.util.find_spec(self.needs) is None:
+            pytest.skip(f"{self.needs} is not installed")
+        app = load_app(self.folder, self.file, "app")
+        if self.sites:
+            data = app.module_globals[self.sites]()
+        else:
+            asks = self.file == "asking.py"
+            data = {site: {"readings": readings(n)} if asks else {} for n, site in enumerate(SITES[:4])}
+        # The same names everywhere, so that one federation serves all.
+        return app, dict(zip(SITES, data.values(), strict=False))
+
+
+def readings(number: int) -> tuple[Any, Any]:
+    rng = np.random.default_rng(number)
+    return rng.normal(number / 4, 1, 50 + number), np.arange(50 + number)
+
+
+CASES = {
+    "sklearn_logreg": Case(EXAMPLES, "sklearn_logreg.py", "hospitals", "sklearn"),
+    "numpy_client": Case(EXAMPLES, "numpy_client.py", "laboratories"),
+    "torch_mlp": Case(EXAMPLES, "torch_mlp.py", "sites", "torch"),
+    "custom_strategy": Case(EXAMPLES, "custom_strategy.py", "sites"),
+    **{name: Case(APPS, f"{name}.py") for name in ("stateful", "adaptive", "gathering", "listing", "asking")},
+}
+
+
+def test_no_example_is_left_out() -> None:
+    files = {case.folder / case.file for case in CASES.values()}
+    assert files == {*EXAMPLES.glob("*.py"), *APPS.glob("*.py")}
+
+
+@pytest.fixture(params=list(CASES))
+def case(request: pytest.FixtureRequest) -> Case:
+    return CASES[request.param]
+
+
+def said(result: Any) -> dict[str, Any]:
+    """Everything about a result that must be equal."""
+    rounds = [record.to_json() for record in result.rounds]
+    kept = ("number", "folded", "late", "failed", "metrics", "by_site", "model")
+    return {
+        "status": result.status,
+        "layout": result.arrays.layout,
+        "bytes": {name: array.tobytes() for name, array in result.arrays.items()},
+        "rounds": [{name: record[name] for name in kept} for record in rounds],
+        "fingerprints": result.fingerprints,
+    }
+
+
+def simulated(app: Any, data: DataSets) -> dict[str, Any]:
+    return said(hs.simulate(app, data, progress=False))
+
+
+# ---- over gRPC ----
+
+
+@pytest.fixture(scope="module")
+def federation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalFederation]:
+    """One federation for all apps: the data lie in files that every site declares. A site keeps one worker warm."""
+    folder = tmp_path_factory.mktemp("same-bits")
+    declared: dict[str, dict[str, Any]] = {site: {} for site in SITES}
+    loader = folder / "owners_loader.py"
+    loader.write_text("import numpy as np\n\ndef array(file):\n    return np.load(file, allow_pickle=False)\n")
+    for case in CASES.values():
+        if case.needs and importlib.util.find_spec(case.needs) is None:
+            continue
+        _, data = case.load()
+        for site, sets in data.items():
+            for name, content in sets.items():
+                assert name not in declared[site], "two apps would load each other's data"
+                declared[site][name] = declaration(folder / f"{site}-{name}", content, loader)
+    # workers.limit 1: two jobs side by side take the worker from each other between any two tasks.
+    place = LocalFederation(folder / "federation", declared, durability="process", settings={"workers": {"limit": 1}})
+    with place:
+        yield place
+
+
+def declaration(path: Path, content: Any, loader: Path) -> dict[str, Any]:
+    if isinstance(content, tuple):
+        np.savez(path, x=content[0], y=content[1])
+        return {"kind": "npz", "path": f"{path}.npz", "x": "x", "y": "y"}
+    np.save(path, content)
+    file = f"{path}.npy"
+    return {
+        "kind": "python", "path": str(loader), "function": "array", "arguments": {"file": file}, "read": [file],
+    }  # fmt: skip
+
+
+@pytest.mark.slow
+def test_simulation_and_federation_give_the_same_bits(case: Case, federation: LocalFederation) -> None:
+    app, data = case.load()
+    expected = simulated(app, data)
+    job = hs.submit(app, federation.federation(), sites=list(data))
+    found = said(job.result())
+    assert found == expected
+    assert found["status"] == "finished"
+    assert found["bytes"]
+
+
+@pytest.mark.slow
+def test_two_jobs_that_share_one_worker_change_no_bit(federation: LocalFederation) -> None:
+    app, data = CASES["stateful"].load()
+    expected = simulated(app, data)
+    jobs = [hs.submit(app, federation.federation(), sites=list(data)) for _ in range(2)]
+    for job in jobs:
+        assert said(job.result()) == expected
+
+
+# ---- workers that are replaced ----
+
+
+class InWorkers:
+    """Lets `hs.simulate` execute every task in a real worker process.
+
+    Args:
+        fresh: whether each task gets a worker of its own; otherwise each site keeps one.
+    """
+
+    def __init__(self, case: Case, folder: Path, *, fresh: bool) -> None:
+        self.workers = Workers(Launcher.start())
+        self.case, self.folder, self.fresh = case, folder, fresh
+        self.started = 0
+        self._warm: dict[str, Worker] = {}
+
+    async def answer(self, site: inline.VirtualSite, task: Task) -> Reply:
+        worker = self._warm.get(site.name) or await self._start(site)
+        out = self.folder / "update"
+        model = task.model
+        content = None
+        if model is not None and model.content is None:
+            content = bytes(site.seams.blobs.read(model.scope, model.id, 0, model.manifest.size))
+        done = await worker.execute(task, model=content, state=site.state, out=out, timeout_s=60)
+        site.state = done.state
+        if self.fresh:
+            await worker.close()
+            del self._warm[site.name]
+        reply = done.reply
+        if done.written and reply.update is not None:
+            scope = upload_scope(task.id, site.name)
+            await site.seams.blobs.put(scope, reply.update.manifest, rechunk([out.read_bytes()]))
+            reply = replace(reply, update=BlobRef(reply.update.manifest, scope))
+        return reply
+
+    async def _start(self, site: inline.VirtualSite) -> Worker:
+        self.started += 1
+        scratch = self.folder / f"scratch-{self.started}"
+        scratch.mkdir()
+        datasets = {}
+        loader = self.folder / "owners_loader.py"
+        loader.write_text("import numpy as np\n\ndef array(file):\n    return np.load(file, allow_pickle=False)\n")
+        for name, content in site.data.items():
+            datasets[name] = declaration(self.folder / f"{site.name}-{name}", content, loader)
+        worker = await self.workers.spawn()
+        load = Load(
+            bundle=self.case.folder,
+            entry=self.case.file,
+            object="app",
+            site=site.name,
+            seed=site.app.spec().seed,
+            scratch=scratch,
+            datasets=datasets,
+        )
+        await worker.load(load, timeout_s=60)
+        self._warm[site.name] = worker
+        return worker
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "rounds"), [("stateful", 5), ("gathering", 3), ("sklearn_logreg", 1)])
+def test_a_worker_may_be_replaced_between_any_two_tasks(
+    name: str, rounds: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app, data = CASES[name].load()
+    monkeypatch.setattr(app, "_spec", replace(app._spec, rounds=rounds))  # a fresh worker imports the app anew
+    expected = simulated(app, data)
+    original: Callable[..., Any] = inline._simulate
+    for fresh in (False, True):
+        folder = tmp_path / str(fresh)
+        folder.mkdir()
+        used = InWorkers(CASES[name], folder, fresh=fresh)
+
+        async def in_workers(*args: Any, used: InWorkers = used) -> Any:
+            try:
+                return await original(*args)
+            finally:
+                await used.workers.close()
+
+        async def answer(site: inline.VirtualSite, task: Task, used: InWorkers = used) -> Reply:
+            return await used.answer(site, task)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(inline, "_simulate", in_workers)
+            patch.setattr(inline.VirtualSite, "answer", answer)
+            assert simulated(app, data) == expected
+        tasks = sum(len(record["folded"]) for record in expected["rounds"])
+        assert used.started >= tasks if fresh else used.started <= len(data)
+
+
+def test_another_seed_gives_other_bits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Otherwise the tests above would prove nothing about streams."""
+    app, data = CASES["stateful"].load()
+    expected = simulated(app, data)
+    monkeypatch.setattr(app, "_spec", replace(app._spec, seed=12))
+    other = simulated(app, data)
+    assert other["bytes"] != expected["bytes"]
+    assert json.dumps(other["rounds"]) != json.dumps(expected["rounds"])
