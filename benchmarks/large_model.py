@@ -19,7 +19,7 @@ import numpy as np
 
 from benchmarks._apps import LARGE
 from benchmarks._federation import federation, round_times, submit_text
-from benchmarks.harness import PeakMemory, Row, at_most, median, note
+from benchmarks.harness import FOLDER, PeakMemory, Row, at_most, median, note
 
 FLOATS = 100_000_000
 ROUNDS = 3
@@ -75,7 +75,10 @@ def raw_tls(num_bytes: int, *, pairs: int) -> float:
         context.load_cert_chain(certificate, key)
         listener = socket.create_server(("127.0.0.1", 0))
         clients = [
-            subprocess.Popen([sys.executable, __file__, str(listener.getsockname()[1]), str(num_bytes)])
+            subprocess.Popen(
+                [sys.executable, "-m", "benchmarks.large_model", str(listener.getsockname()[1]), str(num_bytes)],
+                cwd=FOLDER.parent,
+            )
             for _ in range(pairs)
         ]
         secured = [context.wrap_socket(listener.accept()[0], server_side=True) for _ in clients]

@@ -16,7 +16,7 @@ import numpy as np
 
 from benchmarks._apps import NO_OP
 from benchmarks._federation import round_times, submit_text
-from benchmarks.harness import PeakMemory, Row, at_most, median, resident_memory_mb
+from benchmarks.harness import FOLDER, PeakMemory, Row, at_most, median, resident_memory_mb
 from hanse.demos.local_federation import LocalFederation
 
 SITES, PROCESSES, ROUNDS, SIZE = 500, 2, 5, 1000
@@ -35,7 +35,9 @@ def run(smoke: bool) -> Iterator[Row]:
             command = [sys.executable, "-m", "benchmarks.many_sites", place]
             for number in range(PROCESSES):
                 names = [f"site-{n}" for n in range(num_sites)][number::PROCESSES]
-                clients.append(subprocess.Popen([*command, json.dumps(names)], stdin=subprocess.PIPE))
+                clients.append(
+                    subprocess.Popen([*command, json.dumps(names)], stdin=subprocess.PIPE, cwd=FOLDER.parent)
+                )
             job = submit_text(running, NO_OP.format(rounds=rounds, sites=num_sites, size=SIZE))
             with PeakMemory([running.server.pid], measure=resident_memory_mb) as memory:
                 times = round_times(job)

@@ -28,10 +28,8 @@ STOP_S = 5.0
 def serve(directory: Path, *, verbose: bool = False, ready: "asyncio.Event | None" = None) -> None:
     """Be the server of `directory` until a signal."""
     from hanse.server.start import main
-    from hanse.site.logging import configure
 
-    configure(verbose=verbose)
-    main(directory, ready=ready)
+    main(directory, verbose=verbose, ready=ready)
 
 
 class Children:

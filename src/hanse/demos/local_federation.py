@@ -26,7 +26,8 @@ from hanse.server.init import init_federation
 _CHILD = """
 import os, signal, sys, threading
 def leave():
-    sys.stdin.buffer.read()
+    while os.read(0, 4096):
+        pass
     os.kill(os.getpid(), signal.SIGTERM)
 threading.Thread(target=leave, daemon=True).start()
 from pathlib import Path

@@ -9,7 +9,7 @@ from pathlib import Path
 from hanse.workers.launcher import Launcher
 
 
-def main(directory: Path, *, ready: "asyncio.Event | None" = None) -> None:
+def main(directory: Path, *, verbose: bool = False, ready: "asyncio.Event | None" = None) -> None:
     """Serve until SIGINT or SIGTERM.
 
     Raises:
@@ -17,12 +17,15 @@ def main(directory: Path, *, ready: "asyncio.Event | None" = None) -> None:
     """
     launcher = Launcher.start()
     try:
-        asyncio.run(_serve(directory, launcher, ready))
+        asyncio.run(_serve(directory, launcher, verbose, ready))
     finally:
         launcher.stop()
 
 
-async def _serve(directory: Path, launcher: Launcher, ready: "asyncio.Event | None") -> None:
+async def _serve(directory: Path, launcher: Launcher, verbose: bool, ready: "asyncio.Event | None") -> None:
+    from hanse.core.logs import configure
+
+    configure("hanse.server", verbose=verbose)
     from hanse.server.server import Server
 
     server = Server(directory, launcher)

@@ -109,8 +109,8 @@ class Agent:
         self._undecided: dict[str, asyncio.Task[None]] = {}
         self._background: set[asyncio.Task[None]] = set()
         with contextlib.ExitStack() as opened:
-            # A cache, so "process". No file is written over: user code may still map the model of an earlier round.
-            store = LocalStore.open(self.directory / "store", "process", max_spare_files=0)
+            # A cache, so "process". A file that a worker still maps is locked, and not written over.
+            store = LocalStore.open(self.directory / "store", "process")
             self._store = opened.enter_context(store)
             self._journal = opened.enter_context(Journal(self.directory / "journal.db"))
             keys = self.membership.keys

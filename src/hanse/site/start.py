@@ -34,9 +34,9 @@ def main(directory: Path, *, verbose: bool = False) -> int:
 
 def _run(directory: Path, launcher: Launcher, *, verbose: bool) -> int:
     # Imported only now: a launcher that was forked beside threads and keys would hang, or hand them on.
-    from hanse.site.logging import configure
+    from hanse.core.logs import configure
 
-    log = configure(verbose=verbose)
+    log = configure("hanse.site", verbose=verbose)
     from hanse.site.agent import Agent
 
     async def work() -> None:

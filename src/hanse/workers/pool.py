@@ -13,6 +13,7 @@ Everything a worker answers is checked here as something received.
 import asyncio
 import contextlib
 import enum
+import fcntl
 import json
 import os
 import signal
@@ -506,7 +507,11 @@ class _Files:
 
     def open(self, path: Path, flags: int) -> None:
         try:
-            self._fds.append(os.open(path, flags | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600))
+            fd = os.open(path, flags | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+            self._fds.append(fd)
+            if flags == os.O_RDONLY:
+                # the worker's map inherits it: a store does not use the file again while user code may look at it
+                fcntl.flock(fd, fcntl.LOCK_SH)
         except OSError as error:
             raise StorageError(f"{path.name}: cannot be opened: {os.strerror(error.errno or 0)}") from None
 

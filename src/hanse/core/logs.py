@@ -1,10 +1,10 @@
-"""How the agent's log looks: `key=value` lines on standard error, or JSON lines with HANSE_LOG=json. Never data."""
+"""How a process's log looks: `key=value` lines on standard error, or JSON lines with HANSE_LOG=json. Never data."""
 
 import os
 import sys
 from typing import Any
 
-# structlog imports rich, where installed, for coloured tracebacks that an agent never prints: a fifth of its start.
+# structlog imports rich, where installed, for coloured tracebacks that nobody prints here: a fifth of a site's start.
 _without_rich = sys.modules.setdefault("rich", None)  # type: ignore[arg-type]
 import structlog  # noqa: E402 - only now
 
@@ -12,8 +12,8 @@ if _without_rich is None:
     del sys.modules["rich"]
 
 
-def configure(*, verbose: bool = False) -> Any:
-    """Set up structured logging for this process; returns the site's logger."""
+def configure(name: str, *, verbose: bool = False) -> Any:
+    """Set up structured logging for this process; returns the logger of this name."""
     shared: list[Any] = [
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
@@ -30,4 +30,4 @@ def configure(*, verbose: bool = False) -> Any:
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
         cache_logger_on_first_use=True,
     )
-    return structlog.get_logger("hanse.site")
+    return structlog.get_logger(name)
