@@ -25,13 +25,6 @@ READY = b"ready\n"
 STOP_S = 5.0
 
 
-def serve(directory: Path, *, verbose: bool = False, ready: "asyncio.Event | None" = None) -> None:
-    """Be the server of `directory` until a signal."""
-    from hanse.server.start import main
-
-    main(directory, verbose=verbose, ready=ready)
-
-
 class Children:
     """Processes started by this one; leaving the context ends them all, and waits until they are gone.
 
@@ -164,7 +157,9 @@ def main(arguments: Sequence[str]) -> int:
     role, directory = arguments
     try:
         if role == "server":
-            serve(Path(directory), ready=_Announcement())
+            from hanse.server.start import main as server
+
+            server(Path(directory), ready=_Announcement())
             return 0
         from hanse.site.start import main as site
 

@@ -16,6 +16,6 @@ def start(
     The log goes to standard error: key=value lines, or JSON with HANSE_LOG=json.
     """
     existing(directory, "server.yaml", "federation's server", "make one with: hanse federation init NAME")
-    from hanse.cli.processes import serve
+    from hanse.server.start import main
 
-    serve(directory, verbose=verbose)
+    main(directory, verbose=verbose)

@@ -1,6 +1,7 @@
 """`hanse site …`: what an admin does with sites, and what a site's owner does in the site's folder."""
 
 import asyncio
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -62,9 +63,7 @@ def start(
 
 def status(directory: Directory = HERE, json: Json = False) -> None:
     """What the agent in this folder is doing."""
-    from hanse.site.owner import ask as ask_site
-
-    found = ask_site(existing(directory, "membership.json", "site", _JOIN_FIRST), "status")
+    found = _ask_owner(directory, "status")
     if json:
         show_json(found)
         return
@@ -99,14 +98,11 @@ def approve(
 
     What is approved is this job with the app of this SHA-256. To let an app run without asking, list it in policy.yaml.
     """
-    from hanse.site.owner import ask as ask_site
-
-    existing(directory, "membership.json", "site", _JOIN_FIRST)
     if job is not None:
-        found = ask_site(directory, "approve", job=job)
+        found = _ask_owner(directory, "approve", job=job)
         show_json(found) if json else say(f"Job {found['job']} may run here.")
         return
-    held = ask_site(directory, "pending")["jobs"]
+    held = _ask_owner(directory, "pending")["jobs"]
     for each in held:
         code = directory / "jobs" / str(each["job"]) / "bundle"
         if code.is_dir():
@@ -139,10 +135,7 @@ def refuse(
     json: Json = False,
 ) -> None:
     """Say no to a job that is held or already runs here."""
-    from hanse.site.owner import ask as ask_site
-
-    existing(directory, "membership.json", "site", _JOIN_FIRST)
-    found = ask_site(directory, "refuse", job=job, reason=reason)
+    found = _ask_owner(directory, "refuse", job=job, reason=reason)
     show_json(found) if json else say(f"Job {found['job']} may not run here.")
 
 
@@ -166,3 +159,11 @@ def revoke(
     """Let a site in no more, from this moment. It can come back with a new token only."""
     found = ask(federation, "revoke", kind="site", name=name)
     show_json(found) if json else say(f"Site {name} is revoked.")
+
+
+def _ask_owner(directory: Path, op: str, **arguments: str) -> dict[str, Any]:
+    """Ask the agent in a folder, or, where none runs, do what can be done without."""
+    existing(directory, "membership.json", "site", _JOIN_FIRST)
+    from hanse.site.owner import ask as ask_site
+
+    return ask_site(directory, op, **arguments)
