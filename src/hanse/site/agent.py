@@ -238,6 +238,7 @@ class Agent:
 
     def _connect(self) -> Connection:
         membership = self.membership
+        membership.identity.check_time()  # said here: the server would only break off the handshake
         credentials = Credentials(membership.certificate_pem, membership.keys.tls_pem(), membership.authority_pem)
         return Connection(self.config.server or membership.address, credentials)
 
