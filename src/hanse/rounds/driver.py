@@ -81,6 +81,8 @@ from hanse.strategies import Ask
 
 MAX_RECORD_BYTES = 60 * 1024
 """A run record above this becomes a blob, and the ledger holds its name."""
+ROUNDS_TO_CLEAN = 8
+"""After so many rounds without stored updates their rows and small models are deleted, together."""
 RETRY_MS = 2000
 """How long to wait before the disk is asked again."""
 
@@ -95,8 +97,10 @@ class Seams:
     """The four seams of one place.
 
     Args:
-        private: nobody else can reach them and no call ever waits (simulation): nothing is gained by doing things
-            side by side, and nobody can take over.
+        private: nobody else can reach them and sending never waits (simulation, the embedded server): nothing is
+            gained by sending side by side, and nobody can take over.
+        overlap: writes wait for a disk, so a small reply counts while its row is on its way; the run record still
+            waits for the row, and so does the acknowledgement.
     """
 
     ledger: Ledger
@@ -104,6 +108,7 @@ class Seams:
     inbox: Inbox
     links: Links
     private: bool = False
+    overlap: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,9 +156,10 @@ class Run:
         self._spilled = ""
         self._queue: deque[Event] = deque()
         self._received: list[Answer] = []
+        self._on_their_way: dict[str, asyncio.Future[None]] = {}
         self._look: asyncio.Task[None] | None = None
         self._working = False
-        self._resumed = False
+        self._resumed = asyncio.Event()
         self._closed = False
         self._asks: dict[int, Ask] = {}
         self._replies: dict[int, Reply] = {}
@@ -192,7 +198,8 @@ class Run:
         key = f"run/{run._key}"
         if not await seams.ledger.create(key, content) and (await seams.ledger.get(key))[0] != content:
             raise ConflictError(f"job {state.job}: component {state.component} is there already")
-        run._version, run._written, run._resumed = 1, state.revision, True
+        run._version, run._written = 1, state.revision
+        run._resumed.set()
         return run
 
     @classmethod
@@ -239,6 +246,17 @@ class Run:
         Raises:
             ConflictError: another shell has taken the run up meanwhile.
         """
+        try:
+            rows = await self._take_up()
+        except BaseException as error:
+            self._stop(error if isinstance(error, Exception) else UnavailableError("resuming was interrupted"))
+            raise
+        finally:
+            self._resumed.set()
+        self._queue.appendleft(Resumed(rows, tuple(sites), self._clock.now_ms()))
+        await self._work()
+
+    async def _take_up(self) -> tuple[Answer, ...]:
         await self._write()  # the mark: whoever drove before can neither write nor acknowledge any more
         rows = await self._patiently("read the replies", self._load_replies)
         for record in self._unkept:
@@ -249,9 +267,7 @@ class Run:
         self._uploads.setdefault(state.round, set())
         for slot in slots:
             self._uploads.setdefault(slot.round, set()).add(slot.site)
-        self._resumed = True
-        self._queue.appendleft(Resumed(rows, tuple(sites), self._clock.now_ms()))
-        await self._work()
+        return rows
 
     @property
     def fingerprints(self) -> Mapping[str, str]:
@@ -269,7 +285,7 @@ class Run:
         await self._work()
 
     async def _work(self) -> None:
-        if self._working or not self._resumed:
+        if self._working or not self._resumed.is_set():
             return
         self._working = True
         try:
@@ -301,9 +317,10 @@ class Run:
             `received`, `duplicate` or `refused`, and the reason of a refusal.
 
         Raises:
-            StorageError: the disk refuses; UnavailableError: this driver is not, or no longer, in charge. The site
-            keeps the reply and sends it again.
+            StorageError: the disk refuses; UnavailableError: this driver is no longer in charge. The site keeps the
+            reply and sends it again.
         """
+        await self._resumed.wait()
         ordinal = reply.task.ordinal
         while ordinal in self._taking:
             await asyncio.wait([self._taking[ordinal]])
@@ -333,6 +350,8 @@ class Run:
         row = f"reply/{self._key}/{round_:08d}/{ordinal:010d}"
         self._rows.add(round_)
         self._unsettled[ordinal] = round_
+        if self._seams.overlap and self._seams.private and (reply.update is None or reply.update.content is not None):
+            return await self._take_early(reply, receipt, row, content)
         try:
             if not await ledger.create(row, content):
                 # Written before by a driver that could not acknowledge it.
@@ -354,6 +373,23 @@ class Run:
         self._received.append(_answer(reply, receipt))
         return "received", ""
 
+    async def _take_early(self, reply: Reply, receipt: int, row: str, content: bytes) -> tuple[str, str]:
+        """Let the reply count while its row is being written: closing and reducing share the disk's time with it.
+
+        Nothing that is durable or visible comes of it before the row is there: `_write` waits for it.
+        """
+        self._remember(reply)
+        self._received.append(_answer(reply, receipt))
+        there = self._on_their_way[row] = asyncio.get_running_loop().create_future()
+        if not self._working and len(self._received) == 1:
+            self._spawn(self._work)
+        try:
+            await self._patiently("keep a reply", self._seams.ledger.create, row, content)
+        finally:
+            del self._on_their_way[row]
+            there.set_result(None)
+        return "received", ""
+
     async def _check_not_taken_over(self) -> None:
         """Look at the run record once more, after the row is there. Replies that came together share one look."""
         if self._look is None:
@@ -369,7 +405,7 @@ class Run:
 
     def _check_in_charge(self) -> None:
         has_stopped = self.finished.done() and (self.finished.cancelled() or self.finished.exception() is not None)
-        if not self._resumed or has_stopped or (self._closed and not self.state.over):
+        if has_stopped or (self._closed and not self.state.over):
             raise UnavailableError(f"job {self.state.job}: not driven here now; try again")
 
     async def settle(self) -> None:
@@ -817,6 +853,8 @@ class Run:
         """
         revision, before = self.state.revision, self._spilled
         content = self._encode()
+        while self._on_their_way:
+            await asyncio.wait(list(self._on_their_way.values()))
         await self._patiently("write the run record", self._write_once, content)
         self._version += 1
         self._written = revision
@@ -919,6 +957,8 @@ class Run:
         kept_uploads = {slot.round for slot in slots}
         uploads = [n for n in sorted(self._uploads) if n <= record.number and n not in kept_uploads]
         models = self._old_models()
+        if not uploads and len(rows) < ROUNDS_TO_CLEAN and len(models) < ROUNDS_TO_CLEAN:
+            return  # small things are let go of together
         if rows or uploads or models:
             prefixes = [f"{n:08d}/" for n in rows]
             task = self._spawn(lambda: self._clean(prefixes, uploads, models))

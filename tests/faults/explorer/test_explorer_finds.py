@@ -108,7 +108,7 @@ def take_over_without_a_mark(patch: pytest.MonkeyPatch) -> None:
         self._mark = b'{"driver":"any"'
 
     async def write(self: Run) -> None:
-        if self._resumed:
+        if self._resumed.is_set():
             await real_write(self)
 
     patch.setattr(Run, "__init__", init)

@@ -237,15 +237,29 @@ async def test_whoever_was_taken_over_cannot_write() -> None:
     assert await bench.store.ledger.get("run/j/c") == content
 
 
-async def test_nothing_is_taken_before_the_run_is_resumed() -> None:
+async def test_what_comes_before_the_run_is_resumed_waits() -> None:
     bench = await two_sites()
     run = await Run.load("j", "c", bench.seams(), bench.clock, lambda spec: bench.host())
-    with pytest.raises(UnavailableError):
-        await run.take(bench.reply(0, *ONES))
+    taking = asyncio.ensure_future(run.take(bench.reply(0, *ONES)))
     await run.sites_changed(["a"])
+    await rest()
     assert not run.state.sites
+    assert bench.rows("reply/") == []
     await run.resume(["a", "b"])
     assert run.state.sites == ("a",)
+    assert (await taking)[0] == "received"
+
+
+async def test_what_waited_for_a_driver_that_could_not_resume_is_told_to_come_again() -> None:
+    bench = await two_sites()
+    run = await Run.load("j", "c", bench.seams(), bench.clock, lambda spec: bench.host())
+    taking = asyncio.ensure_future(run.take(bench.reply(0, *ONES)))
+    await bench.restart("a", "b")
+    with pytest.raises(ConflictError):
+        await run.resume(["a", "b"])
+    with pytest.raises(UnavailableError):
+        await taking
+    assert isinstance(run.finished.exception(), ConflictError)
 
 
 async def test_a_second_run_of_one_name_is_refused() -> None:
