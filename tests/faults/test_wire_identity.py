@@ -172,6 +172,7 @@ async def test_a_revoked_site_that_does_not_read_is_cut_off(
         with pytest.raises(grpc.aio.AioRpcError):  # noqa: PT012 - what had gone out before, then the end
             while await call.read() is not grpc.aio.EOF:
                 pass
+    print("CODE", await call.code(), await call.details())
     assert (await call.code() == grpc.StatusCode.UNAUTHENTICATED) or not reads_again
     await connection.close()
 

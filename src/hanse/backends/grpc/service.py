@@ -137,32 +137,27 @@ class Service:
         self._turns = Turns()
 
     def federation(self) -> grpc.GenericRpcHandler:
-        """For members, over mutual TLS."""
+        """For members, over mutual TLS.
+
+        Messages are parsed inside each call: gRPC would log a trace for each that cannot be.
+        """
         return grpc.method_handlers_generic_handler(
             SERVICE,
             {
                 "Session": grpc.stream_stream_rpc_method_handler(
                     self._session, identity, pb.ServerFrame.SerializeToString
                 ),
-                "Download": grpc.unary_stream_rpc_method_handler(
-                    self._download, pb.DownloadRequest.FromString, identity
-                ),
+                "Download": grpc.unary_stream_rpc_method_handler(self._download, identity, identity),
                 "Upload": grpc.stream_stream_rpc_method_handler(self._upload, identity, identity),
-                "Ask": grpc.unary_unary_rpc_method_handler(self._ask, pb.Call.FromString, pb.Answer.SerializeToString),
-                "Watch": grpc.unary_stream_rpc_method_handler(
-                    self._watch, pb.Call.FromString, pb.Answer.SerializeToString
-                ),
-                "Renew": grpc.unary_unary_rpc_method_handler(
-                    self._renew, pb.RenewRequest.FromString, pb.JoinReply.SerializeToString
-                ),
+                "Ask": grpc.unary_unary_rpc_method_handler(self._ask, identity, pb.Answer.SerializeToString),
+                "Watch": grpc.unary_stream_rpc_method_handler(self._watch, identity, pb.Answer.SerializeToString),
+                "Renew": grpc.unary_unary_rpc_method_handler(self._renew, identity, pb.JoinReply.SerializeToString),
             },
         )
 
     def enrolment(self) -> grpc.GenericRpcHandler:
         """For those who have a token and no certificate yet."""
-        join = grpc.unary_unary_rpc_method_handler(
-            self._join, pb.JoinRequest.FromString, pb.JoinReply.SerializeToString
-        )
+        join = grpc.unary_unary_rpc_method_handler(self._join, identity, pb.JoinReply.SerializeToString)
         return grpc.method_handlers_generic_handler(ENROLMENT, {"Join": join})
 
     # ---- sessions ----
@@ -204,6 +199,7 @@ class Service:
                 task.cancel()
             if self._inbox.detach(caller.name, outgoing):
                 self._handler.closed(caller.name)
+            outgoing.ended.set()
             is_stuck = outgoing.writing and not await _settled(writing)
             writing.cancel()
         if is_stuck:
@@ -233,9 +229,10 @@ class Service:
 
     # ---- blobs ----
 
-    async def _download(self, request: pb.DownloadRequest, context: Context) -> None:
+    async def _download(self, content: bytes, context: Context) -> None:
         caller = await self._admit(context)
         with _mapped(context) as guard:
+            request = pb.DownloadRequest.FromString(content)
             async with self._turns.enter(f"{caller.kind} {caller.name}") as turn:
                 who = self._handler.may_download(caller, request)
                 await self._links.get(who, request.scope, request.id)
@@ -293,31 +290,31 @@ class Service:
 
     # ---- people, enrolment ----
 
-    async def _ask(self, call: pb.Call, context: Context) -> pb.Answer:
+    async def _ask(self, content: bytes, context: Context) -> pb.Answer:
         caller = await self._admit(context)
         with _mapped(context) as guard:
-            return await self._handler.ask(caller, call)
+            return await self._handler.ask(caller, pb.Call.FromString(content))
         await guard.finish()
         return pb.Answer()
 
-    async def _watch(self, call: pb.Call, context: Context) -> AsyncIterator[pb.Answer]:
+    async def _watch(self, content: bytes, context: Context) -> AsyncIterator[pb.Answer]:
         caller = await self._admit(context)
         with _mapped(context) as guard:
-            async for answer in self._handler.watch(caller, call):
+            async for answer in self._handler.watch(caller, pb.Call.FromString(content)):
                 self._handler.admit(_certificate(context))  # who is revoked, or expires, has seen enough
                 yield answer
         await guard.finish()
 
-    async def _renew(self, request: pb.RenewRequest, context: Context) -> pb.JoinReply:
+    async def _renew(self, content: bytes, context: Context) -> pb.JoinReply:
         caller = await self._admit(context)
         with _mapped(context) as guard:
-            return await self._handler.renew(caller, request)
+            return await self._handler.renew(caller, pb.RenewRequest.FromString(content))
         await guard.finish()
         return pb.JoinReply()
 
-    async def _join(self, request: pb.JoinRequest, context: Context) -> pb.JoinReply:
+    async def _join(self, content: bytes, context: Context) -> pb.JoinReply:
         with _mapped(context) as guard:
-            return await self._handler.join(request)
+            return await self._handler.join(pb.JoinRequest.FromString(content))
         await guard.finish()
         return pb.JoinReply()
 
@@ -384,7 +381,7 @@ async def _write(context: Context, outgoing: Outgoing) -> None:
         outgoing.writing = True
         await context.write(frame)
         outgoing.writing = False
-        if outgoing.closed:
+        if outgoing.ended.is_set():
             return
 
 
