@@ -88,4 +88,5 @@ class Session:
         """A job's events until its end."""
         call = pb.Call(v=1, body=json.dumps({"op": "follow", "job": job}).encode())
         async for answer in self.connection.watch(call):
-            yield json.loads(answer.body)
+            for event in json.loads(answer.body):
+                yield event

@@ -37,6 +37,8 @@ from hanse.workers.pool import Workers
 DECISION_S = 10.0
 """How long a connected site that says nothing to a proposal holds the start up."""
 EVENTS_KEPT = 2000
+WATCH_S = 0.05
+"""At least so long between two messages to somebody who watches."""
 ENDED = ("finished", "failed", "cancelled")
 log = structlog.get_logger("hanse.jobs")
 
@@ -495,25 +497,24 @@ class Jobs:
             inline = bytes(self._seams.blobs.read(*state.model, 0, manifest.size))
         return result.to_json(), BlobRef(manifest, state.model[0], inline)
 
-    async def follow(self, job_id: str) -> AsyncIterator[dict[str, Any]]:
-        """What has happened and what happens, until the end.
+    async def follow(self, job_id: str) -> AsyncIterator[list[dict[str, Any]]]:
+        """What has happened and what happens, until the end; what happens close together comes together.
 
         Raises:
             NotFoundError: there is no such job.
         """
         job = self.active.get(job_id)
         if job is None or job.resumed or not job.history.complete:
-            for record in await self._past(job_id):
-                yield record
+            yield await self._past(job_id)
         position = 0
         while job is not None:
             events, position = await job.history.since(position)
-            for event in events:
-                yield event
-                if event["what"] in ("finished", "stopped"):
-                    return
+            yield events
+            if events[-1]["what"] in ("finished", "stopped"):
+                return
+            await asyncio.sleep(WATCH_S)  # people who watch must not slow the rounds down
         about = await self.describe(job_id)
-        yield {"what": "finished", "job": job_id, "status": about["status"], "error": about.get("error", "")}
+        yield [{"what": "finished", "job": job_id, "status": about["status"], "error": about.get("error", "")}]
 
     async def _past(self, job_id: str) -> list[dict[str, Any]]:
         row = await self._row(job_id)

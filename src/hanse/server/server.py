@@ -88,7 +88,7 @@ class Server:
         self.members = Members(authority, self._store.ledger, address=config.address)
         await self.members.load()
         self._workers = Workers(self._launcher)
-        seams = Seams(self._store.ledger, self._store.blobs, self._inbox, self._store.links)
+        seams = Seams(self._store.ledger, self._store.blobs, self._inbox, self._store.links, private=True, overlap=True)
         self.jobs = Jobs(
             seams,
             self._workers,
@@ -279,8 +279,8 @@ class Server:
         """See `Handler.watch`: a job's events."""
         self._require(caller, RESEARCHER)
         body = _body(call)
-        async for event in self.jobs.follow(str(body.get("job"))):
-            yield pb.Answer(v=1, body=json.dumps(event).encode())
+        async for events in self.jobs.follow(str(body.get("job"))):
+            yield pb.Answer(v=1, body=json.dumps(events).encode())
 
     async def join(self, request: pb.JoinRequest) -> pb.JoinReply:
         """See `Handler.join`."""

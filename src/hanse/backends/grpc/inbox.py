@@ -28,11 +28,16 @@ class _Waiting:
     count: int = 0
 
 
+ACCEPT_S = 0.005
+"""How long the fate of a message may wait for a delivery to go with: a round is often over in that time."""
+
+
 class Outgoing:
     """Frames on their way to one site, through one session."""
 
     def __init__(self) -> None:
         self._frames: deque[pb.ServerFrame] = deque()
+        self._accepted: list[pb.Accepted] = []
         self._changed = asyncio.Event()
         self.ended = asyncio.Event()
         self.closed = ""
@@ -41,9 +46,26 @@ class Outgoing:
 
     def put(self, frame: pb.ServerFrame) -> None:
         """Queue a frame; dropped when the session is over."""
-        if not self.closed:
-            self._frames.append(frame)
-            self._changed.set()
+        if self.closed:
+            return
+        if self._accepted and frame.WhichOneof("kind") == "delivery":
+            frame.delivery.accepted.extend(self._accepted)
+            self._accepted.clear()
+        self._frames.append(frame)
+        self._changed.set()
+
+    def accept(self, accepted: pb.Accepted) -> None:
+        """Queue the fate of a message: with the next delivery if one follows at once, on its own otherwise."""
+        if len(self._accepted) + len(self._frames) >= MAX_UNREAD:
+            self.close("the site does not read what it is sent")
+        if not self._accepted:
+            asyncio.get_running_loop().call_later(ACCEPT_S, self._flush)
+        self._accepted.append(accepted)
+
+    def _flush(self) -> None:
+        due, self._accepted = self._accepted, []
+        for accepted in due:
+            self.put(pb.ServerFrame(accepted=accepted))
 
     def answer(self, frame: pb.ServerFrame) -> None:
         """Queue an answer to something that the site sent. A site that sends without reading is hung up on."""

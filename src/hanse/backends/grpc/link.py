@@ -147,6 +147,8 @@ class Link:
             self._heard = loop.time()
             match frame.WhichOneof("kind"):
                 case "delivery":
+                    for accepted in frame.delivery.accepted:
+                        self._accept(accepted)
                     try:
                         envelope = Envelope.from_message(frame.delivery.envelope)
                     except CodecError as error:
@@ -154,13 +156,15 @@ class Link:
                         continue
                     await self._deliver(envelope, frame.delivery.count)
                 case "accepted":
-                    accepted = frame.accepted
-                    if accepted.outcome != "later":  # the server could not keep it: it goes again with the next session
-                        self._unaccepted.pop(accepted.id, None)
-                        self._on_accepted(accepted.id, accepted.outcome, accepted.reason)
+                    self._accept(frame.accepted)
                 case _:
                     pass  # heartbeats only need to be heard; a newer server's kinds are left alone
         raise await _ended(call)
+
+    def _accept(self, accepted: pb.Accepted) -> None:
+        if accepted.outcome != "later":  # the server could not keep it: it goes again with the next session
+            self._unaccepted.pop(accepted.id, None)
+        self._on_accepted(accepted.id, accepted.outcome, accepted.reason)
 
     async def _write(self, call: Any) -> None:
         while True:

@@ -215,8 +215,7 @@ class Service:
                 case "envelope":
                     envelope = Envelope.from_message(frame.envelope)
                     outcome, reason = await self._handler.take(caller.name, envelope)
-                    accepted = pb.Accepted(id=envelope.id, outcome=outcome, reason=reason)
-                    outgoing.answer(pb.ServerFrame(accepted=accepted))
+                    outgoing.accept(pb.Accepted(id=envelope.id, outcome=outcome, reason=reason))
                 case "heartbeat":
                     outgoing.answer(pb.ServerFrame(heartbeat=frame.heartbeat))
                 case "done":

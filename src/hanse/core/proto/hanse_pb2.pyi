@@ -226,14 +226,16 @@ class Welcome(_message.Message):
     def __init__(self, v: _Optional[int] = ..., software: _Optional[str] = ..., lease_s: _Optional[float] = ...) -> None: ...
 
 class Delivery(_message.Message):
-    __slots__ = ("receipt", "envelope", "count")
+    __slots__ = ("receipt", "envelope", "count", "accepted")
     RECEIPT_FIELD_NUMBER: _ClassVar[int]
     ENVELOPE_FIELD_NUMBER: _ClassVar[int]
     COUNT_FIELD_NUMBER: _ClassVar[int]
+    ACCEPTED_FIELD_NUMBER: _ClassVar[int]
     receipt: str
     envelope: Envelope
     count: int
-    def __init__(self, receipt: _Optional[str] = ..., envelope: _Optional[_Union[Envelope, _Mapping]] = ..., count: _Optional[int] = ...) -> None: ...
+    accepted: _containers.RepeatedCompositeFieldContainer[Accepted]
+    def __init__(self, receipt: _Optional[str] = ..., envelope: _Optional[_Union[Envelope, _Mapping]] = ..., count: _Optional[int] = ..., accepted: _Optional[_Iterable[_Union[Accepted, _Mapping]]] = ...) -> None: ...
 
 class Accepted(_message.Message):
     __slots__ = ("id", "outcome", "reason")
