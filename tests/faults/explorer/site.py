@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+from collections import Counter
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
@@ -55,7 +56,7 @@ class Site:
         self.back = asyncio.Event()
         self.back.set()
         self.journal: dict[str, Reply] = {}
-        self.denied = 0
+        self.denied: Counter[str] = Counter()
         self.trainings: dict[str, int] = {}
 
     async def live(self) -> None:
@@ -89,9 +90,8 @@ class Site:
             self.trainings[name] = self.trainings.get(name, 0) + 1
             self.journal[name] = reply
         reply = self.journal[name]
-        self.denied = 0
         for _ in range(400):
-            if await self._try(reply) or self.denied == 5:
+            if await self._try(reply) or self.denied[name] > 4:
                 return
             await asyncio.sleep(RETRY_S)
 
@@ -119,7 +119,7 @@ class Site:
         try:
             await shell.links.put(self.name, ref.scope, ref.manifest)
         except PolicyError:  # released, or not yet granted by the server that has just begun
-            self.denied += 1
+            self.denied[str(reply.task)] += 1
             return False
         content = self.world.contents[ref.id]
         await self.world.blobs.put(ref.scope, ref.manifest, rechunk([content]))
