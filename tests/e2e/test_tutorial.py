@@ -2,6 +2,7 @@
 
 import json
 import signal
+import socket
 from pathlib import Path
 
 import numpy as np
@@ -218,3 +219,17 @@ def test_cancelling_and_refusing(hospitals: Hospitals, desk: Desk) -> None:
             break
     assert (says["decision"], says["reason"]) == ("refuse", "not our study")
     hospitals.run("job", "cancel", job)
+
+
+def test_a_port_that_is_taken_is_one_line(desk: Desk) -> None:
+    port = free_ports(3)
+    desk.run("federation", "init", "hospitals", "--port", port)
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", port))
+        taken.listen()
+        found = desk.call("server", "start", "--directory", "hospitals")
+        wrong = json.loads(desk.run("doctor", "--directory", "hospitals", "--json", code=1))
+    lines = [line for line in found.stderr.splitlines() if not line.startswith("timestamp=")]
+    assert (found.returncode, len(lines)) == (2, 1), found.stderr
+    assert lines[0].startswith(f"error: cannot listen on 127.0.0.1:{port}")
+    assert {check["about"]: check["state"] for check in wrong["checks"]}["port"] == "wrong"

@@ -95,6 +95,9 @@ def call(command: Command, arguments: Sequence[str]) -> int:
 
     import typer
 
+    if os.environ.get("HANSE_DEBUG") != "1":
+        os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # what goes wrong becomes one of our own errors
+
     module, _, function = command.function.partition(":")
     target: Callable[..., Any] = getattr(import_module(f"hanse.cli.{module}"), function)
     app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
