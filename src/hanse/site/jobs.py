@@ -37,6 +37,8 @@ from hanse.workers.pool import Done, Worker, Workers
 
 LOAD_S = 300.0
 """An app that takes longer to import hangs."""
+WORTH_KEEPING_S = 1.0
+"""An answer that took less to compute is not journalled, unless it has changed the site's state."""
 REPORT_S = 0.5
 """A task that takes longer is shown as running."""
 KEPT_MODELS = 2
@@ -281,10 +283,11 @@ class JobRunner:
         self._running = None  # `replies` has it now
         try:
             if not changed:
-                # Lost, it would only be computed again: it need not wait for the disk.
+                # Lost, it would only be computed again: it need not wait for the disk, nor go there if that is quicker.
                 replies.start(task)
-                await asyncio.sleep(0)
-                replies.keep(task)
+                if finished.out is not None or finished.reply.seconds >= WORTH_KEEPING_S:
+                    await asyncio.sleep(0)
+                    replies.keep(task)
                 return
             replies.keep(task, state=state)
         except StorageError as error:

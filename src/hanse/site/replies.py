@@ -58,6 +58,7 @@ class _Waiting:
     envelope: Envelope
     out: Path | None
     upload: "asyncio.Task[None] | None" = None
+    journalled: bool = True
 
 
 class Replies:
@@ -149,7 +150,7 @@ class Replies:
             The task's id.
         """
         task = str(reply.task)
-        self._waiting[task] = _Waiting(job, self._sign(reply), out)
+        self._waiting[task] = _Waiting(job, self._sign(reply), out, journalled=False)
         return task
 
     def keep(self, task: str, *, state: bytes | None = None) -> None:
@@ -166,6 +167,7 @@ class Replies:
             out = None if waiting.out is None else waiting.out.name
             envelope = waiting.envelope
             self._journal.keep(task, waiting.job, envelope.component, envelope.pack(), out=out, state=state)
+            waiting.journalled = True
 
     def drop(self, task: str) -> None:
         """Take an answer back that was not sent; its file is free."""
@@ -195,7 +197,8 @@ class Replies:
         if outcome == "refused":
             log.warning("reply refused", task=task, reason=reason)
         self._settled.add(task)
-        self._journal.settle(task)
+        if waiting.journalled:
+            self._journal.settle(task)
         if waiting.out is not None:
             self._journal.flush()  # before the file is written again
             self.give_file(waiting.job, waiting.out)
