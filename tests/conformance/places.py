@@ -12,6 +12,7 @@ from typing import Literal
 from hanse.backends.local import LocalStore
 from hanse.backends.memory import MemoryStore
 from hanse.core.seams import BlobStore, Inbox, Ledger, Links
+from tests.conformance.over_grpc import seams
 
 MAX_BLOB_BYTES = 64 * 1024 * 1024
 """The limit that a place with `links` sets, so that the suite can go over it."""
@@ -117,8 +118,18 @@ def _advance(clock: Clock, seconds: float) -> None:
     clock.ms += round(seconds * 1000)
 
 
+@asynccontextmanager
+async def over_grpc(directory: Path) -> AsyncIterator[Place]:
+    """A server on loopback and its sites, over mutual TLS."""
+    clock = Clock()
+    async with seams(directory, visibility_s=VISIBILITY_S, now_ms=clock, max_blob_bytes=MAX_BLOB_BYTES) as found:
+        blobs, inbox, links = found
+        yield Place(lambda seconds: _advance(clock, seconds), None, blobs, inbox, links, creates=False)
+
+
 PLACES: dict[str, Factory] = {
     "memory": memory,
     "local-power": local("power"),
     "local-process": local("process"),
+    "grpc": over_grpc,
 }
