@@ -11,6 +11,7 @@ differ. Decoding checks lengths, dtypes, shapes and totals before it makes an ar
 
 import json
 from collections.abc import Iterator
+from functools import lru_cache
 from math import prod
 from typing import Any
 
@@ -22,6 +23,8 @@ from hanse.core.errors import CodecError
 ALIGNMENT = 64
 MAX_HEADER_BYTES = 16 * 1024 * 1024
 MAX_DIMENSIONS = 32
+MAX_KNOWN_BYTES = 64 * 1024
+"""Headers up to this size are remembered with what they say."""
 
 
 def canonical_json(value: Any) -> bytes:
@@ -88,8 +91,17 @@ def parse_header(content: memoryview | bytes, *, total: int | None = None) -> tu
             f"arrays: expected an aligned header of at most {min(MAX_HEADER_BYTES, len(view) - 8)} bytes, "
             f"found {length}"
         )
+    raw = bytes(view[: 8 + length])
+    layout = _known_layout(raw) if len(raw) <= MAX_KNOWN_BYTES else _layout_in(raw)
+    if 8 + length + layout.nbytes != total:
+        raise CodecError(f"arrays: header promises {8 + length + layout.nbytes} bytes, found {total}")
+    return layout, 8 + length
+
+
+def _layout_in(raw: bytes) -> Layout:
+    """What a header (with its length in front and its padding) says."""
     try:
-        header = json.loads(bytes(view[8 : 8 + length]), object_pairs_hook=_no_repeats)
+        header = json.loads(raw[8:], object_pairs_hook=_no_repeats)
     except (ValueError, RecursionError) as error:
         raise CodecError(f"arrays: header is not JSON: {type(error).__name__}") from None
     if not isinstance(header, dict):
@@ -99,16 +111,18 @@ def parse_header(content: memoryview | bytes, *, total: int | None = None) -> tu
     for name, entry in header.items():
         spec, start = _read_entry(name, entry, start)
         specs.append(spec)
-    if 8 + length + start != total:
-        raise CodecError(f"arrays: header promises {8 + length + start} bytes, found {total}")
     layout = Layout(tuple(specs))
     try:
-        is_canonical = header_of(layout) == bytes(view[: 8 + length])
+        is_canonical = header_of(layout) == raw
     except UnicodeEncodeError:
         is_canonical = False
     if not is_canonical:
         raise CodecError("arrays: header is not in canonical form")
-    return layout, 8 + length
+    return layout
+
+
+# All updates of a job have one header: it is read once, not once for every update.
+_known_layout = lru_cache(maxsize=64)(_layout_in)
 
 
 def decode(content: memoryview | bytes) -> Arrays:

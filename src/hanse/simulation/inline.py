@@ -23,11 +23,11 @@ from hanse.clients.threads import num_threads, set_threads
 from hanse.core.arrays import Arrays
 from hanse.core.blobs import INLINE_BYTES, manifest_of, rechunk
 from hanse.core.blocking import run_to_end
-from hanse.core.codec import decode, encode_parts, encoded_size
+from hanse.core.codec import decode, encode_parts
 from hanse.core.errors import ConfigError, HanseError, JobFailed, PolicyError, TaskError
 from hanse.core.ids import check_name, model_scope, new_job_id, upload_scope
 from hanse.core.records import BlobRef, Envelope, Metrics, Reply, Task
-from hanse.core.seams import Delivery
+from hanse.core.seams import BlobStore, Delivery
 from hanse.core.spec import RunSpec
 from hanse.rounds import machine
 from hanse.rounds.clock import LoopClock
@@ -112,7 +112,8 @@ async def _simulate(app: App, spec: RunSpec, data: Mapping[str, DataSets], obser
     run = await Run.create(machine.begin(job, COMPONENT, spec, model), seams, host, LoopClock())
     run.observers.extend(observers)
     run.finished.add_done_callback(inbox.wake)
-    virtual = {name: VirtualSite(name, app, sets, seams) for name, sets in data.items()}
+    models = _Models(blobs)
+    virtual = {name: VirtualSite(name, app, sets, seams, models) for name, sets in data.items()}
     await run.start()
     await run.sites_changed(tuple(virtual))
     while not run.finished.done():
@@ -135,6 +136,7 @@ class VirtualSite:
     app: App
     data: DataSets
     seams: Seams
+    models: "_Models"
     runtime: Runtime | None = None
     state: bytes | None = None
 
@@ -142,23 +144,17 @@ class VirtualSite:
         """Execute one task."""
         if self.runtime is None:
             self.runtime = Runtime(self.app, site_name=self.name, load=self._load, log=_to_stderr)
-        outcome = self.runtime.execute(task, self._model(task.model), self.state)
+        # The answer is encoded before the site is asked again, so it need not be copied.
+        outcome = self.runtime.execute(task, self.models.get(task.model), self.state, lend=True)
         self.state = outcome.state
         if outcome.arrays is None:
             return outcome.reply
         return await self._with_update(outcome.reply, task, outcome.arrays)
 
-    def _model(self, ref: BlobRef | None) -> Arrays | None:
-        if ref is None:
-            return None
-        if ref.content is not None:
-            return decode(ref.content)
-        return decode(self.seams.blobs.read(ref.scope, ref.id, 0, ref.manifest.size))
-
     async def _with_update(self, reply: Reply, task: Task, arrays: Arrays) -> Reply:
-        if encoded_size(arrays.layout) <= INLINE_BYTES:
-            return replace(reply, update=BlobRef.inline(b"".join(encode_parts(arrays))))
         content = b"".join(encode_parts(arrays))
+        if len(content) <= INLINE_BYTES:
+            return replace(reply, update=BlobRef.inline(content))
         manifest, scope = manifest_of(content), upload_scope(task.id, self.name)
         await self.seams.blobs.put(scope, manifest, rechunk([content]))
         return replace(reply, update=BlobRef(manifest, scope))
@@ -169,6 +165,23 @@ class VirtualSite:
             raise PolicyError(f"site {self.name}: data set {dataset!r} is not declared; declared are: {known}")
         value = self.data[dataset]
         return value() if callable(value) else value
+
+
+class _Models:
+    """The model of the tasks at hand as arrays, the same for every site: user code gets copies."""
+
+    def __init__(self, blobs: BlobStore) -> None:
+        self._blobs = blobs
+        self._last: tuple[str, Arrays] | None = None
+
+    def get(self, ref: BlobRef | None) -> Arrays | None:
+        """The arrays that a task names."""
+        if ref is None:
+            return None
+        if self._last is None or self._last[0] != ref.id:
+            content = ref.content or self._blobs.read(ref.scope, ref.id, 0, ref.manifest.size)
+            self._last = ref.id, decode(content)
+        return self._last[1]
 
 
 class _ServerSide:
