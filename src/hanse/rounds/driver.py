@@ -350,7 +350,7 @@ class Run:
         row = f"reply/{self._key}/{round_:08d}/{ordinal:010d}"
         self._rows.add(round_)
         self._unsettled[ordinal] = round_
-        if self._seams.overlap and self._seams.private and (reply.update is None or reply.update.content is not None):
+        if self._seams.overlap and (reply.update is None or reply.update.content is not None):
             return await self._take_early(reply, receipt, row, content)
         try:
             if not await ledger.create(row, content):
@@ -384,10 +384,14 @@ class Run:
         if not self._working and len(self._received) == 1:
             self._spawn(self._work)
         try:
+            # One that is there already was written before by a driver that could not acknowledge it.
             await self._patiently("keep a reply", self._seams.ledger.create, row, content)
         finally:
             del self._on_their_way[row]
             there.set_result(None)
+        if not self._seams.private:
+            await self._check_not_taken_over()
+        self._check_in_charge()
         return "received", ""
 
     async def _check_not_taken_over(self) -> None:

@@ -22,6 +22,8 @@ from hanse.trust.identity import MemberKeys, SigningRequest
 from hanse.trust.membership import Membership
 
 SERVER_DAYS = 365.0
+RESERVED = ("server", "authority", "store", "apps")
+"""Folders of the server's own; the first person's lies beside them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +46,8 @@ def init_federation(
     """
     for name in (person, *sites):
         check_name(name)
+    if person in RESERVED:
+        raise ConfigError(f"person: expected another name than {', '.join(RESERVED)}, found {person!r}")
     if (directory / FILE).exists():
         raise ConfigError(f"{directory}: there is a federation already; choose another directory")
     directory.mkdir(parents=True, exist_ok=True, mode=0o700)

@@ -471,7 +471,11 @@ class Jobs:
             scope, blob, size = record["spilled"]
             record = json.loads(bytes(self._seams.blobs.read(scope, blob, 0, size)))
         state = machine.decode(record["state"])
-        records = [r for r in await round_records(self._seams.ledger, job_id, component, after) if r.number > 0]
+        records = [
+            r
+            for r in await round_records(self._seams.ledger, job_id, component, after, blobs=self._seams.blobs)
+            if r.number > 0
+        ]
         sites = {site for r in records for site in (*r.folded, *r.late, *r.failed)}
         end = await self._end(job_id)
         result = Result(
@@ -519,7 +523,7 @@ class Jobs:
     async def _past(self, job_id: str) -> list[dict[str, Any]]:
         row = await self._row(job_id)
         component = row["request"]["components"][0]["name"]
-        records = await round_records(self._seams.ledger, job_id, component)
+        records = await round_records(self._seams.ledger, job_id, component, blobs=self._seams.blobs)
         return [{"what": "round", "job": job_id, "record": record.to_json()} for record in records if record.number]
 
     async def close(self) -> None:

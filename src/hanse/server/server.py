@@ -24,6 +24,7 @@ from hanse.core.errors import (
     StorageError,
     TooLargeError,
     TrustError,
+    UnavailableError,
 )
 from hanse.core.ids import SERVER, bundle_scope, check_name, model_scope
 from hanse.core.proto import hanse_pb2 as pb
@@ -194,22 +195,15 @@ class Server:
                 return outcome
             if envelope.kind == "decision":
                 return await self.jobs.decided(site, _json(envelope.body))
-        except StorageError as error:
-            # not accepted: the site keeps it and sends it again when it reconnects or the server asks
+        except (StorageError, UnavailableError) as error:
+            # not accepted: the site keeps it and sends it again after a while
             log.error("reply not kept", site=site, reason=str(error))
-            self._retry_later(site)
             return "later", str(error)
         except HanseError as error:
             log.warning("message refused", site=site, kind=envelope.kind, reason=str(error))
             self.audit(f"site/{site}", "message.refused", envelope.kind, "refused", {"reason": str(error)[:200]})
             return "refused", str(error)
         return "refused", "unknown kind of message"
-
-    def _retry_later(self, site: str) -> None:
-        """End the session after a while, so that the site opens a new one and sends again what was not kept."""
-        outgoing = self._inbox.session(site)
-        if outgoing is not None:
-            asyncio.get_running_loop().call_later(2.0, outgoing.close, "storage failed; send again")
 
     def reported(self, site: str, report: pb.TaskReport) -> None:
         """See `Handler.reported`."""

@@ -39,7 +39,8 @@ class Shell:
         self._thawed: asyncio.Future[None] | None = None
 
     def seams(self) -> Seams:
-        return Seams(_Ledger(self), _Blobs(self), _Inbox(self), self.links)
+        overlap = self.world.case.seed % 2 == 1
+        return Seams(_Ledger(self), _Blobs(self), _Inbox(self), self.links, overlap=overlap)
 
     async def call(self, what: str, work: Callable[..., Awaitable[T]], *args: Any) -> T:
         """One seam call, before and after which something may happen."""

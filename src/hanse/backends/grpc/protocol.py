@@ -46,7 +46,7 @@ ENROLMENT_OPTIONS = [
 CLIENT_OPTIONS = [
     *_COMMON,
     ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.min_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 5000),  # also the time in which a connection must come about
     ("grpc.max_reconnect_backoff_ms", 1000),
     ("grpc.use_local_subchannel_pool", 1),
     ("grpc.enable_http_proxy", 0),
@@ -79,6 +79,11 @@ _BY_STATUS = {
 }
 
 
+_SEND_FAILED = "Internal error from Core"
+"""What gRPC says where a message could not be sent because the call is over: it hides the status, such as a full disk's,
+that the other end gave. Asked again, it gives it again, or has overcome it."""
+
+
 def status_of(error: errors.HanseError) -> Any:
     """The status code for one of our errors."""
     for kind, status in _BY_ERROR:
@@ -92,6 +97,8 @@ def error_of(error: grpc.RpcError) -> errors.HanseError:
     code = error.code() if callable(getattr(error, "code", None)) else None
     details = (error.details() if callable(getattr(error, "details", None)) else None) or str(code)
     kind = _BY_STATUS.get(code, errors.UnavailableError)
+    if code == Status.INTERNAL and details == _SEND_FAILED:
+        kind, details = errors.UnavailableError, "it ended the call while it was sent to"
     if kind is errors.UnavailableError:
         details = f"the server cannot be reached: {details}"
     return kind(details)
