@@ -11,6 +11,7 @@ import os
 import socket
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -132,15 +133,20 @@ class Control:
             self._orders[site, round_] = order
             self._changed.notify_all()
 
-    def await_call(self, site: str, round_: int, *, times: int = 1) -> Call:
-        """Wait until a site trains in a round (for the n-th time)."""
+    def await_call(self, label: str, site: str, round_: int, *, times: int = 1) -> Call:
+        """Wait until a job's app trains at a site in a round (for the n-th time)."""
 
         def found() -> list[Call]:
-            return [call for call in self.calls if (call.site, call.round) == (site, round_)]
+            return [call for call in self.calls if (call.label, call.site, call.round) == (label, site, round_)]
 
         with self._changed:
             assert self._changed.wait_for(lambda: len(found()) >= times, WAIT_S), f"{site} {round_}: {self.calls}"
             return found()[times - 1]
+
+    def await_trainings(self, label: str, count: int) -> None:
+        """Wait until a job's app has begun so many trainings."""
+        with self._changed:
+            assert self._changed.wait_for(lambda: sum(c.label == label for c in self.calls) >= count, WAIT_S), count
 
     def trainings(self, label: str) -> list[tuple[str, int]]:
         """(site, round) of every training of a job's app."""
@@ -189,6 +195,7 @@ class Watch:
                     self.events.append((time.time(), event))
                     self._changed.notify_all()
         except BaseException as error:
+            traceback.print_exc()
             with self._changed:
                 self._error = error
                 self._changed.notify_all()
@@ -219,6 +226,13 @@ class Watch:
             within_s,
         )
         return at, RoundRecord.from_json(event["record"])
+
+    def reply(self, site: str, round_: int) -> dict[str, Any]:
+        """Wait until the server has taken a site's reply."""
+        return self.until(
+            lambda event: (event["what"], event.get("site"), event.get("round")) == ("reply", site, round_),
+            f"reply of {site} in round {round_}",
+        )[1]
 
     def end(self, within_s: float = WAIT_S) -> dict[str, Any]:
         """Wait for the job's end."""

@@ -10,7 +10,6 @@ import pytest
 
 from hanse.backends.grpc.client import Connection, Credentials
 from hanse.backends.grpc.link import Link
-from hanse.core.errors import TrustError
 from hanse.core.records import Envelope
 from hanse.demos.local_federation import LocalFederation, free_ports
 from hanse.server.members import directory_of
@@ -47,8 +46,8 @@ def federation(shared: Controlled) -> Iterator[Controlled]:
 def test_a_killed_site_is_noticed_and_used_again(federation: Controlled) -> None:
     running, control = federation.running, federation.control
     control.hold(("c", 2), ("a", 3))
-    watch, _ = federation.submit(rounds=5, quorum=2, min_sites=4)
-    call = control.await_call("c", 2)
+    watch, label = federation.submit(rounds=5, quorum=2, min_sites=4)
+    call = control.await_call(label, "c", 2)
 
     killed = time.time()
     running.kill(running.children["c"])
@@ -61,7 +60,7 @@ def test_a_killed_site_is_noticed_and_used_again(federation: Controlled) -> None
     assert record.failed == {"c": "lost"}
     await_end(call.pid)  # its worker ends with it
 
-    control.await_call("a", 3)
+    control.await_call(label, "a", 3)
     running.start_site("c")
     running.wait_for_sites(["c"])
     control.release("a", 3)
@@ -75,9 +74,9 @@ def test_silent_sites_are_noticed_their_replies_come_late_and_they_are_used_agai
     """Site c is stopped, the network of site d swallows every packet; both at one time, since each takes a lease."""
     running, control = federation.running, federation.control
     control.hold(("c", 2), ("d", 2), ("a", 3))
-    watch, _ = federation.submit(rounds=5, quorum=2, min_sites=4)
-    control.await_call("c", 2)
-    control.await_call("d", 2)
+    watch, label = federation.submit(rounds=5, quorum=2, min_sites=4)
+    control.await_call(label, "c", 2)
+    control.await_call(label, "d", 2)
 
     silent = time.time()
     running.children["c"].signal(signal.SIGSTOP)
@@ -91,13 +90,13 @@ def test_silent_sites_are_noticed_their_replies_come_late_and_they_are_used_agai
         assert noticed - silent < 11.5  # ten, and room for a busy machine
         assert "lease" in details["reason"]
 
-    control.await_call("a", 3)
+    control.await_call(label, "a", 3)
     control.release("c", 2)
     control.release("d", 2)
     running.children["c"].signal(signal.SIGCONT)
     proxy.let_pass()
     for site in ("c", "d"):
-        watch.until(lambda e, s=site: (e["what"], e.get("site"), e.get("round")) == ("reply", s, 2), f"reply of {site}")
+        watch.reply(site, 2)
     running.wait_for_sites(["c", "d"])
     control.release("a", 3)
     third = watch.round(3)
@@ -110,7 +109,7 @@ def test_a_revoked_site_leaves_in_mid_job_and_the_others_go_on(federation: Contr
     running, control = federation.running, federation.control
     control.hold(("b", 2))
     watch, label = federation.submit(rounds=4, quorum=2, min_sites=4)
-    control.await_call("b", 2)
+    control.await_call(label, "b", 2)
     revoked = time.time()
     ask(running, "revoke", kind="site", name="b")
     closed, record = watch.round_at(2, 5)
@@ -168,7 +167,7 @@ async def test_a_session_ends_with_its_certificate(federation: Controlled) -> No
     began = time.time()
     holding = asyncio.ensure_future(link.run())
     await asyncio.wait_for(link.connected.wait(), 5)
-    while link.connected.is_set():  # noqa: ASYNC110  (the link announces beginnings only)
+    while link.connected.is_set():
         assert time.time() < began + 10
         await asyncio.sleep(0.02)
     [(lost, _)] = federation.audit("site.lost", "c", began)

@@ -80,8 +80,8 @@ _BY_STATUS = {
 
 
 _SEND_FAILED = "Internal error from Core"
-"""What gRPC says where a message could not be sent because the call is over: it hides the status, such as a full disk's,
-that the other end gave. Asked again, it gives it again, or has overcome it."""
+"""What gRPC says where a message could not be sent because the call is over. It hides the status that the other end
+gave, such as a full disk's; asked again, it gives it again, or has overcome it."""
 
 
 def status_of(error: errors.HanseError) -> Any:
