@@ -26,15 +26,13 @@ from hanse.backends.grpc.protocol import (
 )
 from hanse.backends.grpc.turns import Turn, Turns
 from hanse.core.blobs import Buffer, Manifest
-from hanse.core.errors import CodecError, HanseError, TrustError
+from hanse.core.errors import CodecError, HanseError, StorageError, TrustError, UnavailableError
 from hanse.core.proto import hanse_pb2 as pb
 from hanse.core.records import WIRE_VERSION, Envelope
 from hanse.core.seams import BlobStore, Links
 
 HELLO_S = 10.0
 """A call that says nothing for so long after opening is no member's."""
-LAST_WORD_S = 1.0
-"""How long a message on its way out may hold up the end of its session."""
 MAX_REASON = 1000
 """Characters of a reason that a caller is told: a status travels in headers, which are limited."""
 
@@ -181,6 +179,7 @@ class Service:
             min(max(0.0, _seconds_left(caller)), 30 * 86400.0), outgoing.close, "the certificate has expired"
         )
         writing = asyncio.ensure_future(_write(context, outgoing))
+        writing.add_done_callback(_noted)
         tasks = {
             writing,
             asyncio.ensure_future(self._read(context, caller, outgoing)),
@@ -200,10 +199,9 @@ class Service:
             if self._inbox.detach(caller.name, outgoing):
                 self._handler.closed(caller.name)
             outgoing.ended.set()
-            is_stuck = outgoing.writing and not await _settled(writing)
-            writing.cancel()
-        if is_stuck:
-            raise asyncio.CancelledError  # gRPC takes no status behind a message that does not go out: reset the stream
+            if not outgoing.writing:
+                writing.cancel()
+        await asyncio.wait({writing})  # gRPC takes no status behind a message that has not gone out
         if outgoing.closed:
             await context.abort(outgoing.status, _reason(outgoing.closed))
 
@@ -239,12 +237,12 @@ class Service:
                 wanted = _wanted(request, manifest)
                 await turn.begin()
                 header = pb.Manifest(size=manifest.size, hashes=manifest.hashes)
-                await turn.wait(context.write(header.SerializeToString()))
+                await _send(context, turn, header.SerializeToString())
                 for index in wanted:
                     self._handler.admit(_certificate(context))  # who is revoked meanwhile gets no further chunk
                     start, stop = manifest.span(index)
                     for piece in pieces(self._blobs.read(request.scope, request.id, start, stop)):
-                        await turn.wait(context.write(piece))
+                        await _send(context, turn, piece)
                         turn.moved(len(piece))
         await guard.finish()
 
@@ -348,13 +346,15 @@ class _mapped(contextlib.AbstractContextManager["_mapped"]):
             return True
         else:
             return False
-        log.info("call refused", peer=self._context.peer(), reason=self._failure[1])
+        say = log.error if isinstance(error, StorageError) else log.info
+        say("call refused", peer=self._context.peer(), reason=self._failure[1])
         return True
 
     async def finish(self) -> None:
         """End the call with what was caught; `abort` raises."""
-        if self._failure is not None:
-            await self._context.abort(*self._failure)
+        if self._failure is None:
+            return
+        await self._context.abort(*self._failure)
 
 
 def _certificate(context: Context) -> bytes:
@@ -384,10 +384,24 @@ async def _write(context: Context, outgoing: Outgoing) -> None:
             return
 
 
-async def _settled(writing: "asyncio.Future[None]") -> bool:
-    """Whether the message that is being written goes out soon."""
-    done, _ = await asyncio.wait({writing}, timeout=LAST_WORD_S)
-    return bool(done)
+async def _send(context: Context, turn: Turn, content: bytes) -> None:
+    """A piece of a blob. One that nobody reads gives its turn to others, and the call ends when it has gone out."""
+    writing = asyncio.ensure_future(context.write(content))
+    writing.add_done_callback(_noted)
+    try:
+        await turn.wait(asyncio.shield(writing))
+    except UnavailableError:
+        turn.end()
+        await writing  # gRPC takes no status behind a message that has not gone out
+        raise
+    finally:
+        writing.cancel()
+
+
+def _noted(writing: "asyncio.Future[None]") -> None:
+    """A write that failed because the call was over: nobody need hear of it."""
+    if not writing.cancelled():
+        writing.exception()
 
 
 async def _next(context: Context) -> bytes | None:
