@@ -19,7 +19,7 @@ from hanse.clients.loader import load_app
 from hanse.core.arrays import Arrays
 from hanse.core.blobs import manifest_of, rechunk
 from hanse.core.codec import encode
-from hanse.core.errors import ConfigError, JobFailed, TaskError
+from hanse.core.errors import ConfigError, JobFailed, TaskError, UnavailableError
 from hanse.core.ids import TaskId, upload_scope
 from hanse.core.records import BlobRef, Reply
 from hanse.core.seams import BlobStore
@@ -83,6 +83,7 @@ class Place:
     folder: Path
     app: Any
     lines: list[str]
+    heard: asyncio.Event
 
     async def keep(self, scope: str, arrays: Arrays) -> BlobKey:
         content = encode(arrays)
@@ -112,6 +113,12 @@ async def place(folder: Path, source: str) -> AsyncIterator[Place]:
     app = load_app(bundle, "app.py", "app")
     spec = app.spec()
     lines: list[str] = []
+    heard = asyncio.Event()
+
+    def log(line: str) -> None:
+        lines.append(line)
+        heard.set()
+
     workers = Workers(Launcher.start())
     store = LocalStore.open(folder / "store", durability="process")
     blobs = store.blobs
@@ -123,9 +130,9 @@ async def place(folder: Path, source: str) -> AsyncIterator[Place]:
         role="server",
         options={"spec": spec.to_json()},
     )
-    host = ServerHost(spec, blobs, workers, load, threads=2, log=lines.append)
+    host = ServerHost(spec, blobs, workers, load, threads=2, log=log)
     try:
-        yield Place(host, blobs, workers, folder, app, lines)
+        yield Place(host, blobs, workers, folder, app, lines, heard)
     finally:
         await host.close()
         await workers.close()
@@ -255,6 +262,32 @@ async def test_an_app_that_cannot_be_imported_ends_the_run(tmp_path: Path) -> No
     async with place(tmp_path, MOMENTUM) as at:
         (tmp_path / "job" / "bundle" / "app.py").write_text("app = 3\n")
         with pytest.raises(TaskError, match=r"no worker for the app's server side.*hs\.App"):
+            await at.host.plan(ASKED)
+
+
+SLOW = """
+import time
+
+class Slow(hs.Strategy):
+    def plan(self, context):
+        print("planning", flush=True)
+        time.sleep(600)
+
+@app.strategy
+def strategy(ctx):
+    return Slow()
+"""
+
+
+async def test_a_server_that_is_stopped_fails_no_run(tmp_path: Path) -> None:
+    async with place(tmp_path, SLOW) as at:
+        planning = asyncio.create_task(at.host.plan(ASKED))
+        await at.heard.wait()
+        assert at.lines == ["planning"]
+        await at.host.close()
+        with pytest.raises(UnavailableError, match="is being stopped"):
+            await planning
+        with pytest.raises(UnavailableError, match="is being stopped"):
             await at.host.plan(ASKED)
 
 

@@ -608,7 +608,8 @@ class Run:
             return self._plan_parameters(sites, extends, now)
         previous = earlier([self._replies[o] for o in instruction.previous if o in self._replies])
         try:
-            answer = await self._host.plan(PlanRequest(*where, sites, instruction.busy, previous, extends))
+            request = PlanRequest(*where, sites, instruction.busy, previous, extends)
+            answer = await self._patiently("plan", self._host.plan, request)
         except ConfigError as error:
             return PlanFailed(*where, str(error), now)
         except (TaskError, RefusedError) as error:

@@ -168,6 +168,7 @@ class StrategyHost(Protocol):
 
         Raises:
             ConfigError: it cannot be done with these sites. TaskError: user code failed for good.
+            UnavailableError: it cannot be run now; again later.
         """
         ...
 
@@ -175,7 +176,7 @@ class StrategyHost(Protocol):
         """Reduce a closed phase.
 
         Raises:
-            TaskError: user code failed for good. StorageError: the disk refuses; again later.
+            TaskError: user code failed for good. StorageError, UnavailableError: not now; again later.
         """
         ...
 

@@ -65,6 +65,7 @@ class ServerHost:
         self._log = log
         self._worker: Worker | None = None
         self._turn = asyncio.Lock()
+        self._is_closed = False
         self._own = spec.strategy == CUSTOM or spec.strategy not in catalogue()
         self._local = None if self._own else LocalHost(named(spec.strategy, spec.params), spec, blobs, threads=threads)
 
@@ -99,7 +100,8 @@ class ServerHost:
         return metrics
 
     async def close(self) -> None:
-        """End the worker."""
+        """End the worker. A call that it was busy with is unavailable, and not failed."""
+        self._is_closed = True
         if self._worker is not None:
             await self._worker.close()
             self._worker = None
@@ -166,23 +168,29 @@ class ServerHost:
         async def attempt() -> Called:
             try:
                 worker = await self._ready()
-            except (ConfigError, UnavailableError) as error:  # the run cannot go on without a worker
-                raise TaskError("lost", f"no worker for the app's server side: {error}") from None
-            return await worker.call(name, arguments, arrays, out=out, timeout_s=CALL_S)
+                return await worker.call(name, arguments, arrays, out=out, timeout_s=CALL_S)
+            except TaskError as error:
+                if self._is_closed and error.kind in LOST:  # by us: no fault of the app's, and the run goes on later
+                    raise UnavailableError("the server is being stopped") from None
+                raise
 
         async with self._turn:
             return await _repeated(attempt)
 
     async def _ready(self) -> Worker:
+        if self._is_closed:
+            raise UnavailableError("the server is being stopped")
         if self._worker is None or not self._worker.alive:
             self._load.scratch.mkdir(parents=True, exist_ok=True)
             self._worker = await self._workers.spawn(threads=self._spec.threads, on_log=self._log)
             try:
                 await self._worker.load(self._load, timeout_s=CALL_S)
-            except (TaskError, ConfigError):
+            except (TaskError, ConfigError) as error:
                 await self._worker.close()
                 self._worker = None
-                raise
+                if isinstance(error, TaskError):
+                    raise
+                raise TaskError("refused", f"no worker for the app's server side: {error}") from None
         return self._worker
 
 
