@@ -1,6 +1,8 @@
 """A federation as a person reaches it: `federation.yaml`, the keys beside it, and questions to the server."""
 
+import contextlib
 import json
+import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,8 +11,9 @@ from typing import Any, Self
 import yaml
 
 from hanse.backends.grpc.client import Connection, Credentials
-from hanse.core.errors import ConfigError
+from hanse.core.errors import ConfigError, HanseError
 from hanse.core.proto import hanse_pb2 as pb
+from hanse.trust.identity import SigningRequest
 from hanse.trust.membership import Membership
 
 KEYS = ("federation", "address", "identity")
@@ -23,6 +26,8 @@ class Federation:
     name: str
     address: str
     membership: Membership
+    directory: Path | None = None
+    """Where the keys lie; a renewed certificate is kept there."""
 
     @classmethod
     def load(cls, path: str | Path = "federation.yaml") -> "Federation":
@@ -47,7 +52,7 @@ class Federation:
         if not all(isinstance(item, str) for item in value.values()):
             raise ConfigError(f"{path}: expected texts under {', '.join(KEYS)}")
         directory = path.parent / str(value.get("identity", "."))
-        return cls(value["federation"], value["address"], Membership.load(directory))
+        return cls(value["federation"], value["address"], Membership.load(directory), directory)
 
     def connect(self) -> "Session":
         """A connection; use it as an async context manager."""
@@ -64,7 +69,29 @@ class Session:
         self.connection = Connection(federation.address, credentials)
 
     async def __aenter__(self) -> Self:
+        await self._renew_if_due()
         return self
+
+    async def _renew_if_due(self) -> None:
+        """Ask for a new certificate when two thirds of the old one's time are over; failing that, go on with it."""
+        member = self.federation.membership
+        directory = self.federation.directory
+        if directory is None or time.time_ns() // 1_000_000 < member.identity.renew_at_ms:
+            return
+        identity = member.identity
+        request = SigningRequest.request(
+            member.keys, federation=identity.federation, kind=identity.kind, name=identity.name
+        )
+        with contextlib.suppress(HanseError):
+            reply = await self.connection.renew(request.content)
+            renewed = Membership.check(
+                member.keys,
+                certificate_pem=reply.certificate.encode(),
+                authority_pem=member.authority_pem,
+                signed_record=reply.member_record,
+                address=member.address,
+            )
+            renewed.save(directory)
 
     async def __aexit__(self, *_: object) -> None:
         await self.connection.close()

@@ -302,9 +302,12 @@ class Run:
         finally:
             self._working = False
 
-    async def sites_changed(self, sites: Sequence[str], undecided: int = 0) -> None:
-        """The sites that hold a lease and accepted the job."""
-        await self.post(SitesChanged(tuple(sorted(sites)), self._clock.now_ms(), undecided))
+    async def sites_changed(
+        self, sites: Sequence[str], undecided: int = 0, unwilling: Mapping[str, str] | None = None
+    ) -> None:
+        """The sites that hold a lease and accepted the job; see `SitesChanged`."""
+        said = tuple(sorted((unwilling or {}).items()))
+        await self.post(SitesChanged(tuple(sorted(sites)), self._clock.now_ms(), undecided, said))
 
     async def cancel(self, by: str) -> None:
         """End the run."""

@@ -24,11 +24,17 @@ class Started:
 
 @dataclass(frozen=True, slots=True)
 class SitesChanged:
-    """The sites that hold a lease and accepted the job; `undecided` were asked and have not answered yet."""
+    """The sites that hold a lease and accepted the job.
+
+    Args:
+        undecided: how many were asked and have not answered yet.
+        unwilling: (site, what it said) of those that hold or refuse it.
+    """
 
     sites: tuple[str, ...]
     now_ms: int
     undecided: int = 0
+    unwilling: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -134,6 +134,7 @@ class RunState:
     # ---- volatile ----
     sites: tuple[str, ...] = ()
     undecided: int = 0
+    unwilling: tuple[tuple[str, str], ...] = ()
     available: frozenset[str] = frozenset()
     num_ok: int = 0
     num_awaited: int = 0
@@ -187,7 +188,7 @@ def _started(state: RunState, event: Started) -> list[Instruction]:
 
 def _sites_changed(state: RunState, event: SitesChanged) -> list[Instruction]:
     _set_sites(state, event.sites)
-    state.undecided = event.undecided
+    state.undecided, state.unwilling = event.undecided, event.unwilling
     if state.stage == "waiting":
         return _begin_if_enough(state)
     if state.stage == "starved":
@@ -480,7 +481,8 @@ def _timer_fired(state: RunState, event: TimerFired) -> list[Instruction]:
         if len(state.sites) >= _needed(state):
             return _begin(state)  # without those who have not decided
         found = f"found {len(state.sites)} after {state.spec.deadline_s:g} s"
-        return _fail(state, f"expected {_needed(state)} sites to join, {found}")
+        said = "; ".join(f"{site}: {reason}" for site, reason in state.unwilling[:8])
+        return _fail(state, f"expected {_needed(state)} sites to join, {found}" + (f" ({said})" if said else ""))
     if kind == "starved":
         return _fail(state, state.error)
     if kind == "deadline" and event.now_ms >= state.deadline_ms:

@@ -8,12 +8,15 @@ DIR/NAME/            the first person, an admin: keys and federation.yaml
 """
 
 import asyncio
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from cryptography import x509
+
 from hanse.backends.local import LocalStore
-from hanse.core.errors import ConfigError
+from hanse.core.errors import ConfigError, TrustError
 from hanse.core.ids import check_name
 from hanse.server.config import FILE, ServerConfig
 from hanse.server.members import ADMIN, RESEARCHER, Members, directory_of
@@ -62,6 +65,43 @@ def init_federation(
     write_federation_file(directory / person, config.federation, config.address)
     config.save(directory)
     return NewFederation(directory, config, directory / person, tokens)
+
+
+def server_membership(directory: Path, config: ServerConfig, authority: Authority) -> Membership:
+    """The server's own keys and certificate; a new certificate where the old one is near its end or names other hosts.
+
+    Raises:
+        TrustError, StorageError: the keys or the authority cannot be read.
+    """
+    place = directory / "server"
+    try:
+        membership = Membership.load(place)
+        current = time.time_ns() // 1_000_000 < membership.identity.renew_at_ms
+        if current and hosts_of(membership.certificate_pem) == frozenset(config.hosts):
+            return membership
+    except TrustError:
+        pass  # it has expired
+    keys = MemberKeys.load(place / "keys")
+    request = SigningRequest.request(keys, federation=config.federation, kind="server", name="server")
+    issued = authority.issue(request, kind="server", name="server", hosts=config.hosts, days=SERVER_DAYS)
+    membership = Membership.check(
+        keys,
+        certificate_pem=issued.certificate_pem,
+        authority_pem=authority.certificate_pem,
+        signed_record=issued.record,
+        address=config.address,
+    )
+    membership.save(place)
+    return membership
+
+
+def hosts_of(certificate_pem: bytes) -> frozenset[str]:
+    """Under which names and addresses a certificate lets a server be reached."""
+    extension = x509.load_pem_x509_certificate(certificate_pem).extensions.get_extension_for_class(
+        x509.SubjectAlternativeName
+    )
+    names = extension.value.get_values_for_type(x509.DNSName)
+    return frozenset([*names, *(str(ip) for ip in extension.value.get_values_for_type(x509.IPAddress))])
 
 
 def write_federation_file(directory: Path, federation: str, address: str) -> Path:

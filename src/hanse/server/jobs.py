@@ -12,7 +12,7 @@ import asyncio
 import json
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from hanse.pipeline.request import JobRequest, manifest_json
 from hanse.rounds import machine
 from hanse.rounds.clock import LoopClock
 from hanse.rounds.driver import Run, RunInfo, Seams, round_records
+from hanse.rounds.events import Failed
 from hanse.rounds.result import Result
 from hanse.server.host import ServerHost
 from hanse.strategies import named
@@ -109,6 +110,8 @@ class Job:
             "person_record": self._person_record.decode(),
             "bundle_signature": request.bundle_signature,
             "submitted_at_ms": request.submitted_at_ms,
+            "request": request.to_json(),
+            "signature": self.signature.hex(),
         }
         self.offered[site] = time.monotonic()
         self._seams.links.grant(site, read=[(bundle_scope(request.job), request.bundle.id)])
@@ -146,6 +149,14 @@ class Job:
             and now - self.offered.get(site, now) < DECISION_S
         )
 
+    def unwilling(self) -> dict[str, str]:
+        """Sites that hold or refuse the job, with what they said."""
+        return {
+            site: f"{decision}: {reason[:200]}" if reason else decision
+            for site, (decision, reason) in self.decisions.items()
+            if decision != "accept"
+        }
+
     def note(self, event: dict[str, Any]) -> None:
         """Keep an event for those who watch."""
         self.history.add({**event, "at_s": time.time()})
@@ -158,6 +169,7 @@ class Jobs:
         directory: where server-side apps are unpacked.
         there: sites that hold a lease.
         expect: gives sites a lease before they have been heard.
+        enrolled: sites that belong to the federation and are not revoked.
         key_of: the signing key of a person, as verified.
         on_event: told what happens, for logs, metrics and audit.
     """
@@ -172,6 +184,7 @@ class Jobs:
         threads: int,
         there: Callable[[], frozenset[str]],
         expect: Callable[[Iterable[str]], None],
+        enrolled: Callable[[], Sequence[str]],
         record_of: Callable[[str], bytes],
         on_event: Callable[[dict[str, Any]], None],
     ) -> None:
@@ -182,6 +195,7 @@ class Jobs:
         self._threads = threads
         self._there = there
         self._expect = expect
+        self._enrolled = enrolled
         self._record_of = record_of
         self._on_event = on_event
         self.active: dict[str, Job] = {}
@@ -342,7 +356,13 @@ class Jobs:
             return
         there = self._there()
         sites = there & job.accepted()
-        await job.run.sites_changed(sorted(sites), job.undecided(there, time.monotonic()))
+        everyone = [site for site in self._enrolled() if job.wants(site)]
+        refused = {site: reason for site, (decision, reason) in job.decisions.items() if decision == "refuse"}
+        if everyone and set(everyone) <= set(refused):
+            causes = "; ".join(f"{site}: {refused[site]}" for site in sorted(refused)[:8])
+            await job.run.post(Failed(f"every site has refused the job ({causes})", _now()))
+            return
+        await job.run.sites_changed(sorted(sites), job.undecided(there, time.monotonic()), job.unwilling())
 
     async def decided(self, site: str, body: Mapping[str, Any]) -> tuple[str, str]:
         """A site's answer to a proposal."""

@@ -33,6 +33,7 @@ from hanse.core.spec import MAX_ROUNDS
 from hanse.pipeline.request import JobRequest
 from hanse.rounds.driver import Seams
 from hanse.server.config import ServerConfig
+from hanse.server.init import server_membership
 from hanse.server.jobs import Jobs
 from hanse.server.members import ADMIN, RESEARCHER, Members, directory_of
 from hanse.server.metrics import Metrics
@@ -83,8 +84,8 @@ class Server:
         """
         config = self.config
         self._store = LocalStore.open(self.directory / "store", _durability(config.durability))
-        membership = Membership.load(self.directory / "server")
         authority = Authority.load(directory_of(self.directory))
+        membership = server_membership(self.directory, config, authority)
         self._audit = AuditLog(self.directory / "audit.jsonl", membership.keys.signing, fsync=False)
         self.members = Members(authority, self._store.ledger, address=config.address)
         await self.members.load()
@@ -98,6 +99,7 @@ class Server:
             threads=config.threads,
             there=self._presence.there,
             expect=lambda sites: self._presence.expect(sites, _monotonic_ms()),
+            enrolled=lambda: [m.name for m in self.members.of_kind("site") if not m.revoked],
             record_of=lambda person: self.members.record("person", person)[1],
             on_event=self._observe,
         )

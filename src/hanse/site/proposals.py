@@ -8,9 +8,11 @@ from hanse.core.blobs import Manifest
 from hanse.core.errors import CodecError, ConfigError, TrustError
 from hanse.core.ids import check_name, check_scope
 from hanse.core.spec import RunSpec
+from hanse.pipeline.request import JobRequest
 from hanse.trust.bundle_signature import verify_bundle_signature
 from hanse.trust.certificates import PERSON
 from hanse.trust.member_record import MemberRecord, verify_record
+from hanse.trust.signing import load_signing_key
 from hanse.trust.strict_json import read_field, read_hex
 
 _WHAT = "proposal"
@@ -40,6 +42,9 @@ class Proposal:
     bundle_signature: bytes = field(repr=False)
     content: bytes = field(repr=False)
     """As it came."""
+    request: JobRequest | None = field(default=None, repr=False)
+    signature: bytes = field(default=b"", repr=False)
+    """The person's, over `request`."""
 
     @classmethod
     def parse(cls, content: bytes) -> "Proposal":
@@ -74,6 +79,8 @@ class Proposal:
                 person_record=read_field(body, "person_record", str, _WHAT).encode(),
                 bundle_signature=read_field(body, "bundle_signature", str, _WHAT).encode(),
                 content=bytes(content),
+                request=JobRequest.from_json(body.get("request")),
+                signature=read_hex(body.get("signature"), f"{_WHAT} signature"),
             )
         except (ConfigError, TypeError) as error:
             raise CodecError(f"{_WHAT}: {error}") from None
@@ -82,7 +89,7 @@ class Proposal:
         """Check who stands behind it.
 
         **Guarantee.** A person of this federation, whose record the authority signed and which holds now, signed
-        exactly this app for this federation. The rest of the proposal is the server's word.
+        exactly this app and this job for this federation: its strategy, quorum, rounds and everything else in the spec.
         **Reveals.** Nothing.
 
         Raises:
@@ -95,4 +102,13 @@ class Proposal:
                 f"found one of {record.kind} {record.name} of {record.federation}"
             )
         verify_bundle_signature(self.bundle_signature, bundle_id=self.app, record=record)
+        request = self.request
+        if request is None:
+            raise TrustError("expected the job as its person signed it, found none")
+        request.verify(load_signing_key(record.signing_key), self.signature)
+        signed = (request.job, request.person, request.app, request.bundle, request.entry, request.object, request.spec)
+        if signed != (self.job, self.person, self.app, self.manifest, self.entry, self.object, self.spec):
+            raise TrustError("the server proposes another job than the one that its person signed")
+        if request.federation != federation:
+            raise TrustError(f"expected a job of {federation}, found one of {request.federation}")
         return record

@@ -14,10 +14,11 @@ import numpy as np
 from hanse.core.arrays import Arrays
 from hanse.core.blobs import manifest_of, split
 from hanse.core.codec import decode, encode
-from hanse.core.errors import HanseError, NotFoundError
+from hanse.core.errors import ConfigError, HanseError, NotFoundError
 from hanse.core.ids import TaskId
 from hanse.core.records import BlobRef, Envelope, Reply, Task
 from hanse.core.spec import RunSpec
+from hanse.pipeline.request import JobRequest
 from hanse.site.agent import Agent
 from hanse.trust.authority import Authority, Issued
 from hanse.trust.bundle import Bundle, make_bundle
@@ -104,7 +105,29 @@ class Town:
             "bundle_signature": signature.decode(),
             "submitted_at_ms": 1,
         }
-        return body | changes
+        return body | self.signed(body, bundle, changes) | changes
+
+    def signed(self, body: dict[str, Any], bundle: Bundle, changes: dict[str, Any]) -> dict[str, Any]:
+        """The request that the person signed: for what `changes` make of it, where that is a job at all."""
+        said = body | {name: value for name, value in changes.items() if name in ("spec", "job", "entry", "object")}
+        try:
+            spec = RunSpec.from_json(said["spec"])
+        except ConfigError:
+            spec = RunSpec()
+        request = JobRequest(
+            said["job"],
+            "test",
+            FEDERATION,
+            PERSON,
+            1,
+            bundle.id,
+            manifest_of(bundle.content),
+            body["bundle_signature"],
+            said["entry"],
+            said["object"],
+            spec,
+        )
+        return {"request": request.to_json(), "signature": request.sign(self.person.keys.signing).hex()}
 
 
 def bundle_of(source: str) -> Bundle:

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from hanse.core.errors import CodecError, HanseError, TrustError
+from hanse.core.spec import RunSpec
 from hanse.site.proposals import Proposal
 from hanse.trust.authority import Authority
 from hanse.trust.bundle_signature import sign_bundle
@@ -82,3 +83,21 @@ def test_what_does_not_hold() -> None:
             verify(proposal(**changes))
     with pytest.raises(TrustError):
         proposal().verify(authority_pem=TOWN.authority.certificate_pem, federation="bremen")
+
+
+def test_what_the_server_says_of_a_job_is_what_its_person_signed() -> None:
+    """A server that changes the quorum, the strategy or anything else of a signed job is found out."""
+    body = TOWN.proposal(BUNDLE)
+    for name, changed in (
+        ("spec", RunSpec(rounds=99).to_json()),
+        ("spec", RunSpec(rounds=2, quorum=1).to_json()),
+        ("entry", "other.py"),
+        ("object", "other"),
+    ):
+        with pytest.raises(TrustError, match="another job than the one that its person signed"):
+            verify(Proposal.parse(json.dumps(body | {name: changed}).encode()))
+    request = body["request"]
+    request["components"][0]["spec"]["rounds"] = 99
+    forged = body | {"spec": RunSpec(rounds=99).to_json(), "request": request}
+    with pytest.raises(TrustError):
+        verify(Proposal.parse(json.dumps(forged).encode()))

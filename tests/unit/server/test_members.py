@@ -1,0 +1,178 @@
+"""Enrolment, roles, renewal and revocation, over a ledger in memory and after a restart."""
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from hanse.backends.memory import MemoryLedger
+from hanse.core.errors import ConfigError, NotFoundError, PolicyError, TrustError
+from hanse.core.proto import hanse_pb2 as pb
+from hanse.server.members import ADMIN, RESEARCHER, Members
+from hanse.trust.authority import Authority
+from hanse.trust.certificates import Identity, peer_identity
+from hanse.trust.identity import MemberKeys, SigningRequest
+from hanse.trust.tokens import JoinToken
+
+ADDRESS = "127.0.0.1:7401"
+
+
+@pytest.fixture
+def authority(tmp_path: Path) -> Authority:
+    return Authority.create("f").save(tmp_path)
+
+
+@pytest.fixture
+def ledger() -> MemoryLedger:
+    return MemoryLedger()
+
+
+@pytest.fixture
+def members(authority: Authority, ledger: MemoryLedger) -> Members:
+    return Members(authority, ledger, address="127.0.0.1:7400")
+
+
+def request_of(keys: MemberKeys, kind: str, name: str) -> bytes:
+    return SigningRequest.request(keys, federation="f", kind=kind, name=name).content
+
+
+async def join(
+    members: Members, name: str, kind: str = "site", roles: tuple[str, ...] = (), keys: MemberKeys | None = None
+) -> bytes:
+    """Invite and join; the certificate."""
+    token = JoinToken.decode(await members.invite(kind, name, roles=roles, address=ADDRESS))
+    content = request_of(keys or MemberKeys.generate(), kind, name)
+    reply = await members.join(pb.JoinRequest(token_secret=token.secret, kind=kind, name=name, signing_request=content))
+    return reply.certificate.encode()
+
+
+def identity(certificate: bytes) -> Identity:
+    return peer_identity(certificate)
+
+
+async def test_who_has_joined_is_admitted_also_after_a_restart(
+    members: Members, authority: Authority, ledger: MemoryLedger
+) -> None:
+    certificate = await join(members, "a", "person", (RESEARCHER,))
+    again = Members(authority, ledger, address="")
+    await again.load()
+    for each in (members, again):
+        caller = each.admit(certificate)
+        assert (caller.kind, caller.name) == ("person", "a")
+        each.require(caller, RESEARCHER)
+        with pytest.raises(PolicyError):
+            each.require(caller, ADMIN)
+        assert [(m.name, m.roles, m.revoked) for m in each.of_kind("person")] == [("a", (RESEARCHER,), False)]
+        assert each.of_kind("site") == []
+
+
+async def test_an_admin_may_everything_and_a_site_nothing(members: Members) -> None:
+    admin = members.admit(await join(members, "a", "person", (ADMIN,)))
+    site = members.admit(await join(members, "s"))
+    for role in (ADMIN, RESEARCHER):
+        members.require(admin, role)
+        with pytest.raises(PolicyError):
+            members.require(site, role)
+
+
+async def test_who_is_not_enrolled_is_not_admitted(members: Members, authority: Authority) -> None:
+    for kind, name, hosts in (("site", "x", ()), ("person", "x", ()), ("server", "server", ("localhost",))):
+        request = SigningRequest.request(MemberKeys.generate(), federation="f", kind=kind, name=name)
+        issued = authority.issue(request, kind=kind, name=name, hosts=hosts)
+        with pytest.raises(TrustError):
+            members.admit(issued.certificate_pem)
+    with pytest.raises(TrustError):
+        members.admit(b"no certificate")
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "roles", "hours"),
+    [
+        ("server", "x", (), 1),
+        ("site", "server", (), 1),
+        ("site", "A", (), 1),
+        ("dog", "x", (), 1),
+        ("person", "x", ("god",), 1),
+        ("person", "x", (), 0),
+        ("person", "x", (), -1),
+        ("person", "x", (), float("nan")),
+        ("person", "x", (), float("inf")),
+    ],
+)
+async def test_invitations_that_cannot_be(
+    members: Members, ledger: MemoryLedger, kind: str, name: str, roles: tuple[str, ...], hours: float
+) -> None:
+    with pytest.raises(ConfigError):
+        await members.invite(kind, name, roles=roles, address=ADDRESS, hours=hours)
+    assert await ledger.query("") == []
+
+
+async def test_a_name_is_invited_twice_and_joins_once(members: Members) -> None:
+    tokens = [JoinToken.decode(await members.invite("site", "a", address=ADDRESS)) for _ in range(2)]
+    requests = [
+        pb.JoinRequest(
+            token_secret=t.secret, kind="site", name="a", signing_request=request_of(MemberKeys.generate(), "site", "a")
+        )
+        for t in tokens
+    ]
+    results = await asyncio.gather(*(members.join(r) for r in requests), return_exceptions=True)
+    assert sorted(type(each).__name__ for each in results) == ["JoinReply", "TrustError"]
+    with pytest.raises(ConfigError, match="enrolled already"):
+        await members.invite("site", "a", address=ADDRESS)
+
+
+async def test_revoking_and_inviting_again(members: Members, authority: Authority, ledger: MemoryLedger) -> None:
+    first = await join(members, "a")
+    other = await join(members, "b")
+    unused = JoinToken.decode(await members.invite("person", "a", address=ADDRESS))
+    await members.revoke("site", "a")
+    again = Members(authority, ledger, address="")
+    await again.load()
+    for each in (members, again):
+        with pytest.raises(TrustError, match="revoked"):
+            each.admit(first)
+        each.admit(other)
+        assert [(m.name, m.revoked) for m in each.of_kind("site")] == [("a", True), ("b", False)]
+    second = await join(members, "a")
+    assert members.admit(second).name == "a"
+    with pytest.raises(TrustError, match="revoked"):  # the old certificate stays what it was
+        members.admit(first)
+    content = request_of(MemberKeys.generate(), "person", "a")  # the person of that name is another matter
+    await members.join(pb.JoinRequest(token_secret=unused.secret, kind="person", name="a", signing_request=content))
+
+
+async def test_tokens_of_before_do_not_bring_a_revoked_member_back(members: Members) -> None:
+    keys = MemberKeys.generate()
+    used, kept = [JoinToken.decode(await members.invite("site", "a", address=ADDRESS)) for _ in range(2)]
+    requests = [
+        pb.JoinRequest(token_secret=t.secret, kind="site", name="a", signing_request=request_of(keys, "site", "a"))
+        for t in (used, kept)
+    ]
+    await members.join(requests[0])
+    await members.revoke("site", "a")
+    for request in requests:
+        with pytest.raises(TrustError):
+            await members.join(request)
+    assert [m.revoked for m in members.of_kind("site")] == [True]
+
+
+async def test_revoking_nobody(members: Members) -> None:
+    with pytest.raises(NotFoundError):
+        await members.revoke("site", "nobody")
+
+
+async def test_renewal_keeps_keys_and_roles(members: Members) -> None:
+    keys = MemberKeys.generate()
+    caller = members.admit(await join(members, "a", "person", (RESEARCHER,), keys))
+    reply = await members.renew(caller, pb.RenewRequest(signing_request=request_of(keys, "person", "a")))
+    renewed = members.admit(reply.certificate.encode())
+    assert renewed.serial != caller.serial
+    members.require(renewed, RESEARCHER)
+    with pytest.raises(TrustError):
+        await members.renew(caller, pb.RenewRequest(signing_request=request_of(MemberKeys.generate(), "person", "a")))
+    await members.revoke("person", "a")
+    for each in (caller, renewed):
+        with pytest.raises(TrustError, match="revoked"):
+            await members.renew(each, pb.RenewRequest(signing_request=request_of(keys, "person", "a")))
+    with pytest.raises(TrustError):
+        members.admit(reply.certificate.encode())
