@@ -1,5 +1,6 @@
 """`server.yaml`: where the server listens and how careful it is. Written by `hanse federation init`."""
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -48,14 +49,15 @@ class ServerConfig:
 
     def save(self, directory: Path) -> None:
         """Write `server.yaml`."""
+        hosts = ", ".join(map(yaml_text, self.hosts))
         text = (
             "# The server of this federation. Change what you need, then restart `hanse server start`.\n"
-            f"federation: {self.federation}\n"
-            f"listen: {self.listen}            # address to bind\n"
+            f"federation: {yaml_text(self.federation)}\n"
+            f"listen: {yaml_text(self.listen)}            # address to bind\n"
             f"port: {self.port}                # members' sessions, mutual TLS\n"
             f"enrolment_port: {self.enrolment_port}      # joining, TLS\n"
             f"http_port: {'null' if self.http_port is None else self.http_port}           # /metrics, /healthz\n"
-            f"hosts: [{', '.join(self.hosts)}]   # names in the certificate; the first is told to members\n"
+            f"hosts: [{hosts}]   # names in the certificate; the first is told to members\n"
             f"durability: {self.durability}          # power | process\n"
             f"threads: {self.threads}\n"
         )
@@ -73,6 +75,8 @@ class ServerConfig:
             value = yaml.safe_load(path.read_text())
         except FileNotFoundError:
             raise ConfigError(f"{path}: not found; make a federation with: hanse federation init NAME") from None
+        except (OSError, UnicodeDecodeError):
+            raise ConfigError(f"{path}: expected a text file that can be read") from None
         except yaml.YAMLError as error:
             mark = getattr(error, "problem_mark", None)
             where = f":{mark.line + 1}" if mark is not None else ""
@@ -80,6 +84,15 @@ class ServerConfig:
         if not isinstance(value, dict):
             raise ConfigError(f"{path}: expected keys and values, found {type(value).__name__}")
         return cls(**{key: _checked(path, key, item) for key, item in value.items()} | _needed(path, value))
+
+
+def yaml_text(text: str) -> str:
+    """`text` as a YAML value: in quotes where YAML would read something else, such as a number or a list."""
+    try:
+        is_plain = yaml.safe_load(f"[{text}]") == [text]
+    except yaml.YAMLError:
+        is_plain = False
+    return text if is_plain and ":" not in text else json.dumps(text)
 
 
 _KINDS: dict[str, tuple[str, tuple[type, ...]]] = {

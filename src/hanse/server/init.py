@@ -18,7 +18,7 @@ from cryptography import x509
 from hanse.backends.local import LocalStore
 from hanse.core.errors import ConfigError, TrustError
 from hanse.core.ids import check_name
-from hanse.server.config import FILE, ServerConfig
+from hanse.server.config import FILE, ServerConfig, yaml_text
 from hanse.server.members import ADMIN, RESEARCHER, Members, directory_of
 from hanse.trust.authority import Authority, Issued
 from hanse.trust.identity import MemberKeys, SigningRequest
@@ -109,7 +109,7 @@ def write_federation_file(directory: Path, federation: str, address: str) -> Pat
     path = directory / "federation.yaml"
     path.write_text(
         f"# How you reach federation {federation}. Your keys lie beside this file; keep them to yourself.\n"
-        f"federation: {federation}\n"
+        f"federation: {yaml_text(federation)}\n"
         f"address: {address}\n"
         "identity: .\n"
     )
