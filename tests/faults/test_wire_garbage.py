@@ -19,7 +19,7 @@ from hanse.core.proto import hanse_pb2 as pb
 from hanse.core.records import Envelope
 from tests.faults.wire_federation import SECRET, Wire, federation
 
-pytestmark = pytest.mark.asyncio(loop_scope="module")
+in_module_loop = pytest.mark.asyncio(loop_scope="module")
 OURS = {
     grpc.StatusCode.OK,
     grpc.StatusCode.INVALID_ARGUMENT,
@@ -127,6 +127,7 @@ def test_messages_that_were_damaged(tmp_path: Path, method: str) -> None:
 
 
 @pytest.mark.parametrize("open_port", [False, True], ids=["members", "enrolment"])
+@in_module_loop
 async def test_garbage_on_the_port(wire: Wire, open_port: bool) -> None:
     port = wire.server.enrolment_port if open_port else wire.server.port
     random_ = random.Random(5)
@@ -153,6 +154,7 @@ async def test_garbage_on_the_port(wire: Wire, open_port: bool) -> None:
 
 
 @pytest.mark.parametrize("open_port", [False, True], ids=["members", "enrolment"])
+@in_module_loop
 async def test_garbage_inside_tls(wire: Wire, tmp_path: Path, open_port: bool) -> None:
     """After a handshake that holds, bytes that are no HTTP/2, or frames of it that nobody sends."""
     member = wire.sites["evil"]
@@ -184,6 +186,7 @@ async def test_garbage_inside_tls(wire: Wire, tmp_path: Path, open_port: bool) -
             writer.transport.abort()
 
 
+@in_module_loop
 async def test_half_open_connections_do_not_keep_others_out(wire: Wire) -> None:
     """Two hundred connections that say nothing, or one byte after another; then everybody is served as before."""
     sockets = []

@@ -97,7 +97,7 @@ async def test_stuck_uploads_do_not_keep_others_waiting(wire: Wire, monkeypatch:
     start = time.monotonic()
     async with wire.session("researcher") as session:
         await upload(session.connection, bundle_scope(new_job_id()), CONTENT)
-    assert time.monotonic() - start < 5
+    assert time.monotonic() - start < 20 < turns.IDLE_S
     for each in stuck:
         each.call.cancel()
         await each.connection.close()
