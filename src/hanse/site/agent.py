@@ -334,7 +334,7 @@ class Agent:
             self._refused(envelope, reason)
             return self._replies.refuse(task.id, "refused", reason)
         due = asyncio.get_running_loop().time() + task.deadline_s if task.deadline_s > 0 else None
-        return runner.enqueue(task, due)
+        return runner.enqueue(task, due, envelope.body)
 
     def _objection(self, task: Task, runner: JobRunner | None) -> str:
         if runner is None:

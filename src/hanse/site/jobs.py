@@ -63,10 +63,14 @@ class Surroundings:
 
 @dataclass(slots=True)
 class Item:
-    """A task that waits or runs. `due`: loop time until which the server wants it; None for ever."""
+    """A task that waits or runs. `due`: loop time until which the server wants it; None for ever.
+
+    `packed`: the task as it came, so that it need not be packed again.
+    """
 
     task: Task
     due: float | None
+    packed: bytes | None = None
     is_released: bool = False
 
 
@@ -75,6 +79,7 @@ class _Finished:
     reply: Reply
     state: bytes | None
     out: Path | None
+    packed: bytes | None = None
 
 
 class Seats:
@@ -202,9 +207,9 @@ class JobRunner:
 
     # ---- tasks ----
 
-    def enqueue(self, task: Task, due: float | None) -> None:
+    def enqueue(self, task: Task, due: float | None, packed: bytes | None = None) -> None:
         """Take a task."""
-        self._queue.append(Item(task, due))
+        self._queue.append(Item(task, due, packed))
         self._wake.set()
         self._abandon_if_released()
 
@@ -262,12 +267,13 @@ class JobRunner:
         done: Done | None = None
         try:
             worker = await self._ready_worker(_remaining(item))
-            model = None if task.model is None else await self._model(task)
+            is_stored = task.model is not None and task.model.content is None
+            model = await self._model(task) if is_stored else None  # an inline one is in the task
             timeout_s = _remaining(item)
-            done = await worker.execute(task, model=model, state=before, out=out, timeout_s=timeout_s)
-            if done.written:
-                return _Finished(done.reply, done.state, out)
-            return _Finished(done.reply, done.state, None)
+            done = await worker.execute(
+                task, packed=item.packed, model=model, state=before, out=out, timeout_s=timeout_s
+            )
+            return _Finished(done.reply, done.state, out if done.written else None, done.packed)
         except (HanseError, OSError) as error:
             self._log.warning("task failed", task=str(task.id), kind=getattr(error, "kind", type(error).__name__))
             self.log.line(f"task {task.id}: {error}")
@@ -279,7 +285,7 @@ class JobRunner:
     async def _keep(self, item: Item, finished: _Finished) -> None:
         replies, component, state = self._around.replies, item.task.id.component, finished.state
         changed = state is not None and state != self._states.get(component)
-        task = replies.add(self.job, finished.reply, out=finished.out)
+        task = replies.add(self.job, finished.reply, out=finished.out, packed=finished.packed)
         self._running = None  # `replies` has it now
         try:
             if not changed:

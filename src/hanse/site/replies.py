@@ -140,17 +140,18 @@ class Replies:
         elif waiting.upload is None:
             self._link.send(waiting.envelope)
 
-    def add(self, job: str, reply: Reply, *, out: Path | None = None) -> str:
+    def add(self, job: str, reply: Reply, *, out: Path | None = None, packed: bytes | None = None) -> str:
         """Take an answer. `keep` journals it and `start` sends it, in the order that its loss would call for.
 
         Args:
             out: the file that holds its update.
+            packed: the answer as it was packed already.
 
         Returns:
             The task's id.
         """
         task = str(reply.task)
-        self._waiting[task] = _Waiting(job, self._sign(reply), out, journalled=False)
+        self._waiting[task] = _Waiting(job, self._sign(reply, packed), out, journalled=False)
         return task
 
     def keep(self, task: str, *, state: bytes | None = None) -> None:
@@ -247,7 +248,7 @@ class Replies:
         except HanseError as error:  # after a crash, the upload is tried again
             log.error("journal refused", task=task, reason=str(error))
 
-    def _sign(self, reply: Reply) -> Envelope:
+    def _sign(self, reply: Reply, packed: bytes | None = None) -> Envelope:
         return sign_envelope(
             self._key,
             Envelope(
@@ -255,7 +256,7 @@ class Replies:
                 recipient=SERVER,
                 id=str(reply.task),
                 kind="reply",
-                body=reply.pack(),
+                body=reply.pack() if packed is None else packed,
                 federation=self._federation,
                 job=reply.task.job,
                 component=reply.task.component,
