@@ -74,7 +74,7 @@ def train(arrays, config, site):
             learnt = learnt.astype(np.float64)
         case "nothing":
             return None
-    return [learnt], 1 + len(site.name), {{"loss": float(np.abs(learnt[0]))}}
+    return [learnt], 1 + len(site.name), {{"loss": float(np.abs(learnt.flat[0]))}}
 """
 
 

@@ -28,6 +28,7 @@ from hanse.rounds.events import (
     Replied,
     Send,
     SetTimer,
+    SitesChanged,
     Started,
     TimerFired,
 )
@@ -74,6 +75,15 @@ def test_it_fails_by_name_when_too_few_sites_join() -> None:
     play.sites("a")
     play.fire("sites/1/0/0", 11_000)
     assert play.one(Finish) == Finish("failed", "expected 3 sites to join, found 1 after 10 s")
+
+
+def test_sites_that_do_not_join_are_named_with_what_they_said() -> None:
+    play = Play(given(min_sites=3))
+    play(Started(1000))
+    play(SitesChanged(("a",), 1000, unwilling=(("b", "hold"), ("c", "refuse: not listed"))))
+    play.fire("sites/1/0/0", 11_000)
+    said = "expected 3 sites to join, found 1 after 10 s (b: hold; c: refuse: not listed)"
+    assert play.one(Finish) == Finish("failed", said)
 
 
 def test_a_second_start_changes_nothing() -> None:
