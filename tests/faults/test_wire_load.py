@@ -149,6 +149,7 @@ async def test_a_download_that_nobody_reads_ends(wire: Wire, monkeypatch: pytest
             await asyncio.sleep(0.02)
     async with wire.session("researcher") as session:
         await upload(session.connection, bundle_scope(new_job_id()), CONTENT)
+    await asyncio.sleep(1)  # until the server has lost its patience altogether
     with pytest.raises(grpc.aio.AioRpcError):  # noqa: PT012 - what had gone out before, then the end
         async with asyncio.timeout(10):
             while await call.read() is not grpc.aio.EOF:

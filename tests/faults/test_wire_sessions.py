@@ -135,6 +135,7 @@ async def test_another_site_s_task(working: Working) -> None:
         {"kind": "release"},
         {"kind": ""},
         {"kind": "nonsense"},
+        {"kind": SECRET},
         {"body": b"\xff" * 100},
         {"body": b""},
         {"sealed": True, "body": b"sealed"},

@@ -188,6 +188,8 @@ class Server:
         expected = (site, SERVER, self.config.federation)
         if (envelope.sender, envelope.recipient, envelope.federation) != expected:
             return "refused", "the message names another sender, recipient or federation"
+        if envelope.kind not in ("reply", "decision"):
+            return "refused", "unknown kind of message"
         try:
             verify_envelope(self.members.signing_key("site", site), envelope)
             if envelope.kind == "reply":
@@ -195,8 +197,7 @@ class Server:
                 self._inbox.forget(site, "task", envelope.id)
                 self.metrics.replies.labels(outcome[0]).inc()
                 return outcome
-            if envelope.kind == "decision":
-                return await self.jobs.decided(site, _json(envelope.body))
+            return await self.jobs.decided(site, _json(envelope.body))
         except (StorageError, UnavailableError) as error:
             # not accepted: the site keeps it and sends it again after a while
             log.error("reply not kept", site=site, reason=str(error))
@@ -205,7 +206,6 @@ class Server:
             log.warning("message refused", site=site, kind=envelope.kind, reason=str(error))
             self.audit(f"site/{site}", "message.refused", envelope.kind, "refused", {"reason": str(error)[:200]})
             return "refused", str(error)
-        return "refused", "unknown kind of message"
 
     def reported(self, site: str, report: pb.TaskReport) -> None:
         """See `Handler.reported`."""
