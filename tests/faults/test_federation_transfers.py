@@ -1,19 +1,27 @@
 """A connection that breaks in the middle of a large model, on its way up and down: counted at the proxy between."""
 
+import asyncio
 from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
 
+import grpc
+import grpc.aio
 import pytest
 
+from hanse.backends.grpc.client import Connection
 from hanse.backends.grpc.protocol import error_of
-from hanse.core.errors import UnavailableError
+from hanse.backends.memory import MemoryBlobs
+from hanse.core.blobs import manifest_of, rechunk
+from hanse.core.errors import StorageError, UnavailableError
+from hanse.trust.authority import Authority
 from tests.faults.controlled import Controlled, controlled
 from tests.faults.proxy import DOWN, UP, Proxy
+from tests.faults.wire_federation import certify, credentials_of
 
 pytestmark = [pytest.mark.faults, pytest.mark.xdist_group("federation-transfers")]
 SIZE = 16_000_000
 BYTES = 4 * SIZE
-OVERHEAD = 1 << 20
 
 
 @pytest.fixture
@@ -24,7 +32,7 @@ def proxy() -> Iterator[Proxy]:
 
 
 @pytest.fixture
-def federation(tmp_path: str, proxy: Proxy) -> Iterator[Controlled]:
+def federation(tmp_path: Path, proxy: Proxy) -> Iterator[Controlled]:
     with controlled(tmp_path, "a", proxies={"a": proxy}) as made:
         yield made
 
@@ -56,3 +64,39 @@ def test_broken_transfers_go_on_where_they_stopped(federation: Controlled, proxy
     assert result.arrays["0"].tobytes() == undisturbed
     assert [(record.folded, record.failed) for record in result.rounds] == [(("a",), {})] * 2
     assert Counter(control.trainings(label)) == {("a", 1): 1, ("a", 2): 1}
+
+
+@pytest.mark.parametrize("end", ["the connection is closed", "the network breaks"])
+async def test_an_upload_that_has_not_begun_ends_with_its_connection(proxy: Proxy, end: str) -> None:
+    """gRPC leaves the first write waiting for ever: the reply of a site that was cut off twice would never go out."""
+    member, _ = certify(Authority.create("wire"), "site", "a", "")
+    proxy.swallow()
+    connection = Connection(f"127.0.0.1:{proxy.port}", credentials_of(member))
+    store, content = MemoryBlobs(), bytes(1000)
+    manifest = manifest_of(content)
+    await store.put("here", manifest, rechunk([content]))
+    uploading = asyncio.ensure_future(connection.upload(store, "here", manifest, place="there"))
+    await asyncio.wait((uploading,), timeout=0.1)
+    assert not uploading.done()
+    if end == "the connection is closed":
+        await connection.close()
+    else:
+        proxy.cut()
+    done, _ = await asyncio.wait((uploading,), timeout=10)
+    assert done
+    assert uploading.cancelled() or isinstance(uploading.exception(), UnavailableError)
+    await connection.close()
+
+
+@pytest.mark.parametrize(
+    ("code", "details", "expected"),
+    [
+        (grpc.StatusCode.INTERNAL, "Internal error from Core", UnavailableError),
+        (grpc.StatusCode.CANCELLED, "Locally cancelled by application!", UnavailableError),
+        (grpc.StatusCode.UNAVAILABLE, "Socket closed", UnavailableError),
+        (grpc.StatusCode.ABORTED, "disk: no space left", StorageError),
+    ],
+)
+def test_what_may_pass_is_tried_again(code: grpc.StatusCode, details: str, expected: type[Exception]) -> None:
+    empty = grpc.aio.Metadata()
+    assert type(error_of(grpc.aio.AioRpcError(code, empty, empty, details))) is expected

@@ -1,5 +1,6 @@
 """A member's side of the wire: one connection over mutual TLS, calls, and blobs in chunks."""
 
+import asyncio
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -9,7 +10,7 @@ import grpc.aio
 
 from hanse.backends.grpc.protocol import CLIENT_OPTIONS, ENROLMENT, SERVICE, error_of, identity, pieces
 from hanse.core.blobs import Buffer, Manifest
-from hanse.core.errors import CodecError, UnavailableError
+from hanse.core.errors import CodecError, HanseError, UnavailableError
 from hanse.core.proto import hanse_pb2 as pb
 from hanse.core.seams import BlobStore
 
@@ -117,7 +118,7 @@ class Connection:
         call = self._upload()
         offer = pb.UploadOffer(scope=place, task=task, manifest=pb.Manifest(size=manifest.size, hashes=manifest.hashes))
         try:
-            await call.write(offer.SerializeToString())
+            await _open(call, offer.SerializeToString())
             ticket = await _content(call)
             for index in pb.UploadTicket.FromString(ticket).missing:
                 for piece in pieces(store.read(scope, manifest.id, *manifest.span(index))):
@@ -126,6 +127,8 @@ class Connection:
             await _content(call)
         except grpc.RpcError as error:
             raise error_of(error) from None
+        except asyncio.InvalidStateError:  # what gRPC says where the call was over before we came to write
+            raise await _ending(call) from None
         finally:
             call.cancel()
 
@@ -160,12 +163,29 @@ async def _assembled(call: Any, manifest: Manifest, missing: Sequence[int]) -> A
         yield index, memoryview(buffer)[:size]
 
 
+async def _open(call: Any, content: bytes) -> None:
+    """Send a call's first message. On its own, gRPC waits for ever if the call is cancelled before it has begun."""
+    writing, ending = asyncio.ensure_future(call.write(content)), asyncio.ensure_future(_ending(call))
+    try:
+        await asyncio.wait((writing, ending), return_when=asyncio.FIRST_COMPLETED)
+        if not writing.done():
+            raise ending.result()
+        writing.result()
+    finally:
+        writing.cancel()
+        ending.cancel()
+
+
 async def _content(call: Any) -> bytes:
     content = await call.read()
     if content is grpc.aio.EOF:
-        code = await call.code()
-        raise error_of(_Ended(code, await call.details()))
+        raise await _ending(call)
     return bytes(content)
+
+
+async def _ending(call: Any) -> HanseError:
+    """Wait for a call's end; why it ended."""
+    return error_of(_Ended(await call.code(), await call.details()))
 
 
 class _Ended(grpc.RpcError):
