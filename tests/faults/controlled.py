@@ -11,7 +11,6 @@ import os
 import socket
 import threading
 import time
-import traceback
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -195,7 +194,6 @@ class Watch:
                     self.events.append((time.time(), event))
                     self._changed.notify_all()
         except BaseException as error:
-            traceback.print_exc()
             with self._changed:
                 self._error = error
                 self._changed.notify_all()
