@@ -12,6 +12,18 @@ if _without_rich is None:
     del sys.modules["rich"]
 
 
+class _StandardError:
+    """Standard error as it is when a line is written, not as it was when logging was set up."""
+
+    def write(self, text: str) -> None:
+        """Write."""
+        sys.stderr.write(text)
+
+    def flush(self) -> None:
+        """Flush."""
+        sys.stderr.flush()
+
+
 def configure(name: str, *, verbose: bool = False) -> Any:
     """Set up structured logging for this process; returns the logger of this name."""
     shared: list[Any] = [
@@ -27,7 +39,7 @@ def configure(name: str, *, verbose: bool = False) -> Any:
     structlog.configure(
         processors=[*shared, last],
         wrapper_class=structlog.make_filtering_bound_logger(10 if verbose else 20),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        logger_factory=structlog.PrintLoggerFactory(_StandardError()),  # type: ignore[arg-type]  # write and flush do
         cache_logger_on_first_use=True,
     )
     return structlog.get_logger(name)

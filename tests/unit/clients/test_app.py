@@ -144,7 +144,7 @@ def test_an_app_of_queries_may_say_how() -> None:
     assert (app.spec().params, app.spec().rounds) == ({"arrays": "mean"}, 3)
     trains = App(FedAvg())
     trains.query(lambda config, site: {})
-    with pytest.raises(ConfigError, match="FedAvg.*which trains, and only @app.query"):
+    with pytest.raises(ConfigError, match=r"FedAvg.*which trains, and only @app.query"):
         trains.spec()
     given = App(initial=[np.zeros(2)])
     given.query(lambda config, site: {})

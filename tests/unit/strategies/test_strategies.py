@@ -96,7 +96,7 @@ def test_every_site_may_count_the_same() -> None:
     assert FedAvg("equal").weigh(replies) == [1.0, 1.0]
     assert named("fedavg", {"weights": "equal"}) == FedAvg("equal")
     assert FedAvg("equal").replaces
-    with pytest.raises(ConfigError, match="fedavg.weights: expected examples or equal, found 'rows'"):
+    with pytest.raises(ConfigError, match=r"fedavg.weights: expected examples or equal, found 'rows'"):
         FedAvg("rows")
 
 
