@@ -20,6 +20,7 @@ import yaml
 
 from hanse.core.errors import UnavailableError
 from hanse.person.federation import Federation
+from hanse.person.loop import wait_for
 from hanse.server.config import ServerConfig
 from hanse.server.init import init_federation
 
@@ -147,7 +148,7 @@ class LocalFederation:
         self.server.start(self._environment())
         if tokens:
             self._until(self._listening, "the server does not listen", [self.server])
-            asyncio.run(self._join(tokens))
+            wait_for(self._join(tokens))
         for child in self.children.values():
             child.start(self._environment())
         if wait:
@@ -221,7 +222,7 @@ class LocalFederation:
                 sites = (await session.ask("sites"))["sites"]
                 return [site["site"] for site in sites if site["state"] == "there"]
 
-        return asyncio.run(ask())
+        return wait_for(ask())
 
     def wait_for_sites(self, sites: Sequence[str] | None = None) -> None:
         """Wait until these sites (or all) are connected."""

@@ -3,7 +3,6 @@
 import asyncio
 import json
 import queue
-import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from pathlib import Path
@@ -14,13 +13,13 @@ from hanse.clients.app import App
 from hanse.clients.loader import source_of, stop_if_loading
 from hanse.core.arrays import Arrays
 from hanse.core.blobs import Manifest, manifest_of, rechunk
-from hanse.core.blocking import run_to_end
 from hanse.core.codec import decode, encode_parts
 from hanse.core.errors import ConfigError, JobFailed, UnavailableError
 from hanse.core.ids import bundle_scope, model_scope, new_job_id
 from hanse.core.proto import hanse_pb2 as pb
 from hanse.core.records import unpack_blob
 from hanse.person.federation import Federation, Session
+from hanse.person.loop import begin, wait_for
 from hanse.pipeline.request import JobRequest
 from hanse.rounds.result import Result
 from hanse.trust.bundle import Bundle, build_bundle
@@ -46,17 +45,15 @@ class Job:
         events: queue.SimpleQueue[Event | BaseException | None] = queue.SimpleQueue()
 
         async def collect() -> None:
-            async for event in self.follow_async():
-                events.put(event)
-
-        def work() -> None:
             try:
-                asyncio.run(collect())
+                async for event in self.follow_async():
+                    events.put(event)
                 events.put(None)
             except BaseException as error:
                 events.put(error)
+                raise
 
-        threading.Thread(target=work, name="hanse-follow", daemon=True).start()
+        begin(collect())
         while (event := events.get()) is not None:
             if isinstance(event, BaseException):
                 raise event
@@ -98,15 +95,15 @@ class Job:
 
     def snapshot(self) -> Result:
         """The result so far, without waiting."""
-        return run_to_end(self._fetch())
+        return wait_for(self._fetch())
 
     def status(self) -> dict[str, Any]:
         """What the server says of the job now."""
-        return run_to_end(_ask(self._federation, "job", job=self.id))
+        return wait_for(_ask(self._federation, "job", job=self.id))
 
     def cancel(self) -> None:
         """End it."""
-        run_to_end(_ask(self._federation, "cancel", job=self.id))
+        wait_for(_ask(self._federation, "cancel", job=self.id))
 
     async def _fetch(self) -> Result:
         async with self._federation.connect() as session:
@@ -143,7 +140,7 @@ def submit(
     """
     stop_if_loading()
     target = federation if isinstance(federation, Federation) else Federation.load(federation)
-    job = run_to_end(_submit(app, target, name, sites))
+    job = wait_for(_submit(app, target, name, sites))
     return Job(job, target)
 
 
