@@ -321,12 +321,11 @@ class JobRunner:
         ref = task.model
         if ref is None:
             raise TaskError("refused", "the task names no model")
-        model = await self._around.transfers.model(ref)
         if ref.content is None and ref.scope not in self._models:
-            self._models.append(ref.scope)
-            while len(self._models) > KEPT_MODELS:
+            while len(self._models) >= KEPT_MODELS:  # before the download, which then writes over the file
                 await self._around.transfers.blobs.delete_scope(self._models.popleft())
-        return model
+            self._models.append(ref.scope)
+        return await self._around.transfers.model(ref)
 
     # ---- the worker ----
 
