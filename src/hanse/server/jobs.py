@@ -35,7 +35,7 @@ from hanse.trust.bundle import read_bundle, unpack_bundle
 from hanse.workers.load import Load
 from hanse.workers.pool import Workers
 
-DECISION_S = 10.0
+DECISION_S = 30.0
 """How long a connected site that says nothing to a proposal holds the start up."""
 EVENTS_KEPT = 2000
 WATCH_S = 0.05
