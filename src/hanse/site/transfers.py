@@ -4,8 +4,7 @@ A transfer that breaks goes on with the chunks that are missing, once there is a
 """
 
 import asyncio
-import contextlib
-import mmap
+import os
 import random
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import Protocol
 
 from hanse.backends.grpc.client import Connection
 from hanse.core.blobs import Manifest
-from hanse.core.errors import StorageError, UnavailableError
+from hanse.core.errors import IntegrityError, NotFoundError, StorageError, UnavailableError
 from hanse.core.records import BlobRef
 from hanse.core.seams import BlobStore
 
@@ -50,7 +49,7 @@ class Transfers:
         await self.download(ref.scope, ref.manifest)
         try:
             path = await asyncio.to_thread(self.blobs.path, ref.scope, ref.id)
-        except Exception:
+        except (IntegrityError, NotFoundError):
             await self.download(ref.scope, ref.manifest)
             path = await asyncio.to_thread(self.blobs.path, ref.scope, ref.id)
         return path if path is not None else bytes(self.blobs.read(ref.scope, ref.id, 0, ref.manifest.size))
@@ -61,7 +60,7 @@ class Transfers:
         Raises:
             PolicyError, TooLargeError, IntegrityError, NotFoundError: the server refuses it.
         """
-        content = _Mapped(path)
+        content = _Opened(path)
 
         async def send(connection: Connection) -> None:
             await connection.upload(content, ref.scope, ref.manifest, place=ref.scope, task=task)  # type: ignore[arg-type]
@@ -93,20 +92,26 @@ class Transfers:
                 wait_s = min(2 * wait_s, LONGEST_WAIT_S)
 
 
-class _Mapped:
-    """The reading side of a blob store with one file in it: what an upload needs, without copying the file."""
+class _Opened:
+    """The reading side of a blob store with one file in it: what an upload needs.
+
+    It reads and does not map: user code may still hold the file and cut it, and a map of what is gone ends a process.
+    """
 
     def __init__(self, path: Path) -> None:
-        with path.open("rb") as file:
-            self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        self._view = memoryview(self._map)
+        self._file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
 
     def read(self, scope: str, id: str, start: int, stop: int) -> memoryview:
-        """Bytes [start, stop)."""
-        return self._view[start:stop]
+        """Bytes [start, stop).
+
+        Raises:
+            IntegrityError: the file has become shorter.
+        """
+        content = os.pread(self._file, stop - start, start)
+        if len(content) != stop - start:
+            raise IntegrityError(f"the update's file: expected {stop - start} bytes at {start}, found {len(content)}")
+        return memoryview(content)
 
     def close(self) -> None:
-        """Let go of the file; harmless while views are alive, which then hold it."""
-        with contextlib.suppress(BufferError):
-            self._view.release()
-            self._map.close()
+        """Let go of the file."""
+        os.close(self._file)
