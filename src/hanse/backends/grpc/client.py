@@ -8,7 +8,7 @@ from typing import Any
 import grpc
 import grpc.aio
 
-from hanse.backends.grpc.protocol import CLIENT_OPTIONS, ENROLMENT, SERVICE, error_of, identity, pieces
+from hanse.backends.grpc.protocol import CLIENT_OPTIONS, ENROLMENT, SERVICE, CutOffError, error_of, identity, pieces
 from hanse.core.blobs import Buffer, Manifest
 from hanse.core.errors import CodecError, HanseError, UnavailableError
 from hanse.core.proto import hanse_pb2 as pb
@@ -115,8 +115,16 @@ class Connection:
         Raises:
             PolicyError, TooLargeError, StorageError; UnavailableError: the connection broke, call again.
         """
-        call = self._upload()
         offer = pb.UploadOffer(scope=place, task=task, manifest=pb.Manifest(size=manifest.size, hashes=manifest.hashes))
+        try:
+            await self._send_missing(store, scope, manifest, offer)
+        except (
+            CutOffError
+        ):  # another sender may have brought the rest; asked again, the server says so, or says why not
+            await self._send_missing(store, scope, manifest, offer)
+
+    async def _send_missing(self, store: BlobStore, scope: str, manifest: Manifest, offer: pb.UploadOffer) -> None:
+        call = self._upload()
         try:
             await _open(call, offer.SerializeToString())
             ticket = await _content(call)

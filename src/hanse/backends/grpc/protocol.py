@@ -84,6 +84,10 @@ _SEND_FAILED = "Internal error from Core"
 gave, such as a full disk's; asked again, it gives it again, or has overcome it."""
 
 
+class CutOffError(errors.UnavailableError):
+    """The other end ended the call while it was sent to, and gRPC hides how."""
+
+
 def status_of(error: errors.HanseError) -> Any:
     """The status code for one of our errors."""
     for kind, status in _BY_ERROR:
@@ -98,8 +102,8 @@ def error_of(error: grpc.RpcError) -> errors.HanseError:
     details = (error.details() if callable(getattr(error, "details", None)) else None) or str(code)
     kind = _BY_STATUS.get(code, errors.UnavailableError)
     if code == Status.INTERNAL and details == _SEND_FAILED:
-        kind, details = errors.UnavailableError, "it ended the call while it was sent to"
-    if kind is errors.UnavailableError:
+        kind, details = CutOffError, "it ended the call while it was sent to"
+    if issubclass(kind, errors.UnavailableError):
         details = f"the server cannot be reached: {details}"
     return kind(details)
 
