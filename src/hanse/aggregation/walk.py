@@ -369,9 +369,11 @@ class _Fold:
 
     def rounded(self, at: Range, out: Block) -> bool | None:
         """See `Reduce.rounded`."""
-        if not isinstance(self._rule, GroupFold):
+        if not self._fast:
             return None
-        return self._rule.finish_rounded(self._accumulate(at), self._cohort.total_weight, out)
+        rule: Any = self._rule
+        found: bool = rule.finish_rounded(self._accumulate(at), self._cohort.total_weight, out)
+        return found
 
     def _accumulate(self, at: Range) -> Any:
         rule: Any = self._rule

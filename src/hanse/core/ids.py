@@ -8,6 +8,7 @@ import re
 import secrets
 import time
 from dataclasses import dataclass
+from functools import lru_cache
 
 from hanse.core.errors import ConfigError
 
@@ -52,8 +53,9 @@ class TaskId:
     def __str__(self) -> str:
         return f"{self.job}/{self.component}/{self.round}/{self.phase}/{self.ordinal}"
 
-    @classmethod
-    def parse(cls, text: str) -> "TaskId":
+    @staticmethod
+    @lru_cache(maxsize=1024)  # an id is read at every hop of a task and of its reply
+    def parse(text: str) -> "TaskId":
         """Read what `str()` wrote.
 
         Raises:
@@ -66,7 +68,7 @@ class TaskId:
         job, component, round_, phase, ordinal = parts
         for what, part in (("job", job), ("component", component), ("phase", phase)):
             check_name(part, what)
-        return cls(job, component, int(round_), phase, int(ordinal))
+        return TaskId(job, component, int(round_), phase, int(ordinal))
 
 
 def _is_number(text: str) -> bool:

@@ -6,7 +6,7 @@ happens here and nowhere else. Reading checks everything that later code relies 
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 from google.protobuf.message import DecodeError, Message
@@ -107,8 +107,11 @@ class Task:
         return message.SerializeToString()
 
     @classmethod
-    def unpack(cls, body: bytes, *, deadline_s: float = 0.0) -> "Task":
+    def unpack(cls, body: bytes, *, deadline_s: float = 0.0, verify: bool = True) -> "Task":
         """Read what `pack` wrote.
+
+        Args:
+            verify: False where whoever uses inline content verifies it.
 
         Raises:
             CodecError: anything else.
@@ -124,12 +127,12 @@ class Task:
             app=message.app,
             attempt=message.attempt,
             config=unpack_values(message.config, "task config"),
-            model=unpack_blob(message.model) if message.HasField("model") else None,
+            model=unpack_blob(message.model, verify=verify) if message.HasField("model") else None,
             update_kind=_one_of(message.update_kind, ("values", "delta"), "task update_kind"),
             seed=message.seed,
             allow_nonfinite=message.allow_nonfinite,
             payload=message.payload,
-            bundle=unpack_blob(message.bundle) if message.HasField("bundle") else None,
+            bundle=unpack_blob(message.bundle, verify=verify) if message.HasField("bundle") else None,
             deadline_s=deadline_s,
         )
 
@@ -265,7 +268,10 @@ class Envelope:
 
     def signed_bytes(self) -> bytes:
         """What a signature covers: the envelope without `sig` and without `deadline_s`, which changes on resending."""
-        return replace(self, sig=b"", deadline_s=0.0).pack()
+        message = self.message()
+        message.ClearField("sig")
+        message.ClearField("deadline_s")
+        return message.SerializeToString()
 
     @classmethod
     def from_message(cls, message: pb.Envelope) -> "Envelope":
@@ -314,8 +320,8 @@ def pack_blob(ref: BlobRef) -> pb.Blob:
     return pb.Blob(scope=ref.scope, manifest=manifest, content=ref.content, is_inline=True)
 
 
-def unpack_blob(message: pb.Blob) -> BlobRef:
-    """Read a blob reference; inline content is verified here.
+def unpack_blob(message: pb.Blob, *, verify: bool = True) -> BlobRef:
+    """Read a blob reference; inline content is verified here, or by whoever uses it.
 
     Raises:
         CodecError, IntegrityError.
@@ -328,7 +334,8 @@ def unpack_blob(message: pb.Blob) -> BlobRef:
             raise CodecError(str(error)) from None
     if not message.is_inline:
         return BlobRef(manifest, message.scope)
-    if len(message.content) > INLINE_BYTES or manifest_of(message.content) != manifest:
+    fits = len(message.content) == manifest.size <= INLINE_BYTES
+    if not fits or (verify and manifest_of(message.content) != manifest):
         raise IntegrityError("inline blob does not match its manifest")
     return BlobRef(manifest, message.scope, message.content)
 

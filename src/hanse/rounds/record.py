@@ -142,8 +142,13 @@ def _is_plain(value: Value) -> bool:
     return not any(isinstance(item, bytes) for item in (value if isinstance(value, list) else [value]))
 
 
+_JSON_AS_IT_IS = frozenset({str, int, bool, type(None)})
+
+
 def to_plain(value: Any) -> Any:
     """As JSON; tuples become lists."""
+    if type(value) in _JSON_AS_IT_IS:
+        return value
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
     if isinstance(value, Mapping):

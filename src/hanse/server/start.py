@@ -6,6 +6,7 @@ import gc
 import signal
 from pathlib import Path
 
+from hanse.core.loops import run
 from hanse.workers.launcher import Launcher
 
 
@@ -17,7 +18,7 @@ def main(directory: Path, *, verbose: bool = False, ready: "asyncio.Event | None
     """
     launcher = Launcher.start()
     try:
-        asyncio.run(_serve(directory, launcher, verbose, ready))
+        run(_serve(directory, launcher, verbose, ready))
     finally:
         launcher.stop()
 

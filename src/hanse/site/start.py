@@ -5,6 +5,7 @@ import signal
 from pathlib import Path
 
 from hanse.core.errors import ConfigError, TrustError
+from hanse.core.loops import run
 from hanse.site.config import FILE, read_config
 from hanse.workers.launcher import PRELOAD, Launcher
 
@@ -47,7 +48,7 @@ def _run(directory: Path, launcher: Launcher, *, verbose: bool) -> int:
         await agent.run()
 
     try:
-        asyncio.run(work())
+        run(work())
     except TrustError as error:
         log.error(
             "the federation does not know this site any more",

@@ -26,7 +26,8 @@ MAX_BODY_BYTES = 256 * 1024 * 1024
 """All parts of one frame together: a task or reply, a state, arguments of a call."""
 MAX_FDS = 250
 """The kernel passes at most 253 at once."""
-READ_BYTES = 256 * 1024
+READ_BYTES = 96 * 1024
+"""Below what makes the C library ask the kernel for fresh pages at every read."""
 
 _PREFIX = struct.Struct("<IQ")
 
