@@ -448,7 +448,7 @@ class Run:
         await self._perform_all(turn.outward)
         for (record, content), checkpoint in zip(kept, turn.checkpoints, strict=True):
             await self._patiently("keep a round's record", self._keep_record, content)
-            self._settle(record, checkpoint.fates)
+            self._settle(record, content, checkpoint.fates)
         self._unkept = []
         if turn.finish is not None:
             await self._finish(turn.finish)
@@ -948,9 +948,9 @@ class Run:
                 content = json.dumps(short, separators=(",", ":")).encode()
         await self._seams.ledger.create(key, content)
 
-    def _settle(self, record: RoundRecord, fates: Mapping[int, tuple[str, str]]) -> None:
+    def _settle(self, record: RoundRecord, content: dict[str, Any], fates: Mapping[int, tuple[str, str]]) -> None:
         """After the write: let go of what is settled."""
-        self._tell("round", record=record.to_json())
+        self._tell("round", record={name: value for name, value in content.items() if name != "fates"})
         for ordinal in fates:
             self._replies.pop(ordinal, None)
             self._unsettled.pop(ordinal, None)

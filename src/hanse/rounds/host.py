@@ -14,7 +14,6 @@ from typing import Any, Protocol
 
 from hanse.aggregation import ArraySource, BlobSink, BlobSource, Sink, Source
 from hanse.core.arrays import Arrays, Layout
-from hanse.core.blobs import INLINE_BYTES, manifest_of
 from hanse.core.codec import decode, encoded_size
 from hanse.core.errors import ConfigError, HanseError, NotFoundError, RefusedError, TaskError
 from hanse.core.ids import check_name
@@ -291,33 +290,20 @@ class LocalHost:
 
 
 class Output:
-    """A blob that the walk writes: in memory while it is small, through a writer of the store otherwise."""
+    """A blob that the walk writes."""
 
     def __init__(self, blobs: BlobStore, scope: str, layout: Layout) -> None:
-        self._blobs, self._scope = blobs, scope
-        size = encoded_size(layout)
-        self._buffer = bytearray(size) if size <= INLINE_BYTES else None
-        self._writer = None if self._buffer is not None else blobs.create(scope, size)
-        write = self._write_buffer if self._writer is None else self._writer.write
-        self.sink = BlobSink(layout, write)
-
-    def _write_buffer(self, start: int, content: memoryview) -> None:
-        assert self._buffer is not None
-        self._buffer[start : start + len(content)] = content
+        self._scope = scope
+        self._writer = blobs.create(scope, encoded_size(layout))
+        self.sink = BlobSink(layout, self._writer.write)
 
     async def seal(self) -> BlobKey:
         """Make it readable; its key."""
-        if self._writer is not None:
-            return self._scope, (await self._writer.seal()).id
-        assert self._buffer is not None
-        manifest = manifest_of(self._buffer)
-        await self._blobs.put(self._scope, manifest, [(0, self._buffer)] if self._buffer else [])
-        return self._scope, manifest.id
+        return self._scope, (await self._writer.seal()).id
 
     def abort(self) -> None:
         """Forget it."""
-        if self._writer is not None:
-            self._writer.abort()
+        self._writer.abort()
 
 
 async def adopt(request: ReduceRequest, blobs: BlobStore) -> ReduceAnswer:

@@ -63,7 +63,7 @@ class LocalBlobs:
         self._lock = threading.Lock()
         self._held: dict[Key, Held] = {}
         self._arrivals: dict[Key, Arrival] = {}
-        self._small: OrderedDict[Key, bytes] = OrderedDict()
+        self._small: OrderedDict[Key, tuple[Manifest, bytes]] = OrderedDict()
         self._small_bytes = 0
         self._unsynced: set[Path] = set()
         self._number = 0
@@ -75,14 +75,16 @@ class LocalBlobs:
         """Take, verify and write chunks one at a time; holds no more than the chunk given."""
         check_scope(scope)
         key = (scope, manifest.id)
-        if not manifest.size or await self._is_complete(key, manifest):
+        if not manifest.size or key in self._small:
             return
         draw = puller(chunks)
-        if manifest.size <= INLINE_BYTES:
-            while (pair := await draw()) is not None:
+        if manifest.size <= INLINE_BYTES:  # one that is there already is kept once more, which changes nothing
+            pair = await draw()
+            if pair is not None:
                 manifest.verify(*pair)
-                await self._keep_small(key, bytes(pair[1]))
-                return
+                await self._keep_small(scope, manifest, bytes(pair[1]))
+            return
+        if await self._is_complete(key, manifest):
             return
         arrival = await self._in_thread(self._open_arrival, key, manifest)
         try:
@@ -117,8 +119,8 @@ class LocalBlobs:
         if id == EMPTY.id:
             return EMPTY
         key = _checked(scope, id)
-        content = self._small_content(key)
-        return manifest_of(content) if content is not None else self._find(key).manifest
+        small = self._find_small(key)
+        return small[0] if small is not None else self._find(key).manifest
 
     def read(self, scope: str, id: str, start: int, stop: int) -> memoryview:
         """A read-only view: of the mapped file, or of a small blob's bytes."""
@@ -128,10 +130,10 @@ class LocalBlobs:
             if id == EMPTY.id:
                 check_range(0, start, stop)
                 return memoryview(b"")
-            content = self._small_content(_checked(scope, id))
-            if content is not None:
-                check_range(len(content), start, stop)
-                return memoryview(content)[start:stop]
+            small = self._find_small(_checked(scope, id))
+            if small is not None:
+                check_range(small[0].size, start, stop)
+                return memoryview(small[1])[start:stop]
             held = self._find(key)
         check_range(held.manifest.size, start, stop)
         try:
@@ -145,7 +147,7 @@ class LocalBlobs:
         check_scope(scope)
         if size <= INLINE_BYTES:
             return MemoryWriter(
-                size, lambda manifest, content: self._keep_new_small(scope, manifest, bytes(content)), scope
+                size, lambda manifest, content: self._keep_small(scope, manifest, bytes(content)), scope
             )
         coverage = Coverage(size)
         with self._lock:
@@ -179,7 +181,7 @@ class LocalBlobs:
             await self._database.write(sql.delete_blobs(scope))
         with self._lock:
             for key in [key for key in self._small if below(key[0], scope)]:
-                self._small_bytes -= len(self._small.pop(key))
+                self._small_bytes -= self._small.pop(key)[0].size
         if (self._blobs / scope).exists():
             await self._in_thread(self._delete_files, scope)
 
@@ -196,41 +198,39 @@ class LocalBlobs:
     async def _is_complete(self, key: Key, manifest: Manifest) -> bool:
         try:
             if manifest.size <= INLINE_BYTES:
-                return self._small_content(key) is not None
+                return self._find_small(key) is not None
             return self._find(key) is not None
         except (NotFoundError, IntegrityError):
             return False
 
-    def _small_content(self, key: Key) -> bytes | None:
+    def _find_small(self, key: Key) -> tuple[Manifest, bytes] | None:
         with self._lock:
-            content = self._small.get(key)
-            if content is not None:
+            found = self._small.get(key)
+            if found is not None:
                 self._small.move_to_end(key)
-                return content
+                return found
         content = self._database.blob(*key)
         if content is None:
             return None
-        if manifest_of(content).id != key[1]:
+        manifest = manifest_of(content)
+        if manifest.id != key[1]:
             self._database.write_late(sql.delete_blob(*key))
             raise IntegrityError(f"blob {key[1][:12]}: what is stored does not match its id; send it again")
-        self._remember_small(key, content)
-        return content
+        self._remember_small(key, manifest, content)
+        return manifest, content
 
-    def _remember_small(self, key: Key, content: bytes) -> None:
+    def _remember_small(self, key: Key, manifest: Manifest, content: bytes) -> None:
         with self._lock:
             if key not in self._small:
-                self._small[key] = content
-                self._small_bytes += len(content)
+                self._small[key] = manifest, content
+                self._small_bytes += manifest.size
             while self._small_bytes > _SMALL_CACHE_BYTES:
-                self._small_bytes -= len(self._small.popitem(last=False)[1])
+                self._small_bytes -= self._small.popitem(last=False)[1][0].size
 
-    async def _keep_small(self, key: Key, content: bytes) -> None:
-        await self._database.write(sql.put_blob(*key, content))
-        self._remember_small(key, content)
-
-    async def _keep_new_small(self, scope: str, manifest: Manifest, content: bytes) -> None:
+    async def _keep_small(self, scope: str, manifest: Manifest, content: bytes) -> None:
         if content:
-            await self._keep_small((scope, manifest.id), content)
+            await self._database.write(sql.put_blob(scope, manifest.id, content))
+            self._remember_small((scope, manifest.id), manifest, content)
 
     def _find(self, key: Key) -> Held:
         held = self._held.get(key)
