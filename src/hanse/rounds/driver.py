@@ -8,27 +8,21 @@ that dies at any moment is replaced by `Run.load`, which performs what is left; 
 Resuming writes before it reads the replies, and a reply is acknowledged only if the record still bears this driver's
 mark after the reply's row exists: so a driver that was taken over acknowledges nothing that its successor has not seen.
 
-Keys in the ledger:
-
-    run/<job>/<component>                          the run record: state, open asks, checkpoints not yet kept
-    reply/<job>/<component>/<round>/<ordinal>      a received reply, under the round in which it came: 8 bytes of
-                                                   receipt, then the reply, or where it is kept if it is long
-    round/<job>/<component>/<round>                a round's record, JSON
+What is written where says `keeping`; what may go again, `leftovers`.
 """
 
 import asyncio
-import base64
 import json
 import secrets
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import structlog
 
 from hanse.core.arrays import Arrays
-from hanse.core.blobs import INLINE_BYTES, Manifest, manifest_of, rechunk
+from hanse.core.blobs import INLINE_BYTES
 from hanse.core.errors import (
     ConfigError,
     ConflictError,
@@ -73,16 +67,14 @@ from hanse.rounds.events import (
     Started,
     TimerFired,
 )
-from hanse.rounds.host import Member, PlanRequest, ReduceRequest, StrategyHost, earlier, load_arrays, plain, unplain
+from hanse.rounds.host import Member, PlanRequest, ReduceRequest, StrategyHost, earlier, load_arrays
+from hanse.rounds.keeping import Keeping, decode_asks, encode_asks, round_records, run_record
+from hanse.rounds.leftovers import Due, Leftovers
 from hanse.rounds.machine import PARAMETERS, RunState
 from hanse.rounds.record import RoundRecord, mean_metrics, server_metrics, site_metrics
 from hanse.rounds.result import Result
 from hanse.strategies import Ask
 
-MAX_RECORD_BYTES = 60 * 1024
-"""A run record above this becomes a blob, and the ledger holds its name."""
-ROUNDS_TO_CLEAN = 8
-"""After so many rounds without stored updates their rows and small models are deleted, together."""
 RETRY_MS = 2000
 """How long to wait before the disk is asked again."""
 
@@ -165,11 +157,7 @@ class Run:
         self._replies: dict[int, Reply] = {}
         self._receipt = 0
         self._taking: dict[int, asyncio.Future[None]] = {}
-        self._unsettled: dict[int, int] = {}
-        self._rows: set[int] = set()
-        self._uploads: dict[int, set[str]] = {}
-        self._readers: dict[str, set[str]] = {}
-        self._scopes: list[str] = [] if state.model is None else [state.model[0]]
+        self._left = Leftovers([] if state.model is None else [state.model[0]])
         self._refs: dict[BlobKey, BlobRef] = {}
         self._moved = Moved()
         self._fingerprints: dict[str, str] = {}
@@ -180,6 +168,7 @@ class Run:
         self._background: set[asyncio.Task[None]] = set()
         self._cleaners: set[asyncio.Task[None]] = set()
         self._key = f"{state.job}/{state.component}"
+        self._keeping = Keeping(seams.ledger, seams.blobs, self._key)
         self._log = log.bind(job=state.job)
 
     # ---- life ----
@@ -194,8 +183,8 @@ class Run:
             ConflictError: there is one already.
         """
         run = cls(state, seams, host, clock, info)
-        content, run._spilled = await run._spill(run._encode())
-        key = f"run/{run._key}"
+        content, run._spilled = await run._keeping.spill(run._encode(), run._mark, state.revision)
+        key = run._keeping.run_key
         if not await seams.ledger.create(key, content) and (await seams.ledger.get(key))[0] != content:
             raise ConflictError(f"job {state.job}: component {state.component} is there already")
         run._version, run._written = 1, state.revision
@@ -217,20 +206,15 @@ class Run:
         Raises:
             NotFoundError: there is none. CodecError: it cannot be read by this version.
         """
-        content, version = await seams.ledger.get(f"run/{job}/{component}")
-        record = json.loads(content)
-        spilled = record.get("spilled")
-        if spilled:
-            scope, blob, size = spilled
-            record = json.loads(bytes(seams.blobs.read(scope, blob, 0, size)))
+        record, version, spilled = await run_record(seams.ledger, seams.blobs, job, component)
         state = machine.decode(record["state"])
         run = cls(state, seams, make_host(state.spec), clock, info)
         run._version, run._written = version, state.revision
-        run._spilled = spilled[0] if spilled else ""
-        run._asks = _decode_asks(record["asks"])
+        run._spilled = spilled
+        run._asks = decode_asks(record["asks"])
         run._unkept = record["checkpoints"]
-        run._scopes = record["models"]
-        run._uploads = {round_: set() for round_ in record["uploads"]}
+        run._left.models = record["models"]
+        run._left.uploads = {round_: set() for round_ in record["uploads"]}
         run._fingerprints = record["fingerprints"]
         run._moved = Moved(*record["moved"])
         run._update_kind = record["update_kind"]
@@ -260,13 +244,13 @@ class Run:
         await self._write()  # the mark: whoever drove before can neither write nor acknowledge any more
         rows = await self._patiently("read the replies", self._load_replies)
         for record in self._unkept:
-            await self._patiently("keep a round's record", self._keep_record, record)
+            await self._patiently("keep a round's record", self._keeping.round_row, record)
         self._unkept = []
         state = self.state
         slots = (*state.open.values(), *state.closing.values(), *state.carried.values(), *state.released.values())
-        self._uploads.setdefault(state.round, set())
+        self._left.may_upload(state.round)
         for slot in slots:
-            self._uploads.setdefault(slot.round, set()).add(slot.site)
+            self._left.may_upload(slot.round, [slot.site])
         return rows
 
     @property
@@ -348,26 +332,24 @@ class Run:
             if await self._seams.blobs.missing(update.scope, update.manifest):
                 return "refused", "the update has not been uploaded"
         receipt = self._receipt = max(self._clock.now_ms() * 1000, self._receipt + 1)
-        reply, content = await self._row_of(reply, receipt)
-        round_ = self.state.round
-        row = f"reply/{self._key}/{round_:08d}/{ordinal:010d}"
-        self._rows.add(round_)
-        self._unsettled[ordinal] = round_
+        reply, content = await self._keeping.reply_row(reply, receipt)
+        row = self._keeping.reply_key(self.state.round, ordinal)
+        self._left.replied(ordinal, self.state.round)
         if self._seams.overlap and (reply.update is None or reply.update.content is not None):
             return await self._take_early(reply, receipt, row, content)
         try:
             if not await ledger.create(row, content):
                 # Written before by a driver that could not acknowledge it.
                 content, _ = await ledger.get(row)
-                receipt, reply = await self._read_row(content)
+                receipt, reply = self._keeping.read_reply(content)
             # A successor would have left its own mark before it read the rows.
             if not self._seams.private:
                 await self._check_not_taken_over()
         except NotFoundError as error:  # a successor has deleted the row
-            self._unsettled.pop(ordinal, None)
+            self._left.settled([ordinal])
             raise UnavailableError(str(error)) from None
         except BaseException:
-            self._unsettled.pop(ordinal, None)
+            self._left.settled([ordinal])
             raise
         self._check_in_charge()
         if self.state.over:
@@ -406,7 +388,7 @@ class Run:
     async def _look_at_record(self) -> None:
         await asyncio.sleep(0)  # lets every reply of the same commit join
         self._look = None
-        record, _ = await self._seams.ledger.get(f"run/{self._key}")
+        record, _ = await self._seams.ledger.get(self._keeping.run_key)
         if not record.startswith(self._mark):
             self._stop(ConflictError(f"job {self.state.job}: another server has taken over"))
 
@@ -447,7 +429,7 @@ class Run:
             await self._write()
         await self._perform_all(turn.outward)
         for (record, content), checkpoint in zip(kept, turn.checkpoints, strict=True):
-            await self._patiently("keep a round's record", self._keep_record, content)
+            await self._patiently("keep a round's record", self._keeping.round_row, content)
             self._settle(record, content, checkpoint.fates)
         self._unkept = []
         if turn.finish is not None:
@@ -518,10 +500,8 @@ class Run:
         if self._cleaners:
             await asyncio.wait(list(self._cleaners))
         if not self.state.spec.keep_updates:
-            rounds = sorted(set(self._uploads) | {slot.round for slot in self.state.released.values()})
             here = model_scope(self.state.job, self.state.component, self.state.round)
-            orphans = [] if here in self._scopes else [here]
-            await self._clean([""], rounds, [*self._old_models(), *orphans])
+            await self._clean(self._left.due_at_the_end(self.state, self._needed_scopes(), here))
         self._tell("finished", status=finish.status, error=finish.error)
         if not self.finished.done():
             self.finished.set_result(finish.status)
@@ -677,11 +657,11 @@ class Run:
         )
         read = [(ref.scope, ref.id) for ref in (model, self._info.bundle) if ref is not None and ref.content is None]
         self._seams.links.grant(site, read=read, write=[upload_scope(task_id, site)])
-        self._uploads.setdefault(task_id.round, set()).add(site)
+        self._left.may_upload(task_id.round, [site])
         if model is not None:
             self._moved.down += model.manifest.size
             if model.content is None:
-                self._readers.setdefault(model.scope, set()).add(site)
+                self._left.readers.setdefault(model.scope, set()).add(site)
         envelope = Envelope(
             sender="server",
             recipient=site,
@@ -728,32 +708,6 @@ class Run:
 
     # ---- replies ----
 
-    async def _row_of(self, reply: Reply, receipt: int) -> tuple[Reply, bytes]:
-        """A reply and its row; what would make the row too long is kept as a blob in the site's own scope."""
-        scope, update = upload_scope(reply.task, reply.site), reply.update
-        if update is not None and update.content is not None and len(update.content) + 4096 > INLINE_BYTES:
-            await self._keep_content(scope, update.content)
-            reply = replace(reply, update=BlobRef(update.manifest, scope))
-        content = reply.pack()
-        if len(content) > MAX_RECORD_BYTES:
-            manifest = await self._keep_content(scope, content)
-            content = b"\x01" + json.dumps([scope, manifest.id, manifest.size]).encode()
-        else:
-            content = b"\x00" + content
-        return reply, receipt.to_bytes(8, "big") + content
-
-    async def _read_row(self, content: bytes) -> tuple[int, Reply]:
-        body: bytes | memoryview = content[9:]
-        if content[8]:
-            scope, blob, size = json.loads(content[9:])
-            body = self._seams.blobs.read(scope, blob, 0, size)
-        return int.from_bytes(content[:8], "big"), Reply.unpack(bytes(body))
-
-    async def _keep_content(self, scope: str, content: bytes) -> Manifest:
-        manifest = manifest_of(content)
-        await self._seams.blobs.put(scope, manifest, rechunk([content]))
-        return manifest
-
     def _remember(self, reply: Reply) -> None:
         self._replies[reply.task.ordinal] = reply
         if reply.fingerprint:
@@ -776,19 +730,15 @@ class Run:
         state = self.state
         wanted = {*state.open, *state.closing, *state.carried, *state.released, *state.previous}
         found: list[Answer] = []
-        after: str | None = None
-        while rows := await self._seams.ledger.query(f"reply/{self._key}/", after):
-            for key, value, _ in rows:
-                round_, ordinal = (int(part) for part in key.rsplit("/", 2)[1:])
-                self._rows.add(round_)
-                if ordinal not in wanted:
-                    continue
-                receipt, reply = await self._read_row(value)
-                self._receipt = max(self._receipt, receipt)
-                self._replies[ordinal] = reply
-                self._unsettled[ordinal] = round_
-                found.append(_answer(reply, receipt))
-            after = rows[-1][0]
+        async for round_, ordinal, row in self._keeping.reply_rows():
+            self._left.rows.add(round_)
+            if ordinal not in wanted:
+                continue
+            receipt, reply = self._keeping.read_reply(row)
+            self._receipt = max(self._receipt, receipt)
+            self._replies[ordinal] = reply
+            self._left.replied(ordinal, round_)
+            found.append(_answer(reply, receipt))
         return tuple(found)
 
     # ---- reducing and evaluating ----
@@ -827,8 +777,8 @@ class Run:
             return Failed(f"round {instruction.round}, phase {instruction.phase}: {error}", self._clock.now_ms())
         if answer.refused:
             return ReduceRefused(*where, answer.refused, self._clock.now_ms())
-        if answer.model is not None and answer.model[0] not in self._scopes:
-            self._scopes.append(answer.model[0])
+        if answer.model is not None:
+            self._left.made(answer.model[0])
         metrics = mean_metrics(instruction.phase, [(m.reply.num_examples, m.reply.metrics) for m in members])
         return Reduced(*where, answer.model, answer.state, metrics, self._clock.now_ms())
 
@@ -867,34 +817,25 @@ class Run:
         self._version += 1
         self._written = revision
         if before and before != self._spilled:
-            await self._forget([before])
+            await self._forget(before)
 
     async def _write_once(self, content: bytes) -> None:
-        key, ledger = f"run/{self._key}", self._seams.ledger
-        content, self._spilled = await self._spill(content)
+        key, ledger = self._keeping.run_key, self._seams.ledger
+        content, self._spilled = await self._keeping.spill(content, self._mark, self.state.revision)
         if await ledger.compare_and_set(key, content, self._version):
             return
         if await ledger.get(key) != (content, self._version + 1):  # an earlier try may have done it, and then failed
             raise ConflictError(f"job {self.state.job}: another server has taken over")
-
-    async def _spill(self, content: bytes) -> tuple[bytes, str]:
-        """The record as the ledger can take it, and the scope of the blob that it has become."""
-        if len(content) <= MAX_RECORD_BYTES:
-            return content, ""
-        scope = f"{self._key}/record/{self.state.revision}"
-        manifest = await self._keep_content(scope, content)
-        rest = json.dumps({"spilled": [scope, manifest.id, manifest.size]}, separators=(",", ":")).encode()
-        return self._mark + b"," + rest[1:], scope
 
     def _encode(self) -> bytes:
         wanted = {ordinal for ordinal, slot in self.state.open.items() if not slot.answer}
         self._asks = {ordinal: ask for ordinal, ask in self._asks.items() if ordinal in wanted}
         record = {
             "state": machine.encode(self.state),
-            "asks": _encode_asks(self._asks),
+            "asks": encode_asks(self._asks),
             "checkpoints": self._unkept,
-            "models": self._scopes,
-            "uploads": sorted(self._uploads),
+            "models": self._left.models,
+            "uploads": sorted(self._left.uploads),
             "fingerprints": self._fingerprints,
             "update_kind": self._update_kind,
             "moved": [self._moved.down, self._moved.up],
@@ -934,118 +875,47 @@ class Run:
         fates = [[ordinal, site, fate] for ordinal, (site, fate) in checkpoint.fates.items()]
         return record, {**record.to_json(), "fates": fates}
 
-    async def _keep_record(self, record: dict[str, Any]) -> None:
-        """Give a round's record its own row; one that was written before is the same."""
-        key = f"round/{self._key}/{record['number']:08d}"
-        content = json.dumps(record, separators=(",", ":")).encode()
-        if len(content) > MAX_RECORD_BYTES:  # very many sites: the details go into a blob
-            scope = f"{self._key}/rounds/{record['number']}"
-            manifest = await self._keep_content(scope, content)
-            short = {**record, "by_site": {}, "fates": [], "whole": [scope, manifest.id, manifest.size]}
-            content = json.dumps(short, separators=(",", ":")).encode()
-            if len(content) > MAX_RECORD_BYTES:
-                short |= {"folded": [], "late": [], "failed": {}}
-                content = json.dumps(short, separators=(",", ":")).encode()
-        await self._seams.ledger.create(key, content)
-
     def _settle(self, record: RoundRecord, content: dict[str, Any], fates: Mapping[int, tuple[str, str]]) -> None:
         """After the write: let go of what is settled."""
         self._tell("round", record={name: value for name, value in content.items() if name != "fates"})
         for ordinal in fates:
             self._replies.pop(ordinal, None)
-            self._unsettled.pop(ordinal, None)
+        self._left.settled(fates)
         if self.state.spec.keep_updates or self.state.over:
             return
-        kept_rows = set(self._unsettled.values())
-        rows = [n for n in sorted(self._rows) if n <= record.number and n not in kept_rows]
-        state = self.state
-        slots = [*state.open.values(), *state.carried.values()]
-        if state.late_rule == "carry":
-            slots.extend(slot for slot in state.released.values() if slot.folds)
-        kept_uploads = {slot.round for slot in slots}
-        uploads = [n for n in sorted(self._uploads) if n <= record.number and n not in kept_uploads]
-        models = self._old_models()
-        if not uploads and len(rows) < ROUNDS_TO_CLEAN and len(models) < ROUNDS_TO_CLEAN:
-            return  # small things are let go of together
-        if rows or uploads or models:
-            prefixes = [f"{n:08d}/" for n in rows]
-            task = self._spawn(lambda: self._clean(prefixes, uploads, models))
-            if task is not None:
-                self._cleaners.add(task)
-                task.add_done_callback(self._cleaners.discard)
+        due = self._left.due(self.state, record.number, self._needed_scopes())
+        task = None if due is None else self._spawn(lambda: self._clean(due))
+        if task is not None:
+            self._cleaners.add(task)
+            task.add_done_callback(self._cleaners.discard)
 
-    def _old_models(self) -> list[str]:
-        """The scopes of all models but the last two and those that a task refers to."""
-        needed = {scope for scope, _ in self._needed()}
-        return [scope for scope in self._scopes[:-2] if scope not in needed]
+    def _needed_scopes(self) -> set[str]:
+        return {scope for scope, _ in self._needed()}
 
-    async def _clean(self, rows: Iterable[str], uploads: Iterable[int], models: Iterable[str]) -> None:
+    async def _clean(self, due: Due) -> None:
         """Blobs first: while there is a row, another driver knows that there may be blobs."""
-        for scope in models:
-            await self._forget([scope])
-            self._scopes = [kept for kept in self._scopes if kept != scope]
-            for site in self._readers.pop(scope, ()):
-                self._seams.links.revoke(site, scope_prefix=scope)
-        for round_ in uploads:
+        links = self._seams.links
+        for scope in due.models:
+            await self._forget(scope)
+            for site in self._left.readers.get(scope, ()):
+                links.revoke(site, scope_prefix=scope)
+        for round_ in due.uploads:
             scope = f"{self._key}/{round_}/up"
-            for site in self._uploads.get(round_, ()):
-                self._seams.links.revoke(site, scope_prefix=scope)
-            await self._forget([scope])
-            self._uploads.pop(round_, None)
-        for prefix in rows:
-            await self._patiently("delete replies", self._seams.ledger.delete, f"reply/{self._key}/{prefix}")
-            self._rows.discard(int(prefix[:-1] or 0))
+            for site in self._left.uploads.get(round_, ()):
+                links.revoke(site, scope_prefix=scope)
+            await self._forget(scope)
+        for row in (None,) if due.rows is None else due.rows:
+            await self._patiently("delete replies", self._keeping.delete_replies, row)
+        self._left.gone(due)
 
-    async def _forget(self, scopes: Iterable[str]) -> None:
-        for scope in scopes:
-            await self._patiently("delete blobs", self._seams.blobs.delete_scope, scope)
+    async def _forget(self, scope: str) -> None:
+        await self._patiently("delete blobs", self._seams.blobs.delete_scope, scope)
 
     def _tell(self, what: str, **facts: Any) -> None:
         for observer in self.observers:
             observer({"what": what, "job": self.state.job, **facts})
 
 
-async def round_records(
-    ledger: Ledger, job: str, component: str, after: int = 0, blobs: BlobStore | None = None
-) -> list[RoundRecord]:
-    """A run's rounds after number `after`, in order. `blobs`: where a round of very many sites has its details."""
-    records: list[RoundRecord] = []
-    last = f"round/{job}/{component}/{after:08d}"
-    while rows := await ledger.query(f"round/{job}/{component}/", last):
-        last = rows[-1][0]
-        for _, value, _ in rows:
-            record = json.loads(value)
-            if blobs is not None and "whole" in record:
-                scope, blob, size = record["whole"]
-                record = json.loads(bytes(blobs.read(scope, blob, 0, size)))
-            records.append(RoundRecord.from_json(record))
-    return records
-
-
 def _answer(reply: Reply, receipt: int) -> Answer:
     reason = f"{reply.error_kind}: {reply.error}" if reply.error else reply.error_kind
     return reply.task.ordinal, reason, receipt
-
-
-def _encode_asks(asks: Mapping[int, Ask]) -> list[Any]:
-    configs: dict[str, int] = {}
-    rows = [
-        [
-            ordinal,
-            ask.site,
-            ask.call,
-            configs.setdefault(json.dumps(plain(ask.config), separators=(",", ":")), len(configs)),
-            base64.b64encode(ask.payload).decode(),
-            ask.with_model,
-        ]
-        for ordinal, ask in asks.items()
-    ]
-    return [[json.loads(config) for config in configs], rows]
-
-
-def _decode_asks(value: Any) -> dict[int, Ask]:
-    configs, rows = value
-    return {
-        ordinal: Ask(site, call, unplain(configs[config]), base64.b64decode(payload), with_model)
-        for ordinal, site, call, config, payload, with_model in rows
-    }

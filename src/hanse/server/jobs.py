@@ -25,8 +25,9 @@ from hanse.core.records import BlobRef, Envelope, Reply
 from hanse.pipeline.request import JobRequest, manifest_json
 from hanse.rounds import machine
 from hanse.rounds.clock import LoopClock
-from hanse.rounds.driver import Run, RunInfo, Seams, round_records
+from hanse.rounds.driver import Run, RunInfo, Seams
 from hanse.rounds.events import Failed
+from hanse.rounds.keeping import round_records, run_record
 from hanse.rounds.result import Result
 from hanse.server.host import ServerHost
 from hanse.strategies import named
@@ -485,11 +486,7 @@ class Jobs:
         """
         row = await self._row(job_id)
         component = row["request"]["components"][0]["name"]
-        content, _ = await self._seams.ledger.get(f"run/{job_id}/{component}")
-        record = json.loads(content)
-        if record.get("spilled"):
-            scope, blob, size = record["spilled"]
-            record = json.loads(bytes(self._seams.blobs.read(scope, blob, 0, size)))
+        record, _, _ = await run_record(self._seams.ledger, self._seams.blobs, job_id, component)
         state = machine.decode(record["state"])
         records = [
             r

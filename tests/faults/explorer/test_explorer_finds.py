@@ -130,7 +130,7 @@ def read_no_ambiguous_write(patch: pytest.MonkeyPatch) -> None:
     """A write that was done, and then failed, is taken for another driver's."""
 
     async def write_once(self: Run, content: bytes) -> None:
-        if not await self._seams.ledger.compare_and_set(f"run/{self._key}", content, self._version):
+        if not await self._seams.ledger.compare_and_set(self._keeping.run_key, content, self._version):
             raise ConflictError("another server has taken over")
 
     patch.setattr(Run, "_write_once", write_once)
@@ -151,10 +151,10 @@ def clean_too_early(patch: pytest.MonkeyPatch) -> None:
     """A round's rows go whether or not all of its replies have their fate."""
     real = Run._settle
 
-    def settle(self: Run, record: Any, fates: Any) -> None:
-        kept, self._unsettled = self._unsettled, {}
-        real(self, record, fates)
-        self._unsettled = {o: n for o, n in kept.items() if o not in fates}
+    def settle(self: Run, record: Any, content: Any, fates: Any) -> None:
+        kept, self._left.unsettled = self._left.unsettled, {}
+        real(self, record, content, fates)
+        self._left.unsettled = {o: n for o, n in kept.items() if o not in fates}
 
     patch.setattr(Run, "_settle", settle)
 

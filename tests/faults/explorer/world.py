@@ -17,7 +17,7 @@ from hanse.core.errors import ConflictError, NotFoundError, StorageError, Unavai
 from hanse.core.ids import TaskId, model_scope
 from hanse.core.records import Envelope, Metrics, Reply
 from hanse.core.spec import RunSpec
-from hanse.rounds import driver, machine
+from hanse.rounds import leftovers, machine
 from hanse.rounds.driver import Run
 from hanse.rounds.host import LocalHost, PlanAnswer, PlanRequest, ReduceAnswer, ReduceRequest, StrategyHost
 from hanse.strategies.strategy import FoldInput
@@ -89,7 +89,7 @@ class World:
     def __init__(self, case: Case) -> None:
         self.case = case
         self.faults = case.faults
-        driver.ROUNDS_TO_CLEAN = 8 if case.seed % 4 == 3 else 1
+        leftovers.ROUNDS_TO_CLEAN = 8 if case.seed % 4 == 3 else 1
         self.rng = random.Random(f"world {case.seed}")
         self.loop = VirtualLoop()  # type: ignore[abstract]  # no sockets, files or processes
         self.ledger = MemoryLedger()

@@ -318,7 +318,7 @@ async def test_a_round_of_more_sites_than_a_row_can_name_is_kept() -> None:
     bench = await Bench(FedAvg(), spec(rounds=1)).start()
     names = {f"{'long' * 10}-{n:04d}": "" for n in range(2000)}
     row = {"number": 7, "folded": list(names), "late": [], "failed": {}, "by_site": {}, "metrics": {}, "fates": []}
-    await bench.run._keep_record(row)
+    await bench.run._keeping.round_row(row)
     (record,) = await bench.records()
     assert record.folded == tuple(names)
 
