@@ -97,17 +97,18 @@ def test_misdeeds_end_a_job_that_must_not_bear_them(federation: Controlled, what
 
 
 def test_code_that_hangs_past_the_deadline(federation: Controlled) -> None:
-    """Who says nothing by the deadline has not failed: with a quorum, the job goes on whatever `on_error` says."""
+    """The site ends it a little before the deadline, so that the server hears of the cause in time."""
     control = federation.control
     misdeeds(federation, {1: "hang"})
     settings = {"rounds": 3, "deadline_s": 4.0}
-    enough = federation.submit(quorum=2, min_sites=3, on_error="fail", **settings)
+    enough = federation.submit(quorum=2, min_sites=3, **settings)
     wanting = federation.submit(quorum=3, min_sites=3, retries=0, **settings)
     for _, label in (enough, wanting):
         call = control.await_call(label, "c", 1)
         began = time.time()
     closed, record = enough[0].round_at(1, 10)
-    assert (record.folded, record.failed) == (("a", "b"), {"c": "no reply"})
+    assert record.folded == ("a", "b")
+    assert re.fullmatch("timeout: the task took longer than its .*", record.failed["c"]), record.failed
     assert closed - began < 6
     assert enough[0].round(3).folded == ("a", "b", "c")
     assert enough[0].end()["status"] == "finished"
@@ -115,8 +116,16 @@ def test_code_that_hangs_past_the_deadline(federation: Controlled) -> None:
     end = wanting[0].end()
     assert end["status"] == "failed"
     print(f"\na hang: {record.failed}; without a quorum: {end['error']}")
-    assert re.search("round 1, phase train: expected 3 replies, found 2 .*c: (no reply|timeout)", end["error"]), end
+    assert re.search("round 1, phase train: expected 3 replies, found 2 .*c: timeout", end["error"]), end
     await_end(call.pid)
+
+
+def test_a_hang_ends_a_job_that_must_not_bear_it(federation: Controlled) -> None:
+    misdeeds(federation, {2: "hang"})
+    watch, _ = federation.submit(rounds=3, quorum=2, min_sites=3, on_error="fail", deadline_s=4.0)
+    end = watch.end()
+    assert end["status"] == "failed"
+    assert re.search("site c: timeout: the task took longer than its", end["error"]), end
 
 
 def test_a_cancelled_job_ends_its_workers(federation: Controlled) -> None:

@@ -53,6 +53,8 @@ from hanse.workers.pool import Workers
 RENEW_RETRY_S = 60.0
 KEPT_LOGS = 20
 LATE = "late"
+REPORT_SHARE, LONGEST_REPORT_S = 0.1, 1.0
+"""Of a task's time so much is kept back, so that the word that it took too long reaches the server in time."""
 ASK_AGAIN_S = 30.0
 
 log = structlog.get_logger("hanse.site")
@@ -333,8 +335,7 @@ class Agent:
         if reason or runner is None:
             self._refused(envelope, reason)
             return self._replies.refuse(task.id, "refused", reason)
-        due = asyncio.get_running_loop().time() + task.deadline_s if task.deadline_s > 0 else None
-        return runner.enqueue(task, due, envelope.body)
+        return runner.enqueue(task, _due(task.deadline_s), envelope.body)
 
     def _objection(self, task: Task, runner: JobRunner | None) -> str:
         if runner is None:
@@ -580,6 +581,13 @@ class Agent:
         await asyncio.to_thread(renewed.save, self.directory)
         self.membership = renewed
         log.info("certificate renewed", until_ms=renewed.identity.not_after_ms)
+
+
+def _due(deadline_s: float) -> float | None:
+    """Loop time at which a task is given up; None for never."""
+    if deadline_s <= 0:
+        return None
+    return asyncio.get_running_loop().time() + deadline_s - min(REPORT_SHARE * deadline_s, LONGEST_REPORT_S)
 
 
 def _checked_config(directory: Path, name: str) -> site_config.SiteConfig:

@@ -63,7 +63,7 @@ class Surroundings:
 
 @dataclass(slots=True)
 class Item:
-    """A task that waits or runs. `due`: loop time until which the server wants it; None for ever.
+    """A task that waits or runs. `due`: loop time at which it is given up; None for never.
 
     `packed`: the task as it came, so that it need not be packed again.
     """
