@@ -222,32 +222,33 @@ def _child(folder: str, name: str, smoke: bool, writing: int) -> None:
 def anonymous_memory_mb(pid: int) -> float:
     """Anonymous memory of a process in MB (10^6 bytes): what it holds that no file could give back.
 
-    This is the line `Anonymous` of /proc/PID/smaps_rollup: heap, stacks, private written pages; neither
-    page cache nor read-only file maps nor shared memory. Linux only.
+    This is the line `RssAnon` of /proc/PID/status: heap, stacks, private written pages; neither page cache nor
+    read-only file maps nor shared memory. The kernel keeps it as a counter, so that reading it disturbs nothing;
+    `Anonymous` in smaps_rollup is the same, counted page by page: 4 ms for a process that maps 1 GB. Linux only.
 
     Raises:
         ProcessLookupError: the process has ended.
-        NotImplementedError: this system has no smaps_rollup.
+        NotImplementedError: this system has no /proc/PID/status.
     """
-    return _rollup_mb(pid, b"Anonymous:")
+    return _status_mb(pid, b"RssAnon:")
 
 
 def resident_memory_mb(pid: int) -> float:
     """Resident memory of a process (RSS) in MB (10^6 bytes), from the same place and with the same errors."""
-    return _rollup_mb(pid, b"Rss:")
+    return _status_mb(pid, b"VmRSS:")
 
 
-def _rollup_mb(pid: int, field: bytes) -> float:
-    if not Path("/proc/self/smaps_rollup").exists():
-        raise NotImplementedError("expected /proc/PID/smaps_rollup: memory is measured on Linux only")
+def _status_mb(pid: int, field: bytes) -> float:
+    if not Path("/proc/self/status").exists():
+        raise NotImplementedError("expected /proc/PID/status: memory is measured on Linux only")
     try:
-        text = Path(f"/proc/{pid}/smaps_rollup").read_bytes()
+        text = Path(f"/proc/{pid}/status").read_bytes()
     except (FileNotFoundError, ProcessLookupError):
         raise ProcessLookupError(f"no process {pid}") from None
     for line in text.splitlines():
         if line.startswith(field):
             return int(line.split()[1]) * 1024 / 1e6
-    return 0.0  # a zombie has an empty table
+    return 0.0  # a zombie has no memory
 
 
 def descendants(pid: int) -> list[int]:
@@ -263,8 +264,7 @@ def descendants(pid: int) -> list[int]:
 class PeakMemory:
     """Samples the memory of processes in a thread and keeps the highest sum.
 
-    A peak between two samples is missed; a sample of a process with 1 GB takes about a millisecond of
-    kernel time under its memory map's lock, which is why the interval is not shorter.
+    A peak between two samples is missed.
 
     Example:
         with PeakMemory([site.pid], children=True) as memory:

@@ -17,8 +17,9 @@ from hanse.core.errors import MissingExtraError
 
 KernelName = Literal["auto", "numpy", "numba"]
 
-PATIENCE_BYTES = 2 << 30
-"""Updates folded by a process before `auto` loads numba: about as long as loading takes."""
+PATIENCE_BYTES = 32 << 30
+"""Updates folded by a process before `auto` loads numba. Loading costs some 2 s of CPU and saves 0.05 s a GiB: from
+here on it would have paid, so that waiting never costs more than twice the best choice."""
 SIDE_BY_SIDE = 1 << 15
 """Elements of a block from which on `side_by_side` is worth its slack of 2 MiB."""
 _LARGE_PAGE = (2 << 20) // 8

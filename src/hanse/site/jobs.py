@@ -41,7 +41,6 @@ WORTH_KEEPING_S = 1.0
 """An answer that took less to compute is not journalled, unless it has changed the site's state."""
 REPORT_S = 0.5
 """A task that takes longer is shown as running."""
-KEPT_MODELS = 2
 
 log = structlog.get_logger("hanse.site")
 
@@ -132,7 +131,7 @@ class JobRunner:
         self._preparing: set[asyncio.Task[Worker]] = set()
         self._starting = asyncio.Lock()
         self._states: dict[str, bytes | None] = {}
-        self._models: deque[str] = deque()
+        self._model_scope = ""
         self._main: asyncio.Task[None] | None = None
         self._log = log.bind(job=self.job)
 
@@ -321,10 +320,10 @@ class JobRunner:
         ref = task.model
         if ref is None:
             raise TaskError("refused", "the task names no model")
-        if ref.content is None and ref.scope not in self._models:
-            while len(self._models) >= KEPT_MODELS:  # before the download, which then writes over the file
-                await self._around.transfers.blobs.delete_scope(self._models.popleft())
-            self._models.append(ref.scope)
+        if ref.content is None and ref.scope != self._model_scope:
+            if self._model_scope:  # before the download, which then writes over the file
+                await self._around.transfers.blobs.delete_scope(self._model_scope)
+            self._model_scope = ref.scope
         return await self._around.transfers.model(ref)
 
     # ---- the worker ----

@@ -7,6 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from hanse.clients.app import App
+from hanse.clients.execute import Runtime
 from hanse.core.arrays import Arrays
 from hanse.core.blobs import manifest_of
 from hanse.core.codec import decode, encode
@@ -14,6 +16,7 @@ from hanse.core.errors import ConfigError, TaskError
 from hanse.core.ids import TaskId, upload_scope
 from hanse.rounds.host import PlanAnswer, PlanRequest
 from hanse.workers import process
+from hanse.workers.runtime import ClientSide
 from tests.unit.workers.harness import ADD_ONE, bench, descriptors, large_model, small_model, task
 
 linux = pytest.mark.skipif(not process.LINUX, reason="reads /proc")
@@ -59,6 +62,16 @@ async def test_large_update_goes_to_the_file_with_its_manifest(tmp_path: Path, r
         assert done.reply.base == asked.model.id  # type: ignore[union-attr]
         assert decode(content) == Arrays({name: array + 1 for name, array in arrays.items()})
         assert manifest_of(model.read_bytes()) == before
+
+
+def test_an_update_is_written_from_where_it_lies() -> None:
+    app = App()
+    app.train(lambda arrays, config, site: (arrays, 1, {}))
+    side = ClientSide(Runtime(app, site_name="a", load=str, log=print))
+    model, private = large_model(0.1), large_model(0.1)
+    arrays = side.execute(task(encode(model)), model, None, private=private).arrays
+    assert arrays is not None
+    assert arrays["a"] is private["a"]
 
 
 async def test_large_update_without_a_file_is_a_failed_request(tmp_path: Path) -> None:
