@@ -16,28 +16,39 @@ _HOMES = {
     "App": "hanse.clients.app",
     "Arrays": "hanse.core.arrays",
     "Ask": "hanse.strategies",
+    "Bulyan": "hanse.aggregation",
     "Choice": "hanse.aggregation",
     "Close": "hanse.strategies",
     "ConfigError": "hanse.core.errors",
     "Context": "hanse.strategies",
     "EarlyStop": "hanse.core.spec",
+    "FLTrust": "hanse.strategies.robust",
     "FedAdam": "hanse.strategies.fedadam",
     "FedAvg": "hanse.strategies.fedavg",
     "FedAvgM": "hanse.strategies.fedavgm",
+    "FedBulyan": "hanse.strategies.robust",
+    "FedKrum": "hanse.strategies.robust",
+    "FedMedian": "hanse.strategies.robust",
+    "FedNormBound": "hanse.strategies.robust",
     "FedProx": "hanse.strategies.fedprox",
+    "FedTrimmedMean": "hanse.strategies.robust",
     "Fold": "hanse.aggregation",
     "FoldInput": "hanse.strategies",
     "Gather": "hanse.aggregation",
+    "GeometricMedian": "hanse.aggregation",
     "HanseError": "hanse.core.errors",
     "JobFailed": "hanse.core.errors",
     "Krum": "hanse.aggregation",
+    "MeanAroundMedian": "hanse.aggregation",
     "Median": "hanse.aggregation",
     "NormBound": "hanse.aggregation",
     "NumPyClient": "hanse.clients.numpy_client",
     "NumPyStrategy": "hanse.strategies.numpy_strategy",
     "PhasePlan": "hanse.strategies",
     "Query": "hanse.strategies.query",
+    "RFA": "hanse.strategies.robust",
     "Result": "hanse.rounds.result",
+    "RootTrust": "hanse.aggregation",
     "RoundRecord": "hanse.rounds.record",
     "Select": "hanse.aggregation",
     "Strategy": "hanse.strategies",
@@ -55,24 +66,34 @@ _HOMES = {
 }
 
 __all__ = [
+    "RFA",
     "App",
     "Arrays",
     "Ask",
+    "Bulyan",
     "Choice",
     "Close",
     "ConfigError",
     "Context",
     "EarlyStop",
+    "FLTrust",
     "FedAdam",
     "FedAvg",
     "FedAvgM",
+    "FedBulyan",
+    "FedKrum",
+    "FedMedian",
+    "FedNormBound",
     "FedProx",
+    "FedTrimmedMean",
     "Fold",
     "FoldInput",
     "Gather",
+    "GeometricMedian",
     "HanseError",
     "JobFailed",
     "Krum",
+    "MeanAroundMedian",
     "Median",
     "NormBound",
     "NumPyClient",
@@ -80,6 +101,7 @@ __all__ = [
     "PhasePlan",
     "Query",
     "Result",
+    "RootTrust",
     "RoundRecord",
     "Select",
     "Strategy",
@@ -98,12 +120,16 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
+    from hanse.aggregation import Bulyan as Bulyan
     from hanse.aggregation import Choice as Choice
     from hanse.aggregation import Fold as Fold
     from hanse.aggregation import Gather as Gather
+    from hanse.aggregation import GeometricMedian as GeometricMedian
     from hanse.aggregation import Krum as Krum
+    from hanse.aggregation import MeanAroundMedian as MeanAroundMedian
     from hanse.aggregation import Median as Median
     from hanse.aggregation import NormBound as NormBound
+    from hanse.aggregation import RootTrust as RootTrust
     from hanse.aggregation import Select as Select
     from hanse.aggregation import TrimmedMean as TrimmedMean
     from hanse.aggregation import WeightedMean as WeightedMean
@@ -137,6 +163,13 @@ if TYPE_CHECKING:
     from hanse.strategies.fedprox import FedProx as FedProx
     from hanse.strategies.numpy_strategy import NumPyStrategy as NumPyStrategy
     from hanse.strategies.query import Query as Query
+    from hanse.strategies.robust import RFA as RFA
+    from hanse.strategies.robust import FedBulyan as FedBulyan
+    from hanse.strategies.robust import FedKrum as FedKrum
+    from hanse.strategies.robust import FedMedian as FedMedian
+    from hanse.strategies.robust import FedNormBound as FedNormBound
+    from hanse.strategies.robust import FedTrimmedMean as FedTrimmedMean
+    from hanse.strategies.robust import FLTrust as FLTrust
 
 
 def __getattr__(name: str) -> Any:

@@ -17,8 +17,11 @@ def catalogue() -> dict[str, type[Strategy]]:
     from hanse.strategies.fedavgm import FedAvgM
     from hanse.strategies.fedprox import FedProx
     from hanse.strategies.query import Query
+    from hanse.strategies.robust import RFA, FedBulyan, FedKrum, FedMedian, FedNormBound, FedTrimmedMean, FLTrust
 
-    return {kind.name: kind for kind in (FedAvg, FedProx, FedAvgM, FedAdam, Query)}
+    means = (FedAvg, FedProx, FedAvgM, FedAdam)
+    robust = (FedMedian, FedTrimmedMean, FedKrum, FedBulyan, RFA, FedNormBound, FLTrust)
+    return {kind.name: kind for kind in (*means, *robust, Query)}
 
 
 def named(name: str, params: Mapping[str, Any]) -> Strategy:

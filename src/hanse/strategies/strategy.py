@@ -248,3 +248,13 @@ def check_number(
     lower = f"{'above' if open_low else 'from'} {low:g}"
     upper = "" if high == math.inf else f" {'below' if open_high else 'to'} {high:g}"
     raise ConfigError(f"{name}: expected a number {lower}{upper}, found {value!r}"[:200])
+
+
+def check_count(name: str, value: Any, low: int) -> None:
+    """Check a strategy's parameter that counts something.
+
+    Raises:
+        ConfigError: not a whole number, or below `low`.
+    """
+    if type(value) is not int or not low <= value < 2**31:
+        raise ConfigError(f"{name}: expected a whole number from {low}, found {value!r}"[:200])
