@@ -23,15 +23,19 @@ _HOMES = {
     "Context": "hanse.strategies",
     "EarlyStop": "hanse.core.spec",
     "FLTrust": "hanse.strategies.robust",
+    "FedAdagrad": "hanse.strategies.fedadagrad",
     "FedAdam": "hanse.strategies.fedadam",
     "FedAvg": "hanse.strategies.fedavg",
     "FedAvgM": "hanse.strategies.fedavgm",
     "FedBulyan": "hanse.strategies.robust",
+    "FedDyn": "hanse.strategies.feddyn",
     "FedKrum": "hanse.strategies.robust",
     "FedMedian": "hanse.strategies.robust",
     "FedNormBound": "hanse.strategies.robust",
+    "FedNova": "hanse.strategies.fednova",
     "FedProx": "hanse.strategies.fedprox",
     "FedTrimmedMean": "hanse.strategies.robust",
+    "FedYogi": "hanse.strategies.fedyogi",
     "Fold": "hanse.aggregation",
     "FoldInput": "hanse.strategies",
     "Gather": "hanse.aggregation",
@@ -45,11 +49,13 @@ _HOMES = {
     "NumPyClient": "hanse.clients.numpy_client",
     "NumPyStrategy": "hanse.strategies.numpy_strategy",
     "PhasePlan": "hanse.strategies",
+    "QFedAvg": "hanse.strategies.qfedavg",
     "Query": "hanse.strategies.query",
     "RFA": "hanse.strategies.robust",
     "Result": "hanse.rounds.result",
     "RootTrust": "hanse.aggregation",
     "RoundRecord": "hanse.rounds.record",
+    "Scaffold": "hanse.strategies.scaffold",
     "Select": "hanse.aggregation",
     "Strategy": "hanse.strategies",
     "StrategyContext": "hanse.clients.server",
@@ -63,6 +69,7 @@ _HOMES = {
     "sklearn": "hanse.clients.sklearn",
     "submit": "hanse.person.jobs",
     "torch": "hanse.clients.torch",
+    "without_control": "hanse.strategies.scaffold",
 }
 
 __all__ = [
@@ -77,15 +84,19 @@ __all__ = [
     "Context",
     "EarlyStop",
     "FLTrust",
+    "FedAdagrad",
     "FedAdam",
     "FedAvg",
     "FedAvgM",
     "FedBulyan",
+    "FedDyn",
     "FedKrum",
     "FedMedian",
     "FedNormBound",
+    "FedNova",
     "FedProx",
     "FedTrimmedMean",
+    "FedYogi",
     "Fold",
     "FoldInput",
     "Gather",
@@ -99,10 +110,12 @@ __all__ = [
     "NumPyClient",
     "NumPyStrategy",
     "PhasePlan",
+    "QFedAvg",
     "Query",
     "Result",
     "RootTrust",
     "RoundRecord",
+    "Scaffold",
     "Select",
     "Strategy",
     "StrategyContext",
@@ -117,6 +130,7 @@ __all__ = [
     "sklearn",
     "submit",
     "torch",
+    "without_control",
 ]
 
 if TYPE_CHECKING:
@@ -157,11 +171,16 @@ if TYPE_CHECKING:
     from hanse.strategies import FoldInput as FoldInput
     from hanse.strategies import PhasePlan as PhasePlan
     from hanse.strategies import Strategy as Strategy
+    from hanse.strategies.fedadagrad import FedAdagrad as FedAdagrad
     from hanse.strategies.fedadam import FedAdam as FedAdam
     from hanse.strategies.fedavg import FedAvg as FedAvg
     from hanse.strategies.fedavgm import FedAvgM as FedAvgM
+    from hanse.strategies.feddyn import FedDyn as FedDyn
+    from hanse.strategies.fednova import FedNova as FedNova
     from hanse.strategies.fedprox import FedProx as FedProx
+    from hanse.strategies.fedyogi import FedYogi as FedYogi
     from hanse.strategies.numpy_strategy import NumPyStrategy as NumPyStrategy
+    from hanse.strategies.qfedavg import QFedAvg as QFedAvg
     from hanse.strategies.query import Query as Query
     from hanse.strategies.robust import RFA as RFA
     from hanse.strategies.robust import FedBulyan as FedBulyan
@@ -170,6 +189,8 @@ if TYPE_CHECKING:
     from hanse.strategies.robust import FedNormBound as FedNormBound
     from hanse.strategies.robust import FedTrimmedMean as FedTrimmedMean
     from hanse.strategies.robust import FLTrust as FLTrust
+    from hanse.strategies.scaffold import Scaffold as Scaffold
+    from hanse.strategies.scaffold import without_control as without_control
 
 
 def __getattr__(name: str) -> Any:

@@ -168,7 +168,7 @@ class GeometricMedian:
     are ignored; the paper's α_i are all equal here.
 
     Args:
-        smoothing: ν > 0 of the paper's Equation 10: distances below it count as it.
+        smoothing: ν > 0 of the paper's Algorithm 2: distances below it count as it.
         max_steps: of the iteration, >= 1. It ends before, when a step changes every distance by less than 1e-9 of it.
             The sum of distances alone would not do: one update at 1e30 hides all others in it.
     """
@@ -218,7 +218,7 @@ class GeometricMedian:
 class RootTrust:
     """FLTrust: updates count as far as they point where a trusted root's update points, at the root's length.
 
-        TS_i = max(0, cos(g_i, g_0)),   g = Σ TS_i (‖g_0‖ / ‖g_i‖) g_i / Σ TS_i                       (Eqs. 2 to 4)
+        TS_i = max(0, cos(g_i, g_0)),   g = Σ TS_i (‖g_0‖ / ‖g_i‖) g_i / Σ TS_i
 
     The root's update is the one whose weight is 0: it judges, and is itself not added up. All other weights are
     ignored. Where no update points the root's way at all, the model stays.

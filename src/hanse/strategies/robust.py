@@ -133,7 +133,7 @@ class RFA(_Robust):
     """The geometric median.
 
     Args:
-        smoothing: ν > 0 of the paper's Equation 10.
+        smoothing: ν > 0 of the paper's Algorithm 2.
 
     Raises:
         ConfigError: out of range.
