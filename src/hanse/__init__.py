@@ -193,7 +193,13 @@ if TYPE_CHECKING:
     from hanse.strategies.scaffold import without_control as without_control
 
 
+_ROOMS = ("attacks", "datasets")
+"""Modules that are used under their own name: `hs.datasets.iid(...)`."""
+
+
 def __getattr__(name: str) -> Any:
+    if name in _ROOMS:
+        return import_module(f"hanse.{name}")
     home = _HOMES.get(name)
     if home is None:
         raise AttributeError(f"module 'hanse' has no attribute {name!r}")
@@ -203,4 +209,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted(__all__)
+    return sorted([*__all__, *_ROOMS])
