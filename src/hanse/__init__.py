@@ -134,6 +134,8 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
+    from hanse import attacks as attacks
+    from hanse import datasets as datasets
     from hanse.aggregation import Bulyan as Bulyan
     from hanse.aggregation import Choice as Choice
     from hanse.aggregation import Fold as Fold

@@ -162,10 +162,11 @@ def client_of(app: App, site: Site) -> Client:
     Raises:
         TaskError: `bad_reply`, `@app.client` returned something that is no client.
     """
-    return corrected(_client_of(app, site), app.given_strategy)
+    return corrected(user_client_of(app, site), app.given_strategy)
 
 
-def _client_of(app: App, site: Site) -> Client:
+def user_client_of(app: App, site: Site) -> Client:
+    """As `client_of`, without the strategy's part."""
     side = app.client_side
     if side.client is None:
         return FunctionClient(side)
