@@ -66,7 +66,19 @@ CASES = {
     "custom_strategy": Case(EXAMPLES, "custom_strategy.py", "sites"),
     **{
         name: Case(APPS, f"{name}.py")
-        for name in ("stateful", "adaptive", "gathering", "listing", "asking", "counting")
+        for name in (
+            "stateful",
+            "adaptive",
+            "gathering",
+            "listing",
+            "asking",
+            "counting",
+            "controlled",
+            "dynamic",
+            "fair",
+            "nova",
+            "robust",
+        )
     },
 }
 
@@ -215,7 +227,9 @@ class InWorkers:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "rounds"), [("stateful", 5), ("gathering", 3), ("sklearn_logreg", 1)])
+@pytest.mark.parametrize(
+    ("name", "rounds"), [("stateful", 5), ("controlled", 4), ("dynamic", 3), ("gathering", 3), ("sklearn_logreg", 1)]
+)
 def test_a_worker_may_be_replaced_between_any_two_tasks(
     name: str, rounds: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,10 +2,10 @@
 
 from hanse.aggregation.canonical import GROUP, Subtree, Tree, subtrees, total_weight, whole
 from hanse.aggregation.folds import Fold, GroupFold, WeightedMean, WeightedSum
-from hanse.aggregation.gathers import Choice, Gather, Krum, NormBound
+from hanse.aggregation.gathers import Bulyan, Choice, Gather, GeometricMedian, Krum, NormBound, RootTrust
 from hanse.aggregation.refusals import EmptyCohort, Overflow, UpdatesRefused, ZeroWeight
 from hanse.aggregation.running import Partial, RunningMean
-from hanse.aggregation.selects import Median, Select, TrimmedMean
+from hanse.aggregation.selects import MeanAroundMedian, Median, Select, TrimmedMean
 from hanse.aggregation.sources import ArraySink, ArraySource, BlobSink, BlobSource, Sink, Source, Zeros
 from hanse.aggregation.walk import Kind, Update, aggregate
 
@@ -15,17 +15,21 @@ __all__ = [
     "ArraySource",
     "BlobSink",
     "BlobSource",
+    "Bulyan",
     "Choice",
     "EmptyCohort",
     "Fold",
     "Gather",
+    "GeometricMedian",
     "GroupFold",
     "Kind",
     "Krum",
+    "MeanAroundMedian",
     "Median",
     "NormBound",
     "Overflow",
     "Partial",
+    "RootTrust",
     "RunningMean",
     "Select",
     "Sink",

@@ -1,9 +1,11 @@
-"""Selects: reductions that need every update of one block at once. Coordinate-wise median and trimmed mean.
+"""Selects: reductions that need every update of one block at once. Median, trimmed mean, mean around the median.
 
 D. Yin, Y. Chen, K. Ramchandran, P. Bartlett, "Byzantine-Robust Distributed Learning: Towards Optimal Statistical
-Rates", ICML 2018, https://arxiv.org/abs/1803.01498, definitions 1 and 2.
+Rates", ICML 2018, https://arxiv.org/abs/1803.01498, definitions 1 and 2. The mean around the median is the second step
+of Bulyan: E. M. El Mhamdi, R. Guerraoui, S. Rouault, "The Hidden Vulnerability of Distributed Learning in Byzantium",
+ICML 2018, https://arxiv.org/abs/1802.07927, section 4.
 
-Weights are ignored by both: a weight is the sender's own claim, and a robust rule must not let one sender count
+Weights are ignored by all: a weight is the sender's own claim, and a robust rule must not let one sender count
 for many. Zeros lose their sign (−0.0 becomes 0.0), since sorting does not order the two.
 """
 
@@ -72,3 +74,38 @@ class TrimmedMean:
         for row in kept[1:]:
             np.add(out, row, out=out)
         np.divide(out, len(kept), out=out)
+
+
+class MeanAroundMedian:
+    """The mean of each coordinate's `keep` values that are nearest to its median.
+
+    Args:
+        keep: values that are averaged, >= 1; all where there are fewer.
+    """
+
+    def __init__(self, keep: int) -> None:
+        if keep < 1:
+            raise ValueError(f"expected keep >= 1, found keep={keep}")
+        self.keep = keep
+
+    def reduce(self, blocks: Rows, weights: Sequence[float], out: Wide) -> None:
+        """See `Select.reduce`; weights are ignored. Adds in ascending order, then divides once.
+
+        The nearest values lie side by side once they are sorted: of all such windows it is the one whose farther end
+        is nearest to the median, and the lowest of several.
+        """
+        blocks += 0.0
+        blocks.sort(axis=0)
+        num = len(blocks)
+        keep, upper = min(self.keep, num), num // 2
+        median = blocks[upper] if num % 2 else 0.5 * blocks[upper - 1] + 0.5 * blocks[upper]
+        first, best = np.zeros(blocks.shape[1], dtype=np.intp), np.full(blocks.shape[1], np.inf)
+        for low in range(num - keep + 1):
+            reach = np.maximum(median - blocks[low], blocks[low + keep - 1] - median)
+            nearer = reach < best
+            first[nearer], best[nearer] = low, reach[nearer]
+        columns = np.arange(blocks.shape[1])
+        np.copyto(out, blocks[first, columns])
+        for step in range(1, keep):
+            np.add(out, blocks[first + step, columns], out=out)
+        np.divide(out, keep, out=out)

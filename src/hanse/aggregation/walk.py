@@ -16,7 +16,8 @@ import numpy as np
 
 from hanse.aggregation.canonical import Tree, group_members, total_weight
 from hanse.aggregation.folds import Fold, GroupFold, WeightedMean
-from hanse.aggregation.gathers import MEASURE_ELEMENTS, Gather, Stats
+from hanse.aggregation.gathers import MEASURE_ELEMENTS, Gather
+from hanse.aggregation.gram import Stats
 from hanse.aggregation.refusals import EmptyCohort, Overflow, UpdatesRefused, ZeroWeight
 from hanse.aggregation.rounding import Block, Wide, all_finite, is_float, is_reducible, round_to, widen_into
 from hanse.aggregation.selects import Rows, Select
@@ -101,7 +102,7 @@ def aggregate(
 
     Args:
         sources, positions, weights: the updates in any order, the place of each in the plan, its weight.
-        rule: a `Fold` (mean, sum), a `Select` (median, trimmed mean) or a `Gather` (norm bound, Krum).
+        rule: a `Fold` (mean, sum), a `Select` (median, trimmed mean) or a `Gather` (norm bound, Krum, …).
         out: takes the new model; what it holds after an error is not a result.
         kind: `values`: the reduced values are the model; `delta`: the base plus the reduced delta, added in
             float64 and rounded once.
@@ -133,12 +134,11 @@ def aggregate(
         if kind == "values" and base is not None:
             cohort = replace(cohort, sources=tuple(Deltas(source, base) for source in cohort.sources))
             kind, update = "delta", _from_values(update) if update else None
-        cohort = _weigh(cohort, rule, layout, threads, allow_nonfinite)
-        rule = WeightedMean()
+        cohort, rule = _weigh(cohort, rule, layout, threads, allow_nonfinite)
     reduce: Reduce
     if isinstance(rule, Select):
         reduce = _Select(cohort, rule, allow_nonfinite)
-        default = select_elements(len(sources))
+        default = select_elements(len(cohort.sources))
     else:
         reduce = _Fold(cohort, rule)
         default = getattr(rule, "block_elements", BLOCK_ELEMENTS)
@@ -541,8 +541,10 @@ class Step:
 # Gathers: the first pass
 
 
-def _weigh(cohort: Cohort, rule: Gather, layout: Layout, threads: int, allow_nonfinite: bool) -> Cohort:
-    """The cohort with the weights that the rule chose.
+def _weigh(
+    cohort: Cohort, rule: Gather, layout: Layout, threads: int, allow_nonfinite: bool
+) -> tuple[Cohort, WeightedMean | Select]:
+    """The cohort with the weights that the rule chose, and what reduces it.
 
     Raises:
         UpdatesRefused: values that are not finite, or that cannot be read.
@@ -576,7 +578,8 @@ def _weigh(cohort: Cohort, rule: Gather, layout: Layout, threads: int, allow_non
     divisor = total_weight(positions, chosen) if choice.total is None else choice.total
     if divisor == 0:
         raise ZeroWeight
-    return Cohort(tuple(cohort.sources[i] for i, _ in kept), positions, chosen, divisor)
+    picked = Cohort(tuple(cohort.sources[i] for i, _ in kept), positions, chosen, divisor)
+    return picked, choice.rule or WeightedMean()
 
 
 class _InOrder:

@@ -102,6 +102,8 @@ class App:
         self.client_side = ClientSide()
         self.server_side = ServerSide()
         self._given_rounds = rounds
+        if strategy is not None and self.initial_arrays is not None:
+            self.initial_arrays = strategy.initial(self.initial_arrays)
         name, params = _as_data(FedAvg() if strategy is None else strategy)
         self._spec = RunSpec(
             strategy=name,

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from hanse.clients.site import Site
 from hanse.core.arrays import Arrays
-from hanse.core.errors import TaskError
+from hanse.core.errors import TaskError, UpdateError
 
 Config = dict[str, Any]
 """What user code gets as `config`: a plain dict that it may change."""
@@ -69,3 +69,26 @@ def taken_apart(value: Any, count: int, what: str) -> tuple[Any, ...]:
 def with_loss(metrics: Any, loss: Any) -> Any:
     """Metrics with `loss` among them, where both are what they should be (`execute.py` refuses the rest)."""
     return {**metrics, "loss": loss} if isinstance(metrics, Mapping) else metrics
+
+
+def arrays_of(value: Any, call: str, names: list[str] | None) -> Arrays:
+    """Turn what user code returned into `Arrays`; a list takes `names` where they fit in number.
+
+    Raises:
+        TaskError: `bad_reply`.
+    """
+    try:
+        if isinstance(value, Arrays):
+            return value
+        if isinstance(value, Mapping):
+            return Arrays(value)
+        if isinstance(value, list | tuple):
+            if names is not None and len(names) == len(value):
+                return Arrays(zip(names, value, strict=True))
+            return Arrays.from_list(value)
+    except UpdateError as error:
+        raise TaskError("bad_reply", f"{call}: {error}") from None
+    except (TypeError, ValueError):
+        raise TaskError("bad_reply", f"{call}: expected arrays of numbers, found something numpy cannot take") from None
+    found = "nothing" if value is None else type(value).__name__
+    raise TaskError("bad_reply", f"{call}: expected hs.Arrays, a mapping or a list of arrays, found {found}")

@@ -22,7 +22,8 @@ from typing import Any
 import numpy as np
 
 from hanse.clients.app import App
-from hanse.clients.client import Answer, Client
+from hanse.clients.client import Answer, Client, arrays_of
+from hanse.clients.corrections import corrected
 from hanse.clients.failures import failure_of, text_of
 from hanse.clients.fingerprint import fingerprint
 from hanse.clients.functions import FunctionClient
@@ -30,7 +31,7 @@ from hanse.clients.numpy_client import METHODS, NumPyAdapter, is_numpy_client
 from hanse.clients.site import Site, stream_of
 from hanse.clients.state import decode_state, encode_state
 from hanse.core.arrays import Array, Arrays, Layout
-from hanse.core.errors import CodecError, TaskError, UpdateError
+from hanse.core.errors import CodecError, TaskError
 from hanse.core.records import MAX_ENTRIES, Metrics, Reply, Scalar, Task, Value
 from hanse.core.seeds import key_of, seed_globals
 
@@ -161,6 +162,11 @@ def client_of(app: App, site: Site) -> Client:
     Raises:
         TaskError: `bad_reply`, `@app.client` returned something that is no client.
     """
+    return corrected(user_client_of(app, site), app.given_strategy)
+
+
+def user_client_of(app: App, site: Site) -> Client:
+    """As `client_of`, without the strategy's part."""
     side = app.client_side
     if side.client is None:
         return FunctionClient(side)
@@ -176,29 +182,6 @@ def client_of(app: App, site: Site) -> Client:
             f"{', '.join(METHODS)}; found {type(made).__name__}",
         )
     return client if side.query is None else FunctionClient(side, client)
-
-
-def arrays_of(value: Any, call: str, names: list[str] | None) -> Arrays:
-    """Turn what user code returned into `Arrays`; a list takes `names` where they fit in number.
-
-    Raises:
-        TaskError: `bad_reply`.
-    """
-    try:
-        if isinstance(value, Arrays):
-            return value
-        if isinstance(value, Mapping):
-            return Arrays(value)
-        if isinstance(value, list | tuple):
-            if names is not None and len(names) == len(value):
-                return Arrays(zip(names, value, strict=True))
-            return Arrays.from_list(value)
-    except UpdateError as error:
-        raise TaskError("bad_reply", f"{call}: {error}") from None
-    except (TypeError, ValueError):
-        raise TaskError("bad_reply", f"{call}: expected arrays of numbers, found something numpy cannot take") from None
-    found = "nothing" if value is None else type(value).__name__
-    raise TaskError("bad_reply", f"{call}: expected hs.Arrays, a mapping or a list of arrays, found {found}")
 
 
 def num_examples_of(value: Any, call: str) -> int:

@@ -63,7 +63,9 @@ class ServerRuntime:
         function = self.app.server_side.evaluate
         if function is None:
             return {}
-        made = self._call(function, (arrays, round_), round_, "evaluate", SERVER)
+        given = self.app.given_strategy
+        shown = arrays if given is None else given.shown(arrays)
+        made = self._call(function, (shown, round_), round_, "evaluate", SERVER)
         return metrics_of(made, "@app.evaluate_on_server")
 
     def strategy(self, context: StrategyContext) -> Strategy:

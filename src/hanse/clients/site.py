@@ -72,6 +72,15 @@ class Site:
         self.rng = generator(key_of(seed, phase=SETUP, site=self.name, purpose="client"))
         self._state = None
 
+    def load_through(self, change: Callable[[Any], Any]) -> None:
+        """Let what is loaded from now on pass through a function first. For attacks in simulation."""
+        load = self._load
+        self._load = lambda dataset: change(load(dataset))
+
+    def stand_in(self, beside: "Site", rng: np.random.Generator, state: dict[str, Any]) -> None:
+        """Turn to the task that `beside` is at, with numbers and memory of one's own. For attacks in simulation."""
+        self.round, self.phase, self.seed, self.rng, self._state = beside.round, beside.phase, beside.seed, rng, state
+
     def __repr__(self) -> str:
         return f"Site({self.name!r}, round={self.round}, phase={self.phase!r})"
 

@@ -21,6 +21,7 @@ from hanse.clients.site import Site
 from hanse.clients.sklearn_family import Effort, Family
 from hanse.core.arrays import Array, Arrays
 from hanse.core.errors import ConfigError, MissingExtraError
+from hanse.strategies.scaffold import without_control
 
 _Metrics = dict[str, float]
 
@@ -72,6 +73,7 @@ def fitted(estimator: Any, arrays: Mapping[str, Any], *, classes: Sequence[Any] 
         ConfigError: the arrays are not those of this estimator.
     """
     is_classifier = _is_classifier(estimator)
+    arrays = without_control(arrays)
     labels = _labels(classes) if classes is not None else None
     count = 0
     if is_classifier:
@@ -119,19 +121,31 @@ class SklearnClient(Client):
 
     def train(self, arrays: Arrays, config: Config, site: Site) -> Answer:
         """See `Client`."""
-        mu = float(config.get("proximal_mu", 0.0))
-        if mu and not self.family.takes_mu:
+        mu, correction = float(config.get("proximal_mu", 0.0)), config.get("correction", {})
+        if (mu or correction) and not self.family.takes_mu:
             name = type(self.family.prototype).__name__
-            raise ConfigError(
-                f"hs.sklearn: {name} cannot add FedProx's term; use FedAvg, LogisticRegression or hs.torch"
-            )
+            what = "correct its gradients" if correction else "add FedProx's term"
+            raise ConfigError(f"hs.sklearn: {name} cannot {what}; use FedAvg, LogisticRegression or hs.torch")
         self._check_fit(arrays)
-        effort = Effort(round=site.round, epochs=self.epochs, proximal_mu=mu)
+        effort = Effort(round=site.round, epochs=self.epochs, proximal_mu=mu, correction=correction)
+        wanted = self._wanted(config.get("wants", []), arrays, effort)
         new = self.family.train(arrays, self.train_X, self.train_y, effort)
-        metrics = _metrics(self.family.estimator(new), self.train_X, self.train_y, self.family.num_classes)
+        metrics = _metrics(self.family.estimator(new), self.train_X, self.train_y, self.family.num_classes) | wanted
         # in the model's order, in the model's dtype: server optimisers may keep it in float32
         named = {name: np.asarray(new[name], arrays[name].dtype) for name in arrays}
         return Answer(Arrays(named), len(self.train_y), metrics)
+
+    def _wanted(self, names: Sequence[str], arrays: Arrays, effort: Effort) -> _Metrics:
+        """What the strategy must know of this training (`Strategy.wants`)."""
+        known = self.family.steps(self.train_X, self.train_y, effort) if names else {}
+        if "loss_before" in names:
+            model = self.family.estimator(arrays)
+            known["loss_before"] = _metrics(model, self.train_X, self.train_y, self.family.num_classes)["loss"]
+        missing = [name for name in names if name not in known]
+        if missing:
+            name = type(self.family.prototype).__name__
+            raise ConfigError(f"hs.sklearn: {name} cannot say {missing[0]!r}; use FedAvg or LogisticRegression")
+        return {name: known[name] for name in names}
 
     def evaluate(self, arrays: Arrays, config: Config, site: Site) -> Answer:
         """See `Client`."""

@@ -4,7 +4,7 @@ Labels are class numbers 0 … num_classes − 1 throughout; the real ones come 
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from hanse.core.arrays import Array
@@ -21,11 +21,13 @@ class Effort:
         round: counts from 1.
         epochs: passes over the data, ≥ 1; families that need one pass make one.
         proximal_mu: FedProx's μ; 0 for none.
+        correction: what SCAFFOLD or FedDyn add to every gradient, by name of array; empty for none.
     """
 
     round: int = 1
     epochs: int = 1
     proximal_mu: float = 0.0
+    correction: Parameters = field(default_factory=dict)
 
 
 class Family:
@@ -39,7 +41,7 @@ class Family:
     averaged = ""
     """What the arrays hold, in words, for messages."""
     takes_mu = False
-    """Whether local training can add FedProx's proximal term."""
+    """Whether local training can add FedProx's proximal term, and corrections of its gradients."""
 
     def __init__(self, estimator: Any, num_classes: int) -> None:
         self.prototype = estimator
@@ -60,6 +62,10 @@ class Family:
     def train(self, arrays: Parameters, X: Any, y: Array, effort: Effort) -> dict[str, Array]:
         """Arrays after local training from `arrays` on float64 `X`, `(n, num_features)`, and `y`, `(n,)`, n ≥ 1."""
         raise NotImplementedError
+
+    def steps(self, X: Any, y: Array, effort: Effort) -> dict[str, float]:
+        """`num_steps` of a round, and `client_lr`, the rate of each; empty where steps are of other kinds."""
+        return {}
 
     def estimator(self, arrays: Parameters) -> Any:
         """A fitted estimator with class numbers as labels."""

@@ -7,8 +7,9 @@ over all examples of the site, on the estimator's own objective:
 
 with ℓ the logistic loss (softmax for more than two classes) or the squared hinge loss (one class against the rest,
 and b penalised like w, as liblinear does), s_i the class weights, ρ the share of L1 (by soft thresholding: Beck and
-Teboulle, "A fast iterative shrinkage-thresholding algorithm", 2009, Equation 1.4), and μ FedProx's. The step is 1/L,
-with L the objective's largest curvature on the site's data, so no learning rate is needed and no step goes uphill.
+Teboulle, "A fast iterative shrinkage-thresholding algorithm", 2009, Equation 1.4), and μ FedProx's. SCAFFOLD and
+FedDyn add a constant to its gradient. The step is 1/L, with L the objective's largest curvature on the site's data, so
+no learning rate is needed and no step goes uphill.
 
 The estimator's own `solver`, `max_iter` and `tol` are not used. Its solvers run to the site's own optimum, refuse a
 site that lacks a class, and where they can be stopped early their line searches take the longest steps at the most
@@ -69,24 +70,37 @@ class _Linear(Family):
         return 0.0
 
     def train(self, arrays: Parameters, X: Any, y: Array, effort: Effort) -> dict[str, Array]:
-        from sklearn.utils.class_weight import compute_sample_weight
-
         model, mu = self.prototype, effort.proximal_mu
-        counts: Array = np.ones(len(y)) if model.class_weight is None else compute_sample_weight(model.class_weight, y)
-        shares = counts / counts.sum()
-        l1 = self.strength * self.l1_share / float(counts.sum())
-        l2 = self.strength * (1 - self.l1_share) / float(counts.sum())
-        step = 1 / (self.curvature * self._largest_of(X, shares) + l2 * max(1.0, self.bias_share) + mu)
+        shares, l1, l2 = self._terms(y)
+        step = self._step(X, shares, l2, mu)
         start_coef, start_intercept = (np.asarray(arrays[name], np.float64) for name in ("coef", "intercept"))
+        extra_coef, extra_intercept = (effort.correction.get(name, 0.0) for name in ("coef", "intercept"))
         coef, intercept = start_coef.copy(), start_intercept.copy()
         for _ in range(effort.epochs):
             slopes = self.slopes(X @ coef.T + intercept, y) * shares[:, None]
-            slope = (X.T @ slopes).T + l2 * coef + mu * (coef - start_coef)
+            slope = (X.T @ slopes).T + l2 * coef + mu * (coef - start_coef) + extra_coef
             bias_slope = slopes.sum(axis=0) + l2 * self.bias_share * intercept + mu * (intercept - start_intercept)
             coef = coef - step * slope
             coef = np.sign(coef) * np.maximum(np.abs(coef) - step * l1, 0.0) if l1 else coef
-            intercept = intercept - step * bias_slope if model.fit_intercept else intercept
+            intercept = intercept - step * (bias_slope + extra_intercept) if model.fit_intercept else intercept
         return {"coef": coef, "intercept": intercept}
+
+    def steps(self, X: Any, y: Array, effort: Effort) -> dict[str, float]:
+        """See `Family`."""
+        shares, _, l2 = self._terms(y)
+        return {"num_steps": effort.epochs, "client_lr": self._step(X, shares, l2, effort.proximal_mu)}
+
+    def _terms(self, y: Array) -> tuple[Array, float, float]:
+        """Each example's share of the loss, and the strengths of both penalties."""
+        from sklearn.utils.class_weight import compute_sample_weight
+
+        model = self.prototype
+        counts: Array = np.ones(len(y)) if model.class_weight is None else compute_sample_weight(model.class_weight, y)
+        total = float(counts.sum())
+        return counts / total, self.strength * self.l1_share / total, self.strength * (1 - self.l1_share) / total
+
+    def _step(self, X: Any, shares: Array, l2: float, mu: float) -> float:
+        return float(1 / (self.curvature * self._largest_of(X, shares) + l2 * max(1.0, self.bias_share) + mu))
 
     def _largest_of(self, X: Any, shares: Array) -> float:
         # a function of the data alone, kept since a client trains on the same data in every round

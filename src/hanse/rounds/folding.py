@@ -77,7 +77,7 @@ def fold(
             return {}
     elif base is None:
         raise TaskError("refused", f"{named}: there is no model to fold into; give hs.App(initial=...)")
-    refused = wrong_updates(items, strategy.update_kind)
+    refused = wrong_updates(items, strategy)
     if refused:
         return refused
     rule = strategy.reducer()
@@ -139,14 +139,16 @@ def _walk(
     )
 
 
-def wrong_updates(items: Sequence[Item], update_kind: str) -> Refused:
+def wrong_updates(items: Sequence[Item], strategy: Strategy) -> Refused:
     """Replies that cannot be folded whatever their arrays hold."""
     refused: Refused = {}
     for item in items:
         if item.wrong or item.source is None:
             refused[item.ordinal] = item.wrong or "expected arrays, found none"
-        elif item.update_kind != update_kind:
-            refused[item.ordinal] = f"expected {update_kind}, found {item.update_kind}"
+        elif item.update_kind != strategy.update_kind:
+            refused[item.ordinal] = f"expected {strategy.update_kind}, found {item.update_kind}"
+        elif why := strategy.wrong(item.about):
+            refused[item.ordinal] = why
     return refused
 
 

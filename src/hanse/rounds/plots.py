@@ -148,13 +148,16 @@ def line_plot(
     return _svg(parts, about, width)
 
 
-def bar_plot(bars: Sequence[tuple[str, Sequence[float]]], *, names: Sequence[str], unit: str, about: str) -> str:
+def bar_plot(
+    bars: Sequence[tuple[str, Sequence[float]]], *, names: Sequence[str], unit: str, about: str, axis: str = "round"
+) -> str:
     """Stacked bars as an `<svg>`; empty if there is nothing above zero.
 
     Args:
         bars: a label under the bar and one value ≥ 0 for each of `names`, from the bottom up.
         names: what is stacked, with the colours `b0`, `b1`, …
-        unit: on the axis.
+        unit: on the upright axis.
+        axis: what a bar stands for.
     """
     heights = [sum(value for value in values if drawable(value)) for _, values in bars]
     if not any(heights):
@@ -176,7 +179,7 @@ def bar_plot(bars: Sequence[tuple[str, Sequence[float]]], *, names: Sequence[str
         for index, value in enumerate(values):
             if not drawable(value) or value <= 0:
                 continue
-            hint = escape(f"round {label}: {names[index]} {number(value)} {unit}")
+            hint = escape(f"{axis} {label}: {names[index]} {number(value)} {unit}")
             parts.append(
                 f'<rect class="b{index % NUM_COLOURS}" x="{middle - width / 2:.1f}" y="{down(base + value):.1f}" '
                 f'width="{width:.1f}" height="{max(value * scale, 0.3):.1f}"><title>{hint}</title></rect>'
@@ -184,7 +187,7 @@ def bar_plot(bars: Sequence[tuple[str, Sequence[float]]], *, names: Sequence[str
             base += value
         if place % every == 0:
             parts.append(_tick(middle, HEIGHT - BOTTOM + 16, escape(label)))
-    parts.append(_axis_name((LEFT + right) / 2))
+    parts.append(_axis_name((LEFT + right) / 2, axis))
     return _svg(parts, about, WIDE)
 
 
@@ -233,8 +236,8 @@ def _round_axis(across: _Across) -> str:
     return marks + _axis_name((LEFT + across.right) / 2)
 
 
-def _axis_name(x: float) -> str:
-    return _tick(x, HEIGHT - 6, "round")
+def _axis_name(x: float, name: str = "round") -> str:
+    return _tick(x, HEIGHT - 6, escape(name))
 
 
 def _tick(x: float, y: float, text: str, anchor: str = "middle") -> str:

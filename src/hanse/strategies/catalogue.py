@@ -12,13 +12,22 @@ CUSTOM = "custom"
 
 def catalogue() -> dict[str, type[Strategy]]:
     """Every built-in strategy by its name."""
+    from hanse.strategies.fedadagrad import FedAdagrad
     from hanse.strategies.fedadam import FedAdam
     from hanse.strategies.fedavg import FedAvg
     from hanse.strategies.fedavgm import FedAvgM
+    from hanse.strategies.feddyn import FedDyn
+    from hanse.strategies.fednova import FedNova
     from hanse.strategies.fedprox import FedProx
+    from hanse.strategies.fedyogi import FedYogi
+    from hanse.strategies.qfedavg import QFedAvg
     from hanse.strategies.query import Query
+    from hanse.strategies.robust import RFA, FedBulyan, FedKrum, FedMedian, FedNormBound, FedTrimmedMean, FLTrust
+    from hanse.strategies.scaffold import Scaffold
 
-    return {kind.name: kind for kind in (FedAvg, FedProx, FedAvgM, FedAdam, Query)}
+    means = (FedAvg, FedProx, FedNova, Scaffold, FedDyn, QFedAvg, FedAvgM, FedAdagrad, FedAdam, FedYogi)
+    robust = (FedMedian, FedTrimmedMean, FedKrum, FedBulyan, RFA, FedNormBound, FLTrust)
+    return {kind.name: kind for kind in (*means, *robust, Query)}
 
 
 def named(name: str, params: Mapping[str, Any]) -> Strategy:

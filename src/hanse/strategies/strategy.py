@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from hanse.aggregation import Fold, Gather, Select, WeightedMean
-from hanse.core.arrays import Array
+from hanse.core.arrays import Array, Arrays
 from hanse.core.errors import ConfigError
 from hanse.core.records import Config, Metrics
 from hanse.core.seeds import generator, key_of
@@ -116,6 +116,8 @@ class Strategy:
     """`position` (canonical), or `receipt`: folded in the order written in the close record (asynchronous)."""
     late: ClassVar[str] = "drop"
     """What happens to a reply after its phase closed: `drop`, or `carry` into the next close with its staleness."""
+    wants: ClassVar[tuple[str, ...]] = ()
+    """Metrics that a site's training must answer, finite and ≥ 0: sites find the names in `config["wants"]`."""
     needs_model: ClassVar[bool] = True
     """False where a round begins from no model (analytics): what is reduced stands for itself, and may be nothing."""
 
@@ -142,9 +144,27 @@ class Strategy:
 
     def config(self, context: Context, site: str) -> Config:
         """What the site's code gets as `config`, besides `round`."""
-        return {}
+        return {"wants": list(self.wants)} if self.wants and context.phase == "train" else {}
+
+    def initial(self, arrays: Arrays) -> Arrays:
+        """The first model: what the app or a site gave, and whatever else this strategy lets travel with it."""
+        return arrays
+
+    def shown(self, arrays: Arrays) -> Arrays:
+        """What `initial` was given, of a model that it extended: this is what the app's evaluation sees."""
+        return arrays
 
     # ---- folding ----
+
+    def wrong(self, reply: FoldInput) -> str:
+        """Why a reply that trained cannot be folded, judged by what it says of itself; empty if it can."""
+        for name in self.wants:
+            value = reply.metrics.get(name)
+            number = isinstance(value, int | float) and not isinstance(value, bool)
+            if not number or not 0 <= float(value) < math.inf:  # type: ignore[arg-type]  # a number
+                found = "none" if value is None else str(value) if number else type(value).__name__
+                return f"expected a metric {name!r}, finite and ≥ 0, found {found}"
+        return ""
 
     def weigh(self, replies: Sequence[FoldInput]) -> list[float]:
         """The weight of each update; by default its number of examples, or 1 where no site counted any."""
@@ -248,3 +268,20 @@ def check_number(
     lower = f"{'above' if open_low else 'from'} {low:g}"
     upper = "" if high == math.inf else f" {'below' if open_high else 'to'} {high:g}"
     raise ConfigError(f"{name}: expected a number {lower}{upper}, found {value!r}"[:200])
+
+
+def number_in(reply: FoldInput, name: str) -> float:
+    """A metric that `Strategy.wrong` has looked at."""
+    value = reply.metrics[name]
+    assert isinstance(value, int | float)
+    return float(value)
+
+
+def check_count(name: str, value: Any, low: int) -> None:
+    """Check a strategy's parameter that counts something.
+
+    Raises:
+        ConfigError: not a whole number, or below `low`.
+    """
+    if type(value) is not int or not low <= value < 2**31:
+        raise ConfigError(f"{name}: expected a whole number from {low}, found {value!r}"[:200])

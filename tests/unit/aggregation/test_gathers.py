@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from hanse.aggregation import ArraySink, ArraySource, Choice, EmptyCohort, Krum, NormBound, WeightedMean, aggregate
-from hanse.aggregation.gathers import MEASURE_ELEMENTS, row_sums
+from hanse.aggregation.gathers import MEASURE_ELEMENTS
+from hanse.aggregation.gram import row_sums
 from hanse.core.errors import UpdateError
 from tests.unit.aggregation.updates import same_bits
 

@@ -26,8 +26,10 @@ from sklearn.pipeline import make_pipeline  # noqa: E402
 from sklearn.svm import SVC, LinearSVC  # noqa: E402
 from sklearn.tree import DecisionTreeClassifier  # noqa: E402
 
+import hanse as hs  # noqa: E402
 from hanse.clients.app import App  # noqa: E402
 from hanse.clients.execute import Runtime  # noqa: E402
+from hanse.clients.site import Site  # noqa: E402
 from hanse.clients.sklearn import SklearnClient, fitted, sklearn  # noqa: E402
 from hanse.core.arrays import Arrays  # noqa: E402
 from hanse.core.errors import ConfigError  # noqa: E402
@@ -398,3 +400,74 @@ def test_a_model_of_other_features_is_refused() -> None:
 def test_fitted_refuses_foreign_arrays() -> None:
     with pytest.raises(ConfigError, match="expected the arrays of LogisticRegression"):
         fitted(LogisticRegression(), {"w": np.zeros(3)}, classes=[0, 1])
+
+
+# ---- what strategies ask of a client ----
+
+
+def skewed(seed: int = 0) -> dict[str, dict[str, Any]]:
+    """Three sites of digits-like blobs, each with two of three classes."""
+    rng = np.random.default_rng(seed)
+    centres = rng.normal(size=(3, 4)) * 2
+    sets = {}
+    for site, (classes, num) in {"a": ([0, 1], 40), "b": ([1, 2], 25), "c": ([2, 0], 90)}.items():
+        y = rng.choice(classes, num)
+        sets[site] = {"rows": (centres[y] + rng.normal(size=(num, 4)), y)}
+    return sets
+
+
+def trained(strategy: Any, rounds: int, epochs: int = 5) -> Any:
+    app = hs.App(strategy, rounds=rounds, evaluate_every=0)
+
+    @app.client
+    def client(site: Any) -> Any:
+        X, y = site.load("rows")
+        return hs.sklearn(LogisticRegression(), X, y, classes=[0, 1, 2], test=0, epochs=epochs)
+
+    return hs.simulate(app, skewed(), progress=False)
+
+
+def gradient_of_all(arrays: Any) -> float:
+    """Length of Σ ∇F_k at the model, from the formula of the objective with C = 1, not from the adapter."""
+    total = np.zeros((3, 5))
+    for sets in skewed().values():
+        X, y = sets["rows"]
+        ones = np.hstack([X, np.ones((len(y), 1))])
+        w = np.hstack([arrays["coef"], arrays["intercept"][:, None]])
+        scores = ones @ w.T
+        chances = np.exp(scores) / np.exp(scores).sum(axis=1, keepdims=True)
+        slope = (chances - np.eye(3)[y]).T @ ones / len(y)
+        slope[:, :4] += w[:, :4] / len(y)
+        total += slope
+    return float(np.linalg.norm(total))
+
+
+def test_scaffold_and_feddyn_find_the_common_optimum_with_linear_models() -> None:
+    plain = gradient_of_all(trained(hs.FedAvg(weights="equal"), 300).arrays)
+    assert plain > 1e-2
+    for strategy in (hs.Scaffold(), hs.FedDyn(0.1)):
+        result = trained(strategy, 300)
+        assert gradient_of_all(result.arrays) < 1e-3 * plain
+        model = hs.fitted(LogisticRegression(), result.arrays, classes=[0, 1, 2])
+        assert model.coef_.shape == (3, 4)
+
+
+def test_linear_models_say_how_they_trained() -> None:
+    said = trained(hs.Scaffold(), 1, epochs=3).rounds[-1].by_site["a"]
+    assert said["train_num_steps"] == 3
+    X, _ = skewed()["a"]["rows"]
+    ones = np.hstack([X, np.ones((len(X), 1))])
+    largest = float(np.linalg.eigvalsh(ones.T @ ones / len(X))[-1])
+    assert said["train_client_lr"] == pytest.approx(1 / (0.5 * largest + 1 / len(X)), rel=1e-2)
+    before = trained(hs.QFedAvg(), 1).rounds[-1].by_site["a"]["train_loss_before"]
+    assert before == pytest.approx(np.log(3))  # of zeros, over three classes
+    assert trained(hs.FedNova(), 2).status == "finished"
+
+
+@pytest.mark.parametrize(("strategy", "says"), [(hs.FedNova(), "cannot say 'num_steps'"), (hs.FedDyn(), "correct its")])
+def test_models_that_cannot_do_their_part_say_so(strategy: Any, says: str) -> None:
+    client = hs.sklearn(MLPClassifier((3,)), np.ones((4, 2)), [0, 1, 0, 1], test=0)
+    config = {"wants": ["num_steps"]} if strategy.wants else {"correction": {"x": np.ones(1)}}
+    site = Site("a", lambda name: None, lambda text: None)
+    with pytest.raises(ConfigError, match=says):
+        client.train(hs.Arrays(client.parameters({}, site)), config, site)

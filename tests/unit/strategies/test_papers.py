@@ -5,10 +5,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from hanse.strategies.fedadagrad import FedAdagrad
 from hanse.strategies.fedadam import FedAdam
 from hanse.strategies.fedavg import FedAvg
 from hanse.strategies.fedavgm import FedAvgM
 from hanse.strategies.fedprox import FedProx
+from hanse.strategies.fedyogi import FedYogi
 from hanse.strategies.strategy import FoldInput, Strategy
 from tests.unit.strategies import oracle
 
@@ -56,6 +58,15 @@ CASES = [
         oracle.fedadam,
         {"eta": 0.02, "beta_1": 0.0, "beta_2": 0.5, "tau": 0.1},
         id="fedadam-adaptive",
+    ),
+    pytest.param(FedAdagrad(), oracle.fedadagrad, {"eta": 0.1, "beta_1": 0.0, "tau": 1e-3}, id="fedadagrad"),
+    pytest.param(FedAdagrad(0.3, 0.5, 0.2), oracle.fedadagrad, {"eta": 0.3, "beta_1": 0.5, "tau": 0.2}, id="adagrad-m"),
+    pytest.param(FedYogi(), oracle.fedyogi, {"eta": 0.1, "beta_1": 0.9, "beta_2": 0.99, "tau": 1e-3}, id="fedyogi"),
+    pytest.param(
+        FedYogi(0.02, 0.0, 0.5, 0.1),
+        oracle.fedyogi,
+        {"eta": 0.02, "beta_1": 0.0, "beta_2": 0.5, "tau": 0.1},
+        id="fedyogi-adaptive",
     ),
 ]
 

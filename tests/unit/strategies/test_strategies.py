@@ -13,6 +13,7 @@ from hanse.strategies.fedadam import FedAdam
 from hanse.strategies.fedavg import FedAvg
 from hanse.strategies.fedavgm import FedAvgM
 from hanse.strategies.fedprox import FedProx
+from hanse.strategies.robust import RFA, FedBulyan, FedKrum, FedNormBound, FedTrimmedMean, FLTrust
 
 SITES = ("a", "b", "c", "d")
 
@@ -21,7 +22,7 @@ def context(phase: str, **spec: object) -> Context:
     return Context(RunSpec(**spec), round=3, phase=phase, sites=SITES)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("name", ["fedavg", "fedprox", "fedavgm", "fedadam", "query"])
+@pytest.mark.parametrize("name", list(catalogue()))
 def test_survives_the_way_through_json(name: str) -> None:
     strategy = named(name, {})
     again = named(strategy.name, json.loads(json.dumps(strategy.params())))
@@ -49,6 +50,14 @@ def test_parameters_survive_too() -> None:
         (FedAdam, {"beta_1": 1.0}, "fedadam.beta_1"),
         (FedAdam, {"beta_2": -0.01}, "fedadam.beta_2"),
         (FedAdam, {"tau": 0.0}, "fedadam.tau"),
+        (FedTrimmedMean, {"trim": 0.5}, "fedtrimmedmean.trim: expected a number from 0 below 0.5, found 0.5"),
+        (FedKrum, {"num_byzantine": -1}, "fedkrum.num_byzantine: expected a whole number from 0, found -1"),
+        (FedKrum, {"keep": 0}, "fedkrum.keep: expected a whole number from 1, found 0"),
+        (FedKrum, {"keep": True}, "fedkrum.keep"),
+        (FedBulyan, {"num_byzantine": 1.5}, "fedbulyan.num_byzantine"),
+        (RFA, {"smoothing": 0.0}, "rfa.smoothing"),
+        (FedNormBound, {"max_norm": 0.0}, "fednormbound.max_norm"),
+        (FLTrust, {"root": ""}, "fltrust.root: expected the name of a site, found ''"),
     ],
 )
 def test_bad_parameters_are_named(kind: type, params: dict[str, object], says: str) -> None:
@@ -59,7 +68,7 @@ def test_bad_parameters_are_named(kind: type, params: dict[str, object], says: s
 
 
 def test_unknown_names_and_parameters_are_config_errors() -> None:
-    with pytest.raises(ConfigError, match="expected one of fedavg, fedprox, fedavgm, fedadam, query; found 'fedsgd'"):
+    with pytest.raises(ConfigError, match=r"expected one of fedavg, fedprox, .*, query; found 'fedsgd'"):
         named("fedsgd", {})
     with pytest.raises(ConfigError, match="strategy fedavg"):
         named("fedavg", {"server_lr": 1.0})

@@ -1,0 +1,53 @@
+"""FedAdagrad: Adagrad at the server, over the mean of the clients' deltas.
+
+Reddi, Charles, Zaheer, Garrett, Rush, Konečný, Kumar, McMahan, "Adaptive federated optimization", ICLR 2021,
+https://arxiv.org/abs/2003.00295, Algorithm 2. v starts at τ²; stored is v − τ², which starts at 0. The algorithm box
+keeps β₁ for all three methods; the paper's experiments use β₁ = 0 here. Deltas are weighed by examples.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from hanse.core.arrays import Array
+from hanse.strategies.strategy import Strategy, check_number
+
+
+@dataclass(frozen=True)
+class FedAdagrad(Strategy):
+    """m ← β₁ m + (1 − β₁) Δ;  v ← v + Δ²;  x ← x + η m / (√v + τ).
+
+    Args:
+        server_lr: η > 0.
+        beta_1: decay of the first moment, in [0, 1).
+        tau: τ > 0, the degree of adaptivity.
+
+    Raises:
+        ConfigError: a parameter out of range.
+    """
+
+    server_lr: float = 0.1
+    beta_1: float = 0.0
+    tau: float = 1e-3
+
+    name: ClassVar[str] = "fedadagrad"
+    update_kind: ClassVar[str] = "delta"
+
+    def __post_init__(self) -> None:
+        check_number("fedadagrad.server_lr", self.server_lr, 0.0, open_low=True)
+        check_number("fedadagrad.beta_1", self.beta_1, 0.0, 1.0, open_high=True)
+        check_number("fedadagrad.tau", self.tau, 0.0, open_low=True)
+
+    def state_names(self) -> tuple[str, ...]:
+        """`m`, and `u` = v − τ²."""
+        return ("m", "u")
+
+    def update(self, model: Array, reduced: Array, state: Sequence[Array], scalars: Mapping[str, float]) -> Array:
+        """One block; all float64, `(block,)`."""
+        m, u = state
+        m *= self.beta_1
+        m += (1 - self.beta_1) * reduced
+        u += reduced * reduced  # v_t ← v_{t−1} + Δ_t²
+        return np.asarray(model + self.server_lr * m / (np.sqrt(u + self.tau**2) + self.tau))

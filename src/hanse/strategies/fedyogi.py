@@ -1,0 +1,61 @@
+"""FedYogi: Yogi at the server, over the mean of the clients' deltas.
+
+Reddi, Charles, Zaheer, Garrett, Rush, Konečný, Kumar, McMahan, "Adaptive federated optimization", ICLR 2021,
+https://arxiv.org/abs/2003.00295, Algorithm 2. v starts at τ²; stored is v − τ², which starts at 0. No bias correction.
+Deltas are weighed by examples.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from hanse.core.arrays import Array
+from hanse.strategies.strategy import Strategy, check_number
+
+
+@dataclass(frozen=True)
+class FedYogi(Strategy):
+    """m ← β₁ m + (1 − β₁) Δ;  v ← v − (1 − β₂) Δ² sign(v − Δ²);  x ← x + η m / (√v + τ).
+
+    v falls by at most (1 − β₂) v in a round, so it stays positive.
+
+    Args:
+        server_lr: η > 0.
+        beta_1: decay of the first moment, in [0, 1).
+        beta_2: how slowly the second moment moves, in [0, 1).
+        tau: τ > 0, the degree of adaptivity.
+
+    Raises:
+        ConfigError: a parameter out of range.
+    """
+
+    server_lr: float = 0.1
+    beta_1: float = 0.9
+    beta_2: float = 0.99
+    tau: float = 1e-3
+
+    name: ClassVar[str] = "fedyogi"
+    update_kind: ClassVar[str] = "delta"
+
+    def __post_init__(self) -> None:
+        check_number("fedyogi.server_lr", self.server_lr, 0.0, open_low=True)
+        check_number("fedyogi.beta_1", self.beta_1, 0.0, 1.0, open_high=True)
+        check_number("fedyogi.beta_2", self.beta_2, 0.0, 1.0, open_high=True)
+        check_number("fedyogi.tau", self.tau, 0.0, open_low=True)
+
+    def state_names(self) -> tuple[str, ...]:
+        """`m`, and `u` = v − τ²."""
+        return ("m", "u")
+
+    def update(self, model: Array, reduced: Array, state: Sequence[Array], scalars: Mapping[str, float]) -> Array:
+        """One block; all float64, `(block,)`."""
+        m, u = state
+        m *= self.beta_1
+        m += (1 - self.beta_1) * reduced
+        squares = reduced * reduced
+        v = u + self.tau**2
+        u -= (1 - self.beta_2) * squares * np.sign(v - squares)  # v_t ← v_{t−1} − (1 − β₂) Δ_t² sign(v_{t−1} − Δ_t²)
+        v = np.maximum(u + self.tau**2, 0.0)  # rounding only: see the class
+        return np.asarray(model + self.server_lr * m / (np.sqrt(v) + self.tau))
