@@ -206,10 +206,13 @@ class Members:
         """Let nobody of this name in any more, nor with a token that was made for it before.
 
         Raises:
-            NotFoundError: there is no such member.
+            NotFoundError: there is no such member. ConfigError: it is the last admin; nobody could invite another.
         """
         async with self._changing:
             self.record(kind, name)
+            admins = {m.name for m in self.of_kind("person") if ADMIN in m.roles and not m.revoked}
+            if kind == "person" and admins == {name}:
+                raise ConfigError(f"{name} is the only admin; add another with `hanse person add --role admin` first")
             serials = [i.serial for i in self.authority.issued() if (i.kind, i.name) == (kind, name)]
             await self._replace_revocations(self._revoked.revoke_name(kind, name, serials=serials))
             await self._forget_tokens(kind, name)

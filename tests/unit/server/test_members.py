@@ -176,3 +176,15 @@ async def test_renewal_keeps_keys_and_roles(members: Members) -> None:
             await members.renew(each, pb.RenewRequest(signing_request=request_of(keys, "person", "a")))
     with pytest.raises(TrustError):
         members.admit(reply.certificate.encode())
+
+
+async def test_the_last_admin_stays(members: Members) -> None:
+    await join(members, "a", "person", (ADMIN,))
+    await join(members, "b", "person", (RESEARCHER,))
+    with pytest.raises(ConfigError, match="a is the only admin; add another"):
+        await members.revoke("person", "a")
+    await members.revoke("person", "b")
+    await join(members, "c", "person", (ADMIN,))
+    await members.revoke("person", "a")
+    with pytest.raises(ConfigError, match="c is the only admin"):
+        await members.revoke("person", "c")
