@@ -113,7 +113,7 @@ def identity(content: bytes) -> bytes:
     return content
 
 
-def pieces(content: memoryview) -> Iterator[bytes]:
-    """A chunk in messages."""
-    for start in range(0, len(content), PIECE_BYTES):
-        yield bytes(content[start : start + PIECE_BYTES])
+def pieces(start: int, stop: int) -> Iterator[tuple[int, int]]:
+    """Start and stop of each message in which bytes [start, stop) of a blob travel."""
+    for first in range(start, stop, PIECE_BYTES):
+        yield first, min(first + PIECE_BYTES, stop)
