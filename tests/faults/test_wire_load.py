@@ -128,6 +128,7 @@ async def test_empty_pieces_do_not_keep_an_upload_alive(wire: Wire, monkeypatch:
     # INTERNAL is what gRPC makes of any end that a write runs into.
     ends = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.INTERNAL)
     assert await asyncio.wait_for(stuck.call.code(), 10) in ends
+    assert await asyncio.wait_for(other.call.code(), 10) in ends
     assert not wire.server._service._turns._open
     dripping.cancel()
     await asyncio.gather(dripping, return_exceptions=True)

@@ -8,7 +8,16 @@ from typing import Any
 import grpc
 import grpc.aio
 
-from hanse.backends.grpc.protocol import CLIENT_OPTIONS, ENROLMENT, SERVICE, CutOffError, error_of, identity, pieces
+from hanse.backends.grpc.protocol import (
+    CLIENT_OPTIONS,
+    ENROLMENT,
+    SERVICE,
+    CutOffError,
+    chunk_of,
+    error_of,
+    identity,
+    pieces,
+)
 from hanse.core.blobs import Chunk, Manifest
 from hanse.core.errors import CodecError, HanseError, UnavailableError
 from hanse.core.proto import hanse_pb2 as pb
@@ -158,16 +167,17 @@ async def join(address: str, authority: bytes, request: pb.JoinRequest) -> pb.Jo
 
 
 async def _arriving(call: Any, manifest: Manifest, missing: Sequence[int]) -> AsyncIterator[tuple[int, Chunk]]:
-    """Chunks as their pieces come in; one chunk in memory at a time."""
+    """Chunks as they come in; one in memory at a time."""
+
+    async def read() -> bytes | None:
+        piece = await call.read()
+        return None if piece is grpc.aio.EOF else piece
+
     for index in missing:
         start, stop = manifest.span(index)
-        chunk: list[bytes] = []
-        while start < stop:
-            piece = await call.read()
-            if piece is grpc.aio.EOF or len(piece) > stop - start:
-                return
-            chunk.append(piece)
-            start += len(piece)
+        chunk = await chunk_of(stop - start, read)
+        if chunk is None:
+            return
         yield index, chunk
 
 

@@ -5,17 +5,20 @@ copy goes through protobuf. The options were measured: a look-ahead of 1 MiB wit
 memory of a transfer; other options made no difference beyond noise.
 """
 
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
 import grpc
 
 from hanse.core import errors
+from hanse.core.errors import CodecError
 
 SERVICE = "hanse.v1.Federation"
 ENROLMENT = "hanse.v1.Enrolment"
 PIECE_BYTES = 1 << 20
 """Bytes of a blob in one message."""
+MAX_PIECES = 1024
+"""Messages that bring one chunk: each that is held takes some bytes of its own."""
 MAX_MESSAGE_BYTES = 8 * 1024 * 1024
 MAX_ENROLMENT_BYTES = 64 * 1024
 """Where strangers may call."""
@@ -111,6 +114,27 @@ def error_of(error: grpc.RpcError) -> errors.HanseError:
 def identity(content: bytes) -> bytes:
     """Raw bytes travel as they are."""
     return content
+
+
+async def chunk_of(size: int, read: Callable[[], Awaitable[bytes | None]]) -> list[bytes] | None:
+    """A chunk of `size` bytes in the pieces in which it comes; None where the sender ends before.
+
+    Args:
+        read: the next message, None at the end.
+
+    Raises:
+        CodecError: pieces that go beyond the chunk, or too many.
+    """
+    found: list[bytes] = []
+    while size:
+        piece = await read()
+        if piece is None:
+            return None
+        if len(piece) > size or len(found) == MAX_PIECES:
+            raise CodecError(f"blob: expected at most {size} bytes more of a chunk, in at most {MAX_PIECES} pieces")
+        found.append(piece)
+        size -= len(piece)
+    return found
 
 
 def pieces(start: int, stop: int) -> Iterator[tuple[int, int]]:

@@ -20,6 +20,7 @@ from hanse.backends.grpc.protocol import (
     ENROLMENT,
     LEASE_S,
     SERVICE,
+    chunk_of,
     identity,
     pieces,
     status_of,
@@ -268,20 +269,19 @@ class Service:
     async def _arriving(
         self, context: Context, turn: Turn, manifest: Manifest, missing: tuple[int, ...]
     ) -> AsyncIterator[tuple[int, Chunk]]:
-        """Chunks as their pieces come in; one chunk in memory at a time."""
+        """Chunks as they come in; one in memory at a time."""
+
+        async def read() -> bytes | None:
+            piece = await turn.wait(_next(context))
+            turn.moved(len(piece or b""))
+            return piece
+
         for index in missing:
             self._handler.admit(_certificate(context))  # who is revoked meanwhile sends no further chunk
             start, stop = manifest.span(index)
-            chunk: list[bytes] = []
-            while start < stop:
-                piece = await turn.wait(_next(context))
-                if piece is None:
-                    return
-                if len(piece) > stop - start:
-                    raise CodecError(f"upload: expected at most {stop - start} bytes more of chunk {index}")
-                chunk.append(piece)
-                start += len(piece)
-                turn.moved(len(piece))
+            chunk = await chunk_of(stop - start, read)
+            if chunk is None:
+                return
             yield index, chunk
 
     # ---- people, enrolment ----
