@@ -22,7 +22,7 @@ from hanse.backends.grpc.protocol import SERVER_OPTIONS, error_of
 from hanse.backends.grpc.service import Service
 from hanse.backends.local import LocalStore
 from hanse.backends.memory import MemoryBlobs, MemoryInbox, puller
-from hanse.core.blobs import Buffer, Manifest
+from hanse.core.blobs import Chunk, Manifest, pieces_of
 from hanse.core.ids import check_scope
 from hanse.core.proto import hanse_pb2 as pb
 from hanse.core.records import Envelope
@@ -124,14 +124,14 @@ class GrpcBlobs:
         self,
         scope: str,
         manifest: Manifest,
-        chunks: Iterable[tuple[int, Buffer]] | AsyncIterable[tuple[int, Buffer]],
+        chunks: Iterable[tuple[int, Chunk]] | AsyncIterable[tuple[int, Chunk]],
     ) -> None:
-        taken: list[tuple[int, Buffer]] = []
+        taken: list[tuple[int, Chunk]] = []
         draw = puller(chunks)
 
-        async def noted() -> AsyncIterator[tuple[int, Buffer]]:
+        async def noted() -> AsyncIterator[tuple[int, Chunk]]:
             while (pair := await draw()) is not None:
-                taken.append((pair[0], bytes(pair[1])))
+                taken.append((pair[0], b"".join(pieces_of(pair[1]))))
                 yield pair
 
         await self._ours.put(scope, manifest, noted())

@@ -107,6 +107,22 @@ async def test_chunks_may_come_asynchronously_and_from_any_buffer(blobs: BlobSto
     assert whole(blobs, manifest) == content
 
 
+@pytest.mark.parametrize("size", [3000, 2 * CHUNK_BYTES + 9])
+async def test_chunks_may_come_in_pieces(blobs: BlobStore, size: int) -> None:
+    content = content_of(size)
+    manifest = manifest_of(content)
+    chunks: list[tuple[int, list[bytes]]] = []
+    for index, chunk in split(content):
+        cut = len(chunk) // 3
+        chunks.append((index, [bytes(chunk[:cut]), b"", bytes(chunk[cut:])]))
+    for wrong in (chunks[0][1][::-1], chunks[0][1][:1], [*chunks[0][1], b"x"]):
+        with pytest.raises(IntegrityError):
+            await blobs.put(SCOPE, manifest, [(0, wrong)])
+    assert await blobs.missing(SCOPE, manifest) == list(range(manifest.num_chunks))
+    await blobs.put(SCOPE, manifest, chunks)
+    assert whole(blobs, manifest) == content
+
+
 async def test_a_small_buffer_may_be_reused_after_put(blobs: BlobStore) -> None:
     buffer = bytearray(b"original")
     manifest = manifest_of(buffer)

@@ -417,6 +417,8 @@ async def test_uploads_that_break_their_promise(working: Working) -> None:
     assert (code, "ended before" in details) == (grpc.StatusCode.INVALID_ARGUMENT, True)
     code, details = await offer(wire, "evil", offer_of(place), *parts(CONTENT[CHUNK_BYTES:] + b"more"))
     assert (code, "at most" in details) == (grpc.StatusCode.INVALID_ARGUMENT, True)
+    code, details = await offer(wire, "evil", offer_of(place), *[b""] * 1025)
+    assert (code, "at most" in details) == (grpc.StatusCode.INVALID_ARGUMENT, True)
     update = BlobRef(MANIFEST, place)
     assert (await working.evil.reply(working.evil.answer(working.evil_task, update=update)))[0] == "refused"
     await working.finish()

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from heapq import heappop, heappush
 from pathlib import Path
 
-from hanse.core.blobs import CHUNK_BYTES, MAX_BLOB_BYTES, Buffer, Manifest, manifest_of
+from hanse.core.blobs import CHUNK_BYTES, MAX_BLOB_BYTES, Buffer, Chunk, Manifest, manifest_of, pieces_of, whole
 from hanse.core.errors import ConfigError, IntegrityError, NotFoundError, PolicyError, StorageError, TooLargeError
 from hanse.core.ids import check_scope
 from hanse.core.records import Envelope
@@ -27,7 +27,7 @@ EMPTY = Manifest(0, b"")
 """The empty blob has no chunk that could be missing, so every scope holds it."""
 VISIBILITY_S = 30.0
 
-Chunks = Iterable[tuple[int, Buffer]] | AsyncIterable[tuple[int, Buffer]]
+Chunks = Iterable[tuple[int, Chunk]] | AsyncIterable[tuple[int, Chunk]]
 
 
 def monotonic_ms() -> int:
@@ -178,18 +178,18 @@ def below(scope: str, prefix: str) -> bool:
     return scope == prefix or scope.startswith(prefix + "/")
 
 
-def puller(chunks: Chunks) -> Callable[[], Awaitable[tuple[int, Buffer] | None]]:
+def puller(chunks: Chunks) -> Callable[[], Awaitable[tuple[int, Chunk] | None]]:
     """One way to draw from both kinds of chunks: the next pair, or None at the end."""
     if isinstance(chunks, AsyncIterable):
         iterator = aiter(chunks)
 
-        async def draw_async() -> tuple[int, Buffer] | None:
+        async def draw_async() -> tuple[int, Chunk] | None:
             return await anext(iterator, None)
 
         return draw_async
     plain = iter(chunks)
 
-    async def draw() -> tuple[int, Buffer] | None:
+    async def draw() -> tuple[int, Chunk] | None:
         return next(plain, None)
 
     return draw
@@ -234,13 +234,16 @@ class MemoryBlobs:
                 continue
             manifest.verify(index, chunk)
             if manifest.num_chunks == 1:
-                self._scopes[scope][manifest.id] = _Blob(manifest, memoryview(bytes(chunk)), set())
+                self._scopes[scope][manifest.id] = _Blob(manifest, memoryview(whole(chunk)), set())
                 return
             if blob is None:
                 blob = _Blob(manifest, _room(manifest.size), set(range(manifest.num_chunks)))
                 self._scopes[scope][manifest.id] = blob
-            start, stop = manifest.span(index)
-            blob.content[start:stop] = memoryview(chunk).cast("B")
+            start, _ = manifest.span(index)
+            for piece in pieces_of(chunk):
+                stop = start + len(piece)
+                blob.content[start:stop] = memoryview(piece).cast("B")
+                start = stop
             blob.lacks.discard(index)
             if not blob.lacks:
                 return

@@ -4,7 +4,7 @@ Readers verify chunk by chunk as they use them; resuming is sending the chunks t
 content gives the equal id, so doing anything twice is harmless.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -19,11 +19,26 @@ INLINE_BYTES = 64 * 1024
 MAX_BLOB_BYTES = 1 << 40
 
 Buffer = bytes | bytearray | memoryview
+Chunk = Buffer | list[bytes]
+"""A chunk's content, whole or in the pieces in which it came: putting them together would be one more copy."""
 
 
-def content_hash(content: Buffer) -> bytes:
+def content_hash(content: Chunk) -> bytes:
     """BLAKE3, 32 bytes."""
-    return blake3(content).digest()
+    hasher = blake3()
+    for piece in pieces_of(content):
+        hasher.update(piece)
+    return hasher.digest()
+
+
+def pieces_of(content: Chunk) -> Sequence[Buffer]:
+    """A chunk's pieces, in order."""
+    return content if isinstance(content, list) else (content,)
+
+
+def whole(content: Chunk) -> bytes:
+    """A small chunk in one piece."""
+    return b"".join(pieces_of(content))
 
 
 @dataclass(frozen=True)
@@ -60,15 +75,16 @@ class Manifest:
         """The expected BLAKE3 of chunk `index`."""
         return self.hashes[index * HASH_BYTES : (index + 1) * HASH_BYTES]
 
-    def verify(self, index: int, content: Buffer) -> None:
+    def verify(self, index: int, content: Chunk) -> None:
         """Check chunk `index`.
 
         Raises:
             IntegrityError: other length or other hash than promised.
         """
         start, stop = self.span(index)
-        if not 0 <= index < self.num_chunks or len(content) != stop - start:
-            raise IntegrityError(f"blob {self.id[:12]}: chunk {index} has {len(content)} bytes, not {stop - start}")
+        size = sum(map(len, pieces_of(content)))
+        if not 0 <= index < self.num_chunks or size != stop - start:
+            raise IntegrityError(f"blob {self.id[:12]}: chunk {index} has {size} bytes, not {stop - start}")
         if content_hash(content) != self.hash_of(index):
             raise IntegrityError(f"blob {self.id[:12]}: chunk {index} does not match its hash")
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from hanse.core.blobs import Buffer, Manifest
+from hanse.core.blobs import Buffer, Chunk, Manifest
 from hanse.core.records import Envelope
 
 MAX_RECORD_BYTES = 64 * 1024
@@ -43,7 +43,7 @@ class BlobStore(Protocol):
         self,
         scope: str,
         manifest: Manifest,
-        chunks: Iterable[tuple[int, Buffer]] | AsyncIterable[tuple[int, Buffer]],
+        chunks: Iterable[tuple[int, Chunk]] | AsyncIterable[tuple[int, Chunk]],
     ) -> None:
         """Take chunks (any order, repeats harmless), verify each and keep it, also when the sender stops half-way.
 

@@ -8,8 +8,17 @@ from typing import Any
 import grpc
 import grpc.aio
 
-from hanse.backends.grpc.protocol import CLIENT_OPTIONS, ENROLMENT, SERVICE, CutOffError, error_of, identity, pieces
-from hanse.core.blobs import Buffer, Manifest
+from hanse.backends.grpc.protocol import (
+    CLIENT_OPTIONS,
+    ENROLMENT,
+    SERVICE,
+    CutOffError,
+    chunk_of,
+    error_of,
+    identity,
+    pieces,
+)
+from hanse.core.blobs import Chunk, Manifest
 from hanse.core.errors import CodecError, HanseError, UnavailableError
 from hanse.core.proto import hanse_pb2 as pb
 from hanse.core.seams import BlobStore
@@ -101,7 +110,7 @@ class Connection:
         try:
             if pb.Manifest.FromString(await call.read()) != pb.Manifest(size=manifest.size, hashes=manifest.hashes):
                 raise CodecError("download: the server sends another blob than was asked for")
-            await store.put(target, manifest, _assembled(call, manifest, missing))
+            await store.put(target, manifest, _arriving(call, manifest, missing))
         except grpc.RpcError as error:
             raise error_of(error) from None
         finally:
@@ -129,8 +138,8 @@ class Connection:
             await _open(call, offer.SerializeToString())
             ticket = await _content(call)
             for index in pb.UploadTicket.FromString(ticket).missing:
-                for piece in pieces(store.read(scope, manifest.id, *manifest.span(index))):
-                    await call.write(piece)
+                for span in pieces(*manifest.span(index)):
+                    await call.write(bytes(store.read(scope, manifest.id, *span)))
             await call.done_writing()
             await _content(call)
         except grpc.RpcError as error:
@@ -157,18 +166,19 @@ async def join(address: str, authority: bytes, request: pb.JoinRequest) -> pb.Jo
         return reply
 
 
-async def _assembled(call: Any, manifest: Manifest, missing: Sequence[int]) -> AsyncIterator[tuple[int, Buffer]]:
-    buffer = bytearray(min(manifest.size, manifest.span(0)[1]))
+async def _arriving(call: Any, manifest: Manifest, missing: Sequence[int]) -> AsyncIterator[tuple[int, Chunk]]:
+    """Chunks as they come in; one in memory at a time."""
+
+    async def read() -> bytes | None:
+        piece = await call.read()
+        return None if piece is grpc.aio.EOF else piece
+
     for index in missing:
         start, stop = manifest.span(index)
-        size, filled = stop - start, 0
-        while filled < size:
-            piece = await call.read()
-            if piece is grpc.aio.EOF or len(piece) > size - filled:
-                return
-            buffer[filled : filled + len(piece)] = piece
-            filled += len(piece)
-        yield index, memoryview(buffer)[:size]
+        chunk = await chunk_of(stop - start, read)
+        if chunk is None:
+            return
+        yield index, chunk
 
 
 async def _open(call: Any, content: bytes) -> None:

@@ -5,17 +5,20 @@ copy goes through protobuf. The options were measured: a look-ahead of 1 MiB wit
 memory of a transfer; other options made no difference beyond noise.
 """
 
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
 import grpc
 
 from hanse.core import errors
+from hanse.core.errors import CodecError
 
 SERVICE = "hanse.v1.Federation"
 ENROLMENT = "hanse.v1.Enrolment"
 PIECE_BYTES = 1 << 20
 """Bytes of a blob in one message."""
+MAX_PIECES = 1024
+"""Messages that bring one chunk: each that is held takes some bytes of its own."""
 MAX_MESSAGE_BYTES = 8 * 1024 * 1024
 MAX_ENROLMENT_BYTES = 64 * 1024
 """Where strangers may call."""
@@ -113,7 +116,28 @@ def identity(content: bytes) -> bytes:
     return content
 
 
-def pieces(content: memoryview) -> Iterator[bytes]:
-    """A chunk in messages."""
-    for start in range(0, len(content), PIECE_BYTES):
-        yield bytes(content[start : start + PIECE_BYTES])
+async def chunk_of(size: int, read: Callable[[], Awaitable[bytes | None]]) -> list[bytes] | None:
+    """A chunk of `size` bytes in the pieces in which it comes; None where the sender ends before.
+
+    Args:
+        read: the next message, None at the end.
+
+    Raises:
+        CodecError: pieces that go beyond the chunk, or too many.
+    """
+    found: list[bytes] = []
+    while size:
+        piece = await read()
+        if piece is None:
+            return None
+        if len(piece) > size or len(found) == MAX_PIECES:
+            raise CodecError(f"blob: expected at most {size} bytes more of a chunk, in at most {MAX_PIECES} pieces")
+        found.append(piece)
+        size -= len(piece)
+    return found
+
+
+def pieces(start: int, stop: int) -> Iterator[tuple[int, int]]:
+    """Start and stop of each message in which bytes [start, stop) of a blob travel."""
+    for first in range(start, stop, PIECE_BYTES):
+        yield first, min(first + PIECE_BYTES, stop)

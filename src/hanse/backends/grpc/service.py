@@ -20,12 +20,13 @@ from hanse.backends.grpc.protocol import (
     ENROLMENT,
     LEASE_S,
     SERVICE,
+    chunk_of,
     identity,
     pieces,
     status_of,
 )
 from hanse.backends.grpc.turns import Turn, Turns
-from hanse.core.blobs import Buffer, Manifest
+from hanse.core.blobs import Chunk, Manifest
 from hanse.core.errors import CodecError, HanseError, StorageError, TrustError, UnavailableError
 from hanse.core.proto import hanse_pb2 as pb
 from hanse.core.records import WIRE_VERSION, Envelope
@@ -240,8 +241,8 @@ class Service:
                 await _send(context, turn, header.SerializeToString())
                 for index in wanted:
                     self._handler.admit(_certificate(context))  # who is revoked meanwhile gets no further chunk
-                    start, stop = manifest.span(index)
-                    for piece in pieces(self._blobs.read(request.scope, request.id, start, stop)):
+                    for span in pieces(*manifest.span(index)):
+                        piece = bytes(self._blobs.read(request.scope, request.id, *span))
                         await _send(context, turn, piece)
                         turn.moved(len(piece))
         await guard.finish()
@@ -267,23 +268,21 @@ class Service:
 
     async def _arriving(
         self, context: Context, turn: Turn, manifest: Manifest, missing: tuple[int, ...]
-    ) -> AsyncIterator[tuple[int, Buffer]]:
-        """Chunks as their pieces come in; one chunk in memory at a time."""
-        buffer = bytearray(min(manifest.size, manifest.span(0)[1]))
+    ) -> AsyncIterator[tuple[int, Chunk]]:
+        """Chunks as they come in; one in memory at a time."""
+
+        async def read() -> bytes | None:
+            piece = await turn.wait(_next(context))
+            turn.moved(len(piece or b""))
+            return piece
+
         for index in missing:
             self._handler.admit(_certificate(context))  # who is revoked meanwhile sends no further chunk
             start, stop = manifest.span(index)
-            size, filled = stop - start, 0
-            while filled < size:
-                piece = await turn.wait(_next(context))
-                if piece is None:
-                    return
-                if len(piece) > size - filled:
-                    raise CodecError(f"upload: expected at most {size - filled} bytes more of chunk {index}")
-                buffer[filled : filled + len(piece)] = piece
-                filled += len(piece)
-                turn.moved(len(piece))
-            yield index, memoryview(buffer)[:size]
+            chunk = await chunk_of(stop - start, read)
+            if chunk is None:
+                return
+            yield index, chunk
 
     # ---- people, enrolment ----
 

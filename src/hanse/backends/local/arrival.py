@@ -7,7 +7,7 @@ from concurrent.futures import Future
 from pathlib import Path
 
 from hanse.backends.local.files import Spares, disk_errors, sync_content
-from hanse.core.blobs import CHUNK_BYTES, Buffer, Manifest, content_hash
+from hanse.core.blobs import CHUNK_BYTES, Chunk, Manifest, content_hash
 from hanse.core.errors import NotFoundError
 
 FLUSH_BYTES = 64 * 1024 * 1024
@@ -71,17 +71,18 @@ class Arrival:
         if self.is_gone:
             raise NotFoundError(f"blob {self.manifest.id[:12]}: its scope was deleted while it came")
 
-    def take(self, index: int, chunk: Buffer) -> None:
+    def take(self, index: int, chunk: Chunk) -> None:
         """Verify, write, mark."""
         self.check_wanted()
         if self.is_done or (0 <= index < len(self.marks) and self.marks[index]):
             return
         self.manifest.verify(index, chunk)
+        start, stop = self.manifest.span(index)
         with disk_errors("writing a blob"):
-            self._spares.write(self._file, chunk, self.manifest.span(index)[0])
+            self._spares.write(self._file, chunk, start)
             os.pwrite(self._marks_file, b"\1", index)
         self.marks[index] = 1
-        self._unflushed += len(chunk)
+        self._unflushed += stop - start
         if self._flush is not None and self._unflushed >= FLUSH_BYTES:
             self._unflushed = 0
             self._flushes.append(self._flush(os.dup(self._file)))

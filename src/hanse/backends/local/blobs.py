@@ -34,7 +34,7 @@ from hanse.backends.local.files import (
 )
 from hanse.backends.local.held import Held, load_manifest, save_manifest
 from hanse.backends.memory import EMPTY, Chunks, Coverage, MemoryWriter, below, check_range, puller
-from hanse.core.blobs import CHUNK_BYTES, INLINE_BYTES, Buffer, Manifest, content_hash, manifest_of
+from hanse.core.blobs import CHUNK_BYTES, INLINE_BYTES, Buffer, Manifest, content_hash, manifest_of, whole
 from hanse.core.errors import ConfigError, IntegrityError, NotFoundError
 from hanse.core.ids import check_blob_id, check_scope
 from hanse.core.seams import BlobWriter
@@ -82,7 +82,7 @@ class LocalBlobs:
             pair = await draw()
             if pair is not None:
                 manifest.verify(*pair)
-                await self._keep_small(scope, manifest, bytes(pair[1]))
+                await self._keep_small(scope, manifest, whole(pair[1]))
             return
         if await self._is_complete(key, manifest):
             return

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from hanse.core.blobs import Buffer
+from hanse.core.blobs import Chunk, pieces_of
 from hanse.core.errors import StorageError
 
 MIN_SPARE_BYTES = 1024 * 1024
@@ -37,12 +37,13 @@ def disk_error(error: OSError, doing: str) -> StorageError:
     return StorageError(f"disk: it refuses while {doing} ({name}: {os.strerror(error.errno or errno.EIO)}); {hint}")
 
 
-def write_all(file: int, content: Buffer, start: int) -> None:
-    """Write `content` at byte `start`, also where the system takes it in pieces."""
-    view = memoryview(content).cast("B")
-    while len(view):
-        written = os.pwrite(file, view, start)
-        view, start = view[written:], start + written
+def write_all(file: int, content: Chunk, start: int) -> None:
+    """Write `content` at byte `start`, also where the system takes less at a time."""
+    for piece in pieces_of(content):
+        view = memoryview(piece).cast("B")
+        while len(view):
+            written = os.pwrite(file, view, start)
+            view, start = view[written:], start + written
 
 
 def sync_content(file: int) -> None:
@@ -133,7 +134,7 @@ class Spares:
             self._sizes.clear()
         return had
 
-    def write(self, file: int, content: Buffer, start: int) -> None:
+    def write(self, file: int, content: Chunk, start: int) -> None:
         """`write_all`, which gives the pool up before it lets a full disk win."""
         try:
             write_all(file, content, start)
