@@ -18,6 +18,8 @@ from hanse.aggregation.selects import Rows
 BITS = 20
 LONGEST = 1 << (52 - 2 * BITS)
 """Elements of a row, at most: BITS + BITS + log2(LONGEST) ≤ 53."""
+LEAST_EXPONENT = -1000
+"""Of a row's largest element; below it digits are lost, so that the scale stays a float64."""
 
 Stats = npt.NDArray[np.float64]
 """Statistics over all updates, of any shape; those of two pieces are added elementwise."""
@@ -38,14 +40,14 @@ def gram(blocks: Rows) -> Stats:
     if blocks.shape[1] > LONGEST:
         raise ValueError(f"gram: expected rows of at most {LONGEST} elements, found {blocks.shape[1]}")
     largest = np.maximum(blocks.max(axis=1), -blocks.min(axis=1))
-    _, exponents = np.frexp(largest)
-    np.ldexp(blocks, (BITS - exponents)[:, None], out=blocks)  # |x| < 2^BITS
+    exponents = np.maximum(np.frexp(largest)[1], LEAST_EXPONENT)
+    blocks *= np.ldexp(1.0, BITS - exponents)[:, None]  # |x| < 2^BITS; exact, as a power of two
     high = np.rint(blocks)
     blocks -= high
-    np.ldexp(blocks, BITS, out=blocks)
+    blocks *= float(1 << BITS)
     low = np.rint(blocks, out=blocks)  # |x| ≤ 2^(BITS − 1)
     mixed = high @ low.T
-    products = high @ high.T + np.ldexp(mixed + mixed.T, -BITS)
+    products = high @ high.T + (mixed + mixed.T) / (1 << BITS)
     return np.asarray(np.ldexp(products, exponents[:, None] + exponents[None, :] - 2 * BITS))
 
 

@@ -579,7 +579,7 @@ def _weigh(
     if divisor == 0:
         raise ZeroWeight
     picked = Cohort(tuple(cohort.sources[i] for i, _ in kept), positions, chosen, divisor)
-    return picked, choice.rule or WeightedMean()
+    return picked, WeightedMean() if choice.rule is None else choice.rule
 
 
 class _InOrder:

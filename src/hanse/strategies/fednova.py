@@ -17,12 +17,15 @@ from typing import ClassVar
 from hanse.aggregation import WeightedSum
 from hanse.strategies.strategy import FoldInput, Reducer, Strategy, number_in
 
+MOST_STEPS = 10**9
+
 
 @dataclass(frozen=True)
 class FedNova(Strategy):
     """w ← w + τ_eff Σ_i p_i Δ_i / τ_i with τ_eff = Σ_i p_i τ_i and p_i = n_i / n of the cohort.
 
-    With equal numbers of steps this is FedAvg. An update of no steps is refused.
+    With equal numbers of steps this is FedAvg. An update of no steps, or of more than `MOST_STEPS`, is refused. The
+    number is the site's own claim, and τ_eff grows with it: not for federations in which somebody may lie.
     """
 
     name: ClassVar[str] = "fednova"
@@ -31,8 +34,12 @@ class FedNova(Strategy):
 
     def wrong(self, reply: FoldInput) -> str:
         """See `Strategy.wrong`; a step at least."""
-        why = super().wrong(reply)
-        return why or ("" if number_in(reply, "num_steps") >= 1 else "expected a metric 'num_steps' ≥ 1, found less")
+        if why := super().wrong(reply):
+            return why
+        steps = number_in(reply, "num_steps")
+        return (
+            "" if 1 <= steps <= MOST_STEPS else f"expected a metric 'num_steps' from 1 to {MOST_STEPS}, found {steps:g}"
+        )
 
     def weigh(self, replies: Sequence[FoldInput]) -> list[float]:
         """τ_eff p_i / τ_i: what each delta is multiplied by in the sum."""

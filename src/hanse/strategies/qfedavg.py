@@ -20,6 +20,8 @@ from hanse.strategies.strategy import FoldInput, Reducer, Strategy, check_number
 
 LEAST_LOSS = 1e-10
 """A loss below it counts as it: for q < 1 the rule divides by it (as the authors' code does)."""
+MOST_LOSS = 1e6
+"""A higher one is refused; its powers stay finite."""
 
 
 @dataclass(frozen=True)
@@ -28,10 +30,11 @@ class QFedAvg(Strategy):
 
         Δw_k = L (w − w_k),   Δ_k = F_k^q Δw_k,   h_k = q F_k^(q−1) ‖Δw_k‖² + L F_k^q
 
-    With q = 0 it is FedAvg with equal weights.
+    With q = 0 it is FedAvg with equal weights. The loss is the site's own claim: not for federations in which somebody
+    may lie.
 
     Args:
-        q: ≥ 0; the greater, the more even. The paper's values lie between 0.001 and 5.
+        q: from 0 to 20; the greater, the more even. The paper's values lie between 0.001 and 5.
         client_lr: 1 / L > 0, the learning rate of the clients' steps.
 
     Raises:
@@ -46,8 +49,15 @@ class QFedAvg(Strategy):
     wants: ClassVar[tuple[str, ...]] = ("loss_before",)
 
     def __post_init__(self) -> None:
-        check_number("qfedavg.q", self.q, 0.0)
+        check_number("qfedavg.q", self.q, 0.0, 20.0)
         check_number("qfedavg.client_lr", self.client_lr, 0.0, open_low=True)
+
+    def wrong(self, reply: FoldInput) -> str:
+        """See `Strategy.wrong`; a loss that is not too high to be one."""
+        if why := super().wrong(reply):
+            return why
+        loss = number_in(reply, "loss_before")
+        return "" if loss <= MOST_LOSS else f"expected a metric 'loss_before' up to {MOST_LOSS:g}, found {loss:g}"
 
     def weigh(self, replies: Sequence[FoldInput]) -> list[float]:
         """F_k(w): `_Fair` makes the weights of it."""

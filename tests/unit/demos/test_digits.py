@@ -1,6 +1,8 @@
 """The digits demo: its network's gradient, what its tables are made of, and that they say what the runs said."""
 
 import math
+import re
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -88,3 +90,10 @@ def test_the_command_prints_a_table(capsys: pytest.CaptureFixture[str]) -> None:
     printed = capsys.readouterr().out
     assert "| `FedAvg()` |" in printed
     assert "100 sites, Dirichlet(0.1), 20% in a round, 1 rounds, 1 seeds" in printed
+
+
+def test_the_page_of_results_has_the_rows_and_columns_of_the_tables() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "results.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `(.+?)` \|", page, re.MULTILINE)
+    strategies = [digits.described(each) for each in digits.STRATEGIES]
+    assert rows == strategies

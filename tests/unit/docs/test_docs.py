@@ -255,6 +255,15 @@ def test_policy_keys() -> None:
     assert set(codes(row[2])) == {*catalogue(), CUSTOM, "any"} | ({CUSTOM} & set(codes(row[2])))
 
 
+def test_strategies_and_their_parameters() -> None:
+    documented = {}
+    for row in rows(text_of("docs/how-to/write-an-app.md"), "Strategies"):
+        (name,), parameters = codes(row[0]), codes(re.sub(r"\(.*?\)", "", row[1]))
+        documented[getattr(hs, name.removeprefix("hs.")).name] = set(parameters)
+    actual = {name: {f.name for f in dataclasses.fields(kind)} for name, kind in catalogue().items()}
+    assert documented == {name: fields for name, fields in actual.items() if name != "query"}
+
+
 def test_federation_keys() -> None:
     assert keys(text_of("docs/reference/configuration.md"), "federation.yaml") == set(federation.KEYS)
 

@@ -9,11 +9,16 @@ from hanse.core.errors import ConfigError
 from hanse.core.spec import RunSpec
 from hanse.strategies import Context, FoldInput, named
 from hanse.strategies.catalogue import catalogue
+from hanse.strategies.fedadagrad import FedAdagrad
 from hanse.strategies.fedadam import FedAdam
 from hanse.strategies.fedavg import FedAvg
 from hanse.strategies.fedavgm import FedAvgM
+from hanse.strategies.feddyn import FedDyn
 from hanse.strategies.fedprox import FedProx
+from hanse.strategies.fedyogi import FedYogi
+from hanse.strategies.qfedavg import QFedAvg
 from hanse.strategies.robust import RFA, FedBulyan, FedKrum, FedNormBound, FedTrimmedMean, FLTrust
+from hanse.strategies.scaffold import Scaffold
 
 SITES = ("a", "b", "c", "d")
 
@@ -50,6 +55,18 @@ def test_parameters_survive_too() -> None:
         (FedAdam, {"beta_1": 1.0}, "fedadam.beta_1"),
         (FedAdam, {"beta_2": -0.01}, "fedadam.beta_2"),
         (FedAdam, {"tau": 0.0}, "fedadam.tau"),
+        (FedAdagrad, {"server_lr": 0.0}, "fedadagrad.server_lr"),
+        (FedAdagrad, {"beta_1": 1.0}, "fedadagrad.beta_1"),
+        (FedAdagrad, {"tau": -1.0}, "fedadagrad.tau"),
+        (FedYogi, {"server_lr": 0.0}, "fedyogi.server_lr"),
+        (FedYogi, {"beta_1": -0.1}, "fedyogi.beta_1"),
+        (FedYogi, {"beta_2": 1.0}, "fedyogi.beta_2"),
+        (FedYogi, {"tau": 0.0}, "fedyogi.tau"),
+        (Scaffold, {"server_lr": 0.0}, "scaffold.server_lr"),
+        (FedDyn, {"alpha": 0.0}, "feddyn.alpha: expected a number above 0, found 0.0"),
+        (FedDyn, {"participation": 1.5}, "feddyn.participation: expected a number above 0 to 1, found 1.5"),
+        (QFedAvg, {"q": -1.0}, "qfedavg.q: expected a number from 0 to 20, found -1.0"),
+        (QFedAvg, {"client_lr": 0.0}, "qfedavg.client_lr"),
         (FedTrimmedMean, {"trim": 0.5}, "fedtrimmedmean.trim: expected a number from 0 below 0.5, found 0.5"),
         (FedKrum, {"num_byzantine": -1}, "fedkrum.num_byzantine: expected a whole number from 0, found -1"),
         (FedKrum, {"keep": 0}, "fedkrum.keep: expected a whole number from 1, found 0"),
