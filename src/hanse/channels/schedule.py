@@ -2,8 +2,8 @@
 
 At every step one of these happens, drawn at random: a role runs until it next sends or waits; a frame on its way
 arrives, in any order; a frame arrives twice. When nothing can happen, the clock moves to the earliest deadline. One
-seed is one interleaving, so a failure repeats; many seeds are a search, not a proof. Role programs may await nothing but
-their party.
+seed is one interleaving, so a failure repeats; many seeds are a search, not a proof. Role programs may await nothing
+but their party.
 """
 
 import random
