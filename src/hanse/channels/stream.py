@@ -8,6 +8,7 @@ For benchmarks and two processes on one machine: it neither encrypts nor knows w
 """
 
 import asyncio
+import contextlib
 import json
 import time
 
@@ -46,6 +47,14 @@ class StreamChannel:
             return None
         reading, self._reading = self._reading, None
         return reading.result()
+
+    async def close(self) -> None:
+        """End the connection once everything sent is on its way."""
+        if self._reading is not None:
+            self._reading.cancel()
+        self._writer.close()
+        with contextlib.suppress(OSError):
+            await self._writer.wait_closed()
 
     def now(self) -> float:
         """See `Channel.now`."""

@@ -98,7 +98,7 @@ async def test_over_a_pair_of_sockets() -> None:
     found = await asyncio.gather(guest(Party("guest", SUMS, ends[0])), host(Party("host", SUMS, ends[1])))
     assert found == [EXPECTED, "done"]
     for end_ in ends:
-        end_._writer.close()
+        await end_.close()
 
 
 # ---- deadlines and ends ----
@@ -149,7 +149,7 @@ async def test_a_closed_connection_is_an_end() -> None:
     theirs.close()
     with pytest.raises(UnavailableError, match="closed the connection"):
         await channel.receive(1.0)
-    channel._writer.close()
+    await channel.close()
 
 
 # ---- what is refused ----

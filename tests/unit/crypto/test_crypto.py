@@ -219,12 +219,14 @@ def test_the_tail_is_the_exact_one(trials: int, p: float, below: int) -> None:
     assert oprf._log_tail(trials, p, below) == pytest.approx(math.log(exact), rel=1e-9)
 
 
-def test_parameters_are_those_of_the_paper() -> None:
-    """Table 1 of Chase and Miao: w = 609 for n = 2^20 with σ = 40, λ = 128 (within the rounding of their bound)."""
-    parameters = oprf.choose_parameters(1 << 20, 1 << 20)
-    assert parameters.height_bits == 20
-    assert abs(parameters.width - 609) <= 12
-    assert parameters.digest_bytes == 10
+@pytest.mark.parametrize(
+    ("log_n", "width"), [(10, 591), (12, 597), (14, 603), (16, 609), (18, 615), (20, 621), (24, 633)]
+)
+def test_parameters_are_those_of_the_paper(log_n: int, width: int) -> None:
+    """Table 1 of Chase and Miao: m = n, σ = 40, λ = 128."""
+    parameters = oprf.choose_parameters(1 << log_n, 1 << log_n)
+    assert (parameters.height_bits, parameters.width) == (log_n, width)
+    assert parameters.digest_bytes == math.ceil((40 + 2 * log_n) / 8)
 
 
 @settings(deadline=None, max_examples=30)
