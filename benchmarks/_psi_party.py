@@ -1,7 +1,7 @@
 """One party of the benchmark `psi`, as a process: `python -m benchmarks._psi_party CASE ROLE NUM_IDS SOCKET`.
 
-Makes its identifiers, says `ready` on stdout, waits for a line on stdin, runs its role over the socket that it inherited,
-checks the result against what it knows, and prints one line of JSON.
+Makes its identifiers, says `ready` on stdout, waits for a line on stdin, runs its role over the socket that it
+inherited, checks the result against what it knows, and prints one line of JSON.
 """
 
 import asyncio

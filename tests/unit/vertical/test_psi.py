@@ -206,7 +206,7 @@ def test_the_view_is_made_from_own_input_and_what_is_revealed(module: Any, sizes
     guest_ids, host_ids = list(range(sizes[0])), list(range(100, 100 + sizes[1]))
     outcome, seen = views(module, guest_ids, host_ids)
     for role, own, peer in (("guest", guest_ids, host_ids), ("host", host_ids, guest_ids)):
-        reveals = {"size": len(peer), "intersection": outcome.results[role]}
+        reveals = {"size": len(peer), "kind": 2, "intersection": outcome.results[role]}
         simulated = module.simulate_view(role, own, reveals)
         assert schema(simulated) == schema(seen[role])
         assert simulated[0][1].tolist() == seen[role][0][1].tolist()

@@ -135,12 +135,14 @@ def simulate_view(role: str, ids: Ids, reveals: Mapping[str, Any]) -> list[tuple
     Args:
         role: `guest` or `host`.
         ids: its identifiers.
-        reveals: `size`, the peer's number, and `intersection`, the places of the common ones in `ids`.
+        reveals: `size`, the number of the peer's identifiers; `intersection`, the places of the common ones in `ids`; `kind`
+            of the peer's identifiers where `ids` is empty and does not tell.
 
     Returns:
         the messages it receives, in order: name and array.
     """
-    kind, size, common = kind_of(ids), int(reveals["size"]), np.asarray(reveals["intersection"], np.int64)
+    size, kind = int(reveals["size"]), int(reveals.get("kind", kind_of(ids)))
+    common = np.asarray(reveals["intersection"], np.int64)
     hello = ("hello", np.array([VERSION, kind if size else 0, size], np.int64))
     if not len(ids) or not size:
         return [hello]

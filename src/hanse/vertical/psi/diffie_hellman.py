@@ -166,7 +166,8 @@ async def _meet_as_host(party: Party, ids: Ids, *, shuffled: bool) -> tuple[Plac
 
 def simulate_view(role: str, ids: Ids, reveals: Mapping[str, Any]) -> list[tuple[str, Array]]:
     """What `role` receives in a run of the join; see `chase_miao.simulate_view`. Messages sorted by name."""
-    kind, size, common = kind_of(ids), int(reveals["size"]), np.asarray(reveals["intersection"], np.int64)
+    size, kind = int(reveals["size"]), int(reveals.get("kind", kind_of(ids)))
+    common = np.asarray(reveals["intersection"], np.int64)
     view: list[tuple[str, Array]] = [("hello", np.array([VERSION, kind if size else 0, size], np.int64))]
     if not len(ids) or not size:
         return view
