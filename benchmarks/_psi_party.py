@@ -24,12 +24,16 @@ TIMEOUT_S = 300.0
 _SEEDS = {"common": 1, "guest": 2, "host": 3}
 
 
-def identifiers(role: str, num_ids: int) -> tuple[list[str], set[str]]:
-    """`num_ids` random identifiers of 16 hexadecimal digits, and those of them that both roles have: half."""
-    common = _texts("common", num_ids // 2, "c")
-    ids = common + _texts(role, num_ids - num_ids // 2, role[0])
+def shared(num_ids: int) -> list[str]:
+    """Those that both roles have: half."""
+    return _texts("common", num_ids // 2, "c")
+
+
+def identifiers(role: str, num_ids: int) -> list[str]:
+    """`num_ids` random identifiers of 16 characters, in a random order."""
+    ids = shared(num_ids) + _texts(role, num_ids - num_ids // 2, role[0])
     order = np.random.default_rng(_SEEDS[role] + 10).permutation(num_ids)
-    return [ids[at] for at in order], set(common)
+    return [ids[at] for at in order]
 
 
 def _texts(name: str, count: int, prefix: str) -> list[str]:
@@ -49,19 +53,21 @@ async def play(case: str, role: str, ids: list[str], connection: socket.socket) 
 
 def main(case: str, role: str, num_ids: int, descriptor: int) -> None:
     """See the module's text."""
-    ids, common = identifiers(role, num_ids)
+    ids = identifiers(role, num_ids)
     print("ready", flush=True)
     sys.stdin.readline()
     cpu, wall = time.process_time(), time.perf_counter()
     places, party = asyncio.run(play(case, role, ids, socket.socket(fileno=descriptor)))
     cpu, wall = time.process_time() - cpu, time.perf_counter() - wall
+    peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
+    common = set(shared(num_ids))
     joined = [ids[at] for at in places]
     if len(joined) != len(common) or set(joined) != common:
         raise RuntimeError(f"{role}: expected the {len(common)} common identifiers, found {len(joined)}")
     figures = {
         "cpu_s": cpu,
         "wall_s": wall,
-        "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6,
+        "peak_mb": peak_mb,
         "order": hashlib.sha256("\n".join(joined).encode()).hexdigest(),
         **asdict(party.counters),
     }

@@ -1,9 +1,10 @@
 """Private set intersection of 10^6 and 10^6 random identifiers, half of them shared, on both parties' own processes.
 
 Two processes joined by a pair of sockets, without encryption: what is measured is the protocol, not a channel.
-Time starts when both hold their identifiers and includes compiling numba's loops. Each party checks that it found exactly the
-shared half; here it is checked that both found it in the same order. Memory is the peak of the resident set, libraries
-and identifiers included. `link_s` is computed, not measured: all bytes at 100 Mbit/s, and 50 ms for each turn.
+Time starts when both hold their identifiers and includes compiling numba's loops. Each party checks that it found
+exactly the shared half; here it is checked that both found it in the same order. Memory is the peak of the resident
+set, libraries and identifiers included. `link_s` is computed, not measured: all bytes at 100 Mbit/s, and 50 ms for
+each turn.
 """
 
 import json

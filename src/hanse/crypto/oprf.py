@@ -16,6 +16,7 @@ import hashlib
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 import numpy.typing as npt
@@ -28,6 +29,7 @@ COMPUTATIONAL_BITS = 128
 STATISTICAL_BITS = 40
 MAX_ITEMS = 1 << 31
 _MIN_HEIGHT_BITS = 9
+_CHUNK = 1 << 14
 _HASH_PERSON = b"hanse psi H1"
 _BITS_PERSON = b"hanse psi H2"
 
@@ -112,8 +114,11 @@ def _log_tail(trials: int, p: float, below: int) -> float:
 def hash_items(items: Iterable[bytes], num_items: int) -> Blocks:
     """H1 of every item: uint64 `(num_items, 2)`, of which the lowest 16 bits of the second are 0."""
     blake2b = hashlib.blake2b
-    raw = b"".join(blake2b(item, digest_size=16, person=_HASH_PERSON).digest() for item in items)
-    blocks = np.frombuffer(raw, "<u8").reshape(num_items, 2).copy()
+    hashes = (blake2b(item, digest_size=16, person=_HASH_PERSON).digest() for item in items)
+    blocks = np.empty((num_items, 2), np.uint64)
+    for start in range(0, num_items, _CHUNK):  # not all at once: each hash is an object of 49 bytes until it is copied
+        part = b"".join(islice(hashes, min(_CHUNK, num_items - start)))
+        blocks[start : start + _CHUNK] = np.frombuffer(part, "<u8").reshape(-1, 2)
     blocks[:, 1] &= np.uint64(0xFFFF_FFFF_FFFF_0000)
     return blocks
 
@@ -166,8 +171,8 @@ class Matrix:
         """H2 of every item's bits: uint8 `(num_items, digest_bytes)`. Once all groups are done."""
         size, length = self._parameters.digest_bytes, self._parameters.num_groups
         blake2b, parts = hashlib.blake2b, []
-        for start in range(0, self._bits.shape[1], 1 << 14):
-            rows = np.ascontiguousarray(self._bits[:, start : start + (1 << 14)].T).data.cast("B")
+        for start in range(0, self._bits.shape[1], _CHUNK):
+            rows = np.ascontiguousarray(self._bits[:, start : start + _CHUNK].T).data.cast("B")
             parts.append(
                 b"".join(
                     blake2b(rows[at : at + length], digest_size=size, person=_BITS_PERSON).digest()

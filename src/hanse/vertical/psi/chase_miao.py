@@ -135,7 +135,8 @@ def simulate_view(role: str, ids: Ids, reveals: Mapping[str, Any]) -> list[tuple
     Args:
         role: `guest` or `host`.
         ids: its identifiers.
-        reveals: `size`, the number of the peer's identifiers; `intersection`, the places of the common ones in `ids`; `kind`
+        reveals: `size`, the number of the peer's identifiers; `intersection`, the places of the common ones in `ids`;
+        `kind`
             of the peer's identifiers where `ids` is empty and does not tell.
 
     Returns:
