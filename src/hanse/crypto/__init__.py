@@ -7,7 +7,7 @@
     columns       the loops of that OPRF over bits, in NumPy and, where installed, numba
     paillier      additively homomorphic encryption (Damgård–Jurik–Nielsen)
     okamoto_uchiyama  the same, smaller and faster, where the key holder encrypts and answers nothing
-    fixed_base, primes  what both stand on
+    fixed_base, primes, gmp  what both stand on
     fixed_point   real numbers as integers modulo 2^64
     packing       several integers in one message
     sharing       additive shares modulo 2^64, products with a dealer's triples

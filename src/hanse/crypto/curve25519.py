@@ -14,12 +14,12 @@ intersection that is enough, see docs/decisions.
 
 import hashlib
 from collections.abc import Iterable
-from functools import cache
 from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 
-from hanse.core.errors import MissingExtraError, RefusedError
+from hanse.core.errors import RefusedError
+from hanse.crypto.gmp import gmpy2_module
 
 P = 2**255 - 19
 A = 486662
@@ -27,15 +27,6 @@ POINT_BYTES = 32
 
 _FIELD_BYTES = 48  # L of RFC 9380 for a 255-bit field at 128 bits of security
 _SHA512_BLOCK = 128
-
-
-@cache
-def _gmpy2() -> Any:
-    try:
-        import gmpy2
-    except ImportError:
-        raise MissingExtraError("gmpy2", "vertical") from None
-    return gmpy2
 
 
 class Encoder:
@@ -51,7 +42,7 @@ class Encoder:
     def __init__(self, tag: bytes) -> None:
         if not 16 <= len(tag) <= 255:
             raise ValueError(f"expected a tag of 16 to 255 bytes, found {len(tag)}")
-        gmpy2 = _gmpy2()
+        gmpy2 = gmpy2_module()
         self._mpz, self._invert, self._jacobi = gmpy2.mpz, gmpy2.invert, gmpy2.jacobi
         self._p = gmpy2.mpz(P)
         tail = tag + bytes([len(tag)])

@@ -6,26 +6,11 @@ secret that is used twice on a machine shared with an attacker who watches its c
 randomness.
 """
 
-from functools import cache
 from typing import Any
 
-from hanse.core.errors import MissingExtraError
+from hanse.crypto.gmp import gmpy2_module
 
 _WINDOW_BITS = 8
-
-
-@cache
-def gmpy2_module() -> Any:
-    """gmpy2.
-
-    Raises:
-        MissingExtraError: it is not installed.
-    """
-    try:
-        import gmpy2
-    except ImportError:
-        raise MissingExtraError("gmpy2", "vertical") from None
-    return gmpy2
 
 
 class FixedBase:

@@ -18,7 +18,8 @@ from math import gcd
 from typing import Any
 
 from hanse.core.errors import ConfigError, RefusedError, TooLargeError
-from hanse.crypto.fixed_base import FixedBase, gmpy2_module
+from hanse.crypto.fixed_base import FixedBase
+from hanse.crypto.gmp import gmpy2_module
 from hanse.crypto.primes import random_prime
 
 MODULUS_BITS = 2048

@@ -19,7 +19,8 @@ from math import gcd
 from typing import Any
 
 from hanse.core.errors import ConfigError, RefusedError
-from hanse.crypto.fixed_base import FixedBase, gmpy2_module
+from hanse.crypto.fixed_base import FixedBase
+from hanse.crypto.gmp import gmpy2_module
 from hanse.crypto.primes import random_prime
 
 MIN_BITS = 2048

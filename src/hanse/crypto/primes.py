@@ -3,7 +3,7 @@
 import secrets
 from collections.abc import Callable
 
-from hanse.crypto.fixed_base import gmpy2_module
+from hanse.crypto.gmp import gmpy2_module
 
 _ROUNDS = 40
 """Miller–Rabin rounds: a composite passes with probability at most 4^-40."""
