@@ -1,0 +1,198 @@
+"""`Party`: what a role program holds. `await party.send("host", "masked_ids", x)`, `x = await party.recv("guest", …)`.
+
+Every message is checked against the protocol's declaration when it is sent and when it arrives, whatever the program is
+waiting for at that moment; frames are put in order and repetitions dropped by (sender, name, number); every wait has a
+deadline and a cause. One party runs one program: it is not for use from several tasks at a time.
+"""
+
+import contextlib
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from hanse.channels.frames import STOPPED, Channel, Frame
+from hanse.channels.protocol import Message, Protocol
+from hanse.core.arrays import Array, Arrays
+from hanse.core.codec import decode, encode
+from hanse.core.errors import ConfigError, RefusedError, TooLargeError, UnavailableError
+
+TIMEOUT_S = 30.0
+MAX_WAITING_FRAMES = 1024
+"""Frames of one (sender, name) that may wait before the program asks for them."""
+
+
+@dataclass(slots=True)
+class Counters:
+    """What a party sent and received. Bytes are those of the frames' content.
+
+    `turns` counts how often a received message followed a sent one: each costs a round trip's half on a slow link.
+    """
+
+    sent_messages: int = 0
+    sent_bytes: int = 0
+    received_messages: int = 0
+    received_bytes: int = 0
+    turns: int = 0
+
+
+class Party:
+    """One role's side of a protocol.
+
+    Args:
+        role: which of the protocol's roles this is.
+        protocol: the declaration that all parties share.
+        channel: carries the frames.
+        names: the site behind each role, for messages to people; a role without one is called by its role.
+        timeout_s: seconds that a wait for one message may last, > 0.
+
+    Raises:
+        ConfigError: a role that the protocol does not have, a timeout that is not above 0.
+    """
+
+    def __init__(
+        self,
+        role: str,
+        protocol: Protocol,
+        channel: Channel,
+        *,
+        names: Mapping[str, str] | None = None,
+        timeout_s: float = TIMEOUT_S,
+    ) -> None:
+        if role not in protocol.roles:
+            raise ConfigError(f"protocol {protocol.name}: expected a role of {protocol.roles}, found {role!r}")
+        if not timeout_s > 0:
+            raise ConfigError(f"protocol {protocol.name}: expected timeout_s > 0, found {timeout_s}")
+        self.role = role
+        self.protocol = protocol
+        self.counters = Counters()
+        self.iteration: int | None = None
+        """Which iteration the program is in; a program sets it, causes name it."""
+        self._channel = channel
+        self._names = dict(names or {})
+        self._timeout_s = timeout_s
+        self._next_sent: dict[tuple[str, str], int] = {}
+        self._next_received: dict[tuple[str, str], int] = {}
+        self._waiting: dict[tuple[str, str], dict[int, Array]] = {}
+        self._heard: dict[str, float] = {}
+        self._stopped: set[str] = set()
+        self._last_was_sent = False
+
+    async def send(self, to: str, name: str, value: Array) -> None:
+        """Send one array.
+
+        Args:
+            to: the recipient's role.
+            name: a message declared from this role to that one.
+            value: of the declared dtype and shape. It may be changed as soon as this returns.
+
+        Raises:
+            ConfigError: not a declared message, or not of its dtype and shape.
+            UnavailableError: the other side is gone.
+        """
+        message = self.protocol.find(self.role, to, name)
+        if message is None:
+            raise ConfigError(f"protocol {self.protocol.name}: {self.role} sends no message {name!r} to {to!r}")
+        difference = message.difference(value.dtype, value.shape)
+        if difference is not None:
+            raise ConfigError(f"protocol {self.protocol.name}: message {name}: {difference}")
+        content = encode(Arrays({name: value}))
+        seq = self._next_sent.get((to, name), 0)
+        self._next_sent[to, name] = seq + 1
+        await self._channel.send(Frame(self.role, to, name, seq, content))
+        self.counters.sent_messages += 1
+        self.counters.sent_bytes += len(content)
+        self._last_was_sent = True
+
+    async def recv(self, sender: str, name: str) -> Array:
+        """The next array of that name from that role, read-only.
+
+        Raises:
+            ConfigError: not a declared message from that role to this one.
+            RefusedError: some peer sent what is not declared, or bytes that are not an array.
+            UnavailableError: the deadline passed, or the sender stopped.
+        """
+        message = self.protocol.find(sender, self.role, name)
+        if message is None:
+            raise ConfigError(
+                f"protocol {self.protocol.name}: {self.role} receives no message {name!r} from {sender!r}"
+            )
+        key = (sender, name)
+        started = self._channel.now()
+        self._heard.setdefault(sender, started)
+        while (seq := self._next_received.get(key, 0)) not in self._waiting.get(key, {}):
+            if sender in self._stopped:
+                raise UnavailableError(f"{self._who(sender)} stopped before it sent {self._which(message)}")
+            left_s = started + self._timeout_s - self._channel.now()
+            frame = await self._channel.receive(left_s) if left_s > 0 else None
+            if frame is not None:
+                self._take(frame)
+            elif self._channel.now() - started >= self._timeout_s:
+                silent_s = self._channel.now() - self._heard[sender]
+                raise UnavailableError(
+                    f"{self._who(sender)} has not sent {self._which(message)} for {self._timeout_s:g} s; "
+                    f"last heard {silent_s:.0f} s ago"
+                )
+        self._next_received[key] = seq + 1
+        self.counters.turns += self._last_was_sent
+        self._last_was_sent = False
+        return self._waiting[key].pop(seq)
+
+    async def stop(self) -> None:
+        """Tell every other role that this one says no more; one that cannot be reached is left to its deadline."""
+        for role in self.protocol.roles:
+            if role != self.role:
+                with contextlib.suppress(UnavailableError):
+                    await self._channel.send(Frame(self.role, role, STOPPED, 0, b""))
+
+    def _take(self, frame: Frame) -> None:
+        """Check a frame that arrived, and keep its array until the program asks for it."""
+        if frame.recipient != self.role or frame.sender == self.role or frame.sender not in self.protocol.roles:
+            raise RefusedError(f"protocol {self.protocol.name}: a frame from or to a role that is not in this channel")
+        self._heard[frame.sender] = self._channel.now()
+        if frame.name == STOPPED:
+            self._stopped.add(frame.sender)
+            return
+        message = self.protocol.find(frame.sender, self.role, frame.name)
+        if message is None:
+            raise RefusedError(f"{self._who(frame.sender)} sent a message that {self.protocol.name} does not declare")
+        key = (frame.sender, frame.name)
+        waiting = self._waiting.setdefault(key, {})
+        next_seq = self._next_received.get(key, 0)
+        if frame.seq < next_seq or frame.seq in waiting:
+            return
+        if frame.seq >= next_seq + MAX_WAITING_FRAMES:
+            raise TooLargeError(
+                f"{self._who(frame.sender)} is more than {MAX_WAITING_FRAMES} messages {message.name} ahead"
+            )
+        waiting[frame.seq] = self._array_in(frame, message)
+        self.counters.received_messages += 1
+        self.counters.received_bytes += len(frame.content)
+
+    def _array_in(self, frame: Frame, message: Message) -> Array:
+        arrays = decode(frame.content)
+        if list(arrays) != [message.name]:
+            raise RefusedError(f"{self._who(frame.sender)} sent {message.name}: expected one array of that name")
+        array = arrays[message.name]
+        difference = message.difference(array.dtype, array.shape)
+        if difference is not None:
+            raise RefusedError(f"{self._who(frame.sender)} sent {message.name}: {difference}")
+        array.flags.writeable = False
+        return array
+
+    def _who(self, role: str) -> str:
+        name = self._names.get(role)
+        return role if name is None else f"{role} {name}"
+
+    def _which(self, message: Message) -> str:
+        if self.iteration is not None:
+            return f"`{message.name}` of iteration {self.iteration}"
+        return f"`{message.name}`"
+
+
+async def run_role(party: Party, program: Callable[[Party], Awaitable[Any]]) -> Any:
+    """Run a role program; if it fails, the other roles are told before its error goes on."""
+    try:
+        return await program(party)
+    except BaseException:
+        await party.stop()
+        raise

@@ -1,0 +1,132 @@
+"""What a protocol declares before it runs: its roles, its messages, its Guarantee and what it Reveals.
+
+All of it is plain data, so that it can be printed, composed over what a job runs, and checked against a site's policy.
+It describes; it proves nothing. That the code keeps to it is the business of `Party` (messages) and of the tests beside
+each protocol (what is revealed).
+"""
+
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from hanse.core.arrays import DTYPE_NAMES
+from hanse.core.errors import ConfigError
+
+Shape = tuple[int | None, ...]
+"""The length of each dimension; None where it may be any."""
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One kind of message.
+
+    Attributes:
+        name: what role programs call it, such as `masked_ids`.
+        sender: the role that sends it.
+        recipient: the role that receives it.
+        dtype: numpy's name of the dtype, such as `uint8`.
+        shape: lengths, None for any.
+    """
+
+    name: str
+    sender: str
+    recipient: str
+    dtype: str
+    shape: Shape
+
+    def difference(self, dtype: np.dtype[Any], shape: tuple[int, ...]) -> str | None:
+        """In which way an array does not fit, in words without values, or None if it fits."""
+        same_kind = dtype == np.dtype(self.dtype) and len(shape) == len(self.shape)
+        if same_kind and all(want in (None, found) for want, found in zip(self.shape, shape, strict=True)):
+            return None
+        wanted = ", ".join("any" if side is None else str(side) for side in self.shape)
+        return f"expected {self.dtype} ({wanted}), found {dtype} ({', '.join(map(str, shape))})"
+
+
+@dataclass(frozen=True, slots=True)
+class Guarantee:
+    """What holds, and under which assumptions.
+
+    Attributes:
+        adversary: `semi-honest` (follows the protocol and looks) or `none` where there is no proof.
+        corrupted: how many of the parties may be in the adversary's hand.
+        computational_bits: what an attack costs, as a power of two.
+        statistical_bits: the probability of a failure that no computation helps with, as a negative power of two.
+        assumptions: what is taken for granted.
+    """
+
+    adversary: Literal["semi-honest", "none"]
+    corrupted: int
+    computational_bits: int
+    statistical_bits: int
+    assumptions: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Reveal:
+    """One thing that one role learns about another's input, beyond what it holds itself.
+
+    Attributes:
+        to: the role that learns it.
+        about: the role whose input it depends on.
+        what: a short fixed word, such as `size` or `intersection`; what a policy compares.
+        detail: one sentence for a person.
+    """
+
+    to: str
+    about: str
+    what: str
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Protocol:
+    """A protocol's declaration.
+
+    Raises:
+        ConfigError: a message twice, or a role that the protocol does not have.
+    """
+
+    name: str
+    roles: tuple[str, ...]
+    messages: tuple[Message, ...]
+    guarantee: Guarantee
+    reveals: tuple[Reveal, ...]
+
+    def __post_init__(self) -> None:
+        seen = set()
+        for message in self.messages:
+            key = (message.sender, message.recipient, message.name)
+            if key in seen:
+                raise ConfigError(f"protocol {self.name}: message {message.name} is declared twice")
+            seen.add(key)
+            if np.dtype(message.dtype) not in DTYPE_NAMES:
+                raise ConfigError(f"protocol {self.name}: message {message.name} has a dtype that does not travel")
+            self._check_roles(message.name, message.sender, message.recipient)
+        for reveal in self.reveals:
+            self._check_roles(reveal.what, reveal.to, reveal.about)
+
+    def _check_roles(self, name: str, first: str, second: str) -> None:
+        if first == second or not {first, second} <= set(self.roles):
+            raise ConfigError(
+                f"protocol {self.name}: {name} needs two distinct roles of {', '.join(self.roles)}; "
+                f"found {first}, {second}"
+            )
+
+    def find(self, sender: str, recipient: str, name: str) -> Message | None:
+        """The declared message of that name and direction."""
+        for message in self.messages:
+            if (message.sender, message.recipient, message.name) == (sender, recipient, name):
+                return message
+        return None
+
+    def describe(self) -> dict[str, Any]:
+        """The declaration as a JSON value."""
+        return asdict(self)
+
+
+def compose(protocols: Iterable[Protocol]) -> tuple[Reveal, ...]:
+    """What a job that runs all of `protocols` reveals: each thing once, in the order in which it is first revealed."""
+    return tuple(dict.fromkeys(reveal for protocol in protocols for reveal in protocol.reveals))

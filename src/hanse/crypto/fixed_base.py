@@ -1,0 +1,49 @@
+"""Many powers of one base: E. Brickell, D. Gordon, K. McCurley, D. Wilson, "Fast exponentiation with precomputation",
+EUROCRYPT 1992, with windows of eight bits over gmpy2.
+
+An exponent of k bits costs k / 8 products. Which entries of the table are read depends on the exponent: not for a
+secret that is used twice on a machine shared with an attacker who watches its caches. Here exponents are fresh
+randomness.
+"""
+
+from typing import Any
+
+from hanse.crypto.gmp import gmpy2_module
+
+_WINDOW_BITS = 8
+
+
+class FixedBase:
+    """base^e mod modulus for exponents below 2^exponent_bits.
+
+    Args:
+        base, modulus: as in base^e mod modulus.
+        exponent_bits: the longest exponent. The table holds 32 × exponent_bits numbers.
+    """
+
+    def __init__(self, base: int, modulus: int, exponent_bits: int) -> None:
+        mpz = gmpy2_module().mpz
+        self._modulus = mpz(modulus)
+        self._limit = 1 << exponent_bits
+        self._num_windows = -(-exponent_bits // _WINDOW_BITS)
+        self._table: list[list[Any]] = []
+        step = mpz(base) % self._modulus
+        for _ in range(self._num_windows):
+            row = [mpz(1)]
+            for _ in range((1 << _WINDOW_BITS) - 1):
+                row.append(row[-1] * step % self._modulus)
+            self._table.append(row)
+            step = row[-1] * step % self._modulus
+
+    def power(self, exponent: int) -> Any:
+        """base^exponent, an mpz.
+
+        Raises:
+            ValueError: an exponent that is negative or too long.
+        """
+        if not 0 <= exponent < self._limit:
+            raise ValueError(f"expected an exponent of at most {self._limit.bit_length() - 1} bits, not negative")
+        result, modulus = self._table[0][0], self._modulus
+        for row, digit in zip(self._table, int(exponent).to_bytes(self._num_windows, "little"), strict=True):
+            result = result * row[digit] % modulus
+        return result

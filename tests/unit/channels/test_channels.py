@@ -1,0 +1,263 @@
+"""Role programs over channels: order, repetition, deadlines with causes, refusals, counters; every backend."""
+
+import asyncio
+import json
+import socket
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hanse.channels.frames import Frame
+from hanse.channels.local import local_channels, run_local
+from hanse.channels.party import MAX_WAITING_FRAMES, Party
+from hanse.channels.protocol import Guarantee, Message, Protocol, Reveal, compose
+from hanse.channels.schedule import run_scheduled
+from hanse.channels.stream import StreamChannel
+from hanse.core.arrays import Arrays
+from hanse.core.codec import encode
+from hanse.core.errors import ConfigError, HanseError, RefusedError, TooLargeError, UnavailableError
+
+GUARANTEE = Guarantee("none", 0, 0, 0, ())
+SUMS = Protocol(
+    "sums",
+    ("guest", "host"),
+    (
+        Message("numbers", "guest", "host", "int64", (None,)),
+        Message("scale", "guest", "host", "float64", ()),
+        Message("sums", "host", "guest", "float64", (2,)),
+    ),
+    GUARANTEE,
+    (Reveal("host", "guest", "numbers", "all of them"),),
+)
+ROUNDS = 5
+
+
+async def guest(party: Party) -> list[list[float]]:
+    for i in range(ROUNDS):
+        await party.send("host", "numbers", np.arange(i + 1))
+        await party.send("host", "scale", np.array(0.5 * i))
+    return [(await party.recv("host", "sums")).tolist() for _ in range(ROUNDS)]
+
+
+async def host(party: Party) -> str:
+    for _ in range(ROUNDS):
+        scale = await party.recv("guest", "scale")
+        numbers = await party.recv("guest", "numbers")
+        await party.send("guest", "sums", np.array([numbers.sum(), numbers.sum() * scale]))
+    return "done"
+
+
+EXPECTED = [[i * (i + 1) / 2, i * (i + 1) / 2 * 0.5 * i] for i in range(ROUNDS)]
+
+
+def test_every_interleaving_gives_the_same() -> None:
+    for seed in range(200):
+        outcome = run_scheduled(SUMS, {"guest": guest, "host": host}, seed, repeats=0.3)
+        assert outcome.errors == {}
+        assert outcome.results == {"guest": EXPECTED, "host": "done"}
+        counters = outcome.parties["host"].counters
+        assert (counters.sent_messages, counters.received_messages) == (ROUNDS, 2 * ROUNDS)
+        assert counters.received_bytes == outcome.parties["guest"].counters.sent_bytes
+        assert counters.turns == ROUNDS - 1
+
+
+def test_the_scheduler_reorders_and_repeats() -> None:
+    """Without Party's order and its dropping of repetitions the test above would see wrong sums."""
+    arrivals: set[tuple[int, ...]] = set()
+    for seed in range(50):
+        seen: list[int] = []
+
+        async def listen(party: Party, seen: list[int] = seen) -> None:
+            while (frame := await party._channel.receive(1.0)) is not None:
+                seen.append(frame.seq)
+
+        async def talk(party: Party) -> None:
+            for _ in range(3):
+                await party.send("host", "scale", np.array(1.0))
+
+        run_scheduled(SUMS, {"guest": talk, "host": listen}, seed, repeats=0.3)
+        arrivals.add(tuple(seen))
+    assert {(0, 1, 2), (2, 1, 0), (1, 0, 2)} <= arrivals
+    assert any(len(each) > 3 for each in arrivals)
+
+
+def test_one_seed_is_one_interleaving() -> None:
+    first, second = (run_scheduled(SUMS, {"guest": guest, "host": host}, 7) for _ in range(2))
+    assert first.parties["guest"].counters == second.parties["guest"].counters
+
+
+async def test_in_one_process() -> None:
+    assert await run_local(SUMS, {"guest": guest, "host": host}) == {"guest": EXPECTED, "host": "done"}
+
+
+async def test_over_a_pair_of_sockets() -> None:
+    ends = [StreamChannel(*await asyncio.open_connection(sock=end)) for end in socket.socketpair()]
+    found = await asyncio.gather(guest(Party("guest", SUMS, ends[0])), host(Party("host", SUMS, ends[1])))
+    assert found == [EXPECTED, "done"]
+    for end_ in ends:
+        await end_.close()
+
+
+# ---- deadlines and ends ----
+
+
+def test_a_deadline_names_who_what_and_when() -> None:
+    async def waits(party: Party) -> None:
+        party.iteration = 7
+        await party.recv("host", "sums")
+
+    outcome = run_scheduled(SUMS, {"guest": waits}, 0, names={"host": "shop"})
+    assert isinstance(outcome.errors["guest"], UnavailableError)
+    assert str(outcome.errors["guest"]) == (
+        "host shop has not sent `sums` of iteration 7 for 30 s; last heard 30 s ago"
+    )
+    assert outcome.elapsed_s == 30
+
+
+def test_a_lost_message_is_a_deadline_on_both_sides() -> None:
+    outcome = run_scheduled(SUMS, {"guest": guest, "host": host}, 3, lost=lambda frame: frame.seq == 2)
+    assert set(outcome.errors) == {"guest", "host"}
+    assert all(isinstance(error, UnavailableError) for error in outcome.errors.values())
+
+
+def test_a_role_that_fails_ends_the_others_at_once() -> None:
+    async def fails(party: Party) -> None:
+        raise ValueError("own trouble")
+
+    outcome = run_scheduled(SUMS, {"guest": guest, "host": fails}, 1)
+    assert str(outcome.errors["guest"]) == "host stopped before it sent `sums`"
+    assert outcome.elapsed_s == 0
+
+
+async def test_run_local_raises_the_first_error() -> None:
+    async def fails(party: Party) -> None:
+        raise ValueError("own trouble")
+
+    with pytest.raises(ValueError, match="own trouble"):
+        await run_local(SUMS, {"guest": guest, "host": fails})
+    with pytest.raises(ConfigError, match="expected programs for"):
+        await run_local(SUMS, {"guest": guest})
+
+
+async def test_a_closed_connection_is_an_end() -> None:
+    mine, theirs = socket.socketpair()
+    channel = StreamChannel(*await asyncio.open_connection(sock=mine))
+    assert await channel.receive(0.01) is None
+    theirs.close()
+    with pytest.raises(UnavailableError, match="closed the connection"):
+        await channel.receive(1.0)
+    await channel.close()
+
+
+# ---- what is refused ----
+
+
+@pytest.mark.parametrize(
+    ("to", "name", "value"),
+    [
+        ("host", "sums", np.zeros(2)),
+        ("arbiter", "numbers", np.arange(3)),
+        ("host", "numbers", np.arange(3.0)),
+        ("host", "numbers", np.zeros((2, 2), np.int64)),
+        ("host", "scale", np.zeros(1)),
+    ],
+)
+async def test_what_is_not_declared_is_not_sent(to: str, name: str, value: Any) -> None:
+    party = Party("guest", SUMS, local_channels(SUMS.roles)["guest"])
+    with pytest.raises(ConfigError, match="protocol sums"):
+        await party.send(to, name, value)
+
+
+async def test_what_is_not_declared_is_not_awaited() -> None:
+    party = Party("guest", SUMS, local_channels(SUMS.roles)["guest"])
+    with pytest.raises(ConfigError, match="guest receives no message 'numbers' from 'host'"):
+        await party.recv("host", "numbers")
+    with pytest.raises(ConfigError, match="expected a role"):
+        Party("arbiter", SUMS, local_channels(SUMS.roles)["guest"])
+    with pytest.raises(ConfigError, match="timeout_s > 0"):
+        Party("guest", SUMS, local_channels(SUMS.roles)["guest"], timeout_s=0)
+
+
+def content(name: str, value: Any) -> bytes:
+    return encode(Arrays({name: value}))
+
+
+SECRET = 424242
+
+
+@pytest.mark.parametrize(
+    ("frame", "error"),
+    [
+        (Frame("guest", "host", "gradients", 0, content("gradients", np.array([SECRET]))), RefusedError),
+        (Frame("guest", "host", "numbers", 0, content("scale", np.array([SECRET]))), RefusedError),
+        (Frame("guest", "host", "numbers", 0, content("numbers", np.array([SECRET + 0.5]))), RefusedError),
+        (Frame("guest", "host", "numbers", 0, content("numbers", np.array([[SECRET]]))), RefusedError),
+        (Frame("guest", "host", "numbers", 0, b"424242"), RefusedError),
+        (Frame("guest", "guest", "numbers", 0, content("numbers", np.array([SECRET]))), RefusedError),
+        (Frame("arbiter", "host", "numbers", 0, content("numbers", np.array([SECRET]))), RefusedError),
+        (Frame("guest", "host", "numbers", MAX_WAITING_FRAMES, content("numbers", np.array([SECRET]))), TooLargeError),
+    ],
+)
+async def test_what_does_not_fit_is_refused_whatever_is_awaited(frame: Frame, error: type[Exception]) -> None:
+    ends = local_channels(SUMS.roles)
+    party = Party("host", SUMS, ends["host"], timeout_s=5)
+    await ends["host"].send(Frame(frame.sender, "host", frame.name, frame.seq, frame.content)) if (
+        frame.recipient == "host"
+    ) else ends["host"]._queues["host"].put_nowait(frame)
+    with pytest.raises(error) as caught:
+        await party.recv("guest", "scale")
+    assert str(SECRET) not in str(caught.value)
+
+
+@given(st.binary(max_size=200))
+def test_garbage_is_refused(raw: bytes) -> None:
+    party = Party("host", SUMS, local_channels(SUMS.roles)["host"])
+    with pytest.raises(RefusedError):
+        party._take(Frame("guest", "host", "numbers", 0, raw))
+
+
+@given(st.one_of(st.binary(max_size=100), st.lists(st.one_of(st.integers(), st.text(max_size=3)), max_size=6)))
+async def test_a_stream_of_garbage_is_refused(value: Any) -> None:
+    raw = value if isinstance(value, bytes) else json.dumps(value).encode()
+    reader = asyncio.StreamReader()
+    reader.feed_data(len(raw).to_bytes(4, "little") + raw)
+    reader.feed_eof()
+    channel = StreamChannel(reader, None)  # type: ignore[arg-type]  # it only reads
+    party = Party("host", SUMS, channel)
+    with pytest.raises(HanseError):
+        await party.recv("guest", "numbers")
+
+
+async def test_a_sent_array_may_be_changed_and_a_received_one_may_not() -> None:
+    ends = local_channels(SUMS.roles)
+    value = np.arange(3)
+    await Party("guest", SUMS, ends["guest"]).send("host", "numbers", value)
+    value[:] = 9
+    received = await Party("host", SUMS, ends["host"]).recv("guest", "numbers")
+    assert received.tolist() == [0, 1, 2]
+    with pytest.raises(ValueError, match="read-only"):
+        received[0] = 1
+
+
+# ---- declarations ----
+
+
+def test_a_declaration_is_checked() -> None:
+    twice = (SUMS.messages[0], SUMS.messages[0])
+    with pytest.raises(ConfigError, match="declared twice"):
+        Protocol("x", ("guest", "host"), twice, GUARANTEE, ())
+    with pytest.raises(ConfigError, match="two distinct roles"):
+        Protocol("x", ("guest", "host"), (Message("m", "guest", "guest", "uint8", ()),), GUARANTEE, ())
+    with pytest.raises(ConfigError, match="two distinct roles"):
+        Protocol("x", ("guest", "host"), (), GUARANTEE, (Reveal("guest", "arbiter", "size", ""),))
+    with pytest.raises(ConfigError, match="does not travel"):
+        Protocol("x", ("guest", "host"), (Message("m", "guest", "host", "object", ()),), GUARANTEE, ())
+
+
+def test_reveals_are_data_and_compose() -> None:
+    other = Protocol("y", ("guest", "host"), (), GUARANTEE, (*SUMS.reveals, Reveal("guest", "host", "size", "")))
+    assert [each.what for each in compose([SUMS, other, SUMS])] == ["numbers", "size"]
+    assert json.loads(json.dumps(SUMS.describe()))["reveals"][0]["what"] == "numbers"
