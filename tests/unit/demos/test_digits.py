@@ -96,4 +96,6 @@ def test_the_page_of_results_has_the_rows_and_columns_of_the_tables() -> None:
     page = (Path(__file__).parents[3] / "docs" / "results.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| `(.+?)` \|", page, re.MULTILINE)
     strategies = [digits.described(each) for each in digits.STRATEGIES]
-    assert rows == strategies
+    defences = [digits.described(each) for each in digits.DEFENCES]
+    assert rows == strategies + defences * len(digits.CUTS)
+    assert page.count("| defence | " + " | ".join(digits.ATTACKS) + " |") == len(digits.CUTS)
