@@ -170,7 +170,7 @@ class Party:
                 f"{self._who(frame.sender)} is more than {MAX_WAITING_FRAMES} messages {message.name} ahead"
             )
         array = self._array_in(frame, message)
-        if waiting and self._waiting_bytes + array.nbytes > MAX_WAITING_BYTES:
+        if self._waiting_bytes and self._waiting_bytes + array.nbytes > MAX_WAITING_BYTES:
             raise TooLargeError(
                 f"more than {MAX_WAITING_BYTES} bytes wait for {self.role}, last of them {message.name}"
             )
