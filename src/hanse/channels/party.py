@@ -19,6 +19,8 @@ from hanse.core.errors import ConfigError, RefusedError, TooLargeError, Unavaila
 TIMEOUT_S = 30.0
 MAX_WAITING_FRAMES = 1024
 """Frames of one (sender, name) that may wait before the program asks for them."""
+MAX_WAITING_BYTES = 1 << 30
+"""Bytes of all frames that may wait so."""
 
 
 @dataclass(slots=True)
@@ -74,6 +76,7 @@ class Party:
         self._next_received: dict[tuple[str, str], int] = {}
         self._waiting: dict[tuple[str, str], dict[int, Array]] = {}
         self._heard: dict[str, float] = {}
+        self._waiting_bytes = 0
         self._stopped: set[str] = set()
         self._last_was_sent = False
 
@@ -135,7 +138,9 @@ class Party:
         self._next_received[key] = seq + 1
         self.counters.turns += self._last_was_sent
         self._last_was_sent = False
-        return self._waiting[key].pop(seq)
+        value = self._waiting[key].pop(seq)
+        self._waiting_bytes -= value.nbytes
+        return value
 
     async def stop(self) -> None:
         """Tell every other role that this one says no more; one that cannot be reached is left to its deadline."""
@@ -164,7 +169,13 @@ class Party:
             raise TooLargeError(
                 f"{self._who(frame.sender)} is more than {MAX_WAITING_FRAMES} messages {message.name} ahead"
             )
-        waiting[frame.seq] = self._array_in(frame, message)
+        array = self._array_in(frame, message)
+        if self._waiting_bytes and self._waiting_bytes + array.nbytes > MAX_WAITING_BYTES:
+            raise TooLargeError(
+                f"more than {MAX_WAITING_BYTES} bytes wait for {self.role}, last of them {message.name}"
+            )
+        self._waiting_bytes += array.nbytes
+        waiting[frame.seq] = array
         self.counters.received_messages += 1
         self.counters.received_bytes += len(frame.content)
 

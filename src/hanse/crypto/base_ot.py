@@ -4,7 +4,7 @@ M. Naor, B. Pinkas, "Efficient oblivious transfer protocols", SODA 2001, section
 for all transfers), on P-256 with seeds from SHA-256. Scalar multiplications are OpenSSL's; only one point addition a
 transfer is done here, for either choice, in Python's integers.
 
-Not an extension: for the few hundred transfers that are needed, public-key work is a tenth of a second.
+Not an extension: for the few hundred transfers that are needed, public-key work takes less than a tenth of a second.
 
 Guarantee: the sender learns nothing of the choices, unconditionally; the receiver learns nothing of the other seed
 if computational Diffie–Hellman is hard on P-256, SHA-256 taken as a random oracle. Semi-honest.

@@ -56,37 +56,38 @@ class NumpyLoops:
             out |= unpacked[_places(blocks, bits, per_lane, column)] << np.uint8(column)
 
 
+def _clear(blocks: Any, bits: Any, per_lane: Any, columns: Any) -> None:
+    mask, one, low = np.uint64((1 << bits) - 1), np.uint64(1), np.uint64(63)
+    for column in range(columns.shape[0]):
+        lane, shift = column // per_lane, np.uint64((column % per_lane) * bits)
+        words = columns[column]
+        for item in range(blocks.shape[0]):
+            place = (blocks[item, lane] >> shift) & mask
+            words[place >> np.uint64(6)] &= ~(one << (place & low))
+
+
+def _read(blocks: Any, bits: Any, per_lane: Any, columns: Any, out: Any) -> None:
+    mask, one, low = np.uint64((1 << bits) - 1), np.uint64(1), np.uint64(63)
+    out[:] = 0
+    for column in range(columns.shape[0]):
+        lane, shift = column // per_lane, np.uint64((column % per_lane) * bits)
+        words = columns[column]
+        for item in range(blocks.shape[0]):
+            place = (blocks[item, lane] >> shift) & mask
+            bit = (words[place >> np.uint64(6)] >> (place & low)) & one
+            out[item] |= np.uint8(bit << np.uint64(column))
+
+
 @cache
 def _compiled() -> tuple[Any, Any]:
     from numba import njit  # heavy and optional
 
-    @njit(nogil=True)
-    def clear(blocks: Any, bits: Any, per_lane: Any, columns: Any) -> None:
-        mask, one, low = np.uint64((1 << bits) - 1), np.uint64(1), np.uint64(63)
-        for column in range(columns.shape[0]):
-            lane, shift = column // per_lane, np.uint64((column % per_lane) * bits)
-            words = columns[column]
-            for item in range(blocks.shape[0]):
-                place = (blocks[item, lane] >> shift) & mask
-                words[place >> np.uint64(6)] &= ~(one << (place & low))
-
-    @njit(nogil=True)
-    def read(blocks: Any, bits: Any, per_lane: Any, columns: Any, out: Any) -> None:
-        mask, one, low = np.uint64((1 << bits) - 1), np.uint64(1), np.uint64(63)
-        out[:] = 0
-        for column in range(columns.shape[0]):
-            lane, shift = column // per_lane, np.uint64((column % per_lane) * bits)
-            words = columns[column]
-            for item in range(blocks.shape[0]):
-                place = (blocks[item, lane] >> shift) & mask
-                bit = (words[place >> np.uint64(6)] >> (place & low)) & one
-                out[item] |= np.uint8(bit << np.uint64(column))
-
-    return clear, read
+    compile_ = njit(cache=True, nogil=True, error_model="numpy")
+    return compile_(_clear), compile_(_read)
 
 
 class NumbaLoops:
-    """Compiled at first use, about a second."""
+    """Compiled at first use, about a second, and kept in numba's cache on disk."""
 
     def clear(self, blocks: Words, bits: int, per_lane: int, columns: Words) -> None:
         """See `NumpyLoops.clear`."""

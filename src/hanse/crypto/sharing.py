@@ -116,6 +116,32 @@ def second_share(sizes: Sizes, seed: bytes, correction: Ring) -> TripleShare:
     return TripleShare(a, b, correction)
 
 
+def deal_split(sizes: Sizes, first_seed: bytes, second_seed: bytes) -> Ring:
+    """The dealer's correction where the first party holds all of x and the second all of y.
+
+    The first party then knows all of a, and the second all of b: each opens its own input masked, once.
+
+    Returns:
+        uint64, `(n, m)`: the second party's share of c.
+    """
+    a, first_c = split_first(sizes, first_seed)
+    return matmul(a, split_second(sizes, second_seed)) - first_c
+
+
+def split_first(sizes: Sizes, seed: bytes) -> tuple[Ring, Ring]:
+    """a and the first party's share of c, for `deal_split`."""
+    n, k, m = sizes
+    a, c = expand(seed, (n, k), (n, m))
+    return a, c
+
+
+def split_second(sizes: Sizes, seed: bytes) -> Ring:
+    """b, for `deal_split`."""
+    _, k, m = sizes
+    (b,) = expand(seed, (k, m))
+    return b
+
+
 def mask(x: Ring, y: Ring, triple: TripleShare) -> tuple[Ring, Ring]:
     """This party's shares of e = x − a and f = y − b, to be opened to both."""
     return x - triple.a, y - triple.b

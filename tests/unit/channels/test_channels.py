@@ -212,6 +212,19 @@ async def test_what_does_not_fit_is_refused_whatever_is_awaited(frame: Frame, er
     assert str(SECRET) not in str(caught.value)
 
 
+async def test_what_waits_is_bounded_in_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hanse.channels.party.MAX_WAITING_BYTES", 800)
+    ends = local_channels(SUMS.roles)
+    sender, party = Party("guest", SUMS, ends["guest"]), Party("host", SUMS, ends["host"])
+    for _ in range(5):  # taken one by one, they may be many, and one may be long
+        await sender.send("host", "numbers", np.arange(101))
+        assert len(await party.recv("guest", "numbers")) == 101
+    for _ in range(2):
+        await sender.send("host", "numbers", np.arange(60))
+    with pytest.raises(TooLargeError, match="more than 800 bytes wait for host"):
+        await party.recv("guest", "scale")
+
+
 @given(st.binary(max_size=200))
 def test_garbage_is_refused(raw: bytes) -> None:
     party = Party("host", SUMS, local_channels(SUMS.roles)["host"])
