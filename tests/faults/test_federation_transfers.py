@@ -10,7 +10,7 @@ import grpc.aio
 import pytest
 
 from hanse.backends.grpc.client import Connection
-from hanse.backends.grpc.protocol import error_of
+from hanse.backends.grpc.protocol import CutOffError, error_of
 from hanse.backends.memory import MemoryBlobs
 from hanse.core.blobs import manifest_of, rechunk
 from hanse.core.errors import StorageError, UnavailableError
@@ -91,7 +91,7 @@ async def test_an_upload_that_has_not_begun_ends_with_its_connection(proxy: Prox
 @pytest.mark.parametrize(
     ("code", "details", "expected"),
     [
-        (grpc.StatusCode.INTERNAL, "Internal error from Core", UnavailableError),
+        (grpc.StatusCode.INTERNAL, "Internal error from Core", CutOffError),
         (grpc.StatusCode.CANCELLED, "Locally cancelled by application!", UnavailableError),
         (grpc.StatusCode.UNAVAILABLE, "Socket closed", UnavailableError),
         (grpc.StatusCode.ABORTED, "disk: no space left", StorageError),
