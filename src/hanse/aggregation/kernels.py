@@ -70,7 +70,7 @@ class NumpyKernel:
     """Three ufunc calls a block, scratch blocks kept per thread, no temporaries."""
 
     name = "numpy"
-    block_elements = 1 << 16
+    block_elements = 1 << 17
 
     def __init__(self) -> None:
         self._local = threading.local()
@@ -124,7 +124,7 @@ class AutoKernel:
     """
 
     name = "auto"
-    block_elements = 1 << 16
+    block_elements = 1 << 17
 
     def __init__(self, patience_bytes: int = PATIENCE_BYTES) -> None:
         self._left = patience_bytes  # threads may lose a count to each other; it decides nothing but speed
