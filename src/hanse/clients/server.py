@@ -77,6 +77,11 @@ class ServerRuntime:
             )
             if not isinstance(made, Strategy):
                 raise TaskError("bad_reply", f"@app.strategy: expected a Strategy, found {type(made).__name__}")
+            if made.has_client_part and made is not self.app.given_strategy:
+                name = type(made).__name__
+                raise TaskError(
+                    "bad_reply", f"@app.strategy: {name} has a part at the sites; give it to hs.App({name}())"
+                )
             self._strategy = made
         return self._strategy
 

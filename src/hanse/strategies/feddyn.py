@@ -39,6 +39,7 @@ class FedDyn(Strategy):
     participation: float = 1.0
 
     name: ClassVar[str] = "feddyn"
+    has_client_part: ClassVar[bool] = True
     update_kind: ClassVar[str] = "delta"
 
     def __post_init__(self) -> None:

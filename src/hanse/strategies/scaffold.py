@@ -39,6 +39,7 @@ class Scaffold(Strategy):
     server_lr: float = 1.0
 
     name: ClassVar[str] = "scaffold"
+    has_client_part: ClassVar[bool] = True
     update_kind: ClassVar[str] = "delta"
     wants: ClassVar[tuple[str, ...]] = ("num_steps", "client_lr")
 

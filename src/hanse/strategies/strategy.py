@@ -118,6 +118,8 @@ class Strategy:
     """What happens to a reply after its phase closed: `drop`, or `carry` into the next close with its staleness."""
     wants: ClassVar[tuple[str, ...]] = ()
     """Metrics that a site's training must answer, finite and ≥ 0: sites find the names in `config["wants"]`."""
+    has_client_part: ClassVar[bool] = False
+    """Whether sites do a part of it: they must find it in the app, given to `hs.App` and not made at the server."""
     needs_model: ClassVar[bool] = True
     """False where a round begins from no model (analytics): what is reduced stands for itself, and may be nothing."""
 

@@ -12,6 +12,8 @@ from hanse.core.arrays import Arrays
 from hanse.core.errors import TaskError
 from hanse.strategies.fedadam import FedAdam
 from hanse.strategies.fedavg import FedAvg
+from hanse.strategies.feddyn import FedDyn
+from hanse.strategies.scaffold import Scaffold
 
 
 def app_with(**functions: Any) -> App:
@@ -102,3 +104,10 @@ def test_an_exception_is_told_by_type_and_line() -> None:
     assert "KeyError at test_server.py:" in str(caught.value)
     assert "4711" not in str(caught.value)
     assert isinstance(caught.value.__cause__, KeyError)
+
+
+@pytest.mark.parametrize("kind", [Scaffold, FedDyn])
+def test_a_strategy_with_a_part_at_the_sites_is_given_to_the_app(kind: Any) -> None:
+    app = app_with(strategy=lambda ctx: kind())
+    with pytest.raises(TaskError, match=rf"give it to hs.App\({kind.__name__}\(\)\)"):
+        ServerRuntime(app).strategy(StrategyContext(app.spec(), ("a",)))
