@@ -25,9 +25,14 @@ class LocalChannel:
         self._role = role
         self._queues = queues
 
-    async def send(self, frame: Frame) -> None:
+    async def send(self, frame: Frame, wait_s: float) -> bool:
         """See `Channel.send`."""
-        await self._queues[frame.recipient].put(frame)
+        try:
+            async with asyncio.timeout(wait_s):
+                await self._queues[frame.recipient].put(frame)
+        except TimeoutError:
+            return False
+        return True
 
     async def receive(self, wait_s: float) -> Frame | None:
         """See `Channel.receive`."""

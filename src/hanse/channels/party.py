@@ -90,7 +90,7 @@ class Party:
 
         Raises:
             ConfigError: not a declared message, or not of its dtype and shape.
-            UnavailableError: the other side is gone.
+            UnavailableError: the other side is gone, or the deadline passed before there was room.
         """
         message = self.protocol.find(self.role, to, name)
         if message is None:
@@ -101,7 +101,11 @@ class Party:
         content = encode(Arrays({name: value}))
         seq = self._next_sent.get((to, name), 0)
         self._next_sent[to, name] = seq + 1
-        await self._channel.send(Frame(self.role, to, name, seq, content))
+        self._heard.setdefault(to, self._channel.now())
+        if not await self._channel.send(Frame(self.role, to, name, seq, content), self._timeout_s):
+            raise UnavailableError(
+                f"{self._who(to)} has not taken {self._which(message)} for {self._timeout_s:g} s; {self._silence(to)}"
+            )
         self.counters.sent_messages += 1
         self.counters.sent_bytes += len(content)
         self._last_was_sent = True
@@ -130,10 +134,9 @@ class Party:
             if frame is not None:
                 self._take(frame)
             elif self._channel.now() - started >= self._timeout_s:
-                silent_s = self._channel.now() - self._heard[sender]
                 raise UnavailableError(
                     f"{self._who(sender)} has not sent {self._which(message)} for {self._timeout_s:g} s; "
-                    f"last heard {silent_s:.0f} s ago"
+                    f"{self._silence(sender)}"
                 )
         self._next_received[key] = seq + 1
         self.counters.turns += self._last_was_sent
@@ -147,7 +150,7 @@ class Party:
         for role in self.protocol.roles:
             if role != self.role:
                 with contextlib.suppress(UnavailableError):
-                    await self._channel.send(Frame(self.role, role, STOPPED, 0, b""))
+                    await self._channel.send(Frame(self.role, role, STOPPED, 0, b""), self._timeout_s)
 
     def _take(self, frame: Frame) -> None:
         """Check a frame that arrived, and keep its array until the program asks for it."""
@@ -193,6 +196,9 @@ class Party:
     def _who(self, role: str) -> str:
         name = self._names.get(role)
         return role if name is None else f"{role} {name}"
+
+    def _silence(self, role: str) -> str:
+        return f"last heard {self._channel.now() - self._heard[role]:.0f} s ago"
 
     def _which(self, message: Message) -> str:
         if self.iteration is not None:

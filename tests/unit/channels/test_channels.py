@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hanse.channels.frames import Frame
-from hanse.channels.local import local_channels, run_local
+from hanse.channels.local import ROOM, local_channels, run_local
 from hanse.channels.party import MAX_WAITING_FRAMES, Party
 from hanse.channels.protocol import Guarantee, Message, Protocol, Reveal, compose
 from hanse.channels.schedule import run_scheduled
@@ -142,6 +142,65 @@ async def test_run_local_raises_the_first_error() -> None:
         await run_local(SUMS, {"guest": guest})
 
 
+async def pair() -> list[StreamChannel]:
+    """Two ends whose pipe holds far less than a megabyte."""
+    return [StreamChannel(*await asyncio.open_connection(sock=end)) for end in socket.socketpair()]
+
+
+BIG = np.zeros(1 << 20)
+TALK = Protocol(
+    "talk",
+    ("guest", "host"),
+    (Message("big", "guest", "host", "float64", (None,)), Message("big", "host", "guest", "float64", (None,))),
+    GUARANTEE,
+    (),
+)
+
+
+async def test_two_that_send_at_once_do_not_wait_for_each_other() -> None:
+    async def talk(party: Party, peer: str) -> int:
+        for _ in range(3):
+            await party.send(peer, "big", BIG)
+        return sum([len(await party.recv(peer, "big")) for _ in range(3)])
+
+    ends = await pair()
+    parties = [Party(role, TALK, end, timeout_s=10) for role, end in zip(TALK.roles, ends, strict=True)]
+    async with asyncio.timeout(20):
+        found = await asyncio.gather(talk(parties[0], "host"), talk(parties[1], "guest"))
+    assert found == [3 * len(BIG)] * 2
+    for end in ends:
+        await end.close()
+
+
+async def test_a_send_has_a_deadline_that_names_who_and_what() -> None:
+    words = "host shop has not taken `big` for 0.2 s; last heard 0 s ago"
+    async with asyncio.timeout(10):
+        ends = await pair()
+        party = Party("guest", TALK, ends[0], names={"host": "shop"}, timeout_s=0.2)
+        with pytest.raises(UnavailableError) as caught:
+            await party.send("host", "big", BIG)
+        assert str(caught.value) == words
+        party = Party("guest", TALK, local_channels(TALK.roles)["guest"], names={"host": "shop"}, timeout_s=0.2)
+        for _ in range(ROOM):
+            await party.send("host", "big", np.zeros(1))
+        with pytest.raises(UnavailableError) as caught:
+            await party.send("host", "big", np.zeros(1))
+        assert str(caught.value) == words
+
+
+async def test_what_is_read_ahead_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hanse.channels.stream.MAX_AHEAD_BYTES", 1)
+    ends = await pair()
+    guest, host = (Party(role, TALK, end, timeout_s=1) for role, end in zip(TALK.roles, ends, strict=True))
+    sending = asyncio.create_task(guest.send("host", "big", BIG))  # nobody takes it
+    for _ in range(3):
+        await host.send("guest", "big", np.zeros(4))
+    with pytest.raises(UnavailableError):
+        await sending
+    assert len(ends[0]._ahead) == 1
+    assert [len(await guest.recv("host", "big")) for _ in range(3)] == [4, 4, 4]
+
+
 async def test_a_closed_connection_is_an_end() -> None:
     mine, theirs = socket.socketpair()
     channel = StreamChannel(*await asyncio.open_connection(sock=mine))
@@ -204,9 +263,7 @@ SECRET = 424242
 async def test_what_does_not_fit_is_refused_whatever_is_awaited(frame: Frame, error: type[Exception]) -> None:
     ends = local_channels(SUMS.roles)
     party = Party("host", SUMS, ends["host"], timeout_s=5)
-    await ends["host"].send(Frame(frame.sender, "host", frame.name, frame.seq, frame.content)) if (
-        frame.recipient == "host"
-    ) else ends["host"]._queues["host"].put_nowait(frame)
+    ends["host"]._queues["host"].put_nowait(frame)
     with pytest.raises(error) as caught:
         await party.recv("guest", "scale")
     assert str(SECRET) not in str(caught.value)

@@ -1,6 +1,8 @@
 """Private set intersection: against Python's sets, under many interleavings, with bad input, and its view simulated."""
 
+import asyncio
 import itertools
+import socket
 from collections.abc import Callable
 from typing import Any
 
@@ -9,9 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hanse.channels.party import Party
+from hanse.channels.party import MAX_WAITING_BYTES, MAX_WAITING_FRAMES, Party
 from hanse.channels.protocol import Protocol
 from hanse.channels.schedule import Outcome, run_scheduled
+from hanse.channels.stream import StreamChannel
 from hanse.core.arrays import Array
 from hanse.core.errors import ConfigError, RefusedError
 from hanse.crypto import base_ot, curve25519
@@ -97,6 +100,33 @@ def test_the_number_alone() -> None:
         )
         assert outcome.errors == {}
         assert outcome.results == {"guest": len(set(guest_ids) & set(host_ids)), "host": None}
+
+
+async def test_batches_beyond_the_socket_s_buffers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(diffie_hellman, "MIN_BATCH", 8192)  # 256 KiB: more than both ends' buffers together
+    sockets = socket.socketpair()
+    for each in sockets:
+        each.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+    ends = [StreamChannel(*await asyncio.open_connection(sock=each)) for each in sockets]
+    parties = [
+        Party(role, diffie_hellman.PROTOCOL, end, timeout_s=10)
+        for role, end in zip(("guest", "host"), ends, strict=True)
+    ]
+    ids = list(range(9000))
+    async with asyncio.timeout(60):
+        mine, theirs = await asyncio.gather(diffie_hellman.guest(parties[0], ids), diffie_hellman.host(parties[1], ids))
+    assert np.array_equal(mine, theirs)
+    assert sorted(mine) == ids
+    for end in ends:
+        await end.close()
+
+
+def test_ten_million_identifiers_stay_within_what_may_wait() -> None:
+    """The guest takes the digests last: each batch is a frame of one name that waits."""
+    batches = list(diffie_hellman._batches(10**7, 10**7))
+    assert len(batches) < MAX_WAITING_FRAMES
+    assert sum(mine for mine, _ in batches) == 10**7
+    assert 10**7 * digest_bytes(10**7, 10**7) < MAX_WAITING_BYTES
 
 
 # ---- bad input ----
