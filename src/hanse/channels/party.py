@@ -17,6 +17,8 @@ from hanse.core.codec import decode, encode
 from hanse.core.errors import ConfigError, RefusedError, TooLargeError, UnavailableError
 
 TIMEOUT_S = 30.0
+STOP_S = 1.0
+"""Seconds for telling all others that a party stops."""
 MAX_WAITING_FRAMES = 1024
 """Frames of one (sender, name) that may wait before the program asks for them."""
 MAX_WAITING_BYTES = 1 << 30
@@ -146,11 +148,15 @@ class Party:
         return value
 
     async def stop(self) -> None:
-        """Tell every other role that this one says no more; one that cannot be reached is left to its deadline."""
+        """Tell every other role that this one says no more; one that cannot be reached is left to its deadline.
+
+        It takes `STOP_S` in all and never fails: what a program ended with goes first.
+        """
+        ends = self._channel.now() + STOP_S
         for role in self.protocol.roles:
             if role != self.role:
-                with contextlib.suppress(UnavailableError):
-                    await self._channel.send(Frame(self.role, role, STOPPED, 0, b""), self._timeout_s)
+                with contextlib.suppress(Exception):
+                    await self._channel.send(Frame(self.role, role, STOPPED, 0, b""), ends - self._channel.now())
 
     def _take(self, frame: Frame) -> None:
         """Check a frame that arrived, and keep its array until the program asks for it."""

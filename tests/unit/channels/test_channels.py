@@ -1,8 +1,10 @@
 """Role programs over channels: order, repetition, deadlines with causes, refusals, counters; every backend."""
 
 import asyncio
+import contextlib
 import json
 import socket
+import time
 from typing import Any
 
 import numpy as np
@@ -12,7 +14,7 @@ from hypothesis import strategies as st
 
 from hanse.channels.frames import Frame
 from hanse.channels.local import ROOM, local_channels, run_local
-from hanse.channels.party import MAX_WAITING_FRAMES, Party
+from hanse.channels.party import MAX_WAITING_FRAMES, Party, run_role
 from hanse.channels.protocol import Guarantee, Message, Protocol, Reveal, compose
 from hanse.channels.schedule import run_scheduled
 from hanse.channels.stream import StreamChannel
@@ -186,6 +188,79 @@ async def test_a_send_has_a_deadline_that_names_who_and_what() -> None:
         with pytest.raises(UnavailableError) as caught:
             await party.send("host", "big", np.zeros(1))
         assert str(caught.value) == words
+
+
+async def fill(party: Party) -> None:
+    while True:
+        await party.send("host", "big", np.zeros(1000))
+
+
+@pytest.mark.parametrize("over_sockets", [True, False])
+async def test_a_full_pipe_does_not_hold_back_the_first_error(over_sockets: bool) -> None:
+    """By its deadline or by cancellation, in about a second although `timeout_s` is far longer."""
+    for cancelled in (False, True):
+        ends: Any = await pair() if over_sockets else list(local_channels(TALK.roles).values())
+        party = Party("guest", TALK, ends[0], timeout_s=60)
+
+        async def fails(party: Party) -> None:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(0.3):
+                    await fill(party)
+            raise ValueError("own trouble")
+
+        started = time.monotonic()
+        task = asyncio.create_task(run_role(party, fill if cancelled else fails))
+        if cancelled:
+            await asyncio.sleep(0.3)
+            task.cancel()
+        done, _ = await asyncio.wait([task], timeout=10)
+        assert done
+        assert time.monotonic() - started < 3
+        with pytest.raises(asyncio.CancelledError if cancelled else ValueError):
+            task.result()
+
+
+async def test_trouble_with_telling_others_does_not_hide_the_error() -> None:
+    class Broken:
+        async def send(self, frame: Frame, wait_s: float) -> bool:
+            raise RuntimeError("closed")
+
+        def now(self) -> float:
+            return 0.0
+
+    async def fails(party: Party) -> None:
+        raise ValueError("own trouble")
+
+    with pytest.raises(ValueError, match="own trouble"):
+        await run_role(Party("guest", TALK, Broken()), fails)  # type: ignore[arg-type]  # it only sends
+
+
+async def test_run_local_takes_its_roles_with_it_when_cancelled() -> None:
+    ended = []
+
+    async def waits(party: Party) -> None:
+        try:
+            await party.recv("host" if party.role == "guest" else "guest", "big")
+        finally:
+            ended.append(party.role)
+
+    task = asyncio.create_task(run_local(TALK, {"guest": waits, "host": waits}))
+    await asyncio.sleep(0.05)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert sorted(ended) == ["guest", "host"]
+
+
+async def test_run_local_where_a_role_cancels_itself() -> None:
+    async def cancels(party: Party) -> None:
+        raise asyncio.CancelledError
+
+    async def waits(party: Party) -> None:
+        await party.recv("guest", "big")
+
+    with pytest.raises(UnavailableError, match="guest stopped before"):
+        await run_local(TALK, {"guest": cancels, "host": waits})
 
 
 async def test_what_is_read_ahead_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
