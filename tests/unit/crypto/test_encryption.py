@@ -1,5 +1,6 @@
 """Paillier and Okamoto–Uchiyama: against the textbook's formulas in Python's integers, at and beyond their bounds."""
 
+import secrets
 from math import gcd, lcm
 
 import pytest
@@ -124,6 +125,31 @@ def test_short_exponents_are_an_option_by_name() -> None:
     short = paillier.generate(short_exponents=True)
     assert short.public.exponent_bits == 512
     assert short.decrypt(short.public.encrypt(-5)) == -5
+
+
+def asked_bits(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many bits are asked of the system's random source from here on."""
+    asked: list[int] = []
+    plain = secrets.randbits
+
+    def randbits(bits: int) -> int:
+        asked.append(bits)
+        return plain(bits)
+
+    monkeypatch.setattr(secrets, "randbits", randbits)
+    return asked
+
+
+def test_masks_have_all_their_bits(
+    key: paillier.PrivateKey, ou_key: ou.PrivateKey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    short = paillier.PublicKey(key.public.n, key.public.h_n, short_exponents=True)
+    asked = asked_bits(monkeypatch)
+    key.public.encrypt(1)
+    short.encrypt(1)
+    ou_key.public.encrypt(1, 1)
+    ou_key.public.rerandomise(ou_key.public.encrypt(1, 1))
+    assert asked == [1024, 512, 2048, 2048, 2048]
 
 
 # ---- Okamoto–Uchiyama ----
