@@ -201,8 +201,12 @@ def test_okamoto_uchiyama_at_its_bound(ou_key: ou.PrivateKey) -> None:
             over()
 
 
-def test_a_message_beyond_its_bound_is_not_told(ou_key: ou.PrivateKey) -> None:
+def test_a_message_beyond_its_bound_is_not_told_and_ends_the_key(ou_key: ou.PrivateKey) -> None:
+    ou_key = ou.PrivateKey(int(ou_key._p), ou_key.public)
     x = ou_key.public.encrypt(1000, 1000)
     with pytest.raises(RefusedError, match="beyond the declared bound") as caught:
         ou_key.decrypt(ou.Ciphertext(x.value, 999))
     assert "1000" not in str(caught.value)
+    for good in (x, ou_key.public.encrypt(1, 1)):  # whether another is refused would tell a bit of p
+        with pytest.raises(RefusedError, match="decrypts no more"):
+            ou_key.decrypt(good)
