@@ -31,6 +31,7 @@ MESSAGE_BITS = 680
 """Messages have absolute values below 2^680; p has 683 bits."""
 
 _LIMIT = 1 << MESSAGE_BITS
+_OFFSET = 1 << MESSAGE_BITS + 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,12 +61,10 @@ class PublicKey:
             raise RefusedError("okamoto-uchiyama key: expected g and h between 1 and n, coprime to n")
 
     @cached_property
-    def _messages(self) -> FixedBase:
-        return FixedBase(self.g, self.n, MESSAGE_BITS)
-
-    @cached_property
-    def _inverse_messages(self) -> FixedBase:
-        return FixedBase(int(gmpy2_module().invert(self.g, self.n)), self.n, MESSAGE_BITS)
+    def _back(self) -> Any:
+        """g^(−_OFFSET)."""
+        gmpy2 = gmpy2_module()
+        return gmpy2.powmod(gmpy2.invert(self.g, self._modulus), _OFFSET, self._modulus)
 
     @cached_property
     def _masks(self) -> FixedBase:
@@ -88,8 +87,9 @@ class PublicKey:
         _within(bound)
         if abs(message) > bound:
             raise TooLargeError("okamoto-uchiyama message: expected an absolute value within the declared bound")
-        powers = self._messages if message >= 0 else self._inverse_messages
-        return self.rerandomise(Ciphertext(powers.power(abs(message)), bound))
+        # Neither the sign nor the size of a message is to be seen in the time: every exponent has 681 or 682 bits.
+        power = gmpy2_module().powmod_sec(self.g, int(message) + _OFFSET, self._modulus)
+        return self.rerandomise(Ciphertext(power * self._back % self._modulus, bound))
 
     def add(self, a: Ciphertext, b: Ciphertext) -> Ciphertext:
         """A ciphertext of the sum. Not re-randomised.

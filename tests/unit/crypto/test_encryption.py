@@ -2,6 +2,7 @@
 
 import secrets
 from math import gcd, lcm
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 
 from hanse.core.errors import ConfigError, RefusedError, TooLargeError
 
-pytest.importorskip("gmpy2", reason="needs gmpy2 (extra `vertical`)")
+gmpy2 = pytest.importorskip("gmpy2", reason="needs gmpy2 (extra `vertical`)")
 
 from hanse.crypto import okamoto_uchiyama as ou
 from hanse.crypto import paillier
@@ -199,6 +200,28 @@ def test_okamoto_uchiyama_at_its_bound(ou_key: ou.PrivateKey) -> None:
     ):
         with pytest.raises(TooLargeError, match="bound"):
             over()
+
+
+def test_all_messages_take_exponents_of_one_length(ou_key: ou.PrivateKey, monkeypatch: pytest.MonkeyPatch) -> None:
+    """GMP's mpz_powm_sec takes a time that depends on the exponent's number of words of 64 bits and on nothing else."""
+    words: list[int] = []
+    plain = gmpy2.powmod_sec
+
+    def recorded(base: Any, exponent: Any, modulus: Any) -> Any:
+        words.append(-(-int(exponent).bit_length() // 64))
+        return plain(base, exponent, modulus)
+
+    def masks_alone(base: FixedBase, exponent: int) -> Any:
+        assert base is ou_key.public._masks
+        return power(base, exponent)
+
+    power = FixedBase.power
+    monkeypatch.setattr(gmpy2, "powmod_sec", recorded)
+    monkeypatch.setattr(FixedBase, "power", masks_alone)
+    top = 2**680 - 1
+    for message in (0, 1, -1, 2**300, top, -top):
+        ou_key.public.encrypt(message, top)
+    assert words == [11] * 6
 
 
 def test_a_message_beyond_its_bound_is_not_told_and_ends_the_key(ou_key: ou.PrivateKey) -> None:
