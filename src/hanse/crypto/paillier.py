@@ -9,7 +9,9 @@ Not authenticated, and malleable on purpose: whoever holds the public key can ad
 Guarantee: semantically secure under the decisional composite residuosity assumption (n of 2048 bits: 112-bit security).
 With `short_exponents` r has 512 bits, under the further assumption that short powers of h cannot be told from others.
 Reveals: the holder of the private key learns every message that it is sent; a result must be re-randomised before it is
-sent back, or its ciphertext tells how it was computed.
+sent back, or its ciphertext tells how it was computed. Towards the holder of the private key a short r would not do, since
+no assumption holds for whoever knows p and q: `rerandomise` draws r of 40 bits more than n, which hides how a
+ciphertext was made from `encrypt`'s up to 2^-40, whatever the key.
 """
 
 import secrets
@@ -25,6 +27,7 @@ from hanse.crypto.primes import random_prime
 
 MIN_BITS = 2048
 SHORT_EXPONENT_BITS = 512
+STATISTICAL_BITS = 40
 
 
 @dataclass(frozen=True)
@@ -57,12 +60,21 @@ class PublicKey:
 
     @property
     def exponent_bits(self) -> int:
-        """Bits of r."""
+        """Bits of r in `encrypt`."""
         return SHORT_EXPONENT_BITS if self.short_exponents else -(-self.n.bit_length() // 2)
 
     @cached_property
     def _powers(self) -> FixedBase:
         return FixedBase(self.h_n, self.n_squared, self.exponent_bits)
+
+    @property
+    def _wide_bits(self) -> int:
+        """Bits of r in `rerandomise`."""
+        return self.n.bit_length() + STATISTICAL_BITS
+
+    @cached_property
+    def _wide_powers(self) -> FixedBase:
+        return FixedBase(self.h_n, self.n_squared, self._wide_bits)
 
     @cached_property
     def _modulus(self) -> Any:
@@ -74,7 +86,8 @@ class PublicKey:
         Raises:
             ConfigError: a message whose absolute value is not below n / 2.
         """
-        return self.rerandomise(self._plain(message))
+        mask = self._powers.power(secrets.randbits(self.exponent_bits))
+        return self._plain(message) * mask % self._modulus
 
     def add(self, a: Any, b: Any) -> Any:
         """A ciphertext of the sum of two ciphertexts' messages. Not re-randomised."""
@@ -92,8 +105,8 @@ class PublicKey:
         return gmpy2.powmod_sec(a, factor, self._modulus) if factor else gmpy2.mpz(1)
 
     def rerandomise(self, a: Any) -> Any:
-        """Another ciphertext of the same message, which tells nothing of how `a` was made."""
-        return a * self._powers.power(secrets.randbits(self.exponent_bits)) % self._modulus
+        """Another ciphertext of the same message, which tells not even the holder of the key how `a` was made."""
+        return a * self._wide_powers.power(secrets.randbits(self._wide_bits)) % self._modulus
 
     def check(self, ciphertext: int) -> Any:
         """A ciphertext from outside, as an mpz.
