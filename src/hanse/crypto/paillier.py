@@ -9,9 +9,9 @@ Not authenticated, and malleable on purpose: whoever holds the public key can ad
 Guarantee: semantically secure under the decisional composite residuosity assumption (n of 2048 bits: 112-bit security).
 With `short_exponents` r has 512 bits, under the further assumption that short powers of h cannot be told from others.
 Reveals: the holder of the private key learns every message that it is sent; a result must be re-randomised before it is
-sent back, or its ciphertext tells how it was computed. Towards the holder of the private key a short r would not do, since
-no assumption holds for whoever knows p and q: `rerandomise` draws r of 40 bits more than n, which hides how a
-ciphertext was made from `encrypt`'s up to 2^-40, whatever the key.
+sent back, or its ciphertext tells how it was computed. A short r does not hide it from the holder of the key,
+for whom no assumption holds: `rerandomise` draws r of 40 bits more than n, which hides how a ciphertext was made from
+those of `encrypt` up to 2^-40, whoever knows p and q.
 """
 
 import secrets
