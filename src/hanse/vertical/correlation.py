@@ -150,11 +150,12 @@ def standardised(table: Table) -> fixed_point.Ring:
     bad = int((~np.isfinite(table)).any(axis=0).sum())
     if bad:
         raise ConfigError(f"table: expected finite columns, found {bad} that are not")
-    largest = np.abs(table).max(axis=0)
-    scaled = table / np.where(largest > 0, largest, 1)  # so that no square overflows
+    exponents = np.frexp(np.abs(table).max(axis=0))[1]
+    scaled = np.ldexp(table, -exponents)  # so that no square overflows; powers of two round nothing
     centred = scaled - scaled.mean(axis=0)
+    centred -= centred.mean(axis=0)  # of a column far from 0 the first mean is rounded, too
     deviation = np.sqrt((centred**2).mean(axis=0))
-    constant = int((deviation <= 1e-12).sum())
+    constant = int((deviation <= 1e-14).sum())
     if constant:
         raise ConfigError(f"table: expected columns that vary, found {constant} that are constant")
     return fixed_point.encode(centred / deviation, FRACTION_BITS)

@@ -1,6 +1,7 @@
 """Correlation between parties: against numpy.corrcoef, at its bounds, with bad input, and its view simulated."""
 
 import itertools
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -46,6 +47,18 @@ def test_it_is_pearson_s(seed: int, rows: int, a: int, b: int) -> None:
     assert np.abs(outcome.results["guest"] - expected).max() <= 2.0**-20
     assert np.array_equal(outcome.results["guest"], outcome.results["host"])
     assert outcome.results["arbiter"] is None
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_columns_far_from_zero(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    x = 8e11 + rng.standard_normal((30, 3))
+    y = 0.5 * (x - 8e11) + rng.standard_normal((30, 3)) + 7e11
+    outcome = run(x, y)
+    assert outcome.errors == {}
+    exact = [[Fraction(value) for value in column] for column in (*x.T, *y.T)]
+    centred = np.array([[float(value - sum(each) / len(each)) for value in each] for each in exact])
+    assert np.abs(outcome.results["guest"] - np.corrcoef(centred)[:3, 3:]).max() <= 2.0**-20
 
 
 def test_columns_chosen_for_it_read_yes_and_no_row_by_row() -> None:
