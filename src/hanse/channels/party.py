@@ -14,7 +14,7 @@ from hanse.channels.frames import STOPPED, Channel, Frame
 from hanse.channels.protocol import Message, Protocol
 from hanse.core.arrays import Array, Arrays
 from hanse.core.codec import decode, encode
-from hanse.core.errors import ConfigError, RefusedError, TooLargeError, UnavailableError
+from hanse.core.errors import CodecError, ConfigError, RefusedError, TooLargeError, UnavailableError
 
 TIMEOUT_S = 30.0
 STOP_S = 1.0
@@ -189,7 +189,10 @@ class Party:
         self.counters.received_bytes += len(frame.content)
 
     def _array_in(self, frame: Frame, message: Message) -> Array:
-        arrays = decode(frame.content)
+        try:
+            arrays = decode(frame.content)
+        except CodecError:  # it may quote what the peer wrote
+            raise RefusedError(f"{self._who(frame.sender)} sent {message.name}: not canonical arrays") from None
         if list(arrays) != [message.name]:
             raise RefusedError(f"{self._who(frame.sender)} sent {message.name}: expected one array of that name")
         array = arrays[message.name]

@@ -19,8 +19,8 @@ from hanse.channels.protocol import Guarantee, Message, Protocol, Reveal, compos
 from hanse.channels.schedule import run_scheduled
 from hanse.channels.stream import StreamChannel
 from hanse.core.arrays import Arrays
-from hanse.core.codec import encode
-from hanse.core.errors import ConfigError, HanseError, RefusedError, TooLargeError, UnavailableError
+from hanse.core.codec import canonical_json, decode, encode
+from hanse.core.errors import CodecError, ConfigError, HanseError, RefusedError, TooLargeError, UnavailableError
 
 GUARANTEE = Guarantee("none", 0, 0, 0, ())
 SUMS = Protocol(
@@ -355,6 +355,18 @@ async def test_what_waits_is_bounded_in_bytes(monkeypatch: pytest.MonkeyPatch) -
         await sender.send("host", "numbers", np.arange(60))
     with pytest.raises(TooLargeError, match="more than 800 bytes wait for host"):
         await party.recv("guest", "scale")
+
+
+def test_a_peer_s_text_does_not_enter_our_error() -> None:
+    header = canonical_json({"secret 424242": {"dtype": "X", "shape": [], "data_offsets": [0, 0]}})
+    header += b" " * (-(8 + len(header)) % 64)
+    raw = len(header).to_bytes(8, "little") + header
+    with pytest.raises(CodecError, match="secret 424242"):  # the codec's own error quotes it
+        decode(raw)
+    party = Party("host", SUMS, local_channels(SUMS.roles)["host"], names={"guest": "clinic"})
+    with pytest.raises(RefusedError) as caught:
+        party._take(Frame("guest", "host", "numbers", 0, raw))
+    assert str(caught.value) == "guest clinic sent numbers: not canonical arrays"
 
 
 @given(st.binary(max_size=200))
