@@ -26,6 +26,8 @@ from hanse.crypto.gmp import gmpy2_module
 from hanse.crypto.primes import random_prime
 
 MIN_BITS = 2048
+MAX_BITS = 8192
+"""A peer's key may not cost more than this."""
 SHORT_EXPONENT_BITS = 512
 STATISTICAL_BITS = 40
 
@@ -35,12 +37,12 @@ class PublicKey:
     """What encrypts and computes.
 
     Attributes:
-        n: the modulus, at least 2048 bits.
-        h_n: h^n mod n².
+        n: the modulus, 2048 to 8192 bits.
+        h_n: h^n mod n², not ±1 modulo n, which would mask nothing.
         short_exponents: r of 512 bits instead of half of n's.
 
     Raises:
-        RefusedError: a modulus below policy, or values that are not a key.
+        RefusedError: a modulus outside policy, or values that are not a key.
     """
 
     n: int
@@ -48,10 +50,12 @@ class PublicKey:
     short_exponents: bool = False
 
     def __post_init__(self) -> None:
-        if self.n.bit_length() < MIN_BITS or self.n % 2 == 0:
-            raise RefusedError(f"paillier key: expected an odd modulus of at least {MIN_BITS} bits")
+        if not MIN_BITS <= self.n.bit_length() <= MAX_BITS or self.n % 2 == 0:
+            raise RefusedError(f"paillier key: expected an odd modulus of {MIN_BITS} to {MAX_BITS} bits")
         if not 1 < self.h_n < self.n_squared or gcd(self.h_n, self.n) != 1:
             raise RefusedError("paillier key: expected h^n between 1 and n², coprime to n")
+        if self.h_n % self.n in (1, self.n - 1):
+            raise RefusedError("paillier key: expected h^n other than 1 and -1 modulo n")
 
     @cached_property
     def n_squared(self) -> int:
@@ -175,14 +179,14 @@ def generate(bits: int = MIN_BITS, *, short_exponents: bool = False) -> PrivateK
     """A fresh key.
 
     Args:
-        bits: of n, even, at least 2048.
+        bits: of n, even, 2048 to 8192.
         short_exponents: see the module's Guarantee.
 
     Raises:
-        ConfigError: too few bits. MissingExtraError: gmpy2 is not installed.
+        ConfigError: too few or too many bits. MissingExtraError: gmpy2 is not installed.
     """
-    if bits < MIN_BITS or bits % 2:
-        raise ConfigError(f"paillier key: expected an even number of bits from {MIN_BITS} on, found {bits}")
+    if not MIN_BITS <= bits <= MAX_BITS or bits % 2:
+        raise ConfigError(f"paillier key: expected an even number of bits from {MIN_BITS} to {MAX_BITS}, found {bits}")
     p = random_prime(bits // 2, lambda each: each % 4 == 3)
     q = random_prime(bits // 2, lambda each: each % 4 == 3 and each != p and gcd(p - 1, each - 1) == 2)
     n = p * q

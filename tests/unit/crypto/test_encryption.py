@@ -104,11 +104,16 @@ def test_what_is_no_ciphertext_is_refused(key: paillier.PrivateKey, ou_key: ou.P
 
 
 def test_keys_below_policy_are_refused(key: paillier.PrivateKey, ou_key: ou.PrivateKey) -> None:
-    for bits in (1024, 2046, 2049):
-        with pytest.raises(ConfigError, match="from 2048 on"):
+    for bits in (1024, 2046, 2049, 8194):
+        with pytest.raises(ConfigError, match="from 2048 to 8192"):
             paillier.generate(bits)
-    with pytest.raises(RefusedError, match="2048 bits"):
-        paillier.PublicKey(key.public.n >> 1 | 1, 5)
+    for modulus in (key.public.n >> 1 | 1, 1 << 8192 | 1):
+        with pytest.raises(RefusedError, match="2048 to 8192 bits"):
+            paillier.PublicKey(modulus, 5)
+    n = key.public.n
+    for h_n in (n - 1, n + 1, 2 * n - 1, n * n - 1, n * n - n + 1):  # masks that mask nothing
+        with pytest.raises(RefusedError, match="other than 1 and -1"):
+            paillier.PublicKey(n, h_n)
     with pytest.raises(RefusedError, match="coprime"):
         paillier.PublicKey(key.public.n, int(key._p))
     with pytest.raises(ConfigError, match="that give n"):
