@@ -33,8 +33,11 @@ class Frame:
 class Channel(Protocol):
     """One party's end: carries its frames away and brings those meant for it."""
 
-    async def send(self, frame: Frame) -> None:
-        """Take a frame. It may wait until there is room (back-pressure).
+    async def send(self, frame: Frame, wait_s: float) -> bool:
+        """Take a frame, or say False: there was no room for it for `wait_s` seconds (back-pressure).
+
+        A channel that holds back a sender keeps reading for it, so that two parties that send at once do not wait for
+        each other.
 
         Raises:
             UnavailableError: the other end is gone.

@@ -25,9 +25,14 @@ class LocalChannel:
         self._role = role
         self._queues = queues
 
-    async def send(self, frame: Frame) -> None:
+    async def send(self, frame: Frame, wait_s: float) -> bool:
         """See `Channel.send`."""
-        await self._queues[frame.recipient].put(frame)
+        try:
+            async with asyncio.timeout(wait_s):
+                await self._queues[frame.recipient].put(frame)
+        except TimeoutError:
+            return False
+        return True
 
     async def receive(self, wait_s: float) -> Frame | None:
         """See `Channel.receive`."""
@@ -57,7 +62,7 @@ async def run_local(
 
     Raises:
         ConfigError: programs that are not exactly the protocol's roles. Otherwise the first error of a role, once all
-            have ended.
+            have ended. When cancelled, it cancels all roles and waits for their ends.
     """
     if set(programs) != set(protocol.roles):
         raise ConfigError(f"protocol {protocol.name}: expected programs for {protocol.roles}, found {tuple(programs)}")
@@ -69,13 +74,19 @@ async def run_local(
     failed: list[BaseException] = []
 
     def note(done: asyncio.Task[Any]) -> None:
-        error = done.exception()
+        error = None if done.cancelled() else done.exception()
         if error is not None:
             failed.append(error)
 
     for task in tasks.values():
         task.add_done_callback(note)
-    await asyncio.wait(tasks.values())
+    try:
+        await asyncio.wait(tasks.values())
+    except asyncio.CancelledError:
+        for task in tasks.values():
+            task.cancel()
+        await asyncio.gather(*tasks.values(), return_exceptions=True)
+        raise
     if failed:
         raise failed[0]
     return {role: task.result() for role, task in tasks.items()}

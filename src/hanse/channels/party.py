@@ -14,9 +14,11 @@ from hanse.channels.frames import STOPPED, Channel, Frame
 from hanse.channels.protocol import Message, Protocol
 from hanse.core.arrays import Array, Arrays
 from hanse.core.codec import decode, encode
-from hanse.core.errors import ConfigError, RefusedError, TooLargeError, UnavailableError
+from hanse.core.errors import CodecError, ConfigError, RefusedError, TooLargeError, UnavailableError
 
 TIMEOUT_S = 30.0
+STOP_S = 1.0
+"""Seconds for telling all others that a party stops."""
 MAX_WAITING_FRAMES = 1024
 """Frames of one (sender, name) that may wait before the program asks for them."""
 MAX_WAITING_BYTES = 1 << 30
@@ -90,7 +92,7 @@ class Party:
 
         Raises:
             ConfigError: not a declared message, or not of its dtype and shape.
-            UnavailableError: the other side is gone.
+            UnavailableError: the other side is gone, or the deadline passed before there was room.
         """
         message = self.protocol.find(self.role, to, name)
         if message is None:
@@ -101,7 +103,11 @@ class Party:
         content = encode(Arrays({name: value}))
         seq = self._next_sent.get((to, name), 0)
         self._next_sent[to, name] = seq + 1
-        await self._channel.send(Frame(self.role, to, name, seq, content))
+        self._heard.setdefault(to, self._channel.now())
+        if not await self._channel.send(Frame(self.role, to, name, seq, content), self._timeout_s):
+            raise UnavailableError(
+                f"{self._who(to)} has not taken {self._which(message)} for {self._timeout_s:g} s; {self._silence(to)}"
+            )
         self.counters.sent_messages += 1
         self.counters.sent_bytes += len(content)
         self._last_was_sent = True
@@ -130,10 +136,9 @@ class Party:
             if frame is not None:
                 self._take(frame)
             elif self._channel.now() - started >= self._timeout_s:
-                silent_s = self._channel.now() - self._heard[sender]
                 raise UnavailableError(
                     f"{self._who(sender)} has not sent {self._which(message)} for {self._timeout_s:g} s; "
-                    f"last heard {silent_s:.0f} s ago"
+                    f"{self._silence(sender)}"
                 )
         self._next_received[key] = seq + 1
         self.counters.turns += self._last_was_sent
@@ -143,11 +148,15 @@ class Party:
         return value
 
     async def stop(self) -> None:
-        """Tell every other role that this one says no more; one that cannot be reached is left to its deadline."""
+        """Tell every other role that this one says no more; one that cannot be reached is left to its deadline.
+
+        It takes `STOP_S` in all and never fails: what a program ended with goes first.
+        """
+        ends = self._channel.now() + STOP_S
         for role in self.protocol.roles:
             if role != self.role:
-                with contextlib.suppress(UnavailableError):
-                    await self._channel.send(Frame(self.role, role, STOPPED, 0, b""))
+                with contextlib.suppress(Exception):
+                    await self._channel.send(Frame(self.role, role, STOPPED, 0, b""), ends - self._channel.now())
 
     def _take(self, frame: Frame) -> None:
         """Check a frame that arrived, and keep its array until the program asks for it."""
@@ -180,7 +189,10 @@ class Party:
         self.counters.received_bytes += len(frame.content)
 
     def _array_in(self, frame: Frame, message: Message) -> Array:
-        arrays = decode(frame.content)
+        try:
+            arrays = decode(frame.content)
+        except CodecError:  # it may quote what the peer wrote
+            raise RefusedError(f"{self._who(frame.sender)} sent {message.name}: not canonical arrays") from None
         if list(arrays) != [message.name]:
             raise RefusedError(f"{self._who(frame.sender)} sent {message.name}: expected one array of that name")
         array = arrays[message.name]
@@ -193,6 +205,9 @@ class Party:
     def _who(self, role: str) -> str:
         name = self._names.get(role)
         return role if name is None else f"{role} {name}"
+
+    def _silence(self, role: str) -> str:
+        return f"last heard {self._channel.now() - self._heard[role]:.0f} s ago"
 
     def _which(self, message: Message) -> str:
         if self.iteration is not None:

@@ -38,10 +38,11 @@ class ScheduledChannel:
     def __init__(self, world: _World) -> None:
         self._world = world
 
-    async def send(self, frame: Frame) -> None:
-        """See `Channel.send`."""
+    async def send(self, frame: Frame, wait_s: float) -> bool:
+        """See `Channel.send`. There is always room."""
         self._world.flying.append(frame)
         await _Wait()
+        return True
 
     async def receive(self, wait_s: float) -> Frame | None:
         """See `Channel.receive`."""

@@ -11,6 +11,8 @@ import asyncio
 import contextlib
 import json
 import time
+from collections import deque
+from typing import Any
 
 from hanse.channels.frames import Frame
 from hanse.core.codec import canonical_json
@@ -18,6 +20,8 @@ from hanse.core.errors import RefusedError, TooLargeError, UnavailableError
 
 MAX_HEADER_BYTES = 1024
 MAX_CONTENT_BYTES = 1 << 31
+MAX_AHEAD_BYTES = 1 << 30
+"""Content that a send may read ahead, but for the last frame."""
 
 
 class StreamChannel:
@@ -27,19 +31,33 @@ class StreamChannel:
         self._reader = reader
         self._writer = writer
         self._reading: asyncio.Task[Frame] | None = None
+        self._ahead: deque[Frame] = deque()
 
-    async def send(self, frame: Frame) -> None:
-        """See `Channel.send`."""
+    async def send(self, frame: Frame, wait_s: float) -> bool:
+        """See `Channel.send`. While it waits for room, it reads ahead: the other party may be sending, too."""
+        ends = self.now() + wait_s
         header = canonical_json([frame.sender, frame.recipient, frame.name, frame.seq, len(frame.content)])
         try:
             self._writer.write(len(header).to_bytes(4, "little") + header)
             self._writer.write(frame.content)
-            await self._writer.drain()
+            draining = asyncio.ensure_future(self._writer.drain())
+            try:
+                await asyncio.sleep(0)  # mostly there is room, and nothing to read ahead for
+                while not draining.done() and (left_s := ends - self.now()) > 0:
+                    await self._read_ahead(draining, left_s)
+                if not draining.done():
+                    return False
+                draining.result()
+            finally:
+                draining.cancel()
         except OSError:
             raise UnavailableError(f"{frame.recipient} has closed the connection") from None
+        return True
 
     async def receive(self, wait_s: float) -> Frame | None:
         """See `Channel.receive`. A wait that ends does not lose the half of a frame that has come."""
+        if self._ahead:
+            return self._ahead.popleft()
         if self._reading is None:
             self._reading = asyncio.create_task(self._read())
         done, _ = await asyncio.wait([self._reading], timeout=wait_s)
@@ -52,6 +70,7 @@ class StreamChannel:
         """End the connection once everything sent is on its way."""
         if self._reading is not None:
             self._reading.cancel()
+            await asyncio.gather(self._reading, return_exceptions=True)
         self._writer.close()
         with contextlib.suppress(OSError):
             await self._writer.wait_closed()
@@ -59,6 +78,18 @@ class StreamChannel:
     def now(self) -> float:
         """See `Channel.now`."""
         return time.monotonic()
+
+    async def _read_ahead(self, draining: "asyncio.Future[None]", wait_s: float) -> None:
+        """Wait for `draining` or for one frame, which is kept. What reading fails with is kept for `receive`."""
+        if self._reading is None and sum(len(each.content) for each in self._ahead) < MAX_AHEAD_BYTES:
+            self._reading = asyncio.create_task(self._read())
+        waiting: set[asyncio.Future[Any]] = {draining}
+        if self._reading is not None and not self._reading.done():
+            waiting.add(self._reading)
+        await asyncio.wait(waiting, timeout=wait_s, return_when=asyncio.FIRST_COMPLETED)
+        if self._reading is not None and self._reading.done() and self._reading.exception() is None:
+            self._ahead.append(self._reading.result())
+            self._reading = None
 
     async def _read(self) -> Frame:
         try:

@@ -2,8 +2,8 @@
 EUROCRYPT 1992, with windows of eight bits over gmpy2.
 
 An exponent of k bits costs k / 8 products. Which entries of the table are read depends on the exponent: not for a
-secret that is used twice on a machine shared with an attacker who watches its caches. Here exponents are fresh
-randomness.
+secret that is used twice on a machine shared with an attacker who watches its caches, and not for messages: their small
+ones would be the faster ones. It is for fresh randomness alone.
 """
 
 from typing import Any

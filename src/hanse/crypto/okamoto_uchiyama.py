@@ -6,8 +6,11 @@ for protocols in which the key holder encrypts, others only add and multiply, an
 and every ciphertext carries the largest absolute value that its message can have, which is checked before every
 operation.
 
-Guarantee: semantically secure under the p-subgroup assumption; called 112-bit security. Semi-honest: a party that sends
-ciphertexts of more than it declares can learn p if it sees what they decrypt to.
+Guarantee: semantically secure under the p-subgroup assumption; called 112-bit security. Semi-honest. A party that sends
+ciphertexts of more than it declares learns p from what they decrypt to, and from less: whether a decryption is refused
+tells on which side of p a chosen message lies, so that one refused run after another gives p bit by bit. A private key
+therefore refuses every use after its first refusal; that is kept in memory, so a key is for one run and is not to be
+loaded again.
 Reveals: the declared bounds.
 """
 
@@ -28,6 +31,7 @@ MESSAGE_BITS = 680
 """Messages have absolute values below 2^680; p has 683 bits."""
 
 _LIMIT = 1 << MESSAGE_BITS
+_OFFSET = 1 << MESSAGE_BITS + 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,12 +61,10 @@ class PublicKey:
             raise RefusedError("okamoto-uchiyama key: expected g and h between 1 and n, coprime to n")
 
     @cached_property
-    def _messages(self) -> FixedBase:
-        return FixedBase(self.g, self.n, MESSAGE_BITS)
-
-    @cached_property
-    def _inverse_messages(self) -> FixedBase:
-        return FixedBase(int(gmpy2_module().invert(self.g, self.n)), self.n, MESSAGE_BITS)
+    def _back(self) -> Any:
+        """g^(−_OFFSET)."""
+        gmpy2 = gmpy2_module()
+        return gmpy2.powmod(gmpy2.invert(self.g, self._modulus), _OFFSET, self._modulus)
 
     @cached_property
     def _masks(self) -> FixedBase:
@@ -85,8 +87,9 @@ class PublicKey:
         _within(bound)
         if abs(message) > bound:
             raise TooLargeError("okamoto-uchiyama message: expected an absolute value within the declared bound")
-        powers = self._messages if message >= 0 else self._inverse_messages
-        return self.rerandomise(Ciphertext(powers.power(abs(message)), bound))
+        # Neither the sign nor the size of a message is to be seen in the time: every exponent has 681 or 682 bits.
+        power = gmpy2_module().powmod_sec(self.g, int(message) + _OFFSET, self._modulus)
+        return self.rerandomise(Ciphertext(power * self._back % self._modulus, bound))
 
     def add(self, a: Ciphertext, b: Ciphertext) -> Ciphertext:
         """A ciphertext of the sum. Not re-randomised.
@@ -123,7 +126,7 @@ class PublicKey:
 
 
 class PrivateKey:
-    """What decrypts. Keep what it returns at home: see the module's text.
+    """What decrypts, until it has to refuse a message. Keep what it returns at home: see the module's text.
 
     Raises:
         ConfigError: a prime that does not belong to the key.
@@ -134,6 +137,7 @@ class PrivateKey:
         if p.bit_length() != PRIME_BITS or public.n % (p * p):
             raise ConfigError(f"okamoto-uchiyama key: expected a prime of {PRIME_BITS} bits whose square divides n")
         self.public = public
+        self._spent = False
         self._gmpy2 = gmpy2
         self._p = gmpy2.mpz(p)
         self._squared = self._p**2
@@ -146,12 +150,16 @@ class PrivateKey:
         """The message.
 
         Raises:
-            RefusedError: not a ciphertext, or a message beyond its bound, which is not told.
+            RefusedError: not a ciphertext; a message beyond its bound, which is not told; or this key had to refuse
+                one before.
         """
+        if self._spent:
+            raise RefusedError("okamoto-uchiyama key: it refused a message before and decrypts no more; make another")
         checked = self.public.check(int(ciphertext.value), ciphertext.bound)
         message = int(self._logarithm(checked.value) * self._factor % self._p)
         message = message - int(self._p) if 2 * message > self._p else message
         if abs(message) > checked.bound:
+            self._spent = True
             raise RefusedError("okamoto-uchiyama ciphertext: its message is beyond the declared bound")
         return message
 

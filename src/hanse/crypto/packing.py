@@ -1,7 +1,8 @@
 """Several integers in one, so that one homomorphic addition adds them all.
 
 Fields lie one above the other. Only the highest may hold negative values: a negative one below would borrow from its
-neighbour. Every field has head-room for `max_terms` additions, so that no sum reaches the field above.
+neighbour. Every field has head-room for `max_terms` additions and a guard bit, so that no sum reaches the field above
+and one of more terms, up to twice as many, is seen.
 """
 
 from collections.abc import Sequence
@@ -34,8 +35,8 @@ class Packing:
 
     @property
     def widths(self) -> tuple[int, ...]:
-        """Bits of each field."""
-        return tuple((each * self.max_terms).bit_length() for each in self.largest)
+        """Bits of each field, the highest of which is the guard."""
+        return tuple((each * self.max_terms).bit_length() + 1 for each in self.largest)
 
     @property
     def bound(self) -> int:
@@ -52,13 +53,14 @@ class Packing:
         """
         if len(values) != len(self.largest):
             raise ConfigError(f"packing: expected {len(self.largest)} values, found {len(values)}")
+        values = [int(each) for each in values]  # those of NumPy wrap: abs(-2^63) is negative
         if abs(values[-1]) > self.largest[-1]:
             raise TooLargeError("packing: expected the last value within its bound")
         packed, shift = 0, 0
         for place, (value, width) in enumerate(zip(values, self.widths, strict=True)):
             if place < len(values) - 1 and not 0 <= value <= self.largest[place]:
                 raise TooLargeError(f"packing: expected value {place} between 0 and its bound")
-            packed += int(value) << shift
+            packed += value << shift
             shift += width
         return packed
 
@@ -66,7 +68,7 @@ class Packing:
         """The sums of the fields.
 
         Raises:
-            RefusedError: more than `max_terms` packed integers can give.
+            RefusedError: more than `max_terms` packed integers can give. It is seen for certain up to twice as many.
         """
         values, rest = [], int(total)
         for width, largest in zip(self.widths[:-1], self.largest, strict=False):

@@ -9,7 +9,9 @@ Not authenticated, and malleable on purpose: whoever holds the public key can ad
 Guarantee: semantically secure under the decisional composite residuosity assumption (n of 2048 bits: 112-bit security).
 With `short_exponents` r has 512 bits, under the further assumption that short powers of h cannot be told from others.
 Reveals: the holder of the private key learns every message that it is sent; a result must be re-randomised before it is
-sent back, or its ciphertext tells how it was computed.
+sent back, or its ciphertext tells how it was computed. A short r does not hide it from the holder of the key,
+for whom no assumption holds: `rerandomise` draws r of 40 bits more than n, which hides how a ciphertext was made from
+those of `encrypt` up to 2^-40, whoever knows p and q.
 """
 
 import secrets
@@ -24,7 +26,10 @@ from hanse.crypto.gmp import gmpy2_module
 from hanse.crypto.primes import random_prime
 
 MIN_BITS = 2048
+MAX_BITS = 8192
+"""A peer's key may not cost more than this."""
 SHORT_EXPONENT_BITS = 512
+STATISTICAL_BITS = 40
 
 
 @dataclass(frozen=True)
@@ -32,12 +37,12 @@ class PublicKey:
     """What encrypts and computes.
 
     Attributes:
-        n: the modulus, at least 2048 bits.
-        h_n: h^n mod n².
+        n: the modulus, 2048 to 8192 bits.
+        h_n: h^n mod n², not ±1 modulo n, which would mask nothing.
         short_exponents: r of 512 bits instead of half of n's.
 
     Raises:
-        RefusedError: a modulus below policy, or values that are not a key.
+        RefusedError: a modulus outside policy, or values that are not a key.
     """
 
     n: int
@@ -45,10 +50,12 @@ class PublicKey:
     short_exponents: bool = False
 
     def __post_init__(self) -> None:
-        if self.n.bit_length() < MIN_BITS or self.n % 2 == 0:
-            raise RefusedError(f"paillier key: expected an odd modulus of at least {MIN_BITS} bits")
+        if not MIN_BITS <= self.n.bit_length() <= MAX_BITS or self.n % 2 == 0:
+            raise RefusedError(f"paillier key: expected an odd modulus of {MIN_BITS} to {MAX_BITS} bits")
         if not 1 < self.h_n < self.n_squared or gcd(self.h_n, self.n) != 1:
             raise RefusedError("paillier key: expected h^n between 1 and n², coprime to n")
+        if self.h_n % self.n in (1, self.n - 1):
+            raise RefusedError("paillier key: expected h^n other than 1 and -1 modulo n")
 
     @cached_property
     def n_squared(self) -> int:
@@ -57,12 +64,21 @@ class PublicKey:
 
     @property
     def exponent_bits(self) -> int:
-        """Bits of r."""
+        """Bits of r in `encrypt`."""
         return SHORT_EXPONENT_BITS if self.short_exponents else -(-self.n.bit_length() // 2)
 
     @cached_property
     def _powers(self) -> FixedBase:
         return FixedBase(self.h_n, self.n_squared, self.exponent_bits)
+
+    @property
+    def _wide_bits(self) -> int:
+        """Bits of r in `rerandomise`."""
+        return self.n.bit_length() + STATISTICAL_BITS
+
+    @cached_property
+    def _wide_powers(self) -> FixedBase:
+        return FixedBase(self.h_n, self.n_squared, self._wide_bits)
 
     @cached_property
     def _modulus(self) -> Any:
@@ -74,7 +90,8 @@ class PublicKey:
         Raises:
             ConfigError: a message whose absolute value is not below n / 2.
         """
-        return self.rerandomise(self._plain(message))
+        mask = self._powers.power(secrets.randbits(self.exponent_bits))
+        return self._plain(message) * mask % self._modulus
 
     def add(self, a: Any, b: Any) -> Any:
         """A ciphertext of the sum of two ciphertexts' messages. Not re-randomised."""
@@ -92,8 +109,8 @@ class PublicKey:
         return gmpy2.powmod_sec(a, factor, self._modulus) if factor else gmpy2.mpz(1)
 
     def rerandomise(self, a: Any) -> Any:
-        """Another ciphertext of the same message, which tells nothing of how `a` was made."""
-        return a * self._powers.power(secrets.randbits(self.exponent_bits)) % self._modulus
+        """Another ciphertext of the same message, which tells not even the holder of the key how `a` was made."""
+        return a * self._wide_powers.power(secrets.randbits(self._wide_bits)) % self._modulus
 
     def check(self, ciphertext: int) -> Any:
         """A ciphertext from outside, as an mpz.
@@ -162,14 +179,14 @@ def generate(bits: int = MIN_BITS, *, short_exponents: bool = False) -> PrivateK
     """A fresh key.
 
     Args:
-        bits: of n, even, at least 2048.
+        bits: of n, even, 2048 to 8192.
         short_exponents: see the module's Guarantee.
 
     Raises:
-        ConfigError: too few bits. MissingExtraError: gmpy2 is not installed.
+        ConfigError: too few or too many bits. MissingExtraError: gmpy2 is not installed.
     """
-    if bits < MIN_BITS or bits % 2:
-        raise ConfigError(f"paillier key: expected an even number of bits from {MIN_BITS} on, found {bits}")
+    if not MIN_BITS <= bits <= MAX_BITS or bits % 2:
+        raise ConfigError(f"paillier key: expected an even number of bits from {MIN_BITS} to {MAX_BITS}, found {bits}")
     p = random_prime(bits // 2, lambda each: each % 4 == 3)
     q = random_prime(bits // 2, lambda each: each % 4 == 3 and each != p and gcd(p - 1, each - 1) == 2)
     n = p * q

@@ -5,6 +5,10 @@ columns that each party standardises by itself (mean 0, variance 1). The arbiter
 `hanse.crypto.sharing`) and hears nothing but shapes. Fixed point with 20 fraction bits; the product is opened, so
 nothing is truncated: the result is exact but for rounding the inputs, at most 2^−20.
 
+Correlations are exact enough to hold several rows at once: a party that makes up its columns for the purpose reads the
+other's columns of few different values (yes or no) row by row, `ROWS_A_COLUMN` or not. `rows` in Reveals says so, for a
+policy to refuse.
+
 Rows must be aligned before, as by `hanse.vertical.psi`. Not here: correlations within one party, which it computes
 alone; missing values.
 """
@@ -30,9 +34,13 @@ MAX_ROWS = 1 << 20
 MAX_COLUMNS = 1 << 12
 ROWS_A_COLUMN = 4
 """Rows that there must be for each column of either party: with as many columns as rows, correlations give the rows
-away."""
+away. It stops no party that chooses its columns for that: see the module's text."""
 
 _RESULT = "the correlation of every own column with every column of the other party"
+_ROWS = (
+    "if it chooses its own columns for it: low-entropy columns of the other party, such as yes or no, row by row, "
+    "within the limit of rows for each column, too"
+)
 PROTOCOL = Protocol(
     name="statistics/correlation",
     roles=("guest", "host", "arbiter"),
@@ -63,6 +71,8 @@ PROTOCOL = Protocol(
         Reveal("arbiter", "host", "shape", "how many rows and columns the host has"),
         Reveal("guest", "host", "correlation", _RESULT),
         Reveal("host", "guest", "correlation", _RESULT),
+        Reveal("guest", "host", "rows", _ROWS),
+        Reveal("host", "guest", "rows", _ROWS),
     ),
 )
 
@@ -140,11 +150,12 @@ def standardised(table: Table) -> fixed_point.Ring:
     bad = int((~np.isfinite(table)).any(axis=0).sum())
     if bad:
         raise ConfigError(f"table: expected finite columns, found {bad} that are not")
-    largest = np.abs(table).max(axis=0)
-    scaled = table / np.where(largest > 0, largest, 1)  # so that no square overflows
+    exponents = np.frexp(np.abs(table).max(axis=0))[1]
+    scaled = np.ldexp(table, -exponents)  # so that no square overflows; powers of two round nothing
     centred = scaled - scaled.mean(axis=0)
+    centred -= centred.mean(axis=0)  # of a column far from 0 the first mean is rounded, too
     deviation = np.sqrt((centred**2).mean(axis=0))
-    constant = int((deviation <= 1e-12).sum())
+    constant = int((deviation <= 1e-14).sum())
     if constant:
         raise ConfigError(f"table: expected columns that vary, found {constant} that are constant")
     return fixed_point.encode(centred / deviation, FRACTION_BITS)

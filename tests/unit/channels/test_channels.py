@@ -1,8 +1,10 @@
 """Role programs over channels: order, repetition, deadlines with causes, refusals, counters; every backend."""
 
 import asyncio
+import contextlib
 import json
 import socket
+import time
 from typing import Any
 
 import numpy as np
@@ -11,14 +13,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hanse.channels.frames import Frame
-from hanse.channels.local import local_channels, run_local
-from hanse.channels.party import MAX_WAITING_FRAMES, Party
+from hanse.channels.local import ROOM, local_channels, run_local
+from hanse.channels.party import MAX_WAITING_FRAMES, Party, run_role
 from hanse.channels.protocol import Guarantee, Message, Protocol, Reveal, compose
 from hanse.channels.schedule import run_scheduled
 from hanse.channels.stream import StreamChannel
 from hanse.core.arrays import Arrays
-from hanse.core.codec import encode
-from hanse.core.errors import ConfigError, HanseError, RefusedError, TooLargeError, UnavailableError
+from hanse.core.codec import canonical_json, decode, encode
+from hanse.core.errors import CodecError, ConfigError, HanseError, RefusedError, TooLargeError, UnavailableError
 
 GUARANTEE = Guarantee("none", 0, 0, 0, ())
 SUMS = Protocol(
@@ -142,6 +144,138 @@ async def test_run_local_raises_the_first_error() -> None:
         await run_local(SUMS, {"guest": guest})
 
 
+async def pair() -> list[StreamChannel]:
+    """Two ends whose pipe holds far less than a megabyte."""
+    return [StreamChannel(*await asyncio.open_connection(sock=end)) for end in socket.socketpair()]
+
+
+BIG = np.zeros(1 << 20)
+TALK = Protocol(
+    "talk",
+    ("guest", "host"),
+    (Message("big", "guest", "host", "float64", (None,)), Message("big", "host", "guest", "float64", (None,))),
+    GUARANTEE,
+    (),
+)
+
+
+async def test_two_that_send_at_once_do_not_wait_for_each_other() -> None:
+    async def talk(party: Party, peer: str) -> int:
+        for _ in range(3):
+            await party.send(peer, "big", BIG)
+        return sum([len(await party.recv(peer, "big")) for _ in range(3)])
+
+    ends = await pair()
+    parties = [Party(role, TALK, end, timeout_s=10) for role, end in zip(TALK.roles, ends, strict=True)]
+    async with asyncio.timeout(20):
+        found = await asyncio.gather(talk(parties[0], "host"), talk(parties[1], "guest"))
+    assert found == [3 * len(BIG)] * 2
+    for end in ends:
+        await end.close()
+
+
+async def test_a_send_has_a_deadline_that_names_who_and_what() -> None:
+    words = "host shop has not taken `big` for 0.2 s; last heard 0 s ago"
+    async with asyncio.timeout(10):
+        ends = await pair()
+        party = Party("guest", TALK, ends[0], names={"host": "shop"}, timeout_s=0.2)
+        with pytest.raises(UnavailableError) as caught:
+            await party.send("host", "big", BIG)
+        assert str(caught.value) == words
+        party = Party("guest", TALK, local_channels(TALK.roles)["guest"], names={"host": "shop"}, timeout_s=0.2)
+        for _ in range(ROOM):
+            await party.send("host", "big", np.zeros(1))
+        with pytest.raises(UnavailableError) as caught:
+            await party.send("host", "big", np.zeros(1))
+        assert str(caught.value) == words
+
+
+async def fill(party: Party) -> None:
+    while True:
+        await party.send("host", "big", np.zeros(1000))
+
+
+@pytest.mark.parametrize("over_sockets", [True, False])
+async def test_a_full_pipe_does_not_hold_back_the_first_error(over_sockets: bool) -> None:
+    """By its deadline or by cancellation, in about a second although `timeout_s` is far longer."""
+    for cancelled in (False, True):
+        ends: Any = await pair() if over_sockets else list(local_channels(TALK.roles).values())
+        party = Party("guest", TALK, ends[0], timeout_s=60)
+
+        async def fails(party: Party) -> None:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(0.3):
+                    await fill(party)
+            raise ValueError("own trouble")
+
+        started = time.monotonic()
+        task = asyncio.create_task(run_role(party, fill if cancelled else fails))
+        if cancelled:
+            await asyncio.sleep(0.3)
+            task.cancel()
+        done, _ = await asyncio.wait([task], timeout=10)
+        assert done
+        assert time.monotonic() - started < 3
+        with pytest.raises(asyncio.CancelledError if cancelled else ValueError):
+            task.result()
+
+
+async def test_trouble_with_telling_others_does_not_hide_the_error() -> None:
+    class Broken:
+        async def send(self, frame: Frame, wait_s: float) -> bool:
+            raise RuntimeError("closed")
+
+        def now(self) -> float:
+            return 0.0
+
+    async def fails(party: Party) -> None:
+        raise ValueError("own trouble")
+
+    with pytest.raises(ValueError, match="own trouble"):
+        await run_role(Party("guest", TALK, Broken()), fails)  # type: ignore[arg-type]  # it only sends
+
+
+async def test_run_local_takes_its_roles_with_it_when_cancelled() -> None:
+    ended = []
+
+    async def waits(party: Party) -> None:
+        try:
+            await party.recv("host" if party.role == "guest" else "guest", "big")
+        finally:
+            ended.append(party.role)
+
+    task = asyncio.create_task(run_local(TALK, {"guest": waits, "host": waits}))
+    await asyncio.sleep(0.05)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert sorted(ended) == ["guest", "host"]
+
+
+async def test_run_local_where_a_role_cancels_itself() -> None:
+    async def cancels(party: Party) -> None:
+        raise asyncio.CancelledError
+
+    async def waits(party: Party) -> None:
+        await party.recv("guest", "big")
+
+    with pytest.raises(UnavailableError, match="guest stopped before"):
+        await run_local(TALK, {"guest": cancels, "host": waits})
+
+
+async def test_what_is_read_ahead_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hanse.channels.stream.MAX_AHEAD_BYTES", 1)
+    ends = await pair()
+    guest, host = (Party(role, TALK, end, timeout_s=1) for role, end in zip(TALK.roles, ends, strict=True))
+    sending = asyncio.create_task(guest.send("host", "big", BIG))  # nobody takes it
+    for _ in range(3):
+        await host.send("guest", "big", np.zeros(4))
+    with pytest.raises(UnavailableError):
+        await sending
+    assert len(ends[0]._ahead) == 1
+    assert [len(await guest.recv("host", "big")) for _ in range(3)] == [4, 4, 4]
+
+
 async def test_a_closed_connection_is_an_end() -> None:
     mine, theirs = socket.socketpair()
     channel = StreamChannel(*await asyncio.open_connection(sock=mine))
@@ -204,9 +338,7 @@ SECRET = 424242
 async def test_what_does_not_fit_is_refused_whatever_is_awaited(frame: Frame, error: type[Exception]) -> None:
     ends = local_channels(SUMS.roles)
     party = Party("host", SUMS, ends["host"], timeout_s=5)
-    await ends["host"].send(Frame(frame.sender, "host", frame.name, frame.seq, frame.content)) if (
-        frame.recipient == "host"
-    ) else ends["host"]._queues["host"].put_nowait(frame)
+    ends["host"]._queues["host"].put_nowait(frame)
     with pytest.raises(error) as caught:
         await party.recv("guest", "scale")
     assert str(SECRET) not in str(caught.value)
@@ -223,6 +355,18 @@ async def test_what_waits_is_bounded_in_bytes(monkeypatch: pytest.MonkeyPatch) -
         await sender.send("host", "numbers", np.arange(60))
     with pytest.raises(TooLargeError, match="more than 800 bytes wait for host"):
         await party.recv("guest", "scale")
+
+
+def test_a_peer_s_text_does_not_enter_our_error() -> None:
+    header = canonical_json({"secret 424242": {"dtype": "X", "shape": [], "data_offsets": [0, 0]}})
+    header += b" " * (-(8 + len(header)) % 64)
+    raw = len(header).to_bytes(8, "little") + header
+    with pytest.raises(CodecError, match="secret 424242"):  # the codec's own error quotes it
+        decode(raw)
+    party = Party("host", SUMS, local_channels(SUMS.roles)["host"], names={"guest": "clinic"})
+    with pytest.raises(RefusedError) as caught:
+        party._take(Frame("guest", "host", "numbers", 0, raw))
+    assert str(caught.value) == "guest clinic sent numbers: not canonical arrays"
 
 
 @given(st.binary(max_size=200))

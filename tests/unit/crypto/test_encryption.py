@@ -1,6 +1,8 @@
 """Paillier and Okamoto–Uchiyama: against the textbook's formulas in Python's integers, at and beyond their bounds."""
 
+import secrets
 from math import gcd, lcm
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -13,6 +15,7 @@ pytest.importorskip("gmpy2", reason="needs gmpy2 (extra `vertical`)")
 from hanse.crypto import okamoto_uchiyama as ou
 from hanse.crypto import paillier
 from hanse.crypto.fixed_base import FixedBase
+from hanse.crypto.gmp import gmpy2_module
 
 
 @pytest.fixture(scope="module")
@@ -101,11 +104,16 @@ def test_what_is_no_ciphertext_is_refused(key: paillier.PrivateKey, ou_key: ou.P
 
 
 def test_keys_below_policy_are_refused(key: paillier.PrivateKey, ou_key: ou.PrivateKey) -> None:
-    for bits in (1024, 2046, 2049):
-        with pytest.raises(ConfigError, match="from 2048 on"):
+    for bits in (1024, 2046, 2049, 8194):
+        with pytest.raises(ConfigError, match="from 2048 to 8192"):
             paillier.generate(bits)
-    with pytest.raises(RefusedError, match="2048 bits"):
-        paillier.PublicKey(key.public.n >> 1 | 1, 5)
+    for modulus in (key.public.n >> 1 | 1, 1 << 8192 | 1):
+        with pytest.raises(RefusedError, match="2048 to 8192 bits"):
+            paillier.PublicKey(modulus, 5)
+    n = key.public.n
+    for h_n in (n - 1, n + 1, 2 * n - 1, n * n - 1, n * n - n + 1):  # masks that mask nothing
+        with pytest.raises(RefusedError, match="other than 1 and -1"):
+            paillier.PublicKey(n, h_n)
     with pytest.raises(RefusedError, match="coprime"):
         paillier.PublicKey(key.public.n, int(key._p))
     with pytest.raises(ConfigError, match="that give n"):
@@ -124,6 +132,32 @@ def test_short_exponents_are_an_option_by_name() -> None:
     short = paillier.generate(short_exponents=True)
     assert short.public.exponent_bits == 512
     assert short.decrypt(short.public.encrypt(-5)) == -5
+
+
+def asked_bits(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many bits are asked of the system's random source from here on."""
+    asked: list[int] = []
+    plain = secrets.randbits
+
+    def randbits(bits: int) -> int:
+        asked.append(bits)
+        return plain(bits)
+
+    monkeypatch.setattr(secrets, "randbits", randbits)
+    return asked
+
+
+def test_masks_have_all_their_bits(
+    key: paillier.PrivateKey, ou_key: ou.PrivateKey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    short = paillier.PublicKey(key.public.n, key.public.h_n, short_exponents=True)
+    asked = asked_bits(monkeypatch)
+    key.public.encrypt(1)
+    x = short.encrypt(1)
+    short.rerandomise(x)
+    ou_key.public.encrypt(1, 1)
+    ou_key.public.rerandomise(ou_key.public.encrypt(1, 1))
+    assert asked == [1024, 512, 2048 + 40, 2048, 2048, 2048]
 
 
 # ---- Okamoto–Uchiyama ----
@@ -175,8 +209,35 @@ def test_okamoto_uchiyama_at_its_bound(ou_key: ou.PrivateKey) -> None:
             over()
 
 
-def test_a_message_beyond_its_bound_is_not_told(ou_key: ou.PrivateKey) -> None:
+def test_all_messages_take_exponents_of_one_length(ou_key: ou.PrivateKey, monkeypatch: pytest.MonkeyPatch) -> None:
+    """GMP's mpz_powm_sec takes a time that depends on the exponent's number of words of 64 bits and on nothing else."""
+    words: list[int] = []
+    gmpy2 = gmpy2_module()
+    plain = gmpy2.powmod_sec
+
+    def recorded(base: Any, exponent: Any, modulus: Any) -> Any:
+        words.append(-(-int(exponent).bit_length() // 64))
+        return plain(base, exponent, modulus)
+
+    def masks_alone(base: FixedBase, exponent: int) -> Any:
+        assert base is ou_key.public._masks
+        return power(base, exponent)
+
+    power = FixedBase.power
+    monkeypatch.setattr(gmpy2, "powmod_sec", recorded)
+    monkeypatch.setattr(FixedBase, "power", masks_alone)
+    top = 2**680 - 1
+    for message in (0, 1, -1, 2**300, top, -top):
+        ou_key.public.encrypt(message, top)
+    assert words == [11] * 6
+
+
+def test_a_message_beyond_its_bound_is_not_told_and_ends_the_key(ou_key: ou.PrivateKey) -> None:
+    ou_key = ou.PrivateKey(int(ou_key._p), ou_key.public)
     x = ou_key.public.encrypt(1000, 1000)
     with pytest.raises(RefusedError, match="beyond the declared bound") as caught:
         ou_key.decrypt(ou.Ciphertext(x.value, 999))
     assert "1000" not in str(caught.value)
+    for good in (x, ou_key.public.encrypt(1, 1)):  # whether another is refused would tell a bit of p
+        with pytest.raises(RefusedError, match="decrypts no more"):
+            ou_key.decrypt(good)

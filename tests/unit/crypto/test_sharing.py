@@ -40,6 +40,20 @@ def test_fixed_point_at_its_bound() -> None:
 # ---- packing ----
 
 
+def test_one_over_is_seen_in_a_field_without_slack() -> None:
+    packing = Packing((15, 15), 1)
+    full = packing.pack((15, 7))
+    for more in ((1, 0), (15, 0), (15, 8)):
+        with pytest.raises(RefusedError, match="more than its terms"):
+            packing.unpack(full + packing.pack(more))
+
+
+@pytest.mark.parametrize("value", [-(2**63), 2**62])
+def test_integers_of_numpy_are_held_to_the_bound(value: int) -> None:
+    with pytest.raises(TooLargeError, match="last value within"):
+        Packing((100, 100), 1).pack([np.int64(1), np.int64(value)])  # type: ignore[list-item]
+
+
 @given(st.data())
 def test_sums_of_packed_are_packed_sums(data: Any) -> None:
     largest = tuple(data.draw(st.lists(st.integers(1, 2**40), min_size=1, max_size=4)))

@@ -1,5 +1,7 @@
 """Correlation between parties: against numpy.corrcoef, at its bounds, with bad input, and its view simulated."""
 
+import itertools
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -45,6 +47,41 @@ def test_it_is_pearson_s(seed: int, rows: int, a: int, b: int) -> None:
     assert np.abs(outcome.results["guest"] - expected).max() <= 2.0**-20
     assert np.array_equal(outcome.results["guest"], outcome.results["host"])
     assert outcome.results["arbiter"] is None
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_columns_far_from_zero(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    x = 8e11 + rng.standard_normal((30, 3))
+    y = 0.5 * (x - 8e11) + rng.standard_normal((30, 3)) + 7e11
+    outcome = run(x, y)
+    assert outcome.errors == {}
+    exact = [[Fraction(value) for value in column] for column in (*x.T, *y.T)]
+    centred = np.array([[float(value - sum(each) / len(each)) for value in each] for each in exact])
+    assert np.abs(outcome.results["guest"] - np.corrcoef(centred)[:3, 3:]).max() <= 2.0**-20
+
+
+def test_columns_chosen_for_it_read_yes_and_no_row_by_row() -> None:
+    """Within the limit of rows for each column. So it has to be declared, by a word that a policy can refuse."""
+    rows, weights = 40, np.array([1.0, 2.0, 4.0, 8.0])
+    y = np.random.default_rng(4).integers(0, 2, rows).astype(float)
+    x = np.kron(np.eye(rows // 4), weights[:, None])
+    found = run(x, y[:, None]).results["guest"][:, 0]
+    choices = np.array(list(itertools.product((0.0, 1.0), repeat=4)))
+    sums = choices @ weights / rows  # of each choice of four bits
+    guesses = []
+    for ones in range(1, rows):
+        mean = ones / rows
+        told = (sums - mean * weights.sum() / rows) / (x[:, 0].std() * np.sqrt(mean * (1 - mean)))
+        distance = np.abs(told - found[:, None])
+        if distance.min(axis=1).max() < 2.0**-18:
+            guesses.append(choices[distance.argmin(axis=1)].ravel())
+    assert any(np.array_equal(guess, y) for guess in guesses)
+    assert len(guesses) == 1
+    assert {(each.to, each.about) for each in correlation.PROTOCOL.reveals if each.what == "rows"} == {
+        ("guest", "host"),
+        ("host", "guest"),
+    }
 
 
 def test_perfect_correlation_at_many_rows() -> None:

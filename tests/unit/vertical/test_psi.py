@@ -1,6 +1,8 @@
 """Private set intersection: against Python's sets, under many interleavings, with bad input, and its view simulated."""
 
+import asyncio
 import itertools
+import socket
 from collections.abc import Callable
 from typing import Any
 
@@ -9,15 +11,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hanse.channels.party import Party
+from hanse.channels.party import MAX_WAITING_BYTES, MAX_WAITING_FRAMES, Party
 from hanse.channels.protocol import Protocol
 from hanse.channels.schedule import Outcome, run_scheduled
+from hanse.channels.stream import StreamChannel
 from hanse.core.arrays import Array
 from hanse.core.errors import ConfigError, RefusedError
 from hanse.crypto import base_ot, curve25519
+from hanse.crypto.curve25519 import Encoder
 from hanse.crypto.oprf import choose_parameters, digest_bytes
 from hanse.vertical.psi import chase_miao, diffie_hellman
-from hanse.vertical.psi.ids import kind_of
+from hanse.vertical.psi.ids import kind_of, secret_order
 
 pytest.importorskip("gmpy2", reason="the fallback needs gmpy2 (extra `vertical`)")
 
@@ -97,6 +101,33 @@ def test_the_number_alone() -> None:
         )
         assert outcome.errors == {}
         assert outcome.results == {"guest": len(set(guest_ids) & set(host_ids)), "host": None}
+
+
+async def test_batches_beyond_the_socket_s_buffers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(diffie_hellman, "MIN_BATCH", 8192)  # 256 KiB: more than both ends' buffers together
+    sockets = socket.socketpair()
+    for each in sockets:
+        each.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+    ends = [StreamChannel(*await asyncio.open_connection(sock=each)) for each in sockets]
+    parties = [
+        Party(role, diffie_hellman.PROTOCOL, end, timeout_s=10)
+        for role, end in zip(("guest", "host"), ends, strict=True)
+    ]
+    ids = list(range(9000))
+    async with asyncio.timeout(60):
+        mine, theirs = await asyncio.gather(diffie_hellman.guest(parties[0], ids), diffie_hellman.host(parties[1], ids))
+    assert np.array_equal(mine, theirs)
+    assert sorted(mine) == ids
+    for end in ends:
+        await end.close()
+
+
+def test_ten_million_identifiers_stay_within_what_may_wait() -> None:
+    """The guest takes the digests last: each batch is a frame of one name that waits."""
+    batches = list(diffie_hellman._batches(10**7, 10**7))
+    assert len(batches) < MAX_WAITING_FRAMES
+    assert sum(mine for mine, _ in batches) == 10**7
+    assert 10**7 * digest_bytes(10**7, 10**7) < MAX_WAITING_BYTES
 
 
 # ---- bad input ----
@@ -253,6 +284,120 @@ def test_keys_are_fresh_in_every_run(module: Any) -> None:
             if name not in ("hello", "matches"):
                 rows = ({bytes(row) for row in np.atleast_2d(each)} for each in (a, b))
                 assert set.isdisjoint(*rows), name
+
+
+def record_orders(monkeypatch: pytest.MonkeyPatch, module: Any) -> list[list[int]]:
+    """Every order that `module` draws from here on. That one of 40 is the identity is a chance of 1 in 40!."""
+    drawn: list[list[int]] = []
+
+    def recorded(count: int) -> Any:
+        order = secret_order(count)
+        drawn.append(order.tolist())
+        return order
+
+    monkeypatch.setattr(module, "secret_order", recorded)
+    return drawn
+
+
+def in_wire_order(seen: list[tuple[str, Array]], name: str) -> list[bytes]:
+    return [bytes(row) for key, value in seen if key == name for row in value]
+
+
+@pytest.mark.parametrize("module", JOINS)
+def test_what_is_sent_lies_in_a_secret_order(module: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In table order, or in the peer's, places in a message would be rows of a table."""
+    drawn = record_orders(monkeypatch, module)
+    sent: dict[str, list[bytes]] = {}
+    if module is diffie_hellman:
+        real = diffie_hellman._prepare
+
+        def prepared(ids: Any) -> Any:
+            kind, order, points = real(ids)
+            kept = list(points)
+            encode = Encoder(diffie_hellman.TAG)
+            sent[str(len(ids))] = kept
+            assert kept == [encode(each) for each in diffie_hellman.encoded([ids[at] for at in order], kind)]
+            assert order.tolist() != list(range(len(ids)))
+            return kind, order, iter(kept)
+
+        monkeypatch.setattr(diffie_hellman, "_prepare", prepared)
+        outcome, _ = views(module, list(range(40)), list(range(45)))
+        assert outcome.errors == {}
+        assert sorted(sent) == ["40", "45"]
+        assert sorted(map(len, drawn)) == [40, 40, 45]  # both sides' points, and the matches
+    else:
+        own: list[list[bytes]] = []
+        plain = chase_miao.Matrix.digests
+
+        def digests(self: Any) -> Array:
+            value = plain(self)
+            own.append([bytes(row) for row in value])
+            return value
+
+        monkeypatch.setattr(chase_miao.Matrix, "digests", digests)
+        outcome, seen = views(module, list(range(40)), list(range(45)))
+        assert outcome.errors == {}
+        (table_order,) = (each for each in own if len(each) == 45)
+        wire = in_wire_order(seen["guest"], "digests")
+        assert sorted(wire) == sorted(table_order)
+        assert wire != table_order
+        assert sorted(map(len, drawn)) == [40, 45]  # the matches, and the host's digests
+    assert all(order != list(range(len(order))) for order in drawn)
+
+
+def test_counting_returns_the_guest_s_points_in_another_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else the guest would learn which of its identifiers are common, and not their number alone."""
+    drawn = record_orders(monkeypatch, diffie_hellman)
+    monkeypatch.setattr(diffie_hellman, "MIN_BATCH", 16)
+    arrived: list[bytes] = []
+    plain = diffie_hellman._digests
+
+    def digests(points: list[bytes], size: int) -> list[bytes]:
+        value = plain(points, size)
+        arrived.extend(value)
+        return value
+
+    received: list[bytes] = []
+
+    class Recording(Party):
+        async def recv(self, sender: str, name: str) -> Array:
+            value = await super().recv(sender, name)
+            if name == "digests":
+                received.extend(bytes(row) for row in value)
+            return value
+
+    async def guest(party: Party) -> int:
+        party.__class__ = Recording
+        return await diffie_hellman.count_guest(party, list(range(40)))
+
+    monkeypatch.setattr(diffie_hellman, "_digests", digests)
+    programs: Any = {"guest": guest, "host": lambda p: diffie_hellman.count_host(p, list(range(100, 145)))}
+    outcome = run_scheduled(diffie_hellman.COUNTING, programs, 2)
+    assert outcome.errors == {}
+    places = {each: place for place, each in enumerate(received)}
+    order = [places[each] for each in arrived if each in places]  # in the order in which the guest sent its points
+    assert sorted(order) == list(range(40))
+    assert order != list(range(40))
+    assert sorted(map(len, drawn)) == [40, 40, 45]  # both sides' points, and the digests
+
+
+def test_the_host_s_choices_are_mixed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Constant ones would let the guest compute the host's function."""
+    made: list[Any] = []
+    plain = base_ot.choose
+
+    def choose(message: Array, choices: Any) -> Any:
+        made.append(choices.copy())
+        return plain(message, choices)
+
+    monkeypatch.setattr(base_ot, "choose", choose)
+    for _ in range(2):
+        assert run(chase_miao, list(range(30)), list(range(30))).errors == {}
+    assert len(made) == 2
+    for choices in made:
+        # 7 sigma: false alarm 3e-12.
+        assert abs(choices.mean() - 0.5) < 3.5 / np.sqrt(len(choices))
+    assert not np.array_equal(*made)
 
 
 def test_digests_are_long_enough() -> None:
