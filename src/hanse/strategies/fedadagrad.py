@@ -9,10 +9,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-import numpy as np
-
 from hanse.core.arrays import Array
-from hanse.strategies.strategy import Strategy, check_number
+from hanse.strategies.adaptive import adaptive_step, check_adaptive, move_first_moment
+from hanse.strategies.strategy import Strategy
 
 
 @dataclass(frozen=True)
@@ -36,9 +35,7 @@ class FedAdagrad(Strategy):
     update_kind: ClassVar[str] = "delta"
 
     def __post_init__(self) -> None:
-        check_number("fedadagrad.server_lr", self.server_lr, 0.0, open_low=True)
-        check_number("fedadagrad.beta_1", self.beta_1, 0.0, 1.0, open_high=True)
-        check_number("fedadagrad.tau", self.tau, 0.0, open_low=True)
+        check_adaptive("fedadagrad", server_lr=self.server_lr, tau=self.tau, beta_1=self.beta_1)
 
     def state_names(self) -> tuple[str, ...]:
         """`m`, and `u` = v − τ²."""
@@ -47,7 +44,6 @@ class FedAdagrad(Strategy):
     def update(self, model: Array, reduced: Array, state: Sequence[Array], scalars: Mapping[str, float]) -> Array:
         """One block; all float64, `(block,)`."""
         m, u = state
-        m *= self.beta_1
-        m += (1 - self.beta_1) * reduced
+        move_first_moment(m, reduced, self.beta_1)
         u += reduced * reduced  # v_t ← v_{t−1} + Δ_t²
-        return np.asarray(model + self.server_lr * m / (np.sqrt(u + self.tau**2) + self.tau))
+        return adaptive_step(model, m, u + self.tau**2, self.server_lr, self.tau)

@@ -10,10 +10,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-import numpy as np
-
 from hanse.core.arrays import Array
-from hanse.strategies.strategy import Strategy, check_number
+from hanse.strategies.adaptive import adaptive_step, check_adaptive, move_first_moment
+from hanse.strategies.strategy import Strategy
 
 
 @dataclass(frozen=True)
@@ -40,10 +39,7 @@ class FedAdam(Strategy):
     update_kind: ClassVar[str] = "delta"
 
     def __post_init__(self) -> None:
-        check_number("fedadam.server_lr", self.server_lr, 0.0, open_low=True)
-        check_number("fedadam.beta_1", self.beta_1, 0.0, 1.0, open_high=True)
-        check_number("fedadam.beta_2", self.beta_2, 0.0, 1.0, open_high=True)
-        check_number("fedadam.tau", self.tau, 0.0, open_low=True)
+        check_adaptive("fedadam", server_lr=self.server_lr, tau=self.tau, beta_1=self.beta_1, beta_2=self.beta_2)
 
     def state_names(self) -> tuple[str, ...]:
         """`m`, and `u`: the second moment without what is left of its start, v_t = u_t + β₂^t τ²."""
@@ -56,9 +52,8 @@ class FedAdam(Strategy):
     def update(self, model: Array, reduced: Array, state: Sequence[Array], scalars: Mapping[str, float]) -> Array:
         """One block; all float64, `(block,)`."""
         m, u = state
-        m *= self.beta_1
-        m += (1 - self.beta_1) * reduced  # m_t ← β₁ m_{t−1} + (1 − β₁) Δ_t
+        move_first_moment(m, reduced, self.beta_1)
         u *= self.beta_2
         u += (1 - self.beta_2) * reduced * reduced  # v_t ← β₂ v_{t−1} + (1 − β₂) Δ_t²
         v = u + scalars["v_start"]
-        return np.asarray(model + self.server_lr * m / (np.sqrt(v) + self.tau))  # x_{t+1} ← x_t + η m_t / (√v_t + τ)
+        return adaptive_step(model, m, v, self.server_lr, self.tau)

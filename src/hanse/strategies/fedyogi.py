@@ -12,7 +12,8 @@ from typing import ClassVar
 import numpy as np
 
 from hanse.core.arrays import Array
-from hanse.strategies.strategy import Strategy, check_number
+from hanse.strategies.adaptive import adaptive_step, check_adaptive, move_first_moment
+from hanse.strategies.strategy import Strategy
 
 
 @dataclass(frozen=True)
@@ -40,10 +41,7 @@ class FedYogi(Strategy):
     update_kind: ClassVar[str] = "delta"
 
     def __post_init__(self) -> None:
-        check_number("fedyogi.server_lr", self.server_lr, 0.0, open_low=True)
-        check_number("fedyogi.beta_1", self.beta_1, 0.0, 1.0, open_high=True)
-        check_number("fedyogi.beta_2", self.beta_2, 0.0, 1.0, open_high=True)
-        check_number("fedyogi.tau", self.tau, 0.0, open_low=True)
+        check_adaptive("fedyogi", server_lr=self.server_lr, tau=self.tau, beta_1=self.beta_1, beta_2=self.beta_2)
 
     def state_names(self) -> tuple[str, ...]:
         """`m`, and `u` = v − τ²."""
@@ -52,10 +50,9 @@ class FedYogi(Strategy):
     def update(self, model: Array, reduced: Array, state: Sequence[Array], scalars: Mapping[str, float]) -> Array:
         """One block; all float64, `(block,)`."""
         m, u = state
-        m *= self.beta_1
-        m += (1 - self.beta_1) * reduced
+        move_first_moment(m, reduced, self.beta_1)
         squares = reduced * reduced
         v = u + self.tau**2
         u -= (1 - self.beta_2) * squares * np.sign(v - squares)  # v_t ← v_{t−1} − (1 − β₂) Δ_t² sign(v_{t−1} − Δ_t²)
         v = np.maximum(u + self.tau**2, 0.0)  # rounding only: see the class
-        return np.asarray(model + self.server_lr * m / (np.sqrt(v) + self.tau))
+        return adaptive_step(model, m, v, self.server_lr, self.tau)

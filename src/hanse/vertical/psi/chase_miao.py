@@ -136,8 +136,7 @@ def simulate_view(role: str, ids: Ids, reveals: Mapping[str, Any]) -> list[tuple
         role: `guest` or `host`.
         ids: its identifiers.
         reveals: `size`, the number of the peer's identifiers; `intersection`, the places of the common ones in `ids`;
-        `kind`
-            of the peer's identifiers where `ids` is empty and does not tell.
+            `kind` of the peer's identifiers where `ids` is empty and does not tell.
 
     Returns:
         the messages it receives, in order: name and array.
