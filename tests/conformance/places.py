@@ -9,9 +9,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import pytest
+
+from hanse.backends.aws import AwsStore
 from hanse.backends.local import LocalStore
 from hanse.backends.memory import MemoryStore
+from hanse.backends.objectstore import ObjectBlobs, Objects, ObjectStore
+from hanse.backends.objectstore.blobs import chunk_key
+from hanse.core.blobs import CHUNK_BYTES
 from hanse.core.seams import BlobStore, Inbox, Ledger, Links
+from tests.conformance.emulator import emulated, session
 from tests.conformance.over_grpc import seams
 
 MAX_BLOB_BYTES = 64 * 1024 * 1024
@@ -37,6 +44,7 @@ class Place:
         pass_time: let seconds go by for the inbox.
         reopen: close the store and open it again on what it kept; None where nothing is kept.
         damage: change one byte of a complete blob behind the store's back.
+        replaces: whether a message that lies there is replaced by one with its id; otherwise both come.
         creates: whether `BlobStore.create` works here (a site over a network has no such need).
     """
 
@@ -48,6 +56,7 @@ class Place:
     reopen: Callable[[], None] | None = None
     damage: Callable[[str, str, int], None] | None = None
     creates: bool = True
+    replaces: bool = True
 
 
 Factory = Callable[[Path], AbstractAsyncContextManager[Place]]
@@ -127,7 +136,72 @@ async def over_grpc(directory: Path) -> AsyncIterator[Place]:
         yield Place(lambda seconds: _advance(clock, seconds), None, blobs, inbox, links, creates=False)
 
 
+@asynccontextmanager
+async def objects(_directory: Path) -> AsyncIterator[Place]:
+    """Objects with conditional puts, in this process's memory. Its inbox has no owner that could restart."""
+    store = pytest.importorskip("obstore.store", reason="needs the extra `objectstore`").MemoryStore()
+    clock = Clock()
+    opened = ObjectStore.open(
+        store, "federations/f", visibility_s=VISIBILITY_S, now_ms=clock, max_blob_bytes=MAX_BLOB_BYTES
+    )
+    yield Place(lambda seconds: _advance(clock, seconds), opened.ledger, opened.blobs, opened.inbox, opened.links)
+
+
+@asynccontextmanager
+async def objects_again(_directory: Path) -> AsyncIterator[Place]:
+    """The same, where another process opens what the first one wrote."""
+    store = pytest.importorskip("obstore.store", reason="needs the extra `objectstore`").MemoryStore()
+
+    def reopen() -> None:
+        opened = ObjectStore.open(store, "federations/f")
+        result.ledger, result.blobs = opened.ledger, opened.blobs
+
+    def damage(scope: str, id: str, offset: int) -> None:
+        manifest, _ = ObjectBlobs(Objects(store, "federations/f")).head(scope, id)
+        index, within = divmod(offset, CHUNK_BYTES)
+        key = f"federations/f/{chunk_key(scope, manifest.hash_of(index))}"
+        content = bytearray(bytes(store.get(key).bytes()))
+        content[within] ^= 1
+        store.put(key, bytes(content))
+
+    result = Place(lambda seconds: None, reopen=reopen, damage=damage)
+    reopen()
+    yield result
+
+
+@asynccontextmanager
+async def aws(_directory: Path) -> AsyncIterator[Place]:
+    """S3, DynamoDB and SQS of an emulator on loopback. SQS keeps its own time, so its clock cannot be moved."""
+    with emulated() as config:
+        store = AwsStore.open(config, session(), max_blob_bytes=MAX_BLOB_BYTES)
+
+        def reopen() -> None:
+            store = AwsStore.open(config, session(), max_blob_bytes=MAX_BLOB_BYTES)
+            result.ledger, result.blobs, result.links = store.ledger, store.blobs, store.links
+
+        result = Place(_cannot_pass, store.ledger, store.blobs, None, store.links, reopen=reopen)
+        yield result
+        store.close()
+
+
+@asynccontextmanager
+async def queues(_directory: Path) -> AsyncIterator[Place]:
+    """SQS alone: nobody holds it who could restart, and it neither replaces nor lets its clock be moved."""
+    with emulated() as config:
+        store = AwsStore.open(config, session())
+        yield Place(_cannot_pass, inbox=store.inbox, replaces=False)
+        store.close()
+
+
+def _cannot_pass(_seconds: float) -> None:
+    pytest.skip("this place's clock cannot be moved")
+
+
 PLACES: dict[str, Factory] = {
+    "aws": aws,
+    "aws-queues": queues,
+    "objectstore": objects,
+    "objectstore-again": objects_again,
     "memory": memory,
     "local-power": local("power"),
     "local-process": local("process"),

@@ -375,6 +375,8 @@ async def test_path_never_names_a_changed_file(place: Place, blobs: BlobStore) -
     if place.reopen is None or place.damage is None:
         pytest.skip("nobody can change content behind this place's back")
     manifest = await put(blobs, content_of(2 * CHUNK_BYTES))
+    if blobs.path(SCOPE, manifest.id) is None:
+        pytest.skip("nothing is a file at this place")
     place.damage(SCOPE, manifest.id, 2 * CHUNK_BYTES - 1)
     place.reopen()
     assert place.blobs is not None

@@ -155,10 +155,15 @@ class Coverage:
             self._starts[first:last] = [start]
             self._stops[first:last] = [stop]
 
+    @property
+    def written(self) -> int:
+        """How many different bytes were written."""
+        with self._lock:
+            return sum(self._stops) - sum(self._starts)
+
     def check_whole(self) -> None:
         """Raise IntegrityError if a byte was never written."""
-        with self._lock:
-            found = sum(self._stops) - sum(self._starts)
+        found = self.written
         if found != self.size:
             raise IntegrityError(f"blob: expected {self.size} bytes to be written before sealing, found {found}")
 

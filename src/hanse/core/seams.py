@@ -140,11 +140,11 @@ class Ledger(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """The right to read one blob. `url` is empty where the transport itself carries the blob."""
+    """The right to read one blob. `urls` (head, then chunks) is empty where the transport itself carries the blob."""
 
     scope: str
     id: str
-    url: str = ""
+    urls: tuple[str, ...] = ()
     headers: tuple[tuple[str, str], ...] = ()
     expires_s: float = 0.0
 
