@@ -12,19 +12,42 @@ import pytest
 from hanse.backends.aws import AwsConfig
 
 REGION = "eu-central-1"
+BUCKET, TABLE = "hanse-bucket", "hanse-table"
 SITES = ("site", "server", "a", "b", "c")
 _numbers = itertools.count(1)
 
 
-def session() -> Any:
-    """A boto3 session with credentials that only an emulator takes."""
+class Session:
+    """What the seams need of a boto3 session, with credentials that only an emulator takes; making clients is slow."""
+
+    def __init__(self) -> None:
+        self._session = _session()
+
+    def client(self, service: str, **settings: Any) -> Any:
+        """One client of each service for the whole process."""
+        return _client(service)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._session, name)
+
+
+@functools.cache
+def _session() -> Any:
     boto3 = pytest.importorskip("boto3", reason="needs the extra `aws`")
     return boto3.Session(aws_access_key_id="testing", aws_secret_access_key="testing", region_name=REGION)
 
 
 @functools.cache
-def endpoint() -> str:
-    """The URL of this process's emulator."""
+def _client(service: str) -> Any:
+    from hanse.backends.aws.errors import imported
+
+    _, settings = imported()
+    return _session().client(service, endpoint_url=_endpoint(), config=settings(service, True))
+
+
+@functools.cache
+def _endpoint() -> str:
+    """The URL of this process's emulator, with a bucket and a table as a deployment makes them."""
     server = pytest.importorskip("moto.server", reason="needs moto").ThreadedMotoServer("127.0.0.1", 0, verbose=False)
     server.start()
     atexit.register(server.stop)
@@ -32,16 +55,11 @@ def endpoint() -> str:
     return f"http://{host}:{port}"
 
 
-@contextmanager
-def emulated() -> Iterator[AwsConfig]:
-    """A federation's bucket, table and queues, as a deployment makes them."""
-    pytest.importorskip("obstore", reason="needs the extra `aws`")
-    name = f"f{next(_numbers)}"
-    config = AwsConfig(name, f"hanse-{name}", f"hanse-{name}", REGION, endpoint())
-    clients = {each: session().client(each, endpoint_url=config.endpoint) for each in ("s3", "dynamodb", "sqs")}
-    clients["s3"].create_bucket(Bucket=config.bucket, CreateBucketConfiguration={"LocationConstraint": REGION})
-    clients["dynamodb"].create_table(
-        TableName=config.table,
+@functools.cache
+def _deployed() -> None:
+    _client("s3").create_bucket(Bucket=BUCKET, CreateBucketConfiguration={"LocationConstraint": REGION})
+    _client("dynamodb").create_table(
+        TableName=TABLE,
         KeySchema=[{"AttributeName": "p", "KeyType": "HASH"}, {"AttributeName": "k", "KeyType": "RANGE"}],
         AttributeDefinitions=[
             {"AttributeName": "p", "AttributeType": "S"},
@@ -49,6 +67,14 @@ def emulated() -> Iterator[AwsConfig]:
         ],
         BillingMode="PAY_PER_REQUEST",
     )
+
+
+@contextmanager
+def emulated() -> Iterator[AwsConfig]:
+    """A fresh federation: its queues, and its part of the bucket and the table."""
+    pytest.importorskip("obstore", reason="needs the extra `aws`")
+    _deployed()
+    name = f"f{next(_numbers)}"
     for who in SITES:
-        clients["sqs"].create_queue(QueueName=f"hanse-{name}-{who}", Attributes={"VisibilityTimeout": "30"})
-    yield config
+        _client("sqs").create_queue(QueueName=f"hanse-{name}-{who}", Attributes={"VisibilityTimeout": "30"})
+    yield AwsConfig(name, BUCKET, TABLE, REGION, _endpoint())

@@ -18,7 +18,7 @@ from hanse.backends.objectstore import ObjectBlobs, Objects, ObjectStore
 from hanse.backends.objectstore.blobs import chunk_key
 from hanse.core.blobs import CHUNK_BYTES
 from hanse.core.seams import BlobStore, Inbox, Ledger, Links
-from tests.conformance.emulator import emulated, session
+from tests.conformance.emulator import Session, emulated
 from tests.conformance.over_grpc import seams
 
 MAX_BLOB_BYTES = 64 * 1024 * 1024
@@ -173,23 +173,17 @@ async def objects_again(_directory: Path) -> AsyncIterator[Place]:
 async def aws(_directory: Path) -> AsyncIterator[Place]:
     """S3, DynamoDB and SQS of an emulator on loopback. SQS keeps its own time, so its clock cannot be moved."""
     with emulated() as config:
-        store = AwsStore.open(config, session(), max_blob_bytes=MAX_BLOB_BYTES)
+        session = Session()
+        store = AwsStore.open(config, session, max_blob_bytes=MAX_BLOB_BYTES)
 
         def reopen() -> None:
-            store = AwsStore.open(config, session(), max_blob_bytes=MAX_BLOB_BYTES)
-            result.ledger, result.blobs, result.links = store.ledger, store.blobs, store.links
+            again = AwsStore.open(config, session, max_blob_bytes=MAX_BLOB_BYTES)
+            result.ledger, result.blobs, result.links = again.ledger, again.blobs, again.links
 
-        result = Place(_cannot_pass, store.ledger, store.blobs, None, store.links, reopen=reopen)
+        result = Place(
+            _cannot_pass, store.ledger, store.blobs, store.inbox, store.links, reopen=reopen, replaces=False
+        )
         yield result
-        store.close()
-
-
-@asynccontextmanager
-async def queues(_directory: Path) -> AsyncIterator[Place]:
-    """SQS alone: nobody holds it who could restart, and it neither replaces nor lets its clock be moved."""
-    with emulated() as config:
-        store = AwsStore.open(config, session())
-        yield Place(_cannot_pass, inbox=store.inbox, replaces=False)
         store.close()
 
 
@@ -199,7 +193,6 @@ def _cannot_pass(_seconds: float) -> None:
 
 PLACES: dict[str, Factory] = {
     "aws": aws,
-    "aws-queues": queues,
     "objectstore": objects,
     "objectstore-again": objects_again,
     "memory": memory,

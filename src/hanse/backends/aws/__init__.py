@@ -71,7 +71,7 @@ class AwsStore:
         objects = Objects(_bucket(config, session), f"v1/{config.federation}")
         blobs = ObjectBlobs(objects)
         return cls(
-            TableLedger(client("dynamodb"), config.table),
+            TableLedger(client("dynamodb"), config.table, config.federation),
             blobs,
             QueueInbox(client("sqs"), f"hanse-{config.federation}"),
             PresignedLinks(client("s3"), config.bucket, objects.prefix, blobs, max_bytes=max_blob_bytes),

@@ -1,4 +1,4 @@
-"""The ledger as a DynamoDB table: `p` (string, the partition), `k` (binary, the key), `n` (version), `c` (content).
+"""The ledger as a DynamoDB table: `p` (string, the federation), `k` (binary, the key), `n` (version), `c` (content).
 
 All records of a federation lie in one partition, so that a query by any prefix is one request in order of the key's
 bytes. A partition takes 1,000 writes a second: a round of 500 sites takes half a second of it.
@@ -14,7 +14,6 @@ from hanse.backends.aws.errors import aws_errors, code_of
 from hanse.backends.memory import check_record
 from hanse.core.errors import NotFoundError
 
-PARTITION = "ledger"
 _AT_ONCE = 16
 _BATCH = 25
 T = TypeVar("T")
@@ -26,11 +25,13 @@ class TableLedger:
     Args:
         client: a boto3 client of DynamoDB.
         table: the table's name.
+        federation: whose records these are; one table may serve several.
     """
 
-    def __init__(self, client: Any, table: str) -> None:
+    def __init__(self, client: Any, table: str, federation: str) -> None:
         self._client = client
         self._table = table
+        self._federation = {"S": federation}
         self._threads = ThreadPoolExecutor(_AT_ONCE, "hanse-ledger")
 
     async def create(self, key: str, value: bytes) -> bool:
@@ -72,13 +73,13 @@ class TableLedger:
     def _create(self, key: str, value: bytes) -> bool:
         return self._conditional(
             self._client.put_item,
-            Item={**_key(key), "n": {"N": "1"}, "c": {"B": value}},
+            Item={**self._key(key), "n": {"N": "1"}, "c": {"B": value}},
             ConditionExpression="attribute_not_exists(k)",
         )
 
     def _get(self, key: str) -> tuple[bytes, int]:
         with aws_errors(f"reading table {self._table}"):
-            item = self._client.get_item(TableName=self._table, Key=_key(key), ConsistentRead=True).get("Item")
+            item = self._client.get_item(TableName=self._table, Key=self._key(key), ConsistentRead=True).get("Item")
         if item is None:
             raise NotFoundError(f"ledger: no record {key!r}")
         return bytes(item["c"]["B"]), int(item["n"]["N"])
@@ -92,7 +93,7 @@ class TableLedger:
         found: list[tuple[str, bytes, int]] = []
         start: dict[str, Any] = {}
         # No key of UTF-8 holds the byte 0xff, so all keys that begin with the prefix lie below this one.
-        bounds = {":p": {"S": PARTITION}, ":low": {"B": low or b"\0"}, ":high": {"B": prefix.encode() + b"\xff"}}
+        bounds = {":p": self._federation, ":low": {"B": low or b"\0"}, ":high": {"B": prefix.encode() + b"\xff"}}
         while True:
             with aws_errors(f"reading table {self._table}"):
                 page = self._client.query(
@@ -111,14 +112,14 @@ class TableLedger:
     def _compare_and_set(self, key: str, value: bytes, version: int) -> bool:
         return self._conditional(
             self._client.put_item,
-            Item={**_key(key), "n": {"N": str(version + 1)}, "c": {"B": value}},
+            Item={**self._key(key), "n": {"N": str(version + 1)}, "c": {"B": value}},
             ConditionExpression="n = :n",
             ExpressionAttributeValues={":n": {"N": str(version)}},
         )
 
     def _delete(self, prefix: str) -> None:
         while keys := [key for key, _, _ in self._query(prefix, None, _BATCH)]:
-            requests = [{"DeleteRequest": {"Key": _key(key)}} for key in keys]
+            requests = [{"DeleteRequest": {"Key": self._key(key)}} for key in keys]
             with aws_errors(f"writing table {self._table}"):
                 self._client.batch_write_item(RequestItems={self._table: requests})
 
@@ -134,6 +135,5 @@ class TableLedger:
                 raise
         return True
 
-
-def _key(key: str) -> dict[str, Any]:
-    return {"p": {"S": PARTITION}, "k": {"B": key.encode()}}
+    def _key(self, key: str) -> dict[str, Any]:
+        return {"p": self._federation, "k": {"B": key.encode()}}
