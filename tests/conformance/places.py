@@ -180,9 +180,7 @@ async def aws(_directory: Path) -> AsyncIterator[Place]:
             again = AwsStore.open(config, session, max_blob_bytes=MAX_BLOB_BYTES)
             result.ledger, result.blobs, result.links = again.ledger, again.blobs, again.links
 
-        result = Place(
-            _cannot_pass, store.ledger, store.blobs, store.inbox, store.links, reopen=reopen, replaces=False
-        )
+        result = Place(_cannot_pass, store.ledger, store.blobs, store.inbox, store.links, reopen=reopen, replaces=False)
         yield result
         store.close()
 

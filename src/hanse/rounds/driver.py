@@ -218,7 +218,11 @@ class Run:
         run._fingerprints = record["fingerprints"]
         run._moved = Moved(*record["moved"])
         run._update_kind = record["update_kind"]
+        run._loaded(record)
         return run
+
+    def _loaded(self, record: Mapping[str, Any]) -> None:
+        """What else a record says."""
 
     async def start(self) -> None:
         """The first event of a new run."""
@@ -728,10 +732,11 @@ class Run:
     async def _load_replies(self) -> tuple[Answer, ...]:
         """Rows that exist and matter."""
         state = self.state
-        wanted = {*state.open, *state.closing, *state.carried, *state.released, *state.previous}
+        wanted = {*state.open, *state.closing, *state.carried, *state.released, *state.previous, *state.fates}
         found: list[Answer] = []
         async for round_, ordinal, row in self._keeping.reply_rows():
             self._left.rows.add(round_)
+            self._row_seen(round_, ordinal)
             if ordinal not in wanted:
                 continue
             receipt, reply = self._keeping.read_reply(row)
@@ -740,6 +745,9 @@ class Run:
             self._left.replied(ordinal, round_)
             found.append(_answer(reply, receipt))
         return tuple(found)
+
+    def _row_seen(self, round_: int, ordinal: int) -> None:
+        """There is a row."""
 
     # ---- reducing and evaluating ----
 
@@ -904,9 +912,12 @@ class Run:
             for site in self._left.uploads.get(round_, ()):
                 links.revoke(site, scope_prefix=scope)
             await self._forget(scope)
-        for row in (None,) if due.rows is None else due.rows:
-            await self._patiently("delete replies", self._keeping.delete_replies, row)
+        for rows in (None,) if due.rows is None else due.rows:
+            await self._patiently("delete replies", self._delete_replies, rows)
         self._left.gone(due)
+
+    async def _delete_replies(self, round_: int | None) -> None:
+        await self._keeping.delete_replies(round_)
 
     async def _forget(self, scope: str) -> None:
         await self._patiently("delete blobs", self._seams.blobs.delete_scope, scope)

@@ -129,7 +129,8 @@ async def run_record(ledger: Ledger, blobs: BlobStore, job: str, component: str)
     if not spilled:
         return record, version, ""
     scope, blob, size = spilled
-    return json.loads(bytes(blobs.read(scope, blob, 0, size))), version, scope
+    whole: dict[str, Any] = json.loads(bytes(blobs.read(scope, blob, 0, size)))
+    return whole | record, version, scope
 
 
 async def round_records(

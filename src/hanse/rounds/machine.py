@@ -14,7 +14,8 @@ The life of a run:
     anywhere ──▶ failed (with its cause), cancelled
 
 What must survive is what `encode` writes; `revision` counts its changes, so a shell writes when it has moved, and
-replies (which are ledger rows) never move it. What is left to do is a function of the state: `pending`.
+replies (which are ledger rows) do not move it, but for the one that begins the grace. What is left to do is a function
+of the state: `pending`; what a shell that keeps nothing between two looks must wait for, too: `timers`.
 
 The fates of a reply: *folded* (named by the close), *late* (its phase was closed without it), *refused* (it did not
 verify while it was read), *failed* (the site said so). Each is reported once, by name, in a `Checkpoint`.
@@ -114,6 +115,7 @@ class RunState:
     late_rule: str = "drop"
     deadline_ms: int = 0
     starved_until_ms: int = 0
+    grace_ms: int | None = None
     opened_ms: int = 0
     extensions: int = 0
     only: tuple[str, ...] = ()
@@ -138,7 +140,6 @@ class RunState:
     available: frozenset[str] = frozenset()
     num_ok: int = 0
     num_awaited: int = 0
-    grace_ms: int | None = None
 
     def task_id(self, ordinal: int, slot: Slot) -> TaskId:
         """The task id of a slot."""
@@ -391,6 +392,7 @@ def _close_if_due(state: RunState, now_ms: int) -> list[Instruction]:
             return _close(state)
         if state.grace_ms is None:
             state.grace_ms = min(now_ms + int(state.grace_s * 1000), state.deadline_ms)
+            state.revision += 1
             return [SetTimer(_timer(state, "grace"), state.grace_ms)]
         return []
     if state.num_awaited > 0:
@@ -654,6 +656,22 @@ def pending(state: RunState) -> list[Instruction]:
     return []
 
 
+def timers(state: RunState) -> list[SetTimer]:
+    """Every timer that is set in this state."""
+    found: list[SetTimer] = []
+    if state.over or (state.stage == "waiting" and not state.deadline_ms):
+        return found
+    for kind, at_ms in (
+        ("sites", state.deadline_ms),
+        ("starved", state.starved_until_ms),
+        ("deadline", state.deadline_ms),
+        ("grace", state.grace_ms),
+    ):
+        if state.stage == _TIMED_STAGES[kind] and at_ms is not None:
+            found.append(SetTimer(_timer(state, kind), at_ms))
+    return found
+
+
 _HANDLERS: Mapping[type, Callable[[RunState, Any], list[Instruction]]] = {
     Started: _started,
     SitesChanged: _sites_changed,
@@ -675,7 +693,7 @@ _HANDLERS: Mapping[type, Callable[[RunState, Any], list[Instruction]]] = {
 _PLAIN = (
     "job", "component", "status", "error", "round", "phase_index", "num_phases", "phase", "stage", "next_ordinal",
     "size", "count", "quorum", "grace_s", "keep_in_flight", "folds", "order", "late_rule", "deadline_ms",
-    "starved_until_ms", "opened_ms",
+    "starved_until_ms", "grace_ms", "opened_ms",
     "extensions", "metrics", "seconds", "failed", "best", "rounds_without_best", "revision",
 )  # fmt: skip
 _SLOTS = ("open", "closing", "carried", "released")
@@ -747,7 +765,7 @@ def migrate(value: Mapping[str, Any]) -> Mapping[str, Any]:
         raise CodecError(
             f"run record: expected version {STATE_VERSION}, found {value.get('v')!r}; update this software"
         )
-    return value
+    return {"grace_ms": None, **value}  # added within version 1
 
 
 def _index(models: dict[BlobKey, int], key: BlobKey | None) -> int | None:

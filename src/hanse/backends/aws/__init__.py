@@ -1,6 +1,6 @@
 """The seams on AWS: blobs in S3, messages in SQS, the ledger in DynamoDB, links that are presigned URLs.
 
-    store = AwsStore.open(AwsConfig(federation="north", bucket="hanse-north", table="hanse-north", region="eu-central-1"))
+    store = AwsStore.open(AwsConfig("north", bucket="hanse-north", table="hanse-north", region="eu-central-1"))
     store.ledger, store.blobs, store.inbox, store.links
 
 Nothing here is created: what exists is deployed beforehand, and a missing bucket, table or queue is an error that

@@ -50,7 +50,7 @@ def aws_errors(doing: str) -> Iterator[None]:
         yield
     except aws.ClientError as error:
         code = str(error.response.get("Error", {}).get("Code", ""))
-        kind, hint = _NEXT.get(code, (StorageError, str(error.response.get("Error", {}).get("Message", ""))[:160]))
+        kind, hint = _NEXT.get(code, (StorageError, _line(str(error.response.get("Error", {}).get("Message", "")))))
         raise kind(f"aws: {doing}: {code}: {hint}") from None
     except (aws.NoCredentialsError, aws.PartialCredentialsError):
         raise PolicyError(f"aws: {doing}: found no credentials; log in, or give this machine a role") from None
@@ -90,3 +90,7 @@ def imported() -> tuple[Any, Any]:
         )
 
     return boto3, settings
+
+
+def _line(text: str) -> str:
+    return " ".join(text.split())[:160]

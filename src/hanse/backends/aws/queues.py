@@ -130,11 +130,7 @@ class QueueInbox:
         return found
 
     def _in_batches(self, who: str, handles: list[str], what: str, extra: dict[str, Any]) -> None:
-        call = (
-            self._client.delete_message_batch
-            if what == "delete"
-            else self._client.change_message_visibility_batch
-        )
+        call = self._client.delete_message_batch if what == "delete" else self._client.change_message_visibility_batch
         for start in range(0, len(handles), _BATCH):
             part = handles[start : start + _BATCH]
             entries = [{"Id": str(n), "ReceiptHandle": handle, **extra} for n, handle in enumerate(part)]

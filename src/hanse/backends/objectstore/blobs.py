@@ -1,11 +1,11 @@
 """Blobs as objects: every 8 MiB chunk under its own hash, and a head that is written when all of them are there.
 
-    SCOPE/=c/CHUNK-HASH     a chunk
-    SCOPE/=h/BLOB-ID        the manifest, and the content itself of a blob up to 64 KiB
+    SCOPE/C/CHUNK-HASH     a chunk
+    SCOPE/H/BLOB-ID        the manifest, and the content itself of a blob up to 64 KiB
 
-So a sender that stopped goes on where it was, several functions make one blob side by side, a link is the right to
-write one name once, equal chunks are stored once, and there are no unfinished multipart uploads to pay for (see
-docs/decisions). A chunk is verified whenever it is fetched; the last ones are kept.
+(Capitals, since no scope has any.) So a sender that stopped goes on where it was, several functions make one blob side
+by side, a link is the right to write one name once, equal chunks are stored once, and there are no unfinished
+multipart uploads to pay for (see docs/decisions). A chunk is verified whenever it is fetched; the last ones are kept.
 """
 
 import asyncio
@@ -30,12 +30,12 @@ _HEADS = 1024
 
 def chunk_key(scope: str, hash: bytes) -> str:
     """The name of a chunk's object, below the store's prefix."""
-    return f"{FOLDER}/{scope}/=c/{hash.hex()}"
+    return f"{FOLDER}/{scope}/C/{hash.hex()}"
 
 
 def head_key(scope: str, id: str) -> str:
     """The name of a head's object, below the store's prefix."""
-    return f"{FOLDER}/{scope}/=h/{id}"
+    return f"{FOLDER}/{scope}/H/{id}"
 
 
 class ObjectBlobs:
@@ -168,7 +168,7 @@ class ObjectBlobs:
             await self._put_head(scope, manifest, content)
 
     async def _lacking(self, scope: str, manifest: Manifest) -> list[int]:
-        there = {found.key.rpartition("/")[2] async for found in self._objects.list(f"{FOLDER}/{scope}/=c")}
+        there = {found.key.rpartition("/")[2] async for found in self._objects.list(f"{FOLDER}/{scope}/C")}
         return [n for n in range(manifest.num_chunks) if manifest.hash_of(n).hex() not in there]
 
     async def _put_chunk(self, scope: str, manifest: Manifest, index: int, content: bytes) -> int:

@@ -88,7 +88,9 @@ class Objects:
         for start in range(0, len(keys), 1000):
             with self._errors("deleting", keys[start]):
                 try:
-                    await self._obstore.delete_async(self._store, [self._path(key) for key in keys[start : start + 1000]])
+                    await self._obstore.delete_async(
+                        self._store, [self._path(key) for key in keys[start : start + 1000]]
+                    )
                 except FileNotFoundError:
                     for key in keys[start : start + 1000]:
                         await self._delete_one(key)

@@ -1,0 +1,49 @@
+"""Seeded random schedules against visits: `HANSE_EXPLORER_SEED=N pytest tests/faults/explorer -k one_visit -s`."""
+
+import os
+from collections import Counter
+from collections.abc import Iterator
+
+import pytest
+import structlog
+
+from tests.faults.explorer.case import draw
+from tests.faults.explorer.visits import explore_visits
+from tests.faults.explorer.world import Violation
+
+SCHEDULES = int(os.environ.get("HANSE_EXPLORER_SCHEDULES", "5000")) // 10
+SEED = os.environ.get("HANSE_EXPLORER_SEED")
+
+
+@pytest.fixture(autouse=True)
+def _quiet() -> Iterator[None]:
+    before = structlog.get_config()
+    structlog.configure(processors=[_drop])
+    yield
+    structlog.configure(**before)
+
+
+def _drop(*_: object) -> structlog.typing.EventDict:
+    raise structlog.DropEvent
+
+
+@pytest.mark.skipif(SEED is None, reason="plays the schedule in HANSE_EXPLORER_SEED")
+def test_one_visit_schedule() -> None:
+    case = draw(int(SEED or 0))
+    print(case)
+    print(explore_visits(case))
+
+
+@pytest.mark.slow
+def test_schedules_of_visits() -> None:
+    totals: Counter[str] = Counter()
+    for seed in range(SCHEDULES):
+        try:
+            outcome = explore_visits(draw(seed))
+        except Violation as violation:
+            raise AssertionError(f"HANSE_EXPLORER_SEED={seed}: {violation}") from violation
+        totals[outcome.status] += 1
+        for name in ("folded", "late", "refused", "failed"):
+            totals[name] += getattr(outcome, name)
+    for name in ("finished", "failed", "folded", "late", "refused"):
+        assert totals[name] > SCHEDULES // 100, (name, totals)

@@ -1,0 +1,172 @@
+"""What AWS adds to the seams: links that are URLs, queues with real time, and errors that name the next step."""
+
+import asyncio
+import json
+import time
+import urllib.error
+import urllib.request
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+
+from hanse.backends.aws import AwsConfig, AwsStore
+from hanse.backends.aws.errors import aws_errors
+from hanse.backends.aws.links import LIFE_S
+from hanse.backends.objectstore.blobs import chunk_key, head_key
+from hanse.core.blobs import CHUNK_BYTES, manifest_of, split
+from hanse.core.errors import ConfigError, IntegrityError, NotFoundError, PolicyError, StorageError, TooLargeError
+from hanse.core.records import Envelope
+from tests.conformance.emulator import Session, emulated
+
+CONTENT = bytes(range(251)) * 40_000  # two chunks
+UP = "j/c/1/up/site"
+
+
+@pytest.fixture
+def config() -> AwsConfig:
+    with emulated() as found:
+        return found
+
+
+@pytest.fixture
+def store(config: AwsConfig) -> AwsStore:
+    return AwsStore.open(config, Session())
+
+
+def request(url: str, method: str = "GET", body: bytes | None = None, **headers: str) -> tuple[int, bytes]:
+    """An HTTP call without any credentials: (status, content)."""
+    named = {name.replace("_", "-"): value for name, value in headers.items()}
+    named.setdefault("Content-Type", "application/octet-stream")
+    call = urllib.request.Request(url, data=body, method=method, headers=named)
+    try:
+        with urllib.request.urlopen(call, timeout=10) as answer:
+            return answer.status, answer.read()
+    except urllib.error.HTTPError as error:
+        return error.code, b""
+
+
+async def test_a_site_with_links_alone_uploads_and_downloads(store: AwsStore) -> None:
+    manifest = manifest_of(CONTENT)
+    store.links.grant("site", write=[UP])
+    ticket = await store.links.put("site", UP, manifest)
+    assert ticket.missing == (0, 1)
+    for (_, chunk), url in zip(split(CONTENT), ticket.urls, strict=True):
+        assert (await asyncio.to_thread(request, url, "PUT", bytes(chunk), If_None_Match="*"))[0] == 200
+    with pytest.raises(NotFoundError):
+        await store.blobs.manifest(UP, manifest.id)  # not before the server has committed it
+    await store.blobs.commit(UP, manifest)
+    store.links.grant("reader", read=[(UP, manifest.id)])
+    link = await store.links.get("reader", UP, manifest.id)
+    parts = [(await asyncio.to_thread(request, url))[1] for url in link.urls]
+    assert b"".join(parts[1:]) == CONTENT
+    assert parts[0].endswith(manifest.hashes)
+
+
+async def test_a_link_writes_once_and_is_bound_to_its_name_and_length(store: AwsStore) -> None:
+    manifest = manifest_of(CONTENT)
+    store.links.grant("site", write=[UP])
+    ticket = await store.links.put("site", UP, manifest)
+    for (index, chunk), url in zip(split(CONTENT), ticket.urls, strict=True):
+        parts = urlsplit(url)
+        assert parts.path.endswith(chunk_key(UP, manifest.hash_of(index)))
+        query = parse_qs(parts.query)
+        assert query["X-Amz-Expires"] == [str(LIFE_S)]
+        assert {"content-length", "if-none-match"} <= set(query["X-Amz-SignedHeaders"][0].split(";"))
+        first = await asyncio.to_thread(request, url, "PUT", bytes(chunk), If_None_Match="*")
+        again = await asyncio.to_thread(request, url, "PUT", bytes(len(chunk)), If_None_Match="*")
+        assert (first[0], again[0]) == (200, 412)
+
+
+async def test_committing_what_is_not_there_is_refused(store: AwsStore) -> None:
+    manifest = manifest_of(CONTENT)
+    with pytest.raises(IntegrityError, match="2 of 2 chunks are missing"):
+        await store.blobs.commit(UP, manifest)
+
+
+async def test_a_small_blob_that_came_as_a_chunk_is_committed_whole(store: AwsStore) -> None:
+    manifest = manifest_of(b"small")
+    store.links.grant("site", write=[UP])
+    ticket = await store.links.put("site", UP, manifest)
+    assert (await asyncio.to_thread(request, ticket.urls[0], "PUT", b"small", If_None_Match="*"))[0] == 200
+    await store.blobs.commit(UP, manifest)
+    assert bytes(store.blobs.read(UP, manifest.id, 0, 5)) == b"small"
+
+
+async def test_wrong_bytes_under_a_chunks_name_are_found_when_they_are_read(store: AwsStore) -> None:
+    manifest = manifest_of(CONTENT)
+    store.links.grant("site", write=[UP])
+    ticket = await store.links.put("site", UP, manifest)
+    for (_, chunk), url in zip(split(CONTENT), ticket.urls, strict=True):
+        await asyncio.to_thread(request, url, "PUT", bytes(len(chunk)), If_None_Match="*")
+    await store.blobs.commit(UP, manifest)
+    with pytest.raises(IntegrityError):
+        store.blobs.read(UP, manifest.id, 0, 1)
+    assert await store.blobs.missing(UP, manifest) == [0]
+
+
+async def test_one_chunk_is_fetched_for_a_walk_over_it(store: AwsStore) -> None:
+    manifest = manifest_of(CONTENT)
+    await store.blobs.put(UP, manifest, split(CONTENT))
+    fresh = type(store.blobs)(store.blobs._objects)
+    fetched: list[str] = []
+    real = fresh._objects.get_now
+
+    def get_now(key: str) -> bytes:
+        fetched.append(key)
+        return real(key)
+
+    fresh._objects.get_now = get_now  # type: ignore[method-assign]
+    try:
+        for start in range(0, len(CONTENT), 1 << 20):
+            stop = min(start + (1 << 20), len(CONTENT))
+            assert fresh.read(UP, manifest.id, start, stop) == CONTENT[start:stop]
+    finally:
+        fresh._objects.get_now = real  # type: ignore[method-assign]
+    assert fetched == [head_key(UP, manifest.id), *(chunk_key(UP, manifest.hash_of(n)) for n in range(2))]
+    assert len(CONTENT) > CHUNK_BYTES
+
+
+async def test_a_message_comes_again_until_it_is_acknowledged(store: AwsStore) -> None:
+    await store.inbox.send("site", Envelope("server", "site", "t", "task", b"body"))
+    (first,) = await store.inbox.receive("site", wait_s=2)
+    await store.inbox.extend([first.receipt], 1)
+    assert await store.inbox.receive("site", wait_s=0) == []
+    started = time.monotonic()
+    found: list[int] = []
+    while not found and time.monotonic() < started + 10:
+        found = [delivery.count for delivery in await store.inbox.receive("site", wait_s=1)]
+    assert found == [2]
+    await store.inbox.extend([first.receipt], 0)
+
+
+async def test_a_message_over_a_queues_limit_is_refused(store: AwsStore) -> None:
+    with pytest.raises(TooLargeError, match="at most 262144 bytes"):
+        await store.inbox.send("site", Envelope("server", "site", "t", "task", bytes(200_000)))
+
+
+async def test_what_is_not_deployed_is_named_with_the_next_step(config: AwsConfig) -> None:
+    store = AwsStore.open(AwsConfig("other", "hanse-none", "hanse-none", config.region, config.endpoint), Session())
+    with pytest.raises(NotFoundError, match="add the site and deploy again"):
+        await store.inbox.send("stranger", Envelope("server", "stranger", "t", "task"))
+    with pytest.raises(NotFoundError, match="no such table"):
+        await store.ledger.create("k", b"v")
+    with pytest.raises((StorageError, NotFoundError)):
+        await store.blobs.put(UP, manifest_of(b"x"), split(b"x"))
+
+
+@pytest.mark.parametrize(
+    ("code", "kind", "said"),
+    [
+        ("AccessDenied", PolicyError, "lacks the right"),
+        ("ExpiredToken", PolicyError, "renew them"),
+        ("PermanentRedirect", ConfigError, "another region"),
+        ("SomethingNew", StorageError, "SomethingNew: because"),
+    ],
+)
+def test_what_aws_says_becomes_one_line(code: str, kind: type[Exception], said: str) -> None:
+    from botocore.exceptions import ClientError
+
+    with pytest.raises(kind, match=said) as caught, aws_errors("doing this"):
+        raise ClientError({"Error": {"Code": code, "Message": "because\nof that"}}, "Put")
+    assert "\n" not in str(caught.value)
+    json.dumps(str(caught.value))
