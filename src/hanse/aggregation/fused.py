@@ -1,8 +1,9 @@
 """The inner loops compiled by numba: a group of four updates in one pass over memory. Same bits as `kernels`.
 
 LLVM may contract a product and a sum into a fused multiply-add only under `fastmath`, which is off; the tests
-compare bits. Compiled are five loops for float32 and float64 each, and four for int8 with scales, when first used, and kept in
-numba's cache on disk; other dtypes are widened first. Not imported unless numba is wanted: importing it takes a second.
+compare bits. Compiled are five loops for float32 and float64 each, and four for int8 with scales, when first used, and
+kept in numba's cache on disk; other dtypes are widened first. Not imported unless numba is wanted: importing it takes a
+second.
 """
 
 import threading

@@ -733,7 +733,7 @@ class Run:
         )
 
     def _saved(self, base: str, sent: int) -> int:
-        """An update that is not compressed is as long as its model; 0 where a server that came later does not know it."""
+        """An update that is not compressed is as long as its model; 0 where a later server does not know that."""
         if not self.state.spec.compression:
             return 0
         return max((ref.manifest.size - sent for ref in self._refs.values() if ref.id == base), default=0)

