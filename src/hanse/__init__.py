@@ -16,6 +16,7 @@ _HOMES = {
     "App": "hanse.clients.app",
     "Arrays": "hanse.core.arrays",
     "Ask": "hanse.strategies",
+    "BFloat16": "hanse.aggregation",
     "Bulyan": "hanse.aggregation",
     "Choice": "hanse.aggregation",
     "Close": "hanse.strategies",
@@ -41,6 +42,7 @@ _HOMES = {
     "Gather": "hanse.aggregation",
     "GeometricMedian": "hanse.aggregation",
     "HanseError": "hanse.core.errors",
+    "Int8": "hanse.aggregation",
     "JobFailed": "hanse.core.errors",
     "Krum": "hanse.aggregation",
     "MeanAroundMedian": "hanse.aggregation",
@@ -52,6 +54,7 @@ _HOMES = {
     "QFedAvg": "hanse.strategies.qfedavg",
     "Query": "hanse.strategies.query",
     "RFA": "hanse.strategies.robust",
+    "RandomK": "hanse.aggregation",
     "Result": "hanse.rounds.result",
     "RootTrust": "hanse.aggregation",
     "RoundRecord": "hanse.rounds.record",
@@ -59,6 +62,7 @@ _HOMES = {
     "Select": "hanse.aggregation",
     "Strategy": "hanse.strategies",
     "StrategyContext": "hanse.clients.server",
+    "TopK": "hanse.aggregation",
     "TrimmedMean": "hanse.aggregation",
     "WeightedMean": "hanse.aggregation",
     "WeightedSum": "hanse.aggregation",
@@ -77,6 +81,7 @@ __all__ = [
     "App",
     "Arrays",
     "Ask",
+    "BFloat16",
     "Bulyan",
     "Choice",
     "Close",
@@ -102,6 +107,7 @@ __all__ = [
     "Gather",
     "GeometricMedian",
     "HanseError",
+    "Int8",
     "JobFailed",
     "Krum",
     "MeanAroundMedian",
@@ -112,6 +118,7 @@ __all__ = [
     "PhasePlan",
     "QFedAvg",
     "Query",
+    "RandomK",
     "Result",
     "RootTrust",
     "RoundRecord",
@@ -119,6 +126,7 @@ __all__ = [
     "Select",
     "Strategy",
     "StrategyContext",
+    "TopK",
     "TrimmedMean",
     "WeightedMean",
     "WeightedSum",
@@ -136,17 +144,21 @@ __all__ = [
 if TYPE_CHECKING:
     from hanse import attacks as attacks
     from hanse import datasets as datasets
+    from hanse.aggregation import BFloat16 as BFloat16
     from hanse.aggregation import Bulyan as Bulyan
     from hanse.aggregation import Choice as Choice
     from hanse.aggregation import Fold as Fold
     from hanse.aggregation import Gather as Gather
     from hanse.aggregation import GeometricMedian as GeometricMedian
+    from hanse.aggregation import Int8 as Int8
     from hanse.aggregation import Krum as Krum
     from hanse.aggregation import MeanAroundMedian as MeanAroundMedian
     from hanse.aggregation import Median as Median
     from hanse.aggregation import NormBound as NormBound
+    from hanse.aggregation import RandomK as RandomK
     from hanse.aggregation import RootTrust as RootTrust
     from hanse.aggregation import Select as Select
+    from hanse.aggregation import TopK as TopK
     from hanse.aggregation import TrimmedMean as TrimmedMean
     from hanse.aggregation import WeightedMean as WeightedMean
     from hanse.aggregation import WeightedSum as WeightedSum

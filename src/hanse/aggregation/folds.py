@@ -10,7 +10,7 @@ from typing import Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 
-from hanse.aggregation.kernels import SIDE_BY_SIDE, KernelName, pick_kernel, side_by_side
+from hanse.aggregation.kernels import SIDE_BY_SIDE, Coded, KernelName, pick_kernel, side_by_side
 from hanse.aggregation.rounding import Block, Wide
 
 Acc = TypeVar("Acc")
@@ -80,6 +80,8 @@ class WeightedSum:
         kernel: `numpy`, `numba`, or `auto` for numba where it is installed and pays. Changes no bit.
     """
 
+    takes_coded = True
+
     def __init__(self, kernel: KernelName = "auto") -> None:
         self._kernel = pick_kernel(kernel)
         self._pool: list[Wide] = []  # accumulators to use again; append and pop are atomic
@@ -99,13 +101,13 @@ class WeightedSum:
         """See `Fold.add`."""
         self.add_group(acc, (block,), (weight,))
 
-    def add_group(self, acc: Sum, blocks: Sequence[Block], weights: Sequence[float]) -> None:
-        """See `GroupFold.add_group`."""
+    def add_group(self, acc: Sum, blocks: Sequence[Coded], weights: Sequence[float]) -> None:
+        """See `GroupFold.add_group`; compressed blocks are decoded on the way."""
         self._kernel.fold(acc.values, blocks, weights, fresh=acc.fresh)
         acc.fresh = False
 
-    def join_group(self, acc: Sum, blocks: Sequence[Block], weights: Sequence[float]) -> None:
-        """See `GroupFold.join_group`."""
+    def join_group(self, acc: Sum, blocks: Sequence[Coded], weights: Sequence[float]) -> None:
+        """See `GroupFold.join_group`; compressed blocks are decoded on the way."""
         self._kernel.join(acc.values, blocks, weights)
 
     def merge(self, a: Sum, b: Sum) -> Sum:

@@ -131,6 +131,28 @@ class Deltas:
         return values
 
 
+class Values:
+    """What a delta makes of its base, in float64, whatever the layout's dtype."""
+
+    def __init__(self, delta: Source, base: Source) -> None:
+        self._delta = delta
+        self._base = base
+
+    @property
+    def layout(self) -> Layout:
+        """Names, dtypes and shapes, in order."""
+        return self._delta.layout
+
+    def block(self, index: int, start: int, stop: int) -> Block:
+        """See `Source.block`; float64."""
+        values = np.empty(stop - start)
+        base = np.empty(stop - start)
+        widen_into(values, self._delta.block(index, start, stop))
+        widen_into(base, self._base.block(index, start, stop))
+        np.add(values, base, out=values)
+        return values
+
+
 class ArraySink:
     """Fresh arrays in memory; read them from `arrays` when the walk is done."""
 

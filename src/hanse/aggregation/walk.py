@@ -133,7 +133,7 @@ def aggregate(
     if isinstance(rule, Gather):
         if kind == "values" and base is not None:
             cohort = replace(cohort, sources=tuple(Deltas(source, base) for source in cohort.sources))
-            kind, update = "delta", _from_values(update) if update else None
+            kind, update = "delta", from_values(update) if update else None
         cohort, rule = _weigh(cohort, rule, layout, threads, allow_nonfinite)
     reduce: Reduce
     if isinstance(rule, Select):
@@ -321,8 +321,8 @@ class _Scratch(threading.local):
         return block
 
 
-def _read(cohort: Cohort, members: Sequence[int], at: Range) -> list[Block]:
-    """That range of some updates.
+def _read(cohort: Cohort, members: Sequence[int], at: Range, *, coded: bool = False) -> list[Any]:
+    """That range of some updates, as blocks, or with `coded` as they were received where a source offers that.
 
     Raises:
         _BlockRefused: a blob that is not there, or whose content does not verify.
@@ -330,7 +330,9 @@ def _read(cohort: Cohort, members: Sequence[int], at: Range) -> list[Block]:
     blocks, reasons = [], {}
     for i in members:
         try:
-            blocks.append(cohort.sources[i].block(at.index, at.start, at.stop))
+            source: Any = cohort.sources[i]
+            read = getattr(source, "coded", source.block) if coded else source.block
+            blocks.append(read(at.index, at.start, at.stop))
         except (RefusedError, NotFoundError) as error:
             reasons[cohort.positions[i]] = f"cannot be read: {type(error).__name__}: {error}"
     if reasons:
@@ -357,6 +359,7 @@ class _Fold:
         self._cohort = cohort
         self._rule = rule
         self._fast = isinstance(rule, GroupFold)
+        self._coded = self._fast and getattr(rule, "takes_coded", False)
         found = list(group_members(cohort.positions))
         following = [group for group, _ in found[1:]] + [None]
         self._groups = [
@@ -380,7 +383,7 @@ class _Fold:
         tree: Tree[Any] = Tree(rule.merge)
         for group, members, weights, after in self._groups:
             tree.settle(group)
-            blocks = _read(self._cohort, members, at)
+            blocks = _read(self._cohort, members, at, coded=self._coded)
             if self._fast and tree.joins_top(group, after):
                 rule.join_group(tree.join_top(group), blocks, weights)
                 continue
@@ -601,7 +604,7 @@ class _InOrder:
                     self.value = found if self.value is None else self.value + found
 
 
-def _from_values(update: Update) -> Update:
+def from_values(update: Update) -> Update:
     """An optimiser that wants values, called with deltas."""
 
     def on_deltas(model: Wide, reduced: Wide, states: Sequence[Wide], scalars: Mapping[str, float]) -> Wide:

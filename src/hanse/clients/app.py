@@ -11,6 +11,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, TypeVar
 
+from hanse.aggregation import Codec
+from hanse.aggregation.compression import as_data, codecs
 from hanse.clients.functions import ClientSide
 from hanse.core.arrays import Arrays
 from hanse.core.errors import ConfigError, UpdateError
@@ -55,6 +57,8 @@ class App:
         keep_updates: keep every site's updates after the round.
         threads: compute threads in every worker.
         include: files that the module imports or reads, relative to it; they travel with it.
+        compression: how updates travel: `Int8()`, `BFloat16()`, `TopK(fraction)`, `RandomK(fraction)`; None for as they
+            are.
 
     Raises:
         ConfigError: a value that is wrong, by name.
@@ -89,6 +93,7 @@ class App:
         keep_updates: bool = False,
         threads: int = 1,
         include: Sequence[str | Path] = (),
+        compression: Codec | None = None,
     ) -> None:
         if strategy is not None and not isinstance(strategy, Strategy):
             hint = "()" if isinstance(strategy, type) and issubclass(strategy, Strategy) else ""
@@ -96,7 +101,15 @@ class App:
             raise ConfigError(f"strategy: expected a strategy such as hs.FedAvg(), found {found}; write {found}{hint}")
         if stop is not None and not isinstance(stop, EarlyStop):
             raise ConfigError(f"stop: expected hs.EarlyStop(metric, ...), found {type(stop).__name__}")
+        if compression is not None and type(compression) not in codecs().values():
+            hint = " (write it with parentheses)" if isinstance(compression, type) else ""
+            found = getattr(compression, "__name__", type(compression).__name__)
+            raise ConfigError(
+                f"compression: expected hs.Int8(), hs.BFloat16(), hs.TopK(fraction) or "
+                f"hs.RandomK(fraction), found {found}{hint}"
+            )
         self.given_strategy = strategy
+        self.compression = compression
         self.initial_arrays = _initial_arrays(initial)
         self.include = _included(include)
         self.client_side = ClientSide()
@@ -124,6 +137,7 @@ class App:
             min_sites=min_sites,
             keep_updates=keep_updates,
             threads=threads,
+            compression={} if compression is None else as_data(compression),
         )
         self.module_globals: dict[str, Any] = _caller().f_globals
         """Namespace of the module that made the app; see `loader.source_of`."""
@@ -210,6 +224,8 @@ class App:
                     f"app: found hs.{type(query).__name__}(...), which trains, and only @app.query; leave the strategy "
                     "out, or write @app.client or @app.train"
                 )
+            if self.compression is not None:
+                raise ConfigError("compression: expected none, since @app.query answers no deltas; leave it out")
             if self.initial_arrays is not None:
                 raise ConfigError("initial: expected none, since @app.query needs no model; leave it out")
             spec = replace(spec, strategy=query.name, params=query.params())

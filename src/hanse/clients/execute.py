@@ -1,8 +1,8 @@
 """`Runtime`: execute one task with an app, and turn what its code answers into a reply, or into a named failure.
 
 This is the one place where seeds are set, answers are checked against the model they started from, values become
-deltas, and exceptions become replies. It sends nothing and stores nothing: the worker encodes the arrays, and the
-site keeps the state together with the reply.
+deltas, deltas are compressed, and exceptions become replies. It sends nothing and stores nothing: the worker encodes
+the arrays, and the site keeps the state together with the reply.
 
 Deltas are `new − model` in the array's own dtype: one correctly rounded subtraction (for float16 and bfloat16
 numpy computes it in float32, which rounds the same; Figueroa, "When is double rounding innocuous?", 1995), and
@@ -23,6 +23,7 @@ import numpy as np
 
 from hanse.clients.app import App
 from hanse.clients.client import Answer, Client, arrays_of
+from hanse.clients.compressing import compressed
 from hanse.clients.corrections import corrected
 from hanse.clients.failures import failure_of, text_of
 from hanse.clients.fingerprint import fingerprint
@@ -95,8 +96,10 @@ class Runtime:
         """
         started = time.perf_counter()
         try:
-            answer, after = self._call(task, model, state, private)
-            reply, arrays = self._checked(task, model, answer, lend=lend)
+            answer, kept = self._call(task, model, state, private)
+            reply, arrays = self._checked(task, model, answer, kept, lend=lend)
+            # an empty state after an empty one stays None, so that stateless sites store nothing
+            after = _encoded(kept) if kept or state is not None else None
         except (Exception, SystemExit) as error:
             kind, message = failure_of(error, _directory(self.app))
             if not isinstance(error, TaskError):
@@ -108,12 +111,12 @@ class Runtime:
 
     def _call(
         self, task: Task, model: Arrays | None, state: bytes | None, private: Arrays | None
-    ) -> tuple[Answer, bytes | None]:
+    ) -> tuple[Answer, dict[str, Any]]:
         if task.call not in CALLS:
             raise TaskError("refused", f"call: expected one of {', '.join(CALLS)}; found {task.call[:60]!r}")
         client = self._made_client(task.seed)
-        before = decode_state(state)
-        self.site.begin(task, before)
+        kept = decode_state(state)
+        self.site.begin(task, kept)
         seed_globals(stream_of(task, self.site.name, "globals"))
         config: dict[str, Any] = dict(task.config)
         if task.call == "parameters":
@@ -123,12 +126,7 @@ class Runtime:
         else:
             arrays = _private(task, model, private)
             answer = getattr(client, task.call)(arrays, config, self.site)
-        try:
-            # an empty state after an empty one stays None, so that stateless sites store nothing
-            after = encode_state(before) if before or state is not None else None
-        except CodecError as error:
-            raise TaskError("bad_reply", str(error)) from None
-        return answer, after
+        return answer, kept
 
     def _made_client(self, seed: int) -> Client:
         if self._client is None:
@@ -137,7 +135,9 @@ class Runtime:
             self._client = client_of(self.app, self.site)
         return self._client
 
-    def _checked(self, task: Task, model: Arrays | None, answer: Answer, *, lend: bool) -> tuple[Reply, Arrays | None]:
+    def _checked(
+        self, task: Task, model: Arrays | None, answer: Answer, kept: dict[str, Any], *, lend: bool
+    ) -> tuple[Reply, Arrays | None]:
         metrics = metrics_of(answer.metrics, task.call)
         count = num_examples_of(answer.num_examples, task.call)
         reply = Reply(task.id, self.site.name, num_examples=count, metrics=metrics)
@@ -153,6 +153,9 @@ class Runtime:
                 arrays, is_own = delta_of(model, arrays), True
         if not task.allow_nonfinite:
             _check_finite(arrays, task.call)
+        codec = self.app.compression
+        if codec is not None and task.call == "train" and reply.update_kind == "delta":
+            arrays, is_own = compressed(arrays, codec, kept, stream_of(task, self.site.name, "compression")), True
         return reply, arrays if is_own else _copied(arrays)
 
 
@@ -265,6 +268,13 @@ def _difference(name: str, new: Array, base: Array) -> Array:
             f"train: the change of array {name[:60]!r} does not fit {base.dtype}; use a signed, wider dtype",
         )
     return delta
+
+
+def _encoded(state: dict[str, Any]) -> bytes:
+    try:
+        return encode_state(state)
+    except CodecError as error:
+        raise TaskError("bad_reply", str(error)) from None
 
 
 def _private(task: Task, model: Arrays | None, private: Arrays | None) -> Arrays:

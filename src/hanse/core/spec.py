@@ -54,6 +54,7 @@ class RunSpec:
         min_sites: sites that must be there before the first round starts; None for the quorum.
         server_config, server_evaluate: whether the app has `@app.config`, `@app.evaluate_on_server`.
         threads: compute threads in every worker.
+        compression: how updates travel, `{"name": …, parameter: …}`; empty for as they are.
     """
 
     strategy: str = "fedavg"
@@ -76,6 +77,7 @@ class RunSpec:
     server_config: bool = False
     server_evaluate: bool = False
     threads: int = 1
+    compression: Mapping[str, Any] = field(default_factory=dict)
     numerics: int = NUMERICS
 
     def __post_init__(self) -> None:
@@ -156,6 +158,7 @@ _KINDS: dict[str, tuple[type, ...]] = {
     "server_config": (bool,),
     "server_evaluate": (bool,),
     "threads": (int,),
+    "compression": (dict,),
     "numerics": (int,),
 }
 

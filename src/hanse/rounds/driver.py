@@ -114,10 +114,16 @@ class RunInfo:
 
 @dataclass(slots=True)
 class Moved:
-    """Bytes moved in a round."""
+    """Bytes moved in a round, and what compression saved of those from the sites."""
 
     down: int = 0
     up: int = 0
+    saved: int = 0
+
+    def to_json(self, compressed: bool) -> dict[str, int]:
+        """As `RoundRecord.bytes`."""
+        moved = {"down": self.down, "up": self.up}
+        return {**moved, "saved": self.saved} if compressed else moved
 
 
 @dataclass(slots=True)
@@ -718,6 +724,7 @@ class Run:
             self._fingerprints[reply.site] = reply.fingerprint
         if reply.update is not None:
             self._moved.up += reply.update.manifest.size
+            self._moved.saved += self._saved(reply.base, reply.update.manifest.size)
         self._tell(
             "reply",
             round=reply.task.round,
@@ -728,6 +735,12 @@ class Run:
             num_examples=reply.num_examples,
             seconds=reply.seconds,
         )
+
+    def _saved(self, base: str, sent: int) -> int:
+        """An update that is not compressed is as long as its model; 0 where a later server does not know that."""
+        if not self.state.spec.compression:
+            return 0
+        return max((ref.manifest.size - sent for ref in self._refs.values() if ref.id == base), default=0)
 
     async def _load_replies(self) -> tuple[Answer, ...]:
         """Rows that exist and matter."""
@@ -846,7 +859,7 @@ class Run:
             "uploads": sorted(self._left.uploads),
             "fingerprints": self._fingerprints,
             "update_kind": self._update_kind,
-            "moved": [self._moved.down, self._moved.up],
+            "moved": [self._moved.down, self._moved.up, self._moved.saved],
         }
         return self._mark + b"," + json.dumps(record, separators=(",", ":")).encode()[1:]
 
@@ -876,7 +889,7 @@ class Run:
             metrics=dict(checkpoint.metrics),
             by_site=by_site,
             seconds_by_phase=dict(checkpoint.seconds),
-            bytes={"down": self._moved.down, "up": self._moved.up},
+            bytes=self._moved.to_json(bool(self.state.spec.compression)),
             model=checkpoint.model[1] if checkpoint.model is not None else "",
         )
         self._moved = Moved()

@@ -6,15 +6,32 @@ app's own; what a site sent is refused by the ordinal of its task. Nothing here 
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from hanse.aggregation import Fold, Gather, Select, Sink, Source, UpdatesRefused, Zeros, aggregate
+from hanse.aggregation import (
+    Fold,
+    Gather,
+    MeanAroundMedian,
+    Median,
+    Select,
+    Sink,
+    Source,
+    TrimmedMean,
+    UpdatesRefused,
+    Values,
+    WeightedMean,
+    Zeros,
+    aggregate,
+    codec_named,
+    decoded,
+    from_values,
+)
 from hanse.aggregation.rounding import Wide, all_finite, is_float, round_to, widen_into
 from hanse.core.arrays import Array, ArraySpec, Layout, describe
-from hanse.core.errors import TaskError, UpdateError
+from hanse.core.errors import NotFoundError, RefusedError, TaskError, UpdateError
 from hanse.core.spec import RunSpec
 from hanse.strategies import Strategy
 from hanse.strategies.strategy import FoldInput
@@ -22,6 +39,8 @@ from hanse.strategies.whole import WholeUpdates
 
 Refused = dict[int, str]
 """The ordinal of a task → what is wrong with its update."""
+MOVES_WITH_THE_BASE = (WeightedMean, Median, TrimmedMean, MeanAroundMedian)
+"""Rules for which reducing deltas and then adding the base gives what reducing values gives, but for rounding."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,15 +96,20 @@ def fold(
             return {}
     elif base is None:
         raise TaskError("refused", f"{named}: there is no model to fold into; give hs.App(initial=...)")
-    refused = wrong_updates(items, strategy)
+    items, refused = opened(items, strategy, spec, base)
     if refused:
         return refused
     rule = strategy.reducer()
+    kind = update_kind(strategy, spec)
+    if kind != strategy.update_kind and not (isinstance(rule, Gather) or type(rule) in MOVES_WITH_THE_BASE):
+        assert base is not None
+        items = [replace(item, source=Values(item.source, base)) for item in items if item.source is not None]
+        kind = strategy.update_kind
     try:
         if isinstance(rule, WholeUpdates):
             _combine(rule, items, base, make_sink, named, round_, spec.allow_nonfinite)
         elif isinstance(rule, Fold | Select | Gather):
-            _walk(strategy, spec, rule, items, make_sink, named, round_, size, base, states, threads)
+            _walk(strategy, spec, rule, items, make_sink, named, kind, round_, size, base, states, threads)
         else:
             raise TaskError(
                 "bad_reply",
@@ -105,6 +129,7 @@ def _walk(
     items: Sequence[Item],
     make_sink: Callable[[Layout], Sink],
     named: str,
+    kind: str,
     round_: int,
     size: int,
     base: Source | None,
@@ -120,16 +145,20 @@ def _walk(
     if names and base is None:
         raise TaskError("bad_reply", f"{named}: expected no state_names() without a model, found {names}")
     wide = wide_layout(layout) if names else layout
-    own_update = type(strategy).update is not Strategy.update
+    update = None
+    if type(strategy).update is not Strategy.update and base is not None:
+        update = checked_update(strategy, named)
+        if kind != strategy.update_kind:
+            update = from_values(update)
     aggregate(
         sources,
         [item.position for item in items],
         weights,
         rule=rule,
         out=make_sink(layout),
-        kind="delta" if strategy.update_kind == "delta" else "values",
+        kind="delta" if kind == "delta" else "values",
         base=base,
-        update=checked_update(strategy, named) if own_update and base is not None else None,
+        update=update,
         states=states or [Zeros(wide) for _ in names],
         state_outs=[make_sink(wide) for _ in names],
         scalars=strategy.scalars(round_),
@@ -139,14 +168,35 @@ def _walk(
     )
 
 
-def wrong_updates(items: Sequence[Item], strategy: Strategy) -> Refused:
+def update_kind(strategy: Strategy, spec: RunSpec) -> str:
+    """What sites are asked for: what is compressed is always a delta."""
+    return "delta" if spec.compression and strategy.needs_model else strategy.update_kind
+
+
+def opened(items: Sequence[Item], strategy: Strategy, spec: RunSpec, base: Source | None) -> tuple[list[Item], Refused]:
+    """The replies, decoded where the run compresses them, and what is refused before a sum is begun."""
+    refused = wrong_updates(items, strategy, update_kind(strategy, spec))
+    if not spec.compression or base is None:
+        return list(items), refused
+    codec, made = codec_named(spec.compression), list[Item]()
+    for item in items:
+        if item.ordinal in refused or item.source is None:
+            continue
+        try:
+            made.append(replace(item, source=decoded(item.source, base.layout, codec)))
+        except (RefusedError, NotFoundError) as error:
+            refused[item.ordinal] = str(error)
+    return made, refused
+
+
+def wrong_updates(items: Sequence[Item], strategy: Strategy, kind: str) -> Refused:
     """Replies that cannot be folded whatever their arrays hold."""
     refused: Refused = {}
     for item in items:
         if item.wrong or item.source is None:
             refused[item.ordinal] = item.wrong or "expected arrays, found none"
-        elif item.update_kind != strategy.update_kind:
-            refused[item.ordinal] = f"expected {strategy.update_kind}, found {item.update_kind}"
+        elif item.update_kind != kind:
+            refused[item.ordinal] = f"expected {kind}, found {item.update_kind}"
         elif why := strategy.wrong(item.about):
             refused[item.ordinal] = why
     return refused
@@ -222,7 +272,9 @@ def _combine(
         )
     results: list[tuple[str, list[Array], int]] = []
     for item, source in sources:
-        arrays = [source.block(i, 0, spec.size).reshape(spec.shape).copy() for i, spec in enumerate(layout.specs)]
+        with np.errstate(over="ignore"):  # what is not finite is found below
+            blocks = (source.block(i, 0, spec.size).astype(spec.dtype) for i, spec in enumerate(layout.specs))
+            arrays = [block.reshape(spec.shape) for block, spec in zip(blocks, layout.specs, strict=True)]
         if not allow_nonfinite and (where := _nonfinite(arrays, layout)):
             wrong[item.position] = f"values that are not finite in {where}"
         results.append((item.about.site, arrays, item.about.num_examples))

@@ -22,7 +22,7 @@ from hanse.core.records import Config, Metrics, Reply, pack_values
 from hanse.core.seams import BlobStore
 from hanse.core.spec import RunSpec
 from hanse.rounds.events import BlobKey
-from hanse.rounds.folding import Item, Refused, fold
+from hanse.rounds.folding import Item, Refused, fold, update_kind
 from hanse.strategies import Ask, Close, Context, PhasePlan, Strategy
 from hanse.strategies.catalogue import catalogue
 from hanse.strategies.strategy import Earlier, FoldInput
@@ -348,7 +348,8 @@ def plan_phase(
     if config is not None:
         asks = tuple(replace(ask, config={**ask.config, **config(request.round, ask.site)}) for ask in plan.asks)
         plan = replace(plan, asks=asks)
-    return PlanAnswer(phases, plan, strategy.folds(phase), strategy.order, strategy.late, strategy.update_kind)
+    kind = update_kind(strategy, spec)
+    return PlanAnswer(phases, plan, strategy.folds(phase), strategy.order, strategy.late, kind)
 
 
 def check_plan(strategy: Strategy, plan: Any, phases: Sequence[str], request: PlanRequest, named: str) -> None:

@@ -69,7 +69,8 @@ class RoundRecord:
         metrics: means over sites and the server's own; names as above.
         by_site: site → metric → value.
         seconds_by_phase: seconds by phase, `train`, `evaluate`, …, as the server's clock saw them.
-        bytes: bytes moved: `down` to the sites and `up` from them.
+        bytes: bytes moved: `down` to the sites and `up` from them; where updates are compressed, `saved` says by how
+            much more `up` would have been.
         model: blob id of the model after this round.
     """
 
@@ -82,6 +83,11 @@ class RoundRecord:
     seconds_by_phase: Mapping[str, float] = field(default_factory=dict)
     bytes: Mapping[str, int] = field(default_factory=dict)
     model: str = ""
+
+    @property
+    def moved_bytes(self) -> int:
+        """Bytes moved in both directions."""
+        return self.bytes.get("down", 0) + self.bytes.get("up", 0)
 
     @property
     def seconds(self) -> float:

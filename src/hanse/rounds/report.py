@@ -308,7 +308,7 @@ def _time_figure(rounds: Sequence[RoundRecord]) -> str:
 
 def _bytes_figure(rounds: Sequence[RoundRecord]) -> str:
     ways = [("down", "to the sites"), ("up", "from the sites")]
-    unit, scale = byte_unit(max((sum(r.bytes.values()) for r in rounds), default=0))
+    unit, scale = byte_unit(max((r.moved_bytes for r in rounds), default=0))
     bars = _bars(rounds, [[r.bytes.get(way, 0) / scale for way, _ in ways] for r in rounds])
     drawing = bar_plot(bars, names=[name for _, name in ways], unit=unit, about="bytes moved by round")
     totals = [(name, format_bytes(sum(r.bytes.get(way, 0) for r in rounds))) for way, name in ways]
@@ -360,7 +360,7 @@ def _round_table(rounds: Sequence[RoundRecord]) -> str:
             f'<tr><th scope="row" class="n">{record.number}</th><td>{_names(record.folded)}</td>'
             f"<td>{_names(record.late)}</td>{failed}{cells}"
             f'<td class="n">{format_seconds(record.seconds)}</td>'
-            f'<td class="n">{format_bytes(sum(record.bytes.values()))}</td></tr>'
+            f'<td class="n">{format_bytes(record.moved_bytes)}</td></tr>'
         )
     return (
         '<section><h2>Rounds</h2><div class="scroll tall"><table><thead><tr><th class="n">Round</th><th>Folded</th>'

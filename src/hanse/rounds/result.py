@@ -154,7 +154,10 @@ class Result:
         return path
 
     def _facts(self) -> list[tuple[str, str]]:
-        down, up = (sum(record.bytes.get(way, 0) for record in self.rounds) for way in ("down", "up"))
+        down, up, saved = (sum(r.bytes.get(way, 0) for r in self.rounds) for way in ("down", "up", "saved"))
+        moved = f"{format_bytes(down)} to the sites, {format_bytes(up)} from them" if down + up else ""
+        if saved:
+            moved += f" ({format_bytes(saved)} saved by compression)"
         kinds = set(self.fingerprints.values())
         return [
             *self.about.items(),
@@ -162,7 +165,7 @@ class Result:
             ("Sites", str(len(self.sites)) if len(self.sites) > 6 else ", ".join(self.sites)),
             ("Rounds", str(len(self.rounds))),
             ("Duration", format_seconds(self.seconds) if self.seconds else ""),
-            ("Moved", f"{format_bytes(down)} to the sites, {format_bytes(up)} from them" if down + up else ""),
+            ("Moved", moved),
             (
                 "Model",
                 f"{self.arrays.layout.size:,} numbers, {format_bytes(self.arrays.nbytes)}" if self.arrays else "",
@@ -175,7 +178,8 @@ class Result:
 
         Columns: `round`, `level` ("round" or "site"), `site`, `fate` (folded, late, failed or asked; "" for a round),
         `reason`, then metrics by name; rows of a round also have `num_folded`, `seconds`, `seconds_PHASE`,
-        `bytes_down` and `bytes_up`. A metric with the name of such a column becomes `metric_NAME`.
+        `bytes_down` and `bytes_up`, and `bytes_saved` where updates are compressed. A metric with the name of such a
+        column becomes `metric_NAME`.
         """
         rows: list[dict[str, Any]] = []
         for record in self.rounds:

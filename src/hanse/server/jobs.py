@@ -18,6 +18,7 @@ from typing import Any
 
 import structlog
 
+from hanse.aggregation import codec_named
 from hanse.core.blobs import INLINE_BYTES
 from hanse.core.errors import ConfigError, ConflictError, HanseError, NotFoundError
 from hanse.core.ids import TaskId, bundle_scope, model_scope
@@ -218,6 +219,8 @@ class Jobs:
         elif spec.strategy != CUSTOM:
             known = ", ".join((*catalogue(), CUSTOM))
             raise ConfigError(f"run.strategy: expected one of {known}; found {spec.strategy[:40]!r}")
+        if spec.compression:
+            codec_named(spec.compression)
         if request.sites is not None and not request.sites:
             raise ConfigError("job: expected at least one site, or none named for all of them")
         bundle = await self._bundle(request)

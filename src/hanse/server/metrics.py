@@ -29,7 +29,7 @@ class Metrics:
             record = event["record"]
             self.rounds.inc()
             self.round_seconds.observe(sum(record["seconds_by_phase"].values()))
-            for way, count in record["bytes"].items():
-                self.bytes.labels(way).inc(count)
+            for way in ("down", "up"):
+                self.bytes.labels(way).inc(record["bytes"].get(way, 0))
         elif event["what"] == "finished":
             self.jobs.labels(event["status"]).inc()
