@@ -23,10 +23,13 @@ _HOMES = {
     "Context": "hanse.strategies",
     "EarlyStop": "hanse.core.spec",
     "FLTrust": "hanse.strategies.robust",
+    "FedAT": "hanse.strategies.fedat",
     "FedAdagrad": "hanse.strategies.fedadagrad",
     "FedAdam": "hanse.strategies.fedadam",
+    "FedAsync": "hanse.strategies.fedasync",
     "FedAvg": "hanse.strategies.fedavg",
     "FedAvgM": "hanse.strategies.fedavgm",
+    "FedBuff": "hanse.strategies.fedbuff",
     "FedBulyan": "hanse.strategies.robust",
     "FedDyn": "hanse.strategies.feddyn",
     "FedKrum": "hanse.strategies.robust",
@@ -84,10 +87,13 @@ __all__ = [
     "Context",
     "EarlyStop",
     "FLTrust",
+    "FedAT",
     "FedAdagrad",
     "FedAdam",
+    "FedAsync",
     "FedAvg",
     "FedAvgM",
+    "FedBuff",
     "FedBulyan",
     "FedDyn",
     "FedKrum",
@@ -175,8 +181,11 @@ if TYPE_CHECKING:
     from hanse.strategies import Strategy as Strategy
     from hanse.strategies.fedadagrad import FedAdagrad as FedAdagrad
     from hanse.strategies.fedadam import FedAdam as FedAdam
+    from hanse.strategies.fedasync import FedAsync as FedAsync
+    from hanse.strategies.fedat import FedAT as FedAT
     from hanse.strategies.fedavg import FedAvg as FedAvg
     from hanse.strategies.fedavgm import FedAvgM as FedAvgM
+    from hanse.strategies.fedbuff import FedBuff as FedBuff
     from hanse.strategies.feddyn import FedDyn as FedDyn
     from hanse.strategies.fednova import FedNova as FedNova
     from hanse.strategies.fedprox import FedProx as FedProx

@@ -4,6 +4,7 @@ What the strategy answers is checked here (its weights, its reducer, the blocks 
 app's own; what a site sent is refused by the ordinal of its task. Nothing here knows where updates are stored.
 """
 
+import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,8 +18,11 @@ from hanse.core.arrays import Array, ArraySpec, Layout, describe
 from hanse.core.errors import TaskError, UpdateError
 from hanse.core.spec import RunSpec
 from hanse.strategies import Strategy
-from hanse.strategies.strategy import FoldInput
+from hanse.strategies.strategy import NOTHING, FoldInput, Memory
 from hanse.strategies.whole import WholeUpdates
+
+MEMORY_BYTES = 16 << 20
+"""A site takes 50 bytes of it, such as its name and how long it takes."""
 
 Refused = dict[int, str]
 """The ordinal of a task → what is wrong with its update."""
@@ -53,6 +57,7 @@ def fold(
     size: int,
     base: Source | None,
     states: Sequence[Source] = (),
+    memory: Memory = NOTHING,
     threads: int = 1,
 ) -> Refused:
     """Reduce the replies of a closed phase into a new model and strategy state.
@@ -63,6 +68,7 @@ def fold(
         size: number of positions in the plan.
         base: the model that the updates began from.
         states: as `Strategy.state_names`; none at first.
+        memory: what `remembered` answered for these replies.
 
     Returns:
         What was refused; empty if it is done.
@@ -85,7 +91,7 @@ def fold(
         if isinstance(rule, WholeUpdates):
             _combine(rule, items, base, make_sink, named, round_, spec.allow_nonfinite)
         elif isinstance(rule, Fold | Select | Gather):
-            _walk(strategy, spec, rule, items, make_sink, named, round_, size, base, states, threads)
+            _walk(strategy, spec, rule, items, make_sink, named, round_, size, base, states, memory, threads)
         else:
             raise TaskError(
                 "bad_reply",
@@ -109,6 +115,7 @@ def _walk(
     size: int,
     base: Source | None,
     states: Sequence[Source],
+    memory: Memory,
     threads: int,
 ) -> None:
     sources = [item.source for item in items if item.source is not None]
@@ -132,11 +139,30 @@ def _walk(
         update=checked_update(strategy, named) if own_update and base is not None else None,
         states=states or [Zeros(wide) for _ in names],
         state_outs=[make_sink(wide) for _ in names],
-        scalars=strategy.scalars(round_),
+        scalars=strategy.scalars(round_, memory),
         plan_size=size,
         threads=threads,
         allow_nonfinite=spec.allow_nonfinite,
     )
+
+
+def remembered(strategy: Strategy, spec: RunSpec, memory: Memory, replies: Sequence[FoldInput]) -> Memory:
+    """What the strategy knows after these replies; what it was told comes back unchanged from most.
+
+    Raises:
+        TaskError: no plain JSON, or too much of it.
+    """
+    if (kept := strategy.remember(spec, memory, replies)) is memory:
+        return memory
+    made: Any = kept
+    try:
+        is_good = isinstance(made, Mapping) and len(json.dumps(made, allow_nan=False)) <= MEMORY_BYTES
+    except (TypeError, ValueError):
+        is_good = False
+    if not is_good:
+        named = f"strategy {strategy.name or type(strategy).__name__}"
+        raise TaskError("bad_reply", f"{named}: expected remember() to return at most {MEMORY_BYTES} bytes of JSON")
+    return dict(made)
 
 
 def wrong_updates(items: Sequence[Item], strategy: Strategy) -> Refused:

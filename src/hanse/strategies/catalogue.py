@@ -14,8 +14,11 @@ def catalogue() -> dict[str, type[Strategy]]:
     """Every built-in strategy by its name."""
     from hanse.strategies.fedadagrad import FedAdagrad
     from hanse.strategies.fedadam import FedAdam
+    from hanse.strategies.fedasync import FedAsync
+    from hanse.strategies.fedat import FedAT
     from hanse.strategies.fedavg import FedAvg
     from hanse.strategies.fedavgm import FedAvgM
+    from hanse.strategies.fedbuff import FedBuff
     from hanse.strategies.feddyn import FedDyn
     from hanse.strategies.fednova import FedNova
     from hanse.strategies.fedprox import FedProx
@@ -26,8 +29,9 @@ def catalogue() -> dict[str, type[Strategy]]:
     from hanse.strategies.scaffold import Scaffold
 
     means = (FedAvg, FedProx, FedNova, Scaffold, FedDyn, QFedAvg, FedAvgM, FedAdagrad, FedAdam, FedYogi)
+    asynchronous = (FedAsync, FedBuff, FedAT)
     robust = (FedMedian, FedTrimmedMean, FedKrum, FedBulyan, RFA, FedNormBound, FLTrust)
-    return {kind.name: kind for kind in (*means, *robust, Query)}
+    return {kind.name: kind for kind in (*means, *asynchronous, *robust, Query)}
 
 
 def named(name: str, params: Mapping[str, Any]) -> Strategy:

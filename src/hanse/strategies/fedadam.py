@@ -12,7 +12,7 @@ from typing import ClassVar
 
 from hanse.core.arrays import Array
 from hanse.strategies.adaptive import adaptive_step, check_adaptive, move_first_moment
-from hanse.strategies.strategy import Strategy
+from hanse.strategies.strategy import Memory, Strategy
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class FedAdam(Strategy):
         """`m`, and `u`: the second moment without what is left of its start, v_t = u_t + β₂^t τ²."""
         return ("m", "u")
 
-    def scalars(self, round_: int) -> Mapping[str, float]:
+    def scalars(self, round_: int, memory: Memory) -> Mapping[str, float]:
         """What is left of v_{-1} = τ² after `round_` steps. The recursion is linear, so stored state may start at 0."""
         return {"v_start": self.beta_2**round_ * self.tau**2}
 
