@@ -16,11 +16,13 @@ _HOMES = {
     "App": "hanse.clients.app",
     "Arrays": "hanse.core.arrays",
     "Ask": "hanse.strategies",
+    "AtHome": "hanse.strategies.at_home",
     "Bulyan": "hanse.aggregation",
     "Choice": "hanse.aggregation",
     "Close": "hanse.strategies",
     "ConfigError": "hanse.core.errors",
     "Context": "hanse.strategies",
+    "Ditto": "hanse.strategies.ditto",
     "EarlyStop": "hanse.core.spec",
     "FLTrust": "hanse.strategies.robust",
     "FedAT": "hanse.strategies.fedat",
@@ -29,6 +31,7 @@ _HOMES = {
     "FedAsync": "hanse.strategies.fedasync",
     "FedAvg": "hanse.strategies.fedavg",
     "FedAvgM": "hanse.strategies.fedavgm",
+    "FedBN": "hanse.strategies.fedbn",
     "FedBuff": "hanse.strategies.fedbuff",
     "FedBulyan": "hanse.strategies.robust",
     "FedDyn": "hanse.strategies.feddyn",
@@ -36,18 +39,24 @@ _HOMES = {
     "FedMedian": "hanse.strategies.robust",
     "FedNormBound": "hanse.strategies.robust",
     "FedNova": "hanse.strategies.fednova",
+    "FedPer": "hanse.strategies.fedper",
     "FedProx": "hanse.strategies.fedprox",
+    "FedRep": "hanse.strategies.fedrep",
     "FedTrimmedMean": "hanse.strategies.robust",
     "FedYogi": "hanse.strategies.fedyogi",
+    "FineTune": "hanse.strategies.finetune",
     "Fold": "hanse.aggregation",
     "FoldInput": "hanse.strategies",
     "Gather": "hanse.aggregation",
     "GeometricMedian": "hanse.aggregation",
     "HanseError": "hanse.core.errors",
+    "IFCA": "hanse.strategies.ifca",
     "JobFailed": "hanse.core.errors",
     "Krum": "hanse.aggregation",
+    "LGFedAvg": "hanse.strategies.lgfedavg",
     "MeanAroundMedian": "hanse.aggregation",
     "Median": "hanse.aggregation",
+    "Moon": "hanse.strategies.moon",
     "NormBound": "hanse.aggregation",
     "NumPyClient": "hanse.clients.numpy_client",
     "NumPyStrategy": "hanse.strategies.numpy_strategy",
@@ -65,6 +74,8 @@ _HOMES = {
     "TrimmedMean": "hanse.aggregation",
     "WeightedMean": "hanse.aggregation",
     "WeightedSum": "hanse.aggregation",
+    "clusters": "hanse.strategies.ifca",
+    "contrast": "hanse.clients.contrast",
     "fitted": "hanse.clients.sklearn",
     "job": "hanse.person.jobs",
     "run": "hanse.person.jobs",
@@ -76,15 +87,18 @@ _HOMES = {
 }
 
 __all__ = [
+    "IFCA",
     "RFA",
     "App",
     "Arrays",
     "Ask",
+    "AtHome",
     "Bulyan",
     "Choice",
     "Close",
     "ConfigError",
     "Context",
+    "Ditto",
     "EarlyStop",
     "FLTrust",
     "FedAT",
@@ -93,6 +107,7 @@ __all__ = [
     "FedAsync",
     "FedAvg",
     "FedAvgM",
+    "FedBN",
     "FedBuff",
     "FedBulyan",
     "FedDyn",
@@ -100,9 +115,12 @@ __all__ = [
     "FedMedian",
     "FedNormBound",
     "FedNova",
+    "FedPer",
     "FedProx",
+    "FedRep",
     "FedTrimmedMean",
     "FedYogi",
+    "FineTune",
     "Fold",
     "FoldInput",
     "Gather",
@@ -110,8 +128,10 @@ __all__ = [
     "HanseError",
     "JobFailed",
     "Krum",
+    "LGFedAvg",
     "MeanAroundMedian",
     "Median",
+    "Moon",
     "NormBound",
     "NumPyClient",
     "NumPyStrategy",
@@ -129,6 +149,8 @@ __all__ = [
     "WeightedMean",
     "WeightedSum",
     "__version__",
+    "clusters",
+    "contrast",
     "fitted",
     "job",
     "run",
@@ -157,6 +179,7 @@ if TYPE_CHECKING:
     from hanse.aggregation import WeightedMean as WeightedMean
     from hanse.aggregation import WeightedSum as WeightedSum
     from hanse.clients.app import App as App
+    from hanse.clients.contrast import contrast as contrast
     from hanse.clients.numpy_client import NumPyClient as NumPyClient
     from hanse.clients.server import StrategyContext as StrategyContext
     from hanse.clients.sklearn import fitted as fitted
@@ -179,17 +202,27 @@ if TYPE_CHECKING:
     from hanse.strategies import FoldInput as FoldInput
     from hanse.strategies import PhasePlan as PhasePlan
     from hanse.strategies import Strategy as Strategy
+    from hanse.strategies.at_home import AtHome as AtHome
+    from hanse.strategies.ditto import Ditto as Ditto
     from hanse.strategies.fedadagrad import FedAdagrad as FedAdagrad
     from hanse.strategies.fedadam import FedAdam as FedAdam
     from hanse.strategies.fedasync import FedAsync as FedAsync
     from hanse.strategies.fedat import FedAT as FedAT
     from hanse.strategies.fedavg import FedAvg as FedAvg
     from hanse.strategies.fedavgm import FedAvgM as FedAvgM
+    from hanse.strategies.fedbn import FedBN as FedBN
     from hanse.strategies.fedbuff import FedBuff as FedBuff
     from hanse.strategies.feddyn import FedDyn as FedDyn
     from hanse.strategies.fednova import FedNova as FedNova
+    from hanse.strategies.fedper import FedPer as FedPer
     from hanse.strategies.fedprox import FedProx as FedProx
+    from hanse.strategies.fedrep import FedRep as FedRep
     from hanse.strategies.fedyogi import FedYogi as FedYogi
+    from hanse.strategies.finetune import FineTune as FineTune
+    from hanse.strategies.ifca import IFCA as IFCA
+    from hanse.strategies.ifca import clusters as clusters
+    from hanse.strategies.lgfedavg import LGFedAvg as LGFedAvg
+    from hanse.strategies.moon import Moon as Moon
     from hanse.strategies.numpy_strategy import NumPyStrategy as NumPyStrategy
     from hanse.strategies.qfedavg import QFedAvg as QFedAvg
     from hanse.strategies.query import Query as Query

@@ -97,7 +97,9 @@ class App:
         if stop is not None and not isinstance(stop, EarlyStop):
             raise ConfigError(f"stop: expected hs.EarlyStop(metric, ...), found {type(stop).__name__}")
         self.given_strategy = strategy
-        self.initial_arrays = _initial_arrays(initial)
+        self.given_arrays = _initial_arrays(initial)
+        """The initial model as it was given; `initial_arrays` is what of it, and beside it, travels."""
+        self.initial_arrays = self.given_arrays
         self.include = _included(include)
         self.client_side = ClientSide()
         self.server_side = ServerSide()
