@@ -23,4 +23,6 @@ class FedPer(AtHome, FedAvg):
         ConfigError: see `AtHome`.
     """
 
+    home: str = "head*"
+
     name: ClassVar[str] = "fedper"

@@ -28,4 +28,6 @@ class FedRep(AtHome, FedAvg):
         ConfigError: see `AtHome`.
     """
 
+    home: str = "head*"
+
     name: ClassVar[str] = "fedrep"

@@ -24,4 +24,6 @@ class LGFedAvg(AtHome, FedAvg):
         ConfigError: see `AtHome`.
     """
 
+    home: str = "encoder*"
+
     name: ClassVar[str] = "lgfedavg"

@@ -174,7 +174,7 @@ def test_without_initial_arrays_each_site_begins_with_its_clients_own() -> None:
 @pytest.mark.parametrize(
     ("strategy", "says"),
     [
-        (lambda: hs.FedPer(), "fedper.home: expected patterns of names such as 'head.*', found ''"),
+        (lambda: hs.FedPer(home=""), "fedper.home: expected patterns of names such as 'head.*', found ''"),
         (lambda: hs.FedPer(home=" , "), "expected patterns of names"),
         (lambda: hs.App(hs.FedPer(home="tail"), initial=START), "to match 'tail', found none of body, head"),
         (lambda: hs.App(hs.FedPer(home="*"), initial=START), "found all of body, head"),
