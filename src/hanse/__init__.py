@@ -17,7 +17,9 @@ _HOMES = {
     "Arrays": "hanse.core.arrays",
     "Ask": "hanse.strategies",
     "AtHome": "hanse.strategies.at_home",
+    "Balanced": "hanse.strategies.selection",
     "Bulyan": "hanse.aggregation",
+    "ByExamples": "hanse.strategies.selection",
     "Choice": "hanse.aggregation",
     "Close": "hanse.strategies",
     "ConfigError": "hanse.core.errors",
@@ -61,6 +63,7 @@ _HOMES = {
     "NumPyClient": "hanse.clients.numpy_client",
     "NumPyStrategy": "hanse.strategies.numpy_strategy",
     "PhasePlan": "hanse.strategies",
+    "PowerOfChoice": "hanse.strategies.selection",
     "QFedAvg": "hanse.strategies.qfedavg",
     "Query": "hanse.strategies.query",
     "RFA": "hanse.strategies.robust",
@@ -68,10 +71,12 @@ _HOMES = {
     "RootTrust": "hanse.aggregation",
     "RoundRecord": "hanse.rounds.record",
     "Scaffold": "hanse.strategies.scaffold",
+    "Schedule": "hanse.strategies.schedule",
     "Select": "hanse.aggregation",
     "Strategy": "hanse.strategies",
     "StrategyContext": "hanse.clients.server",
     "TrimmedMean": "hanse.aggregation",
+    "Uniform": "hanse.strategies.selection",
     "WeightedMean": "hanse.aggregation",
     "WeightedSum": "hanse.aggregation",
     "clusters": "hanse.strategies.ifca",
@@ -93,7 +98,9 @@ __all__ = [
     "Arrays",
     "Ask",
     "AtHome",
+    "Balanced",
     "Bulyan",
+    "ByExamples",
     "Choice",
     "Close",
     "ConfigError",
@@ -136,16 +143,19 @@ __all__ = [
     "NumPyClient",
     "NumPyStrategy",
     "PhasePlan",
+    "PowerOfChoice",
     "QFedAvg",
     "Query",
     "Result",
     "RootTrust",
     "RoundRecord",
     "Scaffold",
+    "Schedule",
     "Select",
     "Strategy",
     "StrategyContext",
     "TrimmedMean",
+    "Uniform",
     "WeightedMean",
     "WeightedSum",
     "__version__",
@@ -235,6 +245,11 @@ if TYPE_CHECKING:
     from hanse.strategies.robust import FLTrust as FLTrust
     from hanse.strategies.scaffold import Scaffold as Scaffold
     from hanse.strategies.scaffold import without_control as without_control
+    from hanse.strategies.schedule import Schedule as Schedule
+    from hanse.strategies.selection import Balanced as Balanced
+    from hanse.strategies.selection import ByExamples as ByExamples
+    from hanse.strategies.selection import PowerOfChoice as PowerOfChoice
+    from hanse.strategies.selection import Uniform as Uniform
 
 
 _ROOMS = ("attacks", "datasets")

@@ -54,6 +54,9 @@ class RunSpec:
         min_sites: sites that must be there before the first round starts; None for the quorum.
         server_config, server_evaluate: whether the app has `@app.config`, `@app.evaluate_on_server`.
         threads: compute threads in every worker.
+        selection: which sites are asked, as `strategies.selection.Selection.to_json`; None for any alike.
+        lr: the sites' learning rate, `config["lr"]` of training: the fields of `strategies.schedule.Schedule`; None
+        for none.
     """
 
     strategy: str = "fedavg"
@@ -77,6 +80,8 @@ class RunSpec:
     server_evaluate: bool = False
     threads: int = 1
     numerics: int = NUMERICS
+    selection: Mapping[str, Any] | None = None
+    lr: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
         _check_int("rounds", self.rounds, 1, MAX_ROUNDS)
@@ -157,6 +162,8 @@ _KINDS: dict[str, tuple[type, ...]] = {
     "server_evaluate": (bool,),
     "threads": (int,),
     "numerics": (int,),
+    "selection": (dict, type(None)),
+    "lr": (dict, type(None)),
 }
 
 

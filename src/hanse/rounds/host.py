@@ -26,6 +26,7 @@ from hanse.rounds.events import BlobKey
 from hanse.rounds.folding import Item, Refused, fold, remembered
 from hanse.strategies import Ask, Close, Context, PhasePlan, Strategy
 from hanse.strategies.catalogue import catalogue
+from hanse.strategies.schedule import rate_at, rate_of
 from hanse.strategies.strategy import Earlier, FoldInput
 
 SMALL_BYTES = 1 << 20
@@ -381,6 +382,10 @@ def plan_phase(
     plan = strategy.plan(context)
     if catalogue().get(strategy.name) is not type(strategy):
         check_plan(strategy, plan, phases, request, named)
+    if spec.lr is not None:
+        lr = rate_at(rate_of("lr", spec.lr), request.round)
+        asks = tuple(replace(ask, config={"lr": lr, **ask.config}) if ask.call == "train" else ask for ask in plan.asks)
+        plan = replace(plan, asks=asks)
     if config is not None:
         asks = tuple(replace(ask, config={**ask.config, **config(request.round, ask.site)}) for ask in plan.asks)
         plan = replace(plan, asks=asks)

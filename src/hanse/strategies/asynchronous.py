@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from hanse.core.errors import ConfigError
+from hanse.core.spec import RunSpec
 from hanse.strategies.strategy import (
     Ask,
     Close,
@@ -38,6 +39,11 @@ class Asynchronous(Strategy):
     def step_size(self) -> int:
         """How many updates make a step."""
         return 1
+
+    def phases(self, spec: RunSpec, round_: int) -> tuple[str, ...]:
+        """Steps, and evaluations. A selection that asks candidates first has no place here: `hs.App` refuses it."""
+        every = spec.evaluate_every
+        return ("train", "evaluate") if every and round_ % every == 0 else ("train",)
 
     def plan(self, context: Context) -> PhasePlan:
         """Set as many free sites to work as there is room for.

@@ -10,7 +10,7 @@ anew. Sites of which nothing is known yet are dealt out evenly. A tier's model i
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
@@ -20,6 +20,7 @@ from hanse.core.errors import ConfigError
 from hanse.core.records import Config
 from hanse.core.spec import RunSpec
 from hanse.strategies.asynchronous import Asynchronous
+from hanse.strategies.selection import selection_of
 from hanse.strategies.strategy import (
     Ask,
     Close,
@@ -30,7 +31,6 @@ from hanse.strategies.strategy import (
     check_count,
     check_number,
     cohort_size,
-    sample_of,
 )
 
 
@@ -76,13 +76,20 @@ class FedAT(Asynchronous):
         for tier, members in enumerate(tiers_of([*context.sites, *context.busy], seconds, self.tiers)):
             free = [site for site in members if site not in busy]
             if context.extends or (free and len(free) == len(members)):
-                chosen = sample_of(context, free, cohort_size(spec, len(members)), f"tier {tier}")
+                chosen = self._drawn(context, free, cohort_size(spec, len(members)), tier)
                 config = {site: {"round": context.round, **self.config(context, site)} for site in chosen}
                 asks += [Ask(site, "train", config[site], group=tier) for site in chosen]
         if not asks and not busy and not context.extends:
             raise ConfigError(f"round {context.round}: expected at least one site to be asked, found none available")
         close = Close(1, 1, deadline_s=spec.deadline_s, keep_in_flight=True, by_group=True)
         return PhasePlan(tuple(asks), close)
+
+    @staticmethod
+    def _drawn(context: Context, free: Sequence[str], count: int, tier: int) -> Sequence[str]:
+        """Of one tier, as the run's selection chooses."""
+        if count >= len(free):
+            return free
+        return selection_of(context.spec).choose(replace(context, phase=f"train-{tier}"), free, count)
 
     def config(self, context: Context, site: str) -> Config:
         """λ for training, where there is one."""

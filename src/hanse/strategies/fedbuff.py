@@ -14,7 +14,8 @@ import numpy as np
 from hanse.aggregation import WeightedSum
 from hanse.core.arrays import Array
 from hanse.strategies.asynchronous import Asynchronous, check_damping, damping
-from hanse.strategies.strategy import FoldInput, Reducer, check_count, check_number
+from hanse.strategies.schedule import Rate, rate_at, set_rate
+from hanse.strategies.strategy import FoldInput, Memory, Reducer, check_count
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,7 @@ class FedBuff(Asynchronous):
 
     Args:
         buffer: K ≥ 1. The paper takes 10.
-        server_lr: η_g > 0.
+        server_lr: η_g > 0, or a `Schedule`.
         staleness: s: `constant`, `hinge` or `polynomial`, which is 1 / √(1 + τ) with the default a.
         a, b: its parameters.
 
@@ -32,7 +33,7 @@ class FedBuff(Asynchronous):
     """
 
     buffer: int = 10
-    server_lr: float = 1.0
+    server_lr: Rate = 1.0
     staleness: str = "polynomial"
     a: float = 0.5
     b: int = 4
@@ -42,7 +43,7 @@ class FedBuff(Asynchronous):
 
     def __post_init__(self) -> None:
         check_count("fedbuff.buffer", self.buffer, 1)
-        check_number("fedbuff.server_lr", self.server_lr, 0.0, open_low=True)
+        set_rate(self, "server_lr", self.server_lr)
         check_damping("fedbuff", self.staleness, self.a, self.b)
 
     @property
@@ -58,6 +59,10 @@ class FedBuff(Asynchronous):
         """The sum: its weights say everything."""
         return WeightedSum()
 
+    def scalars(self, round_: int, memory: Memory) -> Mapping[str, float]:
+        """η_g."""
+        return {"server_lr": rate_at(self.server_lr, round_)}
+
     def update(self, model: Array, reduced: Array, state: Sequence[Array], scalars: Mapping[str, float]) -> Array:
         """One block; all float64, `(block,)`."""
-        return np.asarray(model + self.server_lr * reduced)
+        return np.asarray(model + scalars["server_lr"] * reduced)

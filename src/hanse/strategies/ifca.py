@@ -67,8 +67,10 @@ class IFCA(Strategy):
         check_count("ifca.seed", self.seed, 0)
 
     def phases(self, spec: RunSpec, round_: int) -> tuple[str, ...]:
-        """`choose` first."""
-        return (CHOOSE, *super().phases(spec, round_))
+        """`choose` before `train`."""
+        usual = super().phases(spec, round_)
+        at = usual.index("train")
+        return (*usual[:at], CHOOSE, *usual[at:])
 
     def initial(self, arrays: Arrays) -> Arrays:
         """k models."""

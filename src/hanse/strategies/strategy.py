@@ -19,8 +19,8 @@ from hanse.aggregation import Fold, Gather, Select, WeightedMean
 from hanse.core.arrays import Array, Arrays
 from hanse.core.errors import ConfigError
 from hanse.core.records import Config, Metrics
-from hanse.core.seeds import generator, key_of
 from hanse.core.spec import RunSpec
+from hanse.strategies.selection import CANDIDATES, selection_of
 from hanse.strategies.whole import WholeUpdates
 
 Memory = Mapping[str, Any]
@@ -158,7 +158,8 @@ class Strategy:
     def phases(self, spec: RunSpec, round_: int) -> tuple[str, ...]:
         """The phases of one round, in order. Phases that fold arrays into the model: see `folds`."""
         every = spec.evaluate_every
-        return ("train", "evaluate") if every and round_ % every == 0 else ("train",)
+        first = (CANDIDATES,) if selection_of(spec).num_candidates(1) else ()
+        return (*first, "train", "evaluate") if every and round_ % every == 0 else (*first, "train")
 
     def folds(self, phase: str) -> bool:
         """Whether the replies of `phase` carry updates that are reduced into the model."""
@@ -172,6 +173,8 @@ class Strategy:
         """
         if context.phase == "evaluate":
             return self._everyone(context, "evaluate")
+        if context.phase == CANDIDATES:
+            return self._candidates(context)
         return self._sampled(context, context.phase)
 
     def config(self, context: Context, site: str) -> Config:
@@ -216,9 +219,10 @@ class Strategy:
     def remember(self, spec: RunSpec, memory: Memory, replies: Sequence[FoldInput]) -> Memory:
         """What is to be known after these replies were folded; by default what was known before.
 
-        Plain JSON, a few bytes a site at most; `plan` finds it in its context and `scalars` as an argument.
+        Plain JSON, a few bytes a site at most; `plan` finds it in its context and `scalars` as an argument. Call the
+        inherited one, which is that of the run's selection, and add to what it answers.
         """
-        return memory
+        return selection_of(spec).remember(memory, replies)
 
     def scalars(self, round_: int, memory: Memory) -> Mapping[str, float]:
         """Numbers for `update` that depend on the round (bias corrections, schedules) or on `remember`'s answer."""
@@ -257,6 +261,13 @@ class Strategy:
         chosen = sample_sites(context, asked)
         return self._close(context, chosen, call, min(wanted, len(chosen)))
 
+    def _candidates(self, context: Context) -> PhasePlan:
+        """Some evaluate, so that the selection may choose those who train."""
+        known = len(context.sites) + len(context.busy)
+        wanted = selection_of(context.spec).num_candidates(cohort_size(context.spec, known))
+        chosen = sample_sites(context, min(len(context.sites), wanted))
+        return self._close(context, chosen, "evaluate", len(chosen))
+
     def _everyone(self, context: Context, call: str) -> PhasePlan:
         return self._close(context, context.sites, call, len(context.sites))
 
@@ -278,22 +289,11 @@ def cohort_size(spec: RunSpec, available: int) -> int:
     return min(available, max(int(size), spec.quorum or 1))
 
 
-def sample_sites(context: Context, count: int) -> tuple[str, ...]:
-    """`count` of the available sites, uniformly, by the job's seed and the round; in order of name."""
-    return tuple(sample_of(context, context.sites, count, "cohort"))
-
-
-def sample_of(context: Context, sites: Sequence[str], count: int, purpose: str) -> Sequence[str]:
-    """`count` of these sites, as `sample_sites`; other numbers for another purpose, and for each plan of a phase."""
-    if count >= len(sites):
-        return sites
-    if not count:
-        return ()
-    key = key_of(
-        context.spec.seed, round_=context.round, phase=context.phase, attempt=len(context.asked), purpose=purpose
-    )
-    picked = generator(key).choice(len(sites), size=count, replace=False)
-    return [sites[index] for index in sorted(picked)]
+def sample_sites(context: Context, count: int) -> Sequence[str]:
+    """`count` of the available sites, as the run's selection chooses; in order of name."""
+    if count >= len(context.sites):
+        return context.sites
+    return selection_of(context.spec).choose(context, context.sites, count) if count else ()
 
 
 def check_number(

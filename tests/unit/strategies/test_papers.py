@@ -99,7 +99,7 @@ def test_a_steady_delta_moves_fedavgm_by_one_over_one_minus_beta() -> None:
     v = np.zeros(1)
     model = np.zeros(1)
     for _ in range(400):
-        before, model = model, FedAvgM(0.9, 2.0).update(model, np.array([1.0]), [v], {})
+        before, model = model, FedAvgM(0.9, 2.0).update(model, np.array([1.0]), [v], {"server_lr": 2.0})
     assert (model - before)[0] == pytest.approx(2.0 / (1 - 0.9))
 
 
