@@ -17,40 +17,55 @@ _HOMES = {
     "Arrays": "hanse.core.arrays",
     "Ask": "hanse.strategies",
     "BFloat16": "hanse.aggregation",
+    "AtHome": "hanse.strategies.at_home",
+    "Balanced": "hanse.strategies.selection",
     "Bulyan": "hanse.aggregation",
+    "ByExamples": "hanse.strategies.selection",
     "Choice": "hanse.aggregation",
     "Close": "hanse.strategies",
     "ConfigError": "hanse.core.errors",
     "Context": "hanse.strategies",
+    "Ditto": "hanse.strategies.ditto",
     "EarlyStop": "hanse.core.spec",
     "FLTrust": "hanse.strategies.robust",
+    "FedAT": "hanse.strategies.fedat",
     "FedAdagrad": "hanse.strategies.fedadagrad",
     "FedAdam": "hanse.strategies.fedadam",
+    "FedAsync": "hanse.strategies.fedasync",
     "FedAvg": "hanse.strategies.fedavg",
     "FedAvgM": "hanse.strategies.fedavgm",
+    "FedBN": "hanse.strategies.fedbn",
+    "FedBuff": "hanse.strategies.fedbuff",
     "FedBulyan": "hanse.strategies.robust",
     "FedDyn": "hanse.strategies.feddyn",
     "FedKrum": "hanse.strategies.robust",
     "FedMedian": "hanse.strategies.robust",
     "FedNormBound": "hanse.strategies.robust",
     "FedNova": "hanse.strategies.fednova",
+    "FedPer": "hanse.strategies.fedper",
     "FedProx": "hanse.strategies.fedprox",
+    "FedRep": "hanse.strategies.fedrep",
     "FedTrimmedMean": "hanse.strategies.robust",
     "FedYogi": "hanse.strategies.fedyogi",
+    "FineTune": "hanse.strategies.finetune",
     "Fold": "hanse.aggregation",
     "FoldInput": "hanse.strategies",
     "Gather": "hanse.aggregation",
     "GeometricMedian": "hanse.aggregation",
     "HanseError": "hanse.core.errors",
     "Int8": "hanse.aggregation",
+    "IFCA": "hanse.strategies.ifca",
     "JobFailed": "hanse.core.errors",
     "Krum": "hanse.aggregation",
+    "LGFedAvg": "hanse.strategies.lgfedavg",
     "MeanAroundMedian": "hanse.aggregation",
     "Median": "hanse.aggregation",
+    "Moon": "hanse.strategies.moon",
     "NormBound": "hanse.aggregation",
     "NumPyClient": "hanse.clients.numpy_client",
     "NumPyStrategy": "hanse.strategies.numpy_strategy",
     "PhasePlan": "hanse.strategies",
+    "PowerOfChoice": "hanse.strategies.selection",
     "QFedAvg": "hanse.strategies.qfedavg",
     "Query": "hanse.strategies.query",
     "RFA": "hanse.strategies.robust",
@@ -59,13 +74,17 @@ _HOMES = {
     "RootTrust": "hanse.aggregation",
     "RoundRecord": "hanse.rounds.record",
     "Scaffold": "hanse.strategies.scaffold",
+    "Schedule": "hanse.strategies.schedule",
     "Select": "hanse.aggregation",
     "Strategy": "hanse.strategies",
     "StrategyContext": "hanse.clients.server",
     "TopK": "hanse.aggregation",
     "TrimmedMean": "hanse.aggregation",
+    "Uniform": "hanse.strategies.selection",
     "WeightedMean": "hanse.aggregation",
     "WeightedSum": "hanse.aggregation",
+    "clusters": "hanse.strategies.ifca",
+    "contrast": "hanse.clients.contrast",
     "fitted": "hanse.clients.sklearn",
     "job": "hanse.person.jobs",
     "run": "hanse.person.jobs",
@@ -77,31 +96,43 @@ _HOMES = {
 }
 
 __all__ = [
+    "IFCA",
     "RFA",
     "App",
     "Arrays",
     "Ask",
+    "AtHome",
     "BFloat16",
+    "Balanced",
     "Bulyan",
+    "ByExamples",
     "Choice",
     "Close",
     "ConfigError",
     "Context",
+    "Ditto",
     "EarlyStop",
     "FLTrust",
+    "FedAT",
     "FedAdagrad",
     "FedAdam",
+    "FedAsync",
     "FedAvg",
     "FedAvgM",
+    "FedBN",
+    "FedBuff",
     "FedBulyan",
     "FedDyn",
     "FedKrum",
     "FedMedian",
     "FedNormBound",
     "FedNova",
+    "FedPer",
     "FedProx",
+    "FedRep",
     "FedTrimmedMean",
     "FedYogi",
+    "FineTune",
     "Fold",
     "FoldInput",
     "Gather",
@@ -110,12 +141,15 @@ __all__ = [
     "Int8",
     "JobFailed",
     "Krum",
+    "LGFedAvg",
     "MeanAroundMedian",
     "Median",
+    "Moon",
     "NormBound",
     "NumPyClient",
     "NumPyStrategy",
     "PhasePlan",
+    "PowerOfChoice",
     "QFedAvg",
     "Query",
     "RandomK",
@@ -123,14 +157,18 @@ __all__ = [
     "RootTrust",
     "RoundRecord",
     "Scaffold",
+    "Schedule",
     "Select",
     "Strategy",
     "StrategyContext",
     "TopK",
     "TrimmedMean",
+    "Uniform",
     "WeightedMean",
     "WeightedSum",
     "__version__",
+    "clusters",
+    "contrast",
     "fitted",
     "job",
     "run",
@@ -163,6 +201,7 @@ if TYPE_CHECKING:
     from hanse.aggregation import WeightedMean as WeightedMean
     from hanse.aggregation import WeightedSum as WeightedSum
     from hanse.clients.app import App as App
+    from hanse.clients.contrast import contrast as contrast
     from hanse.clients.numpy_client import NumPyClient as NumPyClient
     from hanse.clients.server import StrategyContext as StrategyContext
     from hanse.clients.sklearn import fitted as fitted
@@ -185,14 +224,27 @@ if TYPE_CHECKING:
     from hanse.strategies import FoldInput as FoldInput
     from hanse.strategies import PhasePlan as PhasePlan
     from hanse.strategies import Strategy as Strategy
+    from hanse.strategies.at_home import AtHome as AtHome
+    from hanse.strategies.ditto import Ditto as Ditto
     from hanse.strategies.fedadagrad import FedAdagrad as FedAdagrad
     from hanse.strategies.fedadam import FedAdam as FedAdam
+    from hanse.strategies.fedasync import FedAsync as FedAsync
+    from hanse.strategies.fedat import FedAT as FedAT
     from hanse.strategies.fedavg import FedAvg as FedAvg
     from hanse.strategies.fedavgm import FedAvgM as FedAvgM
+    from hanse.strategies.fedbn import FedBN as FedBN
+    from hanse.strategies.fedbuff import FedBuff as FedBuff
     from hanse.strategies.feddyn import FedDyn as FedDyn
     from hanse.strategies.fednova import FedNova as FedNova
+    from hanse.strategies.fedper import FedPer as FedPer
     from hanse.strategies.fedprox import FedProx as FedProx
+    from hanse.strategies.fedrep import FedRep as FedRep
     from hanse.strategies.fedyogi import FedYogi as FedYogi
+    from hanse.strategies.finetune import FineTune as FineTune
+    from hanse.strategies.ifca import IFCA as IFCA
+    from hanse.strategies.ifca import clusters as clusters
+    from hanse.strategies.lgfedavg import LGFedAvg as LGFedAvg
+    from hanse.strategies.moon import Moon as Moon
     from hanse.strategies.numpy_strategy import NumPyStrategy as NumPyStrategy
     from hanse.strategies.qfedavg import QFedAvg as QFedAvg
     from hanse.strategies.query import Query as Query
@@ -205,6 +257,11 @@ if TYPE_CHECKING:
     from hanse.strategies.robust import FLTrust as FLTrust
     from hanse.strategies.scaffold import Scaffold as Scaffold
     from hanse.strategies.scaffold import without_control as without_control
+    from hanse.strategies.schedule import Schedule as Schedule
+    from hanse.strategies.selection import Balanced as Balanced
+    from hanse.strategies.selection import ByExamples as ByExamples
+    from hanse.strategies.selection import PowerOfChoice as PowerOfChoice
+    from hanse.strategies.selection import Uniform as Uniform
 
 
 _ROOMS = ("attacks", "datasets")

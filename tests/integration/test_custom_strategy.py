@@ -54,7 +54,7 @@ class Momentum(hs.Strategy):
     def state_names(self):
         return ("velocity",)
 
-    def scalars(self, round_):
+    def scalars(self, round_, memory):
         return {"rate": 1 / round_}
 
     def weigh(self, replies):

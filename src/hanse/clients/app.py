@@ -6,7 +6,7 @@ which travels as a bundle. Nothing is called here: `execute.py` calls the client
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import FrameType
 from typing import Any, TypeVar
@@ -21,6 +21,8 @@ from hanse.strategies import Strategy
 from hanse.strategies.catalogue import CUSTOM, catalogue
 from hanse.strategies.fedavg import FedAvg
 from hanse.strategies.query import Query
+from hanse.strategies.schedule import Rate, Schedule, rate_of
+from hanse.strategies.selection import Selection
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -56,6 +58,8 @@ class App:
         min_sites: sites that must be there before round 1; None for the quorum.
         keep_updates: keep every site's updates after the round.
         threads: compute threads in every worker.
+        selection: which sites a round asks: `Uniform()`, `ByExamples()`, `PowerOfChoice(...)`, `Balanced()`.
+        lr: a number or a `Schedule(...)`, which training finds as `config["lr"]`.
         include: files that the module imports or reads, relative to it; they travel with it.
         compression: how updates travel: `Int8()`, `BFloat16()`, `TopK(fraction)`, `RandomK(fraction)`; None for as they
             are.
@@ -92,6 +96,8 @@ class App:
         min_sites: int | None = None,
         keep_updates: bool = False,
         threads: int = 1,
+        selection: Selection | None = None,
+        lr: Rate | None = None,
         include: Sequence[str | Path] = (),
         compression: Codec | None = None,
     ) -> None:
@@ -110,7 +116,21 @@ class App:
             )
         self.given_strategy = strategy
         self.compression = compression
-        self.initial_arrays = _initial_arrays(initial)
+        if selection is not None and not isinstance(selection, Selection):
+            raise ConfigError(f"selection: expected such as hs.PowerOfChoice(10), found {type(selection).__name__}")
+        if (
+            selection is not None
+            and strategy is not None
+            and strategy.order == "receipt"
+            and selection.num_candidates(1)
+        ):
+            raise ConfigError(
+                f"selection: {type(selection).__name__} asks candidates first, and hs.{type(strategy).__name__} waits "
+                "for nobody; take another selection or strategy"
+            )
+        self.given_arrays = _initial_arrays(initial)
+        """The initial model as it was given; `initial_arrays` is what of it, and beside it, travels."""
+        self.initial_arrays = self.given_arrays
         self.include = _included(include)
         self.client_side = ClientSide()
         self.server_side = ServerSide()
@@ -138,6 +158,8 @@ class App:
             keep_updates=keep_updates,
             threads=threads,
             compression={} if compression is None else as_data(compression),
+            selection=None if selection is None else selection.to_json(),
+            lr=None if lr is None else _schedule(lr),
         )
         self.module_globals: dict[str, Any] = _caller().f_globals
         """Namespace of the module that made the app; see `loader.source_of`."""
@@ -285,6 +307,11 @@ def _as_data(strategy: Strategy) -> tuple[str, dict[str, Any]]:
     if catalogue().get(strategy.name) is type(strategy):
         return strategy.name, strategy.params()
     return CUSTOM, {}
+
+
+def _schedule(lr: Any) -> dict[str, Any]:
+    rate = rate_of("lr", lr)
+    return asdict(rate if isinstance(rate, Schedule) else Schedule(rate))
 
 
 def _initial_arrays(initial: Any) -> Arrays | None:

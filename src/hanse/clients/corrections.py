@@ -17,45 +17,15 @@ from typing import Any
 
 import numpy as np
 
+from hanse.clients.around import STATE, Around, copied
 from hanse.clients.client import Answer, Client, Config, arrays_of
 from hanse.clients.site import Site
 from hanse.core.arrays import Array, Arrays
 from hanse.core.errors import TaskError
-from hanse.strategies import Strategy
-from hanse.strategies.feddyn import FedDyn
 from hanse.strategies.scaffold import CONTROL, Scaffold, without_control
 
-STATE = "hanse:"
-"""What the names of our arrays in `site.state` begin with."""
 
-
-def corrected(client: Client, strategy: Strategy | None) -> Client:
-    """The client, with the site's half of the strategy around it where it has one."""
-    if isinstance(strategy, Scaffold):
-        return Controlled(client, strategy)
-    return Dynamic(client) if isinstance(strategy, FedDyn) else client
-
-
-class _Around(Client):
-    """Passes on what has no part in it."""
-
-    def __init__(self, inner: Client) -> None:
-        self.inner = inner
-
-    def parameters(self, config: Config, site: Site) -> Any:
-        """See `Client`."""
-        return self.inner.parameters(config, site)
-
-    def evaluate(self, arrays: Arrays, config: Config, site: Site) -> Answer:
-        """See `Client`."""
-        return self.inner.evaluate(arrays, config, site)
-
-    def query(self, config: Config, site: Site) -> Answer:
-        """See `Client`."""
-        return self.inner.query(config, site)
-
-
-class Controlled(_Around):
+class Controlled(Around):
     """SCAFFOLD: y ← y − η_l (g_i(y) − c_i + c), then c_i⁺ = c_i − c + (x − y) / (K η_l)."""
 
     def __init__(self, inner: Client, strategy: Scaffold) -> None:
@@ -72,7 +42,7 @@ class Controlled(_Around):
 
     def train(self, arrays: Arrays, config: Config, site: Site) -> Answer:
         """See `Client`."""
-        x = _copied(without_control(arrays))
+        x = copied(without_control(arrays))
         c = {name: arrays[CONTROL + name] for name in x if CONTROL + name in arrays}
         c_i = remembered(site, c)
         scale = float(config.pop("control_scale", 1.0))
@@ -90,7 +60,7 @@ class Controlled(_Around):
         return Answer(Arrays([*y.items(), *sent.items()]), answer.num_examples, answer.metrics)
 
 
-class Dynamic(_Around):
+class Dynamic(Around):
     """FedDyn: every gradient gets −g_k and α (θ − θ_received), then g_k ← g_k − α (θ_k − θ_received)."""
 
     def train(self, arrays: Arrays, config: Config, site: Site) -> Answer:
@@ -134,7 +104,3 @@ def _like(arrays: Mapping[str, Array], values: Mapping[str, Array]) -> Arrays:
 
 def _wide(array: Array) -> Array:
     return np.asarray(array, np.float64)
-
-
-def _copied(arrays: Arrays) -> Arrays:
-    return Arrays((name, array.copy()) for name, array in arrays.items())

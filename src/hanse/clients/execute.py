@@ -24,11 +24,11 @@ import numpy as np
 from hanse.clients.app import App
 from hanse.clients.client import Answer, Client, arrays_of
 from hanse.clients.compressing import compressed
-from hanse.clients.corrections import corrected
 from hanse.clients.failures import failure_of, text_of
 from hanse.clients.fingerprint import fingerprint
 from hanse.clients.functions import FunctionClient
 from hanse.clients.numpy_client import METHODS, NumPyAdapter, is_numpy_client
+from hanse.clients.parts import with_part
 from hanse.clients.site import Site, stream_of
 from hanse.clients.state import decode_state, encode_state
 from hanse.core.arrays import Array, Arrays, Layout
@@ -165,7 +165,7 @@ def client_of(app: App, site: Site) -> Client:
     Raises:
         TaskError: `bad_reply`, `@app.client` returned something that is no client.
     """
-    return corrected(user_client_of(app, site), app.given_strategy)
+    return with_part(user_client_of(app, site), app.given_strategy, site, app.given_arrays)
 
 
 def user_client_of(app: App, site: Site) -> Client:

@@ -122,12 +122,15 @@ class SklearnClient(Client):
     def train(self, arrays: Arrays, config: Config, site: Site) -> Answer:
         """See `Client`."""
         mu, correction = float(config.get("proximal_mu", 0.0)), config.get("correction", {})
+        if config.get("frozen"):
+            raise ConfigError("hs.sklearn: cannot hold some arrays fixed; use hs.FedPer, or functions of your own")
         if (mu or correction) and not self.family.takes_mu:
             name = type(self.family.prototype).__name__
             what = "correct its gradients" if correction else "add FedProx's term"
             raise ConfigError(f"hs.sklearn: {name} cannot {what}; use FedAvg, LogisticRegression or hs.torch")
         self._check_fit(arrays)
-        effort = Effort(round=site.round, epochs=self.epochs, proximal_mu=mu, correction=correction)
+        epochs = max(1, round(self.epochs * float(config.get("work", 1.0))))
+        effort = Effort(round=site.round, epochs=epochs, proximal_mu=mu, correction=correction)
         wanted = self._wanted(config.get("wants", []), arrays, effort)
         new = self.family.train(arrays, self.train_X, self.train_y, effort)
         metrics = _metrics(self.family.estimator(new), self.train_X, self.train_y, self.family.num_classes) | wanted

@@ -8,7 +8,8 @@ afresh in every round, as in FedAvg; state that must last belongs into `site.sta
 Tied parameters appear in a state dict under each of their names, with equal content.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import ml_dtypes
@@ -66,7 +67,9 @@ class TorchClient(Client):
         """See `Client`."""
         load_into(self.module, arrays)
         self.module.train()
-        answer = taken_apart(self._train(self.module, config, site), 2, "train to return (num_examples, metrics)")
+        with _frozen(self.module, config.get("frozen", ())):
+            made = self._train(self.module, config, site)
+        answer = taken_apart(made, 2, "train to return (num_examples, metrics)")
         return Answer(arrays_of_module(self.module), *answer)
 
     def evaluate(self, arrays: Arrays, config: Config, site: Site) -> Answer:
@@ -132,6 +135,19 @@ def tensor_of_array(array: Array) -> Any:
             torch_ = _imported()
             return torch_.from_numpy(source.view(integers)).view(getattr(torch_, name.removeprefix("torch.")))
     return _imported().from_numpy(source)
+
+
+@contextmanager
+def _frozen(module: Any, names: Collection[str]) -> Iterator[None]:
+    """Parameters that get no gradient, as `hs.FedRep` wants it."""
+    held = [parameter for name, parameter in module.named_parameters() if name in names and parameter.requires_grad]
+    for parameter in held:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in held:
+            parameter.requires_grad_(True)
 
 
 def _travelling(module: Any) -> list[tuple[str, Any]]:

@@ -55,6 +55,9 @@ class RunSpec:
         server_config, server_evaluate: whether the app has `@app.config`, `@app.evaluate_on_server`.
         threads: compute threads in every worker.
         compression: how updates travel, `{"name": …, parameter: …}`; empty for as they are.
+        selection: which sites are asked, as `strategies.selection.Selection.to_json`; None for any alike.
+        lr: the sites' learning rate, `config["lr"]` of training: the fields of `strategies.schedule.Schedule`; None
+        for none.
     """
 
     strategy: str = "fedavg"
@@ -79,6 +82,8 @@ class RunSpec:
     threads: int = 1
     compression: Mapping[str, Any] = field(default_factory=dict)
     numerics: int = NUMERICS
+    selection: Mapping[str, Any] | None = None
+    lr: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
         _check_int("rounds", self.rounds, 1, MAX_ROUNDS)
@@ -160,6 +165,8 @@ _KINDS: dict[str, tuple[type, ...]] = {
     "threads": (int,),
     "compression": (dict,),
     "numerics": (int,),
+    "selection": (dict, type(None)),
+    "lr": (dict, type(None)),
 }
 
 

@@ -596,12 +596,21 @@ class Run:
         now = self._clock.now_ms()
         where = (instruction.round, instruction.phase_index)
         sites = instruction.only or instruction.sites
-        extends = bool(instruction.only)
+        extends = instruction.extends
         if instruction.round == 0:
             return self._plan_parameters(sites, extends, now)
         previous = earlier([self._replies[o] for o in instruction.previous if o in self._replies])
         try:
-            request = PlanRequest(*where, sites, instruction.busy, previous, extends)
+            request = PlanRequest(
+                *where,
+                sites,
+                instruction.busy,
+                previous,
+                bool(instruction.only),
+                instruction.refills,
+                instruction.asked,
+                self.state.memory,
+            )
             answer = await self._patiently("plan", self._host.plan, request)
         except ConfigError as error:
             return PlanFailed(*where, str(error), now)
@@ -615,7 +624,7 @@ class Run:
             *where,
             num_phases=len(answer.phases),
             phase=answer.phases[instruction.phase_index],
-            tasks=tuple(PlannedTask(ask.site, ask.call) for ask in plan.asks),
+            tasks=tuple(PlannedTask(ask.site, ask.call, ask.group) for ask in plan.asks),
             count=close.count,
             quorum=close.quorum,
             grace_s=close.grace_s,
@@ -626,6 +635,8 @@ class Run:
             late=answer.late,
             now_ms=now,
             extends=extends,
+            refill=close.refill,
+            by_group=close.by_group,
         )
 
     def _plan_parameters(self, sites: Sequence[str], extends: bool, now: int) -> Event:
@@ -774,7 +785,14 @@ class Run:
         """The answer; None when the disk refuses and it is tried again."""
         where = (instruction.round, instruction.phase_index)
         members = tuple(
-            Member(folded.task.ordinal, self._replies[folded.task.ordinal], folded.position, folded.staleness)
+            Member(
+                folded.task.ordinal,
+                self._replies[folded.task.ordinal],
+                folded.position,
+                folded.staleness,
+                folded.seconds,
+                folded.group,
+            )
             for folded in instruction.folded
         )
         scope = model_scope(self.state.job, self.state.component, instruction.round)
@@ -787,6 +805,7 @@ class Run:
             instruction.model,
             instruction.state,
             scope,
+            self.state.memory,
         )
         try:
             answer = await self._host.reduce(request)
@@ -801,7 +820,7 @@ class Run:
         if answer.model is not None:
             self._left.made(answer.model[0])
         metrics = mean_metrics(instruction.phase, [(m.reply.num_examples, m.reply.metrics) for m in members])
-        return Reduced(*where, answer.model, answer.state, metrics, self._clock.now_ms())
+        return Reduced(*where, answer.model, answer.state, metrics, self._clock.now_ms(), answer.memory)
 
     async def _reduce_and_post(self, instruction: Reduce) -> None:
         if [folded.task.ordinal for folded in instruction.folded] != list(self.state.closing):

@@ -5,6 +5,7 @@ Events carry the time; nothing here or in the machine reads a clock. Every instr
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from hanse.core.ids import TaskId
 
@@ -43,6 +44,7 @@ class PlannedTask:
 
     site: str
     call: str
+    group: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +56,9 @@ class Planned:
         folds: whether its updates are reduced into the model.
         order: `position` or `receipt`, see `Strategy.order`.
         late: `drop` or `carry`, see `Strategy.late`.
-        min_replies, count: quorum and wanted number of replies.
+        count, quorum: wanted number of replies, and the least.
+        refill, by_group: see `Close`.
+        extends: the tasks come on top of those that are open.
     """
 
     round: int
@@ -72,6 +76,8 @@ class Planned:
     order: str = "position"
     late: str = "drop"
     extends: bool = False
+    refill: int = 0
+    by_group: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +113,11 @@ class TimerFired:
 
 @dataclass(frozen=True, slots=True)
 class Reduced:
-    """The closed phase has been reduced: the new model and strategy state exist as blobs."""
+    """The closed phase has been reduced: the new model and strategy state exist as blobs.
+
+    Args:
+        memory: what the strategy will be told when it plans and reduces next, plain JSON.
+    """
 
     round: int
     phase_index: int
@@ -115,6 +125,7 @@ class Reduced:
     state: tuple[BlobKey, ...]
     metrics: Mapping[str, float]
     now_ms: int
+    memory: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,6 +203,8 @@ class Plan:
     Args:
         only: when a phase is extended: exactly these sites are asked in addition.
         previous: folded ordinals of the phase before, in order.
+        refills: sites have answered and more are to be set to work, while the phase stays as it is.
+        asked: sites that were asked in this phase of this round before, where it is extended or refilled.
     """
 
     round: int
@@ -200,6 +213,13 @@ class Plan:
     busy: tuple[str, ...]
     only: tuple[str, ...] = ()
     previous: tuple[int, ...] = ()
+    refills: bool = False
+    asked: tuple[str, ...] = ()
+
+    @property
+    def extends(self) -> bool:
+        """Whether what is planned comes on top of what is open."""
+        return self.refills or bool(self.only)
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,12 +244,20 @@ class SetTimer:
 
 @dataclass(frozen=True, slots=True)
 class Folded:
-    """One member of a close: its task, site and place. `staleness`: rounds since it was asked."""
+    """One member of a close: its task, site and place.
+
+    Args:
+        staleness: rounds since it was asked.
+        seconds: from the asking to the receipt, by the server's clock.
+        group: as it was asked.
+    """
 
     task: TaskId
     site: str
     position: int
     staleness: int
+    seconds: float = 0.0
+    group: int = 0
 
 
 @dataclass(frozen=True, slots=True)

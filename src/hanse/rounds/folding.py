@@ -4,6 +4,7 @@ What the strategy answers is checked here (its weights, its reducer, the blocks 
 app's own; what a site sent is refused by the ordinal of its task. Nothing here knows where updates are stored.
 """
 
+import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -34,8 +35,11 @@ from hanse.core.arrays import Array, ArraySpec, Layout, describe
 from hanse.core.errors import NotFoundError, RefusedError, TaskError, UpdateError
 from hanse.core.spec import RunSpec
 from hanse.strategies import Strategy
-from hanse.strategies.strategy import FoldInput
+from hanse.strategies.strategy import NOTHING, FoldInput, Memory
 from hanse.strategies.whole import WholeUpdates
+
+MEMORY_BYTES = 16 << 20
+"""A site takes 50 bytes of it, such as its name and how long it takes."""
 
 Refused = dict[int, str]
 """The ordinal of a task → what is wrong with its update."""
@@ -72,6 +76,7 @@ def fold(
     size: int,
     base: Source | None,
     states: Sequence[Source] = (),
+    memory: Memory = NOTHING,
     threads: int = 1,
 ) -> Refused:
     """Reduce the replies of a closed phase into a new model and strategy state.
@@ -82,6 +87,7 @@ def fold(
         size: number of positions in the plan.
         base: the model that the updates began from.
         states: as `Strategy.state_names`; none at first.
+        memory: what `remembered` answered for these replies.
 
     Returns:
         What was refused; empty if it is done.
@@ -109,7 +115,7 @@ def fold(
         if isinstance(rule, WholeUpdates):
             _combine(rule, items, base, make_sink, named, round_, spec.allow_nonfinite)
         elif isinstance(rule, Fold | Select | Gather):
-            _walk(strategy, spec, rule, items, make_sink, named, kind, round_, size, base, states, threads)
+            _walk(strategy, spec, rule, items, make_sink, named, kind, round_, size, base, states, memory, threads)
         else:
             raise TaskError(
                 "bad_reply",
@@ -134,6 +140,7 @@ def _walk(
     size: int,
     base: Source | None,
     states: Sequence[Source],
+    memory: Memory,
     threads: int,
 ) -> None:
     sources = [item.source for item in items if item.source is not None]
@@ -161,7 +168,7 @@ def _walk(
         update=update,
         states=states or [Zeros(wide) for _ in names],
         state_outs=[make_sink(wide) for _ in names],
-        scalars=strategy.scalars(round_),
+        scalars=strategy.scalars(round_, memory),
         plan_size=size,
         threads=threads,
         allow_nonfinite=spec.allow_nonfinite,
@@ -187,6 +194,25 @@ def opened(items: Sequence[Item], strategy: Strategy, spec: RunSpec, base: Sourc
         except (RefusedError, NotFoundError) as error:
             refused[item.ordinal] = str(error)
     return made, refused
+
+
+def remembered(strategy: Strategy, spec: RunSpec, memory: Memory, replies: Sequence[FoldInput]) -> Memory:
+    """What the strategy knows after these replies; what it was told comes back unchanged from most.
+
+    Raises:
+        TaskError: no plain JSON, or too much of it.
+    """
+    if (kept := strategy.remember(spec, memory, replies)) is memory:
+        return memory
+    made: Any = kept
+    try:
+        is_good = isinstance(made, Mapping) and len(json.dumps(made, allow_nan=False)) <= MEMORY_BYTES
+    except (TypeError, ValueError):
+        is_good = False
+    if not is_good:
+        named = f"strategy {strategy.name or type(strategy).__name__}"
+        raise TaskError("bad_reply", f"{named}: expected remember() to return at most {MEMORY_BYTES} bytes of JSON")
+    return dict(made)
 
 
 def wrong_updates(items: Sequence[Item], strategy: Strategy, kind: str) -> Refused:

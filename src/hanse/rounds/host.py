@@ -6,9 +6,10 @@ strategy, configuration and evaluation in a worker process that implements the s
 
 import asyncio
 import base64
+import dataclasses
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Protocol
 
@@ -22,9 +23,10 @@ from hanse.core.records import Config, Metrics, Reply, pack_values
 from hanse.core.seams import BlobStore
 from hanse.core.spec import RunSpec
 from hanse.rounds.events import BlobKey
-from hanse.rounds.folding import Item, Refused, fold, update_kind
+from hanse.rounds.folding import Item, Refused, fold, remembered, update_kind
 from hanse.strategies import Ask, Close, Context, PhasePlan, Strategy
 from hanse.strategies.catalogue import catalogue
+from hanse.strategies.schedule import rate_at, rate_of
 from hanse.strategies.strategy import Earlier, FoldInput
 
 SMALL_BYTES = 1 << 20
@@ -33,7 +35,7 @@ SMALL_BYTES = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class PlanRequest:
-    """Everything a strategy needs to plan. `extends`: exactly `sites` are asked in addition to those before."""
+    """Everything a strategy needs to plan; see `Context`. `extends`: all of `sites` are asked in addition."""
 
     round: int
     phase_index: int
@@ -41,6 +43,9 @@ class PlanRequest:
     busy: tuple[str, ...]
     previous: tuple[Earlier, ...]
     extends: bool
+    refills: bool = False
+    asked: tuple[str, ...] = ()
+    memory: Mapping[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """For a worker: JSON, payloads in base 64."""
@@ -51,6 +56,9 @@ class PlanRequest:
             "busy": list(self.busy),
             "previous": [[e.site, e.num_examples, plain(e.metrics), plain(e.payload)] for e in self.previous],
             "extends": self.extends,
+            "refills": self.refills,
+            "asked": list(self.asked),
+            "memory": dict(self.memory),
         }
 
     @classmethod
@@ -63,6 +71,9 @@ class PlanRequest:
             tuple(value["busy"]),
             tuple(Earlier(s, n, unplain(m), unplain(p)) for s, n, m, p in value["previous"]),
             value["extends"],
+            value["refills"],
+            tuple(value["asked"]),
+            value["memory"],
         )
 
 
@@ -82,8 +93,10 @@ class PlanAnswer:
         close = self.plan.close
         return {
             "phases": list(self.phases),
-            "asks": [[a.site, a.call, plain(a.config), plain(a.payload), a.with_model] for a in self.plan.asks],
-            "close": [close.count, close.quorum, close.grace_s, close.deadline_s, close.keep_in_flight],
+            "asks": [
+                [a.site, a.call, plain(a.config), plain(a.payload), a.with_model, a.group] for a in self.plan.asks
+            ],
+            "close": list(dataclasses.astuple(close)),
             "folds": self.folds,
             "order": self.order,
             "late": self.late,
@@ -93,7 +106,7 @@ class PlanAnswer:
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> "PlanAnswer":
         """Read what `to_json` wrote."""
-        asks = tuple(Ask(s, c, unplain(config), unplain(p), m) for s, c, config, p, m in value["asks"])
+        asks = tuple(Ask(s, c, unplain(config), unplain(p), m, g) for s, c, config, p, m, g in value["asks"])
         return cls(
             tuple(value["phases"]),
             PhasePlan(asks, Close(*value["close"])),
@@ -106,17 +119,25 @@ class PlanAnswer:
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """One folded reply: where its update is, and its place."""
+    """One folded reply: where its update is, and its place; see `Folded`."""
 
     ordinal: int
     reply: Reply
     position: int
     staleness: int
+    seconds: float = 0.0
+    group: int = 0
+
+    @property
+    def about(self) -> FoldInput:
+        """What the strategy may know of it."""
+        reply = self.reply
+        return FoldInput(reply.site, reply.num_examples, self.staleness, reply.metrics, self.seconds, self.group)
 
 
 @dataclass(frozen=True, slots=True)
 class ReduceRequest:
-    """What to reduce, and the scope for what comes out."""
+    """What to reduce, what the strategy remembers, and the scope for what comes out."""
 
     round: int
     phase: str
@@ -126,6 +147,7 @@ class ReduceRequest:
     model: BlobKey | None
     state: tuple[BlobKey, ...]
     scope: str
+    memory: Mapping[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """For a worker, which gets the arrays apart."""
@@ -135,6 +157,7 @@ class ReduceRequest:
             "kind": self.kind,
             "size": self.size,
             "num_states": len(self.state),
+            "memory": dict(self.memory),
             "members": [
                 [
                     m.ordinal,
@@ -144,6 +167,8 @@ class ReduceRequest:
                     m.reply.num_examples,
                     plain(m.reply.metrics),
                     m.reply.update_kind,
+                    m.seconds,
+                    m.group,
                 ]
                 for m in self.members
             ],
@@ -152,11 +177,12 @@ class ReduceRequest:
 
 @dataclass(frozen=True, slots=True)
 class ReduceAnswer:
-    """The new model and strategy state; or the refused updates, by ordinal."""
+    """The new model, strategy state and memory; or the refused updates, by ordinal."""
 
     model: BlobKey | None
     state: tuple[BlobKey, ...] = ()
     refused: Mapping[int, str] | None = None
+    memory: Mapping[str, Any] = field(default_factory=dict)
 
 
 class StrategyHost(Protocol):
@@ -221,7 +247,7 @@ class LocalHost:
     async def reduce(self, request: ReduceRequest) -> ReduceAnswer:
         """See `StrategyHost.reduce`."""
         if request.kind == "metrics":
-            return ReduceAnswer(request.model, request.state)
+            return ReduceAnswer(request.model, request.state, memory=request.memory)
         if request.kind == "adopt":
             return await adopt(request, self._blobs)
         return await self._fold(request)
@@ -238,6 +264,7 @@ class LocalHost:
         items = [self._item(member) for member in request.members]
         num_bytes = sum(m.reply.update.manifest.size for m in request.members if m.reply.update is not None)
         outputs: list[Output] = []
+        memory = remembered(self._strategy, self._spec, request.memory, [item.about for item in items])
 
         def make_sink(layout: Layout) -> Sink:
             outputs.append(Output(self._blobs, request.scope, layout))
@@ -253,6 +280,7 @@ class LocalHost:
                 size=request.size,
                 base=base,
                 states=states,
+                memory=memory,
                 threads=self._threads if num_bytes >= SMALL_BYTES else 1,
             )
 
@@ -267,7 +295,7 @@ class LocalHost:
                 output.abort()
             return ReduceAnswer(None, refused=refused)
         keys = [await output.seal() for output in outputs]
-        return ReduceAnswer(keys[0] if keys else None, tuple(keys[1:]))
+        return ReduceAnswer(keys[0] if keys else None, tuple(keys[1:]), memory=memory)
 
     def _item(self, member: Member) -> Item:
         reply, update = member.reply, member.reply.update
@@ -281,8 +309,7 @@ class LocalHost:
                     source = BlobSource(partial(self._blobs.read, update.scope, update.id), update.manifest.size)
             except (RefusedError, NotFoundError) as error:
                 wrong = str(error)
-        about = FoldInput(reply.site, reply.num_examples, member.staleness, reply.metrics)
-        return Item(member.ordinal, member.position, about, reply.update_kind, source, wrong)
+        return Item(member.ordinal, member.position, member.about, reply.update_kind, source, wrong)
 
     async def _source(self, key: BlobKey) -> Source:
         manifest = await self._blobs.manifest(*key)
@@ -341,10 +368,24 @@ def plan_phase(
     phase = phases[request.phase_index]
     if request.extends:
         spec = replace(spec, quorum=1, sample=1.0, over_select=0.0)
-    context = Context(spec, request.round, phase, request.sites, request.busy, request.previous)
+    context = Context(
+        spec,
+        request.round,
+        phase,
+        request.sites,
+        request.busy,
+        request.previous,
+        request.extends or request.refills,
+        request.asked,
+        request.memory,
+    )
     plan = strategy.plan(context)
     if catalogue().get(strategy.name) is not type(strategy):
         check_plan(strategy, plan, phases, request, named)
+    if spec.lr is not None:
+        lr = rate_at(rate_of("lr", spec.lr), request.round)
+        asks = tuple(replace(ask, config={"lr": lr, **ask.config}) if ask.call == "train" else ask for ask in plan.asks)
+        plan = replace(plan, asks=asks)
     if config is not None:
         asks = tuple(replace(ask, config={**ask.config, **config(request.round, ask.site)}) for ask in plan.asks)
         plan = replace(plan, asks=asks)
@@ -376,6 +417,10 @@ def check_plan(strategy: Strategy, plan: Any, phases: Sequence[str], request: Pl
     close = plan.close
     if not (type(close.count) is int and type(close.quorum) is int and 1 <= close.quorum <= close.count):
         raise wrong("Close with 1 ≤ quorum ≤ count", f"quorum={close.quorum}, count={close.count}")
+    if not (type(close.refill) is int and close.refill >= 0):
+        raise wrong("Close with a whole refill ≥ 0", close.refill)
+    if close.by_group and not close.keep_in_flight:
+        raise wrong("Close with keep_in_flight where it is by_group", close)
     if not (0 <= close.grace_s < 1e9 and 0 < close.deadline_s < 1e9):
         raise wrong("Close with grace_s ≥ 0 and deadline_s > 0", f"{close.grace_s} and {close.deadline_s}")
     asks: Sequence[Any] = plan.asks
@@ -389,6 +434,8 @@ def check_plan(strategy: Strategy, plan: Any, phases: Sequence[str], request: Pl
             raise wrong("asks with the name of a call, and a config of plain values", ask.call) from None
         if not isinstance(ask.payload, bytes):
             raise wrong("a payload of bytes", type(ask.payload).__name__)
+        if type(ask.group) is not int:
+            raise wrong("a whole group", type(ask.group).__name__)
 
 
 async def load_arrays(blobs: BlobStore, key: BlobKey) -> Arrays:

@@ -161,6 +161,7 @@ def encode_asks(asks: Mapping[int, Ask]) -> list[Any]:
             configs.setdefault(json.dumps(plain(ask.config), separators=(",", ":")), len(configs)),
             base64.b64encode(ask.payload).decode(),
             ask.with_model,
+            ask.group,
         ]
         for ordinal, ask in asks.items()
     ]
@@ -171,6 +172,6 @@ def decode_asks(value: Any) -> dict[int, Ask]:
     """Read what `encode_asks` wrote."""
     configs, rows = value
     return {
-        ordinal: Ask(site, call, unplain(configs[config]), base64.b64decode(payload), with_model)
-        for ordinal, site, call, config, payload, with_model in rows
+        ordinal: Ask(site, call, unplain(configs[config]), base64.b64decode(payload), with_model, *group)
+        for ordinal, site, call, config, payload, with_model, *group in rows
     }

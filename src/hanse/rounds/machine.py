@@ -45,6 +45,7 @@ from hanse.rounds.events import (
     Plan,
     PlanFailed,
     Planned,
+    PlannedTask,
     Reduce,
     Reduced,
     ReduceRefused,
@@ -75,7 +76,9 @@ class Slot:
     Args:
         folds: whether its update is to be reduced into the model.
         answer: "" while there is none, `ok`, or `failed`.
-        receipt: what orders answers by their receipt.
+        receipt: what orders answers by their receipt, in microseconds of the server's clock or a little after.
+        asked_ms: when it was issued.
+        group: which of the groups that close apart it belongs to, see `Close.by_group`.
     """
 
     site: str
@@ -88,6 +91,8 @@ class Slot:
     folds: bool = True
     answer: str = ""
     receipt: int = 0
+    asked_ms: int = 0
+    group: int = 0
 
 
 @dataclass(slots=True)
@@ -110,6 +115,8 @@ class RunState:
     quorum: int = 0
     grace_s: float = 0.0
     keep_in_flight: bool = False
+    refill: int = 0
+    by_group: bool = False
     folds: bool = True
     order: str = "position"
     late_rule: str = "drop"
@@ -119,6 +126,7 @@ class RunState:
     opened_ms: int = 0
     extensions: int = 0
     only: tuple[str, ...] = ()
+    refilling: bool = False
     open: dict[int, Slot] = field(default_factory=dict)
     closing: dict[int, Slot] = field(default_factory=dict)
     carried: dict[int, Slot] = field(default_factory=dict)
@@ -132,6 +140,7 @@ class RunState:
     fates: dict[int, tuple[str, str]] = field(default_factory=dict)
     best: float | None = None
     rounds_without_best: int = 0
+    memory: Mapping[str, Any] = field(default_factory=dict)
     revision: int = 0
     # ---- volatile ----
     sites: tuple[str, ...] = ()
@@ -194,7 +203,7 @@ def _sites_changed(state: RunState, event: SitesChanged) -> list[Instruction]:
         return _begin_if_enough(state)
     if state.stage == "starved":
         return _plan(state, state.only)
-    return _close_if_due(state, event.now_ms)
+    return _refill_if_due(state) or _close_if_due(state, event.now_ms)
 
 
 def _set_sites(state: RunState, sites: tuple[str, ...]) -> None:
@@ -237,9 +246,10 @@ def _needed(state: RunState) -> int:
 # ---- planning ----
 
 
-def _plan(state: RunState, only: tuple[str, ...] = ()) -> list[Instruction]:
+def _plan(state: RunState, only: tuple[str, ...] = (), *, refilling: bool = False) -> list[Instruction]:
     state.stage = "planning"
     state.only = only
+    state.refilling = refilling
     state.revision += 1
     return [_plan_instruction(state)]
 
@@ -247,14 +257,26 @@ def _plan(state: RunState, only: tuple[str, ...] = ()) -> list[Instruction]:
 def _plan_instruction(state: RunState) -> Plan:
     """Sites at work on a task that was kept in flight are busy; where a phase is extended, `only` says it all."""
     busy = set() if state.only else {slot.site for slot in state.open.values() if not slot.answer}
-    free = tuple(site for site in state.sites if site not in busy)
-    return Plan(state.round, state.phase_index, free, tuple(sorted(busy)), state.only, state.previous)
+    closed = _closed_to_refills(state) if state.refilling else busy
+    free = tuple(site for site in state.sites if site not in closed)
+    busy &= state.available
+    asked = tuple(_attempts(state).elements()) if state.only or state.refilling else ()
+    return Plan(
+        state.round,
+        state.phase_index,
+        free,
+        tuple(sorted(busy)),
+        state.only,
+        state.previous,
+        state.refilling,
+        asked,
+    )
 
 
 def _planned(state: RunState, event: Planned) -> list[Instruction]:
     if state.stage != "planning" or (event.round, event.phase_index) != (state.round, state.phase_index):
         return []
-    if event.extends != bool(state.only):
+    if event.extends != (state.refilling or bool(state.only)):
         return []
     if not event.extends:
         state.num_phases = event.num_phases
@@ -263,10 +285,11 @@ def _planned(state: RunState, event: Planned) -> list[Instruction]:
         state.count, state.quorum = event.count, event.quorum
         state.grace_s = event.grace_s
         state.keep_in_flight = event.keep_in_flight
+        state.refill, state.by_group = event.refill, event.by_group
         state.folds, state.order, state.late_rule = event.folds, event.order, event.late
         state.opened_ms = event.now_ms
         _take_over(state)
-    state.only = ()
+    state.only, state.refilling = (), False
     state.error = ""
     state.starved_until_ms = 0
     state.grace_ms = None
@@ -274,7 +297,7 @@ def _planned(state: RunState, event: Planned) -> list[Instruction]:
     state.stage = "open"
     state.revision += 1
     attempts = _attempts(state) if event.extends else Counter()
-    issued = [_issue(state, task.site, task.call, attempts[task.site]) for task in event.tasks]
+    issued = [_issue(state, task, attempts[task.site], event.now_ms) for task in event.tasks]
     timer = SetTimer(_timer(state, "deadline"), state.deadline_ms)
     return [*(_send(state, ordinal) for ordinal in issued), timer, *_close_if_due(state, event.now_ms)]
 
@@ -295,14 +318,25 @@ def _attempts(state: RunState) -> Counter[str]:
     return Counter(slot.site for slot in _members(state).values() if slot.round == state.round)
 
 
-def _issue(state: RunState, site: str, call: str, attempt: int) -> int:
+def _issue(state: RunState, task: PlannedTask, attempt: int, now_ms: int) -> int:
     ordinal = state.next_ordinal
     state.next_ordinal += 1
     model = None if state.phase == PARAMETERS else state.model
     folds = state.folds and state.phase != PARAMETERS
-    state.open[ordinal] = Slot(site, state.size, state.round, state.phase, attempt, call, model, folds)
+    state.open[ordinal] = Slot(
+        task.site,
+        state.size,
+        state.round,
+        state.phase,
+        attempt,
+        task.call,
+        model,
+        folds,
+        asked_ms=now_ms,
+        group=task.group,
+    )
     state.size += 1
-    if site in state.available:
+    if task.site in state.available:
         state.num_awaited += 1
     return ordinal
 
@@ -318,8 +352,8 @@ def _plan_failed(state: RunState, event: PlanFailed) -> list[Instruction]:
         return []
     if event.final:
         return _fail(state, event.reason)
-    if state.only:  # those who were asked before may still do it
-        state.only, state.stage = (), "open"
+    if state.only or state.refilling:  # those who were asked before may still do it
+        state.only, state.refilling, state.stage = (), False, "open"
         state.revision += 1
         return [SetTimer(_timer(state, "deadline"), state.deadline_ms), *_close_if_due(state, event.now_ms)]
     state.stage = "starved"
@@ -335,7 +369,9 @@ def _plan_failed(state: RunState, event: PlanFailed) -> list[Instruction]:
 
 def _replied(state: RunState, event: Replied) -> list[Instruction]:
     noted = [ordinal for ordinal, reason, receipt in event.replies if _note(state, ordinal, reason, receipt)]
-    return _on_error(state, noted) or (_close_if_due(state, event.now_ms) if noted else [])
+    if not noted:
+        return []
+    return _on_error(state, noted) or _refill_if_due(state) or _close_if_due(state, event.now_ms)
 
 
 def _on_error(state: RunState, ordinals: Iterable[int]) -> list[Instruction]:
@@ -387,6 +423,8 @@ def _close_if_due(state: RunState, now_ms: int) -> list[Instruction]:
     """The one place that decides whether the open phase closes, waits, or is extended."""
     if state.stage != "open":
         return []
+    if state.by_group:
+        return _close_group_if_due(state)
     if state.num_ok >= state.count:
         if state.num_awaited == 0 or state.grace_s == 0 or (state.grace_ms is not None and now_ms >= state.grace_ms):
             return _close(state)
@@ -400,15 +438,53 @@ def _close_if_due(state: RunState, now_ms: int) -> list[Instruction]:
     return _close(state) if state.num_ok >= state.quorum else _extend(state, final=False)
 
 
+def _close_group_if_due(state: RunState) -> list[Instruction]:
+    """Close with the first group, by its last receipt, of which nobody is awaited; the others go on."""
+    if state.num_ok and _whole_group(state) is not None:
+        return _close(state)
+    return [] if state.num_awaited > 0 else _extend(state, final=False)
+
+
+def _whole_group(state: RunState) -> int | None:
+    ended: dict[int, int] = {}
+    waits = set()
+    for slot in _members(state).values():
+        if slot.answer == "ok":
+            ended[slot.group] = max(ended.get(slot.group, 0), slot.receipt)
+        elif not slot.answer and slot.site in state.available:
+            waits.add(slot.group)
+    whole = [(receipt, group) for group, receipt in ended.items() if group not in waits]
+    return min(whole)[1] if whole else None
+
+
+def _refill_if_due(state: RunState) -> list[Instruction]:
+    """Have more sites asked in an open phase that keeps `refill` of them at work."""
+    if state.stage != "open" or state.num_ok >= state.count or state.num_awaited >= state.refill:
+        return []
+    closed = _closed_to_refills(state)
+    return _plan(state, refilling=True) if any(site not in closed for site in state.sites) else []
+
+
+def _closed_to_refills(state: RunState) -> set[str]:
+    """Those at work, and those that have failed in this round: they are asked again in the next."""
+    return {slot.site for slot in state.open.values() if slot.answer != "ok"}
+
+
 def _close(state: RunState) -> list[Instruction]:
-    """Fix who is folded, in order: by position, or the first `count` by receipt."""
+    """Fix who is folded, in order: by position, or the first `count` by receipt; of one group, where groups close."""
     members = _members(state)
+    if state.by_group:
+        group = _whole_group(state)
+        if group is None:  # at the deadline: with whichever is furthest
+            group = Counter(slot.group for slot in members.values() if slot.answer == "ok").most_common(1)[0][0]
+        members = {ordinal: slot for ordinal, slot in members.items() if slot.group == group}
     by_receipt = state.order == "receipt"
     answered = sorted(
         ((ordinal, slot) for ordinal, slot in members.items() if slot.answer == "ok"),
         key=lambda item: (item[1].receipt if by_receipt else item[1].position, item[0]),
     )
-    folded = answered[: state.count] if by_receipt and state.keep_in_flight else answered
+    is_cut = by_receipt and state.keep_in_flight and not state.by_group
+    folded = answered[: state.count] if is_cut else answered
     unanswered = {ordinal: slot for ordinal, slot in members.items() if not slot.answer}
     parked = {ordinal: slot for ordinal, slot in state.open.items() if ordinal not in members}
     kept = {**dict(answered[len(folded) :]), **unanswered} if state.keep_in_flight else {}
@@ -442,6 +518,8 @@ def _reduce_instruction(state: RunState) -> Reduce:
             slot.site,
             place if by_receipt else slot.position,
             max(0, state.round - slot.round),
+            max(0, slot.receipt - 1000 * slot.asked_ms) / 1e6,
+            slot.group,
         )
         for place, (ordinal, slot) in enumerate(state.closing.items())
     )
@@ -509,7 +587,7 @@ def _reduced(state: RunState, event: Reduced) -> list[Instruction]:
         state.fates[ordinal] = (slot.site, "folded")
     state.previous = tuple(state.closing)
     state.closing = {}
-    state.model, state.state = event.model, event.state
+    state.model, state.state, state.memory = event.model, event.state, event.memory
     state.metrics.update(event.metrics)
     spent = (event.now_ms - state.opened_ms) / 1000
     state.seconds[state.phase] = state.seconds.get(state.phase, 0.0) + spent
@@ -693,7 +771,7 @@ _HANDLERS: Mapping[type, Callable[[RunState, Any], list[Instruction]]] = {
 _PLAIN = (
     "job", "component", "status", "error", "round", "phase_index", "num_phases", "phase", "stage", "next_ordinal",
     "size", "count", "quorum", "grace_s", "keep_in_flight", "folds", "order", "late_rule", "deadline_ms",
-    "starved_until_ms", "grace_ms", "opened_ms",
+    "starved_until_ms", "grace_ms", "opened_ms", "refill", "by_group", "refilling", "memory",
     "extensions", "metrics", "seconds", "failed", "best", "rounds_without_best", "revision",
 )  # fmt: skip
 _SLOTS = ("open", "closing", "carried", "released")
@@ -707,7 +785,20 @@ def encode(state: RunState) -> dict[str, Any]:
     value["only"], value["previous"] = list(state.only), list(state.previous)
     for name in _SLOTS:
         value[name] = [
-            [o, s.site, s.position, s.round, s.phase, s.attempt, s.call, _index(models, s.model), s.folds, s.receipt]
+            [
+                o,
+                s.site,
+                s.position,
+                s.round,
+                s.phase,
+                s.attempt,
+                s.call,
+                _index(models, s.model),
+                s.folds,
+                s.receipt,
+                s.asked_ms,
+                s.group,
+            ]
             for o, s in getattr(state, name).items()
         ]
     value["model"] = _index(models, state.model)
@@ -732,9 +823,9 @@ def decode(value: Mapping[str, Any]) -> RunState:
         state.only, state.previous = tuple(value["only"]), tuple(value["previous"])
         for name in _SLOTS:
             slots = getattr(state, name)
-            for ordinal, site, position, round_, phase, attempt, call, model, folds, receipt in value[name]:
+            for ordinal, site, position, round_, phase, attempt, call, model, folds, receipt, *rest in value[name]:
                 key = None if model is None else models[model]
-                slots[ordinal] = Slot(site, position, round_, phase, attempt, call, key, folds, receipt=receipt)
+                slots[ordinal] = Slot(site, position, round_, phase, attempt, call, key, folds, "", receipt, *rest)
         for slot in (*state.closing.values(), *state.carried.values()):
             slot.answer = "ok"
         state.model = None if value["model"] is None else models[value["model"]]
@@ -765,7 +856,11 @@ def migrate(value: Mapping[str, Any]) -> Mapping[str, Any]:
         raise CodecError(
             f"run record: expected version {STATE_VERSION}, found {value.get('v')!r}; update this software"
         )
-    return {"grace_ms": None, **value}  # added within version 1
+    return {**_ADDED, **value}
+
+
+_ADDED: Mapping[str, Any] = {"refill": 0, "by_group": False, "refilling": False, "memory": {}, "grace_ms": None}
+"""Fields that records of version 1 did not have at first; their slots ended with `receipt`."""
 
 
 def _index(models: dict[BlobKey, int], key: BlobKey | None) -> int | None:

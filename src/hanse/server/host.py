@@ -87,7 +87,7 @@ class ServerHost:
         if self._local is not None:
             return await self._local.reduce(request)
         if request.kind == "metrics":
-            return ReduceAnswer(request.model, request.state)
+            return ReduceAnswer(request.model, request.state, memory=request.memory)
         if request.kind == "adopt":
             return await adopt(request, self._blobs)
         return await self._reduce_there(request)
@@ -140,7 +140,7 @@ class ServerHost:
             parts.setdefault(part, {})[inner] = array
         keys = [await self._store(request.scope, Arrays(parts[part])) for part in sorted(parts)]
         await asyncio.to_thread(out.unlink, missing_ok=True)
-        return ReduceAnswer(keys[0] if keys else None, tuple(keys[1:]))
+        return ReduceAnswer(keys[0] if keys else None, tuple(keys[1:]), memory=called.value["memory"])
 
     async def _store(self, scope: str, arrays: Arrays) -> BlobKey:
         """Chunk by chunk, so that there is no second copy of a model."""

@@ -33,6 +33,8 @@ from hanse.rounds.result import Result
 from hanse.server.host import ServerHost
 from hanse.strategies import named
 from hanse.strategies.catalogue import CUSTOM, catalogue
+from hanse.strategies.schedule import rate_of
+from hanse.strategies.selection import selection_of
 from hanse.trust.bundle import read_bundle, unpack_bundle
 from hanse.workers.load import Load
 from hanse.workers.pool import Workers
@@ -221,6 +223,9 @@ class Jobs:
             raise ConfigError(f"run.strategy: expected one of {known}; found {spec.strategy[:40]!r}")
         if spec.compression:
             codec_named(spec.compression)
+        selection_of(spec)
+        if spec.lr is not None:
+            rate_of("run.lr", spec.lr)
         if request.sites is not None and not request.sites:
             raise ConfigError("job: expected at least one site, or none named for all of them")
         bundle = await self._bundle(request)

@@ -7,16 +7,18 @@ https://arxiv.org/abs/2003.00295, Algorithm 2. Arrays are float64, `(block,)`.
 import numpy as np
 
 from hanse.core.arrays import Array
-from hanse.strategies.strategy import check_number
+from hanse.strategies.schedule import Rate, set_rate
+from hanse.strategies.strategy import Strategy, check_number
 
 
-def check_adaptive(name: str, *, server_lr: float, tau: float, **betas: float) -> None:
-    """Check η > 0, τ > 0 and decays in [0, 1).
+def check_adaptive(strategy: Strategy, server_lr: Rate, *, tau: float, **betas: float) -> None:
+    """Check η > 0, which may have come as JSON, τ > 0 and decays in [0, 1).
 
     Raises:
         ConfigError: a parameter out of range, as `name.parameter`.
     """
-    check_number(f"{name}.server_lr", server_lr, 0.0, open_low=True)
+    name = strategy.name
+    set_rate(strategy, "server_lr", server_lr)
     for beta, value in betas.items():
         check_number(f"{name}.{beta}", value, 0.0, 1.0, open_high=True)
     check_number(f"{name}.tau", tau, 0.0, open_low=True)

@@ -12,22 +12,35 @@ CUSTOM = "custom"
 
 def catalogue() -> dict[str, type[Strategy]]:
     """Every built-in strategy by its name."""
+    from hanse.strategies.ditto import Ditto
     from hanse.strategies.fedadagrad import FedAdagrad
     from hanse.strategies.fedadam import FedAdam
+    from hanse.strategies.fedasync import FedAsync
+    from hanse.strategies.fedat import FedAT
     from hanse.strategies.fedavg import FedAvg
     from hanse.strategies.fedavgm import FedAvgM
+    from hanse.strategies.fedbn import FedBN
+    from hanse.strategies.fedbuff import FedBuff
     from hanse.strategies.feddyn import FedDyn
     from hanse.strategies.fednova import FedNova
+    from hanse.strategies.fedper import FedPer
     from hanse.strategies.fedprox import FedProx
+    from hanse.strategies.fedrep import FedRep
     from hanse.strategies.fedyogi import FedYogi
+    from hanse.strategies.finetune import FineTune
+    from hanse.strategies.ifca import IFCA
+    from hanse.strategies.lgfedavg import LGFedAvg
+    from hanse.strategies.moon import Moon
     from hanse.strategies.qfedavg import QFedAvg
     from hanse.strategies.query import Query
     from hanse.strategies.robust import RFA, FedBulyan, FedKrum, FedMedian, FedNormBound, FedTrimmedMean, FLTrust
     from hanse.strategies.scaffold import Scaffold
 
     means = (FedAvg, FedProx, FedNova, Scaffold, FedDyn, QFedAvg, FedAvgM, FedAdagrad, FedAdam, FedYogi)
+    asynchronous = (FedAsync, FedBuff, FedAT)
+    personal = (FedBN, FedPer, FedRep, LGFedAvg, Ditto, FineTune, IFCA, Moon)
     robust = (FedMedian, FedTrimmedMean, FedKrum, FedBulyan, RFA, FedNormBound, FLTrust)
-    return {kind.name: kind for kind in (*means, *robust, Query)}
+    return {kind.name: kind for kind in (*means, *asynchronous, *personal, *robust, Query)}
 
 
 def named(name: str, params: Mapping[str, Any]) -> Strategy:

@@ -11,7 +11,8 @@ from typing import ClassVar
 
 from hanse.core.arrays import Array
 from hanse.strategies.adaptive import adaptive_step, check_adaptive, move_first_moment
-from hanse.strategies.strategy import Strategy
+from hanse.strategies.schedule import Rate, rate_at
+from hanse.strategies.strategy import Memory, Strategy
 
 
 @dataclass(frozen=True)
@@ -19,7 +20,7 @@ class FedAdagrad(Strategy):
     """m ← β₁ m + (1 − β₁) Δ;  v ← v + Δ²;  x ← x + η m / (√v + τ).
 
     Args:
-        server_lr: η > 0.
+        server_lr: η > 0, or a `Schedule`.
         beta_1: decay of the first moment, in [0, 1).
         tau: τ > 0, the degree of adaptivity.
 
@@ -27,7 +28,7 @@ class FedAdagrad(Strategy):
         ConfigError: a parameter out of range.
     """
 
-    server_lr: float = 0.1
+    server_lr: Rate = 0.1
     beta_1: float = 0.0
     tau: float = 1e-3
 
@@ -35,15 +36,19 @@ class FedAdagrad(Strategy):
     update_kind: ClassVar[str] = "delta"
 
     def __post_init__(self) -> None:
-        check_adaptive("fedadagrad", server_lr=self.server_lr, tau=self.tau, beta_1=self.beta_1)
+        check_adaptive(self, self.server_lr, tau=self.tau, beta_1=self.beta_1)
 
     def state_names(self) -> tuple[str, ...]:
         """`m`, and `u` = v − τ²."""
         return ("m", "u")
+
+    def scalars(self, round_: int, memory: Memory) -> Mapping[str, float]:
+        """η."""
+        return {"server_lr": rate_at(self.server_lr, round_)}
 
     def update(self, model: Array, reduced: Array, state: Sequence[Array], scalars: Mapping[str, float]) -> Array:
         """One block; all float64, `(block,)`."""
         m, u = state
         move_first_moment(m, reduced, self.beta_1)
         u += reduced * reduced  # v_t ← v_{t−1} + Δ_t²
-        return adaptive_step(model, m, u + self.tau**2, self.server_lr, self.tau)
+        return adaptive_step(model, m, u + self.tau**2, scalars["server_lr"], self.tau)

@@ -13,7 +13,8 @@ from typing import ClassVar
 import numpy as np
 
 from hanse.core.arrays import Array
-from hanse.strategies.strategy import Strategy, check_number
+from hanse.strategies.schedule import Rate, rate_at, set_rate
+from hanse.strategies.strategy import Memory, Strategy, check_number
 
 
 @dataclass(frozen=True)
@@ -22,29 +23,33 @@ class FedAvgM(Strategy):
 
     Args:
         momentum: β in [0, 1). With 0 and `server_lr=1` this is FedAvg.
-        server_lr: η > 0. A steady Δ moves the model by η Δ / (1 − β) a round.
+        server_lr: η > 0, or a `Schedule`. A steady Δ moves the model by η Δ / (1 − β) a round.
 
     Raises:
         ConfigError: a parameter out of range.
     """
 
     momentum: float = 0.9
-    server_lr: float = 1.0
+    server_lr: Rate = 1.0
 
     name: ClassVar[str] = "fedavgm"
     update_kind: ClassVar[str] = "delta"
 
     def __post_init__(self) -> None:
         check_number("fedavgm.momentum", self.momentum, 0.0, 1.0, open_high=True)
-        check_number("fedavgm.server_lr", self.server_lr, 0.0, open_low=True)
+        set_rate(self, "server_lr", self.server_lr)
 
     def state_names(self) -> tuple[str, ...]:
         """`v`, the momentum."""
         return ("v",)
+
+    def scalars(self, round_: int, memory: Memory) -> Mapping[str, float]:
+        """η."""
+        return {"server_lr": rate_at(self.server_lr, round_)}
 
     def update(self, model: Array, reduced: Array, state: Sequence[Array], scalars: Mapping[str, float]) -> Array:
         """One block; all float64, `(block,)`."""
         (v,) = state
         v *= self.momentum
         v += reduced  # v ← β v + Δ
-        return np.asarray(model + self.server_lr * v)  # w ← w + η v
+        return np.asarray(model + scalars["server_lr"] * v)  # w ← w + η v

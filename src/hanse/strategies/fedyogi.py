@@ -13,7 +13,8 @@ import numpy as np
 
 from hanse.core.arrays import Array
 from hanse.strategies.adaptive import adaptive_step, check_adaptive, move_first_moment
-from hanse.strategies.strategy import Strategy
+from hanse.strategies.schedule import Rate, rate_at
+from hanse.strategies.strategy import Memory, Strategy
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,7 @@ class FedYogi(Strategy):
     v falls by at most (1 − β₂) v in a round, so it stays positive.
 
     Args:
-        server_lr: η > 0.
+        server_lr: η > 0, or a `Schedule`.
         beta_1: decay of the first moment, in [0, 1).
         beta_2: how slowly the second moment moves, in [0, 1).
         tau: τ > 0, the degree of adaptivity.
@@ -32,7 +33,7 @@ class FedYogi(Strategy):
         ConfigError: a parameter out of range.
     """
 
-    server_lr: float = 0.1
+    server_lr: Rate = 0.1
     beta_1: float = 0.9
     beta_2: float = 0.99
     tau: float = 1e-3
@@ -41,11 +42,15 @@ class FedYogi(Strategy):
     update_kind: ClassVar[str] = "delta"
 
     def __post_init__(self) -> None:
-        check_adaptive("fedyogi", server_lr=self.server_lr, tau=self.tau, beta_1=self.beta_1, beta_2=self.beta_2)
+        check_adaptive(self, self.server_lr, tau=self.tau, beta_1=self.beta_1, beta_2=self.beta_2)
 
     def state_names(self) -> tuple[str, ...]:
         """`m`, and `u` = v − τ²."""
         return ("m", "u")
+
+    def scalars(self, round_: int, memory: Memory) -> Mapping[str, float]:
+        """η."""
+        return {"server_lr": rate_at(self.server_lr, round_)}
 
     def update(self, model: Array, reduced: Array, state: Sequence[Array], scalars: Mapping[str, float]) -> Array:
         """One block; all float64, `(block,)`."""
@@ -55,4 +60,4 @@ class FedYogi(Strategy):
         v = u + self.tau**2
         u -= (1 - self.beta_2) * squares * np.sign(v - squares)  # v_t ← v_{t−1} − (1 − β₂) Δ_t² sign(v_{t−1} − Δ_t²)
         v = np.maximum(u + self.tau**2, 0.0)  # rounding only: see the class
-        return adaptive_step(model, m, v, self.server_lr, self.tau)
+        return adaptive_step(model, m, v, scalars["server_lr"], self.tau)

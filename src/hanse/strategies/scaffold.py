@@ -19,7 +19,8 @@ import numpy as np
 from hanse.core.arrays import Array, Arrays
 from hanse.core.errors import ConfigError
 from hanse.core.records import Config
-from hanse.strategies.strategy import Context, FoldInput, Strategy, check_number, cohort_size
+from hanse.strategies.schedule import Rate, rate_at, set_rate
+from hanse.strategies.strategy import Context, FoldInput, Memory, Strategy, cohort_size
 
 CONTROL = "control/"
 """What the names of c's arrays begin with."""
@@ -30,13 +31,13 @@ class Scaffold(Strategy):
     """x ← x + η_g mean(Δy_i),  c ← c + (|S| / N) mean(Δc_i): Equation 5.
 
     Args:
-        server_lr: η_g > 0.
+        server_lr: η_g > 0, or a `Schedule` that stays above 0.
 
     Raises:
         ConfigError: out of range. From `initial`: the model has arrays named `control/…` of its own.
     """
 
-    server_lr: float = 1.0
+    server_lr: Rate = 1.0
 
     name: ClassVar[str] = "scaffold"
     has_client_part: ClassVar[bool] = True
@@ -44,7 +45,7 @@ class Scaffold(Strategy):
     wants: ClassVar[tuple[str, ...]] = ("num_steps", "client_lr")
 
     def __post_init__(self) -> None:
-        check_number("scaffold.server_lr", self.server_lr, 0.0, open_low=True)
+        set_rate(self, "server_lr", self.server_lr)
 
     def initial(self, arrays: Arrays) -> Arrays:
         """With c = 0 for every array of floats."""
@@ -63,15 +64,19 @@ class Scaffold(Strategy):
             return {}
         known = len(context.sites) + len(context.busy)
         share = cohort_size(context.spec, known) / known
-        return {**super().config(context, site), "control_scale": share / self.server_lr}
+        return {**super().config(context, site), "control_scale": share / rate_at(self.server_lr, context.round)}
 
     def weigh(self, replies: Sequence[FoldInput]) -> list[float]:
         """1 for every reply."""
         return [1.0] * len(replies)
 
+    def scalars(self, round_: int, memory: Memory) -> Mapping[str, float]:
+        """η_g."""
+        return {"server_lr": rate_at(self.server_lr, round_)}
+
     def update(self, model: Array, reduced: Array, state: Sequence[Array], scalars: Mapping[str, float]) -> Array:
         """One block; all float64, `(block,)`."""
-        return np.asarray(model + self.server_lr * reduced)
+        return np.asarray(model + scalars["server_lr"] * reduced)
 
 
 def controls_of(arrays: Mapping[str, Array]) -> dict[str, Array]:

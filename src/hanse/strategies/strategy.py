@@ -10,6 +10,7 @@ import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 import numpy as np
@@ -18,9 +19,13 @@ from hanse.aggregation import Fold, Gather, Select, WeightedMean
 from hanse.core.arrays import Array, Arrays
 from hanse.core.errors import ConfigError
 from hanse.core.records import Config, Metrics
-from hanse.core.seeds import generator, key_of
 from hanse.core.spec import RunSpec
+from hanse.strategies.selection import CANDIDATES, selection_of
 from hanse.strategies.whole import WholeUpdates
+
+Memory = Mapping[str, Any]
+"""What a strategy knows from earlier rounds: plain JSON, kept with the run."""
+NOTHING: Memory = MappingProxyType({})
 
 Reducer = Fold[Any] | Select | Gather | WholeUpdates
 
@@ -45,6 +50,10 @@ class Context:
         sites: available sites that the job may ask, sorted by name, without those still at work.
         busy: sites still at work on tasks of an earlier phase (`keep_in_flight`).
         previous: what the folded replies of the phase before answered, in order of position.
+        extends: the phase is open, and this plan comes on top of it: all of `sites` are asked if it misses its
+            quorum, some of them if it is to be refilled (see `Close.refill`).
+        asked: where it extends, who was asked before in this phase of this round, one name for every task.
+        memory: what `Strategy.remember` answered last.
     """
 
     spec: RunSpec
@@ -53,17 +62,25 @@ class Context:
     sites: tuple[str, ...]
     busy: tuple[str, ...] = ()
     previous: tuple[Earlier, ...] = ()
+    extends: bool = False
+    asked: tuple[str, ...] = ()
+    memory: Memory = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """One task that a phase wants. Its position in the plan is its place in the cohort."""
+    """One task that a phase wants. Its position in the plan is its place in the cohort.
+
+    Args:
+        group: see `Close.by_group`.
+    """
 
     site: str
     call: str
     config: Config = field(default_factory=dict)
     payload: bytes = b""
     with_model: bool = True
+    group: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +93,9 @@ class Close:
         grace_s: seconds to wait for the rest once `count` are there (0 closes at once).
         deadline_s: seconds after which it closes with what it has, if that is a quorum.
         keep_in_flight: unanswered tasks stay at work over the close (FedBuff).
+        refill: while fewer than so many are at work, the phase is planned again for every reply (0: never).
+        by_group: close with the first group of asks of which nobody is awaited, whatever `count`, and fold that group
+            alone; the others stay at work. Needs `keep_in_flight`.
     """
 
     count: int
@@ -83,6 +103,8 @@ class Close:
     grace_s: float = 0.0
     deadline_s: float = 3600.0
     keep_in_flight: bool = False
+    refill: int = 0
+    by_group: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,12 +117,20 @@ class PhasePlan:
 
 @dataclass(frozen=True, slots=True)
 class FoldInput:
-    """What a strategy knows of one reply when it weighs it. `staleness`: closing round − the task's round."""
+    """What a strategy knows of one reply when it weighs it.
+
+    Args:
+        staleness: closing round − the task's round.
+        seconds: from the asking to the receipt, by the server's clock.
+        group: as it was asked.
+    """
 
     site: str
     num_examples: int
     staleness: int
     metrics: Metrics
+    seconds: float = 0.0
+    group: int = 0
 
 
 @dataclass(frozen=True)
@@ -128,7 +158,8 @@ class Strategy:
     def phases(self, spec: RunSpec, round_: int) -> tuple[str, ...]:
         """The phases of one round, in order. Phases that fold arrays into the model: see `folds`."""
         every = spec.evaluate_every
-        return ("train", "evaluate") if every and round_ % every == 0 else ("train",)
+        first = (CANDIDATES,) if selection_of(spec).num_candidates(1) else ()
+        return (*first, "train", "evaluate") if every and round_ % every == 0 else (*first, "train")
 
     def folds(self, phase: str) -> bool:
         """Whether the replies of `phase` carry updates that are reduced into the model."""
@@ -142,6 +173,8 @@ class Strategy:
         """
         if context.phase == "evaluate":
             return self._everyone(context, "evaluate")
+        if context.phase == CANDIDATES:
+            return self._candidates(context)
         return self._sampled(context, context.phase)
 
     def config(self, context: Context, site: str) -> Config:
@@ -183,8 +216,16 @@ class Strategy:
         """Names of vectors as long as the model that the server keeps between rounds (momentum…); zero at first."""
         return ()
 
-    def scalars(self, round_: int) -> Mapping[str, float]:
-        """Numbers for `update` that depend on the round (bias corrections, schedules)."""
+    def remember(self, spec: RunSpec, memory: Memory, replies: Sequence[FoldInput]) -> Memory:
+        """What is to be known after these replies were folded; by default what was known before.
+
+        Plain JSON, a few bytes a site at most; `plan` finds it in its context and `scalars` as an argument. Call the
+        inherited one, which is that of the run's selection, and add to what it answers.
+        """
+        return selection_of(spec).remember(memory, replies)
+
+    def scalars(self, round_: int, memory: Memory) -> Mapping[str, float]:
+        """Numbers for `update` that depend on the round (bias corrections, schedules) or on `remember`'s answer."""
         return {}
 
     def update(self, model: Array, reduced: Array, state: Sequence[Array], scalars: Mapping[str, float]) -> Array:
@@ -220,6 +261,13 @@ class Strategy:
         chosen = sample_sites(context, asked)
         return self._close(context, chosen, call, min(wanted, len(chosen)))
 
+    def _candidates(self, context: Context) -> PhasePlan:
+        """Some evaluate, so that the selection may choose those who train."""
+        known = len(context.sites) + len(context.busy)
+        wanted = selection_of(context.spec).num_candidates(cohort_size(context.spec, known))
+        chosen = sample_sites(context, min(len(context.sites), wanted))
+        return self._close(context, chosen, "evaluate", len(chosen))
+
     def _everyone(self, context: Context, call: str) -> PhasePlan:
         return self._close(context, context.sites, call, len(context.sites))
 
@@ -241,13 +289,11 @@ def cohort_size(spec: RunSpec, available: int) -> int:
     return min(available, max(int(size), spec.quorum or 1))
 
 
-def sample_sites(context: Context, count: int) -> tuple[str, ...]:
-    """`count` of the available sites, uniformly, by the job's seed and the round; in order of name."""
+def sample_sites(context: Context, count: int) -> Sequence[str]:
+    """`count` of the available sites, as the run's selection chooses; in order of name."""
     if count >= len(context.sites):
         return context.sites
-    key = key_of(context.spec.seed, round_=context.round, phase=context.phase, purpose="cohort")
-    picked = generator(key).choice(len(context.sites), size=count, replace=False)
-    return tuple(context.sites[index] for index in sorted(picked))
+    return selection_of(context.spec).choose(context, context.sites, count) if count else ()
 
 
 def check_number(

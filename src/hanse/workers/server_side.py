@@ -4,7 +4,7 @@
     evaluate  {round}, arrays `model`              → {metric: value}
     plan      a `PlanRequest`                      → a `PlanAnswer`
     reduce    a `ReduceRequest`, arrays `update/<ordinal>`, `model`, `state/<index>`, as far as there are any
-                                                   → {refused: {ordinal: reason}}, and where none are, arrays
+                                                   → {refused: {ordinal: reason}}; or {memory}, and arrays
                                                      `000/<name>` (the new model), `001/<name>`… (the strategy's
                                                      state, float64); no arrays where there was nothing to reduce
 
@@ -24,7 +24,7 @@ from hanse.core.arrays import Arrays, Layout
 from hanse.core.errors import CodecError, TaskError
 from hanse.core.records import Task
 from hanse.core.spec import RunSpec
-from hanse.rounds.folding import Item, fold
+from hanse.rounds.folding import Item, fold, remembered
 from hanse.rounds.host import PlanRequest, plan_phase, unplain
 from hanse.strategies import Strategy
 from hanse.strategies.strategy import FoldInput
@@ -82,6 +82,8 @@ class ServerSide:
         members = arguments["members"]
         strategy = self._strategy(tuple(sorted({member[3] for member in members})))
         sinks: list[ArraySink] = []
+        items = [_item(member, arrays.get(f"update/{member[0]}")) for member in members]
+        memory = remembered(strategy, self._spec, arguments["memory"], [item.about for item in items])
 
         def make_sink(layout: Layout) -> ArraySink:
             sinks.append(ArraySink(layout))
@@ -90,28 +92,29 @@ class ServerSide:
         refused = fold(
             strategy,
             self._spec,
-            [_item(member, arrays.get(f"update/{member[0]}")) for member in members],
+            items,
             make_sink,
             round_=arguments["round"],
             size=arguments["size"],
             base=ArraySource(_sound(arrays["model"])) if "model" in arrays else None,
             states=[ArraySource(_sound(arrays[f"state/{index}"])) for index in range(arguments["num_states"])],
+            memory=memory,
             threads=self._spec.threads,
         )
         if refused:
             return {"refused": refused}, None
         if not sinks:
-            return {}, None
+            return {"memory": memory}, None
         made = [(f"{i:03}/{name}", array) for i, sink in enumerate(sinks) for name, array in sink.arrays.items()]
-        return {}, Arrays(made)
+        return {"memory": memory}, Arrays(made)
 
     def _strategy(self, sites: tuple[str, ...]) -> Strategy:
         return self._runtime.strategy(StrategyContext(self._spec, tuple(sorted(sites))))
 
 
 def _item(member: Sequence[Any], given: Arrays | CodecError | None) -> Item:
-    ordinal, position, staleness, site, num_examples, metrics, update_kind = member
-    about = FoldInput(site, num_examples, staleness, unplain(metrics))
+    ordinal, position, staleness, site, num_examples, metrics, update_kind, seconds, group = member
+    about = FoldInput(site, num_examples, staleness, unplain(metrics), seconds, group)
     wrong = str(given) if isinstance(given, CodecError) else ""
     source = ArraySource(given) if isinstance(given, Arrays) else None
     return Item(ordinal, position, about, update_kind, source, wrong)

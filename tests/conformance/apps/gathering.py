@@ -30,7 +30,7 @@ class Slowing(hs.Strategy):
     def state_names(self):
         return ("velocity",)
 
-    def scalars(self, round_):
+    def scalars(self, round_, memory):
         return {"rate": self.rate / round_}
 
     def reducer(self):

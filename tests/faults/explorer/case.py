@@ -9,6 +9,8 @@ import numpy as np
 from hanse.core.arrays import Arrays
 from hanse.core.spec import EarlyStop, RunSpec
 from hanse.strategies import Strategy, named
+from hanse.strategies.fedat import FedAT
+from hanse.strategies.fedbuff import FedBuff
 from tests.unit.rounds.toys import Carrying, ToyFedBuff, ToySecureSum
 
 INITIAL = Arrays([("w", np.array([1.0, -2.0, 3.5, 0.25, -8.0])), ("b", np.array([1.5, 2.5, -0.75], np.float32))])
@@ -65,7 +67,13 @@ class Case:
 
 @cache
 def strategy_of(name: str) -> Strategy:
-    toys: dict[str, Strategy] = {"two-phase": ToySecureSum(), "fedbuff": ToyFedBuff(), "carrying": Carrying()}
+    toys: dict[str, Strategy] = {
+        "two-phase": ToySecureSum(),
+        "fedbuff": ToyFedBuff(),
+        "carrying": Carrying(),
+        "refilled": FedBuff(2),
+        "tiers": FedAT(2),
+    }
     return toys[name] if name in toys else named(name, {})
 
 
@@ -94,7 +102,7 @@ def _exact(rng: random.Random, seed: int) -> Case:
 
 def _rough(rng: random.Random, seed: int) -> Case:
     num_sites = rng.choice((2, 3, 4, 6))
-    strategy = rng.choice(("fedavg", "fedavg", "carrying", "two-phase", "fedbuff", "fedbuff"))
+    strategy = rng.choice(("fedavg", "fedavg", "carrying", "two-phase", "fedbuff", "refilled", "tiers"))
     stop = EarlyStop("loss", patience=rng.choice((1, 2))) if rng.random() < 0.2 else None
     spec = RunSpec(
         rounds=rng.choice((1, 2, 3, 4)),

@@ -32,7 +32,7 @@ def with_client(*arguments: Any, **settings: Any) -> App:
 def test_settings_become_a_spec_that_travels() -> None:
     app = with_client(FedProx(0.5), rounds=3, quorum=2, sample=4, stop=EarlyStop("loss"), on_error="fail", threads=2)
     spec = app.spec()
-    assert (spec.strategy, spec.params) == ("fedprox", {"proximal_mu": 0.5})
+    assert (spec.strategy, spec.params) == ("fedprox", {"proximal_mu": 0.5, "partial": 0.0, "weights": "examples"})
     assert (spec.rounds, spec.quorum, spec.sample, spec.threads) == (3, 2, 4, 2)
     assert spec.initial == "ask"
     assert RunSpec.from_json(spec.to_json()) == spec

@@ -257,7 +257,7 @@ def test_policy_keys() -> None:
 
 def test_strategies_and_their_parameters() -> None:
     documented = {}
-    for row in rows(text_of("docs/how-to/write-an-app.md"), "Strategies"):
+    for row in rows(text_of("docs/how-to/choose-a-strategy.md"), "Strategies"):
         (name,), parameters = codes(row[0]), codes(re.sub(r"\(.*?\)", "", row[1]))
         documented[getattr(hs, name.removeprefix("hs.")).name] = set(parameters)
     actual = {name: {f.name for f in dataclasses.fields(kind)} for name, kind in catalogue().items()}

@@ -32,7 +32,7 @@ def run(strategy: Strategy, start: oracle.Vector, train: oracle.Client, block: i
         for low in range(0, len(model), block):
             part = slice(low, low + block)
             views = [vector[part] for vector in state]
-            pieces.append(strategy.update(model[part], reduced[part], views, strategy.scalars(t + 1)))
+            pieces.append(strategy.update(model[part], reduced[part], views, strategy.scalars(t + 1, {})))
         np.testing.assert_array_equal(model, before, err_msg="update changed the model it was given")
         model = np.concatenate(pieces)
         assert model.dtype == np.float64
@@ -99,13 +99,13 @@ def test_a_steady_delta_moves_fedavgm_by_one_over_one_minus_beta() -> None:
     v = np.zeros(1)
     model = np.zeros(1)
     for _ in range(400):
-        before, model = model, FedAvgM(0.9, 2.0).update(model, np.array([1.0]), [v], {})
+        before, model = model, FedAvgM(0.9, 2.0).update(model, np.array([1.0]), [v], {"server_lr": 2.0})
     assert (model - before)[0] == pytest.approx(2.0 / (1 - 0.9))
 
 
 def test_fedadam_has_no_bias_correction() -> None:
     strategy = FedAdam(server_lr=1.0, beta_1=0.9, beta_2=0.99, tau=1e-3)
-    moved = strategy.update(np.zeros(1), np.array([1.0]), [np.zeros(1), np.zeros(1)], strategy.scalars(1))
+    moved = strategy.update(np.zeros(1), np.array([1.0]), [np.zeros(1), np.zeros(1)], strategy.scalars(1, {}))
     # With bias correction the first step would be about η = 1.
     assert moved[0] == pytest.approx(0.1 / (np.sqrt(0.99e-6 + 0.01) + 1e-3), rel=1e-12)
 
@@ -119,6 +119,6 @@ def test_fedadam_second_moment_never_falls_below_what_the_paper_allows(
     m, u = np.zeros(1), np.zeros(1)
     v = tau**2
     for t, delta in enumerate(deltas, start=1):
-        strategy.update(np.zeros(1), np.array([delta]), [m, u], strategy.scalars(t))
+        strategy.update(np.zeros(1), np.array([delta]), [m, u], strategy.scalars(t, {}))
         v = beta_2 * v + (1 - beta_2) * delta**2
-        assert u[0] + strategy.scalars(t)["v_start"] == pytest.approx(v, rel=1e-9, abs=1e-300)
+        assert u[0] + strategy.scalars(t, {})["v_start"] == pytest.approx(v, rel=1e-9, abs=1e-300)

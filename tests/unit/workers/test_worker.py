@@ -256,15 +256,23 @@ async def test_an_apps_own_strategy_plans_and_reduces(tmp_path: Path, megabytes:
     for ordinal, update in enumerate(updates):
         asked[f"update/{ordinal}"] = path = tmp_path / str(ordinal)
         path.write_bytes(encode(update))
-    members = [[n, n, 0, site, counts[n], {"map": {}}, "values"] for n, site in enumerate("abc")]
-    reduce = {"round": 1, "phase": "train", "kind": "fold", "size": 3, "num_states": 0, "members": members}
+    members = [[n, n, 0, site, counts[n], {"map": {}}, "values", 0.5, 0] for n, site in enumerate("abc")]
+    reduce = {
+        "round": 1,
+        "phase": "train",
+        "kind": "fold",
+        "size": 3,
+        "num_states": 0,
+        "memory": {},
+        "members": members,
+    }
     async with bench(tmp_path) as b:
         worker = await b.worker(CUSTOM, role="server", site="server")
         answer = PlanAnswer.from_json((await worker.call("plan", request.to_json())).value)
         assert [ask.site for ask in answer.plan.asks] == ["a", "b", "c"]
         assert (answer.phases, answer.folds, answer.update_kind) == (("train",), True, "values")
         called = await worker.call("reduce", reduce, asked, out=tmp_path / "reduced")
-        assert called.value == {}
+        assert called.value == {"memory": {}}
         assert called.arrays is not None
         total = sum(count * update["a"].astype(np.float64) for count, update in zip(counts, updates, strict=True))
         expected = (model["a"] + (total / 8 - model["a"]) * 0.5).astype(np.float32)
