@@ -62,6 +62,7 @@ _HOMES = {
     "TrimmedMean": "hanse.aggregation",
     "WeightedMean": "hanse.aggregation",
     "WeightedSum": "hanse.aggregation",
+    "ask": "hanse.person.questions",
     "fitted": "hanse.clients.sklearn",
     "job": "hanse.person.jobs",
     "run": "hanse.person.jobs",
@@ -123,6 +124,7 @@ __all__ = [
     "WeightedMean",
     "WeightedSum",
     "__version__",
+    "ask",
     "fitted",
     "job",
     "run",
@@ -134,6 +136,7 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
+    from hanse import analytics as analytics
     from hanse import attacks as attacks
     from hanse import datasets as datasets
     from hanse.aggregation import Bulyan as Bulyan
@@ -164,6 +167,7 @@ if TYPE_CHECKING:
     from hanse.person.jobs import job as job
     from hanse.person.jobs import run as run
     from hanse.person.jobs import submit as submit
+    from hanse.person.questions import ask as ask
     from hanse.rounds.record import RoundRecord as RoundRecord
     from hanse.rounds.result import Result as Result
     from hanse.simulation.inline import simulate as simulate
@@ -195,7 +199,7 @@ if TYPE_CHECKING:
     from hanse.strategies.scaffold import without_control as without_control
 
 
-_ROOMS = ("attacks", "datasets")
+_ROOMS = ("analytics", "attacks", "datasets")
 """Modules that are used under their own name: `hs.datasets.iid(...)`."""
 
 

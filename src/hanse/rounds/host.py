@@ -254,6 +254,7 @@ class LocalHost:
                 base=base,
                 states=states,
                 threads=self._threads if num_bytes >= SMALL_BYTES else 1,
+                phase=request.phase,
             )
 
         try:

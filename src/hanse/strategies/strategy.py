@@ -20,9 +20,9 @@ from hanse.core.errors import ConfigError
 from hanse.core.records import Config, Metrics
 from hanse.core.seeds import generator, key_of
 from hanse.core.spec import RunSpec
-from hanse.strategies.whole import WholeUpdates
+from hanse.strategies.whole import Answers, Totals, WholeUpdates
 
-Reducer = Fold[Any] | Select | Gather | WholeUpdates
+Reducer = Fold[Any] | Select | Gather | WholeUpdates | Totals | Answers
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +120,8 @@ class Strategy:
     """Metrics that a site's training must answer, finite and ≥ 0: sites find the names in `config["wants"]`."""
     has_client_part: ClassVar[bool] = False
     """Whether sites do a part of it: they must find it in the app, given to `hs.App` and not made at the server."""
+    stepwise: ClassVar[bool] = False
+    """True for a protocol of phases: `reducer_of` is shown the (small) model and answers `Totals` or `Answers`."""
     needs_model: ClassVar[bool] = True
     """False where a round begins from no model (analytics): what is reduced stands for itself, and may be nothing."""
 
@@ -176,6 +178,14 @@ class Strategy:
     def reducer(self) -> Reducer:
         """How updates become one vector."""
         return WeightedMean()
+
+    def reducer_of(self, phase: str, model: Arrays | None) -> Reducer:
+        """How the updates of this phase become the next model, where phases differ; by default `reducer()`.
+
+        Args:
+            model: what is known so far, for `stepwise` strategies; None otherwise, and before the first phase.
+        """
+        return self.reducer()
 
     # ---- moving the model ----
 

@@ -97,6 +97,7 @@ class ServerSide:
             base=ArraySource(_sound(arrays["model"])) if "model" in arrays else None,
             states=[ArraySource(_sound(arrays[f"state/{index}"])) for index in range(arguments["num_states"])],
             threads=self._spec.threads,
+            phase=arguments["phase"],
         )
         if refused:
             return {"refused": refused}, None
