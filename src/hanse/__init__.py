@@ -16,6 +16,7 @@ _HOMES = {
     "App": "hanse.clients.app",
     "Arrays": "hanse.core.arrays",
     "Ask": "hanse.strategies",
+    "Boosting": "hanse.strategies.boosting",
     "Bulyan": "hanse.aggregation",
     "Choice": "hanse.aggregation",
     "Close": "hanse.strategies",
@@ -63,7 +64,9 @@ _HOMES = {
     "WeightedMean": "hanse.aggregation",
     "WeightedSum": "hanse.aggregation",
     "ask": "hanse.person.questions",
+    "boosting": "hanse.clients.boosting",
     "fitted": "hanse.clients.sklearn",
+    "forest": "hanse.clients.boosting",
     "job": "hanse.person.jobs",
     "run": "hanse.person.jobs",
     "simulate": "hanse.simulation.inline",
@@ -78,6 +81,7 @@ __all__ = [
     "App",
     "Arrays",
     "Ask",
+    "Boosting",
     "Bulyan",
     "Choice",
     "Close",
@@ -125,7 +129,9 @@ __all__ = [
     "WeightedSum",
     "__version__",
     "ask",
+    "boosting",
     "fitted",
+    "forest",
     "job",
     "run",
     "simulate",
@@ -154,6 +160,8 @@ if TYPE_CHECKING:
     from hanse.aggregation import WeightedMean as WeightedMean
     from hanse.aggregation import WeightedSum as WeightedSum
     from hanse.clients.app import App as App
+    from hanse.clients.boosting import boosting as boosting
+    from hanse.clients.boosting import forest as forest
     from hanse.clients.numpy_client import NumPyClient as NumPyClient
     from hanse.clients.server import StrategyContext as StrategyContext
     from hanse.clients.sklearn import fitted as fitted
@@ -177,6 +185,7 @@ if TYPE_CHECKING:
     from hanse.strategies import FoldInput as FoldInput
     from hanse.strategies import PhasePlan as PhasePlan
     from hanse.strategies import Strategy as Strategy
+    from hanse.strategies.boosting import Boosting as Boosting
     from hanse.strategies.fedadagrad import FedAdagrad as FedAdagrad
     from hanse.strategies.fedadam import FedAdam as FedAdam
     from hanse.strategies.fedavg import FedAvg as FedAvg

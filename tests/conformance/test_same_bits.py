@@ -66,6 +66,8 @@ CASES = {
     "custom_strategy": Case(EXAMPLES, "custom_strategy.py", "sites"),
     "analytics": Case(EXAMPLES, "analytics.py", "clinics"),
     "surviving": Case(APPS, "surviving.py", "clinics"),
+    "boosting": Case(EXAMPLES, "boosting.py", "banks"),
+    "boosting_classes": Case(APPS, "boosting_classes.py", "gardens"),
     **{
         name: Case(APPS, f"{name}.py")
         for name in (

@@ -202,6 +202,8 @@ class App:
             spec = replace(spec, strategy=CUSTOM, params={})
         if not trains:
             spec = self._query_spec(spec)
+        elif self.given_strategy is not None and self.given_strategy.stepwise:
+            spec = replace(spec, initial="none")
         return replace(
             spec,
             server_config=server.config is not None,

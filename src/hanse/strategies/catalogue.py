@@ -13,6 +13,7 @@ CUSTOM = "custom"
 def catalogue() -> dict[str, type[Strategy]]:
     """Every built-in strategy by its name."""
     from hanse.strategies.analysis import Analysis
+    from hanse.strategies.boosting import Boosting
     from hanse.strategies.fedadagrad import FedAdagrad
     from hanse.strategies.fedadam import FedAdam
     from hanse.strategies.fedavg import FedAvg
@@ -28,7 +29,7 @@ def catalogue() -> dict[str, type[Strategy]]:
 
     means = (FedAvg, FedProx, FedNova, Scaffold, FedDyn, QFedAvg, FedAvgM, FedAdagrad, FedAdam, FedYogi)
     robust = (FedMedian, FedTrimmedMean, FedKrum, FedBulyan, RFA, FedNormBound, FLTrust)
-    return {kind.name: kind for kind in (*means, *robust, Query, Analysis)}
+    return {kind.name: kind for kind in (*means, *robust, Query, Analysis, Boosting)}
 
 
 def named(name: str, params: Mapping[str, Any]) -> Strategy:

@@ -53,3 +53,9 @@ def test_analytics_says_nothing_of_the_few_women_of_visby() -> None:
     women = {name: int((data["admissions"]["sex"] == "f").sum()) for name, data in sites.items()}
     assert women.pop("visby") < 10
     assert answer.to_rows()[0]["count"] == sum(women.values())
+
+
+def test_boosting_finds_bad_loans() -> None:
+    result = simulated("boosting.py", "banks")
+    assert result.rounds[-1].metrics["auc"] > 0.85
+    assert result.rounds[-1].metrics["loss"] < result.rounds[0].metrics["loss"]
