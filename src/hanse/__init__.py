@@ -63,7 +63,9 @@ _HOMES = {
     "TrimmedMean": "hanse.aggregation",
     "WeightedMean": "hanse.aggregation",
     "WeightedSum": "hanse.aggregation",
+    "XGBoost": "hanse.strategies.xgboost",
     "ask": "hanse.person.questions",
+    "booster": "hanse.clients.xgboost",
     "boosting": "hanse.clients.boosting",
     "fitted": "hanse.clients.sklearn",
     "forest": "hanse.clients.boosting",
@@ -73,6 +75,7 @@ _HOMES = {
     "sklearn": "hanse.clients.sklearn",
     "submit": "hanse.person.jobs",
     "torch": "hanse.clients.torch",
+    "xgboost": "hanse.clients.xgboost",
     "without_control": "hanse.strategies.scaffold",
 }
 
@@ -127,8 +130,10 @@ __all__ = [
     "TrimmedMean",
     "WeightedMean",
     "WeightedSum",
+    "XGBoost",
     "__version__",
     "ask",
+    "booster",
     "boosting",
     "fitted",
     "forest",
@@ -139,6 +144,7 @@ __all__ = [
     "submit",
     "torch",
     "without_control",
+    "xgboost",
 ]
 
 if TYPE_CHECKING:
@@ -167,6 +173,8 @@ if TYPE_CHECKING:
     from hanse.clients.sklearn import fitted as fitted
     from hanse.clients.sklearn import sklearn as sklearn
     from hanse.clients.torch import torch as torch
+    from hanse.clients.xgboost import booster as booster
+    from hanse.clients.xgboost import xgboost as xgboost
     from hanse.core.arrays import Arrays as Arrays
     from hanse.core.errors import ConfigError as ConfigError
     from hanse.core.errors import HanseError as HanseError
@@ -206,6 +214,7 @@ if TYPE_CHECKING:
     from hanse.strategies.robust import FLTrust as FLTrust
     from hanse.strategies.scaffold import Scaffold as Scaffold
     from hanse.strategies.scaffold import without_control as without_control
+    from hanse.strategies.xgboost import XGBoost as XGBoost
 
 
 _ROOMS = ("analytics", "attacks", "datasets")

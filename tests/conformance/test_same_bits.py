@@ -66,6 +66,7 @@ CASES = {
     "custom_strategy": Case(EXAMPLES, "custom_strategy.py", "sites"),
     "analytics": Case(EXAMPLES, "analytics.py", "clinics"),
     "surviving": Case(APPS, "surviving.py", "clinics"),
+    "bagging": Case(APPS, "bagging.py", "shops", "xgboost"),
     "boosting": Case(EXAMPLES, "boosting.py", "banks"),
     "boosting_classes": Case(APPS, "boosting_classes.py", "gardens"),
     **{

@@ -64,14 +64,8 @@ class BoostingClient(Client):
 
     def __init__(self, X: Any, y: Any, *, classes: Sequence[Any] | None, test: Any, seed: int) -> None:
         self._classes = None if classes is None else list(classes)
-        x, target = _examples(X, y, self._classes)
-        if isinstance(test, tuple):
-            self._test = _examples(test[0], test[1], self._classes)
-            self._train = x, target
-        else:
-            stratify = self._classes is not None
-            kept, out = held_out(target, float(test), seed, stratify=stratify)
-            self._train, self._test = (x[kept], target[kept]), (x[out], target[out])
+        x, target = examples_of(X, y, self._classes)
+        self._train, self._test = held_out_of(x, target, self._classes, test, seed)
         self._bins: tuple[bytes, Array] | None = None
         self._margins: Wide | None = None
         self._num_trees = 0
@@ -91,7 +85,7 @@ class BoostingClient(Client):
     def evaluate(self, arrays: Arrays, config: Config, site: Site) -> Answer:
         """See `Client.evaluate`: of the rows held out."""
         x, y = self._test
-        return Answer(None, len(y), metrics_of(Forest.of(arrays), x, y) if len(y) else {})
+        return Answer(None, len(y), metrics_of(Forest.of(arrays).predict_proba(x), y) if len(y) else {})
 
     def _tell_target(self, y: Wide, config: Config) -> dict[str, Array]:
         objective = objective_in(config)
@@ -144,9 +138,13 @@ class BoostingClient(Client):
         return self._margins
 
 
-def metrics_of(model: Forest, x: Wide, y: Wide) -> dict[str, float]:
-    """How well a forest predicts; y as `boosting` numbers it."""
-    said = model.predict_proba(x)
+def metrics_of(said: Wide, y: Wide) -> dict[str, float]:
+    """How good predictions are.
+
+    Args:
+        said: probabilities `(rows, classes)`, or values `(rows,)`.
+        y: `(rows,)`, as `boosting` numbers it.
+    """
     if said.ndim == 1:
         errors = (said - y) ** 2
         spread = ((y - y.mean()) ** 2).sum()
@@ -184,7 +182,22 @@ def _tell_features(x: Wide, min_group: int) -> dict[str, Array]:
     }
 
 
-def _examples(X: Any, y: Any, classes: list[Any] | None) -> tuple[Wide, Wide]:
+def held_out_of(
+    x: Wide, y: Wide, classes: list[Any] | None, test: Any, seed: int
+) -> tuple[tuple[Wide, Wide], tuple[Wide, Wide]]:
+    """Rows to grow on, and rows to evaluate on; `test` as for `boosting`."""
+    if isinstance(test, tuple):
+        return (x, y), examples_of(test[0], test[1], classes)
+    kept, out = held_out(y, float(test), seed, stratify=classes is not None)
+    return (x[kept], y[kept]), (x[out], y[out])
+
+
+def examples_of(X: Any, y: Any, classes: list[Any] | None) -> tuple[Wide, Wide]:
+    """Rows and numbered labels.
+
+    Raises:
+        ConfigError: they do not fit.
+    """
     try:
         x, labels = np.asarray(X, dtype=np.float64), np.asarray(y)
     except (TypeError, ValueError):

@@ -26,10 +26,11 @@ def catalogue() -> dict[str, type[Strategy]]:
     from hanse.strategies.query import Query
     from hanse.strategies.robust import RFA, FedBulyan, FedKrum, FedMedian, FedNormBound, FedTrimmedMean, FLTrust
     from hanse.strategies.scaffold import Scaffold
+    from hanse.strategies.xgboost import XGBoost
 
     means = (FedAvg, FedProx, FedNova, Scaffold, FedDyn, QFedAvg, FedAvgM, FedAdagrad, FedAdam, FedYogi)
     robust = (FedMedian, FedTrimmedMean, FedKrum, FedBulyan, RFA, FedNormBound, FLTrust)
-    return {kind.name: kind for kind in (*means, *robust, Query, Analysis, Boosting)}
+    return {kind.name: kind for kind in (*means, *robust, Query, Analysis, Boosting, XGBoost)}
 
 
 def named(name: str, params: Mapping[str, Any]) -> Strategy:
