@@ -19,6 +19,7 @@ _HOMES = {
     "BFloat16": "hanse.aggregation",
     "AtHome": "hanse.strategies.at_home",
     "Balanced": "hanse.strategies.selection",
+    "Boosting": "hanse.strategies.boosting",
     "Bulyan": "hanse.aggregation",
     "ByExamples": "hanse.strategies.selection",
     "Choice": "hanse.aggregation",
@@ -85,13 +86,19 @@ _HOMES = {
     "WeightedSum": "hanse.aggregation",
     "clusters": "hanse.strategies.ifca",
     "contrast": "hanse.clients.contrast",
+    "XGBoost": "hanse.strategies.xgboost",
+    "ask": "hanse.person.questions",
+    "booster": "hanse.clients.xgboost",
+    "boosting": "hanse.clients.boosting",
     "fitted": "hanse.clients.sklearn",
+    "forest": "hanse.clients.boosting",
     "job": "hanse.person.jobs",
     "run": "hanse.person.jobs",
     "simulate": "hanse.simulation.inline",
     "sklearn": "hanse.clients.sklearn",
     "submit": "hanse.person.jobs",
     "torch": "hanse.clients.torch",
+    "xgboost": "hanse.clients.xgboost",
     "without_control": "hanse.strategies.scaffold",
 }
 
@@ -104,6 +111,7 @@ __all__ = [
     "AtHome",
     "BFloat16",
     "Balanced",
+    "Boosting",
     "Bulyan",
     "ByExamples",
     "Choice",
@@ -166,10 +174,15 @@ __all__ = [
     "Uniform",
     "WeightedMean",
     "WeightedSum",
+    "XGBoost",
     "__version__",
+    "ask",
+    "booster",
+    "boosting",
     "clusters",
     "contrast",
     "fitted",
+    "forest",
     "job",
     "run",
     "simulate",
@@ -177,9 +190,11 @@ __all__ = [
     "submit",
     "torch",
     "without_control",
+    "xgboost",
 ]
 
 if TYPE_CHECKING:
+    from hanse import analytics as analytics
     from hanse import attacks as attacks
     from hanse import datasets as datasets
     from hanse.aggregation import BFloat16 as BFloat16
@@ -201,12 +216,16 @@ if TYPE_CHECKING:
     from hanse.aggregation import WeightedMean as WeightedMean
     from hanse.aggregation import WeightedSum as WeightedSum
     from hanse.clients.app import App as App
+    from hanse.clients.boosting import boosting as boosting
+    from hanse.clients.boosting import forest as forest
     from hanse.clients.contrast import contrast as contrast
     from hanse.clients.numpy_client import NumPyClient as NumPyClient
     from hanse.clients.server import StrategyContext as StrategyContext
     from hanse.clients.sklearn import fitted as fitted
     from hanse.clients.sklearn import sklearn as sklearn
     from hanse.clients.torch import torch as torch
+    from hanse.clients.xgboost import booster as booster
+    from hanse.clients.xgboost import xgboost as xgboost
     from hanse.core.arrays import Arrays as Arrays
     from hanse.core.errors import ConfigError as ConfigError
     from hanse.core.errors import HanseError as HanseError
@@ -215,6 +234,7 @@ if TYPE_CHECKING:
     from hanse.person.jobs import job as job
     from hanse.person.jobs import run as run
     from hanse.person.jobs import submit as submit
+    from hanse.person.questions import ask as ask
     from hanse.rounds.record import RoundRecord as RoundRecord
     from hanse.rounds.result import Result as Result
     from hanse.simulation.inline import simulate as simulate
@@ -225,6 +245,7 @@ if TYPE_CHECKING:
     from hanse.strategies import PhasePlan as PhasePlan
     from hanse.strategies import Strategy as Strategy
     from hanse.strategies.at_home import AtHome as AtHome
+    from hanse.strategies.boosting import Boosting as Boosting
     from hanse.strategies.ditto import Ditto as Ditto
     from hanse.strategies.fedadagrad import FedAdagrad as FedAdagrad
     from hanse.strategies.fedadam import FedAdam as FedAdam
@@ -262,9 +283,10 @@ if TYPE_CHECKING:
     from hanse.strategies.selection import ByExamples as ByExamples
     from hanse.strategies.selection import PowerOfChoice as PowerOfChoice
     from hanse.strategies.selection import Uniform as Uniform
+    from hanse.strategies.xgboost import XGBoost as XGBoost
 
 
-_ROOMS = ("attacks", "datasets")
+_ROOMS = ("analytics", "attacks", "datasets")
 """Modules that are used under their own name: `hs.datasets.iid(...)`."""
 
 

@@ -64,6 +64,11 @@ CASES = {
     "numpy_client": Case(EXAMPLES, "numpy_client.py", "laboratories"),
     "torch_mlp": Case(EXAMPLES, "torch_mlp.py", "sites", "torch"),
     "custom_strategy": Case(EXAMPLES, "custom_strategy.py", "sites"),
+    "analytics": Case(EXAMPLES, "analytics.py", "clinics"),
+    "surviving": Case(APPS, "surviving.py", "clinics"),
+    "bagging": Case(APPS, "bagging.py", "shops", "xgboost"),
+    "boosting": Case(EXAMPLES, "boosting.py", "banks"),
+    "boosting_classes": Case(APPS, "boosting_classes.py", "gardens"),
     **{
         name: Case(APPS, f"{name}.py")
         for name in (

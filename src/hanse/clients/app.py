@@ -13,11 +13,13 @@ from typing import Any, TypeVar
 
 from hanse.aggregation import Codec
 from hanse.aggregation.compression import as_data, codecs
+from hanse.analytics import Question
 from hanse.clients.functions import ClientSide
 from hanse.core.arrays import Arrays
 from hanse.core.errors import ConfigError, UpdateError
 from hanse.core.spec import EarlyStop, RunSpec
 from hanse.strategies import Strategy
+from hanse.strategies.analysis import Analysis
 from hanse.strategies.catalogue import CUSTOM, catalogue
 from hanse.strategies.fedavg import FedAvg
 from hanse.strategies.query import Query
@@ -41,7 +43,8 @@ class App:
 
     Args:
         strategy: how sites are asked and answers become the model; FedAvg by default, and Query for an app that
-            has only `@app.query`. A strategy that is not built in runs in the server's worker, like `@app.strategy`.
+            has only `@app.query`; or a question of `hs.analytics`, which needs no code at the sites. A strategy that is
+            not built in runs in the server's worker, like `@app.strategy`.
         rounds: how many; by default 10, and 1 for an app that has only `@app.query`.
         quorum: answers that a phase needs to count; None for all that were asked.
         sample: share of the available sites (0, 1], or their number (int), asked in each round.
@@ -78,7 +81,7 @@ class App:
 
     def __init__(
         self,
-        strategy: Strategy | None = None,
+        strategy: "Strategy | Question | None" = None,
         *,
         rounds: int | None = None,
         quorum: int | None = None,
@@ -101,6 +104,8 @@ class App:
         include: Sequence[str | Path] = (),
         compression: Codec | None = None,
     ) -> None:
+        if isinstance(strategy, Question):
+            strategy = Analysis.of(strategy)
         if strategy is not None and not isinstance(strategy, Strategy):
             hint = "()" if isinstance(strategy, type) and issubclass(strategy, Strategy) else ""
             found = strategy.__name__ if isinstance(strategy, type) else type(strategy).__name__
@@ -217,6 +222,8 @@ class App:
             ConfigError: the app has no client, or bare functions that lack one they need.
         """
         side, server = self.client_side, self.server_side
+        if isinstance(self.given_strategy, Analysis):
+            return self._analysis_spec()
         if side.client is None and side.train is None and side.query is None:
             raise ConfigError("app: found no client; register one with @app.client, or functions with @app.train")
         trains = side.client is not None or side.train is not None
@@ -231,11 +238,25 @@ class App:
             spec = replace(spec, strategy=CUSTOM, params={})
         if not trains:
             spec = self._query_spec(spec)
+        elif self.given_strategy is not None and self.given_strategy.stepwise:
+            spec = replace(spec, initial="none")
         return replace(
             spec,
             server_config=server.config is not None,
             server_evaluate=server.evaluate is not None,
         )
+
+    def _analysis_spec(self) -> RunSpec:
+        """Of an app that asks a question of `hs.analytics`: one round, no model, no code of its own."""
+        if self.client_side != ClientSide() or self.server_side != ServerSide():
+            raise ConfigError(
+                "app: expected no functions beside a question of hs.analytics, found some; write two apps"
+            )
+        if self.initial_arrays is not None or self._given_rounds not in (None, 1):
+            raise ConfigError(
+                "app: expected neither initial nor rounds with a question of hs.analytics; leave them out"
+            )
+        return replace(self._spec, rounds=1, evaluate_every=0, initial="none")
 
     def _query_spec(self, spec: RunSpec) -> RunSpec:
         """Of an app that has only `@app.query`."""

@@ -53,6 +53,10 @@ class Client:
         """Answer a question without a model (federated analytics)."""
         raise TaskError("refused", "this client answers no queries; write one with @app.query")
 
+    def step(self, arrays: Arrays | None, config: Config, site: Site) -> Answer:
+        """One phase of a protocol: `arrays` is what is known so far (None at first), the answer has its own layout."""
+        raise TaskError("refused", f"this client takes no part in the phase {site.phase!r} of the app's strategy")
+
 
 def taken_apart(value: Any, count: int, what: str) -> tuple[Any, ...]:
     """Check that user code returned a tuple (or list) of `count` parts.

@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 
+from hanse.clients.analysis import AnalysisClient
 from hanse.clients.app import App
 from hanse.clients.client import Answer, Client, arrays_of
 from hanse.clients.compressing import compressed
@@ -35,8 +36,9 @@ from hanse.core.arrays import Array, Arrays, Layout
 from hanse.core.errors import CodecError, TaskError
 from hanse.core.records import MAX_ENTRIES, Metrics, Reply, Scalar, Task, Value
 from hanse.core.seeds import key_of, seed_globals
+from hanse.strategies.analysis import Analysis
 
-CALLS = ("parameters", "train", "evaluate", "query")
+CALLS = ("parameters", "train", "evaluate", "query", "step")
 MAX_LIST = 65_536
 BLOCK = 1 << 18
 """Elements checked for being finite at a time."""
@@ -123,6 +125,8 @@ class Runtime:
             answer = Answer(client.parameters(config, self.site), 0, {})
         elif task.call == "query":
             answer = client.query(config, self.site)
+        elif task.call == "step":
+            answer = client.step(model, config, self.site)
         else:
             arrays = _private(task, model, private)
             answer = getattr(client, task.call)(arrays, config, self.site)
@@ -165,6 +169,8 @@ def client_of(app: App, site: Site) -> Client:
     Raises:
         TaskError: `bad_reply`, `@app.client` returned something that is no client.
     """
+    if isinstance(app.given_strategy, Analysis):
+        return AnalysisClient(app.given_strategy.asked)
     return with_part(user_client_of(app, site), app.given_strategy, site, app.given_arrays)
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from hanse.aggregation import (
+    ArraySink,
     Fold,
     Gather,
     MeanAroundMedian,
@@ -24,6 +25,7 @@ from hanse.aggregation import (
     UpdatesRefused,
     Values,
     WeightedMean,
+    WeightedSum,
     Zeros,
     aggregate,
     codec_named,
@@ -31,12 +33,12 @@ from hanse.aggregation import (
     from_values,
 )
 from hanse.aggregation.rounding import Wide, all_finite, is_float, round_to, widen_into
-from hanse.core.arrays import Array, ArraySpec, Layout, describe
+from hanse.core.arrays import Array, Arrays, ArraySpec, Layout, describe
 from hanse.core.errors import NotFoundError, RefusedError, TaskError, UpdateError
 from hanse.core.spec import RunSpec
 from hanse.strategies import Strategy
 from hanse.strategies.strategy import NOTHING, FoldInput, Memory
-from hanse.strategies.whole import WholeUpdates
+from hanse.strategies.whole import Answers, Totals, WholeUpdates
 
 MEMORY_BYTES = 16 << 20
 """A site takes 50 bytes of it, such as its name and how long it takes."""
@@ -78,6 +80,7 @@ def fold(
     states: Sequence[Source] = (),
     memory: Memory = NOTHING,
     threads: int = 1,
+    phase: str = "train",
 ) -> Refused:
     """Reduce the replies of a closed phase into a new model and strategy state.
 
@@ -96,6 +99,7 @@ def fold(
         TaskError: the strategy answered nonsense. UpdateError: there is no mean. Exception: what its code raises.
     """
     named = f"strategy {strategy.name or type(strategy).__name__}"
+    model = None if base is None or not strategy.stepwise else _arrays(base)
     if not strategy.needs_model:
         base = None
         if not any(item.source is not None or item.wrong for item in items):
@@ -105,22 +109,26 @@ def fold(
     items, refused = opened(items, strategy, spec, base)
     if refused:
         return refused
-    rule = strategy.reducer()
+    rule = strategy.reducer_of(phase, model)
     kind = update_kind(strategy, spec)
     if kind != strategy.update_kind and not (isinstance(rule, Gather) or type(rule) in MOVES_WITH_THE_BASE):
         assert base is not None
         items = [replace(item, source=Values(item.source, base)) for item in items if item.source is not None]
         kind = strategy.update_kind
     try:
-        if isinstance(rule, WholeUpdates):
+        if isinstance(rule, Totals):
+            _total(rule, items, make_sink, named, size, threads)
+        elif isinstance(rule, Answers):
+            _answers(rule, items, make_sink, named)
+        elif isinstance(rule, WholeUpdates):
             _combine(rule, items, base, make_sink, named, round_, spec.allow_nonfinite)
         elif isinstance(rule, Fold | Select | Gather):
             _walk(strategy, spec, rule, items, make_sink, named, kind, round_, size, base, states, memory, threads)
         else:
             raise TaskError(
                 "bad_reply",
-                f"{named}: expected reducer() to return a Fold (zero, add, merge, finish), a Select (reduce) or a "
-                f"Gather (measure, choose), found {type(rule).__name__}",
+                f"{named}: expected reducer() to return a Fold (zero, add, merge, finish), a Select (reduce), a "
+                f"Gather (measure, choose), Totals or Answers, found {type(rule).__name__}",
             )
     except UpdatesRefused as error:
         ordinals = {item.position: item.ordinal for item in items}
@@ -266,6 +274,75 @@ def checked_update(strategy: Strategy, named: str) -> Callable[[Wide, Wide, Sequ
 def wide_layout(layout: Layout) -> Layout:
     """The same arrays in float64: what a server optimiser keeps."""
     return Layout(tuple(ArraySpec(spec.name, np.dtype(np.float64), spec.shape) for spec in layout.specs))
+
+
+# ---- protocols of phases: the model is what is known so far ----
+
+EXACT = 2.0**53
+"""Whole numbers below this are exact in float64, and so is any sum that stays below it."""
+
+
+def _total(
+    rule: Totals, items: Sequence[Item], make_sink: Callable[[Layout], Sink], named: str, size: int, threads: int
+) -> None:
+    """Raises UpdatesRefused, UpdateError, TaskError."""
+    sources = [(item, item.source) for item in items if item.source is not None]
+    wrong = {item.position: why for item, source in sources if (why := rule.layout.difference(source.layout))}
+    if wrong:
+        raise UpdatesRefused(wrong)
+    if rule.layout.nbytes > rule.max_bytes:
+        raise UpdateError(f"{named}: totals of {rule.layout.nbytes} bytes, expected at most {rule.max_bytes}; ask less")
+    sink = ArraySink(rule.layout)
+    positions = [item.position for item, _ in sources]
+    weights = [1.0] * len(sources)
+    aggregate(
+        [s for _, s in sources], positions, weights, rule=WeightedSum(), out=sink, plan_size=size, threads=threads
+    )
+    for name, array in sink.arrays.items():
+        # abs of the smallest int64 is itself negative, hence both ends
+        if array.dtype.kind in "iu" and array.size and not (array.min() > -EXACT and array.max() < EXACT):
+            raise UpdateError(
+                f"{named}: a total in array {name[:60]!r} is 2**53 or more, which cannot be added exactly"
+            )
+    _write(rule.advance(sink.arrays), make_sink, named)
+
+
+def _answers(rule: Answers, items: Sequence[Item], make_sink: Callable[[Layout], Sink], named: str) -> None:
+    """Raises UpdatesRefused, UpdateError, TaskError."""
+    sources = [(item, item.source) for item in items if item.source is not None]
+    share = rule.max_bytes // max(1, len(sources))
+    wrong: dict[int, str] = {}
+    read: list[tuple[str, Arrays]] = []
+    for item, source in sources:
+        if source.layout.nbytes > share:
+            wrong[item.position] = f"expected an answer of at most {share} bytes, found {source.layout.nbytes}"
+            continue
+        try:
+            arrays = _arrays(source)
+        except RefusedError as error:
+            wrong[item.position] = str(error)
+            continue
+        if why := rule.wrong(arrays):
+            wrong[item.position] = why
+        read.append((item.about.site, arrays))
+    if wrong:
+        raise UpdatesRefused(wrong)
+    _write(rule.combine(read), make_sink, named)
+
+
+def _arrays(source: Source) -> Arrays:
+    """All of a source, copied: small by the guards above."""
+    specs = source.layout.specs
+    return Arrays((s.name, source.block(i, 0, s.size).reshape(s.shape).copy()) for i, s in enumerate(specs))
+
+
+def _write(model: Any, make_sink: Callable[[Layout], Sink], named: str) -> None:
+    if not isinstance(model, Arrays):
+        raise TaskError("bad_reply", f"{named}: expected a phase to end with hs.Arrays, found {type(model).__name__}")
+    sink = make_sink(model.layout)
+    for index, array in enumerate(model.to_list()):
+        if array.size:
+            sink.write(index, 0, array.reshape(-1))
 
 
 # ---- every update at once ----

@@ -282,6 +282,7 @@ class LocalHost:
                 states=states,
                 memory=memory,
                 threads=self._threads if num_bytes >= SMALL_BYTES else 1,
+                phase=request.phase,
             )
 
         try:

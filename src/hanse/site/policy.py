@@ -11,8 +11,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from hanse.core.errors import ConfigError
+from hanse.core.spec import RunSpec
 from hanse.site.documents import Section, read_document
 from hanse.site.proposals import Proposal
+from hanse.strategies import named
+from hanse.strategies.analysis import Analysis
 from hanse.workers.isolation import LEVELS
 
 FILE = "policy.yaml"
@@ -32,8 +36,41 @@ _KEYS = (
     "max_epsilon",
     "secure_aggregation",
     "isolation",
+    "analytics",
 )
 _SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+@dataclass(frozen=True, slots=True)
+class Analytics:
+    """Questions of `hs.analytics` that run here without anybody's code: the site asks its own software.
+
+    Args:
+        questions: by kind, such as `describe`.
+        min_group: the least `min_group` of a question.
+        min_sites: the least `min_sites` of a question.
+    """
+
+    questions: Allowed = None
+    min_group: int = 10
+    min_sites: int = 1
+
+    def objection(self, spec: RunSpec) -> str:
+        """Why the question of this run may not be asked; empty if it may."""
+        try:
+            asked = named(spec.strategy, spec.params)
+        except ConfigError as error:
+            return str(error)
+        if not isinstance(asked, Analysis):
+            return f"expected a question, found the strategy {spec.strategy}"
+        question = asked.asked
+        if not _allows(self.questions, question.kind):
+            return f"questions: {question.kind} is not on the site's list"
+        for name in ("min_group", "min_sites"):
+            least, found = getattr(self, name), getattr(question, name)
+            if found < least:
+                return f"{name}: expected at least {least}, found {found}"
+        return ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +87,7 @@ class Policy:
         max_epsilon: by data set: the largest privacy loss that a job may cause.
         secure_aggregation: whether the server must not see single updates.
         isolation: the least isolation of workers.
+        analytics: which questions may be asked without an app's hash on the list; None for none.
     """
 
     apps: Allowed = frozenset()
@@ -62,6 +100,7 @@ class Policy:
     max_epsilon: Mapping[str, float] = field(default_factory=dict)
     secure_aggregation: bool = False
     isolation: str = "process"
+    analytics: Analytics | None = None
 
     def grants(self, dataset: str) -> bool:
         """Whether jobs may load this data set."""
@@ -98,6 +137,7 @@ def read_policy(path: Path) -> Policy | None:
         max_epsilon=document.numbers("max_epsilon"),
         secure_aggregation=document.word("secure_aggregation", "optional", ("required", "optional")) == "required",
         isolation=document.word("isolation", "process", LEVELS),
+        analytics=_analytics(document) if "analytics" in document.values else None,
     )
 
 
@@ -127,12 +167,24 @@ def decide(proposal: Proposal, policy: Policy | None) -> Decision:
         return Decision(REFUSE, f"max_epsilon: expected a bound for {', '.join(sorted(bounded))}, the job states none")
     if policy.secure_aggregation:
         return Decision(REFUSE, "secure_aggregation: the site requires it, and the job does not offer it")
+    if spec.strategy == Analysis.name and policy.analytics is not None:
+        objection = policy.analytics.objection(spec)
+        return Decision(REFUSE, f"analytics: {objection}") if objection else Decision(ACCEPT)
     if _allows(policy.apps, proposal.app):
         return Decision(ACCEPT)
     reason = f"apps: {proposal.app} is not on the site's list"
     if policy.unlisted_apps == HOLD:
         return Decision(HOLD, f"{reason}; its owner decides")
     return Decision(REFUSE, reason)
+
+
+def _analytics(document: Section) -> Analytics:
+    section = document.section("analytics", ("questions", "min_group", "min_sites"))
+    return Analytics(
+        questions=_allowed(section, "questions", None),
+        min_group=section.whole("min_group", 10, 1, 1_000_000) or 1,
+        min_sites=section.whole("min_sites", 1, 1, 1_000_000) or 1,
+    )
 
 
 def _allows(allowed: Allowed, name: str) -> bool:

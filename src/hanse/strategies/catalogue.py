@@ -12,6 +12,8 @@ CUSTOM = "custom"
 
 def catalogue() -> dict[str, type[Strategy]]:
     """Every built-in strategy by its name."""
+    from hanse.strategies.analysis import Analysis
+    from hanse.strategies.boosting import Boosting
     from hanse.strategies.ditto import Ditto
     from hanse.strategies.fedadagrad import FedAdagrad
     from hanse.strategies.fedadam import FedAdam
@@ -35,12 +37,14 @@ def catalogue() -> dict[str, type[Strategy]]:
     from hanse.strategies.query import Query
     from hanse.strategies.robust import RFA, FedBulyan, FedKrum, FedMedian, FedNormBound, FedTrimmedMean, FLTrust
     from hanse.strategies.scaffold import Scaffold
+    from hanse.strategies.xgboost import XGBoost
 
     means = (FedAvg, FedProx, FedNova, Scaffold, FedDyn, QFedAvg, FedAvgM, FedAdagrad, FedAdam, FedYogi)
     asynchronous = (FedAsync, FedBuff, FedAT)
     personal = (FedBN, FedPer, FedRep, LGFedAvg, Ditto, FineTune, IFCA, Moon)
     robust = (FedMedian, FedTrimmedMean, FedKrum, FedBulyan, RFA, FedNormBound, FLTrust)
-    return {kind.name: kind for kind in (*means, *asynchronous, *personal, *robust, Query)}
+    others = (Query, Analysis, Boosting, XGBoost)
+    return {kind.name: kind for kind in (*means, *asynchronous, *personal, *robust, *others)}
 
 
 def named(name: str, params: Mapping[str, Any]) -> Strategy:

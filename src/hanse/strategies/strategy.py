@@ -21,13 +21,13 @@ from hanse.core.errors import ConfigError
 from hanse.core.records import Config, Metrics
 from hanse.core.spec import RunSpec
 from hanse.strategies.selection import CANDIDATES, selection_of
-from hanse.strategies.whole import WholeUpdates
+from hanse.strategies.whole import Answers, Totals, WholeUpdates
 
 Memory = Mapping[str, Any]
 """What a strategy knows from earlier rounds: plain JSON, kept with the run."""
 NOTHING: Memory = MappingProxyType({})
 
-Reducer = Fold[Any] | Select | Gather | WholeUpdates
+Reducer = Fold[Any] | Select | Gather | WholeUpdates | Totals | Answers
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,6 +150,8 @@ class Strategy:
     """Metrics that a site's training must answer, finite and ≥ 0: sites find the names in `config["wants"]`."""
     has_client_part: ClassVar[bool] = False
     """Whether sites do a part of it: they must find it in the app, given to `hs.App` and not made at the server."""
+    stepwise: ClassVar[bool] = False
+    """True for a protocol of phases: `reducer_of` is shown the (small) model and answers `Totals` or `Answers`."""
     needs_model: ClassVar[bool] = True
     """False where a round begins from no model (analytics): what is reduced stands for itself, and may be nothing."""
 
@@ -209,6 +211,14 @@ class Strategy:
     def reducer(self) -> Reducer:
         """How updates become one vector."""
         return WeightedMean()
+
+    def reducer_of(self, phase: str, model: Arrays | None) -> Reducer:
+        """How the updates of this phase become the next model, where phases differ; by default `reducer()`.
+
+        Args:
+            model: what is known so far, for `stepwise` strategies; None otherwise, and before the first phase.
+        """
+        return self.reducer()
 
     # ---- moving the model ----
 

@@ -3,11 +3,14 @@
 import sys
 from typing import Any
 
+from hanse.clients.app import App
 from hanse.clients.execute import Runtime as ClientRuntime
 from hanse.clients.loader import load_app
 from hanse.core.arrays import Arrays
 from hanse.core.errors import TaskError
 from hanse.core.records import Task
+from hanse.core.spec import RunSpec
+from hanse.strategies import named
 from hanse.workers.datasets import Datasets
 from hanse.workers.execute import Given, Outcome, Runtime
 from hanse.workers.load import Load
@@ -19,7 +22,7 @@ def open_runtime(load: Load) -> Runtime:
     Raises:
         ConfigError: the bundle has no such app. Exception: whatever importing the app raises.
     """
-    app = load_app(load.bundle, load.entry, load.object)
+    app = _asked(load) or load_app(load.bundle, load.entry, load.object)
     if load.role == "server":
         # Not above: a site's worker needs none of it, and its launcher starts in half the time.
         from hanse.clients.server import ServerRuntime
@@ -28,6 +31,14 @@ def open_runtime(load: Load) -> Runtime:
         return ServerSide(ServerRuntime(app), spec_in(load.options))
     datasets = Datasets(load.datasets, declared=load.declared, base=load.base)
     return ClientSide(ClientRuntime(app, site_name=load.site, load=datasets.load, log=_log))
+
+
+def _asked(load: Load) -> App | None:
+    """The app of a question of `hs.analytics`, made of plain data; the bundle is not looked at."""
+    if load.role != "client" or "spec" not in load.options:
+        return None
+    spec = RunSpec.from_json(load.options["spec"])
+    return App(named(spec.strategy, spec.params))
 
 
 class ClientSide:

@@ -100,6 +100,7 @@ class ServerSide:
             states=[ArraySource(_sound(arrays[f"state/{index}"])) for index in range(arguments["num_states"])],
             memory=memory,
             threads=self._spec.threads,
+            phase=arguments["phase"],
         )
         if refused:
             return {"refused": refused}, None

@@ -44,3 +44,18 @@ def test_torch_mlp_reads_digits() -> None:
 def test_an_example_runs_as_a_script(capsys: pytest.CaptureFixture[str]) -> None:
     runpy.run_path(str(EXAMPLES / "custom_strategy.py"), run_name="__main__")
     assert capsys.readouterr().out.startswith("[")
+
+
+def test_analytics_says_nothing_of_the_few_women_of_visby() -> None:
+    app = load_app(EXAMPLES, "analytics.py", "app")
+    sites, question = app.module_globals["clinics"](), app.module_globals["question"]
+    answer = question.answer(hs.simulate(app, sites=sites, progress=False).arrays)
+    women = {name: int((data["admissions"]["sex"] == "f").sum()) for name, data in sites.items()}
+    assert women.pop("visby") < 10
+    assert answer.to_rows()[0]["count"] == sum(women.values())
+
+
+def test_boosting_finds_bad_loans() -> None:
+    result = simulated("boosting.py", "banks")
+    assert result.rounds[-1].metrics["auc"] > 0.85
+    assert result.rounds[-1].metrics["loss"] < result.rounds[0].metrics["loss"]

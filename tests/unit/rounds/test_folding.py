@@ -19,6 +19,7 @@ from hanse.strategies.fedavg import FedAvg
 from hanse.strategies.numpy_strategy import NumPyStrategy
 from hanse.strategies.query import Query
 from hanse.strategies.strategy import FoldInput
+from hanse.strategies.whole import Answers, Totals
 
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 
@@ -38,7 +39,13 @@ def items(updates: Sequence[Any], counts: Sequence[int] | None = None, kind: str
 
 
 def folded(
-    strategy: Strategy, given: Sequence[Item], base: Any = None, *, states: Sequence[Any] = (), **spec: Any
+    strategy: Strategy,
+    given: Sequence[Item],
+    base: Any = None,
+    *,
+    states: Sequence[Any] = (),
+    phase: str = "train",
+    **spec: Any,
 ) -> tuple[dict[int, str], list[Arrays]]:
     sinks: list[ArraySink] = []
 
@@ -51,6 +58,7 @@ def folded(
         RunSpec(**spec),
         given,
         make_sink,
+        phase=phase,
         round_=1,
         size=given[-1].position + 1,
         base=None if base is None else ArraySource(Arrays(base)),
@@ -322,3 +330,79 @@ def test_a_numpy_strategy_never_sees_what_does_not_fit() -> None:
     assert list(refused) == [10]
     refused, _ = folded(Middle(), items([w(1), w(1, 2)]), w(0))
     assert list(refused) == [10]
+
+
+# ---- protocols of phases ----
+
+
+@dataclass(frozen=True)
+class InPhases(Strategy):
+    """`names` reads what each site says; `count` adds up as many numbers as there are names."""
+
+    name = "in-phases"
+    needs_model = False
+    stepwise = True
+
+    def reducer_of(self, phase: str, model: Arrays | None) -> Any:
+        if phase == "names":
+            return Answers(
+                lambda told: "" if list(told) == ["said"] else "expected 'said'",
+                lambda told: Arrays({site: arrays["said"] for site, arrays in told}),
+                max_bytes=64,
+            )
+        assert model is not None
+        layout = Arrays({"count": np.zeros(len(model), np.int64)}).layout
+        return Totals(layout, lambda totals: Arrays({**model, "total": totals["count"]}))
+
+
+def said(*values: int) -> dict[str, Array]:
+    return {"said": np.array(values, np.uint8)}
+
+
+def test_answers_of_any_layout_make_the_model() -> None:
+    refused, made = folded(InPhases(), items([said(1, 2), said(), said(7)]), phase="names")
+    assert not refused
+    assert {name: array.tolist() for name, array in made[0].items()} == {"s0": [1, 2], "s1": [], "s2": [7]}
+
+
+def test_answers_that_are_wrong_or_too_long_are_refused_by_name() -> None:
+    refused, made = folded(InPhases(), items([said(1), {"other": [1]}, said(*range(40)), None]), phase="names")
+    assert not made
+    assert refused == {30: "expected arrays, found none"}
+    refused, _ = folded(InPhases(), items([said(1), {"other": [1]}, said(*range(40))]), phase="names")
+    assert set(refused) == {10, 20}
+    assert "expected 'said'" in refused[10]
+    assert "at most 21 bytes, found 40" in refused[20]
+
+
+def test_totals_are_added_and_the_model_changes_its_shape() -> None:
+    base = {"a": np.zeros(3, np.uint8), "b": np.zeros(1, np.uint8)}
+    updates = [{"count": np.array([n, 2**50 + n])} for n in (1, 2, 3)]
+    refused, made = folded(InPhases(), items(updates), base, phase="count")
+    assert not refused
+    assert made[0]["total"].tolist() == [6, 3 * 2**50 + 6]
+    assert list(made[0]) == ["a", "b", "total"]
+
+
+def test_totals_of_another_layout_are_refused_even_from_the_first_site() -> None:
+    updates = [{"count": np.zeros(3, np.int64)}, {"count": np.zeros(2, np.int64)}, {"count": np.zeros(2)}]
+    refused, _ = folded(InPhases(), items(updates), {"a": [0], "b": [0]}, phase="count")
+    assert set(refused) == {0, 20}
+    assert "expected count int64 (2,)" in refused[0]
+
+
+def test_totals_that_cannot_be_exact_are_no_totals() -> None:
+    for value in (2**52, -(2**52)):
+        updates = [{"count": np.array([0, value])}] * 2
+        with pytest.raises(UpdateError, match="2\\*\\*53"):
+            folded(InPhases(), items(updates), {"a": [0], "b": [0]}, phase="count")
+
+
+def test_a_phase_ends_with_arrays() -> None:
+    @dataclass(frozen=True)
+    class Wrong(InPhases):
+        def reducer_of(self, phase: str, model: Arrays | None) -> Any:
+            return Answers(lambda told: "", lambda told: 7)  # type: ignore[arg-type, return-value]  # on purpose
+
+    with pytest.raises(TaskError, match=r"hs\.Arrays, found int"):
+        folded(Wrong(), items([said(1)]))

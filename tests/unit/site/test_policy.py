@@ -12,7 +12,7 @@ from hanse.core.blobs import manifest_of
 from hanse.core.errors import ConfigError
 from hanse.core.spec import RunSpec
 from hanse.site.join import _POLICY as TEMPLATE
-from hanse.site.policy import ACCEPT, HOLD, REFUSE, Decision, Policy, decide, read_policy
+from hanse.site.policy import ACCEPT, HOLD, REFUSE, Analytics, Decision, Policy, decide, read_policy
 from hanse.site.proposals import Proposal
 
 APP, OTHER = "a" * 64, "b" * 64
@@ -23,6 +23,11 @@ def proposal(app: str = APP, person: str = "anna", **spec: Any) -> Proposal:
     return Proposal(
         "j", "n", person, app, "j/bundle", manifest_of(b"x"), "app.py", "app", RunSpec(**spec), 0, b"", b"", b""
     )
+
+
+def question(**options: Any) -> dict[str, Any]:
+    asked = {"columns": ["age"], "data": "patients", **options}
+    return {"strategy": "analysis", "params": {"question": "describe", "options": asked}, "initial": "none"}
 
 
 # what the policy says, what the job says, the verdict, and what the reason names
@@ -50,6 +55,24 @@ TABLE: list[tuple[dict[str, Any], dict[str, Any], str, str]] = [
     ({"max_epsilon": {"patients": 1.0}, "datasets": frozenset({"other"})}, {}, ACCEPT, ""),
     ({"secure_aggregation": True}, {}, REFUSE, "secure_aggregation"),
     ({"min_cohort": 3, "apps": frozenset(), "unlisted_apps": HOLD}, {"quorum": 2}, REFUSE, "min_cohort"),
+    # questions run without code of the app's, so they need no hash on the list
+    ({"apps": frozenset(), "analytics": Analytics()}, question(), ACCEPT, ""),
+    ({"apps": frozenset()}, question(), REFUSE, "apps"),
+    ({"apps": frozenset(), "analytics": Analytics()}, {}, REFUSE, "apps"),
+    ({"apps": frozenset(), "analytics": Analytics()}, {"strategy": "custom"}, REFUSE, "apps"),
+    (
+        {"analytics": Analytics(min_group=11)},
+        question(),
+        REFUSE,
+        "analytics: min_group: expected at least 11, found 10",
+    ),
+    ({"analytics": Analytics(min_sites=2)}, question(), REFUSE, "min_sites"),
+    ({"analytics": Analytics(min_sites=2)}, question(min_sites=2), ACCEPT, ""),
+    ({"analytics": Analytics(questions=frozenset({"top"}))}, question(), REFUSE, "questions: describe"),
+    ({"analytics": Analytics()}, question(min_group="ten"), REFUSE, "min_group"),
+    ({"analytics": Analytics()}, {"strategy": "analysis", "params": {"question": "rows"}}, REFUSE, "question"),
+    ({"analytics": Analytics()}, {"strategy": "analysis", "params": {}}, REFUSE, "analysis"),
+    ({"analytics": Analytics(), "people": frozenset()}, question(), REFUSE, "people"),
 ]
 
 
@@ -113,6 +136,15 @@ def test_reading(tmp_path: Path) -> None:
     )
 
 
+def test_reading_what_may_be_asked(tmp_path: Path) -> None:
+    policy = read_policy(write(tmp_path, "analytics: {questions: [describe], min_group: 20, min_sites: 3}"))
+    assert policy is not None
+    assert policy.analytics == Analytics(frozenset({"describe"}), 20, 3)
+    policy = read_policy(write(tmp_path, "people: any\nanalytics:\n"))
+    assert policy is not None
+    assert policy.analytics == Analytics()
+
+
 @pytest.mark.parametrize("text", ["", "# nothing yet\n", "---\n"])
 def test_an_empty_file_allows_nothing(tmp_path: Path, text: str) -> None:
     assert read_policy(write(tmp_path, text)) is None
@@ -143,6 +175,9 @@ def test_the_template_holds_every_app_of_every_person(tmp_path: Path) -> None:
         ("max_epsilon: {patients: .nan}\n", ["max_epsilon", "above 0"]),
         ("secure_aggregation: yes\n", ["required, optional"]),
         ("isolation: strong\n", ["process, landlock, user"]),
+        ("analytics: {min_group: 0}\n", ["analytics.min_group", "whole number"]),
+        ("analytics: any\n", ["analytics", "a mapping"]),
+        ("analytics: {rows: any}\n", ["analytics.rows", "unknown", "min_sites"]),
         ("- any\n", ["key: value"]),
         ("people: any\npeople: []\n", ["line 2", "twice"]),
         ("people: [a\n", ["line", "not YAML"]),
