@@ -1,9 +1,10 @@
 """Truncation of shared fixed-point numbers with a dealer's pairs: from x to x / 2^f, off by less than one unit.
 
 D. Escudero, S. Ghosh, M. Keller, R. Rachuri, P. Scholl, "Improved Primitives for MPC over Mixed Arithmetic-Binary
-Circuits", CRYPTO 2020, section 5: the dealer draws r uniformly modulo 2^64 and shares r, ⌊(r mod 2^63) / 2^f⌋ and the top
-bit of r. The parties open c = x + 2^62 + r. Whether the sum of the lower 63 bits carried is the top bit of c xor that of
-r, linear in the share of the latter. So, unlike truncation of each share by itself, nothing wraps, for every |x| < 2^62.
+Circuits", CRYPTO 2020, section 5: the dealer draws r uniformly modulo 2^64 and shares r, ⌊(r mod 2^63) / 2^f⌋ and the
+top bit of r. The parties open c = x + 2^62 + r. Whether the sum of the lower 63 bits carried is the top bit of c xor
+that of r, linear in the share of the latter. So, unlike truncation of each share by itself, nothing wraps, for every
+|x| < 2^62.
 
 The result is ⌊x / 2^f⌋ or that plus 1; over r its mean is x / 2^f exactly: no bias adds up over many steps.
 

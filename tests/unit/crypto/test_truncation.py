@@ -27,9 +27,7 @@ def truncated(x: list[int], shift: int, masks: Any, parties: int = 2) -> list[in
         (truncation.masked(each[0], each[1], is_first=at == 0) for at, each in enumerate(shares)),
         np.zeros_like(ring),
     )
-    results = [
-        truncation.truncate(opened, each[2], each[3], shift, is_first=at == 0) for at, each in enumerate(shares)
-    ]
+    results = [truncation.truncate(opened, each[2], each[3], shift, is_first=at == 0) for at, each in enumerate(shares)]
     total: list[int] = sum(results, np.zeros_like(ring)).view(np.int64).tolist()
     return total
 

@@ -71,14 +71,13 @@ def test_every_step_is_that_of_the_formula(optimiser: str) -> None:
         epochs=3, batch_rows=5, learning_rate=0.3, optimiser=optimiser, momentum=momentum, l2=0.1, seed=9
     )
     found = plaintext.fit(x, response_of(y, "logistic"), training, sample_weights=weights)
-    w, first, second, count = [0.0, 0.0], [0.0, 0.0], [0.0, 0.0], 0
-    for batch in batches(23, training):
+    w, first, second = [0.0, 0.0], [0.0, 0.0], [0.0, 0.0]
+    for count, batch in enumerate(batches(23, training), start=1):
         gradient = [0.1 * each for each in w]
         for row in range(batch.start, batch.stop):
             z = sum(w[j] * float(x[row, j]) for j in range(2))
             d = float(weights[row] / weights.max()) * (1 / (1 + np.exp(-z)) - float(y[row]))
             gradient = [g + d * float(x[row, j]) / batch.num_rows for j, g in enumerate(gradient)]
-        count += 1
         for j in range(2):
             if optimiser == "sgd":
                 first[j] = 0.5 * first[j] + 0.3 * gradient[j]

@@ -46,8 +46,8 @@ def test_the_coefficients_are_those_of_the_fit(family: str, wide: bool) -> None:
 @pytest.mark.parametrize(
     ("family", "wide", "error", "low", "high"),
     [
-        ("logistic", False, 0.0035, -0.02, 1.02),
-        ("logistic", True, 0.004, -0.02, 1.02),
+        ("logistic", False, 0.0005, -0.01, 1.01),
+        ("logistic", True, 0.0005, -0.01, 1.01),
         ("poisson", False, 0.3, -35.0, 90.0),
         ("poisson", True, 0.5, -50.0, 110.0),
     ],

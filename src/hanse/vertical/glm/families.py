@@ -5,7 +5,8 @@ the gradient of the loss over the linear predictor z is mean(z) − y. Several c
 a softmax over shared predictors would take a division for each row under encryption.
 
 The response that is trained on is scaled by what the label's holder alone knows: linear responses to mean 0 and
-variance 1, counts to mean 1. So one learning rate and one fixed-point range fit all data, and predictions are scaled back.
+variance 1, counts to mean 1. So one learning rate and one fixed-point range fit all data, and predictions are scaled
+back.
 """
 
 from collections.abc import Callable
@@ -76,7 +77,7 @@ class Response:
     @property
     def num_outputs(self) -> int:
         """Columns of weights: 1, or the number of classes where there are more than two."""
-        return self.values.shape[1]
+        return int(self.values.shape[1])
 
     def predict(self, z: Table) -> Table:
         """Predictions of linear predictors `(n, num_outputs)`.

@@ -4,6 +4,7 @@ What the protocols are measured against, and the oracle of their tests: every fo
 one reads it. It is also a way to fit one party alone. Nothing here is private.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -80,6 +81,7 @@ def fit(
     penalised: Table | None = None,
     sample_weights: Table | None = None,
     start: Table | None = None,
+    mean: Callable[[Table], Table] | None = None,
 ) -> Fit:
     """Train on pooled columns.
 
@@ -90,6 +92,7 @@ def fit(
         penalised: bool `(num_columns,)`, True where penalties hold; by default everywhere.
         sample_weights: float64, `(num_rows,)`, ≥ 0; only their ratios to the largest matter.
         start: weights to begin with (warm start); by default zero.
+        mean: in place of the family's mean function, such as a series that stands for it.
 
     Raises:
         ConfigError: arrays that do not fit each other.
@@ -104,6 +107,7 @@ def fit(
     begin = np.zeros(shape) if start is None else start.astype(np.float64)
     optimiser = Optimiser(training, begin, np.ones(columns) if penalised is None else penalised)
     family = FAMILIES[training.family]
+    mean = mean or family.mean
     changes: list[float] = []
     losses: list[float] = []
     before, loss = begin, 0.0
@@ -111,7 +115,7 @@ def fit(
         x, y, s = table[batch.rows], response.values[batch.rows], scale[batch.rows]
         z = x @ optimiser.weights
         loss += float((s * family.loss(z, y)).sum())
-        optimiser.step(x.T @ (s * (family.mean(z) - y)) / batch.num_rows)
+        optimiser.step(x.T @ (s * (mean(z) - y)) / batch.num_rows)
         if batch.ends_epoch:
             changes.append(float(np.linalg.norm(optimiser.weights - before)))
             losses.append(loss / rows)
@@ -135,4 +139,5 @@ def relative_weights(weights: Table, rows: int) -> Table:
         raise ConfigError(f"sample weights: expected finite numbers from 0 on, found {bad} others")
     if not weights.any():
         raise ConfigError("sample weights: expected some above 0, found none")
-    return weights / weights.max()
+    relative: Table = weights / weights.max()
+    return relative

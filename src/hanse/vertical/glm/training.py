@@ -7,6 +7,7 @@ possible, and each epoch takes them in another order, which depends on the seed 
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
+from itertools import pairwise
 from math import isfinite
 
 from hanse.core.codec import canonical_json
@@ -14,6 +15,7 @@ from hanse.core.errors import ConfigError
 from hanse.vertical.glm.families import FAMILIES
 
 OPTIMISERS = ("sgd", "adam")
+_WHOLE = {"epochs": (1, 10_000), "batch_rows": (2, 1 << 22), "seed": (0, (1 << 63) - 1)}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,6 +32,8 @@ class Training:
         l1, l2: weights of the penalties l1·|w| and l2·w²/2 on all coefficients but the intercept, ≥ 0.
         tolerance: training ends after an epoch that moved the weights (Euclidean distance) by no more; 0: never early.
         seed: of the order of batches.
+        wide_scores: reserve a wider range of scores: logistic ±57 instead of ±27, counts down to e^-16 instead of
+            e^-8 times the mean, at twice the correlated randomness. It matters to protocols that evaluate a series.
 
     Raises:
         ConfigError: a value out of its range.
@@ -45,13 +49,14 @@ class Training:
     l2: float = 0.0
     tolerance: float = 0.0
     seed: int = 0
+    wide_scores: bool = False
 
     def __post_init__(self) -> None:
         if self.family not in FAMILIES:
             raise ConfigError(f"family: expected one of {', '.join(FAMILIES)}, found {self.family!r}")
         if self.optimiser not in OPTIMISERS:
             raise ConfigError(f"optimiser: expected one of {', '.join(OPTIMISERS)}, found {self.optimiser!r}")
-        for name, low, high in (("epochs", 1, 10_000), ("batch_rows", 2, 1 << 22), ("seed", 0, (1 << 63) - 1)):
+        for name, (low, high) in _WHOLE.items():
             value = getattr(self, name)
             if type(value) is not int or not low <= value <= high:
                 raise ConfigError(f"{name}: expected a whole number from {low} to {high}, found {value!r}")
@@ -66,7 +71,8 @@ class Training:
 
     def digest(self, *further: bytes) -> int:
         """63 bits that differ where two parties' settings, or `further` public values, differ."""
-        text = canonical_json({each.name: type(each.default)(getattr(self, each.name)) for each in fields(self)})
+        plain = {each.name: getattr(self, each.name) for each in fields(self)}
+        text = canonical_json({k: float(v) if type(v) is int and k not in _WHOLE else v for k, v in plain.items()})
         hashed = hashlib.sha256(b"".join(len(each).to_bytes(8, "little") + each for each in (text, *further)))
         return int.from_bytes(hashed.digest()[:8], "little") >> 1
 
@@ -101,7 +107,7 @@ def bounds(num_rows: int, batch_rows: int) -> list[tuple[int, int]]:
     """First row and row behind the last of each batch, in row order; sizes differ by one at most."""
     count = num_batches(num_rows, batch_rows)
     cuts = [num_rows * at // count for at in range(count + 1)]
-    return list(zip(cuts[:-1], cuts[1:], strict=True))
+    return list(pairwise(cuts))
 
 
 def batches(num_rows: int, training: Training) -> Iterator[Batch]:
