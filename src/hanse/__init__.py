@@ -136,6 +136,7 @@ __all__ = [
 if TYPE_CHECKING:
     from hanse import attacks as attacks
     from hanse import datasets as datasets
+    from hanse import vertical as vertical
     from hanse.aggregation import Bulyan as Bulyan
     from hanse.aggregation import Choice as Choice
     from hanse.aggregation import Fold as Fold
@@ -195,7 +196,7 @@ if TYPE_CHECKING:
     from hanse.strategies.scaffold import without_control as without_control
 
 
-_ROOMS = ("attacks", "datasets")
+_ROOMS = ("attacks", "datasets", "vertical")
 """Modules that are used under their own name: `hs.datasets.iid(...)`."""
 
 

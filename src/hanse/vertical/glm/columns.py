@@ -40,6 +40,11 @@ class Columns:
         """False for the intercept."""
         return np.array([name != INTERCEPT for name in self.names])
 
+    @property
+    def own_names(self) -> tuple[str, ...]:
+        """Names without the intercept."""
+        return tuple(name for name in self.names if name != INTERCEPT)
+
     def apply(self, table: Table) -> Table:
         """Bring further rows into the same form.
 

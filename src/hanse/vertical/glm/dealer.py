@@ -2,8 +2,9 @@
 
 The SGD of P. Mohassel, Y. Zhang, "SecureML", IEEE S&P 2017, modulo 2^64 among the guest and any number of hosts, with
 D. Beaver's masks (CRYPTO 1991), and three differences. Each party's table X is opened masked once per job, as
-E = X − A; a step then multiplies E, X and A by fresh vectors alone. The mean function is a periodic series, evaluated with one
-opening (see `series`). The one truncation of a step takes the dealer's pairs (see `hanse.crypto.truncation`).
+E = X − A; a step then multiplies E, X and A by fresh vectors alone. The mean function is a periodic series, evaluated
+with one opening (see `series`). The one truncation of a step takes the dealer's pairs (see
+`hanse.crypto.truncation`).
 
 A step on the rows B of a batch, [·] for what is shared:
 
