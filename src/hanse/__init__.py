@@ -198,6 +198,7 @@ if TYPE_CHECKING:
     from hanse import attacks as attacks
     from hanse import datasets as datasets
     from hanse.aggregation import BFloat16 as BFloat16
+    from hanse import vertical as vertical
     from hanse.aggregation import Bulyan as Bulyan
     from hanse.aggregation import Choice as Choice
     from hanse.aggregation import Fold as Fold
@@ -287,6 +288,7 @@ if TYPE_CHECKING:
 
 
 _ROOMS = ("analytics", "attacks", "datasets")
+_ROOMS = ("attacks", "datasets", "vertical")
 """Modules that are used under their own name: `hs.datasets.iid(...)`."""
 
 

@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hanse.core.errors import ConfigError
-from hanse.crypto.aes import KEY_BYTES, prg
+from hanse.crypto.aes import KEY_BYTES, BlockFunction, prg
 
 Ring = npt.NDArray[np.uint64]
 
@@ -71,6 +71,25 @@ def matmul(a: Ring, b: Ring) -> Ring:
         for j in range(_NUM_LIMBS - i):
             result += (left[i] @ right[j]).astype(np.uint64) << np.uint64(_LIMB_BITS * (i + j))
     return result
+
+
+def thin(a: Ring, b: Ring) -> Ring:
+    """a @ b modulo 2^64 for a few columns b `(k, m)`: bound by reading a once for each of them."""
+    return np.stack([np.einsum("ij,j->i", a, column) for column in b.T], axis=1)
+
+
+def thin_transposed(a: Ring, b: Ring) -> Ring:
+    """a.T @ b modulo 2^64 for a few columns b `(n, m)`; a is read as it lies."""
+    return np.stack([np.einsum("ij,i->j", a, column) for column in b.T], axis=1)
+
+
+def derive(seed: bytes, index: int) -> bytes:
+    """The seed of number `index` under a seed that is used for nothing else: one block of AES.
+
+    Args:
+        index: 0 to 2^63 − 1.
+    """
+    return BlockFunction(seed)(np.array([[index, 0]], np.uint64)).tobytes()
 
 
 def _limbs(a: Ring) -> list[npt.NDArray[np.float64]]:

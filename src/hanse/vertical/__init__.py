@@ -1,5 +1,39 @@
 """Vertical learning: parties that hold different columns about the same people. One folder or file a protocol.
 
 psi          private set intersection: who is at both
+alignment    common rows of more than two parties
 correlation  Pearson's correlation between two parties' columns, with a dealer
+glm          generalised linear models
+tables, metrics  what parties hand in, and how good predictions are
+
+`hs.vertical.LogisticRegression`, `LinearRegression`, `PoissonRegression` and `simulate` are loaded when first used.
 """
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from hanse.vertical.glm.models import LinearRegression as LinearRegression
+    from hanse.vertical.glm.models import LogisticRegression as LogisticRegression
+    from hanse.vertical.glm.models import PoissonRegression as PoissonRegression
+    from hanse.vertical.glm.models import simulate as simulate
+
+_HOMES = {
+    "LinearRegression": "hanse.vertical.glm.models",
+    "LogisticRegression": "hanse.vertical.glm.models",
+    "PoissonRegression": "hanse.vertical.glm.models",
+    "simulate": "hanse.vertical.glm.models",
+}
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module 'hanse.vertical' has no attribute {name!r}")
+    value = getattr(import_module(home), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOMES])

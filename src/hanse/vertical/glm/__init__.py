@@ -1,0 +1,8 @@
+"""Generalised linear models over the columns of several parties.
+
+families, training, columns, plaintext   the mathematics, once, in the clear: the yardstick
+series, precision, dealt                 fixed point, mean functions on shares, what a dealer deals
+dealer, dealer_view                      secret sharing with the arbiter as dealer, and the simulation of its views
+scoring                                  joint scores
+models                                   what a user writes
+"""

@@ -1,0 +1,125 @@
+"""How a model is trained: `Training`, which every party must hold alike, and the order of the batches.
+
+Rows come in a common order that nobody chose (that of the intersection); batches are cut from it once, as equal as
+possible, and each epoch takes them in another order, which depends on the seed alone and is the same on every machine.
+"""
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+from itertools import pairwise
+from math import isfinite
+
+from hanse.core.codec import canonical_json
+from hanse.core.errors import ConfigError
+from hanse.vertical.glm.families import FAMILIES
+
+OPTIMISERS = ("sgd", "adam")
+_WHOLE = {"epochs": (1, 10_000), "batch_rows": (2, 1 << 22), "seed": (0, (1 << 63) - 1)}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Training:
+    """The public part of a training.
+
+    Attributes:
+        family: a key of `FAMILIES`.
+        epochs: passes over the rows, 1 to 10,000.
+        batch_rows: rows of a batch; the real ones are as equal as possible and no larger.
+        learning_rate: > 0, ≤ 16.
+        momentum: 0 ≤ momentum < 1, for `sgd`.
+        optimiser: `sgd` or `adam` (D. Kingma, J. Ba, ICLR 2015, with its constants).
+        l1, l2: weights of the penalties l1·|w| and l2·w²/2 on all coefficients but the intercept, ≥ 0.
+        tolerance: training ends after an epoch that moved the weights (Euclidean distance) by no more; 0: never early.
+        seed: of the order of batches.
+        wide_scores: reserve a wider range of scores: logistic ±57 instead of ±27, counts down to e^-16 instead of
+            e^-8 times the mean, at twice the correlated randomness. It matters to protocols that evaluate a series.
+
+    Raises:
+        ConfigError: a value out of its range.
+    """
+
+    family: str = "logistic"
+    epochs: int = 10
+    batch_rows: int = 1024
+    learning_rate: float = 0.1
+    momentum: float = 0.0
+    optimiser: str = "sgd"
+    l1: float = 0.0
+    l2: float = 0.0
+    tolerance: float = 0.0
+    seed: int = 0
+    wide_scores: bool = False
+
+    def __post_init__(self) -> None:
+        if self.family not in FAMILIES:
+            raise ConfigError(f"family: expected one of {', '.join(FAMILIES)}, found {self.family!r}")
+        if self.optimiser not in OPTIMISERS:
+            raise ConfigError(f"optimiser: expected one of {', '.join(OPTIMISERS)}, found {self.optimiser!r}")
+        for name, (low, high) in _WHOLE.items():
+            value = getattr(self, name)
+            if type(value) is not int or not low <= value <= high:
+                raise ConfigError(f"{name}: expected a whole number from {low} to {high}, found {value!r}")
+        for name, top in (("learning_rate", 16.0), ("momentum", 1.0), ("l1", 16.0), ("l2", 16.0), ("tolerance", 1e6)):
+            value = getattr(self, name)
+            if not (isinstance(value, int | float) and isfinite(value) and 0 <= value <= top):
+                raise ConfigError(f"{name}: expected a number from 0 to {top:g}, found {value!r}")
+        if self.learning_rate == 0 or self.momentum == 1:
+            raise ConfigError("learning_rate: expected a number above 0, and momentum below 1")
+        if self.optimiser == "adam" and self.momentum:
+            raise ConfigError("momentum: expected 0 with adam, which has its own")
+
+    def digest(self, *further: bytes) -> int:
+        """63 bits that differ where two parties' settings, or `further` public values, differ."""
+        plain = {each.name: getattr(self, each.name) for each in fields(self)}
+        text = canonical_json({k: float(v) if type(v) is int and k not in _WHOLE else v for k, v in plain.items()})
+        hashed = hashlib.sha256(b"".join(len(each).to_bytes(8, "little") + each for each in (text, *further)))
+        return int.from_bytes(hashed.digest()[:8], "little") >> 1
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Rows `start` to `stop` of the common order, as step `index` of the training (from 0) in `epoch` (from 0)."""
+
+    index: int
+    epoch: int
+    start: int
+    stop: int
+    ends_epoch: bool
+
+    @property
+    def rows(self) -> slice:
+        """The rows."""
+        return slice(self.start, self.stop)
+
+    @property
+    def num_rows(self) -> int:
+        """How many."""
+        return self.stop - self.start
+
+
+def num_batches(num_rows: int, batch_rows: int) -> int:
+    """Batches of an epoch."""
+    return -(-num_rows // batch_rows)
+
+
+def bounds(num_rows: int, batch_rows: int) -> list[tuple[int, int]]:
+    """First row and row behind the last of each batch, in row order; sizes differ by one at most."""
+    count = num_batches(num_rows, batch_rows)
+    cuts = [num_rows * at // count for at in range(count + 1)]
+    return list(pairwise(cuts))
+
+
+def batches(num_rows: int, training: Training) -> Iterator[Batch]:
+    """All steps of a training that does not end early, in order."""
+    cuts = bounds(num_rows, training.batch_rows)
+    for epoch in range(training.epochs):
+        for place, cut in enumerate(_order(len(cuts), training.seed, epoch)):
+            yield Batch(epoch * len(cuts) + place, epoch, *cuts[cut], ends_epoch=place == len(cuts) - 1)
+
+
+def _order(count: int, seed: int, epoch: int) -> list[int]:
+    def key(place: int) -> bytes:
+        return hashlib.blake2b(b"%d %d %d" % (seed, epoch, place), digest_size=16, person=b"hanse glm order").digest()
+
+    return sorted(range(count), key=key)

@@ -1,0 +1,101 @@
+"""Quality on public data, split by columns between two companies: against pooled training and known figures."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import hanse as hs
+from hanse.vertical.glm import models, plaintext
+from hanse.vertical.tables import read_table
+
+SHARED = Path(__file__).parents[4] / "shared" / "data" / "fate"
+pytestmark = [
+    pytest.mark.skipif(not SHARED.is_dir(), reason="needs the example data of FATE in ../shared/data/fate"),
+    pytest.mark.slow,
+]
+
+
+def path(name: str, role: str) -> Path:
+    return next(iter(sorted(SHARED.glob(f"{name}_hetero_{role}.csv*"))))
+
+
+def pooled_metrics(result: Any, guest: Path, hosts: list[Path]) -> dict[str, float]:
+    """The same training in the clear, on the same rows in the same order, with the exact mean function."""
+    model = result.model
+    table = read_table(guest, key=model.key, label=model.label)
+    assert table.ids is not None
+    ids = table.ids[result.rows].tolist()
+    parts, penalised = [], []
+    for source, label in ((guest, model.label), *((host, None) for host in hosts)):
+        one = read_table(source, key=model.key, label=label)
+        assert one.ids is not None
+        places = {each: at for at, each in enumerate(one.ids.tolist())}
+        columns = model.columns(one.take(np.array([places[each] for each in ids])), is_guest=label is not None)
+        parts.append(columns.values)
+        penalised.append(columns.penalised)
+    pooled = np.hstack(parts)
+    found = plaintext.fit(pooled, result.response, model.training(), penalised=np.concatenate(penalised))
+    assert table.label is not None
+    return models._metrics(result.response, table.label[result.rows], result.response.predict(pooled @ found.weights))
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "options", "hosts", "least"),
+    [
+        pytest.param(
+            "breast", "LogisticRegression", {"wide_scores": True}, ["host"], {"auc": 0.997, "ks": 0.96}, id="breast"
+        ),
+        pytest.param(
+            "default_credit",
+            "LogisticRegression",
+            {"clip": 8.0, "batch_rows": 1024},
+            ["host"],
+            {"auc": 0.723, "ks": 0.37},
+            id="default_credit",
+        ),
+        pytest.param(
+            "vehicle_scale",
+            "LogisticRegression",
+            {"epochs": 150, "momentum": 0.9, "learning_rate": 0.2, "batch_rows": 128, "wide_scores": True},
+            ["host"],
+            {"accuracy": 0.79},
+            id="vehicle",
+        ),
+        pytest.param(
+            "motor",
+            "LinearRegression",
+            {"label": "motor_speed", "key": "idx", "epochs": 150, "momentum": 0.9, "learning_rate": 0.05},
+            ["host_1", "host_2"],
+            {"r2": 0.92},
+            id="motor, two hosts",
+        ),
+        pytest.param(
+            "dvisits",
+            "PoissonRegression",
+            {"label": "doctorco", "epochs": 60, "learning_rate": 0.05},
+            ["host"],
+            {"d2": 0.21},
+            id="dvisits",
+        ),
+    ],
+)
+def test_as_good_as_pooled_training(
+    name: str, kind: str, options: dict[str, Any], hosts: list[str], least: dict[str, float]
+) -> None:
+    guest, others = path(name, "guest"), [path(name, host) for host in hosts]
+    model = getattr(hs.vertical, kind)(**{"epochs": 20, "batch_rows": 256} | options)
+    result = hs.vertical.simulate(model, guest, others)
+    expected = pooled_metrics(result, guest, others)
+    assert np.isfinite(result.scores).all()
+    for metric, value in least.items():
+        assert result.metrics[metric] >= value
+        assert abs(result.metrics[metric] - expected[metric]) <= 0.001 * max(1.0, abs(expected[metric]))
+
+
+def test_twenty_epochs_with_scores_beyond_twenty_stay_finite() -> None:
+    model = hs.vertical.LogisticRegression(epochs=20, batch_rows=64, learning_rate=1.0, wide_scores=True)
+    result = hs.vertical.simulate(model, path("breast", "guest"), path("breast", "host"))
+    assert np.abs(result.scores).max() > 20
+    assert result.metrics["auc"] >= 0.997
