@@ -1,21 +1,19 @@
-"""Virtual sites: names without end, and the few of them that are at work. A site costs nothing until it is sampled.
+"""Virtual sites: any number of them, and the few that are at work. A site costs nothing until it is sampled.
 
-`Names` is what the round machine and the strategies see instead of a tuple: a sorted sequence that knows its length and
-its members without holding them. `Places` makes the runtime of a site when it is first asked, and forgets those that
-were not asked for longest where their data can be had again: a worker may be replaced between any two tasks without
-changing a bit.
+`Places` makes the runtime of a site when it is first asked, and forgets those that were not asked for longest: a worker
+may be replaced between any two tasks without changing a bit.
 """
 
-import re
 import sys
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, overload
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from hanse.clients.app import App
 from hanse.clients.execute import Runtime
 from hanse.core.errors import ConfigError, PolicyError
 from hanse.core.ids import check_name
+from hanse.rounds.names import Listed, Names, Numbered
 
 DataSets = Mapping[str, Any]
 """Data set name → the data as `site.load` returns it, or a callable without arguments that makes it."""
@@ -24,68 +22,6 @@ KEPT = 1024
 """Sites of a population with a `data` function whose data and clients are kept for the next time."""
 KEPT_NAMES = 16_384
 """The same of sites whose data lie in the caller's memory anyway, or that have none."""
-
-
-class Names(Sequence[str]):
-    """Names of sites in order, without those that are left out."""
-
-    @overload
-    def __getitem__(self, index: int) -> str: ...
-    @overload
-    def __getitem__(self, index: slice) -> tuple[str, ...]: ...
-    def __getitem__(self, index: int | slice) -> str | tuple[str, ...]:
-        if isinstance(index, slice):
-            return tuple(self._at(i) for i in range(*index.indices(len(self))))
-        place = index + len(self) if index < 0 else index
-        if not 0 <= place < len(self):
-            raise IndexError(f"expected a place below {len(self)}, found {index}")
-        return self._at(place)
-
-    def __iter__(self) -> Iterator[str]:
-        return (self._at(i) for i in range(len(self)))
-
-    def _at(self, place: int) -> str:
-        raise NotImplementedError
-
-
-class Listed(Names):
-    """Names that somebody gave."""
-
-    def __init__(self, names: Sequence[str]) -> None:
-        self._names = tuple(sorted(names))
-        self._known = frozenset(names)
-
-    def __len__(self) -> int:
-        return len(self._names)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._names)
-
-    def __contains__(self, name: object) -> bool:
-        return name in self._known
-
-    def _at(self, place: int) -> str:
-        return self._names[place]
-
-
-class Numbered(Names):
-    """`prefix-000`, …: as many as wanted, none of them held. Leading zeros make their order that of names."""
-
-    def __init__(self, count: int, prefix: str) -> None:
-        self._count = count
-        self._width = len(str(count - 1))
-        self._prefix = f"{prefix}-"
-        self._pattern = re.compile(re.escape(self._prefix) + rf"([0-9]{{{self._width}}})")
-
-    def __len__(self) -> int:
-        return self._count
-
-    def __contains__(self, name: object) -> bool:
-        found = self._pattern.fullmatch(name) if isinstance(name, str) else None
-        return found is not None and int(found[1]) < self._count
-
-    def _at(self, place: int) -> str:
-        return f"{self._prefix}{place:0{self._width}d}"
 
 
 class Population:

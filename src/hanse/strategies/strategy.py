@@ -42,7 +42,8 @@ class Context:
     Args:
         round: counts from 1; 0 is the asking for initial parameters.
         phase: the phase that is planned.
-        sites: available sites that the job may ask, sorted by name, without those still at work.
+        sites: available sites that the job may ask, sorted by name, without those still at work. A sequence, and in
+            simulation a very long one: look things up in it rather than walk over it.
         busy: sites still at work on tasks of an earlier phase (`keep_in_flight`).
         previous: what the folded replies of the phase before answered, in order of position.
     """
@@ -50,7 +51,7 @@ class Context:
     spec: RunSpec
     round: int
     phase: str
-    sites: tuple[str, ...]
+    sites: Sequence[str]
     busy: tuple[str, ...] = ()
     previous: tuple[Earlier, ...] = ()
 
@@ -244,7 +245,7 @@ def cohort_size(spec: RunSpec, available: int) -> int:
     return min(available, max(int(size), spec.quorum or 1))
 
 
-def sample_sites(context: Context, count: int) -> tuple[str, ...]:
+def sample_sites(context: Context, count: int) -> Sequence[str]:
     """`count` of the available sites, uniformly, by the job's seed and the round; in order of name."""
     if count >= len(context.sites):
         return context.sites
