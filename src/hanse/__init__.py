@@ -65,7 +65,7 @@ _HOMES = {
     "fitted": "hanse.clients.sklearn",
     "job": "hanse.person.jobs",
     "run": "hanse.person.jobs",
-    "simulate": "hanse.simulation.inline",
+    "simulate": "hanse.simulation.simulate",
     "sklearn": "hanse.clients.sklearn",
     "submit": "hanse.person.jobs",
     "torch": "hanse.clients.torch",
@@ -166,7 +166,7 @@ if TYPE_CHECKING:
     from hanse.person.jobs import submit as submit
     from hanse.rounds.record import RoundRecord as RoundRecord
     from hanse.rounds.result import Result as Result
-    from hanse.simulation.inline import simulate as simulate
+    from hanse.simulation.simulate import simulate as simulate
     from hanse.strategies import Ask as Ask
     from hanse.strategies import Close as Close
     from hanse.strategies import Context as Context
