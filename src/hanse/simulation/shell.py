@@ -13,7 +13,6 @@ nothing. Without traces time is the wall clock's, and no deadline passes while a
 
 import heapq
 import math
-import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -21,17 +20,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from hanse.aggregation import ArraySink, ArraySource, Partial
+from hanse.aggregation import Partial
 from hanse.aggregation.canonical import GROUP
 from hanse.clients.app import App
 from hanse.clients.failures import failure_of, text_of
 from hanse.clients.server import ServerRuntime
-from hanse.core.arrays import Arrays, Layout
-from hanse.core.blobs import Manifest, content_hash, rechunk
-from hanse.core.codec import encode_parts, encoded_size
+from hanse.core.arrays import Arrays
 from hanse.core.errors import ConfigError, HanseError, RefusedError, TaskError
-from hanse.core.ids import TaskId, model_scope
-from hanse.core.records import BlobRef, Reply, Task
+from hanse.core.ids import TaskId
+from hanse.core.records import Reply, Task
 from hanse.core.spec import RunSpec
 from hanse.rounds import machine
 from hanse.rounds.events import (
@@ -57,20 +54,19 @@ from hanse.rounds.events import (
     Started,
     TimerFired,
 )
-from hanse.rounds.folding import Item, fold, moving
-from hanse.rounds.host import SMALL_BYTES, PlanRequest, earlier, plan_phase
-from hanse.rounds.machine import PARAMETERS, RunState
+from hanse.rounds.host import PlanRequest, earlier, plan_phase
+from hanse.rounds.machine import RunState
 from hanse.rounds.names import Without
 from hanse.rounds.performing import planned, planned_parameters, record_of
 from hanse.rounds.record import RoundRecord, mean_metrics, server_metrics
 from hanse.rounds.result import Result
-from hanse.simulation.engine import Answered, Batch, Engine, refusal, summing_of
-from hanse.simulation.phase_sum import PhaseSum
+from hanse.simulation.engine import Answered, Batch, Engine
+from hanse.simulation.models import Models
 from hanse.simulation.sites import Population, to_stderr
 from hanse.simulation.traces import Traces, Visit
-from hanse.strategies import Ask, FoldInput, Strategy
+from hanse.simulation.updates import Updates
+from hanse.strategies import Ask, Strategy
 
-COMPONENT = "main"
 LEASE_S = 10.0
 """Virtual seconds until it is noticed that a site has gone, as over gRPC."""
 Observer = Callable[[dict[str, Any]], None]
@@ -107,7 +103,7 @@ class Shell:
         observers: Sequence[Observer] = (),
     ) -> None:
         self.state = state
-        self.arrays: dict[BlobKey, Arrays] = {}
+        self.models = Models(state.job)
         self.records: list[RoundRecord] = []
         self.site_states: dict[str, bytes] = {}
         self.fingerprints: dict[str, str] = {}
@@ -121,7 +117,6 @@ class Shell:
         self._engine = engine
         self._traces = traces
         self._observers = observers
-        self._summing = summing_of(strategy)
         self._directory = _directory(app)
         self._asks: dict[int, Ask] = {}
         self._flights: dict[int, Flight] = {}
@@ -130,16 +125,8 @@ class Shell:
         self._lost: set[str] = set()
         self._timers: dict[str, tuple[int, str]] = {}
         self._replies: dict[int, Reply] = {}
-        self._updates: dict[int, Arrays] = {}
-        self._with_update: set[int] = set()
-        self._refusals: dict[int, str] = {}
-        self._sum: PhaseSum | None = None
-        self._sum_of = (0, -1)
-        self._left_out: list[int] = []
         self._update_kind = "values"
-        self._refs: dict[BlobKey, BlobRef] = {}
-        self._sizes: dict[Layout, int] = {}
-        self._moved = {"down": 0, "up": 0}
+        self._updates = Updates(strategy, state.spec, self.models)
         self._receipt = 0
         self._started_s = time.perf_counter()
 
@@ -148,7 +135,7 @@ class Shell:
     def begin(self, model: Arrays | None) -> None:
         """Start a new run; `model`: the initial model if the app brings one."""
         if model is not None:
-            self.state.model = self._keep(0, model)
+            self.state.model = self.models.keep(0, model)
         self._happen(Started(self._now()))
         self._sites_changed()
 
@@ -164,7 +151,7 @@ class Shell:
         sites = {site for record in self.records for site in (*record.folded, *record.late, *record.failed)}
         return Result(
             state.status,
-            Arrays() if state.model is None else self.arrays[state.model],
+            Arrays() if state.model is None else self.models.arrays[state.model],
             rounds=tuple(self.records),
             job=state.job,
             error=state.error,
@@ -227,7 +214,8 @@ class Shell:
             for instruction in instructions:
                 answer = self._perform(instruction)
                 if answer is not None:
-                    if self._lost or self._traces.step_ms:  # before the machine plans again
+                    plans = isinstance(answer, Reduced | Evaluated)
+                    if plans and (self._lost or self._traces.step_ms):  # who is there is asked anew before each phase
                         self._come_back()
                         events.append(SitesChanged(self._present(), self._now()))
                     events.append(answer)
@@ -302,12 +290,13 @@ class Shell:
             arrives += self._traces.takes_ms(self._visit(send))
         model = slot.model if ask.with_model else None
         if model is not None:
-            self._moved["down"] += self._refs[model].manifest.size
+            self._updates.moved["down"] += self.models.refs[model].manifest.size
         self._flights[ordinal] = Flight(send, ask, model, arrives)
         if arrives < math.inf:
             heapq.heappush(self._arrivals, (arrives, ordinal))
         else:
             heapq.heappush(self._losses, (self.now_ms + LEASE_S * 1000, send.site))
+            self._updates.never(send.position)
 
     def _release(self, tasks: Sequence[tuple[TaskId, str]]) -> None:
         """Who has not finished stops working; a reply of this very moment is on its way and will be late."""
@@ -364,7 +353,7 @@ class Shell:
         for item in self._engine.run(batch):
             if isinstance(item, Partial):
                 inside = item.subtree.positions
-                self._phase_sum(item.layout).add_partial(item, [p for p in members if p in inside])
+                self._updates.add_partial(self.state, item, [p for p in members if p in inside])
                 members = [p for p in members if p not in inside]
                 continue
             ordinal = by_position[item.position]
@@ -377,9 +366,9 @@ class Shell:
     def _batch(self, flights: Sequence[Flight]) -> Batch:
         state, spec = self.state, self._spec
         first = flights[0]
-        ref = None if first.model is None else self._refs[first.model]
+        ref = None if first.model is None else self.models.refs[first.model]
         here = (first.send.task.round, first.send.task.phase) == (state.round, state.phase)
-        summing = self._summing if here and self._sums and ref is not None else None
+        summing = self._updates.summing(state) if here and ref is not None else None
         tasks = [
             Task(
                 flight.send.task,
@@ -400,35 +389,20 @@ class Shell:
             [flight.send.position for flight in flights],
             tasks,
             [self.site_states.get(task.site) for task in tasks],
-            None if first.model is None else self.arrays[first.model],
+            None if first.model is None else self.models.arrays[first.model],
             summing,
             state.size - state.size % GROUP,
             spec.on_error == "fail",
         )
 
-    @property
-    def _sums(self) -> bool:
-        """Whether the open phase adds updates up as they come."""
-        state = self.state
-        return self._summing is not None and state.folds and not state.keep_in_flight and state.phase != PARAMETERS
-
     def _receive(self, ordinal: int, item: Answered) -> None:
-        outcome = item.outcome
-        reply, arrays = outcome.reply, outcome.arrays
+        reply = item.outcome.reply
         self._replies[ordinal] = reply
         if reply.fingerprint:
             self.fingerprints[reply.site] = reply.fingerprint
-        if outcome.state is not None:
-            self.site_states[reply.site] = outcome.state
-        if arrays is not None or item.summed:
-            self._with_update.add(ordinal)
-            self._moved["up"] += self._size(self._phase_sum(None).layout if arrays is None else arrays.layout)
-        slot = self.state.open.get(ordinal)
-        if slot is not None and self._sums and (slot.round, slot.phase) == (self.state.round, self.state.phase):
-            if not item.summed:
-                self._add(ordinal, item.position, reply, arrays)
-        elif arrays is not None and self._matters(ordinal):
-            self._updates[ordinal] = arrays.copy()
+        if item.outcome.state is not None:
+            self.site_states[reply.site] = item.outcome.state
+        self._updates.receive(self.state, ordinal, item)
         if self._observers:
             self._tell(
                 "reply",
@@ -441,182 +415,45 @@ class Shell:
                 seconds=reply.seconds,
             )
 
-    def _matters(self, ordinal: int) -> bool:
-        """Whether an update may still be folded."""
-        slot = self.state.open.get(ordinal)
-        if slot is not None:
-            return slot.folds or slot.phase == PARAMETERS
-        late = self.state.released.get(ordinal)
-        return late is not None and late.folds and self.state.late_rule == "carry"
-
-    def _add(self, ordinal: int, position: int, reply: Reply, arrays: Arrays | None) -> None:
-        assert self._summing is not None
-        if reply.error_kind:
-            self._leave_out(position)
-            return
-        why = refusal(self._summing, reply, arrays)
-        if not why and arrays is not None:
-            total = self._phase_sum(arrays.layout)
-            if arrays.fits(total.layout):
-                total.add(position, arrays, reply.num_examples)
-                return
-            why = f"layout: {total.layout.difference(arrays.layout)}"
-        self._refusals[ordinal] = why
-        self._leave_out(position)
-
-    def _phase_sum(self, layout: Layout | None) -> PhaseSum:
-        """The sum of the open phase. `layout`: of the first update, where the phase has no model."""
-        here = (self.state.round, self.state.phase_index)
-        if self._sum is None or self._sum_of != here:
-            assert self._summing is not None
-            if self.state.model is not None and self._strategy.needs_model:
-                layout = self.arrays[self.state.model].layout
-            assert layout is not None
-            self._sum = PhaseSum(self._summing, layout, allow_nonfinite=self._spec.allow_nonfinite)
-            self._sum_of = here
-            for position in self._left_out:
-                self._sum.leave_out(position)
-            for flight in self._flights.values():  # who will never answer holds up nobody
-                if flight.arrives_ms == math.inf:
-                    self._sum.leave_out(flight.send.position)
-        return self._sum
-
-    def _leave_out(self, position: int) -> None:
-        if self._sum is not None and self._sum_of == (self.state.round, self.state.phase_index):
-            self._sum.leave_out(position)
-        else:
-            self._left_out.append(position)
-
     # ---- reducing and evaluating ----
 
     def _reduce(self, reduce: Reduce) -> Event:
         where = (reduce.round, reduce.phase_index)
         replies = [self._replies[folded.task.ordinal] for folded in reduce.folded]
-        model, states = reduce.model, reduce.state
         try:
             with self._named():
-                if reduce.kind == "adopt":
-                    model = self._adopt(reduce)
-                elif reduce.kind == "fold":
-                    refused, model, states = self._summed(reduce) if self._sums else self._folded(reduce, replies)
-                    if refused:
-                        return ReduceRefused(*where, refused, self._now())
+                made = self._updates.reduce(self.state, reduce, replies)
         except HanseError as error:
             return Failed(f"round {reduce.round}, phase {reduce.phase}: {error}", self._now())
-        if reduce.kind == "adopt" and model is None:
-            return ReduceRefused(*where, {reduce.folded[0].task.ordinal: "expected arrays, found none"}, self._now())
+        if made.refused:
+            return ReduceRefused(*where, made.refused, self._now())
         metrics = mean_metrics(reduce.phase, [(reply.num_examples, reply.metrics) for reply in replies])
-        self._sum, self._left_out = None, []
-        for folded in reduce.folded:
-            self._updates.pop(folded.task.ordinal, None)
-        return Reduced(*where, model, states, metrics, self._now())
-
-    def _adopt(self, reduce: Reduce) -> BlobKey | None:
-        arrays = self._updates.get(reduce.folded[0].task.ordinal)
-        return None if arrays is None else self._keep(reduce.round, arrays)
-
-    def _summed(self, reduce: Reduce) -> tuple[dict[int, str], BlobKey | None, tuple[BlobKey, ...]]:
-        """Finish the sum that the phase's updates went into."""
-        ordinals = [folded.task.ordinal for folded in reduce.folded]
-        if not self._strategy.needs_model and not any(ordinal in self._with_update for ordinal in ordinals):
-            return {}, None, ()
-        if self._strategy.needs_model and reduce.model is None:
-            raise TaskError(
-                "refused", f"{self._strategy_name}: there is no model to fold into; give hs.App(initial=...)"
-            )
-        refused = {ordinal: self._refusals[ordinal] for ordinal in ordinals if ordinal in self._refusals}
-        if refused:
-            return refused, None, ()
-        total = self._phase_sum(None)
-        if total.taken != {folded.position for folded in reduce.folded}:
-            raise RuntimeError(f"expected the sum of {len(ordinals)} updates, found {len(total.taken)}")
-        base = self._source(reduce.model) if self._strategy.needs_model and reduce.model is not None else None
-        outs: list[ArraySink] = []
-        states = [ArraySource(self.arrays[key]) for key in reduce.state]
-        moves = moving(self._strategy, total.layout, _collecting(outs), round_=reduce.round, base=base, states=states)
-        total.finish(moves, base)
-        model, *kept = [self._keep(reduce.round, out.arrays) for out in outs]
-        return {}, model, tuple(kept)
-
-    def _folded(
-        self, reduce: Reduce, replies: Sequence[Reply]
-    ) -> tuple[dict[int, str], BlobKey | None, tuple[BlobKey, ...]]:
-        """Reduce updates that were kept."""
-        items = []
-        num_bytes = 0
-        for folded, reply in zip(reduce.folded, replies, strict=True):
-            arrays = self._updates.get(folded.task.ordinal)
-            num_bytes += 0 if arrays is None else arrays.nbytes
-            about = FoldInput(reply.site, reply.num_examples, folded.staleness, reply.metrics)
-            source = None if arrays is None else ArraySource(arrays)
-            items.append(Item(folded.task.ordinal, folded.position, about, reply.update_kind, source))
-        outs: list[ArraySink] = []
-        refused = fold(
-            self._strategy,
-            self._spec,
-            items,
-            _collecting(outs),
-            round_=reduce.round,
-            size=reduce.size,
-            base=None if reduce.model is None else self._source(reduce.model),
-            states=[self._source(key) for key in reduce.state],
-            threads=self._spec.threads
-            if num_bytes < SMALL_BYTES
-            else max(self._spec.threads, min(4, os.cpu_count() or 1)),
-        )
-        if refused:
-            return refused, None, ()
-        keys = [self._keep(reduce.round, out.arrays) for out in outs]
-        return {}, keys[0] if keys else None, tuple(keys[1:])
+        return Reduced(*where, made.model, made.states, metrics, self._now())
 
     def _evaluate(self, round_: int, model: BlobKey) -> Event:
         try:
             with self._named():
-                metrics = server_metrics(self._server.evaluate(self.arrays[model], round_))
+                metrics = server_metrics(self._server.evaluate(self.models.arrays[model], round_))
         except HanseError as error:
             return Failed(f"round {round_}, evaluation at the server: {error}", self._now())
         return Evaluated(round_, metrics, self._now())
 
-    @property
-    def _strategy_name(self) -> str:
-        return f"strategy {self._strategy.name or type(self._strategy).__name__}"
-
     # ---- what is kept ----
 
-    def _keep(self, round_: int, arrays: Arrays) -> BlobKey:
-        """Keep a model or a state under the name that a federation would give it."""
-        hashes = b"".join(content_hash(chunk) for _, chunk in rechunk(encode_parts(arrays)))
-        manifest = Manifest(self._size(arrays.layout), hashes)
-        key = (model_scope(self.state.job, COMPONENT, round_), manifest.id)
-        self.arrays[key] = arrays
-        self._refs[key] = BlobRef(manifest, key[0])
-        return key
-
-    def _source(self, key: BlobKey) -> ArraySource:
-        return ArraySource(self.arrays[key])
-
-    def _size(self, layout: Layout) -> int:
-        if layout not in self._sizes:
-            self._sizes[layout] = encoded_size(layout)
-        return self._sizes[layout]
-
     def _checkpoint(self, checkpoint: Checkpoint) -> None:
-        time_s = self.now_ms / 1000 if self._traces.virtual else 0.0
-        record = replace(record_of(checkpoint, self._replies, self._with_update, self._moved), time_s=time_s)
+        updates = self._updates
+        record = record_of(checkpoint, self._replies, updates.borne, updates.moved)
+        if self._traces.virtual:
+            record = replace(record, time_s=self.now_ms / 1000)
         if record.number:  # before the first round there is only the asking for parameters
             self.records.append(record)
-        self._moved = {"down": 0, "up": 0}
         for ordinal in checkpoint.fates:
             self._replies.pop(ordinal, None)
-            self._with_update.discard(ordinal)
-            self._refusals.pop(ordinal, None)
-            self._updates.pop(ordinal, None)
+        updates.settled(checkpoint.fates)
         state = self.state
         slots = (*state.open.values(), *state.carried.values())
         needed = {slot.model for slot in slots} | {flight.model for flight in self._flights.values()}
-        needed |= {state.model, checkpoint.model, *state.state}
-        self.arrays = {key: arrays for key, arrays in self.arrays.items() if key in needed}
-        self._refs = {key: ref for key, ref in self._refs.items() if key in needed}
+        self.models.keep_only(needed | {state.model, checkpoint.model, *state.state})
         if self._observers:
             self._tell("round", record=record.to_json())
         if self.on_checkpoint is not None:
@@ -654,14 +491,6 @@ def _alike(flights: dict[int, Flight]) -> list[list[int]]:
         seen.add(flight.send.site)
         lists[-1].append(ordinal)
     return [ordinals for lists in groups.values() for ordinals in lists]
-
-
-def _collecting(outs: list[ArraySink]) -> Callable[[Layout], ArraySink]:
-    def make(layout: Layout) -> ArraySink:
-        outs.append(ArraySink(layout))
-        return outs[-1]
-
-    return make
 
 
 def _directory(app: App) -> Path | None:

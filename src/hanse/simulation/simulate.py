@@ -15,8 +15,9 @@ from hanse.core.spec import RunSpec
 from hanse.rounds import machine
 from hanse.rounds.result import Result
 from hanse.simulation import engines
+from hanse.simulation.models import COMPONENT
 from hanse.simulation.progress import Bar
-from hanse.simulation.shell import COMPONENT, Observer, Shell
+from hanse.simulation.shell import Observer, Shell
 from hanse.simulation.sites import DataSets, Places, Population, population_of, to_stderr
 from hanse.simulation.traces import Availability, Durations, traces_of
 from hanse.strategies import Strategy, named
