@@ -391,9 +391,15 @@ class Shell:
             [self.site_states.get(task.site) for task in tasks],
             None if first.model is None else self.models.arrays[first.model],
             summing,
-            state.size - state.size % GROUP,
+            0,
+            state.size - state.size % GROUP if summing is not None and self._is_whole_phase(flights) else 0,
             spec.on_error == "fail",
         )
+
+    def _is_whole_phase(self, flights: Sequence[Flight]) -> bool:
+        """Whether nobody else of the open phase has answered or may answer."""
+        never = sum(1 for flight in self._flights.values() if flight.arrives_ms == math.inf)
+        return len(flights) + never == self.state.size
 
     def _receive(self, ordinal: int, item: Answered) -> None:
         reply = item.outcome.reply
