@@ -67,6 +67,7 @@ _HOMES = {
     "NumPyStrategy": "hanse.strategies.numpy_strategy",
     "PhasePlan": "hanse.strategies",
     "PowerOfChoice": "hanse.strategies.selection",
+    "Population": "hanse.simulation.sites",
     "QFedAvg": "hanse.strategies.qfedavg",
     "Query": "hanse.strategies.query",
     "RFA": "hanse.strategies.robust",
@@ -94,7 +95,7 @@ _HOMES = {
     "forest": "hanse.clients.boosting",
     "job": "hanse.person.jobs",
     "run": "hanse.person.jobs",
-    "simulate": "hanse.simulation.inline",
+    "simulate": "hanse.simulation.simulate",
     "sklearn": "hanse.clients.sklearn",
     "submit": "hanse.person.jobs",
     "torch": "hanse.clients.torch",
@@ -157,6 +158,7 @@ __all__ = [
     "NumPyClient",
     "NumPyStrategy",
     "PhasePlan",
+    "Population",
     "PowerOfChoice",
     "QFedAvg",
     "Query",
@@ -197,8 +199,8 @@ if TYPE_CHECKING:
     from hanse import analytics as analytics
     from hanse import attacks as attacks
     from hanse import datasets as datasets
-    from hanse.aggregation import BFloat16 as BFloat16
     from hanse import vertical as vertical
+    from hanse.aggregation import BFloat16 as BFloat16
     from hanse.aggregation import Bulyan as Bulyan
     from hanse.aggregation import Choice as Choice
     from hanse.aggregation import Fold as Fold
@@ -238,7 +240,9 @@ if TYPE_CHECKING:
     from hanse.person.questions import ask as ask
     from hanse.rounds.record import RoundRecord as RoundRecord
     from hanse.rounds.result import Result as Result
-    from hanse.simulation.inline import simulate as simulate
+    from hanse.simulation import traces as traces
+    from hanse.simulation.simulate import simulate as simulate
+    from hanse.simulation.sites import Population as Population
     from hanse.strategies import Ask as Ask
     from hanse.strategies import Close as Close
     from hanse.strategies import Context as Context
@@ -287,14 +291,19 @@ if TYPE_CHECKING:
     from hanse.strategies.xgboost import XGBoost as XGBoost
 
 
-_ROOMS = ("analytics", "attacks", "datasets")
-_ROOMS = ("attacks", "datasets", "vertical")
+_ROOMS = {
+    "analytics": "hanse.analytics",
+    "attacks": "hanse.attacks",
+    "datasets": "hanse.datasets",
+    "traces": "hanse.simulation.traces",
+    "vertical": "hanse.vertical",
+}
 """Modules that are used under their own name: `hs.datasets.iid(...)`."""
 
 
 def __getattr__(name: str) -> Any:
     if name in _ROOMS:
-        return import_module(f"hanse.{name}")
+        return import_module(_ROOMS[name])
     home = _HOMES.get(name)
     if home is None:
         raise AttributeError(f"module 'hanse' has no attribute {name!r}")

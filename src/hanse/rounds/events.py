@@ -3,9 +3,9 @@
 Events carry the time; nothing here or in the machine reads a clock. Every instruction may be performed twice.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from hanse.core.ids import TaskId
 
@@ -28,18 +28,18 @@ class SitesChanged:
     """The sites that hold a lease and accepted the job.
 
     Args:
+        sites: a tuple in any order, or another sequence in order of name that knows its members (simulation).
         undecided: how many were asked and have not answered yet.
         unwilling: (site, what it said) of those that hold or refuse it.
     """
 
-    sites: tuple[str, ...]
+    sites: Sequence[str]
     now_ms: int
     undecided: int = 0
     unwilling: tuple[tuple[str, str], ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class PlannedTask:
+class PlannedTask(NamedTuple):
     """One task that the strategy wants."""
 
     site: str
@@ -209,7 +209,7 @@ class Plan:
 
     round: int
     phase_index: int
-    sites: tuple[str, ...]
+    sites: Sequence[str]
     busy: tuple[str, ...]
     only: tuple[str, ...] = ()
     previous: tuple[int, ...] = ()
@@ -222,8 +222,7 @@ class Plan:
         return self.refills or bool(self.only)
 
 
-@dataclass(frozen=True, slots=True)
-class Send:
+class Send(NamedTuple):
     """Put a task into its site's inbox. The shell has what to ask from the plan, or plans again."""
 
     task: TaskId
@@ -242,8 +241,7 @@ class SetTimer:
     at_ms: int
 
 
-@dataclass(frozen=True, slots=True)
-class Folded:
+class Folded(NamedTuple):
     """One member of a close: its task, site and place.
 
     Args:

@@ -16,12 +16,14 @@ from hanse.aggregation import (
     ArraySink,
     Fold,
     Gather,
+    Kind,
     MeanAroundMedian,
     Median,
     Select,
     Sink,
     Source,
     TrimmedMean,
+    Update,
     UpdatesRefused,
     Values,
     WeightedMean,
@@ -153,33 +155,81 @@ def _walk(
 ) -> None:
     sources = [item.source for item in items if item.source is not None]
     weights = checked_weights(strategy, [item.about for item in items], named)
-    layout = (base or sources[0]).layout
+    moves = moving(
+        strategy,
+        (base or sources[0]).layout,
+        make_sink,
+        kind=kind,
+        round_=round_,
+        base=base,
+        states=states,
+        memory=memory,
+    )
+    aggregate(
+        sources,
+        [item.position for item in items],
+        weights,
+        rule=rule,
+        out=moves.out,
+        kind=moves.kind,
+        base=base,
+        update=moves.update,
+        states=moves.states,
+        state_outs=moves.state_outs,
+        scalars=moves.scalars,
+        plan_size=size,
+        threads=threads,
+        allow_nonfinite=spec.allow_nonfinite,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Moves:
+    """How what was reduced becomes the new model and strategy state; fields as in `aggregation.aggregate`."""
+
+    out: Sink
+    kind: Kind
+    update: Update | None
+    states: Sequence[Source]
+    state_outs: Sequence[Sink]
+    scalars: Mapping[str, float]
+
+
+def moving(
+    strategy: Strategy,
+    layout: Layout,
+    make_sink: Callable[[Layout], Sink],
+    *,
+    kind: str,
+    round_: int,
+    base: Source | None,
+    states: Sequence[Source] = (),
+    memory: Memory = NOTHING,
+) -> Moves:
+    """What a strategy does with reduced updates of `layout` and `kind`; other arguments as in `fold`.
+
+    Raises:
+        TaskError: the strategy answered nonsense.
+    """
+    named = f"strategy {strategy.name or type(strategy).__name__}"
     names = strategy.state_names()
     if states and len(states) != len(names):
         raise TaskError("bad_reply", f"{named}: expected as many state_names() as before, {len(states)}; found {names}")
     if names and base is None:
         raise TaskError("bad_reply", f"{named}: expected no state_names() without a model, found {names}")
     wide = wide_layout(layout) if names else layout
-    update = None
+    update: Update | None = None
     if type(strategy).update is not Strategy.update and base is not None:
         update = checked_update(strategy, named)
         if kind != strategy.update_kind:
             update = from_values(update)
-    aggregate(
-        sources,
-        [item.position for item in items],
-        weights,
-        rule=rule,
+    return Moves(
         out=make_sink(layout),
         kind="delta" if kind == "delta" else "values",
-        base=base,
         update=update,
         states=states or [Zeros(wide) for _ in names],
         state_outs=[make_sink(wide) for _ in names],
         scalars=strategy.scalars(round_, memory),
-        plan_size=size,
-        threads=threads,
-        allow_nonfinite=spec.allow_nonfinite,
     )
 
 

@@ -24,8 +24,9 @@ verify while it was read), *failed* (the site said so). Each is reported once, b
 import dataclasses
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain, islice
 from typing import Any
 
 from hanse.core.errors import CodecError, ConfigError
@@ -58,6 +59,7 @@ from hanse.rounds.events import (
     Started,
     TimerFired,
 )
+from hanse.rounds.names import Without
 
 STATE_VERSION = 1
 PARAMETERS = "parameters"
@@ -79,6 +81,7 @@ class Slot:
         receipt: what orders answers by their receipt, in microseconds of the server's clock or a little after.
         asked_ms: when it was issued.
         group: which of the groups that close apart it belongs to, see `Close.by_group`.
+        id: its task id, once somebody has asked for it.
     """
 
     site: str
@@ -93,6 +96,7 @@ class Slot:
     receipt: int = 0
     asked_ms: int = 0
     group: int = 0
+    id: TaskId | None = None
 
 
 @dataclass(slots=True)
@@ -143,16 +147,18 @@ class RunState:
     memory: Mapping[str, Any] = field(default_factory=dict)
     revision: int = 0
     # ---- volatile ----
-    sites: tuple[str, ...] = ()
+    sites: Sequence[str] = ()
     undecided: int = 0
     unwilling: tuple[tuple[str, str], ...] = ()
-    available: frozenset[str] = frozenset()
+    available: Container[str] = frozenset()
     num_ok: int = 0
     num_awaited: int = 0
 
     def task_id(self, ordinal: int, slot: Slot) -> TaskId:
         """The task id of a slot."""
-        return TaskId(self.job, self.component, slot.round, slot.phase, ordinal)
+        if slot.id is None:
+            slot.id = TaskId(self.job, self.component, slot.round, slot.phase, ordinal)
+        return slot.id
 
     @property
     def over(self) -> bool:
@@ -206,9 +212,11 @@ def _sites_changed(state: RunState, event: SitesChanged) -> list[Instruction]:
     return _refill_if_due(state) or _close_if_due(state, event.now_ms)
 
 
-def _set_sites(state: RunState, sites: tuple[str, ...]) -> None:
-    state.sites = tuple(sorted(sites))
-    state.available = frozenset(sites)
+def _set_sites(state: RunState, sites: Sequence[str]) -> None:
+    """A tuple is sorted here; any other sequence is sorted already and finds its members itself, however many."""
+    in_order = not isinstance(sites, tuple)
+    state.sites = sites if in_order else tuple(sorted(sites))
+    state.available = sites if in_order else frozenset(sites)
     _count(state)
 
 
@@ -256,21 +264,28 @@ def _plan(state: RunState, only: tuple[str, ...] = (), *, refilling: bool = Fals
 
 def _plan_instruction(state: RunState) -> Plan:
     """Sites at work on a task that was kept in flight are busy; where a phase is extended, `only` says it all."""
-    busy = set() if state.only else {slot.site for slot in state.open.values() if not slot.answer}
+    busy = set() if state.only else {slot.site for slot in state.open.values() if _is_at_work(state, slot)}
     closed = _closed_to_refills(state) if state.refilling else busy
-    free = tuple(site for site in state.sites if site not in closed)
-    busy &= state.available
+    free = state.sites
+    if closed:
+        is_tuple = isinstance(free, tuple)
+        free = tuple(site for site in free if site not in closed) if is_tuple else Without(free, closed)
     asked = tuple(_attempts(state).elements()) if state.only or state.refilling else ()
     return Plan(
         state.round,
         state.phase_index,
         free,
-        tuple(sorted(busy)),
+        tuple(sorted(site for site in busy if site in state.available)),
         state.only,
         state.previous,
         state.refilling,
         asked,
     )
+
+
+def _is_at_work(state: RunState, slot: Slot) -> bool:
+    """Whether its site cannot be asked anew: one that waits for the rest of its group would hold that group up."""
+    return not slot.answer or (state.by_group and slot.answer == "ok")
 
 
 def _planned(state: RunState, event: Planned) -> list[Instruction]:
@@ -533,9 +548,9 @@ def _extend(state: RunState, *, final: bool) -> list[Instruction]:
     members = _members(state).values()
     held = {slot.site for slot in members if slot.answer != "failed"}
     tried = {slot.site for slot in members}
-    fresh = [site for site in state.sites if site not in tried]
-    again = [site for site in state.sites if site in tried and site not in held]
-    chosen = tuple((fresh + again)[: state.quorum - state.num_ok])
+    fresh = (site for site in state.sites if site not in tried)
+    again = (site for site in state.sites if site in tried and site not in held)
+    chosen = tuple(islice(chain(fresh, again), state.quorum - state.num_ok))
     can_ask = state.extensions < state.spec.retries
     if chosen and can_ask:
         state.extensions += 1

@@ -72,6 +72,7 @@ class RoundRecord:
         bytes: bytes moved: `down` to the sites and `up` from them; where updates are compressed, `saved` says by how
             much more `up` would have been.
         model: blob id of the model after this round.
+        time_s: virtual seconds from the beginning of the run to the end of the round; 0 where time is not simulated.
     """
 
     number: int
@@ -83,6 +84,7 @@ class RoundRecord:
     seconds_by_phase: Mapping[str, float] = field(default_factory=dict)
     bytes: Mapping[str, int] = field(default_factory=dict)
     model: str = ""
+    time_s: float = 0.0
 
     @property
     def moved_bytes(self) -> int:
@@ -217,4 +219,5 @@ _READERS = {
     "seconds_by_phase": _numbers,
     "bytes": _counts,
     "model": read_text,
+    "time_s": read_number,
 }

@@ -282,7 +282,7 @@ def test_fresh_updates_count_in_full_and_staler_ones_never_more(staleness: int, 
 
 def test_in_simulation_they_reach_what_the_sites_agree_on() -> None:
     for strategy in (hs.FedAsync(0.9), hs.FedBuff(3), hs.FedAT(2)):
-        app = hs.App(strategy, rounds=200, initial=[np.zeros(2)], evaluate_every=0, seed=3)
+        app = hs.App(strategy, rounds=500, initial=[np.zeros(2)], evaluate_every=0, seed=3)
 
         @app.train
         def train(arrays: Any, config: Any, site: Any) -> Any:
