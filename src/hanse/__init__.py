@@ -91,6 +91,7 @@ _HOMES = {
     "ask": "hanse.person.questions",
     "booster": "hanse.clients.xgboost",
     "boosting": "hanse.clients.boosting",
+    "compare": "hanse.simulation.compare",
     "fitted": "hanse.clients.sklearn",
     "forest": "hanse.clients.boosting",
     "job": "hanse.person.jobs",
@@ -182,6 +183,7 @@ __all__ = [
     "booster",
     "boosting",
     "clusters",
+    "compare",
     "contrast",
     "fitted",
     "forest",
@@ -241,6 +243,7 @@ if TYPE_CHECKING:
     from hanse.rounds.record import RoundRecord as RoundRecord
     from hanse.rounds.result import Result as Result
     from hanse.simulation import traces as traces
+    from hanse.simulation.compare import compare as compare
     from hanse.simulation.simulate import simulate as simulate
     from hanse.simulation.sites import Population as Population
     from hanse.strategies import Ask as Ask

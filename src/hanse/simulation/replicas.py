@@ -36,6 +36,7 @@ from hanse.simulation import data_file
 from hanse.simulation.engine import Answered, Batch
 from hanse.simulation.sites import Population, to_stderr
 from hanse.simulation.wire import Closed, batch_frame, read_done, receive, send
+from hanse.strategies.catalogue import CUSTOM
 
 AHEAD = 2
 """Chunks at one replica: one that it computes and one that waits."""
@@ -98,6 +99,7 @@ class Replicas:
         self._count = count
         self._spec = app.spec().to_json()
         self._mixed = mixed_hardware
+        self._is_mixed = False
         self._level = level
         self._folder = tempfile.TemporaryDirectory(prefix="hanse-simulation-")
         path = source_of(app)
@@ -107,6 +109,7 @@ class Replicas:
             "entry": path.name,
             "app": app.name_in_module,
             "engine": inner,
+            "spec": self._spec,
             "data": self._data_of(app, population),
         }
         self._shown = f"{path.name}:{app.name_in_module}"
@@ -120,7 +123,7 @@ class Replicas:
     @property
     def settings(self) -> Mapping[str, Any]:
         """See `Engine.settings`. The number of processes is none of them: it changes no bit."""
-        return {"inner": self._load["engine"]}
+        return {"inner": self._load["engine"], **({"mixed_hardware": True} if self._is_mixed else {})}
 
     @property
     def pids(self) -> list[int]:
@@ -269,13 +272,14 @@ class Replicas:
             header, _ = receive(replica.link)
         except Closed:
             header = {"error": f"the process ended ({_ending(replica.process.wait())})"}
-        if "error" not in header and header["spec"] != self._spec:
+        if "error" not in header and not _same(header["spec"], self._spec):
             header["error"] = "the app in that file is another one than the app that was given"
         if "error" not in header and header["fingerprint"] != fingerprint() and not self._mixed:
             header["error"] = (
                 f"expected the numerics fingerprint {fingerprint()}, found {header['fingerprint']}; "
                 "mixed_hardware=True takes it, with bits that are not comparable"
             )
+        self._is_mixed = self._is_mixed or header.get("fingerprint") != fingerprint()
         if "error" in header:
             _end(replica)
             raise ConfigError(f"replicas: {self._shown} cannot run in another process: {header['error']}")
@@ -307,6 +311,12 @@ class Replicas:
             _end(replica)
         self._replicas = []
         self._folder.cleanup()
+
+
+def _same(found: Mapping[str, Any], asked: Mapping[str, Any]) -> bool:
+    """Whether two specifications are of one app; a strategy of its own is only here, at the server's side."""
+    apart = {"strategy", "params"} if asked["strategy"] == CUSTOM else set()
+    return all(found[name] == asked[name] for name in asked if name not in apart)
 
 
 def num_cores() -> int:
