@@ -55,7 +55,7 @@ class RunSpec:
         server_config, server_evaluate: whether the app has `@app.config`, `@app.evaluate_on_server`.
         threads: compute threads in every worker.
         selection: which sites are asked, as `strategies.selection.Selection.to_json`; None for any alike.
-        lr: the sites' learning rate, `config["lr"]` of training: the fields of `strategies.schedule.Schedule`; None
+        lr: the sites' learning rate, `config["lr"]`: the fields of `strategies.schedule.Schedule`; None
         for none.
     """
 
