@@ -76,6 +76,7 @@ CASES = {
         for name in (
             "stateful",
             "adaptive",
+            "at_home",
             "gathering",
             "listing",
             "asking",
@@ -248,7 +249,15 @@ class InWorkers:
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "rounds"),
-    [("stateful", 5), ("compressed", 3), ("controlled", 4), ("dynamic", 3), ("gathering", 3), ("sklearn_logreg", 1)],
+    [
+        ("stateful", 5),
+        ("compressed", 3),
+        ("controlled", 4),
+        ("dynamic", 3),
+        ("at_home", 4),
+        ("gathering", 3),
+        ("sklearn_logreg", 1),
+    ],
 )
 def test_a_worker_may_be_replaced_between_any_two_tasks(
     name: str, rounds: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -21,6 +21,7 @@ from hanse.core.errors import ConfigError, UpdateError
 from hanse.core.spec import EarlyStop, RunSpec
 from hanse.strategies import Strategy
 from hanse.strategies.analysis import Analysis
+from hanse.strategies.asynchronous import Asynchronous
 from hanse.strategies.catalogue import CUSTOM, catalogue
 from hanse.strategies.fedavg import FedAvg
 from hanse.strategies.query import Query
@@ -63,7 +64,7 @@ class App:
         keep_updates: keep every site's updates after the round.
         threads: compute threads in every worker.
         selection: which sites a round asks: `Uniform()`, `ByExamples()`, `PowerOfChoice(...)`, `Balanced()`.
-        lr: a number or a `Schedule(...)`, which training finds as `config["lr"]`.
+        lr: a number or a `Schedule(...)`, which sites find as `config["lr"]`.
         include: files that the module imports or reads, relative to it; they travel with it.
         compression: how updates travel: `Int8()`, `BFloat16()`, `TopK(fraction)`, `RandomK(fraction)`; None for as they
             are.
@@ -127,7 +128,7 @@ class App:
         if (
             selection is not None
             and strategy is not None
-            and strategy.order == "receipt"
+            and isinstance(strategy, Asynchronous)
             and selection.num_candidates(1)
         ):
             raise ConfigError(

@@ -56,7 +56,7 @@ class RunSpec:
         threads: compute threads in every worker.
         compression: how updates travel, `{"name": …, parameter: …}`; empty for as they are.
         selection: which sites are asked, as `strategies.selection.Selection.to_json`; None for any alike.
-        lr: the sites' learning rate, `config["lr"]` of training: the fields of `strategies.schedule.Schedule`; None
+        lr: the sites' learning rate, `config["lr"]`: the fields of `strategies.schedule.Schedule`; None
         for none.
     """
 

@@ -385,7 +385,7 @@ def plan_phase(
         check_plan(strategy, plan, phases, request, named)
     if spec.lr is not None:
         lr = rate_at(rate_of("lr", spec.lr), request.round)
-        asks = tuple(replace(ask, config={"lr": lr, **ask.config}) if ask.call == "train" else ask for ask in plan.asks)
+        asks = tuple(replace(ask, config={"lr": lr, **ask.config}) for ask in plan.asks)
         plan = replace(plan, asks=asks)
     if config is not None:
         asks = tuple(replace(ask, config={**ask.config, **config(request.round, ask.site)}) for ask in plan.asks)

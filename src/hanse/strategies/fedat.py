@@ -55,6 +55,7 @@ class FedAT(Asynchronous):
     proximal_mu: float = 0.0
 
     name: ClassVar[str] = "fedat"
+    order: ClassVar[str] = "position"  # within a tier, as in any round
 
     def __post_init__(self) -> None:
         check_count("fedat.tiers", self.tiers, 1)
