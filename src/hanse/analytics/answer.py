@@ -68,7 +68,8 @@ class Answer:
         return path
 
     def _repr_html_(self) -> str:
-        head = "".join(f"<th>{escape(name)}</th>" for name in self.columns)
+        kinds = {name: _kind(self.rows[0][name]) for name in self.columns}
+        head = "".join(f'<th class="{kinds[name]}">{escape(name)}</th>' for name in self.columns)
         body = "".join(
             "<tr>"
             + "".join(f'<td class="{_kind(row[n])}">{escape(shown(row[n]))}</td>' for n in self.columns)

@@ -22,7 +22,7 @@ svg text{fill:var(--soft,#667085)}svg .axis{stroke:var(--line,#d5dae1);fill:none
 .line{fill:none;stroke-width:2}.band{opacity:.16}.minus{fill:#b0403a}.plus{fill:#3566b0}
 table{border-collapse:collapse;font-size:.92rem;display:block;overflow-x:auto}
 th,td{padding:.25rem .7rem;border-bottom:1px solid var(--line)}
-th{text-align:left;color:var(--soft);font-weight:600}td.number{text-align:right;font-variant-numeric:tabular-nums}
+th{text-align:left;color:var(--soft);font-weight:600}th.number,td.number{text-align:right;font-variant-numeric:tabular-nums}
 dl{display:grid;grid-template-columns:max-content 1fr;gap:.2rem 1rem}dt{color:var(--soft)}dd{margin:0}
 .note{color:var(--soft)}
 """.strip()

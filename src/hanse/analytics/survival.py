@@ -7,8 +7,8 @@ variance.
 
 A site tells times of events and of losses, each as means of `min_group` (`release.microaggregated`): first which event
 times there are, then how many events and losses lie at and between the times of all sites. With `min_group` 1 the
-curves are those of the pooled rows; above, the number of events until any time is wrong by less than 2·min_group − 1 a
-site and group, and so is that of losses.
+curves are those of the pooled rows; above, they end where fewer rows are at risk than `min_group` a site, and the
+number of events until any time is wrong by less than 2·min_group − 1 a site and group, and so is that of losses.
 """
 
 import math
@@ -105,7 +105,8 @@ class Survival(GroupedQuestion):
     def advance(self, phase: str, model: Arrays | None, totals: Arrays) -> Arrays:
         """See `Question.advance`."""
         keep = (totals["sites"] >= self.min_sites)[:, None]
-        return known_and(model, {name: np.where(keep, totals[name], 0) for name in ("events", "lost")})
+        cells = {name: np.where(keep, totals[name], 0) for name in ("events", "lost")}
+        return known_and(model, {**cells, "sites": np.where(keep[:, 0], totals["sites"], 0)})
 
     def answer(self, model: Arrays) -> Answer:
         """A line for each group and time at which there are events; `survival` with its band."""
@@ -116,6 +117,8 @@ class Survival(GroupedQuestion):
         for g, name in enumerate(names):
             at_risk = at_risk_of(model["events"][g], model["lost"][g])
             lines = curve(model["times"], model["events"][g], at_risk, self.level)
+            if self.min_group > 1:  # beyond, what was lost and what happened may well have changed places
+                lines = [line for line in lines if line["at_risk"] >= self.min_group * int(model["sites"][g])]
             curves[name or "all"] = [(r["time"], r["survival"], r["low"], r["high"]) for r in lines]
             rows += [{**self._labelled(name), **line} for line in lines]
             label = f"median of {name}" if name else "median"
@@ -125,7 +128,8 @@ class Survival(GroupedQuestion):
             facts |= {"log-rank chi2": statistic, "degrees of freedom": degrees}
             facts["p"] = None if statistic is None else chi_squared_tail(statistic, degrees)
         title = f"Survival by {self.by}" if self.by else "Survival"
-        return Answer(title, tuple(rows), facts, self._notes(), drawn_steps(curves, self.time))
+        end = ("Curves end where fewer rows are at risk than min_group for each site.",) if self.min_group > 1 else ()
+        return Answer(title, tuple(rows), facts, (*self._notes(), *end), drawn_steps(curves, self.time))
 
     def _cells(self, num_groups: int, num_times: int) -> Layout:
         shape = {"events": (num_groups, num_times), "lost": (num_groups, num_times + 1), "sites": (num_groups,)}

@@ -30,6 +30,7 @@ GROUPS = {
     "server": "The coordinator: it plans rounds and aggregates, and never sees data.",
     "site": "One organisation's agent, next to its data. Only dials out.",
     "person": "People who submit jobs or run the federation.",
+    "stats": "Questions to the sites, without training; no site tells a small number.",
     "job": "What has been submitted.",
     "audit": "What has been decided, by whom, in an order that cannot be changed.",
 }
@@ -103,6 +104,51 @@ COMMANDS = (
     ),
     Command("person list", "People of the federation.", ("person list", "person list --json"), "person:list_"),
     Command("person revoke", "Let a person in no more (as admin).", ("person revoke anna",), "person:revoke"),
+    Command(
+        "stats describe",
+        "Count, mean, deviation and quartiles of columns.",
+        (
+            "stats describe age bmi --data patients --by sex",
+            "stats describe age --data patients --no-order --json",
+        ),
+        "stats:describe",
+    ),
+    Command(
+        "stats quantiles",
+        "Quantiles of columns.",
+        ("stats quantiles age --data patients --q 0.5 --q 0.9",),
+        "stats:quantiles",
+    ),
+    Command(
+        "stats histogram",
+        "How many rows have values between edges.",
+        ("stats histogram age --data patients --edges 0,40,60,80",),
+        "stats:histogram",
+    ),
+    Command(
+        "stats correlation",
+        "How columns move together.",
+        ("stats correlation age bmi --data patients",),
+        "stats:correlation",
+    ),
+    Command(
+        "stats crosstab",
+        "How many rows have each pair of values, with a test.",
+        ("stats crosstab sex stage --data patients",),
+        "stats:crosstab",
+    ),
+    Command(
+        "stats top",
+        "The most frequent values of a column.",
+        ("stats top diagnosis --data patients --number 20",),
+        "stats:top",
+    ),
+    Command(
+        "stats survival",
+        "Survival curves and the log-rank test.",
+        ("stats survival days died --data patients --by arm --report survival.html",),
+        "stats:survival",
+    ),
     Command("job list", "Jobs, newest first.", ("job list", "job list --json"), "job:list_"),
     Command("job show", "One job: state, sites, settings.", ("job show 0k3v…", "job show 0k3v… --json"), "job:show"),
     Command(

@@ -165,7 +165,7 @@ def _overview() -> str:
 def _group(group: str) -> str:
     commands = [command for command in COMMANDS if command.words.startswith(f"{group} ")]
     lines = [f"usage: hanse {group} COMMAND [ARGUMENTS]", "", GROUPS[group], ""]
-    lines += [f"  {command.words.split()[1]:<10} {command.summary}" for command in commands]
+    lines += [f"  {command.words.split()[1]:<12} {command.summary}" for command in commands]
     lines += ["", "Examples:"]
     lines += [f"  hanse {command.examples[0]}" for command in commands]
     return "\n".join(lines)

@@ -69,6 +69,7 @@ class BoostingClient(Client):
         self._bins: tuple[bytes, Array] | None = None
         self._margins: Wide | None = None
         self._num_trees = 0
+        self._places: dict[int, tuple[tuple[Array, Array, Array], Array]] = {}
         self._seen = b""
 
     def step(self, arrays: Arrays | None, config: Config, site: Site) -> Answer:
@@ -118,7 +119,7 @@ class BoostingClient(Client):
             if not mine:
                 continue
             if level:
-                at = whole.nodes(x, growing[mine[0]][0])
+                at = self._places_in(whole, growing[mine[0]][0], x)
                 place = np.full(whole.feature.shape[1], -1, dtype=np.int64)
                 place[[growing[each][1] for each in mine]] = np.arange(len(mine))
                 place = place[at]
@@ -127,13 +128,29 @@ class BoostingClient(Client):
             made[mine] = histograms(self._bins[1], place, len(mine), g[output], h[output], max_bins)
         return {"histograms": made}
 
+    def _places_in(self, forest: Forest, tree: int, x: Wide) -> Array:
+        """The leaf of every row, going on from where it was one level ago if the tree has only grown since."""
+        before = self._places.get(tree)
+        asked = forest.feature[tree].copy(), forest.threshold[tree].copy(), forest.missing_left[tree].copy()
+        start = None
+        if before is not None:
+            was, place = before
+            kept = was[0] != -1
+            if all(np.array_equal(old[kept], new[kept]) for old, new in zip(was, asked, strict=True)):
+                start = place
+        place = forest.nodes(x, tree, start)
+        self._places[tree] = asked, place
+        return place
+
     def _margins_of(self, done: Forest, x: Wide) -> Wide:
         """What the finished trees say of the training rows, going on from what is known of them."""
-        start = self._num_trees
+        start, outputs = self._num_trees, done.objective.num_outputs
         known = done.first(start).value.tobytes() if start <= done.num_trees else None
         if self._margins is None or known != self._seen:
             self._margins, start = np.repeat(done.base[:, None], len(x), axis=1), 0
-        done.add_margins(self._margins, x, start, done.num_trees)
+        for tree in range(start, done.num_trees):
+            self._margins[tree % outputs] += done.value[tree, self._places_in(done, tree, x)]
+        self._places = {tree: place for tree, place in self._places.items() if tree >= done.num_trees}
         self._num_trees, self._seen = done.num_trees, done.value.tobytes()
         return self._margins
 

@@ -40,6 +40,7 @@ datasets: any           # or a list of names: which data sets of site.yaml jobs 
 # strategies: any       # or a list, such as [fedavg, fedprox]
 # secure_aggregation: required
 # max_epsilon: {patients: 1.0}
+# analytics: {min_group: 10}    # questions for statistics may be asked without approval
 # isolation: landlock   # the least isolation of workers
 """
 

@@ -81,9 +81,10 @@ def bins_of(x: Wide, edges: Edges, max_bins: int) -> Array:
         x: float64, `(rows, features)`.
 
     Returns:
-        uint16, `(features, rows)`: from 0 to the number of the feature's edges; `max_bins` where a value is missing.
+        uint16, `(features, rows)`, a row's bins side by side in memory: from 0 to the number of the feature's edges;
+        `max_bins` where a value is missing.
     """
-    made = np.empty((edges.num_features, len(x)), dtype=np.uint16)
+    made = np.empty((len(x), edges.num_features), dtype=np.uint16).T
     for feature in range(edges.num_features):
         column = np.ascontiguousarray(x[:, feature])
         made[feature] = np.searchsorted(edges[feature], column, side="right")

@@ -132,16 +132,17 @@ class Forest:
 
     # ---- predicting ----
 
-    def nodes(self, x: Wide, tree: int) -> Array:
+    def nodes(self, x: Wide, tree: int, start: Array | None = None) -> Array:
         """The leaf that each row comes to.
 
         Args:
             x: float64, `(rows, features)`; NaN for missing.
+            start: int64, `(rows,)`: nodes on the way that are known already; it is changed.
 
         Returns:
             int64, `(rows,)`.
         """
-        place = np.zeros(len(x), dtype=np.int64)
+        place = np.zeros(len(x), dtype=np.int64) if start is None else start
         for _ in range(self.depth):
             asked = self.feature[tree, place]
             rows = np.flatnonzero(asked != LEAF)

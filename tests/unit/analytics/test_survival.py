@@ -75,6 +75,7 @@ def test_groups_of_ten_stay_near_and_never_stand_for_fewer() -> None:
     sites = patients(7, sizes=(400, 350, 380))
     answer, result = asked(sites, Survival("time", "event", data="patients"))
     assert all(int(row["events"] or 0) >= 10 for row in answer.to_rows())
+    assert int(answer.to_rows()[-1]["at_risk"] or 0) >= 30
     counts = [*result.arrays["events"].ravel(), *result.arrays["lost"].ravel()]
     assert not [count for count in counts if 0 < count < 10]
     whole = pooled(sites)

@@ -15,6 +15,7 @@ from typing import Any, get_args
 import pytest
 
 import hanse as hs
+from hanse.analytics.catalogue import QUESTIONS
 from hanse.backends.grpc import protocol
 from hanse.cli.commands import COMMANDS, GROUPS, Command
 from hanse.cli.main import describe
@@ -261,7 +262,17 @@ def test_strategies_and_their_parameters() -> None:
         (name,), parameters = codes(row[0]), codes(re.sub(r"\(.*?\)", "", row[1]))
         documented[getattr(hs, name.removeprefix("hs.")).name] = set(parameters)
     actual = {name: {f.name for f in dataclasses.fields(kind)} for name, kind in catalogue().items()}
-    assert documented == {name: fields for name, fields in actual.items() if name != "query"}
+    assert documented == {name: fields for name, fields in actual.items() if name not in ("query", "analysis")}
+
+
+def test_questions_are_those_there_are() -> None:
+    table = rows(text_of("docs/how-to/analytics.md"), "Ask")
+    documented = {codes(row[0])[0].partition("(")[0].removeprefix("hs.analytics.") for row in table}
+    assert documented == {kind.__name__ for kind in QUESTIONS.values()}
+    policy_row = next(
+        row for row in rows(text_of("docs/reference/configuration.md"), "policy.yaml") if "`analytics`" in row[0]
+    )
+    assert set(QUESTIONS) <= set(codes(policy_row[2]))
 
 
 def test_federation_keys() -> None:

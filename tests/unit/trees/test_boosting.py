@@ -258,3 +258,30 @@ def test_the_area_under_the_curve_counts_pairs(pairs: list[tuple[int, int]]) -> 
     else:
         expected = ((good[:, None] > bad).sum() + 0.5 * (good[:, None] == bad).sum()) / (len(good) * len(bad))
         assert found == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("kind", ["binary", "multiclass"])
+def test_the_compiled_loop_gives_the_same_bits(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("numba", reason="numba is not installed (extra 'fast')")
+    from hanse.trees import growing
+
+    X, y = rows(10, 300, kind, 3 if kind == "multiclass" else 2)
+    strategy = hs.Boosting(kind, 3 if kind == "multiclass" else 2, **SMALL)
+    slow = grown(X, y, np.zeros(300), strategy)
+    monkeypatch.setattr(growing._Patience, "left", 0)
+    used = []
+    from hanse.trees import compiled
+
+    add = compiled.add_rows
+    monkeypatch.setattr(compiled, "add_rows", lambda *parts: used.append(1) or add(*parts))
+    assert grown(X, y, np.zeros(300), strategy).arrays == slow.arrays
+    assert used
+
+
+def test_places_are_found_again_when_a_tree_is_another() -> None:
+    X, y = rows(11, 200, "binary", 2)
+    client = hs.boosting(X, y, test=0)
+    first = hs.forest(grown(X, y, np.zeros(200), hs.Boosting(**SMALL), rounds=1).arrays)
+    other = hs.forest(grown(X[:, ::-1], 1 - y, np.zeros(200), hs.Boosting(**SMALL), rounds=1).arrays)
+    for forest in (first, first, other, first):
+        np.testing.assert_array_equal(client._places_in(forest, 0, X), forest.nodes(X, 0))
