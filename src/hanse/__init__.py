@@ -22,6 +22,7 @@ _HOMES = {
     "Close": "hanse.strategies",
     "ConfigError": "hanse.core.errors",
     "Context": "hanse.strategies",
+    "Cyclic": "hanse.simulation.topologies",
     "EarlyStop": "hanse.core.spec",
     "FLTrust": "hanse.strategies.robust",
     "FedAdagrad": "hanse.strategies.fedadagrad",
@@ -41,6 +42,7 @@ _HOMES = {
     "FoldInput": "hanse.strategies",
     "Gather": "hanse.aggregation",
     "GeometricMedian": "hanse.aggregation",
+    "Gossip": "hanse.simulation.topologies",
     "HanseError": "hanse.core.errors",
     "Int8": "hanse.aggregation",
     "JobFailed": "hanse.core.errors",
@@ -56,6 +58,7 @@ _HOMES = {
     "RFA": "hanse.strategies.robust",
     "RandomK": "hanse.aggregation",
     "Result": "hanse.rounds.result",
+    "RingAllReduce": "hanse.simulation.topologies",
     "RootTrust": "hanse.aggregation",
     "RoundRecord": "hanse.rounds.record",
     "Scaffold": "hanse.strategies.scaffold",
@@ -70,6 +73,7 @@ _HOMES = {
     "job": "hanse.person.jobs",
     "run": "hanse.person.jobs",
     "simulate": "hanse.simulation.inline",
+    "simulate_peers": "hanse.simulation.peers",
     "sklearn": "hanse.clients.sklearn",
     "submit": "hanse.person.jobs",
     "torch": "hanse.clients.torch",
@@ -87,6 +91,7 @@ __all__ = [
     "Close",
     "ConfigError",
     "Context",
+    "Cyclic",
     "EarlyStop",
     "FLTrust",
     "FedAdagrad",
@@ -106,6 +111,7 @@ __all__ = [
     "FoldInput",
     "Gather",
     "GeometricMedian",
+    "Gossip",
     "HanseError",
     "Int8",
     "JobFailed",
@@ -120,6 +126,7 @@ __all__ = [
     "Query",
     "RandomK",
     "Result",
+    "RingAllReduce",
     "RootTrust",
     "RoundRecord",
     "Scaffold",
@@ -135,6 +142,7 @@ __all__ = [
     "job",
     "run",
     "simulate",
+    "simulate_peers",
     "sklearn",
     "submit",
     "torch",
@@ -179,6 +187,10 @@ if TYPE_CHECKING:
     from hanse.rounds.record import RoundRecord as RoundRecord
     from hanse.rounds.result import Result as Result
     from hanse.simulation.inline import simulate as simulate
+    from hanse.simulation.peers import simulate_peers as simulate_peers
+    from hanse.simulation.topologies import Cyclic as Cyclic
+    from hanse.simulation.topologies import Gossip as Gossip
+    from hanse.simulation.topologies import RingAllReduce as RingAllReduce
     from hanse.strategies import Ask as Ask
     from hanse.strategies import Close as Close
     from hanse.strategies import Context as Context
