@@ -73,6 +73,7 @@ _HOMES = {
     "job": "hanse.person.jobs",
     "run": "hanse.person.jobs",
     "simulate": "hanse.simulation.inline",
+    "simulate_hierarchy": "hanse.simulation.hierarchy",
     "simulate_peers": "hanse.simulation.peers",
     "sklearn": "hanse.clients.sklearn",
     "submit": "hanse.person.jobs",
@@ -142,6 +143,7 @@ __all__ = [
     "job",
     "run",
     "simulate",
+    "simulate_hierarchy",
     "simulate_peers",
     "sklearn",
     "submit",
@@ -186,6 +188,7 @@ if TYPE_CHECKING:
     from hanse.person.jobs import submit as submit
     from hanse.rounds.record import RoundRecord as RoundRecord
     from hanse.rounds.result import Result as Result
+    from hanse.simulation.hierarchy import simulate_hierarchy as simulate_hierarchy
     from hanse.simulation.inline import simulate as simulate
     from hanse.simulation.peers import simulate_peers as simulate_peers
     from hanse.simulation.topologies import Cyclic as Cyclic

@@ -1,4 +1,4 @@
-"""One site of an app as a `Trainer`: what a peer's program asks is done by the runtime that a federation's sites have."""
+"""One site of an app as a `Trainer`: what a peer asks is done by the runtime that a federation's sites have."""
 
 import sys
 from collections.abc import Callable, Mapping
