@@ -27,6 +27,7 @@ _HOMES = {
     "ConfigError": "hanse.core.errors",
     "Context": "hanse.strategies",
     "Ditto": "hanse.strategies.ditto",
+    "Cyclic": "hanse.simulation.topologies",
     "EarlyStop": "hanse.core.spec",
     "FLTrust": "hanse.strategies.robust",
     "FedAT": "hanse.strategies.fedat",
@@ -53,6 +54,7 @@ _HOMES = {
     "FoldInput": "hanse.strategies",
     "Gather": "hanse.aggregation",
     "GeometricMedian": "hanse.aggregation",
+    "Gossip": "hanse.simulation.topologies",
     "HanseError": "hanse.core.errors",
     "Int8": "hanse.aggregation",
     "IFCA": "hanse.strategies.ifca",
@@ -73,6 +75,7 @@ _HOMES = {
     "RFA": "hanse.strategies.robust",
     "RandomK": "hanse.aggregation",
     "Result": "hanse.rounds.result",
+    "RingAllReduce": "hanse.simulation.topologies",
     "RootTrust": "hanse.aggregation",
     "RoundRecord": "hanse.rounds.record",
     "Scaffold": "hanse.strategies.scaffold",
@@ -97,6 +100,9 @@ _HOMES = {
     "job": "hanse.person.jobs",
     "run": "hanse.person.jobs",
     "simulate": "hanse.simulation.simulate",
+    "simulate": "hanse.simulation.inline",
+    "simulate_hierarchy": "hanse.simulation.hierarchy",
+    "simulate_peers": "hanse.simulation.peers",
     "sklearn": "hanse.clients.sklearn",
     "submit": "hanse.person.jobs",
     "torch": "hanse.clients.torch",
@@ -121,6 +127,7 @@ __all__ = [
     "ConfigError",
     "Context",
     "Ditto",
+    "Cyclic",
     "EarlyStop",
     "FLTrust",
     "FedAT",
@@ -147,6 +154,7 @@ __all__ = [
     "FoldInput",
     "Gather",
     "GeometricMedian",
+    "Gossip",
     "HanseError",
     "Int8",
     "JobFailed",
@@ -165,6 +173,7 @@ __all__ = [
     "Query",
     "RandomK",
     "Result",
+    "RingAllReduce",
     "RootTrust",
     "RoundRecord",
     "Scaffold",
@@ -190,6 +199,8 @@ __all__ = [
     "job",
     "run",
     "simulate",
+    "simulate_hierarchy",
+    "simulate_peers",
     "sklearn",
     "submit",
     "torch",
@@ -246,6 +257,12 @@ if TYPE_CHECKING:
     from hanse.simulation.compare import compare as compare
     from hanse.simulation.simulate import simulate as simulate
     from hanse.simulation.sites import Population as Population
+    from hanse.simulation.hierarchy import simulate_hierarchy as simulate_hierarchy
+    from hanse.simulation.inline import simulate as simulate
+    from hanse.simulation.peers import simulate_peers as simulate_peers
+    from hanse.simulation.topologies import Cyclic as Cyclic
+    from hanse.simulation.topologies import Gossip as Gossip
+    from hanse.simulation.topologies import RingAllReduce as RingAllReduce
     from hanse.strategies import Ask as Ask
     from hanse.strategies import Close as Close
     from hanse.strategies import Context as Context

@@ -160,7 +160,7 @@ class AutoKernel:
     def _count(self, blocks: Sequence[Coded]) -> None:
         if self._left > 0:
             self._left -= len(blocks) * blocks[0].nbytes
-            if self._left <= 0 and _numba_installed():
+            if self._left <= 0 and numba_installed():
                 self._kernel = _numba_kernel()
 
 
@@ -176,13 +176,14 @@ def pick_kernel(name: KernelName = "auto") -> Kernel:
         return _numpy_kernel()
     if name != "numba":
         raise ValueError(f"expected kernel auto, numpy or numba, found {name!r}")
-    if not _numba_installed():
+    if not numba_installed():
         raise MissingExtraError("numba", "fast")
     return _numba_kernel()
 
 
 @cache
-def _numba_installed() -> bool:
+def numba_installed() -> bool:
+    """Whether the extra `fast` is there."""
     return importlib.util.find_spec("numba") is not None
 
 

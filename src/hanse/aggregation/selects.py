@@ -15,7 +15,9 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 import numpy.typing as npt
 
+from hanse.aggregation.kernels import KernelName
 from hanse.aggregation.rounding import Wide
+from hanse.aggregation.sorting import Window, average
 
 Rows = npt.NDArray[np.float64]
 """One row per update in order of position, one column per element."""
@@ -36,44 +38,54 @@ class Select(Protocol):
         ...
 
 
-class Median:
-    """The middle value of each coordinate; of two middle values their mean, half of each added."""
+class WindowMean:
+    """A mean of some middle values of each coordinate; `Median` and `TrimmedMean` say which.
+
+    Args:
+        kernel: `numpy`, `numba`, or `auto` for numba where it is installed and pays. Changes no bit.
+    """
+
+    def __init__(self, kernel: KernelName = "auto") -> None:
+        self.kernel = kernel
+
+    def window(self, num: int) -> Window:
+        """Which of `num` sorted values count, and how much."""
+        raise NotImplementedError
 
     def reduce(self, blocks: Rows, weights: Sequence[float], out: Wide) -> None:
-        """See `Select.reduce`; weights are ignored."""
+        """See `Select.reduce`; weights are ignored. Adds in ascending order, then divides once."""
         blocks += 0.0  # −0.0 becomes 0.0
-        upper = len(blocks) // 2
-        if len(blocks) % 2:
-            blocks.partition(upper, axis=0)
-            out[:] = blocks[upper]
-        else:
-            blocks.partition((upper - 1, upper), axis=0)
-            np.multiply(blocks[upper - 1], 0.5, out=out)
-            out += 0.5 * blocks[upper]
+        blocks.sort(axis=0)
+        average(blocks, self.window(len(blocks)), out)
 
 
-class TrimmedMean:
+class Median(WindowMean):
+    """The middle value of each coordinate; of two middle values their mean, half of each added."""
+
+    def window(self, num: int) -> Window:
+        """See `WindowMean.window`."""
+        upper = num // 2
+        return Window(upper, upper + 1, 1.0, 1.0) if num % 2 else Window(upper - 1, upper + 1, 0.5, 1.0)
+
+
+class TrimmedMean(WindowMean):
     """The mean of each coordinate without its lowest and highest values.
 
     Args:
         trim: share of the updates cut at each end, 0 <= trim < 0.5; floor(trim · num_updates) are cut.
+        kernel: see `WindowMean`.
     """
 
-    def __init__(self, trim: float = 0.1) -> None:
+    def __init__(self, trim: float = 0.1, kernel: KernelName = "auto") -> None:
         if not 0 <= trim < 0.5:
             raise ValueError(f"expected 0 <= trim < 0.5, found trim={trim}")
+        super().__init__(kernel)
         self.trim = trim
 
-    def reduce(self, blocks: Rows, weights: Sequence[float], out: Wide) -> None:
-        """See `Select.reduce`; weights are ignored. Adds in ascending order, then divides once."""
-        blocks += 0.0
-        cut = int(self.trim * len(blocks))
-        blocks.sort(axis=0)
-        kept = blocks[cut : len(blocks) - cut]
-        np.copyto(out, kept[0])
-        for row in kept[1:]:
-            np.add(out, row, out=out)
-        np.divide(out, len(kept), out=out)
+    def window(self, num: int) -> Window:
+        """See `WindowMean.window`."""
+        cut = int(self.trim * num)
+        return Window(cut, num - cut, 1.0, float(num - 2 * cut))
 
 
 class MeanAroundMedian:

@@ -20,7 +20,8 @@ from hanse.aggregation.gathers import MEASURE_ELEMENTS, Gather
 from hanse.aggregation.gram import Stats
 from hanse.aggregation.refusals import EmptyCohort, Overflow, UpdatesRefused, ZeroWeight
 from hanse.aggregation.rounding import Block, Wide, all_finite, is_float, is_reducible, round_to, widen_into
-from hanse.aggregation.selects import Rows, Select
+from hanse.aggregation.selects import Rows, Select, WindowMean
+from hanse.aggregation.sorting import Sorter, pick_sorter
 from hanse.aggregation.sources import Deltas, Sink, Source
 from hanse.core.arrays import Layout, describe
 from hanse.core.errors import NotFoundError, RefusedError, UpdateError
@@ -138,7 +139,7 @@ def aggregate(
     reduce: Reduce
     if isinstance(rule, Select):
         reduce = _Select(cohort, rule, allow_nonfinite)
-        default = select_elements(len(cohort.sources))
+        default = reduce.block_elements
     else:
         reduce = _Fold(cohort, rule)
         default = getattr(rule, "block_elements", BLOCK_ELEMENTS)
@@ -422,8 +423,19 @@ class _Select:
         self._rule = rule
         self._rows = _Rows(cohort)
         self._allow_nonfinite = allow_nonfinite
+        self._sorter: Sorter | None = None
+        self.block_elements = select_elements(len(cohort.sources))
+        if isinstance(rule, WindowMean) and not allow_nonfinite:
+            num, layout = len(cohort.sources), cohort.sources[0].layout
+            self._sorter = pick_sorter(rule.kernel, num, num * layout.nbytes)
+            self._window = rule.window(num)
+            self.block_elements = self._sorter.block_elements(num)
 
     def __call__(self, at: Range, out: Wide) -> None:
+        if self._sorter is not None:
+            blocks = _read(self._cohort, range(len(self._cohort.sources)), at)
+            if self._sorter.mean_of(blocks, self._window, out):
+                return
         rows = self._rows.read(at)
         if not self._allow_nonfinite:
             _refuse_nonfinite(self._cohort, rows)  # here, since a median would hide it

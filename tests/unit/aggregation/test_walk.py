@@ -228,7 +228,7 @@ def test_auto_takes_numba_only_when_it_pays(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_numba_by_name_without_numba_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kernels, "_numba_installed", lambda: False)
+    monkeypatch.setattr(kernels, "numba_installed", lambda: False)
     with pytest.raises(MissingExtraError, match="hanse\\[fast\\]"):
         WeightedMean("numba")
     auto = kernels.AutoKernel(patience_bytes=0)

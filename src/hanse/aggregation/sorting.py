@@ -1,0 +1,149 @@
+"""The mean of some middle values of every column: what the median and the trimmed mean are. In numpy here, by a sorting
+network in `fused_sorting`; the same bits by construction.
+
+Sorting has one result whatever the way, once −0.0 is 0.0. What is added then is added in ascending order, in float64.
+"""
+
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, Protocol
+
+import numpy as np
+
+from hanse.aggregation.kernels import KernelName, numba_installed
+from hanse.aggregation.rounding import BFLOAT16, Block, Wide, all_finite, bfloat16_to_float32
+from hanse.core.errors import MissingExtraError
+
+PATIENCE_BYTES = 1 << 30
+"""Updates sorted by a process before `auto` loads numba. Loading costs some 4 s of CPU and saves a second a GiB."""
+
+MAX_FUSED_ROWS = 256
+"""Above it a stripe of all rows no longer fits a core's own cache, and numpy's sort is not slower."""
+SORT_BYTES = 8 << 20
+"""Bytes of the matrix that numpy sorts at a time, about."""
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """(Σ scale · x) / divisor over the sorted rows low … high − 1, in ascending order."""
+
+    low: int
+    high: int
+    scale: float
+    divisor: float
+
+
+class Sorter(Protocol):
+    """Sorts columns. Threads may share one."""
+
+    name: str
+
+    def block_elements(self, num: int) -> int:
+        """Elements of one block of each of `num` updates at which it is fastest."""
+        ...
+
+    def mean_of(self, blocks: Sequence[Block], window: Window, out: Wide) -> bool:
+        """Write the window's mean of every column.
+
+        Args:
+            blocks: each (n,), of floats or integers; are not changed.
+            out: float64, (n,).
+
+        Returns:
+            Whether every value is finite; if not, `out` holds nothing of use.
+        """
+        ...
+
+
+def average(rows: Any, window: Window, out: Wide) -> None:
+    """The window's mean of rows that are sorted by column, float32 or float64."""
+    np.multiply(rows[window.low], window.scale, out=out, dtype=np.float64)
+    for row in rows[window.low + 1 : window.high]:
+        if window.scale == 1:
+            np.add(out, row, out=out)
+        else:
+            np.add(out, np.multiply(row, window.scale, dtype=np.float64), out=out)
+    np.divide(out, window.divisor, out=out)
+
+
+def comparable(blocks: Sequence[Block]) -> list[Block]:
+    """The blocks in float32 where that is exact for all of them, in float64 otherwise (64-bit integers are rounded)."""
+    narrow = [bfloat16_to_float32(block) if block.dtype == BFLOAT16 else block for block in blocks]
+    single = all(np.can_cast(dtype, np.float32, "safe") for dtype in {block.dtype for block in narrow})
+    return [block.astype(np.float32 if single else np.float64, copy=False) for block in narrow]
+
+
+class NumpySorter:
+    """numpy's sort along the columns of one matrix, whose memory is kept per thread."""
+
+    name = "numpy"
+
+    def __init__(self) -> None:
+        self._local = threading.local()
+
+    def block_elements(self, num: int) -> int:
+        """See `Sorter.block_elements`."""
+        return max(256, SORT_BYTES // (8 * num))
+
+    def mean_of(self, blocks: Sequence[Block], window: Window, out: Wide) -> bool:
+        """See `Sorter.mean_of`."""
+        ready = comparable(blocks)
+        rows = self._matrix(len(ready), len(out), ready[0].dtype)
+        for row, block in zip(rows, ready, strict=True):
+            np.add(block, 0.0, out=row)  # −0.0 becomes 0.0
+            if not all_finite(row):
+                return False
+        rows.sort(axis=0)
+        average(rows, window, out)
+        return True
+
+    def _matrix(self, num: int, n: int, dtype: np.dtype[Any]) -> Any:
+        held: Any = getattr(self._local, "held", None)
+        size = num * n * dtype.itemsize
+        if held is None or len(held) < size:
+            held = self._local.held = np.empty(size, np.uint8)
+        return held[:size].view(dtype).reshape(num, n)
+
+
+def pick_sorter(name: KernelName, num: int, num_bytes: int) -> Sorter:
+    """The sorter called `name`: `numpy`, `numba`, or `auto` for numba where it is installed and pays.
+
+    Args:
+        num: updates that are to be sorted; of very many, numpy is as fast.
+        num_bytes: of all of them together.
+
+    Raises:
+        MissingExtraError: numba was asked for by name and is not installed.
+    """
+    if name not in ("auto", "numpy", "numba"):
+        raise ValueError(f"expected kernel auto, numpy or numba, found {name!r}")
+    if name == "numba" and not numba_installed():
+        raise MissingExtraError("numba", "fast")
+    if name == "auto":
+        name = "numba" if _patience.ends(num_bytes) and numba_installed() else "numpy"
+    return _sorter("numba" if name == "numba" and num <= MAX_FUSED_ROWS else "numpy")
+
+
+class _Patience:
+    """How much was sorted until now."""
+
+    def __init__(self, num_bytes: int) -> None:
+        self._left = num_bytes  # threads may lose a count to each other; it decides nothing but speed
+
+    def ends(self, num_bytes: int) -> bool:
+        self._left -= num_bytes
+        return self._left <= 0
+
+
+_patience = _Patience(PATIENCE_BYTES)
+
+
+@cache
+def _sorter(name: str) -> Sorter:
+    if name == "numpy":
+        return NumpySorter()
+    from hanse.aggregation.fused_sorting import NumbaSorter  # heavy and optional
+
+    return NumbaSorter()

@@ -1,0 +1,83 @@
+"""D-PSGD: every peer trains, and averages with its neighbours.
+
+X. Lian, C. Zhang, H. Zhang, C.-J. Hsieh, W. Zhang, J. Liu, "Can Decentralized Algorithms Outperform Centralized
+Algorithms? A Case Study for Decentralized Parallel Stochastic Gradient Descent", NIPS 2017,
+https://arxiv.org/abs/1705.09056, Algorithm 1, with a local training in the place of a gradient step:
+
+    mix="before"    x_i ← Σ_j W_ij x_j + (train(x_i) − x_i)      Algorithm 1, lines 3 to 5
+    mix="after"     x_i ← Σ_j W_ij train(x_j)                    local SGD with gossip
+
+The second is Algorithm 1 of A. Koloskova, N. Loizou, S. Boreiri, M. Jaggi, S. U. Stich, "A Unified Theory of
+Decentralized SGD with Changing Topology and Local Updates", ICML 2020, https://arxiv.org/abs/2003.10422; on the
+complete graph with equal weights it is FedAvg with equal weights.
+
+Sums are taken in order of the peers' names, in float64, and rounded once, so a peer's bits depend on nobody's speed.
+"""
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from hanse.channels.party import Party
+from hanse.channels.protocol import Guarantee, Message, Protocol, Reveal
+from hanse.core.arrays import Array
+from hanse.peer.graph import Graph
+from hanse.peer.trainer import Trainer
+
+OPEN = Guarantee(
+    adversary="none",
+    corrupted=0,
+    computational_bits=0,
+    statistical_bits=0,
+    assumptions=("every peer follows the protocol and may see its neighbours' models",),
+)
+
+
+def protocol(graph: Graph, dtype: str, size: int) -> Protocol:
+    """The declaration for a graph and vectors of `size` elements."""
+    edges = [(a, b) for a, others in graph.neighbours.items() for b in others]
+    return Protocol(
+        name="peer/gossip",
+        roles=graph.peers,
+        messages=tuple(Message("vector", a, b, dtype, (size,)) for a, b in edges),
+        guarantee=OPEN,
+        reveals=tuple(Reveal(b, a, "model", "each neighbour sees this peer's model in every round") for a, b in edges),
+    )
+
+
+async def peer(
+    party: Party, trainer: Trainer, start: Array, weights: Mapping[str, float], rounds: int, *, mix: str = "after"
+) -> Array:
+    """One peer's program.
+
+    Args:
+        start: float32 or float64, (n,): the first vector, the same at all peers.
+        weights: this peer's row of the mixing matrix, itself included.
+        mix: `after` or `before` training; see the module's text.
+
+    Returns:
+        This peer's last vector.
+    """
+    vector = start
+    for round_ in range(1, rounds + 1):
+        party.iteration = round_
+        trained = trainer.train(round_, vector)
+        sent = trained.vector if mix == "after" else vector
+        mixed = await averaged(party, sent, weights)
+        if mix == "before":
+            mixed += trained.vector.astype(np.float64) - vector
+        vector = mixed.astype(start.dtype)
+        trainer.done(round_, vector, trained)
+    return vector
+
+
+async def averaged(party: Party, vector: Array, weights: Mapping[str, float]) -> Array:
+    """Σ_j W_ij x_j over this peer and its neighbours, in order of name; float64."""
+    others = [name for name in sorted(weights) if name != party.role]
+    for name in others:
+        await party.send(name, "vector", vector)
+    total = np.zeros(vector.size)
+    for name in sorted(weights):
+        found = vector if name == party.role else await party.recv(name, "vector")
+        total += weights[name] * found.astype(np.float64)
+    return total

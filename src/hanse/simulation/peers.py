@@ -1,0 +1,255 @@
+"""Peers without a server, in this process: every site of an app is a role program of `hanse.peer`.
+
+The app's client side is what a federation runs, with the same streams of random numbers for the same round and site.
+It has no strategy: what a server would do is done by the topology. Every peer must take part in every round.
+"""
+
+import asyncio
+import math
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from hanse.aggregation.rounding import is_float, round_to
+from hanse.channels.local import run_local
+from hanse.channels.party import Party
+from hanse.channels.protocol import Protocol
+from hanse.clients.app import App
+from hanse.clients.loader import stop_if_loading
+from hanse.clients.server import ServerRuntime
+from hanse.clients.threads import num_threads, set_threads
+from hanse.core.arrays import Array, Arrays, Layout
+from hanse.core.blocking import run_to_end
+from hanse.core.errors import ConfigError, HanseError, JobFailed
+from hanse.core.ids import check_name, new_job_id
+from hanse.core.records import Value
+from hanse.core.seeds import generator, key_of
+from hanse.core.spec import RunSpec
+from hanse.peer import cyclic, gossip, ring
+from hanse.rounds.record import RoundRecord, mean_metrics, site_metrics
+from hanse.rounds.result import Result
+from hanse.simulation.site_trainer import SiteTrainer
+from hanse.simulation.topologies import Cyclic, Gossip, RingAllReduce, Topology, graph_of, mixing_of
+from hanse.strategies.fedavg import FedAvg
+
+DISAGREEMENT = "disagreement"
+"""A round's metric: the root mean square distance of the peers' models from their mean."""
+Program = Callable[[Party], Awaitable[Array]]
+
+
+@dataclass(frozen=True, slots=True)
+class PeersResult:
+    """What peers ended with.
+
+    Args:
+        result: as of any run; its arrays are the mean of the peers' models, its rounds have the metric `disagreement`.
+        models: every peer's own last model.
+    """
+
+    result: Result
+    models: Mapping[str, Arrays]
+
+    @property
+    def arrays(self) -> Arrays:
+        """The mean of the peers' models."""
+        return self.result.arrays
+
+    @property
+    def rounds(self) -> tuple[RoundRecord, ...]:
+        """One record a round."""
+        return self.result.rounds
+
+    @property
+    def metrics(self) -> Mapping[str, float]:
+        """The last round's metrics."""
+        return self.result.metrics
+
+
+def simulate_peers(
+    app: App, sites: Mapping[str, Mapping[str, Any]] | Sequence[str], topology: Topology | None = None
+) -> PeersResult:
+    """Run an app without a server, every site as a peer, in this process.
+
+    Args:
+        app: its client side and settings; the strategy is left out.
+        sites: site name → data sets, or only names; two at least.
+        topology: `Gossip()` on a ring by default, `RingAllReduce()` or `Cyclic()`.
+
+    Raises:
+        ConfigError: a wrong argument, or a setting that needs a server. JobFailed: a peer failed, by name.
+
+    Example:
+        >>> import numpy as np
+        >>> import hanse as hs
+        >>> app = hs.App(rounds=3, initial=[np.zeros(1)])
+        >>> @app.train
+        ... def train(arrays, config, site):
+        ...     return [arrays["0"] + len(site.name)], 1, {}
+        >>> hs.simulate_peers(app, ["a", "bbb"], hs.RingAllReduce()).arrays["0"].tolist()
+        [6.0]
+    """
+    stop_if_loading()
+    data = dict(sites) if isinstance(sites, Mapping) else {site: {} for site in sites}
+    if len(data) < 2:
+        raise ConfigError(f"sites: expected two peers at least, found {len(data)}")
+    for site in data:
+        check_name(site, "site")
+    spec = _checked(app)
+    before = num_threads()
+    set_threads(spec.threads)
+    try:
+        return _Run(app, spec, data, Gossip() if topology is None else topology).run()
+    finally:
+        set_threads(before)
+
+
+def _checked(app: App) -> RunSpec:
+    """The run's spec, if nothing in it needs a server.
+
+    Raises:
+        ConfigError: something does, by name.
+    """
+    spec = app.spec()
+    if spec.strategy != FedAvg.name or app.server_side.strategy is not None:
+        raise ConfigError(f"peers: expected no strategy, since there is no server, found {spec.strategy}; leave it out")
+    needs = {
+        "sample": spec.sample not in (1, 1.0),
+        "over_select": spec.over_select != 0,
+        "stop": spec.stop is not None,
+        "compression": bool(spec.compression),
+        "@app.evaluate_on_server": spec.server_evaluate,
+    }
+    for name, found in needs.items():
+        if found:
+            raise ConfigError(f"peers: found {name}, which needs a server; leave it out")
+    return spec
+
+
+class _Run:
+    """All peers of one run."""
+
+    def __init__(self, app: App, spec: RunSpec, data: Mapping[str, Mapping[str, Any]], topology: Topology) -> None:
+        self._app, self._spec, self._topology = app, spec, topology
+        self._job = new_job_id()
+        self._names = sorted(data)
+        server = ServerRuntime(app)
+        config = server.config if spec.server_config else lambda round_, site: {}
+        self._peers = {name: SiteTrainer(name, app, spec, data[name], self._job, config) for name in self._names}
+        self._vectors: dict[int, list[Array]] = {}
+        self._distances: dict[int, float] = {}
+        for peer in self._peers.values():
+            peer.told = self._hear
+
+    def run(self) -> PeersResult:
+        """Run it to its end."""
+        started = time.monotonic()
+        try:
+            initial = self._initial()
+            for peer in self._peers.values():
+                peer.begin(initial)
+            programs, protocol = self._programs()
+            last = run_to_end(run_local(protocol, programs, timeout_s=self._spec.deadline_s))
+        except ConfigError:
+            raise
+        except HanseError as error:
+            result = Result("failed", job=self._job, error=str(error), sites=tuple(self._names))
+            raise JobFailed(str(error), result) from None
+        models = {name: self._peers[name].arrays(last[name]) for name in self._names}
+        records = [self._record(round_) for round_ in range(1, self._spec.rounds + 1)]
+        result = Result(
+            "finished",
+            arrays=_mean(models),
+            rounds=tuple(records),
+            job=self._job,
+            sites=tuple(self._names),
+            seconds=time.monotonic() - started,
+            fingerprints={name: peer.fingerprint for name, peer in self._peers.items()},
+            about={"Topology": repr(self._topology)},
+        )
+        return PeersResult(result, models)
+
+    def _initial(self) -> Arrays:
+        """What all begin from: given, or what one peer says, chosen by the seed as a server would."""
+        if self._app.initial_arrays is not None:
+            return self._app.initial_arrays
+        chosen = int(generator(key_of(self._spec.seed, purpose="initial")).integers(len(self._names)))
+        return self._peers[self._names[chosen]].parameters()
+
+    def _programs(self) -> tuple[dict[str, Program], Protocol]:
+        topology, rounds = self._topology, self._spec.rounds
+        start = self._peers[self._names[0]].start
+
+        def program(name: str) -> Program:
+            trainer = self._peers[name]
+
+            async def run(party: Party) -> Array:
+                trainer.party = party
+                await asyncio.sleep(0)
+                if isinstance(topology, RingAllReduce):
+                    return await ring.peer(party, trainer, start, rounds, weights=topology.weights)
+                if isinstance(topology, Cyclic):
+                    return await cyclic.peer(party, trainer, start, rounds)
+                return await gossip.peer(party, trainer, start, mixing[name], rounds, mix=topology.mix)
+
+            return run
+
+        if isinstance(topology, RingAllReduce):
+            protocol = ring.protocol(self._names)
+        elif isinstance(topology, Cyclic):
+            protocol = cyclic.protocol(self._names, str(start.dtype), start.size)
+        else:
+            joined = graph_of(topology, self._names, self._spec.seed)
+            mixing = mixing_of(topology, joined)
+            protocol = gossip.protocol(joined, str(start.dtype), start.size)
+        return {name: program(name) for name in self._names}, protocol
+
+    def _hear(self, round_: int, vector: Array) -> None:
+        """Once the last peer has ended the round: how far they are apart. Their vectors are let go of then."""
+        vectors = self._vectors.setdefault(round_, [])
+        vectors.append(vector)
+        if len(vectors) == len(self._names):
+            mean = sum(vectors[1:], vectors[0].astype(np.float64)) / len(vectors)
+            squares = [float(np.square(each - mean).sum()) for each in self._vectors.pop(round_)]
+            self._distances[round_] = math.sqrt(math.fsum(squares) / len(squares))
+
+    def _record(self, round_: int) -> RoundRecord:
+        said = {name: peer.said[round_ - 1] for name, peer in self._peers.items()}
+        by_site: dict[str, dict[str, Value]] = {name: {} for name in said}
+        metrics: dict[str, float] = {}
+        for phase in ("train", "evaluate"):
+            answers = {name: each.answers[phase] for name, each in said.items() if phase in each.answers}
+            metrics.update(mean_metrics(phase, answers.values()))
+            for name, (count, found) in answers.items():
+                by_site[name].update(site_metrics(phase, found))
+                if count:
+                    by_site[name][f"{phase}_examples"] = count
+        metrics[DISAGREEMENT] = self._distances[round_]
+        return RoundRecord(
+            number=round_,
+            folded=tuple(self._names),
+            metrics=metrics,
+            by_site=by_site,
+            seconds_by_phase={"train": max(each.seconds for each in said.values())},
+            bytes={"down": 0, "up": sum(each.sent_bytes for each in said.values())},
+        )
+
+
+def _mean(models: Mapping[str, Arrays]) -> Arrays:
+    """Of floats; integers as the first peer has them."""
+    layout: Layout = next(iter(models.values())).layout
+    made = []
+    for spec in layout.specs:
+        arrays = [model[spec.name] for model in models.values()]
+        if not is_float(spec.dtype):
+            made.append((spec.name, arrays[0]))
+            continue
+        total = np.zeros(spec.size)
+        for array in arrays:
+            total += array.reshape(-1).astype(np.float64)
+        rounded = round_to(total / len(arrays), spec.dtype, allow_nonfinite=True)
+        assert rounded is not None
+        made.append((spec.name, rounded.reshape(spec.shape)))
+    return Arrays(made)

@@ -1,0 +1,145 @@
+"""An app without a server: the same client side, against the same app with one."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+import hanse as hs
+from hanse.core.errors import ConfigError, JobFailed
+from hanse.peer.graph import from_edges, metropolis_hastings
+
+TARGETS = {f"s{k}": np.random.default_rng(k).normal(size=6) for k in range(5)}
+
+
+def app_of(dtype: Any = np.float64, **options: Any) -> hs.App:
+    options.setdefault("initial", {"w": np.zeros((2, 3), dtype), "n": np.zeros(2, np.int64), "b": np.zeros(1, dtype)})
+    app = hs.App(seed=5, **options)
+
+    @app.train
+    def train(arrays: Any, config: Any, site: Any) -> Any:
+        site.state["tasks"] = site.state.get("tasks", 0) + 1
+        noise = site.rng.normal(0, 0.1, (2, 3))
+        w = arrays["w"] + 0.3 * (site.load("target").reshape(2, 3) + noise - arrays["w"])
+        new = {"w": w.astype(dtype), "n": arrays["n"] + 1, "b": arrays["b"] + 1}
+        return new, 1 + len(site.name), {"tasks": site.state["tasks"], "lr": config.get("lr", 0.0)}
+
+    @app.evaluate
+    def evaluate(arrays: Any, config: Any, site: Any) -> Any:
+        return 4, {"loss": float(np.square(arrays["w"] - site.load("target").reshape(2, 3)).sum())}
+
+    return app
+
+
+DATA = {name: {"target": target} for name, target in TARGETS.items()}
+
+
+@pytest.mark.parametrize("topology", [hs.Gossip("complete"), hs.RingAllReduce(), hs.RingAllReduce("equal")], ids=repr)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.float16])
+def test_where_all_average_with_all_it_is_fedavg(topology: Any, dtype: Any) -> None:
+    """Same streams for the same site and round, so noise included; all weigh the same, as all count the same."""
+    found = hs.simulate_peers(app_of(dtype, rounds=4), DATA, topology)
+    expected = hs.simulate(app_of(dtype, rounds=4), DATA, progress=False)
+    ulp = {np.float32: 1e-6, np.float64: 1e-13, np.float16: 4e-3}[dtype]
+    for name in ("w", "b"):
+        assert np.allclose(found.arrays[name], expected.arrays[name], rtol=ulp, atol=ulp)
+    assert found.arrays.layout == expected.arrays.layout
+    assert found.arrays["n"].tolist() == [4, 4]
+    assert found.metrics["loss"] == pytest.approx(expected.metrics["loss"], rel=100 * ulp)
+    assert found.metrics["train_tasks"] == 4
+    assert found.metrics["disagreement"] < 1e-2 if dtype == np.float16 else found.metrics["disagreement"] < 10 * ulp
+
+
+def test_a_record_tells_of_every_peer() -> None:
+    result = hs.simulate_peers(app_of(rounds=3, evaluate_every=2), DATA, hs.Gossip("ring"))
+    assert [record.number for record in result.rounds] == [1, 2, 3]
+    assert result.rounds[0].folded == tuple(DATA)
+    assert "loss" in result.rounds[1].metrics
+    assert "loss" not in result.rounds[0].metrics
+    assert result.rounds[2].by_site["s3"]["train_tasks"] == 3
+    distances = [np.linalg.norm([result.models[s]["w"] - result.arrays["w"] for s in DATA]) / np.sqrt(len(DATA))]
+    assert result.rounds[2].metrics["disagreement"] == pytest.approx(distances[0])
+    assert result.rounds[2].bytes["up"] > 5 * 2 * 8 * 7
+    assert set(result.models) == set(DATA)
+    assert result.result.report  # a run's result as any
+
+
+def test_a_given_graph_and_matrix() -> None:
+    edges = [("s0", "s1"), ("s1", "s2"), ("s2", "s3"), ("s3", "s4")]
+    mixing = metropolis_hastings(from_edges(DATA, edges))
+    by_edges = hs.simulate_peers(app_of(rounds=3), DATA, hs.Gossip(edges))
+    by_matrix = hs.simulate_peers(app_of(rounds=3), DATA, hs.Gossip(from_edges(DATA, edges), mixing=mixing))
+    assert by_edges.models == by_matrix.models
+    other = hs.simulate_peers(app_of(rounds=3), DATA, hs.Gossip("ring"))
+    assert other.models != by_edges.models
+
+
+def test_cyclic_and_config_by_round() -> None:
+    app = app_of(rounds=2)
+    app.config(lambda round, site: {"lr": round / 10})
+    result = hs.simulate_peers(app, DATA, hs.Cyclic())
+    assert len({model["w"].tobytes() for model in result.models.values()}) == 1
+    assert result.arrays["b"].tolist() == [10.0]
+    assert result.metrics["train_lr"] == pytest.approx(0.2)
+
+
+def test_the_first_model_can_be_asked_for() -> None:
+    app = hs.App(rounds=1)
+
+    @app.parameters
+    def parameters(site: Any) -> Any:
+        asked.append(site.name)
+        return [np.full(3, 7.0)]
+
+    app.train(lambda arrays, config, site: ([arrays["0"] + 1], 1, {}))
+    asked: list[str] = []
+    result = hs.simulate_peers(app, ["a", "b", "c"], hs.RingAllReduce())
+    assert len(asked) == 1
+    assert result.arrays["0"].tolist() == [8.0] * 3
+
+
+def test_a_peer_that_fails_is_named() -> None:
+    app = hs.App(rounds=3, initial=[np.zeros(2)])
+
+    @app.train
+    def train(arrays: Any, config: Any, site: Any) -> Any:
+        if site.name == "b" and config["round"] == 2:
+            raise ValueError("data")
+        return [arrays["0"] + 1], 1, {}
+
+    with pytest.raises(JobFailed, match=r"peer b, round 2, train: raised: ValueError") as caught:
+        hs.simulate_peers(app, ["a", "b", "c"])
+    assert caught.value.result.status == "failed"
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"strategy": hs.FedAdam(server_lr=0.1)}, "expected no strategy, since there is no server, found fedadam"),
+        ({"sample": 0.5}, "found sample, which needs a server"),
+        ({"compression": hs.Int8()}, "found compression"),
+        ({"stop": hs.EarlyStop("loss")}, "found stop"),
+        ({"initial": [np.zeros(3, np.int64)]}, "at least one array of floats"),
+    ],
+)
+def test_settings_that_need_a_server_are_refused(options: dict[str, Any], words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        hs.simulate_peers(app_of(**options), DATA)
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: hs.Gossip("star"), "ring, complete, random or edges, found 'star'"),
+        (lambda: hs.Gossip(mix="never"), "after or before"),
+        (lambda: hs.RingAllReduce("size"), "examples or equal"),
+        (lambda: hs.simulate_peers(app_of(), ["a"]), "two peers at least, found 1"),
+        (lambda: hs.simulate_peers(app_of(), DATA, hs.Gossip("random", degree=7)), "there is none"),
+        (lambda: hs.simulate_peers(app_of(), DATA, hs.Gossip([("s0", "s1")])), "cut off: s2, s3, s4"),
+        (lambda: hs.simulate_peers(app_of(), DATA, hs.Gossip(from_edges("ab", [("a", "b")]))), "expected the 5 sites"),
+        (lambda: hs.simulate_peers(app_of(), DATA, hs.Gossip(mixing={"s0": {"s0": 1.0}})), "mixing: expected"),
+    ],
+)
+def test_what_is_no_topology(make: Any, words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        make()
