@@ -26,7 +26,7 @@ def zeros(*shape: int) -> Integers:
 
 def reduce(values: Integers) -> Integers:
     """Modulo 2^112, from 0 on."""
-    return values % _MODULUS
+    return np.asarray(values % _MODULUS, object)
 
 
 def from_floats(values: npt.NDArray[np.float64], fraction_bits: int) -> Integers:
@@ -48,7 +48,7 @@ def to_words(values: Integers) -> npt.NDArray[np.uint64]:
 
 def from_words(words: npt.NDArray[np.uint64]) -> Integers:
     """Back from `to_words`."""
-    return (words[..., 0].astype(object) + (words[..., 1].astype(object) << 64)) % _MODULUS
+    return np.asarray((words[..., 0].astype(object) + (words[..., 1].astype(object) << 64)) % _MODULUS, object)
 
 
 def truncate(values: Integers, shift: int, *, is_first: bool) -> Integers:
