@@ -14,7 +14,7 @@ batches); so batches with rank(X) ≥ rows / 4 are refused. A step on the rows B
     own gradients: each returns to the other its share of the other's G
 
 All shares are modulo 2^112. There, truncating each share by itself (P. Mohassel, Y. Zhang, "SecureML", IEEE S&P 2017,
-theorem 1) is off by at most one unit but with probability |x| / 2^111: below 2^-50 for what is truncated here.
+theorem 1) is off by at most one unit but with probability |x| / 2^111: below 2^-40 for what is truncated here.
 
 Rows must be aligned and in an order that nobody chose, as `hanse.vertical.psi` leaves them.
 """
@@ -302,7 +302,7 @@ async def _descend_shared(side: _Side, start: Table) -> tuple[Table, tuple[float
         d = await _residuals(side, z, batch, float(factor))
         local, masks, shares = await _gradients(side, x, d)
         shift = TABLE_BITS + RESIDUAL_BITS - int(exponent) - WEIGHT_BITS
-        if not 1 <= shift <= 60:
+        if not 1 <= shift <= 40:
             raise ConfigError("learning_rate: too small or too large for fixed point")
         moved = []
         for gradient, weights, velocity, mask in (
