@@ -7,9 +7,8 @@ to the first step: scaling aside, everything that is done once. `epoch_s` is the
 difference between the AUC of the joint model and that of the same training in the clear, both on the rows trained on.
 `link_s` is computed, not measured: an epoch's bytes at 100 Mbit/s, and 50 ms for each turn of the guest.
 
-The two cases without a dealer play eight batches, from which the epoch is computed: every batch costs the same. Own
-gradients are refused where a batch has fewer than four rows for each independent column: 300 columns take batches of
-1280 there.
+The two cases without a dealer play one epoch. Own gradients are refused where a batch has fewer than four rows for
+each independent column: 300 columns take batches of 1280 there.
 """
 
 import asyncio
@@ -35,7 +34,6 @@ from hanse.vertical.metrics import auc
 LINK_BYTES_PER_S = 100e6 / 8
 LINK_DELAY_S = 0.05
 TIMEOUT_S = 600.0
-PLAYED_BATCHES = 8
 Program = Callable[[Party], Awaitable[Any]]
 
 
@@ -73,13 +71,12 @@ def _dealer(smoke: bool) -> Iterator[Row]:
     yield at_most("vertical-lr", "dealer", "epoch_s", run.train_s / epochs, "s", 4.0)
     yield at_most("vertical-lr", "dealer", "setup_s", run.setup_s, "s", 3.0)
     yield at_most("vertical-lr", "dealer", "auc_gap", _gap(guest, host, response, training, run.results), "", 0.001)
-    yield from _traffic("dealer", run, epochs, rows, rows)
+    yield from _traffic("dealer", run, epochs)
 
 
 def _without_dealer(case: str, smoke: bool, *, batch_rows: int, target_s: float) -> Iterator[Row]:
-    """One epoch of a part of the rows, whose time a whole epoch is computed from: batches all cost the same."""
-    rows, widths, played = (600, (3, 8), 600) if smoke else (100_000, (30, 300), PLAYED_BATCHES * batch_rows)
-    guest, host, response = _data(played, *widths)
+    rows, widths = (600, (3, 8)) if smoke else (100_000, (30, 300))
+    guest, host, response = _data(rows, *widths)
     training = Training(epochs=1, learning_rate=1.0, batch_rows=200 if smoke else batch_rows)
     own = case == "own-gradient"
     programs: dict[str, Program] = {
@@ -88,10 +85,10 @@ def _without_dealer(case: str, smoke: bool, *, batch_rows: int, target_s: float)
     }
     _warm_up()
     run = asyncio.run(_play(dealer_free.protocol(own_gradients=own), programs))
-    yield at_most("vertical-lr", case, "epoch_s", run.train_s * rows / played, "s", target_s)
+    yield at_most("vertical-lr", case, "epoch_s", run.train_s, "s", target_s)
     yield note("vertical-lr", case, "setup_s", run.setup_s, "s")
     yield at_most("vertical-lr", case, "auc_gap", _gap(guest, host, response, training, run.results), "", 0.001)
-    yield from _traffic(case, run, 1, rows, played)
+    yield from _traffic(case, run, 1)
 
 
 def _warm_up() -> None:
@@ -111,19 +108,18 @@ def _gap(guest: Columns, host: Columns, response: Response, training: Training, 
     return abs(auc(label, (table @ weights)[:, 0]) - pooled)
 
 
-def _traffic(case: str, run: "_Run", epochs: int, rows: int, played: int) -> Iterator[Row]:
-    scale = rows / played / epochs
+def _traffic(case: str, run: "_Run", epochs: int) -> Iterator[Row]:
     sent = sum(party.counters.sent_bytes for party in run.parties)
     setup = sum(party.setup_bytes for party in run.parties)
     messages = sum(party.counters.sent_messages for party in run.parties)
     turns = run.parties[0].counters.turns
     link_s = (sent - setup) / LINK_BYTES_PER_S + turns * LINK_DELAY_S
-    yield note("vertical-lr", case, "epoch_cpu_s", run.train_cpu_s * scale, "s")
-    yield note("vertical-lr", case, "epoch_messages", messages * scale, "messages")
+    yield note("vertical-lr", case, "epoch_cpu_s", run.train_cpu_s / epochs, "s")
+    yield note("vertical-lr", case, "epoch_messages", messages / epochs, "messages")
     yield note("vertical-lr", case, "setup_mb", setup / 1e6, "MB")
-    yield note("vertical-lr", case, "epoch_mb", (sent - setup) * scale / 1e6, "MB")
+    yield note("vertical-lr", case, "epoch_mb", (sent - setup) / epochs / 1e6, "MB")
     yield note("vertical-lr", case, "setup_link_s", setup / LINK_BYTES_PER_S, "s")
-    yield note("vertical-lr", case, "link_s", link_s * scale, "s")
+    yield note("vertical-lr", case, "link_s", link_s / epochs, "s")
 
 
 @dataclass(frozen=True, slots=True)

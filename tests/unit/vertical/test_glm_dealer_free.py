@@ -13,7 +13,7 @@ from hanse.channels.schedule import Outcome, run_scheduled
 from hanse.core.arrays import Array
 from hanse.core.errors import ConfigError, HanseError, RefusedError
 from hanse.crypto import rlwe
-from hanse.vertical.glm import dealer_free, plaintext, wide
+from hanse.vertical.glm import dealer_free, dealer_free_view, plaintext, wide
 from hanse.vertical.glm.columns import prepare
 from hanse.vertical.glm.families import Response, response_of
 from hanse.vertical.glm.series import series_of
@@ -246,6 +246,56 @@ def test_what_is_opened_is_masked(own: bool) -> None:
     assert len(bits) > 60
     # 112 bits, 5 sigma: false alarm 7e-5
     assert np.abs(bits.mean(axis=0) - 0.5).max() * 2 * np.sqrt(len(bits)) < 5
+
+
+@pytest.mark.parametrize("own", [False, True])
+def test_views_are_made_from_own_input_and_what_is_revealed(own: bool) -> None:
+    """The same messages of the same sizes, and the same weights at the end."""
+    columns, response = data("logistic", outputs=3)
+    training = Training(epochs=2, batch_rows=30, tolerance=1e-9 if own else 0.0)
+    seen: dict[str, list[tuple[str, Array]]] = {"guest": [], "host": []}
+    hellos: dict[str, Any] = {}
+    gradients: dict[str, list[Any]] = {"guest": [], "host": []}
+    sides: dict[str, Any] = {}
+    real = dealer_free._gradients
+
+    async def recording(side: Any, x: Any, d: Any) -> Any:
+        sides[side.party.role] = side
+        return await real(side, x, d)
+
+    class Recording(Party):
+        async def send(self, to: str, name: str, value: Array) -> None:
+            if name == "hello":
+                hellos[self.role] = value
+            await super().send(to, name, value)
+
+        async def recv(self, sender: str, name: str) -> Array:
+            value = await super().recv(sender, name)
+            seen[self.role].append((name, value))
+            if name == "masked_gradient":
+                gradients[self.role].append((sides[self.role].awaited["sum"] + wide.from_words(value)) % M)
+            return value
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(dealer_free, "_gradients", recording)
+        outcome = play(columns, response, training, own=own, kind=Recording)
+    assert outcome.errors == {}
+    for at, (role, other) in enumerate((("guest", "host"), ("host", "guest"))):
+        reveals = {
+            "hello": hellos[other],
+            "weights": outcome.results[role].weights,
+            "gradients": gradients[role],
+            "changes": [float(value[0]) for name, value in seen[role] if name == "change"],
+        }
+        label = {"response": response} if at == 0 else {}
+        view = dealer_free_view.simulate_view(role, columns[at], training, reveals, own_gradients=own, **label)
+        assert [(n, v.dtype, v.shape) for n, v in view] == [(n, v.dtype, v.shape) for n, v in seen[role]]
+        for name in ("vector", "heads", "angles", "residual_heads"):
+            for one in (view, seen[role]):
+                raw = [v for n, v in one if n == name]
+                if raw:  # uniform modulo primes near 2^30: 6 sigma
+                    scaled = np.concatenate([each.reshape(-1) for each in raw]) / 2.0**30
+                    assert abs(scaled.mean() - 0.5) < 6 * np.sqrt(1 / 12 / scaled.size) + 2e-3
 
 
 def test_masks_of_slots_cover_their_products() -> None:

@@ -21,7 +21,7 @@ Rows must be aligned and in an order that nobody chose, as `hanse.vertical.psi` 
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -123,6 +123,8 @@ class _Side:
     outputs: int
     response: Table | None
     sample_weights: Table | None
+    awaited: dict[str, Any] = field(default_factory=dict)
+    """What the next messages are to be: sizes, and what is added to them. The simulator of views reads it."""
 
     @property
     def is_guest(self) -> bool:
@@ -262,6 +264,7 @@ async def _descend(side: _Side, start: Table) -> tuple[Table, tuple[float, ...],
         x = side.table[batch.rows]
         d = await _residuals(side, side.values[batch.rows] @ optimiser.weights, batch, 1.0)
         local, masks, shares = await _gradients(side, x, d)
+        side.awaited["sum"] = local + masks
         await side.party.send(side.peer, "masked_gradient", wide.to_words(shares))
         returned = wide.from_words(_of_shape(await side.party.recv(side.peer, "masked_gradient"), (*local.shape, 2)))
         gradient = wide.to_floats(local + masks + returned, TABLE_BITS + RESIDUAL_BITS)
@@ -315,6 +318,7 @@ async def _descend_shared(side: _Side, start: Table) -> tuple[Table, tuple[float
         velocities = moved[0], moved[1]
         own, theirs = wide.reduce(own - moved[0]), wide.reduce(theirs - moved[1])
         taken = batch.index + 1
+    side.awaited["sum"] = own
     await side.party.send(side.peer, "weights", wide.to_words(theirs))
     rest = wide.from_words(_of_shape(await side.party.recv(side.peer, "weights"), (*own.shape, 2)))
     return wide.to_floats(own + rest, WEIGHT_BITS), (), taken
@@ -346,6 +350,7 @@ async def _exchange(
         Of (their matrix) @ vector this party's share, `(num_their_rows,)`; of matrix @ (their vector) likewise.
     """
     party, peer = side.party, side.peer
+    side.awaited |= {"vector": matrix.shape[1], "product": (num_their_rows, len(vector))}
     encrypted = side.key.encrypt_vector(vector)
     await party.send(peer, "vector", encrypted.body)
     await party.send(peer, "vector_seeds", encrypted.seeds)
@@ -412,6 +417,7 @@ async def _residuals_at_host(side: _Side, series: Series, angles: Table) -> Inte
     turns = angles[..., None] * orders
     factors = np.rint(np.concatenate([np.cos(turns), np.sin(turns)], axis=-1) * 2.0**_FACTOR_BITS).astype(np.int64)
     padded = _padded(factors)
+    side.awaited["slots"] = len(padded)
     encrypted = side.key.encrypt_slots(padded)
     await side.party.send("guest", "angles", encrypted.body)
     await side.party.send("guest", "angle_seeds", encrypted.seeds)
@@ -428,6 +434,7 @@ async def _residuals_at_guest(side: _Side, series: Series, angles: Table, scale:
     scaled = parts * np.asarray(scale)[..., None] * 2.0 ** (RESIDUAL_BITS - _FACTOR_BITS)
     factors = np.rint(scaled).astype(np.int64)
     padded = _padded(factors)
+    side.awaited["slots"] = len(padded)
     encrypted = Encrypted(await side.party.recv("host", "angles"), await side.party.recv("host", "angle_seeds"))
     masks = _slot_masks(len(padded))
     answer = side.theirs.slot_products(padded, encrypted, masks)
