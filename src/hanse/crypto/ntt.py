@@ -70,13 +70,16 @@ class Transform:
 
     def inverse(self, values: Polynomials) -> Polynomials:
         """Coefficients again."""
-        return (
-            self._run(values, self._inverses, self._inverse_shoup, inverse=True) * self._scale[:, None] % self._column
-        )
+        return self.multiply(self._run(values, self._inverses, self._inverse_shoup, inverse=True), self._scale[:, None])
 
     def multiply(self, a: Polynomials, b: Polynomials) -> Polynomials:
-        """Products of transformed polynomials."""
-        return a * b % self._column
+        """Products of transformed polynomials, of shapes that broadcast to `(…, num_primes, N)`."""
+        product = a * b
+        loops = _loops()
+        if loops is None:
+            return product % self._column
+        loops[2](product.reshape(-1, len(self.primes), self.size), self.primes)
+        return product
 
     @property
     def _column(self) -> npt.NDArray[np.uint64]:
@@ -84,7 +87,11 @@ class Transform:
 
     def reduce(self, values: npt.NDArray[np.int64]) -> Polynomials:
         """Integers `(…, N)`, of either sign, modulo every prime: `(…, num_primes, N)`."""
-        return (values[..., None, :] % self.primes.astype(np.int64)[:, None]).astype(np.uint64)
+        p = self.primes.astype(np.int64)[:, None]
+        if values.size and max(int(values.max()), -int(values.min())) < int(self.primes.min()):
+            one = values[..., None, :]
+            return (one + ((one >> 63) & p)).view(np.uint64)  # p is added where the sign bit is set
+        return (values[..., None, :] % p).astype(np.uint64)
 
     def _run(self, values: Polynomials, roots: Polynomials, shoup: Polynomials, *, inverse: bool) -> Polynomials:
         result = np.ascontiguousarray(values, np.uint64).copy()
@@ -93,7 +100,7 @@ class Transform:
         if loops is None:
             _stages(flat, roots, self.primes, inverse=inverse)
         else:
-            loops[inverse](flat, roots, shoup, self.primes)
+            (loops[1] if inverse else loops[0])(flat, roots, shoup, self.primes)
         return result
 
 
@@ -163,11 +170,25 @@ def _inverse(values: Any, roots: Any, shoup: Any, primes: Any) -> None:
                 m, t = m // 2, 2 * t
 
 
+def _remainders(values: Any, primes: Any) -> None:
+    """Numbers below 2^60 modulo primes between 2^29 and 2^30, in place (P. Barrett, CRYPTO 1986)."""
+    for row in range(values.shape[0]):
+        for at in range(values.shape[1]):
+            a, p = values[row, at], primes[at]
+            factor = np.uint64((1 << 61) // p)
+            for j in range(a.shape[0]):
+                x = a[j]
+                x -= (((x >> np.uint64(29)) * factor) >> np.uint64(32)) * p
+                x = min(x, x - p - p)
+                a[j] = min(x, x - p)
+
+
 @cache
-def _loops() -> tuple[Any, Any] | None:
-    """Forward and inverse, compiled; None without numba."""
+def _loops() -> tuple[Any, Any, Any] | None:
+    """Forward, inverse and remainders, compiled; None without numba."""
     if importlib.util.find_spec("numba") is None:
         return None
     from numba import njit
 
-    return njit(nogil=True, cache=False)(_forward), njit(nogil=True, cache=False)(_inverse)
+    forward, inverse, remainders = (njit(nogil=True)(each) for each in (_forward, _inverse, _remainders))
+    return forward, inverse, remainders

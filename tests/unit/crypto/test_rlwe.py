@@ -48,6 +48,22 @@ def test_the_transform_multiplies_polynomials(size: int, monkeypatch: pytest.Mon
         assert found[0][1][at] == expected
 
 
+def test_remainders_at_their_bounds() -> None:
+    primes = ntt.find_primes(2, 8) + ntt.find_primes(1, 8, below=(1 << 29) + 2000)
+    assert primes[2] > 1 << 29
+    loops = ntt._loops()
+    if loops is None:
+        pytest.skip("needs numba")
+    rng = np.random.default_rng(0)
+    values = rng.integers(0, 1 << 60, (50, 3, 64)).astype(np.uint64)
+    for at, p in enumerate(primes):
+        values[0, at, :6] = [0, p - 1, p, 2 * p, (p - 1) ** 2, (p - 1) * p]
+        values[1, at] = [p * k + (p - 1) * (k % 2) for k in rng.integers(0, p - 1, 64).tolist()]
+    expected = values % np.array(primes, np.uint64)[:, None]
+    loops[2](values, np.array(primes, np.uint64))
+    assert np.array_equal(values, expected)
+
+
 @settings(max_examples=12, deadline=None)
 @given(st.sampled_from([(1, 1), (3, 5), (300, 64), (5, 1024), (2, 4096), (3, 5000), (70, 300)]), st.integers(0, 2**32))
 def test_inner_products_are_those_of_python(shape: tuple[int, int], seed: int) -> None:

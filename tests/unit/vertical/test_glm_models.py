@@ -132,6 +132,21 @@ def test_several_classes() -> None:
     assert len(result.coefficients["host"]["q"]) == 3
 
 
+@pytest.mark.parametrize("protocol", ["dealer", "dealer-free", "own-gradient"])
+def test_every_protocol_ends_alike(protocol: str) -> None:
+    guest, hosts = people(60)
+    model = hs.vertical.LogisticRegression(protocol=protocol, epochs=2, batch_rows=30)
+    result = hs.vertical.simulate(model, guest, hosts[0])
+    assert result.metrics["auc"] > 0.8
+    assert ("own_gradient" in {each.what for each in result.reveals}) == (protocol == "own-gradient")
+
+
+def test_two_hosts_without_a_dealer_are_refused() -> None:
+    guest, hosts = people(60)
+    with pytest.raises(ConfigError, match="expected one for dealer-free, found 2; take the protocol dealer"):
+        hs.vertical.simulate(hs.vertical.LogisticRegression(protocol="dealer-free"), guest, hosts)
+
+
 # ---- tables ----
 
 

@@ -50,14 +50,14 @@ def simulate_view(
         u = fixed_point.encode(relative_weights(sample_weights, len(columns.values))[:, None], SAMPLE_WEIGHT_BITS)
     outputs = (0, False) if response is None else (response.num_outputs, u is not None)
     values = None if response is None else response.values
-    side = _run(dealer._begin(party, columns, training, outputs, u, values, None))
+    side = run_alone(dealer._begin(party, columns, training, outputs, u, values, None))
     party.side = side
-    share, _, _ = _run(dealer._steps(side))
+    share, _, _ = run_alone(dealer._steps(side))
     rest = fixed_point.encode(reveals["weights"], WEIGHT_BITS) - share[side.plan.parts()[side.place]]
     return [*party.view, *(("weights", each) for each in _summands(rest, len(hellos)))]
 
 
-def _run(coroutine: Coroutine[Any, Any, Any]) -> Any:
+def run_alone(coroutine: Coroutine[Any, Any, Any]) -> Any:
     """The result of a program that never has to wait."""
     try:
         coroutine.send(None)
@@ -71,7 +71,7 @@ def _summands(total: Ring, count: int) -> list[Ring]:
     return [*uniform, total - sum(uniform, np.zeros_like(total))]
 
 
-class _Nowhere:
+class Nowhere:
     """A channel that is not used."""
 
     async def send(self, frame: Frame, wait_s: float) -> bool:
@@ -96,7 +96,7 @@ class _Imagined(Party):
         hellos: Mapping[str, list[int]],
         changes: list[float],
     ) -> None:
-        super().__init__(role, declared, _Nowhere())
+        super().__init__(role, declared, Nowhere())
         self.view: list[tuple[str, Array]] = []
         self.side: dealer._Side | None = None
         self._rows = rows

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
+import numpy.typing as npt
 
 from hanse.core.errors import ConfigError
 from hanse.vertical.glm.families import FAMILIES, Response, Table
@@ -28,7 +29,7 @@ class Optimiser:
 
     training: Training
     weights: Table
-    penalised: Table
+    penalised: npt.NDArray[np.bool_]
     first: Table = field(init=False)
     second: Table = field(init=False)
     count: int = 0
@@ -78,7 +79,7 @@ def fit(
     response: Response,
     training: Training,
     *,
-    penalised: Table | None = None,
+    penalised: npt.NDArray[np.bool_] | None = None,
     sample_weights: Table | None = None,
     start: Table | None = None,
     mean: Callable[[Table], Table] | None = None,
@@ -105,7 +106,7 @@ def fit(
         raise ConfigError(f"start: expected weights of {shape}, found {start.shape}")
     scale = np.ones((rows, 1)) if sample_weights is None else relative_weights(sample_weights, rows)[:, None]
     begin = np.zeros(shape) if start is None else start.astype(np.float64)
-    optimiser = Optimiser(training, begin, np.ones(columns) if penalised is None else penalised)
+    optimiser = Optimiser(training, begin, np.ones(columns, np.bool_) if penalised is None else penalised)
     family = FAMILIES[training.family]
     mean = mean or family.mean
     changes: list[float] = []

@@ -51,7 +51,7 @@ class Range:
 
 RANGES = {
     ("logistic", False): Range(-27.0, 27.0, 6, 24),
-    ("logistic", True): Range(-57.6, 57.6, 7, 48),
+    ("logistic", True): Range(-115.0, 115.0, 8, 96),
     ("poisson", False): Range(-8.0, 4.0, 5, 24),
     ("poisson", True): Range(-16.0, 4.0, 6, 32),
 }

@@ -32,8 +32,9 @@ class Training:
         l1, l2: weights of the penalties l1·|w| and l2·w²/2 on all coefficients but the intercept, ≥ 0.
         tolerance: training ends after an epoch that moved the weights (Euclidean distance) by no more; 0: never early.
         seed: of the order of batches.
-        wide_scores: reserve a wider range of scores: logistic ±57 instead of ±27, counts down to e^-16 instead of
-            e^-8 times the mean, at twice the correlated randomness. It matters to protocols that evaluate a series.
+        wide_scores: reserve a wider range of scores: logistic ±115 instead of ±27, counts down to e^-16 instead of
+            e^-8 times the mean, at up to four times the correlated randomness. It matters to protocols that evaluate
+            a series.
 
     Raises:
         ConfigError: a value out of its range.

@@ -1,0 +1,480 @@
+"""Vertical generalised linear models of two parties without a third: ring-LWE instead of a dealer.
+
+Two modes. With **shared weights** nobody sees a weight, score, residual or gradient before the end, as with a dealer.
+With **own gradients** each party holds its weights in the clear and learns, at each step, the gradient of its own
+columns, Xᵀd: cheaper, and it takes every optimiser and penalty, and it tells more. Where X has as many independent
+columns as the batch has rows, Xᵀd gives away d and with it the labels (as in the protocol of FATE before its masked
+batches); so batches with rank(X) ≥ rows / 4 are refused. A step on the rows B of a batch:
+
+    shared weights    z₀ + z₁ = X_B·(w₀ + w₁): X·w of the other's share, encrypted by the other
+    own gradients     z₀ = X_B·w of the guest's columns and weights, z₁ of the host's: no message
+    d₀ + d₁ = mean(z₀ + z₁) − y          the series of `series`: sin and cos of k(z₀ + z₁) by the addition theorems,
+                                         the host's factors encrypted slot by slot, the guest's in the clear
+    G₀ + G₁ = X_Bᵀ·(d₀ + d₁)             Xᵀ·d of the other's share, encrypted by the other
+    own gradients: each returns to the other its share of the other's G
+
+All shares are modulo 2^112. There, truncating each share by itself (P. Mohassel, Y. Zhang, "SecureML", IEEE S&P 2017,
+theorem 1) is off by at most one unit but with probability |x| / 2^111: below 2^-40 for what is truncated here.
+
+Rows must be aligned and in an order that nobody chose, as `hanse.vertical.psi` leaves them.
+"""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from hanse.channels.party import Party
+from hanse.channels.protocol import Guarantee, Message, Protocol, Reveal
+from hanse.core.arrays import Array
+from hanse.core.errors import ConfigError, RefusedError
+from hanse.crypto import rlwe
+from hanse.crypto.aes import prg
+from hanse.crypto.rlwe import Answer, Encrypted, PrivateKey, PublicKey
+from hanse.crypto.sharing import new_seed
+from hanse.vertical.glm import wide
+from hanse.vertical.glm.columns import MAX_COLUMNS, MAX_ROWS, MIN_ROWS, Columns
+from hanse.vertical.glm.dealer import Trained
+from hanse.vertical.glm.families import MAX_CLASSES, Response, Table
+from hanse.vertical.glm.plaintext import Optimiser, relative_weights
+from hanse.vertical.glm.precision import check_columns, check_weights
+from hanse.vertical.glm.series import Series, series_of
+from hanse.vertical.glm.training import Batch, Training, batches, bounds
+from hanse.vertical.glm.wide import Integers
+
+VERSION = 1
+MAX_BATCH = 8192
+TABLE_BITS = 12
+WEIGHT_BITS = 24
+SCORE_BITS = TABLE_BITS + WEIGHT_BITS
+RESIDUAL_BITS = 26
+_FACTOR_BITS = RESIDUAL_BITS // 2
+_SLOT_MASK_BITS = 80
+"""Of each product of factors, which has at most 2^28; sums of 192 masks stay below the slots' modulus."""
+ROWS_A_RANK = 4
+
+
+def protocol(*, own_gradients: bool, early_stop: bool = False) -> Protocol:
+    """The declaration of one of the modes."""
+    heads, size = (rlwe.NUM_PRIMES, rlwe.SIZE), rlwe.SIZE
+    messages = [
+        Message("angles", "host", "guest", "uint32", (None, rlwe.SLOT_PRIMES, size)),
+        Message("angle_seeds", "host", "guest", "uint8", (None, 16)),
+        Message("residual_heads", "guest", "host", "uint32", (None, rlwe.SLOT_PRIMES, size)),
+        Message("residual_tails", "guest", "host", "uint32", (None, rlwe.SLOT_PRIMES, size)),
+    ]
+    reveals: list[Reveal] = []
+    for sender, to in (("guest", "host"), ("host", "guest")):
+        messages += [
+            Message("hello", sender, to, "int64", (6,)),
+            Message("public_key", sender, to, "uint32", (2, *heads)),
+            Message("vector", sender, to, "uint32", (None, *heads)),
+            Message("vector_seeds", sender, to, "uint8", (None, 16)),
+            Message("heads", sender, to, "uint32", (None, *heads)),
+            Message("tails", sender, to, "uint32", (None, rlwe.NUM_PRIMES, None)),
+        ]
+        reveals.append(Reveal(to, sender, "shape", "how many rows and columns it has; of the guest also outputs"))
+        if own_gradients:
+            messages.append(Message("masked_gradient", sender, to, "uint64", (None, None, 2)))
+            what = "at each step, the gradient of its own columns: Xᵀ(mean − y) over the rows of the batch"
+            reveals.append(Reveal(to, sender, "own_gradient", what))
+        else:
+            messages.append(Message("weights", sender, to, "uint64", (None, None, 2)))
+        reveals.append(Reveal(to, sender, "own_weights", "the weights of its own columns"))
+        if early_stop:
+            messages.append(Message("change", sender, to, "float64", (1,)))
+            reveals.append(Reveal(to, sender, "weight_change", "how far each epoch moved the sender's weights"))
+    return Protocol(
+        name="glm/own-gradient" if own_gradients else "glm/dealer-free",
+        roles=("guest", "host"),
+        messages=tuple(messages),
+        guarantee=Guarantee(
+            adversary="semi-honest",
+            corrupted=1,
+            computational_bits=128,
+            statistical_bits=40,
+            assumptions=(
+                "ring learning with errors for n = 8192, log q = 210",
+                "AES-128 is a pseudorandom permutation",
+            ),
+        ),
+        reveals=tuple(reveals),
+    )
+
+
+@dataclass(slots=True)
+class _Side:
+    """A party in the middle of a training."""
+
+    party: Party
+    training: Training
+    series: Series | None
+    own_gradients: bool
+    key: PrivateKey
+    theirs: PublicKey
+    table: npt.NDArray[np.int64]
+    """X with TABLE_BITS, exact."""
+    values: Table
+    penalised: npt.NDArray[np.bool_]
+    num_theirs: int
+    outputs: int
+    response: Table | None
+    sample_weights: Table | None
+    awaited: dict[str, Any] = field(default_factory=dict)
+    """What the next messages are to be: sizes, and what is added to them. The simulator of views reads it."""
+
+    @property
+    def is_guest(self) -> bool:
+        return self.party.role == "guest"
+
+    @property
+    def peer(self) -> str:
+        return "host" if self.is_guest else "guest"
+
+
+async def guest(
+    party: Party,
+    columns: Columns,
+    response: Response,
+    training: Training,
+    *,
+    own_gradients: bool,
+    sample_weights: Table | None = None,
+    start: Table | None = None,
+) -> Trained:
+    """The party with the label; arguments and errors as for `dealer.guest`.
+
+    Args:
+        own_gradients: which mode; see the module's text.
+    """
+    rows = len(columns.values)
+    if len(response.values) != rows:
+        raise ConfigError(f"label: expected {rows} rows as in the table, found {len(response.values)}")
+    if sample_weights is not None and training.family == "linear":
+        raise ConfigError("sample weights: not for linear models without a dealer")
+    u = None if sample_weights is None else relative_weights(sample_weights, rows)
+    side = await _begin(party, columns, training, own_gradients, response.num_outputs, response.values, u)
+    return await _train(side, start)
+
+
+async def host(
+    party: Party, columns: Columns, training: Training, *, own_gradients: bool, start: Table | None = None
+) -> Trained:
+    """The party with further columns; see `guest`."""
+    return await _train(await _begin(party, columns, training, own_gradients, 0, None, None), start)
+
+
+async def _begin(
+    party: Party,
+    columns: Columns,
+    training: Training,
+    own_gradients: bool,
+    outputs: int,
+    response: Table | None,
+    sample_weights: Table | None,
+) -> _Side:
+    rows, width = columns.values.shape
+    cuts = bounds(rows, training.batch_rows)
+    if max(stop - start for start, stop in cuts) > MAX_BATCH:
+        raise ConfigError(f"batch_rows: expected at most {MAX_BATCH} without a dealer, found {training.batch_rows}")
+    if not own_gradients and (training.optimiser != "sgd" or training.l1 or training.tolerance):
+        raise ConfigError("training: expected sgd without l1 and tolerance where gradients are not seen")
+    check_columns(columns.values, cuts)
+    table = np.rint(columns.values * 2.0**TABLE_BITS).astype(np.int64)
+    rank = _largest_rank(table, cuts) if own_gradients else 0
+    series = None if training.family == "linear" else series_of(training.family, training.wide_scores)
+    digest = training.digest(*(() if series is None else (series.digest(),)), b"own" if own_gradients else b"shared")
+    peer = "host" if party.role == "guest" else "guest"
+    await party.send(peer, "hello", np.array([VERSION, rows, width, outputs, rank, digest], np.int64))
+    version, their_rows, num_theirs, their_outputs, their_rank, their_digest = (
+        int(each) for each in await party.recv(peer, "hello")
+    )
+    if version != VERSION:
+        raise RefusedError(f"{peer}: expected version {VERSION} of the protocol, found {version}")
+    if their_rows != rows or not MIN_ROWS <= rows <= MAX_ROWS:
+        raise RefusedError(f"{peer}: expected {rows} rows as here, found {their_rows}; align the rows first")
+    if not 1 <= num_theirs <= MAX_COLUMNS:
+        raise RefusedError(f"{peer}: expected 1 to {MAX_COLUMNS} columns, found {num_theirs}")
+    if their_digest != digest:
+        raise RefusedError(f"{peer}: expected the settings of the training as here, found others")
+    outputs = outputs or their_outputs
+    if not 1 <= outputs <= MAX_CLASSES or (party.role == "guest" and their_outputs):
+        raise RefusedError(f"{peer}: expected 1 to {MAX_CLASSES} outputs, named by the guest alone")
+    smallest = min(stop - start for start, stop in cuts)
+    for who, found in ((party.role, rank), (peer, their_rank)):
+        if own_gradients and not 0 < found * ROWS_A_RANK < smallest:
+            raise RefusedError(
+                f"{who}: expected columns of rank below a quarter of the rows of a batch, {smallest}, found {found}; "
+                f"their gradients would give labels away: take larger batches, or shared weights"
+            )
+    key = PrivateKey()
+    await party.send(peer, "public_key", np.stack([key.public.body, key.public.other]).astype(np.uint32))
+    body, other = (await party.recv(peer, "public_key")).astype(np.uint64)
+    return _Side(
+        party=party,
+        training=training,
+        series=series,
+        own_gradients=own_gradients,
+        key=key,
+        theirs=PublicKey(body, other),
+        table=table,
+        values=columns.values,
+        penalised=columns.penalised,
+        num_theirs=num_theirs,
+        outputs=outputs,
+        response=response,
+        sample_weights=sample_weights,
+    )
+
+
+def _largest_rank(table: npt.NDArray[np.int64], cuts: list[tuple[int, int]]) -> int:
+    """Of a batch; where columns are few enough anyway, their number."""
+    if all(table.shape[1] * ROWS_A_RANK < stop - start for start, stop in cuts):
+        return int(table.shape[1])
+    return max(int(np.linalg.matrix_rank(table[start:stop].astype(np.float64))) for start, stop in cuts)
+
+
+async def _train(side: _Side, start: Table | None) -> Trained:
+    shape = (side.table.shape[1], side.outputs)
+    if start is not None and start.shape != shape:
+        raise ConfigError(f"start: expected weights of {shape}, found {start.shape}")
+    begin = np.zeros(shape) if start is None else start
+    check_weights(begin)
+    if side.own_gradients:
+        weights, changes, taken = await _descend(side, begin)
+    else:
+        weights, changes, taken = await _descend_shared(side, begin)
+    check_weights(weights)
+    return Trained(weights, changes, taken)
+
+
+# ---- own gradients ----
+
+
+async def _descend(side: _Side, start: Table) -> tuple[Table, tuple[float, ...], int]:
+    """All steps on weights that this party holds."""
+    optimiser, before = Optimiser(side.training, start, side.penalised), start
+    changes: list[float] = []
+    taken = 0
+    for batch in batches(len(side.table), side.training):
+        side.party.iteration = batch.index
+        x = side.table[batch.rows]
+        d = await _residuals(side, side.values[batch.rows] @ optimiser.weights, batch, 1.0)
+        local, masks, shares = await _gradients(side, x, d)
+        side.awaited["sum"] = local + masks
+        await side.party.send(side.peer, "masked_gradient", wide.to_words(shares))
+        returned = wide.from_words(_of_shape(await side.party.recv(side.peer, "masked_gradient"), (*local.shape, 2)))
+        gradient = wide.to_floats(local + masks + returned, TABLE_BITS + RESIDUAL_BITS)
+        optimiser.step(gradient / batch.num_rows)
+        taken = batch.index + 1
+        if batch.ends_epoch and side.training.tolerance:
+            own = float(((optimiser.weights - before) ** 2).sum())
+            await side.party.send(side.peer, "change", np.array([own]))
+            (other,) = await side.party.recv(side.peer, "change")
+            if not (np.isfinite(other) and other >= 0):
+                raise RefusedError(f"{side.peer}: expected a finite change of the weights, found another")
+            changes.append(float(np.sqrt(own + other)))
+            before = optimiser.weights
+            if changes[-1] <= side.training.tolerance:
+                break
+    return optimiser.weights, tuple(changes), taken
+
+
+# ---- shared weights ----
+
+
+async def _descend_shared(side: _Side, start: Table) -> tuple[Table, tuple[float, ...], int]:
+    """All steps on shares; own weights at the end, once the other has sent its share of them."""
+    training = side.training
+    own = wide.from_floats(start, WEIGHT_BITS)
+    theirs = wide.zeros(side.num_theirs, side.outputs)
+    velocities = wide.zeros(*own.shape), wide.zeros(*theirs.shape)
+    penalised = side.penalised
+    other_penalised = np.ones(side.num_theirs, np.bool_)
+    if not side.is_guest:
+        other_penalised[0] = False  # the guest's first column is the intercept
+    taken = 0
+    for batch in batches(len(side.table), training):
+        side.party.iteration = batch.index
+        x = side.table[batch.rows]
+        z = await _shared_scores(side, x, own, theirs)
+        factor, exponent = np.frexp(training.learning_rate / batch.num_rows)
+        d = await _residuals(side, z, batch, float(factor))
+        local, masks, shares = await _gradients(side, x, d)
+        shift = TABLE_BITS + RESIDUAL_BITS - int(exponent) - WEIGHT_BITS
+        if not 1 <= shift <= 40:
+            raise ConfigError("learning_rate: too small or too large for fixed point")
+        moved = []
+        for gradient, weights, velocity, mask in (
+            (local + masks, own, velocities[0], penalised),
+            (shares, theirs, velocities[1], other_penalised),
+        ):
+            decay = round(training.learning_rate * training.l2 * 2.0**shift) * mask.astype(object)[:, None]
+            total = gradient + velocity * round(training.momentum * 2.0**shift) + weights * decay
+            moved.append(wide.truncate(total, shift, is_first=side.is_guest))
+        velocities = moved[0], moved[1]
+        own, theirs = wide.reduce(own - moved[0]), wide.reduce(theirs - moved[1])
+        taken = batch.index + 1
+    side.awaited["sum"] = own
+    await side.party.send(side.peer, "weights", wide.to_words(theirs))
+    rest = wide.from_words(_of_shape(await side.party.recv(side.peer, "weights"), (*own.shape, 2)))
+    return wide.to_floats(own + rest, WEIGHT_BITS), (), taken
+
+
+async def _shared_scores(side: _Side, x: npt.NDArray[np.int64], own: Integers, theirs: Integers) -> Integers:
+    """This party's share of z, `(rows, outputs)`, with SCORE_BITS."""
+    columns = []
+    for at in range(side.outputs):
+        opened, masks = await _exchange(side, theirs[:, at].tolist(), x, len(x))
+        columns.append(wide.product(x, own[:, at]) + opened + masks)
+    return wide.reduce(np.stack(columns, axis=1))
+
+
+# ---- what both modes share ----
+
+
+async def _exchange(
+    side: _Side, vector: Sequence[int], matrix: npt.NDArray[np.int64], num_their_rows: int
+) -> tuple[Integers, Integers]:
+    """Products in both directions at once.
+
+    Args:
+        vector: this party's, which the other's matrix is multiplied by.
+        matrix: this party's, which the other's vector is multiplied by.
+        num_their_rows: rows of the other's matrix.
+
+    Returns:
+        Of (their matrix) @ vector this party's share, `(num_their_rows,)`; of matrix @ (their vector) likewise.
+    """
+    party, peer = side.party, side.peer
+    side.awaited |= {"vector": matrix.shape[1], "product": (num_their_rows, len(vector))}
+    encrypted = side.key.encrypt_vector(vector)
+    await party.send(peer, "vector", encrypted.body)
+    await party.send(peer, "vector_seeds", encrypted.seeds)
+    theirs = Encrypted(await party.recv(peer, "vector"), await party.recv(peer, "vector_seeds"))
+    masks = [int.from_bytes(os.urandom(rlwe.WIDE_BITS // 8), "little") for _ in range(len(matrix))]
+    answer = side.theirs.inner_products(matrix, theirs, masks)
+    await party.send(peer, "heads", answer.heads)
+    await party.send(peer, "tails", answer.tails)
+    answered = Answer(await party.recv(peer, "heads"), await party.recv(peer, "tails"))
+    opened = side.key.decrypt_products(answered, num_their_rows, len(vector))
+    return np.array(opened, object), -np.array(masks, object)
+
+
+async def _gradients(side: _Side, x: npt.NDArray[np.int64], d: Integers) -> tuple[Integers, Integers, Integers]:
+    """Of own columns: what this party computes alone, and its mask; of the other's columns: its share."""
+    local, masks, shares = [], [], []
+    transposed = np.ascontiguousarray(x.T)
+    for at in range(side.outputs):
+        opened, mask = await _exchange(side, d[:, at].tolist(), transposed, side.num_theirs)
+        local.append(wide.product(transposed, d[:, at]))
+        masks.append(mask)
+        shares.append(opened)
+    return tuple(np.stack(each, axis=1) for each in (local, masks, shares))  # type: ignore[return-value]
+
+
+async def _residuals(side: _Side, z: Any, batch: Batch, factor: float) -> Integers:
+    """This party's share of factor · u · (mean(z₀ + z₁) − y), `(rows, outputs)`, with RESIDUAL_BITS.
+
+    Args:
+        z: its share of z: float64 with own gradients, otherwise integers with SCORE_BITS modulo 2^112.
+    """
+    scale: Any = factor
+    if side.sample_weights is not None:
+        scale = factor * side.sample_weights[batch.rows][:, None]
+    if side.series is None:
+        share = _linear(z, factor, is_first=side.is_guest)
+    elif side.is_guest:
+        share = await _residuals_at_guest(side, side.series, _angles(z, side.series), scale)
+    else:
+        share = await _residuals_at_host(side, side.series, _angles(z, side.series))
+    if side.response is not None:
+        share = share - wide.from_floats(scale * side.response[batch.rows], RESIDUAL_BITS)
+    return share
+
+
+def _linear(z: Any, factor: float, *, is_first: bool) -> Integers:
+    if z.dtype == np.float64:
+        return wide.from_floats(factor * z, RESIDUAL_BITS)
+    whole = round(factor * 2.0**_FACTOR_BITS)
+    return wide.truncate(z * whole, SCORE_BITS + _FACTOR_BITS - RESIDUAL_BITS, is_first=is_first)
+
+
+def _angles(z: Any, series: Series) -> Table:
+    """2πz / P of numbers or of shares, float64, of the same shape."""
+    period = 2.0**series.range.period_bits
+    if z.dtype != np.float64:
+        z = (z % (1 << SCORE_BITS + series.range.period_bits)).astype(np.float64) * 2.0**-SCORE_BITS
+    angles: Table = 2 * np.pi * (np.mod(z, period) / period)
+    return angles
+
+
+async def _residuals_at_host(side: _Side, series: Series, angles: Table) -> Integers:
+    orders = np.arange(1, series.range.terms + 1)
+    turns = angles[..., None] * orders
+    factors = np.rint(np.concatenate([np.cos(turns), np.sin(turns)], axis=-1) * 2.0**_FACTOR_BITS).astype(np.int64)
+    padded = _padded(factors)
+    side.awaited["slots"] = len(padded)
+    encrypted = side.key.encrypt_slots(padded)
+    await side.party.send("guest", "angles", encrypted.body)
+    await side.party.send("guest", "angle_seeds", encrypted.seeds)
+    answer = Answer(await side.party.recv("guest", "residual_heads"), await side.party.recv("guest", "residual_tails"))
+    return _summed(side.key.decrypt_slots(answer, len(padded)), factors.shape)
+
+
+async def _residuals_at_guest(side: _Side, series: Series, angles: Table, scale: Any) -> Integers:
+    # cos k(g+h) = cos kg cos kh − sin kg sin kh;  sin k(g+h) = sin kg cos kh + cos kg sin kh
+    orders = np.arange(1, series.range.terms + 1)
+    cosine, sine = np.cos(angles[..., None] * orders), np.sin(angles[..., None] * orders)
+    a, b = series.cosines, series.sines
+    parts = np.concatenate([a * cosine + b * sine, b * cosine - a * sine], axis=-1)
+    scaled = parts * np.asarray(scale)[..., None] * 2.0 ** (RESIDUAL_BITS - _FACTOR_BITS)
+    factors = np.rint(scaled).astype(np.int64)
+    padded = _padded(factors)
+    side.awaited["slots"] = len(padded)
+    encrypted = Encrypted(await side.party.recv("host", "angles"), await side.party.recv("host", "angle_seeds"))
+    masks = _slot_masks(len(padded))
+    answer = side.theirs.slot_products(padded, encrypted, masks)
+    await side.party.send("host", "residual_heads", answer.heads)
+    await side.party.send("host", "residual_tails", answer.tails)
+    constant = np.broadcast_to(series.constant * np.asarray(scale), angles.shape)
+    return wide.from_floats(constant, RESIDUAL_BITS) - _summed(masks, factors.shape)
+
+
+def _padded(factors: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """All factors in rows of N slots."""
+    flat = factors.reshape(-1)
+    rows = -(-len(flat) // rlwe.SIZE)
+    result = np.zeros(rows * rlwe.SIZE, np.int64)
+    result[: len(flat)] = flat
+    return result.reshape(rows, rlwe.SIZE)
+
+
+def _slot_masks(rows: int) -> npt.NDArray[np.uint64]:
+    """Uniform integers from 2^40 up, of 80 bits, modulo the slot primes: `(rows, 3, N)`. All sums are positive."""
+    words = prg(new_seed(), 16 * rows * rlwe.SIZE).view(np.uint64).reshape(2, rows, 1, rlwe.SIZE) >> np.uint64(24)
+    t = rlwe.slot_transform().primes[:, None]
+    shift = np.uint64(1 << _SLOT_MASK_BITS // 2) % t
+    masks: npt.NDArray[np.uint64] = (words[0] % t * shift + words[1] % t + shift) % t
+    return masks
+
+
+def _summed(slots: npt.NDArray[np.uint64], shape: tuple[int, ...]) -> Integers:
+    """Sums over the last axis of `shape` of what lies in slots `(rows, 3, N)`, as integers."""
+    count = int(np.prod(shape))
+    t = rlwe.slot_transform().primes
+    flat = slots.transpose(1, 0, 2).reshape(3, -1)[:, :count].reshape(3, -1, shape[-1])
+    residues = (flat.sum(axis=-1, dtype=np.uint64) % t[:, None]).astype(object)
+    whole = rlwe.slot_modulus()
+    weights = [whole // int(p) * pow(whole // int(p), -1, int(p)) for p in t]
+    total = sum(residue * weight for residue, weight in zip(residues, weights, strict=True)) % whole
+    return np.asarray(total, object).reshape(shape[:-1])
+
+
+def _of_shape(array: Array, shape: tuple[int, ...]) -> Array:
+    if array.shape != shape:
+        raise RefusedError(f"glm: expected an array of {shape}, found {array.shape}")
+    return array
