@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _HOMES = {
+    "Adam": "hanse.clients.training",
     "App": "hanse.clients.app",
     "Arrays": "hanse.core.arrays",
     "Ask": "hanse.strategies",
@@ -55,6 +56,7 @@ _HOMES = {
     "Result": "hanse.rounds.result",
     "RootTrust": "hanse.aggregation",
     "RoundRecord": "hanse.rounds.record",
+    "SGD": "hanse.clients.training",
     "Scaffold": "hanse.strategies.scaffold",
     "Select": "hanse.aggregation",
     "Strategy": "hanse.strategies",
@@ -64,6 +66,7 @@ _HOMES = {
     "WeightedSum": "hanse.aggregation",
     "fitted": "hanse.clients.sklearn",
     "job": "hanse.person.jobs",
+    "mlp": "hanse.clients.mlp",
     "run": "hanse.person.jobs",
     "simulate": "hanse.simulation.inline",
     "sklearn": "hanse.clients.sklearn",
@@ -74,6 +77,8 @@ _HOMES = {
 
 __all__ = [
     "RFA",
+    "SGD",
+    "Adam",
     "App",
     "Arrays",
     "Ask",
@@ -125,6 +130,7 @@ __all__ = [
     "__version__",
     "fitted",
     "job",
+    "mlp",
     "run",
     "simulate",
     "sklearn",
@@ -151,11 +157,14 @@ if TYPE_CHECKING:
     from hanse.aggregation import WeightedMean as WeightedMean
     from hanse.aggregation import WeightedSum as WeightedSum
     from hanse.clients.app import App as App
+    from hanse.clients.mlp import mlp as mlp
     from hanse.clients.numpy_client import NumPyClient as NumPyClient
     from hanse.clients.server import StrategyContext as StrategyContext
     from hanse.clients.sklearn import fitted as fitted
     from hanse.clients.sklearn import sklearn as sklearn
     from hanse.clients.torch import torch as torch
+    from hanse.clients.training import SGD as SGD
+    from hanse.clients.training import Adam as Adam
     from hanse.core.arrays import Arrays as Arrays
     from hanse.core.errors import ConfigError as ConfigError
     from hanse.core.errors import HanseError as HanseError

@@ -121,7 +121,7 @@ class Runtime:
         elif task.call == "query":
             answer = client.query(config, self.site)
         else:
-            arrays = _private(task, model, private)
+            arrays = _private(task, model, private) if client.changes_arrays else _present(task, model)
             answer = getattr(client, task.call)(arrays, config, self.site)
         try:
             # an empty state after an empty one stays None, so that stateless sites store nothing
@@ -267,9 +267,14 @@ def _difference(name: str, new: Array, base: Array) -> Array:
     return delta
 
 
-def _private(task: Task, model: Arrays | None, private: Arrays | None) -> Arrays:
+def _present(task: Task, model: Arrays | None) -> Arrays:
     if model is None:
         raise TaskError("refused", f"{task.call} needs a model, and the task names none")
+    return model
+
+
+def _private(task: Task, model: Arrays | None, private: Arrays | None) -> Arrays:
+    model = _present(task, model)
     if private is not None:
         return private
     return _copied(model)

@@ -35,6 +35,7 @@ class Site:
         self._load = load
         self._loaded: dict[str, Any] = {}
         self._state: dict[str, Any] | None = None
+        self._task: Task | None = None
 
     def load(self, dataset: str) -> Any:
         """A data set that the site's owner declared and granted to this job; read once per worker.
@@ -60,17 +61,23 @@ class Site:
             )
         return self._state
 
+    def key(self, purpose: str) -> int:
+        """The key of one random stream of the task at hand, for `hanse.core.seeds.generator`."""
+        if self._task is None:
+            return key_of(self.seed, phase=SETUP, site=self.name, purpose=purpose)
+        return stream_of(self._task, self.name, purpose)
+
     def begin(self, task: Task, state: dict[str, Any]) -> None:
         """Turn to the next task. Called by the runtime."""
         self.round, self.phase, self.seed = task.id.round, task.id.phase, task.seed
         self.rng = generator(stream_of(task, self.name, "client"))
-        self._state = state
+        self._state, self._task = state, task
 
     def begin_setup(self, seed: int) -> None:
         """Turn to the making of the client: the same numbers in every worker, whatever task comes first."""
         self.round, self.phase, self.seed = 0, SETUP, seed
         self.rng = generator(key_of(seed, phase=SETUP, site=self.name, purpose="client"))
-        self._state = None
+        self._state = self._task = None
 
     def load_through(self, change: Callable[[Any], Any]) -> None:
         """Let what is loaded from now on pass through a function first. For attacks in simulation."""
@@ -80,6 +87,7 @@ class Site:
     def stand_in(self, beside: "Site", rng: np.random.Generator, state: dict[str, Any]) -> None:
         """Turn to the task that `beside` is at, with numbers and memory of one's own. For attacks in simulation."""
         self.round, self.phase, self.seed, self.rng, self._state = beside.round, beside.phase, beside.seed, rng, state
+        self._task = beside._task
 
     def __repr__(self) -> str:
         return f"Site({self.name!r}, round={self.round}, phase={self.phase!r})"
