@@ -13,6 +13,7 @@ it executes again, takes it as `lend`ed: then nothing is copied, and the answer 
 arrays. Otherwise it is copied. A delta is made array by array.
 """
 
+import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -96,15 +97,27 @@ class Runtime:
         started = time.perf_counter()
         try:
             answer, after = self._call(task, model, state, private)
-            reply, arrays = self._checked(task, model, answer, lend=lend)
+            num_examples = num_examples_of(answer.num_examples, task.call)
+            metrics = metrics_of(answer.metrics, task.call)
+            arrays = self._checked(task, model, answer, lend=lend)
         except (Exception, SystemExit) as error:
             kind, message = failure_of(error, _directory(self.app))
             if not isinstance(error, TaskError):
                 self._log(f"task {task.id}: {text_of(error)}")
             failed = Reply.failed(task.id, self.site.name, kind, message)
             return Outcome(replace(failed, seconds=time.perf_counter() - started), None, state)
-        seconds = time.perf_counter() - started
-        return Outcome(replace(reply, seconds=seconds, fingerprint=fingerprint()), arrays, after)
+        trained = task.call == "train" and model is not None
+        reply = Reply(
+            task.id,
+            self.site.name,
+            num_examples=num_examples,
+            metrics=metrics,
+            update_kind=task.update_kind if trained else "values",
+            base=task.model.id if trained and task.model is not None else "",
+            seconds=time.perf_counter() - started,
+            fingerprint=fingerprint(),
+        )
+        return Outcome(reply, arrays, after)
 
     def _call(
         self, task: Task, model: Arrays | None, state: bytes | None, private: Arrays | None
@@ -137,23 +150,19 @@ class Runtime:
             self._client = client_of(self.app, self.site)
         return self._client
 
-    def _checked(self, task: Task, model: Arrays | None, answer: Answer, *, lend: bool) -> tuple[Reply, Arrays | None]:
-        metrics = metrics_of(answer.metrics, task.call)
-        count = num_examples_of(answer.num_examples, task.call)
-        reply = Reply(task.id, self.site.name, num_examples=count, metrics=metrics)
+    def _checked(self, task: Task, model: Arrays | None, answer: Answer, *, lend: bool) -> Arrays | None:
         if task.call == "evaluate" or (task.call == "query" and answer.arrays is None):
-            return reply, None
+            return None
         names = list(model) if task.call == "train" and model is not None else None
         arrays = arrays_of(answer.arrays, task.call, names)
         is_own = lend
         if task.call == "train" and model is not None:
-            _check_layout(model.layout, arrays.layout)
-            reply = replace(reply, base=task.model.id if task.model is not None else "", update_kind=task.update_kind)
+            _check_layout(model.layout, arrays)
             if task.update_kind == "delta":
                 arrays, is_own = delta_of(model, arrays), True
         if not task.allow_nonfinite:
             _check_finite(arrays, task.call)
-        return reply, arrays if is_own else _copied(arrays)
+        return arrays if is_own else arrays.copy()
 
 
 def client_of(app: App, site: Site) -> Client:
@@ -277,17 +286,12 @@ def _private(task: Task, model: Arrays | None, private: Arrays | None) -> Arrays
     model = _present(task, model)
     if private is not None:
         return private
-    return _copied(model)
+    return model.copy()
 
 
-def _copied(arrays: Arrays) -> Arrays:
-    return Arrays((name, array.copy()) for name, array in arrays.items())
-
-
-def _check_layout(expected: Layout, found: Layout) -> None:
-    difference = expected.difference(found)
-    if difference is not None:
-        raise TaskError("bad_reply", f"train: arrays differ from the model's: {difference}")
+def _check_layout(expected: Layout, found: Arrays) -> None:
+    if not found.fits(expected):
+        raise TaskError("bad_reply", f"train: arrays differ from the model's: {expected.difference(found.layout)}")
 
 
 def _check_finite(arrays: Arrays, call: str) -> None:
@@ -301,9 +305,17 @@ def _check_finite(arrays: Arrays, call: str) -> None:
 
 
 def all_finite(array: Array) -> bool:
-    """Whether no element is NaN or infinite; in blocks, so that no mask as long as the model is made."""
+    """Whether no element is NaN or infinite; in blocks, so that no mask as long as the model is made.
+
+    A sum of squares is finite only if every term is, and costs half of `isfinite`; if it overflows, that is asked.
+    """
     flat = array.reshape(-1)
-    return all(bool(np.isfinite(flat[start : start + BLOCK]).all()) for start in range(0, flat.size, BLOCK))
+    summable = flat.dtype == np.float32 or flat.dtype == np.float64
+    for start in range(0, flat.size, BLOCK):
+        block = flat[start : start + BLOCK]
+        if not (summable and math.isfinite(np.dot(block, block))) and not np.isfinite(block).all():
+            return False
+    return True
 
 
 def _directory(app: App) -> Path | None:

@@ -31,11 +31,18 @@ class Site:
         self.seed = seed
         self.round = 0
         self.phase = SETUP
-        self.rng: np.random.Generator = generator(key_of(seed, phase=SETUP, site=name, purpose="client"))
+        self._attempt = 0
+        self._rng: np.random.Generator | None = None
         self._load = load
         self._loaded: dict[str, Any] = {}
         self._state: dict[str, Any] | None = None
-        self._task: Task | None = None
+
+    @property
+    def rng(self) -> np.random.Generator:
+        """See the class; made when it is first asked for, since most code does without."""
+        if self._rng is None:
+            self._rng = generator(self.key("client"))
+        return self._rng
 
     def load(self, dataset: str) -> Any:
         """A data set that the site's owner declared and granted to this job; read once per worker.
@@ -63,21 +70,24 @@ class Site:
 
     def key(self, purpose: str) -> int:
         """The key of one random stream of the task at hand, for `hanse.core.seeds.generator`."""
-        if self._task is None:
-            return key_of(self.seed, phase=SETUP, site=self.name, purpose=purpose)
-        return stream_of(self._task, self.name, purpose)
+        return key_of(
+            self.seed,
+            round_=self.round,
+            phase=self.phase,
+            site=self.name,
+            attempt=self._attempt,
+            purpose=purpose,
+        )
 
     def begin(self, task: Task, state: dict[str, Any]) -> None:
         """Turn to the next task. Called by the runtime."""
-        self.round, self.phase, self.seed = task.id.round, task.id.phase, task.seed
-        self.rng = generator(stream_of(task, self.name, "client"))
-        self._state, self._task = state, task
+        self.round, self.phase, self.seed, self._attempt = task.id.round, task.id.phase, task.seed, task.attempt
+        self._rng, self._state = None, state
 
     def begin_setup(self, seed: int) -> None:
         """Turn to the making of the client: the same numbers in every worker, whatever task comes first."""
-        self.round, self.phase, self.seed = 0, SETUP, seed
-        self.rng = generator(key_of(seed, phase=SETUP, site=self.name, purpose="client"))
-        self._state = self._task = None
+        self.round, self.phase, self.seed, self._attempt = 0, SETUP, seed, 0
+        self._rng, self._state = None, None
 
     def load_through(self, change: Callable[[Any], Any]) -> None:
         """Let what is loaded from now on pass through a function first. For attacks in simulation."""
@@ -86,8 +96,8 @@ class Site:
 
     def stand_in(self, beside: "Site", rng: np.random.Generator, state: dict[str, Any]) -> None:
         """Turn to the task that `beside` is at, with numbers and memory of one's own. For attacks in simulation."""
-        self.round, self.phase, self.seed, self.rng, self._state = beside.round, beside.phase, beside.seed, rng, state
-        self._task = beside._task
+        self.round, self.phase, self.seed, self._attempt = beside.round, beside.phase, beside.seed, beside._attempt
+        self._rng, self._state = rng, state
 
     def __repr__(self) -> str:
         return f"Site({self.name!r}, round={self.round}, phase={self.phase!r})"

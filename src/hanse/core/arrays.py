@@ -122,6 +122,21 @@ class Arrays(Mapping[str, Array]):
         """Arrays without names of their own are called '0', '1', … in order."""
         return cls((str(index), array) for index, array in enumerate(arrays))
 
+    def copy(self) -> "Arrays":
+        """The same in memory of its own."""
+        made = Arrays.__new__(Arrays)
+        made._arrays = {name: array.copy() for name, array in self._arrays.items()}
+        made._layout = self._layout
+        return made
+
+    def fits(self, layout: Layout) -> bool:
+        """Whether this has that layout; `layout` is the very same object afterwards, which makes comparing cheap."""
+        if self._layout is None and len(self._arrays) == len(layout.specs):
+            found = zip(self._arrays.items(), layout.specs, strict=True)
+            if all(spec.name == name and spec.dtype == a.dtype and spec.shape == a.shape for (name, a), spec in found):
+                self._layout = layout
+        return self._layout is layout or self.layout == layout
+
     def to_list(self) -> list[Array]:
         """The arrays in order, without names."""
         return list(self._arrays.values())

@@ -34,9 +34,8 @@ from hanse.core.errors import (
     UnavailableError,
 )
 from hanse.core.ids import TaskId, model_scope, upload_scope
-from hanse.core.records import BlobRef, Envelope, Reply, Task, Value
+from hanse.core.records import BlobRef, Envelope, Reply, Task
 from hanse.core.seams import BlobStore, Inbox, Ledger, Links
-from hanse.core.seeds import generator, key_of
 from hanse.core.spec import RunSpec
 from hanse.rounds import machine
 from hanse.rounds.clock import Clock
@@ -53,8 +52,6 @@ from hanse.rounds.events import (
     Instruction,
     Plan,
     PlanFailed,
-    Planned,
-    PlannedTask,
     Reduce,
     Reduced,
     ReduceRefused,
@@ -70,8 +67,9 @@ from hanse.rounds.events import (
 from hanse.rounds.host import Member, PlanRequest, ReduceRequest, StrategyHost, earlier, load_arrays
 from hanse.rounds.keeping import Keeping, decode_asks, encode_asks, round_records, run_record
 from hanse.rounds.leftovers import Due, Leftovers
-from hanse.rounds.machine import PARAMETERS, RunState
-from hanse.rounds.record import RoundRecord, mean_metrics, server_metrics, site_metrics
+from hanse.rounds.machine import RunState
+from hanse.rounds.performing import planned, planned_parameters, record_of
+from hanse.rounds.record import RoundRecord, mean_metrics, server_metrics
 from hanse.rounds.result import Result
 from hanse.strategies import Ask
 
@@ -597,37 +595,18 @@ class Run:
             return PlanFailed(*where, str(error), now)
         except (TaskError, RefusedError) as error:
             return PlanFailed(*where, f"the app's server side: {error}", now, final=True)
-        plan, close = answer.plan, answer.plan.close
         self._update_kind = answer.update_kind
-        self._expect(plan.asks)
-        self._tell("phase", round=instruction.round, phase=answer.phases[instruction.phase_index], asked=len(plan.asks))
-        return Planned(
-            *where,
-            num_phases=len(answer.phases),
-            phase=answer.phases[instruction.phase_index],
-            tasks=tuple(PlannedTask(ask.site, ask.call) for ask in plan.asks),
-            count=close.count,
-            quorum=close.quorum,
-            grace_s=close.grace_s,
-            deadline_s=close.deadline_s,
-            keep_in_flight=close.keep_in_flight,
-            folds=answer.folds,
-            order=answer.order,
-            late=answer.late,
-            now_ms=now,
-            extends=extends,
-        )
+        self._expect(answer.plan.asks)
+        event = planned(instruction, answer, now)
+        self._tell("phase", round=instruction.round, phase=event.phase, asked=len(event.tasks))
+        return event
 
     def _plan_parameters(self, sites: Sequence[str], extends: bool, now: int) -> Event:
-        """Round 0: one site says what the model looks like at first."""
         if not sites:
             return PlanFailed(0, 0, "no site is there to be asked for the initial model", now)
-        key = key_of(self.state.spec.seed, purpose="initial")
-        site = sites[int(generator(key).integers(len(sites)))]
-        self._expect([Ask(site, PARAMETERS, with_model=False)])
-        deadline = self.state.spec.deadline_s
-        task = (PlannedTask(site, PARAMETERS),)
-        return Planned(0, 0, 1, PARAMETERS, task, 1, 1, 0.0, deadline, now, extends=extends)
+        ask, event = planned_parameters(self.state.spec, sites, extends, now)
+        self._expect([ask])
+        return event
 
     def _expect(self, asks: Sequence[Ask]) -> None:
         """The machine issues ordinals in the order of the asks."""
@@ -846,31 +825,8 @@ class Run:
 
     def _record_of(self, checkpoint: Checkpoint) -> tuple[RoundRecord, dict[str, Any]]:
         """The round's record for people, from the machine's checkpoint and the replies' metrics."""
-        by_site: dict[str, dict[str, Value]] = {}
-        folded: list[str] = []
-        with_arrays: list[str] = []
-        for ordinal, (site, fate) in checkpoint.fates.items():
-            reply = self._replies.get(ordinal)
-            if fate != "folded" or reply is None:
-                continue
-            folded.append(site)
-            if reply.update is not None:
-                with_arrays.append(site)
-            found = by_site.setdefault(site, {})
-            found.update(site_metrics(reply.task.phase, reply.metrics))
-            if reply.num_examples:
-                found[f"{reply.task.phase}_examples"] = reply.num_examples
-        record = RoundRecord(
-            number=checkpoint.round,
-            folded=tuple(dict.fromkeys(with_arrays or folded)),  # a round of metrics only has no updates
-            late=tuple(dict.fromkeys(site for site, fate in checkpoint.fates.values() if fate == "late")),
-            failed=dict(checkpoint.failed),
-            metrics=dict(checkpoint.metrics),
-            by_site=by_site,
-            seconds_by_phase=dict(checkpoint.seconds),
-            bytes={"down": self._moved.down, "up": self._moved.up},
-            model=checkpoint.model[1] if checkpoint.model is not None else "",
-        )
+        with_update = {ordinal for ordinal, reply in self._replies.items() if reply.update is not None}
+        record = record_of(checkpoint, self._replies, with_update, {"down": self._moved.down, "up": self._moved.up})
         self._moved = Moved()
         fates = [[ordinal, site, fate] for ordinal, (site, fate) in checkpoint.fates.items()]
         return record, {**record.to_json(), "fates": fates}

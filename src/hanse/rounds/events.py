@@ -3,7 +3,7 @@
 Events carry the time; nothing here or in the machine reads a clock. Every instruction may be performed twice.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from hanse.core.ids import TaskId
@@ -27,11 +27,12 @@ class SitesChanged:
     """The sites that hold a lease and accepted the job.
 
     Args:
+        sites: a tuple in any order, or another sequence in order of name that knows its members (simulation).
         undecided: how many were asked and have not answered yet.
         unwilling: (site, what it said) of those that hold or refuse it.
     """
 
-    sites: tuple[str, ...]
+    sites: Sequence[str]
     now_ms: int
     undecided: int = 0
     unwilling: tuple[tuple[str, str], ...] = ()
@@ -196,7 +197,7 @@ class Plan:
 
     round: int
     phase_index: int
-    sites: tuple[str, ...]
+    sites: Sequence[str]
     busy: tuple[str, ...]
     only: tuple[str, ...] = ()
     previous: tuple[int, ...] = ()

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from hanse.aggregation import Fold, Gather, Select, Sink, Source, UpdatesRefused, Zeros, aggregate
+from hanse.aggregation import Fold, Gather, Kind, Select, Sink, Source, Update, UpdatesRefused, Zeros, aggregate
 from hanse.aggregation.rounding import Wide, all_finite, is_float, round_to, widen_into
 from hanse.core.arrays import Array, ArraySpec, Layout, describe
 from hanse.core.errors import TaskError, UpdateError
@@ -113,7 +113,52 @@ def _walk(
 ) -> None:
     sources = [item.source for item in items if item.source is not None]
     weights = checked_weights(strategy, [item.about for item in items], named)
-    layout = (base or sources[0]).layout
+    moves = moving(strategy, (base or sources[0]).layout, make_sink, round_=round_, base=base, states=states)
+    aggregate(
+        sources,
+        [item.position for item in items],
+        weights,
+        rule=rule,
+        out=moves.out,
+        kind=moves.kind,
+        base=base,
+        update=moves.update,
+        states=moves.states,
+        state_outs=moves.state_outs,
+        scalars=moves.scalars,
+        plan_size=size,
+        threads=threads,
+        allow_nonfinite=spec.allow_nonfinite,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Moves:
+    """How what was reduced becomes the new model and strategy state; fields as in `aggregation.aggregate`."""
+
+    out: Sink
+    kind: Kind
+    update: Update | None
+    states: Sequence[Source]
+    state_outs: Sequence[Sink]
+    scalars: Mapping[str, float]
+
+
+def moving(
+    strategy: Strategy,
+    layout: Layout,
+    make_sink: Callable[[Layout], Sink],
+    *,
+    round_: int,
+    base: Source | None,
+    states: Sequence[Source] = (),
+) -> Moves:
+    """What a strategy does with reduced updates of `layout`; arguments as in `fold`.
+
+    Raises:
+        TaskError: the strategy answered nonsense.
+    """
+    named = f"strategy {strategy.name or type(strategy).__name__}"
     names = strategy.state_names()
     if states and len(states) != len(names):
         raise TaskError("bad_reply", f"{named}: expected as many state_names() as before, {len(states)}; found {names}")
@@ -121,21 +166,13 @@ def _walk(
         raise TaskError("bad_reply", f"{named}: expected no state_names() without a model, found {names}")
     wide = wide_layout(layout) if names else layout
     own_update = type(strategy).update is not Strategy.update
-    aggregate(
-        sources,
-        [item.position for item in items],
-        weights,
-        rule=rule,
+    return Moves(
         out=make_sink(layout),
         kind="delta" if strategy.update_kind == "delta" else "values",
-        base=base,
         update=checked_update(strategy, named) if own_update and base is not None else None,
         states=states or [Zeros(wide) for _ in names],
         state_outs=[make_sink(wide) for _ in names],
         scalars=strategy.scalars(round_),
-        plan_size=size,
-        threads=threads,
-        allow_nonfinite=spec.allow_nonfinite,
     )
 
 

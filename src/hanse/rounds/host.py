@@ -37,7 +37,7 @@ class PlanRequest:
 
     round: int
     phase_index: int
-    sites: tuple[str, ...]
+    sites: Sequence[str]
     busy: tuple[str, ...]
     previous: tuple[Earlier, ...]
     extends: bool

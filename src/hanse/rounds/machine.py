@@ -23,8 +23,9 @@ verify while it was read), *failed* (the site said so). Each is reported once, b
 import dataclasses
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain, islice
 from typing import Any
 
 from hanse.core.errors import CodecError, ConfigError
@@ -56,6 +57,7 @@ from hanse.rounds.events import (
     Started,
     TimerFired,
 )
+from hanse.rounds.names import Without
 
 STATE_VERSION = 1
 PARAMETERS = "parameters"
@@ -132,10 +134,10 @@ class RunState:
     rounds_without_best: int = 0
     revision: int = 0
     # ---- volatile ----
-    sites: tuple[str, ...] = ()
+    sites: Sequence[str] = ()
     undecided: int = 0
     unwilling: tuple[tuple[str, str], ...] = ()
-    available: frozenset[str] = frozenset()
+    available: Container[str] = frozenset()
     num_ok: int = 0
     num_awaited: int = 0
     grace_ms: int | None = None
@@ -196,9 +198,11 @@ def _sites_changed(state: RunState, event: SitesChanged) -> list[Instruction]:
     return _close_if_due(state, event.now_ms)
 
 
-def _set_sites(state: RunState, sites: tuple[str, ...]) -> None:
-    state.sites = tuple(sorted(sites))
-    state.available = frozenset(sites)
+def _set_sites(state: RunState, sites: Sequence[str]) -> None:
+    """A tuple is sorted here; any other sequence is sorted already and finds its members itself, however many."""
+    in_order = not isinstance(sites, tuple)
+    state.sites = sites if in_order else tuple(sorted(sites))
+    state.available = sites if in_order else frozenset(sites)
     _count(state)
 
 
@@ -246,7 +250,10 @@ def _plan(state: RunState, only: tuple[str, ...] = ()) -> list[Instruction]:
 def _plan_instruction(state: RunState) -> Plan:
     """Sites at work on a task that was kept in flight are busy; where a phase is extended, `only` says it all."""
     busy = set() if state.only else {slot.site for slot in state.open.values() if not slot.answer}
-    free = tuple(site for site in state.sites if site not in busy)
+    free = state.sites
+    if busy:
+        is_tuple = isinstance(free, tuple)
+        free = tuple(site for site in free if site not in busy) if is_tuple else Without(free, busy)
     return Plan(state.round, state.phase_index, free, tuple(sorted(busy)), state.only, state.previous)
 
 
@@ -453,9 +460,9 @@ def _extend(state: RunState, *, final: bool) -> list[Instruction]:
     members = _members(state).values()
     held = {slot.site for slot in members if slot.answer != "failed"}
     tried = {slot.site for slot in members}
-    fresh = [site for site in state.sites if site not in tried]
-    again = [site for site in state.sites if site in tried and site not in held]
-    chosen = tuple((fresh + again)[: state.quorum - state.num_ok])
+    fresh = (site for site in state.sites if site not in tried)
+    again = (site for site in state.sites if site in tried and site not in held)
+    chosen = tuple(islice(chain(fresh, again), state.quorum - state.num_ok))
     can_ask = state.extensions < state.spec.retries
     if chosen and can_ask:
         state.extensions += 1

@@ -42,6 +42,11 @@ class FedAvg(Strategy):
         if self.weights not in WEIGHTS:
             raise ConfigError(f"fedavg.weights: expected {' or '.join(WEIGHTS)}, found {str(self.weights)[:60]!r}")
 
+    @property
+    def weighs_by(self) -> str:
+        """See `Strategy.weighs_by`."""
+        return self.weights if type(self).weigh is FedAvg.weigh else ""
+
     def weigh(self, replies: Sequence[FoldInput]) -> list[float]:
         """n_k, or 1 for every reply."""
         return [1.0] * len(replies) if self.weights == "equal" else super().weigh(replies)

@@ -50,6 +50,11 @@ class FedDyn(Strategy):
         """Of training: α, under FedProx's name, since it is the same term."""
         return {"proximal_mu": float(self.alpha)} if context.phase == "train" else {}
 
+    @property
+    def weighs_by(self) -> str:
+        """See `Strategy.weighs_by`."""
+        return "equal" if type(self).weigh is FedDyn.weigh else ""
+
     def weigh(self, replies: Sequence[FoldInput]) -> list[float]:
         """1 for every reply."""
         return [1.0] * len(replies)

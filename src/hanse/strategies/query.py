@@ -52,6 +52,11 @@ class Query(Strategy):
         plan = self._sampled(context, "query")
         return replace(plan, asks=tuple(replace(ask, with_model=False) for ask in plan.asks))
 
+    @property
+    def weighs_by(self) -> str:
+        """See `Strategy.weighs_by`."""
+        return ("equal" if self.arrays == "sum" else "examples") if type(self).weigh is Query.weigh else ""
+
     def weigh(self, replies: Sequence[FoldInput]) -> list[float]:
         """1 for a sum, examples for a mean."""
         return [1.0] * len(replies) if self.arrays == "sum" else super().weigh(replies)

@@ -65,6 +65,11 @@ class Scaffold(Strategy):
         share = cohort_size(context.spec, known) / known
         return {**super().config(context, site), "control_scale": share / self.server_lr}
 
+    @property
+    def weighs_by(self) -> str:
+        """See `Strategy.weighs_by`."""
+        return "equal" if type(self).weigh is Scaffold.weigh else ""
+
     def weigh(self, replies: Sequence[FoldInput]) -> list[float]:
         """1 for every reply."""
         return [1.0] * len(replies)

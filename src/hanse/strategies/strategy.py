@@ -42,7 +42,8 @@ class Context:
     Args:
         round: counts from 1; 0 is the asking for initial parameters.
         phase: the phase that is planned.
-        sites: available sites that the job may ask, sorted by name, without those still at work.
+        sites: available sites that the job may ask, sorted by name, without those still at work. A sequence, and in
+            simulation a very long one: look things up in it rather than walk over it.
         busy: sites still at work on tasks of an earlier phase (`keep_in_flight`).
         previous: what the folded replies of the phase before answered, in order of position.
     """
@@ -50,7 +51,7 @@ class Context:
     spec: RunSpec
     round: int
     phase: str
-    sites: tuple[str, ...]
+    sites: Sequence[str]
     busy: tuple[str, ...] = ()
     previous: tuple[Earlier, ...] = ()
 
@@ -160,18 +161,21 @@ class Strategy:
 
     def wrong(self, reply: FoldInput) -> str:
         """Why a reply that trained cannot be folded, judged by what it says of itself; empty if it can."""
-        for name in self.wants:
-            value = reply.metrics.get(name)
-            number = isinstance(value, int | float) and not isinstance(value, bool)
-            if not number or not 0 <= float(value) < math.inf:  # type: ignore[arg-type]  # a number
-                found = "none" if value is None else str(value) if number else type(value).__name__
-                return f"expected a metric {name!r}, finite and ≥ 0, found {found}"
-        return ""
+        return wrong_metrics(reply.metrics, self.wants)
 
     def weigh(self, replies: Sequence[FoldInput]) -> list[float]:
         """The weight of each update; by default its number of examples, or 1 where no site counted any."""
         counts = [float(reply.num_examples) for reply in replies]
         return counts if any(counts) else [1.0] * len(counts)
+
+    @property
+    def weighs_by(self) -> str:
+        """What `weigh` comes to where no reply's weight depends on the others: `examples`, or `equal`; otherwise "".
+
+        `examples`: the reply's own number, or 1 for each where no site counted any. A simulation adds updates up as
+        they come where it is told; it does not call `weigh` then.
+        """
+        return "examples" if type(self).weigh is Strategy.weigh else ""
 
     def reducer(self) -> Reducer:
         """How updates become one vector."""
@@ -241,7 +245,7 @@ def cohort_size(spec: RunSpec, available: int) -> int:
     return min(available, max(int(size), spec.quorum or 1))
 
 
-def sample_sites(context: Context, count: int) -> tuple[str, ...]:
+def sample_sites(context: Context, count: int) -> Sequence[str]:
     """`count` of the available sites, uniformly, by the job's seed and the round; in order of name."""
     if count >= len(context.sites):
         return context.sites
@@ -270,6 +274,17 @@ def check_number(
     lower = f"{'above' if open_low else 'from'} {low:g}"
     upper = "" if high == math.inf else f" {'below' if open_high else 'to'} {high:g}"
     raise ConfigError(f"{name}: expected a number {lower}{upper}, found {value!r}"[:200])
+
+
+def wrong_metrics(metrics: Metrics, wants: Sequence[str]) -> str:
+    """The first of the wanted metrics that is no finite number ≥ 0, in words; empty if all are there."""
+    for name in wants:
+        value = metrics.get(name)
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not number or not 0 <= float(value) < math.inf:  # type: ignore[arg-type]  # a number
+            found = "none" if value is None else str(value) if number else type(value).__name__
+            return f"expected a metric {name!r}, finite and ≥ 0, found {found}"
+    return ""
 
 
 def number_in(reply: FoldInput, name: str) -> float:

@@ -6,7 +6,11 @@ import sys
 
 import numpy as np
 import pytest
+from blake3 import blake3
+from hypothesis import given
+from hypothesis import strategies as st
 
+from hanse.core.codec import canonical_json
 from hanse.core.seeds import generator, key_of, seed_globals
 
 
@@ -16,6 +20,18 @@ def test_golden_keys_and_draws() -> None:
     key = key_of(7, round_=3, phase="train", site="a", attempt=1, purpose="batches")
     assert key == 103372161832576592172768648912307589411
     assert generator(key).integers(0, 2**32, 4).tolist() == [905697589, 3586942350, 489705685, 2691714941]
+
+
+@given(st.integers(0, 2**63 - 1), st.integers(0, 10**6), st.text(), st.text(), st.integers(0, 9), st.text())
+def test_a_key_is_the_hash_of_canonical_json(
+    seed: int, round_: int, phase: str, site: str, attempt: int, purpose: str
+) -> None:
+    try:
+        material = canonical_json([seed, round_, phase, site, attempt, purpose])
+    except UnicodeEncodeError:  # a lone surrogate
+        return
+    expected = int.from_bytes(blake3(b"hanse-seed-1\n" + material).digest(16), "little")
+    assert key_of(seed, round_=round_, phase=phase, site=site, attempt=attempt, purpose=purpose) == expected
 
 
 def test_every_part_of_the_key_matters() -> None:

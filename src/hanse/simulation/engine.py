@@ -1,0 +1,134 @@
+"""The seam between a simulation's shell and its engines: the shell decides, an engine computes.
+
+The shell (`shell.py`) plans, keeps the time, and says which replies are folded. An engine gets a `Batch`, tasks of one
+phase that begin from one model, runs the app's client code for them wherever it likes, and yields what came of it:
+
+    Answered     one for every task, with its outcome
+    Partial      the sum over one aligned subtree of positions, where the engine adds updates up itself
+
+What an engine must keep to:
+
+1. Every position of the batch is answered exactly once, whatever user code does; only `KeyboardInterrupt` and an
+   engine's own breakdown pass through. With `stop_at_failure` nothing need be begun once a failure is known.
+2. Order is free. Who yields in order of position lets the shell fold each update at once; what comes too early is kept
+   (a `Partial` as it is, a lent update as a copy) until its turn.
+3. `Answered.outcome.arrays` is lent: it may be overwritten when the next item is asked for.
+4. With `Batch.summing`, an engine may add up the updates inside a subtree (`canonical.Subtree`) that lies wholly below
+   `Batch.whole_below` (the last group may still get members). It yields the `Answered` of all the members that it
+   has summed, with `summed=True` and no arrays, before the `Partial` of that subtree. Members that failed, that are
+   refused (`refusal`), or that carry no arrays are holes: never summed. A subtree in which nobody counted an example is
+   not summed by `examples` but answered with arrays, since whether each then counts 1 is known only at the end.
+5. Bits: the outcomes are those of `clients.execute.Runtime` for the same task, state and model, and sums are in the
+   canonical order. An engine that cannot promise this (`exact = False`) is used only where the user allows it.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Protocol
+
+from hanse.aggregation import Partial, WeightedMean, WeightedSum
+from hanse.clients.execute import Outcome
+from hanse.core.arrays import Arrays
+from hanse.core.records import Task
+from hanse.strategies import Strategy
+from hanse.strategies.strategy import wrong_metrics
+
+
+@dataclass(frozen=True, slots=True)
+class Summing:
+    """How updates may be added up as they come, as plain data: the weight of each depends on its own reply alone.
+
+    Args:
+        rule: `mean` or `sum`.
+        weights: `examples` (`num_examples`; 1 for each where nobody in the whole phase counted any) or `equal` (1).
+        wants: metrics that an update needs, finite and ≥ 0, or it is refused.
+    """
+
+    rule: str
+    weights: str
+    wants: tuple[str, ...] = ()
+
+    def reducer(self) -> WeightedSum:
+        """A fresh fold."""
+        return WeightedMean() if self.rule == "mean" else WeightedSum()
+
+    def weight(self, num_examples: int) -> float:
+        """Of one update."""
+        return 1.0 if self.weights == "equal" else float(num_examples)
+
+
+def summing_of(strategy: Strategy) -> Summing | None:
+    """How a strategy's updates may be added up as they come; None where its reducer must see them together."""
+    kind: Any = type(strategy.reducer())
+    rule = {WeightedMean: "mean", WeightedSum: "sum"}.get(kind)
+    in_order = strategy.order == "position" and strategy.late == "drop"
+    if rule is None or not in_order or not strategy.weighs_by or type(strategy).wrong is not Strategy.wrong:
+        return None
+    return Summing(rule, strategy.weighs_by, tuple(strategy.wants))
+
+
+def refusal(summing: Summing, outcome: Outcome) -> str:
+    """Why a reply that trained must not be summed; empty if it may."""
+    return wrong_metrics(outcome.reply.metrics, summing.wants)
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Tasks of one phase that begin from one model.
+
+    Args:
+        positions: place of each task in the plan, strictly increasing.
+        tasks: what each site is asked. Sites are distinct.
+        states: `site.state` of each before the task, encoded; None for an empty one.
+        model: what all tasks begin from (`task.model` names it by its id and bears no content), or None.
+        summing: how the engine may add updates up; None where each must be answered with its arrays.
+        whole_below: groups below this position will get no further members.
+        stop_at_failure: the run ends with the first failure.
+    """
+
+    positions: Sequence[int]
+    tasks: Sequence[Task]
+    states: Sequence[bytes | None]
+    model: Arrays | None
+    summing: Summing | None = None
+    whole_below: int = 0
+    stop_at_failure: bool = False
+
+    def __len__(self) -> int:
+        return len(self.positions)
+
+
+@dataclass(slots=True)
+class Answered:
+    """One task is done.
+
+    Args:
+        outcome: reply, arrays (lent; None where there are none or they are summed) and the site's state after it.
+        summed: the update is in a `Partial` that follows.
+    """
+
+    position: int
+    outcome: Outcome
+    summed: bool = False
+
+
+class Engine(Protocol):
+    """Runs batches. Made by `engines.make_engine`, closed by the shell."""
+
+    name: ClassVar[str]
+    """As in `hs.simulate(engine=...)`."""
+    exact: ClassVar[bool]
+    """Whether its bits are those of the sequential engine."""
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """What a checkpoint keeps so that a resumed run computes alike: plain JSON, such as a group's size."""
+        ...
+
+    def run(self, batch: Batch) -> Iterator[Answered | Partial]:
+        """Do it. The iterator may be closed before its end."""
+        ...
+
+    def close(self) -> None:
+        """End what was started: processes, memory."""
+        ...

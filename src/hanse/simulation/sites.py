@@ -1,0 +1,184 @@
+"""Virtual sites: any number of them, and the few that are at work. A site costs nothing until it is sampled.
+
+`Places` makes the runtime of a site when it is first asked, and forgets those that were not asked for longest: a worker
+may be replaced between any two tasks without changing a bit.
+"""
+
+import sys
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from hanse.clients.app import App
+from hanse.clients.execute import Runtime
+from hanse.core.errors import ConfigError, PolicyError
+from hanse.core.ids import check_name
+from hanse.rounds.names import Listed, Names, Numbered
+
+DataSets = Mapping[str, Any]
+"""Data set name → the data as `site.load` returns it, or a callable without arguments that makes it."""
+MAX_SITES = 1_000_000_000
+KEPT = 1024
+"""Sites of a population with a `data` function whose data and clients are kept for the next time."""
+KEPT_NAMES = 16_384
+"""The same of sites whose data lie in the caller's memory anyway, or that have none."""
+
+
+class Population:
+    """Many virtual sites, as the argument `sites` of `hs.simulate`. None costs anything until it is sampled.
+
+    Args:
+        sites: how many, or their names.
+        data: `f(site) -> {data set: data}`, called when a site is first asked and perhaps again later, so it must
+            answer the same every time; None for apps that load nothing.
+        prefix: what names begin with where only their number is given: `site-0000`, …
+
+    Raises:
+        ConfigError: no site, or a name that no site can have.
+
+    Example:
+        >>> people = Population(1_000_000, data=lambda site: {"rows": len(site)})
+        >>> people.names[7], len(people)
+        ('site-000007', 1000000)
+    """
+
+    def __init__(
+        self,
+        sites: int | Sequence[str],
+        data: Callable[[str], DataSets] | None = None,
+        *,
+        prefix: str = "site",
+    ) -> None:
+        if data is not None and not callable(data):
+            raise ConfigError(f"data: expected a function of a site's name, found {type(data).__name__}")
+        self.names = _numbered(sites, prefix) if isinstance(sites, int) else _listed(sites)
+        self.data = data
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def data_of(self, site: str) -> DataSets:
+        """What a site can load.
+
+        Raises:
+            ConfigError: `data` answered something else than a mapping.
+        """
+        if self.data is None:
+            return {}
+        made: Any = self.data(site)
+        if not isinstance(made, Mapping):
+            raise ConfigError(
+                f"data: expected a mapping of data set name → data for {site}, found {type(made).__name__}"
+            )
+        return made
+
+
+def population_of(sites: "Population | Mapping[str, DataSets] | Sequence[str] | int") -> Population:
+    """The argument `sites` of `hs.simulate`, in whichever form it came.
+
+    Raises:
+        ConfigError: none of the forms, no site, a name that no site can have, or one twice.
+    """
+    if isinstance(sites, Population):
+        return sites
+    if isinstance(sites, Mapping):
+        given = {site: _sets_of(site, sets) for site, sets in sites.items()}
+        return _Given(_listed(list(given)), given)
+    if isinstance(sites, str) or not isinstance(sites, int | Sequence):
+        raise ConfigError(
+            "sites: expected a mapping of site → data sets, names, a number or hs.Population, "
+            f"found {type(sites).__name__}"
+        )
+    return Population(sites)
+
+
+class _Given(Population):
+    """Sites whose data sets are held by the caller."""
+
+    def __init__(self, names: Names, given: Mapping[str, DataSets]) -> None:
+        self.names = names
+        self.data = None
+        self.given = given
+
+    def data_of(self, site: str) -> DataSets:
+        """See `Population.data_of`."""
+        return self.given[site]
+
+
+class Places:
+    """The sites at work in this process.
+
+    Args:
+        log: where tracebacks and `site.log` go.
+    """
+
+    def __init__(self, app: App, population: Population, log: Callable[[str], None] | None = None) -> None:
+        self.app = app
+        self.population = population
+        self._log = log or to_stderr
+        self._limit = KEPT_NAMES if population.data is None else KEPT
+        self._runtimes: OrderedDict[str, Runtime] = OrderedDict()
+
+    def runtime(self, site: str) -> Runtime:
+        """The one that executes this site's tasks."""
+        found = self._runtimes.get(site)
+        if found is not None:
+            self._runtimes.move_to_end(site)
+            return found
+        made = self._runtimes[site] = Runtime(
+            self.app, site_name=site, load=_Loader(self.population, site), log=self._log
+        )
+        if len(self._runtimes) > self._limit:
+            self._runtimes.popitem(last=False)
+        return made
+
+
+class _Loader:
+    """`site.load` of one site."""
+
+    __slots__ = ("_population", "_site")
+
+    def __init__(self, population: Population, site: str) -> None:
+        self._population = population
+        self._site = site
+
+    def __call__(self, dataset: str) -> Any:
+        sets = self._population.data_of(self._site)
+        if dataset not in sets:
+            known = ", ".join(sorted(sets)) or "none"
+            raise PolicyError(f"site {self._site}: data set {dataset!r} is not declared; declared are: {known}")
+        value = sets[dataset]
+        return value() if callable(value) else value
+
+
+def to_stderr(text: str) -> None:
+    """A line for the person in front of the simulation."""
+    sys.stderr.write(text + "\n")
+
+
+def _numbered(count: int, prefix: str) -> Names:
+    if isinstance(count, bool) or not 0 < count <= MAX_SITES:
+        raise ConfigError(f"sites: expected at least one and at most {MAX_SITES}, found {count}")
+    names = Numbered(count, prefix)
+    check_name(names[count - 1], "site")
+    return names
+
+
+def _listed(sites: Sequence[str]) -> Names:
+    if not sites:
+        raise ConfigError("sites: expected at least one, found none")
+    for site in sites:
+        if not isinstance(site, str):
+            raise ConfigError(f"sites: expected names, found {type(site).__name__}")
+        check_name(site, "site")
+    names = Listed(sites)
+    if len(set(sites)) < len(names):
+        twice = next(site for place, site in enumerate(names) if place and names[place - 1] == site)
+        raise ConfigError(f"sites: expected distinct names, found {twice!r} twice")
+    return names
+
+
+def _sets_of(site: str, sets: Any) -> DataSets:
+    if not isinstance(sets, Mapping):
+        raise ConfigError(f"sites: expected a mapping of data sets for {site!r}, found {type(sets).__name__}")
+    return sets
