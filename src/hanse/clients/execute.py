@@ -124,7 +124,7 @@ class Runtime:
     ) -> tuple[Answer, bytes | None]:
         if task.call not in CALLS:
             raise TaskError("refused", f"call: expected one of {', '.join(CALLS)}; found {task.call[:60]!r}")
-        client = self._made_client(task.seed)
+        client = self.client(task.seed)
         before = decode_state(state)
         self.site.begin(task, before)
         seed_globals(stream_of(task, self.site.name, "globals"))
@@ -143,7 +143,8 @@ class Runtime:
             raise TaskError("bad_reply", str(error)) from None
         return answer, after
 
-    def _made_client(self, seed: int) -> Client:
+    def client(self, seed: int) -> Client:
+        """The app's client at this site, made when it is first asked for; whatever making it raises passes through."""
         if self._client is None:
             self.site.begin_setup(seed)
             seed_globals(key_of(seed, phase=self.site.phase, site=self.site.name, purpose="globals"))

@@ -155,9 +155,9 @@ class Effort:
     wants: tuple[str, ...]
 
     @property
-    def is_plain(self) -> bool:
-        """Whether nothing is added to the gradient and nothing is asked but the training."""
-        return not self.proximal_mu and not self.correction and "loss_before" not in self.wants
+    def can_be_stacked(self) -> bool:
+        """Whether many sites can do it at once: without control variates of their own or their loss beforehand."""
+        return not self.correction and "loss_before" not in self.wants
 
 
 def effort_of(training: Training, config: Mapping[str, Any]) -> Effort:

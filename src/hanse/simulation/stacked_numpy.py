@@ -33,6 +33,8 @@ class NumpyStack:
         self._stack, self._training = Stack(shape, size), training
         self._stepper: Stepper = stepper_of(training.optimizer, self._stack.values)
         self.size, self.layout = size, shape.layout
+        ends = np.cumsum([spec.size for spec in shape.layout.specs]).tolist()
+        self.slices = [slice(start, stop) for start, stop in zip([0, *ends], ends, strict=False)]
 
     def train(
         self, model: Array, X: Array, y: Array, schedule: Schedule, *, lr: float, proximal_mu: float
@@ -93,5 +95,3 @@ def shape_of_sequential(module: Any, layout: Layout) -> Shape | None:
 def _is_special(layer: Any) -> bool:
     hooked = layer._forward_hooks or layer._forward_pre_hooks or layer._backward_hooks or layer._backward_pre_hooks
     return bool(hooked) or any(not p.requires_grad for p in layer.parameters())
-
-

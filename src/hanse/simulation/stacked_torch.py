@@ -1,13 +1,14 @@
 """Many copies of one PyTorch module trained at once: stacked weights under `torch.func`.
 
-The weights of a group are the rows of one tensor, of which each parameter is a view; `vmap` of the gradient of one site's
-loss gives all gradients of a parameter as one tensor, and the optimizer is a few elementwise kernels a parameter for the
-whole group. Measured on a CPU and slower by a fifth to a half: rows that are split into parameters inside the function
-that is differentiated (one gradient, but put together in one more pass), and stacked leaves with ordinary autograd on
-the sum of losses. Sites' gradients do not mix; the result is that of one site after another up to rounding.
+The weights of a group are the rows of one tensor, of which each parameter is a view; `vmap` of the gradient of one
+site's loss gives all gradients of a parameter as one tensor, and the optimizer is a few elementwise kernels a
+parameter for the whole group. Measured on a CPU and slower by a fifth to a half: rows that are split into parameters
+inside the function that is differentiated (one gradient, but put together in one more pass), and stacked leaves with
+ordinary autograd on the sum of losses. Sites' gradients do not mix; the result is that of one site after another up
+to rounding.
 
-On CUDA a step's gradient is captured as a graph, one for each number of rows (rounded up), and replayed; examples go into
-its fixed inputs. What cannot be stacked is told by `obstacle`.
+On CUDA a step's gradient is captured as a graph, one for each number of rows (rounded up), and replayed; examples go
+into its fixed inputs. What cannot be stacked is told by `obstacle`.
 """
 
 from collections.abc import Callable, Sequence
@@ -49,10 +50,14 @@ class TorchStack:
         places = sorted({place.start: place for place in reversed(flat.places)}.values(), key=lambda place: place.start)
         front = [place for place in places if place.stop <= trained]
         self._front = front
+        self.layout = flat.arrays().layout
+        self.slices = [slice(place.start, place.stop) for place in flat.places]
         self._parts = [self._values[:, p.start : p.stop].view(size, *p.shape) for p in front]
         self._steppers: list[Stepper] = [stepper_of(training.optimizer, part) for part in self._parts]
         gradient = torch.func.vmap(
-            torch.func.grad_and_value(_loss_of_site(module, front, [place for place in places if place.stop > trained], training)),
+            torch.func.grad_and_value(
+                _loss_of_site(module, front, [place for place in places if place.stop > trained], training)
+            ),
             in_dims=(0, None, 0, 0, 0),
         )
         is_cuda = buffer.values.device.type == "cuda"
@@ -107,9 +112,7 @@ def _loss_of_site(
         if training.loss == "cross_entropy":
             losses = functional.cross_entropy(output, y, reduction="none")
         else:
-            function = (
-                functional.mse_loss if training.loss == "mse" else functional.binary_cross_entropy_with_logits
-            )
+            function = functional.mse_loss if training.loss == "mse" else functional.binary_cross_entropy_with_logits
             losses = function(output, y.view(output.shape), reduction="none").reshape(len(share), -1).mean(dim=1)
         return (losses * share).sum()
 
@@ -151,6 +154,20 @@ class _Graphs:
         fixed[-1].copy_(rest)
         graph.replay()
         return [grad[:k] for grad in grads], losses[:k]
+
+
+def fitting(flat: FlatModule) -> int:
+    """How many sites are trained at a time: on a CPU what the cache holds, on CUDA what half of the free memory may.
+
+    There a site is reckoned as eight times its weights: values, gradients twice, two moments, and activations. It is a
+    guess; where memory runs out the group is halved.
+    """
+    buffer = flat.buffers[0]
+    size_bytes: int = buffer.values.element_size() * buffer.values.numel()
+    if buffer.values.device.type != "cuda":
+        return CACHE_BYTES // size_bytes
+    free, _ = imported().cuda.mem_get_info(buffer.values.device)
+    return int(free // 2 // (8 * size_bytes))
 
 
 def obstacle(module: Any, flat: FlatModule) -> str:

@@ -72,8 +72,8 @@ def test_what_is_wrong_is_refused_by_name(make: Any, message: str) -> None:
 def test_a_task_may_change_learning_rate_and_epochs() -> None:
     effort = effort_of(PLAIN, {"client_lr": 0.01, "epochs": 3, "proximal_mu": 0.5, "wants": ["num_steps"]})
     assert (effort.lr, effort.epochs, effort.proximal_mu, effort.wants) == (0.01, 3, 0.5, ("num_steps",))
-    assert not effort.is_plain
-    assert effort_of(PLAIN, {}).is_plain
+    assert effort.can_be_stacked
+    assert not effort_of(PLAIN, {"wants": ["loss_before"]}).can_be_stacked
 
 
 @given(num=st.integers(2, 50), share=st.floats(0, 0.99))
