@@ -50,6 +50,7 @@ _HOMES = {
     "NumPyClient": "hanse.clients.numpy_client",
     "NumPyStrategy": "hanse.strategies.numpy_strategy",
     "PhasePlan": "hanse.strategies",
+    "Population": "hanse.simulation.sites",
     "QFedAvg": "hanse.strategies.qfedavg",
     "Query": "hanse.strategies.query",
     "RFA": "hanse.strategies.robust",
@@ -68,7 +69,7 @@ _HOMES = {
     "job": "hanse.person.jobs",
     "mlp": "hanse.clients.mlp",
     "run": "hanse.person.jobs",
-    "simulate": "hanse.simulation.inline",
+    "simulate": "hanse.simulation.simulate",
     "sklearn": "hanse.clients.sklearn",
     "submit": "hanse.person.jobs",
     "torch": "hanse.clients.torch",
@@ -115,6 +116,7 @@ __all__ = [
     "NumPyClient",
     "NumPyStrategy",
     "PhasePlan",
+    "Population",
     "QFedAvg",
     "Query",
     "Result",
@@ -175,7 +177,9 @@ if TYPE_CHECKING:
     from hanse.person.jobs import submit as submit
     from hanse.rounds.record import RoundRecord as RoundRecord
     from hanse.rounds.result import Result as Result
-    from hanse.simulation.inline import simulate as simulate
+    from hanse.simulation import traces as traces
+    from hanse.simulation.simulate import simulate as simulate
+    from hanse.simulation.sites import Population as Population
     from hanse.strategies import Ask as Ask
     from hanse.strategies import Close as Close
     from hanse.strategies import Context as Context
@@ -204,13 +208,13 @@ if TYPE_CHECKING:
     from hanse.strategies.scaffold import without_control as without_control
 
 
-_ROOMS = ("attacks", "datasets")
+_ROOMS = {"attacks": "hanse.attacks", "datasets": "hanse.datasets", "traces": "hanse.simulation.traces"}
 """Modules that are used under their own name: `hs.datasets.iid(...)`."""
 
 
 def __getattr__(name: str) -> Any:
     if name in _ROOMS:
-        return import_module(f"hanse.{name}")
+        return import_module(_ROOMS[name])
     home = _HOMES.get(name)
     if home is None:
         raise AttributeError(f"module 'hanse' has no attribute {name!r}")

@@ -5,23 +5,25 @@ mutual TLS, and in real workers that are replaced between any two tasks. Compare
 and what each round's record says, down to the last bit of every metric.
 """
 
+import asyncio
 import importlib.util
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
 
 import hanse as hs
+from hanse.clients.execute import Outcome
 from hanse.clients.loader import load_app
-from hanse.core.blobs import rechunk
-from hanse.core.ids import upload_scope
-from hanse.core.records import BlobRef, Reply, Task
+from hanse.core.codec import decode, encode
+from hanse.core.records import Task
 from hanse.demos.local_federation import LocalFederation
-from hanse.simulation import inline
+from hanse.simulation import engines
+from hanse.simulation.engine import Answered, Batch
 from hanse.workers.launcher import PRELOAD, Launcher
 from hanse.workers.load import Load
 from hanse.workers.pool import Worker, Workers
@@ -170,60 +172,71 @@ def test_two_jobs_that_share_one_worker_change_no_bit(federation: LocalFederatio
 
 
 class InWorkers:
-    """Lets `hs.simulate` execute every task in a real worker process.
+    """An engine that executes every task in a real worker process.
 
     Args:
         fresh: whether each task gets a worker of its own; otherwise each site keeps one.
     """
 
-    def __init__(self, case: Case, folder: Path, *, fresh: bool) -> None:
+    name: ClassVar[str] = "workers"
+    exact: ClassVar[bool] = True
+    settings: Mapping[str, Any] = {}
+
+    def __init__(self, case: Case, app: Any, data: DataSets, folder: Path, *, fresh: bool) -> None:
         preload = (*PRELOAD, "sklearn.linear_model", "sklearn.datasets") if case.needs == "sklearn" else PRELOAD
-        self.workers = Workers(Launcher.start(preload))
-        self.case, self.folder, self.fresh = case, folder, fresh
+        self.case, self.seed, self.data, self.folder, self.fresh = case, app.spec().seed, data, folder, fresh
         self.started = 0
+        self._loop = asyncio.Runner()
+        self.workers = self._loop.run(self._launch(preload))
         self._warm: dict[str, Worker] = {}
 
-    async def answer(self, site: inline.VirtualSite, task: Task) -> Reply:
-        worker = self._warm.get(site.name) or await self._start(site)
+    async def _launch(self, preload: tuple[str, ...]) -> Workers:
+        return Workers(Launcher.start(preload))
+
+    def run(self, batch: Batch) -> Iterator[Answered]:
+        for position, task, state in zip(batch.positions, batch.tasks, batch.states, strict=True):
+            yield Answered(position, self._loop.run(self._execute(task, batch.model, state)))
+
+    async def _execute(self, task: Task, model: hs.Arrays | None, state: bytes | None) -> Outcome:
+        worker = self._warm.get(task.site) or await self._start(task.site)
         out = self.folder / "update"
-        model = task.model
-        content = None
-        if model is not None and model.content is None:
-            content = bytes(site.seams.blobs.read(model.scope, model.id, 0, model.manifest.size))
-        done = await worker.execute(task, model=content, state=site.state, out=out, timeout_s=60)
-        site.state = done.state
+        content = None if model is None else encode(model)
+        done = await worker.execute(task, model=content, state=state, out=out, timeout_s=60)
         if self.fresh:
             await worker.close()
-            del self._warm[site.name]
-        reply = done.reply
-        if done.written and reply.update is not None:
-            scope = upload_scope(task.id, site.name)
-            await site.seams.blobs.put(scope, reply.update.manifest, rechunk([out.read_bytes()]))
-            reply = replace(reply, update=BlobRef(reply.update.manifest, scope))
-        return reply
+            del self._warm[task.site]
+        update = done.reply.update
+        if update is None:
+            return Outcome(done.reply, None, done.state)
+        arrays = decode(out.read_bytes() if done.written else update.content or b"")
+        return Outcome(replace(done.reply, update=None), arrays, done.state)
 
-    async def _start(self, site: inline.VirtualSite) -> Worker:
+    async def _start(self, site: str) -> Worker:
         self.started += 1
         scratch = self.folder / f"scratch-{self.started}"
         scratch.mkdir()
         datasets = {}
         loader = self.folder / "owners_loader.py"
         loader.write_text("import numpy as np\n\ndef array(file):\n    return np.load(file, allow_pickle=False)\n")
-        for name, content in site.data.items():
-            datasets[name] = declaration(self.folder / f"{site.name}-{name}", content, loader)
+        for name, content in self.data[site].items():
+            datasets[name] = declaration(self.folder / f"{site}-{name}", content, loader)
         worker = await self.workers.spawn()
         load = Load(
             bundle=self.case.folder,
             entry=self.case.file,
             object="app",
-            site=site.name,
-            seed=site.app.spec().seed,
+            site=site,
+            seed=self.seed,
             scratch=scratch,
             datasets=datasets,
         )
         await worker.load(load, timeout_s=60)
-        self._warm[site.name] = worker
+        self._warm[site] = worker
         return worker
+
+    def close(self) -> None:
+        self._loop.run(self.workers.close())
+        self._loop.close()
 
 
 @pytest.mark.slow
@@ -236,24 +249,12 @@ def test_a_worker_may_be_replaced_between_any_two_tasks(
     app, data = CASES[name].load()
     monkeypatch.setattr(app, "_spec", replace(app._spec, rounds=rounds))  # a fresh worker imports the app anew
     expected = simulated(app, data)
-    original: Callable[..., Any] = inline._simulate
     for fresh in (False, True):
         folder = tmp_path / str(fresh)
         folder.mkdir()
-        used = InWorkers(CASES[name], folder, fresh=fresh)
-
-        async def in_workers(*args: Any, used: InWorkers = used) -> Any:
-            try:
-                return await original(*args)
-            finally:
-                await used.workers.close()
-
-        async def answer(site: inline.VirtualSite, task: Task, used: InWorkers = used) -> Reply:
-            return await used.answer(site, task)
-
+        used = InWorkers(CASES[name], app, data, folder, fresh=fresh)
         with monkeypatch.context() as patch:
-            patch.setattr(inline, "_simulate", in_workers)
-            patch.setattr(inline.VirtualSite, "answer", answer)
+            patch.setattr(engines, "make_engine", lambda *args, used=used, **options: used)
             assert simulated(app, data) == expected
         tasks = sum(len(record["folded"]) for record in expected["rounds"])
         assert used.started >= tasks if fresh else used.started <= len(data)

@@ -89,6 +89,7 @@ class RunningMean:
         rule: `WeightedMean` or `WeightedSum`.
         within: the subtree that this one is responsible for; None for the whole plan.
         allow_nonfinite: take NaN and infinity as they come.
+        checked: whoever gives updates has seen that they are finite.
 
     Raises:
         UpdateError: arrays that have no mean.
@@ -101,12 +102,14 @@ class RunningMean:
         rule: WeightedSum | None = None,
         within: Subtree | None = None,
         allow_nonfinite: bool = False,
+        checked: bool = False,
     ) -> None:
         check_layout(layout)
         self._layout = layout
         self._rule = rule or WeightedMean()
         self._within = within
         self._allow_nonfinite = allow_nonfinite
+        self._looks = not (allow_nonfinite or checked)
         self._tree: Tree[_Parts] = Tree(self._merge)
         self._top: _Parts | None = None
         self._last = -1
@@ -126,7 +129,8 @@ class RunningMean:
             raise UpdatesRefused({position: reason})
         with np.errstate(all="ignore"):
             blocks = [update.block(i, 0, spec.size) for i, spec in enumerate(self._layout.specs)]
-            self._check(position, blocks)
+            if self._looks:
+                self._check(position, blocks)
             group = position // GROUP
             if self._top is None or group != self._last // GROUP:
                 self._tree.settle(group)
@@ -225,8 +229,6 @@ class RunningMean:
         return _Parts(sums, left.weight + right.weight)
 
     def _check(self, position: int, blocks: Sequence[Block]) -> None:
-        if self._allow_nonfinite:
-            return
         for spec, block in zip(self._layout.specs, blocks, strict=True):
             if is_float(spec.dtype) and not all_finite(block):
                 raise UpdatesRefused({position: f"values that are not finite in {describe(spec)}"})

@@ -71,6 +71,7 @@ class RoundRecord:
         seconds_by_phase: seconds by phase, `train`, `evaluate`, …, as the server's clock saw them.
         bytes: bytes moved: `down` to the sites and `up` from them.
         model: blob id of the model after this round.
+        time_s: virtual seconds from the beginning of the run to the end of the round; 0 where time is not simulated.
     """
 
     number: int
@@ -82,6 +83,7 @@ class RoundRecord:
     seconds_by_phase: Mapping[str, float] = field(default_factory=dict)
     bytes: Mapping[str, int] = field(default_factory=dict)
     model: str = ""
+    time_s: float = 0.0
 
     @property
     def seconds(self) -> float:
@@ -211,4 +213,5 @@ _READERS = {
     "seconds_by_phase": _numbers,
     "bytes": _counts,
     "model": read_text,
+    "time_s": read_number,
 }

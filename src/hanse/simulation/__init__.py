@@ -1,5 +1,5 @@
 """Virtual sites: the same app, machine and strategies without a network."""
 
-from hanse.simulation.inline import simulate
+from hanse.simulation.simulate import simulate
 
 __all__ = ["simulate"]

@@ -29,7 +29,7 @@ from typing import Any, ClassVar, Protocol
 from hanse.aggregation import Partial, WeightedMean, WeightedSum
 from hanse.clients.execute import Outcome
 from hanse.core.arrays import Arrays
-from hanse.core.records import Task
+from hanse.core.records import Reply, Task
 from hanse.strategies import Strategy
 from hanse.strategies.strategy import wrong_metrics
 
@@ -40,11 +40,13 @@ class Summing:
 
     Args:
         rule: `mean` or `sum`.
+        update_kind: `values` or `delta`, which every update must be.
         weights: `examples` (`num_examples`; 1 for each where nobody in the whole phase counted any) or `equal` (1).
         wants: metrics that an update needs, finite and ≥ 0, or it is refused.
     """
 
     rule: str
+    update_kind: str
     weights: str
     wants: tuple[str, ...] = ()
 
@@ -64,12 +66,16 @@ def summing_of(strategy: Strategy) -> Summing | None:
     in_order = strategy.order == "position" and strategy.late == "drop"
     if rule is None or not in_order or not strategy.weighs_by or type(strategy).wrong is not Strategy.wrong:
         return None
-    return Summing(rule, strategy.weighs_by, tuple(strategy.wants))
+    return Summing(rule, strategy.update_kind, strategy.weighs_by, tuple(strategy.wants))
 
 
-def refusal(summing: Summing, outcome: Outcome) -> str:
-    """Why a reply that trained must not be summed; empty if it may."""
-    return wrong_metrics(outcome.reply.metrics, summing.wants)
+def refusal(summing: Summing, reply: Reply, arrays: Arrays | None) -> str:
+    """Why a reply that did not fail must not be summed; empty if it may. The layout is looked at by who sums."""
+    if arrays is None:
+        return "expected arrays, found none"
+    if reply.update_kind != summing.update_kind:
+        return f"expected {summing.update_kind}, found {reply.update_kind}"
+    return wrong_metrics(reply.metrics, summing.wants)
 
 
 @dataclass(frozen=True, slots=True)

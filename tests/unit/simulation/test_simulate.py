@@ -158,7 +158,7 @@ def failing_at(*sites: str) -> Any:
 
 
 def test_a_failure_keeps_its_traceback_and_the_result(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(JobFailed, match=r"a: raised: RuntimeError at test_inline\.py:\d+ in train") as caught:
+    with pytest.raises(JobFailed, match=r"a: raised: RuntimeError at test_simulate\.py:\d+ in train") as caught:
         run(app_with(failing_at("a", "bbb"), retries=0))
     assert "4711" not in str(caught.value)
     result = caught.value.result
@@ -205,7 +205,7 @@ def test_the_server_side_fails_by_name_with_its_traceback(
 
     app = app_with()
     getattr(app, register)(broken)
-    with pytest.raises(JobFailed, match=rf"{says} at test_inline\.py:\d+ in broken") as caught:
+    with pytest.raises(JobFailed, match=rf"{says} at test_simulate\.py:\d+ in broken") as caught:
         run(app)
     assert "4711" not in str(caught.value)
     assert "KeyError: 'patient 4711'" in capsys.readouterr().err
@@ -216,7 +216,7 @@ def test_a_strategy_of_ones_own_fails_by_name_with_its_traceback(capsys: pytest.
         def plan(self, context: Context) -> PhasePlan:
             raise KeyError("patient 4711")
 
-    with pytest.raises(JobFailed, match=r"KeyError at test_inline\.py:\d+ in plan"):
+    with pytest.raises(JobFailed, match=r"KeyError at test_simulate\.py:\d+ in plan"):
         run(app_with(None, Broken()))
     assert "KeyError: 'patient 4711'" in capsys.readouterr().err
 

@@ -1,0 +1,498 @@
+"""The simulation's shell: drives the round machine in memory, in virtual time, with an engine for the sites' code.
+
+It performs what the machine instructs as the driver does, and holds no rule of its own; what both make of a plan, of a
+checkpoint and of a closed phase is in `rounds`. No wire forms, no ledger, no event loop: a reply costs a few
+microseconds beside the client's own code.
+
+Time. Every task that is sent gets the moment at which its reply arrives, from a trace (`traces.py`); without traces all
+arrive at once, in the order in which they were sent. The shell takes the replies that come before anything else can be
+decided, lets the engine compute them, in order of position, and tells the machine of all of them. A reply that comes
+after its phase has closed is late, as in a federation; a site that is released in the middle of its work computes
+nothing. Without traces time is the wall clock's, and no deadline passes while a site is at work.
+"""
+
+import heapq
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from hanse.aggregation import Partial
+from hanse.aggregation.canonical import GROUP
+from hanse.clients.app import App
+from hanse.clients.failures import failure_of, text_of
+from hanse.clients.server import ServerRuntime
+from hanse.core.arrays import Arrays
+from hanse.core.errors import ConfigError, HanseError, RefusedError, TaskError
+from hanse.core.ids import TaskId
+from hanse.core.records import Reply, Task
+from hanse.core.spec import RunSpec
+from hanse.rounds import machine
+from hanse.rounds.events import (
+    Answer,
+    BlobKey,
+    Checkpoint,
+    Evaluate,
+    Evaluated,
+    Event,
+    Failed,
+    Finish,
+    Instruction,
+    Plan,
+    PlanFailed,
+    Reduce,
+    Reduced,
+    ReduceRefused,
+    Release,
+    Replied,
+    Send,
+    SetTimer,
+    SitesChanged,
+    Started,
+    TimerFired,
+)
+from hanse.rounds.host import PlanRequest, earlier, plan_phase
+from hanse.rounds.machine import RunState
+from hanse.rounds.names import Without
+from hanse.rounds.performing import planned, planned_parameters, record_of
+from hanse.rounds.record import RoundRecord, mean_metrics, server_metrics
+from hanse.rounds.result import Result
+from hanse.simulation.engine import Answered, Batch, Engine
+from hanse.simulation.models import Models
+from hanse.simulation.sites import Population, to_stderr
+from hanse.simulation.traces import Traces, Visit
+from hanse.simulation.updates import Updates
+from hanse.strategies import Ask, Strategy
+
+LEASE_S = 10.0
+"""Virtual seconds until it is noticed that a site has gone, as over gRPC."""
+Observer = Callable[[dict[str, Any]], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Flight:
+    """A task that was sent and has not been answered."""
+
+    send: Send
+    ask: Ask
+    model: BlobKey | None
+    arrives_ms: float
+
+
+class Shell:
+    """One run in memory.
+
+    Args:
+        server: the app's own side at the server.
+        engine: where client code runs; the caller closes it.
+        observers: called with every event (phase, reply, round, finished) as a dict.
+    """
+
+    def __init__(
+        self,
+        app: App,
+        strategy: Strategy,
+        server: ServerRuntime,
+        population: Population,
+        engine: Engine,
+        traces: Traces,
+        state: RunState,
+        observers: Sequence[Observer] = (),
+    ) -> None:
+        self.state = state
+        self.models = Models(state.job)
+        self.records: list[RoundRecord] = []
+        self.site_states: dict[str, bytes] = {}
+        self.fingerprints: dict[str, str] = {}
+        self.now_ms = 0
+        self.on_checkpoint: Callable[[Shell], None] | None = None
+        self._spec: RunSpec = state.spec
+        self._strategy = strategy
+        self._server = server
+        self._config = server.config if state.spec.server_config else None
+        self._names = population.names
+        self._engine = engine
+        self._traces = traces
+        self._observers = observers
+        self._directory = _directory(app)
+        self._asks: dict[int, Ask] = {}
+        self._flights: dict[int, Flight] = {}
+        self._arrivals: list[tuple[float, int]] = []
+        self._losses: list[tuple[float, str]] = []
+        self._lost: set[str] = set()
+        self._timers: dict[str, tuple[int, str]] = {}
+        self._replies: dict[int, Reply] = {}
+        self._update_kind = "values"
+        self._updates = Updates(strategy, state.spec, self.models)
+        self._receipt = 0
+        self._started_s = time.perf_counter()
+
+    # ---- the whole run ----
+
+    def begin(self, model: Arrays | None) -> None:
+        """Start a new run; `model`: the initial model if the app brings one."""
+        if model is not None:
+            self.state.model = self.models.keep(0, model)
+        self._happen(Started(self._now()))
+        self._sites_changed()
+
+    def run(self) -> Result:
+        """Let things happen until the run is over."""
+        while not self.state.over:
+            self._next()
+        return self.result()
+
+    def result(self) -> Result:
+        """The result so far."""
+        state = self.state
+        sites = {site for record in self.records for site in (*record.folded, *record.late, *record.failed)}
+        return Result(
+            state.status,
+            Arrays() if state.model is None else self.models.arrays[state.model],
+            rounds=tuple(self.records),
+            job=state.job,
+            error=state.error,
+            sites=tuple(sorted(sites)),
+            fingerprints=dict(self.fingerprints),
+        )
+
+    def _next(self) -> None:
+        """What happens next: replies arrive, a site is found to be gone, or a timer fires."""
+        timer = min(self._timers.values(), default=(math.inf, ""))
+        lost = self._losses[0][0] if self._losses else math.inf
+        ready = self._ready(min(timer[0], lost) if self._traces.virtual else math.inf)
+        if ready:
+            self._answer(ready)
+        elif lost <= timer[0] and lost < math.inf:
+            at, site = heapq.heappop(self._losses)
+            self._pass_to(at)
+            self._lost.add(site)
+            self._sites_changed()
+        elif timer[1]:
+            self._wait_for(timer)
+        else:
+            raise RuntimeError(f"the simulation has come to a halt in stage {self.state.stage}")
+
+    def _wait_for(self, timer: tuple[float, str]) -> None:
+        step = self._traces.step_ms
+        if self.state.stage in ("waiting", "starved") and step and self.now_ms + step < timer[0]:
+            self._pass_to(self.now_ms + step)
+            self._sites_changed()
+            return
+        at, name = timer
+        del self._timers[name.partition("/")[0]]
+        self._pass_to(at)
+        self._happen(TimerFired(name, self._now()))
+
+    # ---- time ----
+
+    def _now(self) -> int:
+        if not self._traces.virtual:
+            self.now_ms = max(self.now_ms, int((time.perf_counter() - self._started_s) * 1000))
+        return self.now_ms
+
+    def _pass_to(self, at_ms: float) -> None:
+        self.now_ms = max(self.now_ms, int(at_ms))
+
+    def _present(self) -> Sequence[str]:
+        names = self._traces.present(self._names, self._spec.seed, self.now_ms / 1000)
+        return Without(names, self._lost) if self._lost else names
+
+    def _sites_changed(self) -> None:
+        self._happen(SitesChanged(self._present(), self._now()))
+
+    # ---- stepping ----
+
+    def _happen(self, event: Event) -> None:
+        """Step, and step again with the answers to what the machine instructs."""
+        events = [event]
+        while events:
+            _, instructions = machine.step(self.state, events.pop(0))
+            for instruction in instructions:
+                answer = self._perform(instruction)
+                if answer is not None:
+                    plans = isinstance(answer, Reduced | Evaluated)
+                    if plans and (self._lost or self._traces.step_ms):  # who is there is asked anew before each phase
+                        self._come_back()
+                        events.append(SitesChanged(self._present(), self._now()))
+                    events.append(answer)
+
+    def _perform(self, instruction: Instruction) -> Event | None:
+        match instruction:
+            case Send():
+                self._send(instruction)
+            case Plan():
+                return self._plan(instruction)
+            case SetTimer(name, at_ms):
+                self._timers[name.partition("/")[0]] = (at_ms, name)
+            case Reduce():
+                return self._reduce(instruction)
+            case Evaluate(round_, model):
+                return self._evaluate(round_, model)
+            case Checkpoint():
+                self._checkpoint(instruction)
+            case Release(tasks):
+                self._release(tasks)
+            case Finish(status, error):
+                self._tell("finished", status=status, error=error)
+        return None
+
+    def _come_back(self) -> None:
+        """Who was lost is there again; what it was asked and has not been released from, it does now."""
+        for ordinal, flight in self._flights.items():
+            if flight.send.site in self._lost:
+                takes = self._traces.takes_ms(self._visit(flight.send), certain=True)
+                self._flights[ordinal] = replace(flight, arrives_ms=self.now_ms + takes)
+                heapq.heappush(self._arrivals, (self.now_ms + takes, ordinal))
+        self._lost.clear()
+
+    def _visit(self, send: Send) -> Visit:
+        task = send.task
+        return Visit(self._spec.seed, send.site, task.round, task.phase, send.attempt, self.now_ms / 1000)
+
+    # ---- planning and sending ----
+
+    def _plan(self, plan: Plan) -> Event:
+        where = (plan.round, plan.phase_index)
+        sites = plan.only or plan.sites
+        if plan.round == 0:
+            if not sites:
+                return PlanFailed(*where, "no site is there to be asked for the initial model", self._now())
+            ask, event = planned_parameters(self._spec, sites, bool(plan.only), self._now())
+            self._asks = {self.state.next_ordinal: ask}
+            return event
+        previous = earlier([self._replies[o] for o in plan.previous if o in self._replies])
+        request = PlanRequest(*where, sites, plan.busy, previous, bool(plan.only))
+        try:
+            with self._named():
+                answer = plan_phase(self._strategy, self._spec, request, self._config)
+        except ConfigError as error:
+            return PlanFailed(*where, str(error), self._now())
+        except (TaskError, RefusedError) as error:
+            return PlanFailed(*where, f"the app's server side: {error}", self._now(), final=True)
+        self._update_kind = answer.update_kind
+        first = self.state.next_ordinal
+        self._asks = {first + offset: ask for offset, ask in enumerate(answer.plan.asks)}
+        event = planned(plan, answer, self._now())
+        self._tell("phase", round=plan.round, phase=event.phase, asked=len(event.tasks))
+        return event
+
+    def _send(self, send: Send) -> None:
+        ordinal = send.task.ordinal
+        slot, ask = self.state.open.get(ordinal), self._asks.get(ordinal)
+        if slot is None or ask is None or slot.answer:
+            return
+        arrives: float = self.now_ms if self._traces.virtual else 0
+        if self._traces.virtual:
+            arrives += self._traces.takes_ms(self._visit(send))
+        model = slot.model if ask.with_model else None
+        if model is not None:
+            self._updates.moved["down"] += self.models.refs[model].manifest.size
+        self._flights[ordinal] = Flight(send, ask, model, arrives)
+        if arrives < math.inf:
+            heapq.heappush(self._arrivals, (arrives, ordinal))
+        else:
+            heapq.heappush(self._losses, (self.now_ms + LEASE_S * 1000, send.site))
+            self._updates.never(send.position)
+
+    def _release(self, tasks: Sequence[tuple[TaskId, str]]) -> None:
+        """Who has not finished stops working; a reply of this very moment is on its way and will be late."""
+        for task, _ in tasks:
+            flight = self._flights.get(task.ordinal)
+            if flight is not None and flight.arrives_ms > self.now_ms:
+                del self._flights[task.ordinal]
+
+    # ---- replies ----
+
+    def _ready(self, until_ms: float) -> list[int]:
+        """The next replies to arrive, up to the one at which something may be decided; they leave the queue."""
+        state = self.state
+        wanted = state.count - state.num_ok if state.stage == "open" else 0
+        unbounded = wanted <= 0
+        ready: list[int] = []
+        while self._arrivals and self._arrivals[0][0] <= until_ms and (unbounded or wanted > 0):
+            ordinal = heapq.heappop(self._arrivals)[1]
+            if ordinal not in self._flights:
+                continue
+            ready.append(ordinal)
+            slot = state.open.get(ordinal)
+            if slot is not None and slot.phase == state.phase and (state.keep_in_flight or slot.round == state.round):
+                wanted -= 1
+        return ready
+
+    def _answer(self, ordinals: Sequence[int]) -> None:
+        """Compute replies and let them arrive."""
+        flights = {ordinal: self._flights[ordinal] for ordinal in ordinals}
+        arrived: list[tuple[float, int, str]] = []
+        for group in _alike(flights):
+            for ordinal, reason in self._compute(group, flights):
+                arrived.append((flights[ordinal].arrives_ms, ordinal, reason))
+                del self._flights[ordinal]
+            if self._spec.on_error == "fail" and any(reason for _, _, reason in arrived):
+                break
+        arrived.sort()
+        for ordinal in ordinals:  # put back what was not begun
+            if ordinal in self._flights:
+                heapq.heappush(self._arrivals, (flights[ordinal].arrives_ms, ordinal))
+        if self._traces.virtual:
+            self._pass_to(arrived[-1][0])
+        first, self._receipt = self._receipt + 1, self._receipt + len(arrived)
+        answers: tuple[Answer, ...] = tuple(
+            (ordinal, reason, first + offset) for offset, (_, ordinal, reason) in enumerate(arrived)
+        )
+        self._happen(Replied(answers, self._now()))
+
+    def _compute(self, ordinals: Sequence[int], flights: dict[int, Flight]) -> Iterator[tuple[int, str]]:
+        """Let the engine do tasks of one phase and one model; yields ordinals and reasons of failure."""
+        batch = self._batch([flights[ordinal] for ordinal in ordinals])
+        by_position = dict(zip(batch.positions, ordinals, strict=True))
+        members: list[int] = []
+        for item in self._engine.run(batch):
+            if isinstance(item, Partial):
+                inside = item.subtree.positions
+                self._updates.add_partial(self.state, item, [p for p in members if p in inside])
+                members = [p for p in members if p not in inside]
+                continue
+            ordinal = by_position[item.position]
+            self._receive(ordinal, item)
+            if item.summed:
+                members.append(item.position)
+            reply = item.outcome.reply
+            yield ordinal, f"{reply.error_kind}: {reply.error}" if reply.error else reply.error_kind
+
+    def _batch(self, flights: Sequence[Flight]) -> Batch:
+        state, spec = self.state, self._spec
+        first = flights[0]
+        ref = None if first.model is None else self.models.refs[first.model]
+        here = (first.send.task.round, first.send.task.phase) == (state.round, state.phase)
+        summing = self._updates.summing(state) if here and ref is not None else None
+        tasks = [
+            Task(
+                flight.send.task,
+                flight.send.site,
+                flight.ask.call,
+                "",
+                flight.send.attempt,
+                flight.ask.config,
+                ref,
+                self._update_kind,
+                spec.seed,
+                spec.allow_nonfinite,
+                flight.ask.payload,
+            )
+            for flight in flights
+        ]
+        return Batch(
+            [flight.send.position for flight in flights],
+            tasks,
+            [self.site_states.get(task.site) for task in tasks],
+            None if first.model is None else self.models.arrays[first.model],
+            summing,
+            state.size - state.size % GROUP,
+            spec.on_error == "fail",
+        )
+
+    def _receive(self, ordinal: int, item: Answered) -> None:
+        reply = item.outcome.reply
+        self._replies[ordinal] = reply
+        if reply.fingerprint:
+            self.fingerprints[reply.site] = reply.fingerprint
+        if item.outcome.state is not None:
+            self.site_states[reply.site] = item.outcome.state
+        self._updates.receive(self.state, ordinal, item)
+        if self._observers:
+            self._tell(
+                "reply",
+                round=reply.task.round,
+                phase=reply.task.phase,
+                site=reply.site,
+                error=reply.error,
+                metrics={name: value for name, value in reply.metrics.items() if not isinstance(value, bytes)},
+                num_examples=reply.num_examples,
+                seconds=reply.seconds,
+            )
+
+    # ---- reducing and evaluating ----
+
+    def _reduce(self, reduce: Reduce) -> Event:
+        where = (reduce.round, reduce.phase_index)
+        replies = [self._replies[folded.task.ordinal] for folded in reduce.folded]
+        try:
+            with self._named():
+                made = self._updates.reduce(self.state, reduce, replies)
+        except HanseError as error:
+            return Failed(f"round {reduce.round}, phase {reduce.phase}: {error}", self._now())
+        if made.refused:
+            return ReduceRefused(*where, made.refused, self._now())
+        metrics = mean_metrics(reduce.phase, [(reply.num_examples, reply.metrics) for reply in replies])
+        return Reduced(*where, made.model, made.states, metrics, self._now())
+
+    def _evaluate(self, round_: int, model: BlobKey) -> Event:
+        try:
+            with self._named():
+                metrics = server_metrics(self._server.evaluate(self.models.arrays[model], round_))
+        except HanseError as error:
+            return Failed(f"round {round_}, evaluation at the server: {error}", self._now())
+        return Evaluated(round_, metrics, self._now())
+
+    # ---- what is kept ----
+
+    def _checkpoint(self, checkpoint: Checkpoint) -> None:
+        updates = self._updates
+        record = record_of(checkpoint, self._replies, updates.borne, updates.moved)
+        if self._traces.virtual:
+            record = replace(record, time_s=self.now_ms / 1000)
+        if record.number:  # before the first round there is only the asking for parameters
+            self.records.append(record)
+        for ordinal in checkpoint.fates:
+            self._replies.pop(ordinal, None)
+        updates.settled(checkpoint.fates)
+        state = self.state
+        slots = (*state.open.values(), *state.carried.values())
+        needed = {slot.model for slot in slots} | {flight.model for flight in self._flights.values()}
+        self.models.keep_only(needed | {state.model, checkpoint.model, *state.state})
+        if self._observers:
+            self._tell("round", record=record.to_json())
+        if self.on_checkpoint is not None:
+            self.on_checkpoint(self)
+
+    def _tell(self, what: str, **facts: Any) -> None:
+        for observer in self._observers:
+            observer({"what": what, "job": self.state.job, **facts})
+
+    @contextmanager
+    def _named(self) -> Iterator[None]:
+        """Failures of the app's own server side become what a worker would make of them; tracebacks are shown."""
+        try:
+            yield
+        except HanseError as error:
+            if error.__cause__ is not None:
+                to_stderr(text_of(error.__cause__))
+            raise
+        except (Exception, SystemExit) as error:
+            to_stderr(text_of(error))
+            raise TaskError(*failure_of(error, self._directory, log="traceback above")) from error
+
+
+def _alike(flights: dict[int, Flight]) -> list[list[int]]:
+    """Ordinals by phase, round and model, each in order of position and with distinct sites."""
+    groups: dict[tuple[int, str, BlobKey | None], list[list[int]]] = {}
+    sites: dict[tuple[int, str, BlobKey | None], set[str]] = {}
+    for ordinal, flight in sorted(flights.items(), key=lambda item: (item[1].send.task.round, item[1].send.position)):
+        key = (flight.send.task.round, flight.send.task.phase, flight.model)
+        seen = sites.setdefault(key, set())
+        lists = groups.setdefault(key, [[]])
+        if flight.send.site in seen:
+            lists.append([])
+            seen.clear()
+        seen.add(flight.send.site)
+        lists[-1].append(ordinal)
+    return [ordinals for lists in groups.values() for ordinals in lists]
+
+
+def _directory(app: App) -> Path | None:
+    file = app.module_globals.get("__file__")
+    return Path(file).parent if isinstance(file, str) else None

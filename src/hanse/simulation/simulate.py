@@ -1,0 +1,122 @@
+"""`hs.simulate`: the call, its arguments, and what must be true before anything starts."""
+
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from hanse.clients.app import App
+from hanse.clients.failures import text_of
+from hanse.clients.loader import stop_if_loading
+from hanse.clients.server import ServerRuntime, StrategyContext
+from hanse.clients.threads import num_threads, set_threads
+from hanse.core.errors import ConfigError, JobFailed, TaskError
+from hanse.core.ids import new_job_id
+from hanse.core.spec import RunSpec
+from hanse.rounds import machine
+from hanse.rounds.result import Result
+from hanse.simulation import engines
+from hanse.simulation.models import COMPONENT
+from hanse.simulation.progress import Bar
+from hanse.simulation.shell import Observer, Shell
+from hanse.simulation.sites import DataSets, Places, Population, population_of, to_stderr
+from hanse.simulation.traces import Availability, Durations, traces_of
+from hanse.strategies import Strategy, named
+from hanse.strategies.catalogue import CUSTOM
+
+
+def simulate(
+    app: App,
+    sites: Population | Mapping[str, DataSets] | Sequence[str] | int,
+    *,
+    engine: str = "auto",
+    durations: Durations | float | None = None,
+    availability: Availability | None = None,
+    progress: bool | None = None,
+    observer: Observer | None = None,
+) -> Result:
+    """Run an app with virtual sites on this machine.
+
+    Args:
+        app: the app.
+        sites: site name → data sets; or only names, or their number, for apps that load nothing; or
+            `hs.Population`, whose sites cost nothing until they are sampled.
+        engine: where client code runs: `sequential`, one site after another in this process, or `auto`.
+        durations: virtual seconds that a site takes, a number or a function of a visit such as
+            `hs.traces.LogNormal()`. Then deadlines, grace and quorum act in virtual time, and `RoundRecord.time_s` says
+            when a round was over.
+        availability: who answers, a function of a visit such as `hs.traces.Diurnal()`.
+        progress: show bars over rounds and sites; by default when the terminal shows standard error.
+        observer: called with every event (phase, reply, round, finished) as a dict.
+
+    Returns:
+        The result; `.arrays` is the final model.
+
+    Raises:
+        ConfigError: a wrong argument. JobFailed: the run failed; its `result` holds what there is.
+
+    Example:
+        >>> import numpy as np
+        >>> import hanse as hs
+        >>> app = hs.App(rounds=2, initial=[np.zeros(2)])
+        >>> @app.train
+        ... def train(arrays, config, site):
+        ...     return [arrays["0"] + 1], 1, {}
+        >>> hs.simulate(app, ["a", "b"], progress=False).arrays["0"]
+        array([2., 2.])
+    """
+    stop_if_loading()
+    population = population_of(sites)
+    traces = traces_of(durations, availability)
+    spec = app.spec()
+    check_fits(spec, len(population))
+    shown = sys.stderr.isatty() if progress is None else progress
+    before = num_threads()
+    set_threads(spec.threads)
+    runs_on = engines.make_engine(engine, Places(app, population))
+    try:
+        with Bar(spec.rounds, shown) as advance:
+            server = ServerRuntime(app)
+            strategy = strategy_of(app, spec, server, population.names)
+            observers = [watch for watch in (advance, observer) if watch is not None]
+            state = machine.begin(new_job_id(), COMPONENT, spec)
+            shell = Shell(app, strategy, server, population, runs_on, traces, state, observers)
+            shell.begin(app.initial_arrays)
+            result = shell.run()
+    finally:
+        runs_on.close()
+        set_threads(before)
+    if result.status == "failed":
+        raise JobFailed(result.error, result)
+    return result
+
+
+def check_fits(spec: RunSpec, num_sites: int) -> None:
+    """Refuse what so many sites can never do.
+
+    Raises:
+        ConfigError: which argument of the app.
+    """
+    wanted: dict[str, Any] = {"quorum": spec.quorum, "min_sites": spec.min_sites}
+    if type(spec.sample) is int:
+        wanted["sample"] = spec.sample
+    for name, value in wanted.items():
+        if value is not None and value > num_sites:
+            raise ConfigError(f"{name}: expected at most the {num_sites} sites that there are, found {value}")
+
+
+def strategy_of(app: App, spec: RunSpec, server: ServerRuntime, sites: Sequence[str]) -> Strategy:
+    """The app's strategy: built in, given, or made by its own function.
+
+    Raises:
+        JobFailed: its function raised, or returned something else.
+    """
+    if app.given_strategy is not None:
+        return app.given_strategy
+    if spec.strategy == CUSTOM:
+        try:
+            return server.strategy(StrategyContext(spec, tuple(sites)))
+        except TaskError as error:
+            if error.__cause__ is not None:
+                to_stderr(text_of(error.__cause__))
+            raise JobFailed(f"the app's server side: {error}") from None
+    return named(spec.strategy, spec.params)

@@ -1,0 +1,225 @@
+"""What becomes of updates: summed as they come, or kept until their phase closes, and then reduced into a new model.
+
+Which of both is the strategy's matter (`engine.summing_of`) and the phase's. Refusals, the order of sums and the moving
+of the model are those of `rounds.folding` and `aggregation`: a simulation refuses and computes what a federation does.
+"""
+
+import os
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+
+from hanse.aggregation import ArraySink, ArraySource, Partial
+from hanse.core.arrays import Arrays, Layout
+from hanse.core.errors import TaskError
+from hanse.core.records import Reply
+from hanse.core.spec import RunSpec
+from hanse.rounds.events import BlobKey, Reduce
+from hanse.rounds.folding import Item, fold, moving
+from hanse.rounds.host import SMALL_BYTES
+from hanse.rounds.machine import PARAMETERS, RunState
+from hanse.simulation.engine import Answered, Summing, refusal, summing_of
+from hanse.simulation.models import Models
+from hanse.simulation.phase_sum import PhaseSum
+from hanse.strategies import FoldInput, Strategy
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """What a closed phase came to: the new model and states, or what was refused, by ordinal."""
+
+    model: BlobKey | None
+    states: tuple[BlobKey, ...] = ()
+    refused: dict[int, str] = field(default_factory=dict)
+
+
+class Updates:
+    """The updates of one run that have come and are not settled."""
+
+    def __init__(self, strategy: Strategy, spec: RunSpec, models: Models) -> None:
+        self.borne: set[int] = set()
+        """Ordinals of replies that bore arrays."""
+        self.moved = {"down": 0, "up": 0}
+        """Bytes that would have moved since the last checkpoint."""
+        self._strategy = strategy
+        self._spec = spec
+        self._models = models
+        self._summing = summing_of(strategy)
+        self._kept: dict[int, Arrays] = {}
+        self._refusals: dict[int, str] = {}
+        self._sum: PhaseSum | None = None
+        self._left_out: list[int] = []
+
+    def summing(self, state: RunState) -> Summing | None:
+        """How the open phase adds updates up as they come; None where it keeps them."""
+        if not state.folds or state.keep_in_flight or state.phase == PARAMETERS:
+            return None
+        return self._summing
+
+    # ---- receiving ----
+
+    def receive(self, state: RunState, ordinal: int, item: Answered) -> None:
+        """Take what a reply bore, before the machine is told of it."""
+        arrays = item.outcome.arrays
+        if item.summed:
+            self._bears(ordinal, self._total(state, None).layout)
+            return
+        if arrays is not None:
+            self._bears(ordinal, arrays.layout)
+        slot = state.open.get(ordinal)
+        here = slot is not None and slot.round == state.round and slot.phase == state.phase
+        summing = self.summing(state) if here else None
+        if summing is not None:
+            self._add(state, summing, ordinal, item.position, item.outcome.reply, arrays)
+        elif arrays is not None and _matters(state, ordinal):
+            self._kept[ordinal] = arrays.copy()
+
+    def add_partial(self, state: RunState, partial: Partial, members: Sequence[int]) -> None:
+        """Take a sum that an engine made of the replies at these positions."""
+        self._total(state, partial.layout).add_partial(partial, members)
+
+    def never(self, position: int) -> None:
+        """Nothing will come from this position of the open phase, so it holds up nobody."""
+        if self._sum is not None:
+            self._sum.leave_out(position)
+        else:
+            self._left_out.append(position)
+
+    def _bears(self, ordinal: int, layout: Layout) -> None:
+        self.borne.add(ordinal)
+        self.moved["up"] += self._models.size(layout)
+
+    def _add(
+        self, state: RunState, summing: Summing, ordinal: int, position: int, reply: Reply, arrays: Arrays | None
+    ) -> None:
+        if reply.error_kind:
+            self.never(position)
+            return
+        why = refusal(summing, reply, arrays)
+        if not why and arrays is not None:
+            total = self._total(state, arrays.layout)
+            if arrays.fits(total.layout):
+                total.add(position, arrays, reply.num_examples)
+                return
+            why = f"layout: {total.layout.difference(arrays.layout)}"
+        self._refusals[ordinal] = why
+        self.never(position)
+
+    def _total(self, state: RunState, layout: Layout | None) -> PhaseSum:
+        """The sum of the open phase. `layout`: of its first update, where it has no model."""
+        if self._sum is None:
+            if state.model is not None and self._strategy.needs_model:
+                layout = self._models.arrays[state.model].layout
+            assert self._summing is not None
+            assert layout is not None
+            self._sum = PhaseSum(self._summing, layout, allow_nonfinite=self._spec.allow_nonfinite)
+            for position in self._left_out:
+                self._sum.leave_out(position)
+        return self._sum
+
+    # ---- reducing ----
+
+    def reduce(self, state: RunState, reduce: Reduce, replies: Sequence[Reply]) -> Made:
+        """Reduce a closed phase.
+
+        Args:
+            replies: of `reduce.folded`, in that order.
+
+        Raises:
+            HanseError: the run cannot go on. Exception: what the strategy's own code raises.
+        """
+        match reduce.kind:
+            case "adopt":
+                made = self._adopt(reduce)
+            case "fold" if self.summing(state) is not None:
+                made = self._finish(state, reduce)
+            case "fold":
+                made = self._fold(reduce, replies)
+            case _:
+                made = Made(reduce.model, reduce.state)
+        if not made.refused:
+            self._sum, self._left_out = None, []
+            for folded in reduce.folded:
+                self._kept.pop(folded.task.ordinal, None)
+        return made
+
+    def settled(self, ordinals: Iterable[int]) -> None:
+        """These replies have their fates, and a round is over."""
+        for ordinal in ordinals:
+            self.borne.discard(ordinal)
+            self._refusals.pop(ordinal, None)
+            self._kept.pop(ordinal, None)
+        self.moved = {"down": 0, "up": 0}
+
+    def _adopt(self, reduce: Reduce) -> Made:
+        ordinal = reduce.folded[0].task.ordinal
+        arrays = self._kept.get(ordinal)
+        if arrays is None:
+            return Made(None, refused={ordinal: "expected arrays, found none"})
+        return Made(self._models.keep(reduce.round, arrays))
+
+    def _finish(self, state: RunState, reduce: Reduce) -> Made:
+        """Of a sum that was taken as updates came."""
+        ordinals = [folded.task.ordinal for folded in reduce.folded]
+        needs_model = self._strategy.needs_model
+        if needs_model and reduce.model is None:
+            named = f"strategy {self._strategy.name or type(self._strategy).__name__}"
+            raise TaskError("refused", f"{named}: there is no model to fold into; give hs.App(initial=...)")
+        if not needs_model and not any(ordinal in self.borne for ordinal in ordinals):
+            return Made(None)
+        refused = {ordinal: self._refusals[ordinal] for ordinal in ordinals if ordinal in self._refusals}
+        if refused:
+            return Made(None, refused=refused)
+        total = self._total(state, None)
+        if total.taken != {folded.position for folded in reduce.folded}:
+            raise RuntimeError(f"expected the sum of {len(ordinals)} updates, found {len(total.taken)}")
+        base = self._models.source(reduce.model) if needs_model and reduce.model is not None else None
+        outs: list[ArraySink] = []
+        states = [self._models.source(key) for key in reduce.state]
+        moves = moving(self._strategy, total.layout, _collecting(outs), round_=reduce.round, base=base, states=states)
+        total.finish(moves, base)
+        return self._keep(reduce, outs)
+
+    def _fold(self, reduce: Reduce, replies: Sequence[Reply]) -> Made:
+        """Of updates that were kept."""
+        items: list[Item] = []
+        num_bytes = 0
+        for folded, reply in zip(reduce.folded, replies, strict=True):
+            arrays = self._kept.get(folded.task.ordinal)
+            num_bytes += 0 if arrays is None else arrays.nbytes
+            about = FoldInput(reply.site, reply.num_examples, folded.staleness, reply.metrics)
+            source = None if arrays is None else ArraySource(arrays)
+            items.append(Item(folded.task.ordinal, folded.position, about, reply.update_kind, source))
+        outs: list[ArraySink] = []
+        refused = fold(
+            self._strategy,
+            self._spec,
+            items,
+            _collecting(outs),
+            round_=reduce.round,
+            size=reduce.size,
+            base=None if reduce.model is None else self._models.source(reduce.model),
+            states=[self._models.source(key) for key in reduce.state],
+            threads=1 if num_bytes < SMALL_BYTES else min(4, os.cpu_count() or 1),
+        )
+        return Made(None, refused=refused) if refused else self._keep(reduce, outs)
+
+    def _keep(self, reduce: Reduce, outs: Sequence[ArraySink]) -> Made:
+        keys = [self._models.keep(reduce.round, out.arrays) for out in outs]
+        return Made(keys[0] if keys else None, tuple(keys[1:]))
+
+
+def _matters(state: RunState, ordinal: int) -> bool:
+    """Whether an update may still be folded."""
+    slot = state.open.get(ordinal)
+    if slot is not None:
+        return slot.folds or slot.phase == PARAMETERS
+    late = state.released.get(ordinal)
+    return late is not None and late.folds and state.late_rule == "carry"
+
+
+def _collecting(outs: list[ArraySink]) -> Callable[[Layout], ArraySink]:
+    def make(layout: Layout) -> ArraySink:
+        outs.append(ArraySink(layout))
+        return outs[-1]
+
+    return make
