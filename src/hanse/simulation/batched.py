@@ -221,7 +221,9 @@ def _summed(
     answered: Sequence[tuple[Answered, list[Array]]], subtree: Subtree, summing: Summing, layout: Layout
 ) -> Partial | None:
     """Σ weight · update over a subtree in canonical order, marking who is in it; None where it must not be summed."""
-    chosen = [(item, blocks) for item, blocks in answered if blocks and not refusal(summing, item.outcome)]
+    chosen = [
+        (item, blocks) for item, blocks in answered if blocks and not refusal(summing, item.outcome.reply, blocks)
+    ]
     weights = [summing.weight(item.outcome.reply.num_examples) for item, _ in chosen]
     if not any(weights):
         return None
