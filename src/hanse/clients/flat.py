@@ -3,24 +3,25 @@
 All parameters that are trained are views of one vector for each dtype, their gradients views of another, buffers and
 frozen parameters lie behind them: giving a site the model is one copy, clearing gradients and stepping are one kernel
 each, whatever the number of layers. Values are those of the same loop with `torch.optim`, bit for bit: elementwise
-kernels do not care where an element lies.
+kernels do not care where an element lies, and the others find their operands aligned as they would be alone.
 
 The module is shared by all sites of a process that declare it, one after another; between two of them nothing is left
 but what `load` overwrites. This is not for functions of the user's (`torch.py`), whose module stays as it is.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from hanse.clients.flat_perceptron import gradients_of, is_perceptron, is_wide
 from hanse.clients.tensors import array_of_tensor, imported, tensor_of_array, travelling
 from hanse.clients.torch_optimizers import stepper_of
 from hanse.clients.training import Effort, Order, Stepper, Training, quality_of
 from hanse.core.arrays import Array, Arrays
 from hanse.core.errors import ConfigError
 
-GATHER_BYTES = 64 << 20
-"""Up to this size a site's examples are put in order once an epoch; above, batch by batch."""
+ALIGNMENT = 64
+"""Bytes: PyTorch's own tensors begin at multiples of it, and matrices that begin elsewhere may give other bits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,14 +80,15 @@ class FlatModule:
         at: dict[str, tuple[int, int]] = {}
         for number, kind in enumerate(dtypes):
             names = [name for name in order if (tensors[name].dtype, tensors[name].device) == kind]
-            values = torch.cat([tensors[name].detach().reshape(-1) for name in names])
-            size = sum(tensors[name].numel() for name in names if id(tensors[name]) in trained)
-            self.buffers.append(Buffer(values, torch.zeros_like(values[:size]), values.clone()))
+            room = {name: _padded(tensors[name]) for name in names}
+            values = torch.zeros(sum(room.values()), dtype=kind[0], device=kind[1])
+            size = sum(room[name] for name in names if id(tensors[name]) in trained)
+            self.buffers.append(Buffer(values, torch.zeros_like(values[:size]), torch.zeros_like(values)))
             start = 0
             for name in names:
                 at[name] = number, start
                 _become_view(tensors[name], self.buffers[number], start, id(tensors[name]) in trained)
-                start += tensors[name].numel()
+                start += room[name]
         self.places = [
             Place(name, *at[first[id(tensor)]], at[first[id(tensor)]][1] + tensor.numel(), tuple(tensor.shape))
             for name, tensor in tensors.items()
@@ -96,10 +98,10 @@ class FlatModule:
         self._lent: Arrays | None = None
         self._trainer: FlatTrainer | None = None
 
-    def trainer(self, training: Training) -> "FlatTrainer":
+    def trainer(self, module: Any, training: Training) -> "FlatTrainer":
         """What trains this module as declared; kept while the declaration stays the same."""
         if self._trainer is None or self._trainer.training != training:
-            self._trainer = FlatTrainer(self, training)
+            self._trainer = FlatTrainer(self, module, training)
         return self._trainer
 
     def load(self, arrays: Arrays, when: object) -> None:
@@ -161,26 +163,53 @@ class FlatModule:
                 )
 
 
+def _padded(tensor: Any) -> int:
+    """Elements that a tensor takes in a vector: what lies behind it begins where a tensor of its own would."""
+    size: int = tensor.element_size()
+    return -(-int(tensor.numel()) * size // ALIGNMENT) * ALIGNMENT // size
+
+
 def _become_view(tensor: Any, buffer: Buffer, start: int, is_trained: bool) -> None:
     shape, stop = tensor.shape, start + tensor.numel()
-    tensor.data = buffer.values[start:stop].view(shape)
+    values = buffer.values[start:stop].view(shape)
+    values.copy_(tensor.detach())
+    tensor.data = values
     if is_trained:
         tensor.grad = buffer.grads[start:stop].view(shape)
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """The trained elements of one buffer, and what moves them."""
+
+    number: int
+    values: Any
+    grads: Any
+    model: Any
+    stepper: Stepper
 
 
 class FlatTrainer:
     """Runs a declared training on a module with flat state.
 
     Args:
-        flat: the module's state; the module itself is given with every call.
+        flat: the module's state.
+        module: the module; it is given with every call and not kept.
         training: loss and optimizer.
     """
 
-    def __init__(self, flat: FlatModule, training: Training) -> None:
+    def __init__(self, flat: FlatModule, module: Any, training: Training) -> None:
         self.flat, self.training = flat, training
         self.loss = loss_of(training.loss)
-        self._moved = [(i, buffer) for i, buffer in enumerate(flat.buffers) if len(buffer.grads)]
-        self._steppers: list[Stepper] = [stepper_of(training.optimizer, buffer.trained) for _, buffer in self._moved]
+        self._parts = [
+            _Part(number, buffer.trained, buffer.grads, buffer.model[: len(buffer.grads)], stepper)
+            for number, buffer in enumerate(flat.buffers)
+            if len(buffer.grads)
+            for stepper in [stepper_of(training.optimizer, buffer.trained)]
+        ]
+        on_cpu = all(buffer.values.device.type == "cpu" for buffer in flat.buffers)
+        by_hand = on_cpu and training.loss == "cross_entropy" and is_perceptron(module) and is_wide(module)
+        self._by_hand = gradients_of(module) if by_hand else None
 
     def train(self, module: Any, X: Any, y: Any, order: Order, effort: Effort) -> float:
         """Train from what was loaded.
@@ -193,36 +222,33 @@ class FlatTrainer:
             The mean loss over the examples of all steps, each before its step.
         """
         torch = imported()
-        size = self.training.batch_size
         corrections = self.flat.gradients_of(effort.correction) if effort.correction else None
-        for stepper in self._steppers:
-            stepper.begin(effort.lr)
-        module.train()
-        rows = torch.from_numpy(order).to(y.device)
-        gathers = X.element_size() * X.numel() <= GATHER_BYTES
-        losses, counts = [], []
-        for epoch in rows:
-            if gathers:
-                X_epoch, y_epoch = X.index_select(0, epoch), y.index_select(0, epoch)
-            for start in range(0, len(epoch), size):
-                if gathers:
-                    X_batch, y_batch = X_epoch[start : start + size], y_epoch[start : start + size]
+        for part in self._parts:
+            part.stepper.begin(effort.lr)
+        if not module.training:
+            module.train()
+        losses: list[Any] = []
+        with torch.set_grad_enabled(self._by_hand is None):
+            for X_batch, y_batch in _batches(X, y, torch.from_numpy(order), self.training.batch_size):
+                if self._by_hand is not None and len(y_batch) > 1:
+                    losses.append(self._by_hand(X_batch, y_batch))
                 else:
-                    X_batch, y_batch = X[epoch[start : start + size]], y[epoch[start : start + size]]
-                for _, buffer in self._moved:
-                    buffer.grads.zero_()
-                loss = self.loss(module(X_batch), y_batch)
-                loss.backward()
-                for (number, buffer), stepper in zip(self._moved, self._steppers, strict=True):
+                    losses.append(self._by_autograd(module, X_batch, y_batch))
+                for part in self._parts:
                     if effort.proximal_mu:
-                        gap = buffer.trained - buffer.model[: len(buffer.grads)]
-                        buffer.grads.add_(gap, alpha=effort.proximal_mu)
+                        part.grads.add_(part.values - part.model, alpha=effort.proximal_mu)
                     if corrections is not None:
-                        buffer.grads.add_(corrections[number])
-                    stepper.step(buffer.trained, buffer.grads)
-                losses.append(loss.detach())
-                counts.append(len(y_batch))
-        return _mean(losses, counts)
+                        part.grads.add_(corrections[part.number])
+                    part.stepper.step(part.values, part.grads)
+        return _mean(losses, _counts(order.shape[1], self.training.batch_size) * len(order))
+
+    def _by_autograd(self, module: Any, X: Any, y: Any) -> Any:
+        for part in self._parts:
+            part.grads.zero_()
+        with imported().enable_grad():
+            loss = self.loss(module(X), y)
+        loss.backward()
+        return loss.detach()
 
     def evaluate(self, module: Any, X: Any, y: Any, *, in_training_mode: bool = False) -> dict[str, float]:
         """Loss of what is loaded, and accuracy (or r² for `mse`); 1,024 examples at a time."""
@@ -234,8 +260,7 @@ class FlatTrainer:
                 output = module(X[start : start + 1024])
                 losses.append(self.loss(output, y[start : start + 1024]))
                 outputs.append(output)
-        counts = [len(output) for output in outputs]
-        metrics = {"loss": _mean(losses, counts)}
+        metrics = {"loss": _mean(losses, [len(output) for output in outputs])}
         metrics.update(quality_of(self.training.loss, array_of_tensor(torch.cat(outputs)), array_of_tensor(y)))
         return metrics
 
@@ -250,6 +275,19 @@ def loss_of(name: str) -> Callable[[Any, Any], Any]:
     return lambda output, target: function(output, target.view(output.shape))
 
 
+def _batches(X: Any, y: Any, orders: Any, size: int) -> Iterator[tuple[Any, Any]]:
+    orders = orders.to(y.device)
+    for order in orders:
+        for start in range(0, orders.shape[1], size):
+            rows = order[start : start + size]
+            yield X.index_select(0, rows), y.index_select(0, rows)
+
+
+def _counts(num_examples: int, size: int) -> list[int]:
+    return [min(size, num_examples - start) for start in range(0, num_examples, size)]
+
+
 def _mean(losses: list[Any], counts: list[int]) -> float:
-    values: list[float] = imported().stack(losses).double().tolist()
+    on_cpu = losses[0].device.type == "cpu"
+    values: list[float] = [loss.item() for loss in losses] if on_cpu else imported().stack(losses).tolist()
     return sum(value * count for value, count in zip(values, counts, strict=True)) / sum(counts)

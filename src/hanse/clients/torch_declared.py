@@ -68,7 +68,7 @@ class DeclaredTorch(Declared):
         flat = _FLAT.get(module)
         if flat is None:
             flat = _FLAT[module] = FlatModule(module)
-        return flat.trainer(self.training)
+        return flat.trainer(module, self.training)
 
     def tensors(self, data: tuple[Any, Any]) -> tuple[Any, Any]:
         """Examples as tensors on the module's device, targets in the dtype that the loss takes."""

@@ -31,6 +31,9 @@ from hanse.simulation.ragged import schedule_of
 from hanse.simulation.sites import Places, to_stderr
 from hanse.simulation.stacks import Kind, StackOfSites, Stacks, examples_of, vector_of
 
+_SOME = Arrays()
+"""Stands for an update that is there: `refusal` asks no more of it."""
+
 REFUSALS = (ValueError, IndexError, RuntimeError, TypeError, MemoryError)
 """What a kernel raises that cannot do it; sites are trained alone then, where the cause has its place."""
 
@@ -221,9 +224,7 @@ def _summed(
     answered: Sequence[tuple[Answered, list[Array]]], subtree: Subtree, summing: Summing, layout: Layout
 ) -> Partial | None:
     """Σ weight · update over a subtree in canonical order, marking who is in it; None where it must not be summed."""
-    chosen = [
-        (item, blocks) for item, blocks in answered if blocks and not refusal(summing, item.outcome.reply, blocks)
-    ]
+    chosen = [pair for pair in answered if pair[1] and not refusal(summing, pair[0].outcome.reply, _SOME)]
     weights = [summing.weight(item.outcome.reply.num_examples) for item, _ in chosen]
     if not any(weights):
         return None

@@ -32,7 +32,7 @@ class NumpyStack:
     def __init__(self, shape: Shape, training: Training, size: int) -> None:
         self._stack, self._training = Stack(shape, size), training
         self._stepper: Stepper = stepper_of(training.optimizer, self._stack.values)
-        self.size, self.layout = size, shape.layout
+        self.size, self.width, self.layout = size, shape.layout.size, shape.layout
         ends = np.cumsum([spec.size for spec in shape.layout.specs]).tolist()
         self.slices = [slice(start, stop) for start, stop in zip([0, *ends], ends, strict=False)]
 
@@ -74,24 +74,11 @@ def shape_of_sequential(module: Any, layout: Layout) -> Shape | None:
     Args:
         layout: of the arrays that travel, which then are the layers' weights and biases in order.
     """
-    from hanse.clients.tensors import imported
+    from hanse.clients.flat_perceptron import is_perceptron
 
-    nn = imported().nn
-    if type(module) is not nn.Sequential or len(module) % 2 == 0:
+    if not is_perceptron(module):
         return None
-    layers = list(module)
-    kinds = [nn.Linear if place % 2 == 0 else nn.ReLU for place in range(len(layers))]
-    if any(type(layer) is not kind for layer, kind in zip(layers, kinds, strict=True)):
-        return None
-    linear = layers[::2]
-    if len({id(layer) for layer in linear}) < len(linear) or any(_is_special(layer) for layer in layers):
-        return None
+    linear = list(module)[::2]
     names = tuple(spec.name for spec in layout.specs)
     shape = Shape((linear[0].in_features, *(layer.out_features for layer in linear)), layout.specs[0].dtype, names)
-    fits = len(names) == 2 * len(linear) and shape.layout == layout
-    return shape if fits and shape.dtype in (np.float32, np.float64) else None
-
-
-def _is_special(layer: Any) -> bool:
-    hooked = layer._forward_hooks or layer._forward_pre_hooks or layer._backward_hooks or layer._backward_pre_hooks
-    return bool(hooked) or any(not p.requires_grad for p in layer.parameters())
+    return shape if shape.layout == layout else None

@@ -45,7 +45,7 @@ class TorchStack:
         torch = imported()
         (buffer,) = flat.buffers
         trained = self._trained = len(buffer.grads)
-        self.size, self._training, self._module = size, training, module
+        self.size, self.width, self._training, self._module = size, len(buffer.values), training, module
         self._values = buffer.values.new_empty((size, len(buffer.values)))
         places = sorted({place.start: place for place in reversed(flat.places)}.values(), key=lambda place: place.start)
         front = [place for place in places if place.stop <= trained]

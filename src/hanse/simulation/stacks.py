@@ -27,6 +27,8 @@ class StackOfSites(Protocol):
     """What trains a group."""
 
     size: int
+    width: int
+    """Elements of a row."""
     layout: Layout
     slices: list[slice]
     """Where each array of the layout lies in a row."""
@@ -233,8 +235,7 @@ def vector_of(model: Arrays, stack: StackOfSites) -> Array:
     """
     if model.layout != stack.layout:
         raise ValueError(f"the model is another one: {stack.layout.difference(model.layout)}")
-    size = max(part.stop for part in stack.slices)
-    row = np.empty(size, stack.layout.specs[0].dtype)
+    row = np.zeros(stack.width, stack.layout.specs[0].dtype)
     for part, array in zip(stack.slices, model.to_list(), strict=True):
         row[part] = array.reshape(-1)
     return row

@@ -1,18 +1,22 @@
 """Declared PyTorch trainings on flat vectors against the plain loop with `torch.optim`, bit for bit."""
 
+import copy
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 torch = pytest.importorskip("torch", reason="torch is not installed (extra 'torch')")
 
 import hanse as hs  # noqa: E402
-from hanse.clients import flat as flat_module  # noqa: E402
 from hanse.clients.app import App  # noqa: E402
 from hanse.clients.execute import Runtime  # noqa: E402
+from hanse.clients.flat import FlatModule  # noqa: E402
 from hanse.clients.site import Site  # noqa: E402
-from hanse.clients.training import order_of  # noqa: E402
+from hanse.clients.training import Training, effort_of, order_of  # noqa: E402
 from hanse.core.arrays import Arrays  # noqa: E402
 from hanse.core.errors import ConfigError  # noqa: E402
 from hanse.core.ids import TaskId  # noqa: E402
@@ -108,12 +112,7 @@ def by_hand(module: Any, X: Any, y: Any, declared: Any, epochs: int, batch_size:
     ],
     ids=str,
 )
-@pytest.mark.parametrize("gathers", [True, False])
-def test_every_optimizer_gives_the_bits_of_torch_optim(
-    name: str, declared: Any, gathers: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    if not gathers:
-        monkeypatch.setattr(flat_module, "GATHER_BYTES", 0)
+def test_every_optimizer_gives_the_bits_of_torch_optim(name: str, declared: Any) -> None:
     X, y = data(1, 47, np.float64 if name == "mixed" else np.float32)
     torch.manual_seed(3)
     module, shared = MODULES[name](), MODULES[name]()
@@ -131,6 +130,38 @@ def test_every_optimizer_gives_the_bits_of_torch_optim(
     for key, tensor in expected.items():
         assert outcome.arrays[key].tobytes() == tensor.numpy().tobytes(), key
     assert outcome.reply.metrics["loss"] == pytest.approx(loss, rel=1e-6)
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    widths=st.lists(st.integers(1, 40), min_size=1, max_size=3),
+    classes=st.integers(2, 40),
+    count=st.integers(1, 50),
+    seed=st.integers(0, 1000),
+)
+def test_gradients_by_hand_are_autograds_bit_for_bit(widths: list[int], classes: int, count: int, seed: int) -> None:
+    torch.manual_seed(seed)
+    torch.set_num_threads(1)
+    layers: list[Any] = []
+    for fan_in, fan_out in pairwise([*widths, classes]):
+        layers += [nn.Linear(fan_in, fan_out), nn.ReLU()]
+    module = nn.Sequential(*layers[:-1])
+    twin = copy.deepcopy(module)
+    flat = FlatModule(twin)
+    rng = np.random.default_rng(seed)
+    X = torch.from_numpy(rng.standard_normal((count, widths[0])).astype(np.float32))
+    y = torch.from_numpy(rng.integers(0, classes, count))
+    training = Training("cross_entropy", hs.SGD(0.1), 1, count)
+    flat.load(flat.initial_arrays(), 1)
+    order = np.arange(count)[None]
+    loss = flat.trainer(twin, training).train(twin, X, y, order, effort_of(training, {}))
+    expected = nn.functional.cross_entropy(module(X), y)
+    expected.backward()
+    torch.optim.SGD(module.parameters(), 0.1).step()
+    assert loss == expected.item()
+    for one, other in zip(module.parameters(), twin.parameters(), strict=True):
+        assert torch.equal(one, other)
+        assert torch.equal(one.grad, other.grad)
 
 
 def app_of(module: Any, **options: Any) -> App:

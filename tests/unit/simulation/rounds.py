@@ -16,7 +16,7 @@ from hanse.core.records import Task
 from hanse.simulation.engine import Answered, Batch, Summing
 from hanse.simulation.sites import Places, Population, population_of
 
-MEAN = Summing("mean", "examples")
+MEAN = Summing("mean", "values", "examples")
 
 
 @dataclass

@@ -1,5 +1,6 @@
 """The batched engine against the sequential one, over ragged sites, kinds that mix, and everything that goes wrong."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -92,7 +93,7 @@ def test_every_site_and_the_mean_are_those_of_the_sequential_engine(
         assert other.reply.num_examples == outcome.reply.num_examples
         assert other.reply.metrics == pytest.approx(outcome.reply.metrics, rel=1e-4)
         assert (other.reply.update_kind, other.reply.base) == (outcome.reply.update_kind, outcome.reply.base)
-    summed = play(engine, batch_of(list(sites), model, summing=MEAN, **options))
+    summed = play(engine, batch_of(list(sites), model, summing=replace(MEAN, update_kind=kind), **options))
     assert summed.summed == list(range(len(sizes)))
     # summed or not, the canonical order gives the same bits
     assert summed.mean(model) == found.mean(model)
@@ -249,7 +250,7 @@ def test_a_kernel_that_fails_leaves_the_sites_to_themselves(monkeypatch: pytest.
 def test_weights_of_strategies_that_weigh_equally() -> None:
     app, sites = app_of(), sites_of([6, 90])
     model = model_of(app, sites)
-    batch = batch_of(list(sites), model, summing=Summing("mean", "equal"))
+    batch = batch_of(list(sites), model, summing=Summing("mean", "values", "equal"))
     (partial,) = play(Batched(places(app, sites)), batch).partials
     assert partial.weight == 2.0
 
