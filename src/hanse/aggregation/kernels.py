@@ -113,7 +113,7 @@ class NumpyKernel:
         held: list[Wide] = getattr(self._local, "blocks", [])
         if not held or len(held[0]) < n:
             held = self._local.blocks = side_by_side(2, n) if n >= SIDE_BY_SIDE else [np.empty(n), np.empty(n)]
-        return [block[:n] for block in held]
+        return held if len(held[0]) == n else [block[:n] for block in held]
 
 
 class AutoKernel:

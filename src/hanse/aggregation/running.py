@@ -110,6 +110,8 @@ class RunningMean:
         self._within = within
         self._allow_nonfinite = allow_nonfinite
         self._looks = not (allow_nonfinite or checked)
+        # Sums of narrower floats cannot leave float64, so nothing there needs to be kept quiet.
+        self._loud = allow_nonfinite or any(spec.dtype == np.float64 for spec in layout.specs)
         self._tree: Tree[_Parts] = Tree(self._merge)
         self._top: _Parts | None = None
         self._last = -1
@@ -127,19 +129,36 @@ class RunningMean:
         reason = wrong_update(update.layout, weight, self._layout)
         if reason:
             raise UpdatesRefused({position: reason})
-        with np.errstate(all="ignore"):
-            blocks = [update.block(i, 0, spec.size) for i, spec in enumerate(self._layout.specs)]
-            if self._looks:
+        blocks = [update.block(i, 0, spec.size) for i, spec in enumerate(self._layout.specs)]
+        if self._looks:
+            with np.errstate(all="ignore"):
                 self._check(position, blocks)
-            group = position // GROUP
-            if self._top is None or group != self._last // GROUP:
-                self._tree.settle(group)
-                self._top = _Parts([self._rule.zero(spec.size) for spec in self._layout.specs], weight)
-                self._tree.push_group(group, self._top)
-            else:
-                self._top.weight += weight
-            for acc, block in zip(self._top.sums, blocks, strict=True):
-                self._rule.add(acc, block, weight)
+        self.fold(position, blocks, weight)
+
+    def fold(self, position: int, blocks: Sequence[Block], weight: float) -> None:
+        """`add` without its checks, for a caller that has made them.
+
+        Args:
+            blocks: the update's arrays, flat, in order.
+            weight: finite and >= 0.
+        """
+        if self._loud:
+            with np.errstate(all="ignore"):
+                self._fold(position, blocks, weight)
+        else:
+            self._fold(position, blocks, weight)
+
+    def _fold(self, position: int, blocks: Sequence[Block], weight: float) -> None:
+        group = position // GROUP
+        if self._top is None or group != self._last // GROUP:
+            self._tree.settle(group)
+            self._top = _Parts([self._rule.zero(spec.size) for spec in self._layout.specs], weight)
+            self._tree.push_group(group, self._top)
+        else:
+            self._top.weight += weight
+        weights = (weight,)
+        for acc, block in zip(self._top.sums, blocks, strict=True):
+            self._rule.add_group(acc, (block,), weights)
         self._last = position
 
     def merge(self, partial: Partial) -> None:

@@ -16,9 +16,9 @@ arrays. Otherwise it is copied. A delta is made array by array.
 import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -42,8 +42,7 @@ BLOCK = 1 << 18
 """Elements checked for being finite at a time."""
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
+class Outcome(NamedTuple):
     """What a task came to.
 
     Args:

@@ -21,7 +21,11 @@ LIBRARIES = {"numpy": "np", "scikit-learn": "skl", "torch": "torch"}
 
 def fingerprint() -> str:
     """One line of at most 128 characters; equal lines mean equal bits as far as we can tell."""
-    count = num_threads()
+    return _of_threads(num_threads())
+
+
+@cache
+def _of_threads(count: int) -> str:
     return f"{_libraries()} t{count} cpu:{_cpu()} probe:{_probe(count)}"
 
 

@@ -137,6 +137,10 @@ class Arrays(Mapping[str, Array]):
                 self._layout = layout
         return self._layout is layout or self.layout == layout
 
+    def flat(self) -> list[Array]:
+        """The arrays in order, each in one dimension: views."""
+        return [array.reshape(-1) for array in self._arrays.values()]
+
     def to_list(self) -> list[Array]:
         """The arrays in order, without names."""
         return list(self._arrays.values())

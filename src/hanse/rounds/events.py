@@ -5,6 +5,7 @@ Events carry the time; nothing here or in the machine reads a clock. Every instr
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from hanse.core.ids import TaskId
 
@@ -38,8 +39,7 @@ class SitesChanged:
     unwilling: tuple[tuple[str, str], ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class PlannedTask:
+class PlannedTask(NamedTuple):
     """One task that the strategy wants."""
 
     site: str
@@ -203,8 +203,7 @@ class Plan:
     previous: tuple[int, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Send:
+class Send(NamedTuple):
     """Put a task into its site's inbox. The shell has what to ask from the plan, or plans again."""
 
     task: TaskId
@@ -223,8 +222,7 @@ class SetTimer:
     at_ms: int
 
 
-@dataclass(frozen=True, slots=True)
-class Folded:
+class Folded(NamedTuple):
     """One member of a close: its task, site and place. `staleness`: rounds since it was asked."""
 
     task: TaskId

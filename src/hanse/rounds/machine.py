@@ -77,6 +77,7 @@ class Slot:
         folds: whether its update is to be reduced into the model.
         answer: "" while there is none, `ok`, or `failed`.
         receipt: what orders answers by their receipt.
+        id: its task id, once somebody has asked for it.
     """
 
     site: str
@@ -89,6 +90,7 @@ class Slot:
     folds: bool = True
     answer: str = ""
     receipt: int = 0
+    id: TaskId | None = None
 
 
 @dataclass(slots=True)
@@ -144,7 +146,9 @@ class RunState:
 
     def task_id(self, ordinal: int, slot: Slot) -> TaskId:
         """The task id of a slot."""
-        return TaskId(self.job, self.component, slot.round, slot.phase, ordinal)
+        if slot.id is None:
+            slot.id = TaskId(self.job, self.component, slot.round, slot.phase, ordinal)
+        return slot.id
 
     @property
     def over(self) -> bool:

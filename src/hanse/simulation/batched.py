@@ -167,8 +167,9 @@ class Batched:
             answered.append((Answered(member.position, outcome), blocks))
         partials = []
         if batch.summing is not None and batch.model is not None:
+            first = max(subtree.first_group, -(-batch.whole_from // GROUP))
             end = min(subtree.end_group, batch.whole_below // GROUP)
-            for part in subtrees(subtree.first_group, end):
+            for part in subtrees(first, end):
                 inside = [(item, blocks) for item, blocks in answered if item.position in part.positions]
                 partials.append(_summed(inside, part, batch.summing, batch.model.layout))
         for item, blocks in answered:

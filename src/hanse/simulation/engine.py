@@ -13,18 +13,19 @@ What an engine must keep to:
 2. Order is free. Who yields in order of position lets the shell fold each update at once; what comes too early is kept
    (a `Partial` as it is, a lent update as a copy) until its turn.
 3. `Answered.outcome.arrays` is lent: it may be overwritten when the next item is asked for.
-4. With `Batch.summing`, an engine may add up the updates inside a subtree (`canonical.Subtree`) that lies wholly below
-   `Batch.whole_below` (the last group may still get members). It yields the `Answered` of all the members that it
-   has summed, with `summed=True` and no arrays, before the `Partial` of that subtree. Members that failed, that are
-   refused (`refusal`), or that carry no arrays are holes: never summed. A subtree in which nobody counted an example is
-   not summed by `examples` but answered with arrays, since whether each then counts 1 is known only at the end.
+4. With `Batch.summing`, an engine may add up the updates inside a subtree (`canonical.Subtree`) that lies between
+   `Batch.whole_from` and `Batch.whole_below` (other groups may get further members). It yields the `Answered` of all
+   the members that it has summed, with `summed=True` and no arrays, before the `Partial` of that subtree. Members that
+   failed, that are refused (`refusal`), or that carry no arrays are holes: never summed. A subtree in which nobody
+   counted an example is not summed by `examples` but answered with arrays, since whether each then counts 1 is known
+   only at the end.
 5. Bits: the outcomes are those of `clients.execute.Runtime` for the same task, state and model, and sums are in the
    canonical order. An engine that cannot promise this (`exact = False`) is used only where the user allows it.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol
+from typing import Any, Protocol
 
 from hanse.aggregation import Partial, WeightedMean, WeightedSum
 from hanse.clients.execute import Outcome
@@ -88,7 +89,7 @@ class Batch:
         states: `site.state` of each before the task, encoded; None for an empty one.
         model: what all tasks begin from (`task.model` names it by its id and bears no content), or None.
         summing: how the engine may add updates up; None where each must be answered with its arrays.
-        whole_below: groups below this position will get no further members.
+        whole_from, whole_below: between them lie whole groups; each member is in this batch or will never answer.
         stop_at_failure: the run ends with the first failure.
     """
 
@@ -97,6 +98,7 @@ class Batch:
     states: Sequence[bytes | None]
     model: Arrays | None
     summing: Summing | None = None
+    whole_from: int = 0
     whole_below: int = 0
     stop_at_failure: bool = False
 
@@ -121,10 +123,15 @@ class Answered:
 class Engine(Protocol):
     """Runs batches. Made by `engines.make_engine`, closed by the shell."""
 
-    name: ClassVar[str]
-    """As in `hs.simulate(engine=...)`."""
-    exact: ClassVar[bool]
-    """Whether its bits are those of the sequential engine."""
+    @property
+    def name(self) -> str:
+        """As in `hs.simulate(engine=...)`."""
+        ...
+
+    @property
+    def exact(self) -> bool:
+        """Whether its bits are those of the sequential engine."""
+        ...
 
     @property
     def settings(self) -> Mapping[str, Any]:

@@ -1,23 +1,129 @@
 """Which engine a simulation runs on, by its name."""
 
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import Any, ClassVar
+
+from hanse.aggregation import GROUP, Partial
 from hanse.core.errors import ConfigError
-from hanse.simulation.batched import Batched
-from hanse.simulation.engine import Engine
+from hanse.simulation.engine import Answered, Batch, Engine
+from hanse.simulation.replicas import Replicas, num_cores
 from hanse.simulation.sequential import Sequential
-from hanse.simulation.sites import Places
+from hanse.simulation.sites import Places, to_stderr
 
-ENGINES = ("auto", "sequential", "batched", "numpy-batched", "torch-batched")
+BATCHED = ("batched", "numpy-batched", "torch-batched")
+ENGINES = ("auto", "sequential", "replicas", *BATCHED)
+STARTING_S = 1.5
+"""What starting replicas takes, about: they are worth it where they save twice that."""
 
 
-def make_engine(name: str, places: Places) -> Engine:
+def make_engine(
+    name: str,
+    places: Places,
+    *,
+    replicas: int | None = None,
+    mixed_hardware: bool = False,
+    rounds: int = 1,
+) -> Engine:
     """The engine called `name`.
 
+    Args:
+        replicas: processes; by default one for each core.
+        rounds: that are left, so that `auto` knows whether something is worth its start.
+
     Raises:
-        ConfigError: there is none.
+        ConfigError: there is none of that name, or the app cannot run on it.
     """
     if name not in ENGINES:
         raise ConfigError(f"engine: expected one of {', '.join(ENGINES)}; found {str(name)[:60]!r}")
-    kernel, _, kind = name.rpartition("-")
-    if kind == "batched":
-        return Batched(places, kernel=kernel or "auto")
+    if replicas is not None and (type(replicas) is not int or not 1 <= replicas <= 1024):
+        raise ConfigError(f"replicas: expected a whole number from 1 to 1024, found {replicas!r}")
+    if name == "replicas":
+        return Replicas(places.app, places.population, replicas, mixed_hardware=mixed_hardware)
+    if name == "auto":
+        count = num_cores() if replicas is None else replicas
+        return Sequential(places) if count == 1 else Auto(places, count, rounds, mixed_hardware=mixed_hardware)
+    if name in BATCHED:
+        if replicas is not None and replicas > 1:
+            return Replicas(places.app, places.population, replicas, inner=name, mixed_hardware=mixed_hardware)
+        return _batched(name, places)
     return Sequential(places)
+
+
+def _batched(name: str, places: Places) -> Engine:
+    from hanse.simulation.batched import Batched
+
+    return Batched(places, kernel=name.removesuffix("batched").removesuffix("-") or "auto", say=to_stderr)
+
+
+class Auto:
+    """Begins with the sequential engine, measures a group, and goes on with replicas where they save time."""
+
+    exact: ClassVar[bool] = True
+
+    def __init__(self, places: Places, count: int, rounds: int, *, mixed_hardware: bool = False) -> None:
+        self._places = places
+        self._count = count
+        self._rounds = rounds
+        self._mixed = mixed_hardware
+        self._engine: Engine = Sequential(places)
+        self._seen_s: list[float] = []
+        self._decided = False
+
+    @property
+    def name(self) -> str:
+        """Of the engine that was chosen."""
+        return self._engine.name
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """See `Engine.settings`."""
+        return self._engine.settings
+
+    def run(self, batch: Batch) -> Iterator[Answered | Partial]:
+        """See `Engine.run`."""
+        done = 0
+        if not self._decided:
+            # The first task also pays for what is made once: it is answered and not measured.
+            first = _part(batch, 0, 1 + GROUP)
+            done = len(first)
+            for item in self._engine.run(first):
+                if isinstance(item, Answered):
+                    self._seen_s.append(item.outcome.reply.seconds)
+                yield item
+                if isinstance(item, Answered) and item.outcome.reply.error_kind and batch.stop_at_failure:
+                    return
+            self._decide(len(batch))
+        if done < len(batch):
+            yield from self._engine.run(_part(batch, done, len(batch)))
+
+    def close(self) -> None:
+        """See `Engine.close`."""
+        self._engine.close()
+
+    def _decide(self, tasks: int) -> None:
+        measured = sorted(self._seen_s[1:])
+        if not measured:
+            return
+        self._decided = True
+        expected_s = measured[len(measured) // 2] * tasks * self._rounds
+        if expected_s * (1 - 1 / self._count) < 2 * STARTING_S:
+            return
+        try:
+            self._engine = Replicas(self._places.app, self._places.population, self._count, mixed_hardware=self._mixed)
+        except ConfigError as error:
+            to_stderr(f"simulation: one process, since {error}")
+
+
+def _part(batch: Batch, start: int, stop: int) -> Batch:
+    """Some of its tasks. Groups that are begun in an earlier part are no longer whole."""
+    if start == 0 and stop >= len(batch):
+        return batch
+    return replace(
+        batch,
+        positions=batch.positions[start:stop],
+        tasks=batch.tasks[start:stop],
+        states=batch.states[start:stop],
+        whole_from=-(-batch.positions[start] // GROUP) * GROUP if start else 0,
+        whole_below=batch.whole_below if stop >= len(batch) else 0,
+    )

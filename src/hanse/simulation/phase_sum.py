@@ -9,7 +9,7 @@ counts 1 (`Strategy.weigh`).
 
 from collections.abc import Sequence
 
-from hanse.aggregation import ArraySource, Partial, RunningMean, Source
+from hanse.aggregation import Partial, RunningMean, Source
 from hanse.core.arrays import Arrays, Layout
 from hanse.rounds.folding import Moves
 from hanse.simulation.engine import Summing
@@ -39,8 +39,10 @@ class PhaseSum:
         self.taken.add(position)
         weight = self._summing.weight(num_examples)
         if position == self._front and self._counted and not self._kept:
-            self._running.add(position, ArraySource(arrays), weight)
-            self._settle(position)
+            self._running.fold(position, arrays.flat(), weight)
+            self._front += 1
+            if self._gone:
+                self._skip()
             return
         self._kept[position] = arrays.copy(), weight
         self._settle(position)
@@ -82,9 +84,12 @@ class PhaseSum:
             self._gone.add(position)
         elif position == self._front:
             self._front += 1
-            while self._front in self._gone:
-                self._gone.remove(self._front)
-                self._front += 1
+            self._skip()
+
+    def _skip(self) -> None:
+        while self._front in self._gone:
+            self._gone.remove(self._front)
+            self._front += 1
 
     def _flow(self, *, to_the_end: bool = False) -> None:
         """Add what was kept, as far as its turn has come."""
@@ -97,4 +102,4 @@ class PhaseSum:
                 self._running.merge(item)
             else:
                 arrays, weight = item
-                self._running.add(position, ArraySource(arrays), weight if self._counted else 1.0)
+                self._running.fold(position, arrays.flat(), weight if self._counted else 1.0)

@@ -16,9 +16,9 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from hanse.aggregation import Partial
 from hanse.aggregation.canonical import GROUP
@@ -72,8 +72,7 @@ LEASE_S = 10.0
 Observer = Callable[[dict[str, Any]], None]
 
 
-@dataclass(frozen=True, slots=True)
-class Flight:
+class Flight(NamedTuple):
     """A task that was sent and has not been answered."""
 
     send: Send
@@ -245,7 +244,7 @@ class Shell:
         for ordinal, flight in self._flights.items():
             if flight.send.site in self._lost:
                 takes = self._traces.takes_ms(self._visit(flight.send), certain=True)
-                self._flights[ordinal] = replace(flight, arrives_ms=self.now_ms + takes)
+                self._flights[ordinal] = flight._replace(arrives_ms=self.now_ms + takes)
                 heapq.heappush(self._arrivals, (self.now_ms + takes, ordinal))
         self._lost.clear()
 
@@ -391,9 +390,15 @@ class Shell:
             [self.site_states.get(task.site) for task in tasks],
             None if first.model is None else self.models.arrays[first.model],
             summing,
-            state.size - state.size % GROUP,
+            0,
+            state.size - state.size % GROUP if summing is not None and self._is_whole_phase(flights) else 0,
             spec.on_error == "fail",
         )
+
+    def _is_whole_phase(self, flights: Sequence[Flight]) -> bool:
+        """Whether nobody else of the open phase has answered or may answer."""
+        never = sum(1 for flight in self._flights.values() if flight.arrives_ms == math.inf)
+        return len(flights) + never == self.state.size
 
     def _receive(self, ordinal: int, item: Answered) -> None:
         reply = item.outcome.reply
@@ -479,6 +484,16 @@ class Shell:
 
 def _alike(flights: dict[int, Flight]) -> list[list[int]]:
     """Ordinals by phase, round and model, each in order of position and with distinct sites."""
+    first = next(iter(flights.values()))
+    task = first.send.task
+    if all(
+        flight.model is first.model and flight.send.task.round == task.round and flight.send.task.phase == task.phase
+        for flight in flights.values()
+    ) and len({flight.send.site for flight in flights.values()}) == len(flights):
+        ordinals = list(flights)  # the common case; positions are issued in the order of ordinals
+        positions = [flight.send.position for flight in flights.values()]
+        if positions == sorted(positions):
+            return [ordinals]
     groups: dict[tuple[int, str, BlobKey | None], list[list[int]]] = {}
     sites: dict[tuple[int, str, BlobKey | None], set[str]] = {}
     for ordinal, flight in sorted(flights.items(), key=lambda item: (item[1].send.task.round, item[1].send.position)):

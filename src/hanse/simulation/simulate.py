@@ -29,6 +29,8 @@ def simulate(
     sites: Population | Mapping[str, DataSets] | Sequence[str] | int,
     *,
     engine: str = "auto",
+    replicas: int | None = None,
+    mixed_hardware: bool = False,
     durations: Durations | float | None = None,
     availability: Availability | None = None,
     progress: bool | None = None,
@@ -40,7 +42,10 @@ def simulate(
         app: the app.
         sites: site name → data sets; or only names, or their number, for apps that load nothing; or
             `hs.Population`, whose sites cost nothing until they are sampled.
-        engine: where client code runs: `sequential`, one site after another in this process, or `auto`.
+        engine: where client code runs: `sequential`, one site after another in this process; `replicas`, in processes
+            of our own, for apps in a module file; `auto` measures a few sites and chooses. All give the same bits.
+        replicas: how many processes; by default one for each core.
+        mixed_hardware: take replicas whose numerics fingerprint differs; then bits are not comparable.
         durations: virtual seconds that a site takes, a number or a function of a visit such as
             `hs.traces.LogNormal()`. Then deadlines, grace and quorum act in virtual time, and `RoundRecord.time_s` says
             when a round was over.
@@ -72,7 +77,9 @@ def simulate(
     shown = sys.stderr.isatty() if progress is None else progress
     before = num_threads()
     set_threads(spec.threads)
-    runs_on = engines.make_engine(engine, Places(app, population))
+    runs_on = engines.make_engine(
+        engine, Places(app, population), replicas=replicas, mixed_hardware=mixed_hardware, rounds=spec.rounds
+    )
     try:
         with Bar(spec.rounds, shown) as advance:
             server = ServerRuntime(app)

@@ -57,6 +57,16 @@ class Population:
     def __len__(self) -> int:
         return len(self.names)
 
+    @property
+    def has_data(self) -> bool:
+        """Whether there is anything to load."""
+        return self.data is not None
+
+    @property
+    def sizes(self) -> Mapping[str, float]:
+        """How much work each site may be, as far as that is known before it is asked."""
+        return {}
+
     def data_of(self, site: str) -> DataSets:
         """What a site can load.
 
@@ -98,11 +108,23 @@ class _Given(Population):
     def __init__(self, names: Names, given: Mapping[str, DataSets]) -> None:
         self.names = names
         self.data = None
-        self.given = given
+        self._given = given
+
+    @property
+    def has_data(self) -> bool:
+        """See `Population.has_data`."""
+        return any(self._given.values())
+
+    @property
+    def sizes(self) -> Mapping[str, float]:
+        """The lengths of sites' largest data sets."""
+        return {
+            site: max((_length(value) for value in sets.values()), default=1.0) for site, sets in self._given.items()
+        }
 
     def data_of(self, site: str) -> DataSets:
         """See `Population.data_of`."""
-        return self.given[site]
+        return self._given[site]
 
 
 class Places:
@@ -149,6 +171,11 @@ class _Loader:
             raise PolicyError(f"site {self._site}: data set {dataset!r} is not declared; declared are: {known}")
         value = sets[dataset]
         return value() if callable(value) else value
+
+
+def _length(value: Any) -> float:
+    first = value[0] if isinstance(value, tuple) and value else value
+    return float(len(first)) if hasattr(first, "__len__") else 1.0
 
 
 def to_stderr(text: str) -> None:

@@ -59,7 +59,7 @@ class Updates:
 
     def receive(self, state: RunState, ordinal: int, item: Answered) -> None:
         """Take what a reply bore, before the machine is told of it."""
-        arrays = item.outcome.arrays
+        reply, arrays = item.outcome.reply, item.outcome.arrays
         if item.summed:
             self._bears(ordinal, self._total(state, None).layout)
             return
@@ -69,7 +69,10 @@ class Updates:
         here = slot is not None and slot.round == state.round and slot.phase == state.phase
         summing = self.summing(state) if here else None
         if summing is not None:
-            self._add(state, summing, ordinal, item.position, item.outcome.reply, arrays)
+            if reply.error_kind:
+                self.never(item.position)
+            else:
+                self._add(state, summing, ordinal, item.position, reply, arrays)
         elif arrays is not None and _matters(state, ordinal):
             self._kept[ordinal] = arrays.copy()
 
@@ -91,9 +94,6 @@ class Updates:
     def _add(
         self, state: RunState, summing: Summing, ordinal: int, position: int, reply: Reply, arrays: Arrays | None
     ) -> None:
-        if reply.error_kind:
-            self.never(position)
-            return
         why = refusal(summing, reply, arrays)
         if not why and arrays is not None:
             total = self._total(state, arrays.layout)

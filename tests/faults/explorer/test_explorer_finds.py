@@ -68,7 +68,7 @@ def regroup_on_holes(patch: pytest.MonkeyPatch) -> None:
 
     def reduce_instruction(state: RunState) -> Reduce:
         reduce = real(state)
-        folded = tuple(dataclasses.replace(member, position=n) for n, member in enumerate(reduce.folded))
+        folded = tuple(member._replace(position=n) for n, member in enumerate(reduce.folded))
         return dataclasses.replace(reduce, folded=folded)
 
     patch.setattr(machine, "_reduce_instruction", reduce_instruction)

@@ -71,7 +71,7 @@ def batch_of(
         for n, name in enumerate(names)
     ]
     whole = 4 * -(-(max(positions, default=0) + 1) // 4)
-    return Batch(positions, tasks, [None] * len(names), model, summing, whole if summing else 0)
+    return Batch(positions, tasks, [None] * len(names), model, summing, whole_below=whole if summing else 0)
 
 
 def play(engine: Any, batch: Batch) -> Played:

@@ -1,0 +1,153 @@
+"""One replica: a process that runs chunks of tasks for a simulation, `python -m hanse.simulation.replica FD`.
+
+It was started by the simulation's own process, from the same Python and for the same person, with one end of a pair of
+sockets. It loads the app from its module, as a site's worker does, stopping at the module's `hs.simulate`. Each
+chunk is answered with its replies and, where the strategy adds updates up, with one sum over its subtree.
+"""
+
+import contextlib
+import importlib
+import signal
+import socket
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from hanse.aggregation import ArraySource, Partial, RunningMean, Subtree
+from hanse.clients.app import App
+from hanse.clients.execute import Outcome
+from hanse.clients.failures import text_of
+from hanse.clients.fingerprint import fingerprint
+from hanse.clients.loader import load_app
+from hanse.clients.threads import set_threads
+from hanse.core.arrays import Arrays
+from hanse.core.codec import decode
+from hanse.core.errors import ConfigError
+from hanse.rounds.names import Listed
+from hanse.simulation.data_file import FileData
+from hanse.simulation.engine import Answered, Batch, Engine, refusal
+from hanse.simulation.sites import Places, Population
+from hanse.simulation.wire import Closed, done_frame, read_batch, receive, send
+
+
+def main(link: socket.socket) -> None:
+    """Answer frames until the simulation ends."""
+    lines: list[str] = []
+    models: dict[str, Arrays] = {}
+    engine: Engine | None = None
+    while True:
+        header, payload = receive(link)
+        match header["kind"]:
+            case "load":
+                try:
+                    engine, about = load(header, lines)
+                except Exception as error:  # the top of a request: the simulation says it
+                    about = {"error": str(error) if isinstance(error, ConfigError) else text_of(error)}
+                send(link, {"kind": "loaded", **about})
+            case "model":
+                models = {key: arrays for key, arrays in models.items() if key in header["keep"]}
+                models[header["id"]] = decode(payload)
+            case "batch":
+                assert engine is not None
+                batch = read_batch(header, payload, models[header["needs"]] if header["needs"] else None)
+                subtree = None if header["subtree"] is None else Subtree(*header["subtree"])
+                answers, partials = run_chunk(engine, batch, subtree)
+                facts, parts = done_frame(answers, partials)
+                send(link, {"kind": "done", "chunk": header["chunk"], "log": lines, **facts}, parts)
+                lines.clear()
+
+
+def load(header: dict[str, Any], lines: list[str]) -> tuple[Engine, dict[str, Any]]:
+    """Import the app and find its sites' data."""
+    from hanse.simulation.engines import make_engine
+
+    app = load_app(Path(header["directory"]), header["entry"], header["app"])
+    set_threads(app.spec().threads)
+    engine = make_engine(header["engine"], Places(app, population_of(app, header), lines.append))
+    return engine, {"fingerprint": fingerprint(), "spec": app.spec().to_json()}
+
+
+def population_of(app: App, header: dict[str, Any]) -> Population:
+    """The sites' data: in a file, from a function of the app's module or another one, or none."""
+    data = header["data"]
+    if data is None:
+        return _Sites(None)
+    if data[0] == "file":
+        return FileData(Path(data[1]))
+    # The name was found by the simulation in modules that its own process has imported.
+    found: Any = app.module_globals if data[0] == "app" else vars(importlib.import_module(data[0]))
+    for name in data[1].split("."):
+        found = found[name] if isinstance(found, dict) else getattr(found, name)
+    return _Sites(found)
+
+
+class _Sites(Population):
+    """Sites by whatever names the tasks bear."""
+
+    def __init__(self, data: Any) -> None:
+        self.names = Listed(())
+        self.data = data
+
+
+def run_chunk(engine: Engine, batch: Batch, subtree: Subtree | None) -> tuple[list[Answered], list[Partial]]:
+    """Run a chunk, and add its updates up where it is a whole subtree and somebody counted an example."""
+    summing, model = batch.summing, batch.model
+    total = None
+    if subtree is not None and summing is not None and model is not None:
+        total = RunningMean(model.layout, rule=summing.reducer(), within=subtree, checked=True)
+    answers: list[Answered] = []
+    partials: list[Partial] = []
+    uncounted: list[tuple[int, Arrays]] = []
+    for item in engine.run(batch):
+        if isinstance(item, Partial):
+            partials.append(item)
+            continue
+        outcome = item.outcome
+        arrays = outcome.arrays
+        if summing is None or total is None or model is None or arrays is None or item.summed:
+            answers.append(item if arrays is None else _kept(item))
+            continue
+        if outcome.reply.error_kind or refusal(summing, outcome.reply, arrays) or not arrays.fits(model.layout):
+            answers.append(_kept(item))
+            continue
+        weight = summing.weight(outcome.reply.num_examples)
+        if not weight and not any(answer.summed for answer in answers):
+            uncounted.append((len(answers), arrays.copy()))
+            answers.append(item)
+            continue
+        for place, early in uncounted:
+            total.add(answers[place].position, ArraySource(early), 0.0)
+            answers[place] = _summed(answers[place])
+        uncounted = []
+        total.add(item.position, ArraySource(arrays), weight)
+        answers.append(_summed(item))
+    for place, early in uncounted:  # nobody counted an example: whether each counts 1 is the whole phase's matter
+        answers[place].outcome = _with(answers[place].outcome, early)
+    partial = None if total is None else total.partial()
+    return answers, partials if partial is None else [*partials, partial]
+
+
+def _kept(item: Answered) -> Answered:
+    arrays = item.outcome.arrays
+    return Answered(item.position, _with(item.outcome, None if arrays is None else arrays.copy()))
+
+
+def _summed(item: Answered) -> Answered:
+    return Answered(item.position, _with(item.outcome, None), summed=True)
+
+
+def _with(outcome: Outcome, arrays: Arrays | None) -> Outcome:
+    return Outcome(outcome.reply, arrays, outcome.state)
+
+
+@contextlib.contextmanager
+def _ended_by_simulation() -> Iterator[None]:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C ends the simulation, and that ends us
+    with contextlib.suppress(Closed):
+        yield
+
+
+if __name__ == "__main__":
+    with _ended_by_simulation(), socket.socket(fileno=int(sys.argv[1])) as end:
+        main(end)

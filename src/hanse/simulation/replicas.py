@@ -1,0 +1,352 @@
+"""The replicas engine: processes of our own, each with one compute thread, each running whole groups of the cohort.
+
+A batch is cut into aligned subtrees of positions (`aggregation.canonical`); the longest are given out first, by the
+seconds that their sites took before or by their sizes, and each replica is kept one chunk ahead. A sum comes back for
+each subtree, and all of them merge to the bits of one walk, so neither the number of replicas nor which of them does
+what changes a bit. A replica that dies is replaced and its chunks are given to whoever is free; a task that ends two
+processes has failed like any other.
+
+Processes are spawned and never forked: a fork of a process with threads (BLAS, torch, CUDA) may hang.
+"""
+
+import contextlib
+import os
+import queue
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+from collections import deque
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+from hanse.aggregation import GROUP, Partial, Subtree
+from hanse.clients.app import App
+from hanse.clients.execute import Outcome
+from hanse.clients.fingerprint import fingerprint
+from hanse.clients.loader import source_of
+from hanse.core.codec import encode_parts
+from hanse.core.errors import ConfigError
+from hanse.core.records import Reply
+from hanse.simulation import data_file
+from hanse.simulation.engine import Answered, Batch
+from hanse.simulation.sites import Population, to_stderr
+from hanse.simulation.wire import Closed, batch_frame, read_done, receive, send
+
+AHEAD = 2
+"""Chunks at one replica: one that it computes and one that waits."""
+CHUNKS_EACH = 8
+"""Into how many chunks for each replica a batch is cut, about, so that the last ones are short."""
+MODELS_KEPT = 4
+DEATHS = 2
+"""How many processes a chunk may end before it is taken apart, and a task before it has failed."""
+
+
+@dataclass(slots=True)
+class Chunk:
+    """A part of a batch: a whole subtree of positions, or a few positions that are answered with their arrays."""
+
+    number: int
+    batch: Batch
+    subtree: Subtree | None
+    cost: float
+    deaths: int = 0
+
+
+@dataclass(slots=True, eq=False)
+class Replica:
+    """One process."""
+
+    process: subprocess.Popen[bytes]
+    link: socket.socket
+    at_work: dict[int, Chunk] = field(default_factory=dict)
+    models: list[str] = field(default_factory=list)
+
+
+class Replicas:
+    """See `engine.Engine`.
+
+    Args:
+        count: processes; by default one for each core that this process may use.
+        inner: the engine inside each.
+        mixed_hardware: take replicas with another numerics fingerprint.
+
+    Raises:
+        ConfigError: the app is in no module file, or the sites' data cannot be given to other processes.
+    """
+
+    name: ClassVar[str] = "replicas"
+    exact: ClassVar[bool] = True
+
+    def __init__(
+        self,
+        app: App,
+        population: Population,
+        count: int | None = None,
+        *,
+        inner: str = "sequential",
+        level: int | None = None,
+        mixed_hardware: bool = False,
+    ) -> None:
+        count = num_cores() if count is None else count
+        if type(count) is not int or not 1 <= count <= 1024:
+            raise ConfigError(f"replicas: expected a whole number from 1 to 1024, found {count!r}")
+        self._count = count
+        self._spec = app.spec().to_json()
+        self._mixed = mixed_hardware
+        self._level = level
+        self._folder = tempfile.TemporaryDirectory(prefix="hanse-simulation-")
+        path = source_of(app)
+        self._load = {
+            "kind": "load",
+            "directory": str(path.parent),
+            "entry": path.name,
+            "app": app.name_in_module,
+            "engine": inner,
+            "data": self._data_of(app, population),
+        }
+        self._shown = f"{path.name}:{app.name_in_module}"
+        self._replicas: list[Replica] = []
+        self._waiting: deque[Chunk] = deque()
+        self._costs: dict[str, float] = {}
+        self._sizes = population.sizes
+        self._numbers = 0
+        self._heard: queue.SimpleQueue[tuple[Replica, dict[str, Any] | None, memoryview]] = queue.SimpleQueue()
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """See `Engine.settings`. The number of processes is none of them: it changes no bit."""
+        return {"inner": self._load["engine"]}
+
+    @property
+    def pids(self) -> list[int]:
+        """Of the processes that are alive."""
+        return [replica.process.pid for replica in self._replicas]
+
+    def _data_of(self, app: App, population: Population) -> list[str] | None:
+        if population.data is not None:
+            return list(name_of(population.data, app))
+        if not population.has_data:
+            return None
+        path = Path(self._folder.name) / "data"
+        data_file.write(path, population)
+        return ["file", str(path)]
+
+    # ---- running ----
+
+    def run(self, batch: Batch) -> Iterator[Answered | Partial]:
+        """See `Engine.run`; chunks in the order in which they are done."""
+        self._start()
+        for replica in self._replicas:  # of a batch that nobody wanted to its end
+            replica.at_work.clear()
+        chunks = self._cut(batch)
+        if not batch.stop_at_failure:
+            chunks.sort(key=lambda chunk: -chunk.cost)
+        self._waiting = deque(chunks)
+        left = len(batch)
+        while left:
+            for item in (*self._feed(), *self._hear()):
+                left -= isinstance(item, Answered)
+                yield item
+                if batch.stop_at_failure and isinstance(item, Answered) and item.outcome.reply.error_kind:
+                    left -= sum(len(chunk.batch) for chunk in self._waiting)
+                    self._waiting.clear()
+
+    def _cut(self, batch: Batch) -> list[Chunk]:
+        level = self._level
+        if level is None:
+            each = max(1, -(-len(batch) // GROUP) // (CHUNKS_EACH * self._count))
+            level = each.bit_length() - 1
+        span = GROUP << level
+        pieces: dict[int, list[int]] = {}
+        for place, position in enumerate(batch.positions):
+            pieces.setdefault(position // span, []).append(place)
+        chunks = []
+        for index, places in pieces.items():
+            whole = batch.whole_from <= index * span and (index + 1) * span <= batch.whole_below
+            subtree = Subtree(level, index) if whole else None
+            chunks.append(self._chunk(batch, places, subtree))
+        return chunks
+
+    def _chunk(self, batch: Batch, places: list[int], subtree: Subtree | None) -> Chunk:
+        part = replace(
+            batch,
+            positions=[batch.positions[place] for place in places],
+            tasks=[batch.tasks[place] for place in places],
+            states=[batch.states[place] for place in places],
+            summing=None if subtree is None else batch.summing,
+            whole_from=0 if subtree is None else subtree.positions.start,
+            whole_below=0 if subtree is None else subtree.positions.stop,
+        )
+        self._numbers += 1
+        return Chunk(self._numbers, part, subtree, sum(self._cost(task.site) for task in part.tasks))
+
+    def _cost(self, site: str) -> float:
+        return self._costs.get(site) or self._sizes.get(site, 1.0)
+
+    def _feed(self) -> Iterator[Answered]:
+        """Give out what waits; who has least gets first."""
+        while self._waiting:
+            replica = min(self._replicas, key=lambda one: len(one.at_work))
+            if len(replica.at_work) >= AHEAD:
+                return
+            chunk = self._waiting.popleft()
+            replica.at_work[chunk.number] = chunk
+            try:
+                self._give(replica, chunk)
+            except Closed:
+                yield from self._bury(replica)
+
+    def _give(self, replica: Replica, chunk: Chunk) -> None:
+        model, ref = chunk.batch.model, chunk.batch.tasks[0].model
+        needs = "" if model is None or ref is None else ref.id
+        if model is not None and needs not in replica.models:
+            replica.models = [*replica.models[1 - MODELS_KEPT :], needs]
+            send(replica.link, {"kind": "model", "id": needs, "keep": replica.models}, list(encode_parts(model)))
+        header, parts = batch_frame(chunk.batch)
+        place = None if chunk.subtree is None else [chunk.subtree.level, chunk.subtree.index]
+        header |= {"kind": "batch", "chunk": chunk.number, "needs": needs, "subtree": place}
+        send(replica.link, header, parts)
+
+    def _hear(self) -> Iterator[Answered | Partial]:
+        """The next frame of any replica, or its death."""
+        if not any(replica.at_work for replica in self._replicas):
+            return
+        replica, header, payload = self._heard.get()
+        if replica not in self._replicas:
+            return
+        if header is None:
+            yield from self._bury(replica)
+            return
+        for line in header["log"]:
+            to_stderr(line)
+        chunk = replica.at_work.pop(header["chunk"], None)
+        if chunk is None:
+            return
+        for item in read_done(header, payload, chunk.batch):
+            if isinstance(item, Answered):
+                self._costs[item.outcome.reply.site] = item.outcome.reply.seconds
+            yield item
+
+    # ---- processes ----
+
+    def _start(self) -> None:
+        """Bring the number of processes up to what was asked for."""
+        fresh = [self._spawn() for _ in range(self._count - len(self._replicas))]
+        for replica in fresh:
+            self._greet(replica)
+            self._replicas.append(replica)
+            threading.Thread(target=self._listen, args=(replica,), name="replica", daemon=True).start()
+
+    def _listen(self, replica: Replica) -> None:
+        """Read at once whatever comes: neither side may wait for the other one to read."""
+        with contextlib.suppress(Closed):
+            while True:
+                self._heard.put((replica, *receive(replica.link)))
+        self._heard.put((replica, None, memoryview(b"")))
+
+    def _spawn(self) -> Replica:
+        ours, theirs = socket.socketpair()
+        with theirs:
+            environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+            command = [sys.executable, "-m", "hanse.simulation.replica", str(theirs.fileno())]
+            process = subprocess.Popen(
+                command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, env=environment, process_group=0
+            )
+        replica = Replica(process, ours)
+        send(ours, self._load)
+        return replica
+
+    def _greet(self, replica: Replica) -> None:
+        """Hear what a fresh process has loaded.
+
+        Raises:
+            ConfigError: not what this process has, or on other hardware.
+        """
+        try:
+            header, _ = receive(replica.link)
+        except Closed:
+            header = {"error": f"the process ended ({_ending(replica.process.wait())})"}
+        if "error" not in header and header["spec"] != self._spec:
+            header["error"] = "the app in that file is another one than the app that was given"
+        if "error" not in header and header["fingerprint"] != fingerprint() and not self._mixed:
+            header["error"] = (
+                f"expected the numerics fingerprint {fingerprint()}, found {header['fingerprint']}; "
+                "mixed_hardware=True takes it, with bits that are not comparable"
+            )
+        if "error" in header:
+            _end(replica)
+            raise ConfigError(f"replicas: {self._shown} cannot run in another process: {header['error']}")
+
+    def _bury(self, replica: Replica) -> Iterator[Answered]:
+        """A process is gone: another one takes its place, and what it was at is done again."""
+        self._replicas.remove(replica)
+        _end(replica)
+        how = _ending(replica.process.returncode)
+        lost = sorted(replica.at_work.values(), key=lambda chunk: chunk.number)
+        for place, chunk in enumerate(lost):
+            chunk.deaths += place == 0  # it works in order, so the others were only waiting
+            if chunk.deaths < DEATHS:
+                self._waiting.appendleft(chunk)
+            elif len(chunk.batch) > 1:
+                singles = [self._chunk(chunk.batch, [i], None) for i in range(len(chunk.batch))]
+                for single in singles:
+                    single.deaths = DEATHS - 1
+                self._waiting.extendleft(reversed(singles))
+            else:
+                task, state = chunk.batch.tasks[0], chunk.batch.states[0]
+                reply = Reply.failed(task.id, task.site, "killed", f"the process ended ({how})")
+                yield Answered(chunk.batch.positions[0], Outcome(reply, None, state))
+        self._start()
+
+    def close(self) -> None:
+        """See `Engine.close`."""
+        for replica in self._replicas:
+            _end(replica)
+        self._replicas = []
+        self._folder.cleanup()
+
+
+def num_cores() -> int:
+    """Cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def name_of(function: Any, app: App) -> tuple[str, str]:
+    """Where another process finds a function: (`app` or a module, a name in it).
+
+    Raises:
+        ConfigError: nowhere.
+    """
+    for name, value in app.module_globals.items():
+        if value is function:
+            return "app", name
+    module, name = getattr(function, "__module__", ""), getattr(function, "__qualname__", "")
+    found: Any = sys.modules.get(module) if module != "__main__" else None
+    for part in name.split("."):
+        found = getattr(found, part, None)
+    if found is None or found is not function:
+        raise ConfigError(
+            "data: expected a function at the top level of the app's module, since other processes must find it; found "
+            f"{name or type(function).__name__}"
+        )
+    return module, name
+
+
+def _end(replica: Replica) -> None:
+    replica.link.close()
+    replica.process.kill()
+    replica.process.wait()
+
+
+def _ending(code: int) -> str:
+    if code < 0:
+        with contextlib.suppress(ValueError):
+            return f"signal {signal.Signals(-code).name}"
+    return f"exit code {code}"

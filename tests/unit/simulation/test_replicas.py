@@ -1,0 +1,148 @@
+"""Replicas: the bits of the sequential engine with any number of processes, whichever of them dies."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import hanse as hs
+from hanse.clients.loader import load_app
+from hanse.core.errors import ConfigError
+from hanse.simulation import engines
+from hanse.simulation.replicas import Replicas
+
+APPS = Path(__file__).parent / "apps"
+NUM_SITES = 30
+
+
+@pytest.fixture
+def app() -> Any:
+    return load_app(APPS, "crowd.py", "app")
+
+
+def crowd(app: Any, counted: bool = True, **extra: dict[str, Any]) -> dict[str, Any]:
+    """Site → data sets; `extra`: site → what its rows hold beside."""
+    made = app.module_globals["made"]
+    sites = {f"site-{n:02d}": made(f"site-{n:02d}") for n in range(NUM_SITES)}
+    for site, sets in sites.items():
+        sets["rows"].update(extra.get(site.replace("-", "_"), {}))
+        if not counted:
+            sets["rows"]["n"] = 0
+    return sites
+
+
+def said(result: Any) -> Any:
+    rounds = [replace(record, seconds_by_phase={}) for record in result.rounds]
+    return {name: array.tobytes() for name, array in result.arrays.items()}, rounds, result.fingerprints
+
+
+def run(app: Any, sites: Any, engine: str, **options: Any) -> Any:
+    return said(hs.simulate(app, sites, engine=engine, progress=False, **options))
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+@pytest.mark.parametrize("counted", [True, False])
+def test_the_same_bits_with_any_number_of_processes(app: Any, count: int, counted: bool) -> None:
+    sites = crowd(app, counted, site_03={"fails": 1}, site_07={"fails": 1})
+    assert run(app, sites, "replicas", replicas=count) == run(app, sites, "sequential")
+
+
+@pytest.mark.parametrize("strategy", [hs.FedMedian(), hs.FedAdam(), hs.FedAvg(weights="equal")])
+def test_every_kind_of_strategy(app: Any, strategy: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Medians see updates whole; optimisers keep a state; the app in the file is another one, so its check is left out."""
+    monkeypatch.setattr(app, "given_strategy", strategy)
+    assert run(app, crowd(app), "replicas", replicas=2) == run(app, crowd(app), "sequential")
+
+
+def test_a_killed_replica_changes_no_bit(app: Any, tmp_path: Path) -> None:
+    expected = run(app, crowd(app), "sequential")
+    marks = [tmp_path / name for name in ("first", "second")]
+    for mark in marks:
+        mark.touch()
+    sites = crowd(app, site_05={"kill": str(marks[0])}, site_20={"kill": str(marks[1])})
+    assert run(app, sites, "replicas", replicas=2) == expected
+    assert not any(mark.exists() for mark in marks), "somebody was to be killed"
+
+
+def test_a_site_that_kills_whoever_runs_it_has_failed(app: Any) -> None:
+    sites = crowd(app, site_11={"always": 1})
+    result = hs.simulate(app, sites, engine="replicas", replicas=2, progress=False)
+    failed = [record.failed for record in result.rounds if record.failed]
+    assert failed
+    assert {site for sites in failed for site in sites} == {"site-11"}
+    assert "killed: the process ended (signal SIGKILL)" in failed[0]["site-11"]
+    others = crowd(app, site_11={"fails": 1})
+    assert run(app, others, "sequential")[0] == {name: array.tobytes() for name, array in result.arrays.items()}
+
+
+def test_data_from_a_function_of_the_module(app: Any) -> None:
+    population = hs.Population(NUM_SITES, data=app.module_globals["made"])
+    assert run(app, population, "replicas", replicas=2) == run(app, crowd(app), "sequential")
+
+
+def test_asynchrony_and_virtual_time(app: Any) -> None:
+    options = {"durations": hs.traces.LogNormal(9.0), "availability": hs.traces.Dropout(0.1)}
+    assert run(app, crowd(app), "replicas", replicas=2, **options) == run(app, crowd(app), "sequential", **options)
+
+
+def test_auto_goes_over_to_replicas_where_it_pays(app: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[Any] = []
+    original = engines.make_engine
+
+    def make(*args: Any, **options: Any) -> Any:
+        made.append(original(*args, **options))
+        return made[-1]
+
+    monkeypatch.setattr(engines, "make_engine", make)
+    expected = run(app, crowd(app), "sequential")
+    assert run(app, crowd(app), "auto", replicas=2) == expected
+    assert made[-1].name == "sequential", "three rounds of nothing are not worth two processes"
+    monkeypatch.setattr(engines, "STARTING_S", 0.0)
+    assert run(app, crowd(app), "auto", replicas=2) == expected
+    assert made[-1].name == "replicas"
+
+
+def test_an_app_without_a_file_stays_in_this_process(capsys: pytest.CaptureFixture[str]) -> None:
+    own: dict[str, Any] = {"__name__": "prompt", "hs": hs, "np": np}
+    exec("app = hs.App(rounds=1, initial=[np.zeros(1)])", own)
+    app = own["app"]
+    app.train(lambda arrays, config, site: (arrays, 1, {}))
+    with pytest.raises(ConfigError, match="put the app into a file"):
+        hs.simulate(app, 5, engine="replicas", progress=False)
+
+
+def test_data_that_cannot_travel_are_refused_by_name(app: Any) -> None:
+    with pytest.raises(ConfigError, match=r"found object in 'rows' of b"):
+        hs.simulate(app, {**crowd(app), "b": {"rows": object()}}, engine="replicas", progress=False)
+    with pytest.raises(ConfigError, match="data: expected a function at the top level of the app's module"):
+        hs.simulate(app, hs.Population(NUM_SITES, data=lambda site: {}), engine="replicas", progress=False)
+
+
+def test_another_app_in_the_file_is_refused(app: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(app, "_spec", replace(app._spec, seed=6))
+    with pytest.raises(ConfigError, match="the app in that file is another one"):
+        hs.simulate(app, crowd(app), engine="replicas", replicas=1, progress=False)
+
+
+def test_another_fingerprint_is_refused(app: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hanse.simulation.replicas.fingerprint", lambda: "another machine")
+    with pytest.raises(ConfigError, match="expected the numerics fingerprint another machine"):
+        hs.simulate(app, crowd(app), engine="replicas", replicas=1, progress=False)
+    hs.simulate(app, crowd(app), engine="replicas", replicas=1, mixed_hardware=True, progress=False)
+
+
+@pytest.mark.parametrize("count", [0, -1, 1.5, True])
+def test_numbers_of_replicas_are_checked(app: Any, count: Any) -> None:
+    with pytest.raises(ConfigError, match="replicas: expected a whole number"):
+        hs.simulate(app, crowd(app), engine="replicas", replicas=count, progress=False)
+
+
+def test_nothing_is_left_behind(app: Any) -> None:
+    engine = Replicas(app, hs.Population(5, data=app.module_globals["made"]), 2)
+    engine._start()
+    pids = engine.pids
+    assert all(Path(f"/proc/{pid}").exists() for pid in pids)
+    engine.close()
+    assert not any(Path(f"/proc/{pid}").exists() for pid in pids)
