@@ -1,7 +1,7 @@
 """Work for the simulation benchmarks, the same for the bare loop and for Hanse: sites, cohorts, orders, a first model.
 
 A folder with X.npy, y.npy (examples, site after site), starts.npy, initial.npz, work.json, and for the bare loop what
-Hanse will draw: cohorts.npy `(rounds, cohort)` and orders.npy, the orders of the examples of every site of every cohort.
+Hanse will draw: cohorts.npy `(rounds, cohort)` and orders.npy, the orders of examples of every site of each cohort.
 """
 
 import importlib.util
