@@ -163,7 +163,7 @@ class Resumed:
     """
 
     replies: tuple[Answer, ...]
-    sites: tuple[str, ...]
+    sites: Sequence[str]
     now_ms: int
 
 

@@ -56,6 +56,19 @@ def _batched(name: str, places: Places) -> Engine:
     return Batched(places, kernel=name.removesuffix("batched").removesuffix("-") or "auto", say=to_stderr)
 
 
+def resumed(asked: str, kept: Mapping[str, Any]) -> str:
+    """The engine to go on with: the one on which the run was begun, or another one of the same bits.
+
+    Raises:
+        ConfigError: bits would change in the middle of a run.
+    """
+    if asked == "auto" or asked == kept["name"]:
+        return str(kept["name"])
+    if not kept["exact"]:
+        raise ConfigError(f"engine: expected {kept['name']!r}, on which the run was begun, found {asked!r}")
+    return asked
+
+
 class Auto:
     """Begins with the sequential engine, measures a group, and goes on with replicas where they save time."""
 

@@ -98,6 +98,7 @@ class Replicas:
         self._count = count
         self._spec = app.spec().to_json()
         self._mixed = mixed_hardware
+        self._is_mixed = False
         self._level = level
         self._folder = tempfile.TemporaryDirectory(prefix="hanse-simulation-")
         path = source_of(app)
@@ -120,7 +121,7 @@ class Replicas:
     @property
     def settings(self) -> Mapping[str, Any]:
         """See `Engine.settings`. The number of processes is none of them: it changes no bit."""
-        return {"inner": self._load["engine"]}
+        return {"inner": self._load["engine"], **({"mixed_hardware": True} if self._is_mixed else {})}
 
     @property
     def pids(self) -> list[int]:
@@ -278,6 +279,7 @@ class Replicas:
                 f"expected the numerics fingerprint {fingerprint()}, found {header['fingerprint']}; "
                 "mixed_hardware=True takes it, with bits that are not comparable"
             )
+        self._is_mixed = self._is_mixed or header.get("fingerprint") != fingerprint()
         if "error" in header:
             _end(replica)
             raise ConfigError(f"replicas: {self._shown} cannot run in another process: {header['error']}")

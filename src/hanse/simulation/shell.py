@@ -48,6 +48,7 @@ from hanse.rounds.events import (
     ReduceRefused,
     Release,
     Replied,
+    Resumed,
     Send,
     SetTimer,
     SitesChanged,
@@ -107,6 +108,8 @@ class Shell:
         self.site_states: dict[str, bytes] = {}
         self.fingerprints: dict[str, str] = {}
         self.now_ms = 0
+        self.mixed = False
+        """Whether that was so before the run was resumed; see `is_mixed`."""
         self.on_checkpoint: Callable[[Shell], None] | None = None
         self._spec: RunSpec = state.spec
         self._strategy = strategy
@@ -118,15 +121,15 @@ class Shell:
         self._observers = observers
         self._directory = _directory(app)
         self._asks: dict[int, Ask] = {}
-        self._flights: dict[int, Flight] = {}
-        self._arrivals: list[tuple[float, int]] = []
-        self._losses: list[tuple[float, str]] = []
-        self._lost: set[str] = set()
-        self._timers: dict[str, tuple[int, str]] = {}
-        self._replies: dict[int, Reply] = {}
-        self._update_kind = "values"
-        self._updates = Updates(strategy, state.spec, self.models)
-        self._receipt = 0
+        self.flights: dict[int, Flight] = {}
+        self.arrivals: list[tuple[float, int]] = []
+        self.losses: list[tuple[float, str]] = []
+        self.lost: set[str] = set()
+        self.timers: dict[str, tuple[int, str]] = {}
+        self.replies: dict[int, Reply] = {}
+        self.update_kind = "values"
+        self.updates = Updates(strategy, state.spec, self.models)
+        self.receipt = 0
         self._started_s = time.perf_counter()
 
     # ---- the whole run ----
@@ -137,6 +140,21 @@ class Shell:
             self.state.model = self.models.keep(0, model)
         self._happen(Started(self._now()))
         self._sites_changed()
+
+    def go_on(self, resumed: Resumed) -> None:
+        """Take up a run that was restored."""
+        self._started_s -= self.now_ms / 1000
+        self._happen(replace(resumed, sites=self._present()))
+
+    @property
+    def is_mixed(self) -> bool:
+        """Whether workers of different numerics fingerprints had a part in it."""
+        return self.mixed or bool(self._engine.settings.get("mixed_hardware"))
+
+    @property
+    def virtual(self) -> bool:
+        """Whether time is virtual."""
+        return self._traces.virtual
 
     def run(self) -> Result:
         """Let things happen until the run is over."""
@@ -156,19 +174,20 @@ class Shell:
             error=state.error,
             sites=tuple(sorted(sites)),
             fingerprints=dict(self.fingerprints),
+            about={"Hardware": "mixed, so that bits are not comparable"} if self.is_mixed else {},
         )
 
     def _next(self) -> None:
         """What happens next: replies arrive, a site is found to be gone, or a timer fires."""
-        timer = min(self._timers.values(), default=(math.inf, ""))
-        lost = self._losses[0][0] if self._losses else math.inf
+        timer = min(self.timers.values(), default=(math.inf, ""))
+        lost = self.losses[0][0] if self.losses else math.inf
         ready = self._ready(min(timer[0], lost) if self._traces.virtual else math.inf)
         if ready:
             self._answer(ready)
         elif lost <= timer[0] and lost < math.inf:
-            at, site = heapq.heappop(self._losses)
+            at, site = heapq.heappop(self.losses)
             self._pass_to(at)
-            self._lost.add(site)
+            self.lost.add(site)
             self._sites_changed()
         elif timer[1]:
             self._wait_for(timer)
@@ -182,7 +201,7 @@ class Shell:
             self._sites_changed()
             return
         at, name = timer
-        del self._timers[name.partition("/")[0]]
+        del self.timers[name.partition("/")[0]]
         self._pass_to(at)
         self._happen(TimerFired(name, self._now()))
 
@@ -198,7 +217,7 @@ class Shell:
 
     def _present(self) -> Sequence[str]:
         names = self._traces.present(self._names, self._spec.seed, self.now_ms / 1000)
-        return Without(names, self._lost) if self._lost else names
+        return Without(names, self.lost) if self.lost else names
 
     def _sites_changed(self) -> None:
         self._happen(SitesChanged(self._present(), self._now()))
@@ -214,7 +233,7 @@ class Shell:
                 answer = self._perform(instruction)
                 if answer is not None:
                     plans = isinstance(answer, Reduced | Evaluated)
-                    if plans and (self._lost or self._traces.step_ms):  # who is there is asked anew before each phase
+                    if plans and (self.lost or self._traces.step_ms):  # who is there is asked anew before each phase
                         self._come_back()
                         events.append(SitesChanged(self._present(), self._now()))
                     events.append(answer)
@@ -226,7 +245,7 @@ class Shell:
             case Plan():
                 return self._plan(instruction)
             case SetTimer(name, at_ms):
-                self._timers[name.partition("/")[0]] = (at_ms, name)
+                self.timers[name.partition("/")[0]] = (at_ms, name)
             case Reduce():
                 return self._reduce(instruction)
             case Evaluate(round_, model):
@@ -241,12 +260,12 @@ class Shell:
 
     def _come_back(self) -> None:
         """Who was lost is there again; what it was asked and has not been released from, it does now."""
-        for ordinal, flight in self._flights.items():
-            if flight.send.site in self._lost:
+        for ordinal, flight in self.flights.items():
+            if flight.send.site in self.lost:
                 takes = self._traces.takes_ms(self._visit(flight.send), certain=True)
-                self._flights[ordinal] = flight._replace(arrives_ms=self.now_ms + takes)
-                heapq.heappush(self._arrivals, (self.now_ms + takes, ordinal))
-        self._lost.clear()
+                self.flights[ordinal] = flight._replace(arrives_ms=self.now_ms + takes)
+                heapq.heappush(self.arrivals, (self.now_ms + takes, ordinal))
+        self.lost.clear()
 
     def _visit(self, send: Send) -> Visit:
         task = send.task
@@ -263,7 +282,7 @@ class Shell:
             ask, event = planned_parameters(self._spec, sites, bool(plan.only), self._now())
             self._asks = {self.state.next_ordinal: ask}
             return event
-        previous = earlier([self._replies[o] for o in plan.previous if o in self._replies])
+        previous = earlier([self.replies[o] for o in plan.previous if o in self.replies])
         request = PlanRequest(*where, sites, plan.busy, previous, bool(plan.only))
         try:
             with self._named():
@@ -272,7 +291,7 @@ class Shell:
             return PlanFailed(*where, str(error), self._now())
         except (TaskError, RefusedError) as error:
             return PlanFailed(*where, f"the app's server side: {error}", self._now(), final=True)
-        self._update_kind = answer.update_kind
+        self.update_kind = answer.update_kind
         first = self.state.next_ordinal
         self._asks = {first + offset: ask for offset, ask in enumerate(answer.plan.asks)}
         event = planned(plan, answer, self._now())
@@ -282,27 +301,27 @@ class Shell:
     def _send(self, send: Send) -> None:
         ordinal = send.task.ordinal
         slot, ask = self.state.open.get(ordinal), self._asks.get(ordinal)
-        if slot is None or ask is None or slot.answer:
+        if slot is None or ask is None or slot.answer or ordinal in self.flights:
             return
         arrives: float = self.now_ms if self._traces.virtual else 0
         if self._traces.virtual:
             arrives += self._traces.takes_ms(self._visit(send))
         model = slot.model if ask.with_model else None
         if model is not None:
-            self._updates.moved["down"] += self.models.refs[model].manifest.size
-        self._flights[ordinal] = Flight(send, ask, model, arrives)
+            self.updates.moved["down"] += self.models.refs[model].manifest.size
+        self.flights[ordinal] = Flight(send, ask, model, arrives)
         if arrives < math.inf:
-            heapq.heappush(self._arrivals, (arrives, ordinal))
+            heapq.heappush(self.arrivals, (arrives, ordinal))
         else:
-            heapq.heappush(self._losses, (self.now_ms + LEASE_S * 1000, send.site))
-            self._updates.never(send.position)
+            heapq.heappush(self.losses, (self.now_ms + LEASE_S * 1000, send.site))
+            self.updates.never(send.position)
 
     def _release(self, tasks: Sequence[tuple[TaskId, str]]) -> None:
         """Who has not finished stops working; a reply of this very moment is on its way and will be late."""
         for task, _ in tasks:
-            flight = self._flights.get(task.ordinal)
+            flight = self.flights.get(task.ordinal)
             if flight is not None and flight.arrives_ms > self.now_ms:
-                del self._flights[task.ordinal]
+                del self.flights[task.ordinal]
 
     # ---- replies ----
 
@@ -312,9 +331,9 @@ class Shell:
         wanted = state.count - state.num_ok if state.stage == "open" else 0
         unbounded = wanted <= 0
         ready: list[int] = []
-        while self._arrivals and self._arrivals[0][0] <= until_ms and (unbounded or wanted > 0):
-            ordinal = heapq.heappop(self._arrivals)[1]
-            if ordinal not in self._flights:
+        while self.arrivals and self.arrivals[0][0] <= until_ms and (unbounded or wanted > 0):
+            ordinal = heapq.heappop(self.arrivals)[1]
+            if ordinal not in self.flights:
                 continue
             ready.append(ordinal)
             slot = state.open.get(ordinal)
@@ -324,21 +343,21 @@ class Shell:
 
     def _answer(self, ordinals: Sequence[int]) -> None:
         """Compute replies and let them arrive."""
-        flights = {ordinal: self._flights[ordinal] for ordinal in ordinals}
+        flights = {ordinal: self.flights[ordinal] for ordinal in ordinals}
         arrived: list[tuple[float, int, str]] = []
         for group in _alike(flights):
             for ordinal, reason in self._compute(group, flights):
                 arrived.append((flights[ordinal].arrives_ms, ordinal, reason))
-                del self._flights[ordinal]
+                del self.flights[ordinal]
             if self._spec.on_error == "fail" and any(reason for _, _, reason in arrived):
                 break
         arrived.sort()
         for ordinal in ordinals:  # put back what was not begun
-            if ordinal in self._flights:
-                heapq.heappush(self._arrivals, (flights[ordinal].arrives_ms, ordinal))
+            if ordinal in self.flights:
+                heapq.heappush(self.arrivals, (flights[ordinal].arrives_ms, ordinal))
         if self._traces.virtual:
             self._pass_to(arrived[-1][0])
-        first, self._receipt = self._receipt + 1, self._receipt + len(arrived)
+        first, self.receipt = self.receipt + 1, self.receipt + len(arrived)
         answers: tuple[Answer, ...] = tuple(
             (ordinal, reason, first + offset) for offset, (_, ordinal, reason) in enumerate(arrived)
         )
@@ -352,7 +371,7 @@ class Shell:
         for item in self._engine.run(batch):
             if isinstance(item, Partial):
                 inside = item.subtree.positions
-                self._updates.add_partial(self.state, item, [p for p in members if p in inside])
+                self.updates.add_partial(self.state, item, [p for p in members if p in inside])
                 members = [p for p in members if p not in inside]
                 continue
             ordinal = by_position[item.position]
@@ -367,7 +386,7 @@ class Shell:
         first = flights[0]
         ref = None if first.model is None else self.models.refs[first.model]
         here = (first.send.task.round, first.send.task.phase) == (state.round, state.phase)
-        summing = self._updates.summing(state) if here and ref is not None else None
+        summing = self.updates.summing(state) if here and ref is not None else None
         tasks = [
             Task(
                 flight.send.task,
@@ -377,7 +396,7 @@ class Shell:
                 flight.send.attempt,
                 flight.ask.config,
                 ref,
-                self._update_kind,
+                self.update_kind,
                 spec.seed,
                 spec.allow_nonfinite,
                 flight.ask.payload,
@@ -397,17 +416,17 @@ class Shell:
 
     def _is_whole_phase(self, flights: Sequence[Flight]) -> bool:
         """Whether nobody else of the open phase has answered or may answer."""
-        never = sum(1 for flight in self._flights.values() if flight.arrives_ms == math.inf)
+        never = sum(1 for flight in self.flights.values() if flight.arrives_ms == math.inf)
         return len(flights) + never == self.state.size
 
     def _receive(self, ordinal: int, item: Answered) -> None:
         reply = item.outcome.reply
-        self._replies[ordinal] = reply
+        self.replies[ordinal] = reply
         if reply.fingerprint:
             self.fingerprints[reply.site] = reply.fingerprint
         if item.outcome.state is not None:
             self.site_states[reply.site] = item.outcome.state
-        self._updates.receive(self.state, ordinal, item)
+        self.updates.receive(self.state, ordinal, item)
         if self._observers:
             self._tell(
                 "reply",
@@ -424,10 +443,10 @@ class Shell:
 
     def _reduce(self, reduce: Reduce) -> Event:
         where = (reduce.round, reduce.phase_index)
-        replies = [self._replies[folded.task.ordinal] for folded in reduce.folded]
+        replies = [self.replies[folded.task.ordinal] for folded in reduce.folded]
         try:
             with self._named():
-                made = self._updates.reduce(self.state, reduce, replies)
+                made = self.updates.reduce(self.state, reduce, replies)
         except HanseError as error:
             return Failed(f"round {reduce.round}, phase {reduce.phase}: {error}", self._now())
         if made.refused:
@@ -446,18 +465,18 @@ class Shell:
     # ---- what is kept ----
 
     def _checkpoint(self, checkpoint: Checkpoint) -> None:
-        updates = self._updates
-        record = record_of(checkpoint, self._replies, updates.borne, updates.moved)
+        updates = self.updates
+        record = record_of(checkpoint, self.replies, updates.borne, updates.moved)
         if self._traces.virtual:
             record = replace(record, time_s=self.now_ms / 1000)
         if record.number:  # before the first round there is only the asking for parameters
             self.records.append(record)
         for ordinal in checkpoint.fates:
-            self._replies.pop(ordinal, None)
+            self.replies.pop(ordinal, None)
         updates.settled(checkpoint.fates)
         state = self.state
         slots = (*state.open.values(), *state.carried.values())
-        needed = {slot.model for slot in slots} | {flight.model for flight in self._flights.values()}
+        needed = {slot.model for slot in slots} | {flight.model for flight in self.flights.values()}
         self.models.keep_only(needed | {state.model, checkpoint.model, *state.state})
         if self._observers:
             self._tell("round", record=record.to_json())

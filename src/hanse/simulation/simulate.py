@@ -2,6 +2,8 @@
 
 import sys
 from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 from hanse.clients.app import App
@@ -15,6 +17,8 @@ from hanse.core.spec import RunSpec
 from hanse.rounds import machine
 from hanse.rounds.result import Result
 from hanse.simulation import engines
+from hanse.simulation.checkpoint import Checkpoints
+from hanse.simulation.engine import Engine
 from hanse.simulation.models import COMPONENT
 from hanse.simulation.progress import Bar
 from hanse.simulation.shell import Observer, Shell
@@ -33,6 +37,9 @@ def simulate(
     mixed_hardware: bool = False,
     durations: Durations | float | None = None,
     availability: Availability | None = None,
+    checkpoint: str | Path | None = None,
+    checkpoint_every: int = 1,
+    resume: bool = False,
     progress: bool | None = None,
     observer: Observer | None = None,
 ) -> Result:
@@ -50,6 +57,9 @@ def simulate(
             `hs.traces.LogNormal()`. Then deadlines, grace and quorum act in virtual time, and `RoundRecord.time_s` says
             when a round was over.
         availability: who answers, a function of a visit such as `hs.traces.Diurnal()`.
+        checkpoint: a folder in which the run is kept after a round.
+        checkpoint_every: rounds between two of them.
+        resume: go on with the run that is kept there, if there is one, on the engine on which it was begun.
         progress: show bars over rounds and sites; by default when the terminal shows standard error.
         observer: called with every event (phase, reply, round, finished) as a dict.
 
@@ -74,23 +84,39 @@ def simulate(
     traces = traces_of(durations, availability)
     spec = app.spec()
     check_fits(spec, len(population))
+    if resume and checkpoint is None:
+        raise ConfigError("resume: expected checkpoint=FOLDER beside it, found none")
     shown = sys.stderr.isatty() if progress is None else progress
     before = num_threads()
     set_threads(spec.threads)
-    runs_on = engines.make_engine(
-        engine, Places(app, population), replicas=replicas, mixed_hardware=mixed_hardware, rounds=spec.rounds
-    )
+    runs_on: Engine | None = None
     try:
-        with Bar(spec.rounds, shown) as advance:
+        folder = None if checkpoint is None else Checkpoints(checkpoint, resume=resume, every=checkpoint_every)
+        kept = folder.load() if folder is not None and folder.exists else None
+        if kept is not None:
+            kept.check(spec, virtual=traces.virtual, mixed_hardware=mixed_hardware)
+            engine = engines.resumed(engine, kept.engine)
+        state = machine.begin(new_job_id(), COMPONENT, spec) if kept is None else kept.state
+        done = max(0, state.round - 1)
+        runs_on = engines.make_engine(
+            engine, Places(app, population), replicas=replicas, mixed_hardware=mixed_hardware, rounds=spec.rounds - done
+        )
+        with Bar(spec.rounds, shown, done=done) as advance:
             server = ServerRuntime(app)
             strategy = strategy_of(app, spec, server, population.names)
             observers = [watch for watch in (advance, observer) if watch is not None]
-            state = machine.begin(new_job_id(), COMPONENT, spec)
             shell = Shell(app, strategy, server, population, runs_on, traces, state, observers)
-            shell.begin(app.initial_arrays)
+            if folder is not None:
+                shell.on_checkpoint = partial(folder.save, engine=runs_on)
+            if kept is None:
+                shell.begin(app.initial_arrays)
+            else:
+                shell.mixed = kept.mixed
+                kept.restore(shell)
             result = shell.run()
     finally:
-        runs_on.close()
+        if runs_on is not None:
+            runs_on.close()
         set_threads(before)
     if result.status == "failed":
         raise JobFailed(result.error, result)

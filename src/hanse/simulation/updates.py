@@ -87,6 +87,15 @@ class Updates:
         else:
             self._left_out.append(position)
 
+    def held(self, ordinal: int) -> Arrays | None:
+        """An update that waits to be folded."""
+        return self._kept.get(ordinal)
+
+    def hold(self, ordinal: int, arrays: Arrays) -> None:
+        """Let one wait, as it did before the run was restored."""
+        self._kept[ordinal] = arrays
+        self.borne.add(ordinal)
+
     def _bears(self, ordinal: int, layout: Layout) -> None:
         self.borne.add(ordinal)
         self.moved["up"] += self._models.size(layout)

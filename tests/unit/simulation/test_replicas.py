@@ -51,7 +51,7 @@ def test_the_same_bits_with_any_number_of_processes(app: Any, count: int, counte
 
 @pytest.mark.parametrize("strategy", [hs.FedMedian(), hs.FedAdam(), hs.FedAvg(weights="equal")])
 def test_every_kind_of_strategy(app: Any, strategy: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Medians see updates whole; optimisers keep a state; the app in the file is another one, so its check is left out."""
+    """Medians see updates whole, and optimisers keep a state."""
     monkeypatch.setattr(app, "given_strategy", strategy)
     assert run(app, crowd(app), "replicas", replicas=2) == run(app, crowd(app), "sequential")
 
@@ -130,7 +130,8 @@ def test_another_fingerprint_is_refused(app: Any, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr("hanse.simulation.replicas.fingerprint", lambda: "another machine")
     with pytest.raises(ConfigError, match="expected the numerics fingerprint another machine"):
         hs.simulate(app, crowd(app), engine="replicas", replicas=1, progress=False)
-    hs.simulate(app, crowd(app), engine="replicas", replicas=1, mixed_hardware=True, progress=False)
+    taken = hs.simulate(app, crowd(app), engine="replicas", replicas=1, mixed_hardware=True, progress=False)
+    assert "not comparable" in taken.about["Hardware"]
 
 
 @pytest.mark.parametrize("count", [0, -1, 1.5, True])
