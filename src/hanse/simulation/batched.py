@@ -67,7 +67,6 @@ class Batched:
         kernel, group, say: see `Stacks`.
     """
 
-    name: ClassVar[str] = "batched"
     exact: ClassVar[bool] = False
 
     def __init__(
@@ -83,8 +82,18 @@ class Batched:
 
     @property
     def settings(self) -> Mapping[str, Any]:
-        """See `Engine.settings`."""
-        return {"kernel": self._stacks.kernel, "group": self._stacks.group}
+        """See `Engine.settings`: a run that goes on stacks as many sites as it did, since that changes bits."""
+        return {"group": self.group or None}
+
+    @property
+    def name(self) -> str:
+        """See `Engine.name`."""
+        return "batched" if self._stacks.kernel == "auto" else f"{self._stacks.kernel}-batched"
+
+    @property
+    def group(self) -> int:
+        """How many sites are stacked at most; 0 while nothing is."""
+        return self._stacks.largest
 
     def run(self, batch: Batch) -> Iterator[Answered | Partial]:
         """See `Engine.run`; in order of position."""

@@ -116,6 +116,11 @@ class Stacks:
         family = self.family(kind)
         return 0 if family.stack is None else family.level
 
+    @property
+    def largest(self) -> int:
+        """Sites in the largest group; 0 where nothing is stacked."""
+        return max((f.stack.size for f in self._families.values() if f.stack is not None), default=0)
+
     def failed(self, family: Family, client: Declared, error: Exception) -> bool:
         """A group could not be trained: whether to try again with half of it, after memory was short."""
         assert family.stack is not None

@@ -1,6 +1,8 @@
 """The batched engine against the sequential one, over ragged sites, kinds that mix, and everything that goes wrong."""
 
 from dataclasses import replace
+from itertools import count
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -10,12 +12,15 @@ from hypothesis import strategies as st
 
 import hanse as hs
 from hanse.clients.app import App
+from hanse.clients.loader import load_app
 from hanse.clients.perceptrons import Stack
 from hanse.clients.training import orders_of, steps_of
 from hanse.core.arrays import Array, Arrays
 from hanse.core.errors import ConfigError
 from hanse.simulation.batched import Batched
+from hanse.simulation.checkpoint import Checkpoints
 from hanse.simulation.engine import Summing
+from hanse.simulation.engines import Auto
 from hanse.simulation.ragged import schedule_of
 from hanse.simulation.sequential import Sequential
 from tests.unit.simulation.rounds import MEAN, batch_of, distance, flat, places, play
@@ -288,6 +293,57 @@ def test_wrong_arguments() -> None:
     for group in (3, 12, 0, 4.0):
         with pytest.raises(ConfigError, match="group: expected 4, 8, 16"):
             Batched(places(app_of(), {"a": {}}), group=group)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("tick", "chosen"), [(0.0, "batched"), (1000.0, "sequential")])
+def test_auto_stacks_only_where_it_may_and_where_it_is_faster(
+    tick: float, chosen: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = count(0.0, tick)
+    monkeypatch.setattr("hanse.simulation.batched.time", SimpleNamespace(perf_counter=lambda: next(clock)))
+    app, sites = app_of(), sites_of([6, 9, 3, 8] * 16)
+    model = model_of(app, sites)
+    batch = batch_of(list(sites), model, summing=MEAN)
+    expected = play(Sequential(places(app, sites)), batch).mean(model)
+    free = Auto(places(app, sites), 1, 1, reproducible=False)
+    monkeypatch.setattr(free._stacking._stacks, "group", 16)  # type: ignore[union-attr]
+    found = play(free, batch).mean(model)
+    assert (free.name, free.exact) == (chosen, False)
+    assert distance(found, expected, model) < 1e-4
+    kept = Auto(places(app, sites), 1, 1)
+    assert play(kept, batch).mean(model) == expected
+    assert (kept.name, kept.exact) == ("sequential", True)
+
+
+def test_a_simulation_runs_on_it_alone_and_inside_replicas_and_is_resumed_with_its_group(
+    tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "stacking_app.py").write_text(
+        "import numpy as np\nimport hanse as hs\n\n"
+        "app = hs.App(rounds=3, sample=12, seed=2)\n\n\n"
+        "@app.client\n"
+        "def client(site):\n"
+        "    return hs.mlp(*site.load('rows'), classes=3, hidden=[7], optimizer=hs.SGD(0.1), batch_size=4, test=0.25)\n"
+    )
+    app = load_app(tmp_path, "stacking_app.py", "app")
+    sites = sites_of([6, 9, 5, 8] * 5)
+    expected = hs.simulate(app, sites, engine="sequential", progress=False)
+    start = expected.arrays  # a distance from nothing: the move is of the order of the model
+    zero = Arrays((name, np.zeros_like(array)) for name, array in start.items())
+    for replicas in (None, 2):
+        found = hs.simulate(app, sites, engine="numpy-batched", replicas=replicas, progress=False)
+        assert distance(found.arrays, expected.arrays, zero) < 1e-4
+        assert found.metrics["accuracy"] == pytest.approx(expected.metrics["accuracy"])
+        assert found.metrics["train_loss"] == pytest.approx(expected.metrics["train_loss"], rel=1e-4)
+    folder = tmp_path / "kept"
+    whole = hs.simulate(app, sites, engine="batched", checkpoint=folder, progress=False)
+    kept = Checkpoints(folder, resume=True).load().engine
+    assert kept["name"] == "batched"
+    assert kept["settings"]["group"] >= 4
+    resumed = hs.simulate(app, sites, engine="auto", checkpoint=folder, resume=True, progress=False)
+    assert resumed.arrays == whole.arrays
+    with pytest.raises(ConfigError, match="on which the run was begun"):
+        hs.simulate(app, sites, engine="sequential", checkpoint=folder, resume=True, progress=False)
 
 
 def test_equal_runs_give_equal_bits() -> None:
