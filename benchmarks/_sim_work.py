@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 import hanse as hs
-from benchmarks.harness import Row, at_most, median, note
+from benchmarks.harness import Row, at_least, at_most, median, note
 from hanse.clients.loader import load_app
 from hanse.clients.threads import set_threads
 from hanse.clients.training import order_of
@@ -153,6 +153,28 @@ def compare(bench: str, work: Work, cases: list[Case], folder: Path, repeats: in
             yield note(bench, case.name, "over_bare_cpu", median(cpus[case.name]), "ratio")
         if not case.is_exact:
             yield note(bench, case.name, "rel_l2", furthest[case.name], "ratio")
+
+
+def speedup(bench: str, work: Work, folder: Path, target: float | None, repeats: int) -> Iterator[Row]:
+    """The sequential engine's time over the batched engine's, in turn; their final models are compared."""
+    work.write(folder)
+    os.environ["HANSE_BENCH_WORK"] = str(folder)
+    set_threads(1)
+    app = load_app(HERE, "_sim_app.py", "app")
+    sites = hs.Population(len(work.sizes), data=app.module_globals["data"])
+    alone, stacked = Case("sequential", "sequential", None, True), Case("batched", "batched", None, False)
+    ratios = []
+    for _ in range(repeats):
+        one, expected = simulated(app, sites, alone)
+        np.savez(folder / "bare.npz", **dict(expected))
+        many, found = simulated(app, sites, stacked)
+        _checked(stacked, folder, found)
+        ratios.append(one.wall_s / many.wall_s)
+    case = f"{work.model}, cohort {work.cohort:,}"
+    if target is None:
+        yield note(bench, case, "speedup", median(ratios), "ratio")
+    else:
+        yield at_least(bench, case, "speedup", median(ratios), "ratio", target)
 
 
 @contextmanager
