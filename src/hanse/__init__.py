@@ -65,6 +65,7 @@ _HOMES = {
     "TrimmedMean": "hanse.aggregation",
     "WeightedMean": "hanse.aggregation",
     "WeightedSum": "hanse.aggregation",
+    "compare": "hanse.simulation.compare",
     "fitted": "hanse.clients.sklearn",
     "job": "hanse.person.jobs",
     "mlp": "hanse.clients.mlp",
@@ -130,6 +131,7 @@ __all__ = [
     "WeightedMean",
     "WeightedSum",
     "__version__",
+    "compare",
     "fitted",
     "job",
     "mlp",
@@ -178,6 +180,7 @@ if TYPE_CHECKING:
     from hanse.rounds.record import RoundRecord as RoundRecord
     from hanse.rounds.result import Result as Result
     from hanse.simulation import traces as traces
+    from hanse.simulation.compare import compare as compare
     from hanse.simulation.simulate import simulate as simulate
     from hanse.simulation.sites import Population as Population
     from hanse.strategies import Ask as Ask

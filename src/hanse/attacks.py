@@ -207,6 +207,7 @@ def attacked(app: App, attack: Attack, attackers: Sequence[str], sites: Mapping[
         return _Attacker(user_client_of(app, site), attack, party, len(sites), len(bad))
 
     twin = copy.copy(app)
+    twin._original = None  # no variant: whoever imports the original would find honest sites
     twin.client_side = ClientSide(client=client, query=side.query)
     twin._spec = replace(app._spec, evaluate_every=app.spec().evaluate_every)  # as if it had the parts that it had
     return twin

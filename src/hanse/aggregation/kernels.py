@@ -86,7 +86,8 @@ class NumpyKernel:
         for block, weight in zip(blocks, weights, strict=True):
             target = acc if fresh else product
             widen_into(target, block)
-            np.multiply(target, weight, out=target)
+            if weight != 1.0:  # by which nothing changes
+                np.multiply(target, weight, out=target)
             if not fresh:
                 np.add(acc, product, out=acc)
             fresh = False

@@ -156,9 +156,9 @@ class RunningMean:
             self._tree.push_group(group, self._top)
         else:
             self._top.weight += weight
-        weights = (weight,)
+        weights, add = (weight,), self._rule.add_group
         for acc, block in zip(self._top.sums, blocks, strict=True):
-            self._rule.add_group(acc, (block,), weights)
+            add(acc, (block,), weights)
         self._last = position
 
     def merge(self, partial: Partial) -> None:

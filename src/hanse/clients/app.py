@@ -4,6 +4,7 @@ The settings become a `RunSpec`, which is plain data and travels in the signed j
 which travels as a bundle. Nothing is called here: `execute.py` calls the client side, `server.py` the server side.
 """
 
+import copy
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -102,6 +103,7 @@ class App:
         self.client_side = ClientSide()
         self.server_side = ServerSide()
         self._given_rounds = rounds
+        self._original: App | None = None
         if strategy is not None and self.initial_arrays is not None:
             self.initial_arrays = strategy.initial(self.initial_arrays)
         name, params = _as_data(FedAvg() if strategy is None else strategy)
@@ -127,6 +129,29 @@ class App:
         )
         self.module_globals: dict[str, Any] = _caller().f_globals
         """Namespace of the module that made the app; see `loader.source_of`."""
+
+    def variant(self, *, strategy: Strategy | None = None, seed: int | None = None, rounds: int | None = None) -> "App":
+        """The same app with another strategy, seed or number of rounds; for comparing.
+
+        Raises:
+            ConfigError: a value that is wrong, or `@app.strategy` beside `strategy`.
+        """
+        if strategy is not None and self.server_side.strategy is not None:
+            raise ConfigError("app: found both a strategy to vary and @app.strategy; keep one")
+        twin = copy.copy(self)
+        twin._original = self._original or self
+        changed: dict[str, Any] = {} if seed is None else {"seed": seed}
+        if rounds is not None:
+            twin._given_rounds = changed["rounds"] = rounds
+        if strategy is not None:
+            plain = self.initial_arrays
+            if plain is not None and self.given_strategy is not None:
+                plain = self.given_strategy.shown(plain)
+            twin.given_strategy = strategy
+            twin.initial_arrays = None if plain is None else strategy.initial(plain)
+            changed["strategy"], changed["params"] = _as_data(strategy)
+        twin._spec = replace(self._spec, **changed)
+        return twin
 
     # ---- the client side ----
 
@@ -218,13 +243,13 @@ class App:
 
     @property
     def name_in_module(self) -> str:
-        """The name under which its module holds this app.
+        """The name under which its module holds this app, or the one that it is a variant of.
 
         Raises:
             ConfigError: the module holds it under no name.
         """
         for name, value in list(self.module_globals.items()):
-            if value is self:
+            if value is self or (value is self._original and value is not None):
                 return name
         raise ConfigError(
             f"app: expected a name at the top level of its module {self.module_globals.get('__name__')!r}, found none; "

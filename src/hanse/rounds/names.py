@@ -4,7 +4,6 @@ The round machine and strategies take them where a federation gives tuples; a si
 of its sites' names.
 """
 
-import re
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from typing import overload
@@ -23,9 +22,10 @@ class Names(Sequence[str]):
     def __getitem__(self, index: int | slice) -> str | tuple[str, ...]:
         if isinstance(index, slice):
             return tuple(self._at(i) for i in range(*index.indices(len(self))))
-        place = index + len(self) if index < 0 else index
-        if not 0 <= place < len(self):
-            raise IndexError(f"expected a place below {len(self)}, found {index}")
+        count = len(self)
+        place = index + count if index < 0 else index
+        if not 0 <= place < count:
+            raise IndexError(f"expected a place below {count}, found {index}")
         return self._at(place)
 
     def __iter__(self) -> Iterator[str]:
@@ -61,18 +61,22 @@ class Numbered(Names):
     def __init__(self, count: int, prefix: str) -> None:
         self._count = count
         self._width = len(str(count - 1))
+        self._form = f"{prefix}-%0{self._width}d"
         self._prefix = f"{prefix}-"
-        self._pattern = re.compile(re.escape(self._prefix) + rf"([0-9]{{{self._width}}})")
+        self._start = len(self._prefix)
 
     def __len__(self) -> int:
         return self._count
 
     def __contains__(self, name: object) -> bool:
-        found = self._pattern.fullmatch(name) if isinstance(name, str) else None
-        return found is not None and int(found[1]) < self._count
+        if not isinstance(name, str) or not name.startswith(self._prefix):
+            return False
+        number = name[self._start :]
+        is_number = len(number) == self._width and number.isascii() and number.isdigit()
+        return is_number and int(number) < self._count
 
     def _at(self, place: int) -> str:
-        return f"{self._prefix}{place:0{self._width}d}"
+        return self._form % place
 
 
 class Without(Names):

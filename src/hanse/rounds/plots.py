@@ -113,6 +113,7 @@ def line_plot(
     ceiling: float | None = None,
     floor: float | None = None,
     width: int = WIDE,
+    axis: str = "round",
 ) -> str:
     """Lines over rounds as an `<svg>`; empty if no value can be drawn.
 
@@ -120,6 +121,7 @@ def line_plot(
         lines: drawn in this order, so the most important comes last.
         about: what it shows, for screen readers.
         ceiling, floor: ends beyond which the axis does not go, for measures that have them.
+        axis: what points are placed by, whole numbers: rounds, or seconds.
     """
     values = [y for line in lines for _, y in line.points if drawable(y)]
     if not values:
@@ -136,14 +138,14 @@ def line_plot(
     def down(value: float) -> float:
         return TOP + (high - value) / (high - low) * (HEIGHT - TOP - BOTTOM)
 
-    parts = [_grid(ticks, down, across.right), _round_axis(across)]
+    parts = [_grid(ticks, down, across.right), _round_axis(across, axis)]
     hints = 0
     for line in lines:
         parts.extend(_stretch(line, stretch, across, down) for stretch in _stretches(thinned(line.points)))
         good = [point for point in line.points if drawable(point[1])]
         if line.label and hints + len(good) <= MAX_HINTS:
             hints += len(good)
-            parts.extend(_hint(line.name, point, across, down) for point in good)
+            parts.extend(_hint(line.name, point, across, down, axis) for point in good)
     parts.extend(_end_labels(lines, across, down))
     return _svg(parts, about, width)
 
@@ -224,7 +226,7 @@ def _grid(ticks: Sequence[float], down: Down, right: float, unit: str = "") -> s
     return "".join(parts)
 
 
-def _round_axis(across: _Across) -> str:
+def _round_axis(across: _Across, axis: str) -> str:
     if across.first == across.last:
         ticks = [across.first]
     else:
@@ -233,7 +235,7 @@ def _round_axis(across: _Across) -> str:
         if across.first > 0 and len(ticks) > 1 and across(ticks[1]) - across(ticks[0]) < 24:
             del ticks[1]
     marks = "".join(_tick(across(tick), HEIGHT - BOTTOM + 16, str(tick)) for tick in ticks)
-    return marks + _axis_name((LEFT + across.right) / 2)
+    return marks + _axis_name((LEFT + across.right) / 2, axis)
 
 
 def _axis_name(x: float, name: str = "round") -> str:
@@ -263,9 +265,9 @@ def _stretch(line: Line, stretch: Sequence[Point], across: _Across, down: Down) 
     return f'<polyline class="line {line.style}" points="{path}"/>'
 
 
-def _hint(name: str, point: Point, across: _Across, down: Down) -> str:
+def _hint(name: str, point: Point, across: _Across, down: Down, axis: str) -> str:
     x, y = point
-    text = escape(f"{name}, round {x}: {number(y)}")
+    text = escape(f"{name}, {axis} {x}: {number(y)}")
     return f'<circle class="hint" cx="{across(x):.1f}" cy="{down(y):.1f}" r="6"><title>{text}</title></circle>'
 
 

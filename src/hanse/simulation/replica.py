@@ -29,6 +29,7 @@ from hanse.simulation.data_file import FileData
 from hanse.simulation.engine import Answered, Batch, Engine, refusal
 from hanse.simulation.sites import Places, Population
 from hanse.simulation.wire import Closed, done_frame, read_batch, receive, send
+from hanse.strategies.catalogue import CUSTOM, named
 
 
 def main(link: socket.socket) -> None:
@@ -62,10 +63,21 @@ def load(header: dict[str, Any], lines: list[str]) -> tuple[Engine, dict[str, An
     """Import the app and find its sites' data."""
     from hanse.simulation.engines import make_engine
 
-    app = load_app(Path(header["directory"]), header["entry"], header["app"])
+    app = as_asked(load_app(Path(header["directory"]), header["entry"], header["app"]), header["spec"])
     set_threads(app.spec().threads)
     engine = make_engine(header["engine"], Places(app, population_of(app, header), lines.append))
     return engine, {"fingerprint": fingerprint(), "spec": app.spec().to_json()}
+
+
+def as_asked(app: App, spec: dict[str, Any]) -> App:
+    """The app with the strategy, seed and rounds that the simulation runs it with (`App.variant`).
+
+    A strategy that is not built in has no part at sites, so it stays where it is.
+    """
+    mine = app.spec()
+    other = (spec["strategy"], spec["params"]) != (mine.strategy, dict(mine.params))
+    strategy = named(spec["strategy"], spec["params"]) if other and spec["strategy"] != CUSTOM else None
+    return app.variant(strategy=strategy, seed=spec["seed"], rounds=spec["rounds"])
 
 
 def population_of(app: App, header: dict[str, Any]) -> Population:

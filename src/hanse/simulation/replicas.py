@@ -36,6 +36,7 @@ from hanse.simulation import data_file
 from hanse.simulation.engine import Answered, Batch
 from hanse.simulation.sites import Population, to_stderr
 from hanse.simulation.wire import Closed, batch_frame, read_done, receive, send
+from hanse.strategies.catalogue import CUSTOM
 
 AHEAD = 2
 """Chunks at one replica: one that it computes and one that waits."""
@@ -106,6 +107,7 @@ class Replicas:
             "entry": path.name,
             "app": app.name_in_module,
             "engine": inner,
+            "spec": self._spec,
             "data": self._data_of(app, population),
         }
         self._shown = f"{path.name}:{app.name_in_module}"
@@ -280,7 +282,7 @@ class Replicas:
             header, _ = receive(replica.link)
         except Closed:
             header = {"error": f"the process ended ({_ending(replica.process.wait())})"}
-        if "error" not in header and header["spec"] != self._spec:
+        if "error" not in header and not _same(header["spec"], self._spec):
             header["error"] = "the app in that file is another one than the app that was given"
         if "error" not in header and header["fingerprint"] != fingerprint() and not self._mixed:
             header["error"] = (
@@ -319,6 +321,12 @@ class Replicas:
             _end(replica)
         self._replicas = []
         self._folder.cleanup()
+
+
+def _same(found: Mapping[str, Any], asked: Mapping[str, Any]) -> bool:
+    """Whether two specifications are of one app; a strategy of its own is only here, at the server's side."""
+    apart = {"strategy", "params"} if asked["strategy"] == CUSTOM else set()
+    return all(found[name] == asked[name] for name in asked if name not in apart)
 
 
 def num_cores() -> int:

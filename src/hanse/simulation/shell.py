@@ -118,6 +118,8 @@ class Shell:
         self._names = population.names
         self._engine = engine
         self._traces = traces
+        self.virtual = traces.virtual
+        """Whether time is virtual."""
         self._observers = observers
         self._directory = _directory(app)
         self._asks: dict[int, Ask] = {}
@@ -151,11 +153,6 @@ class Shell:
         """Whether workers of different numerics fingerprints had a part in it."""
         return self.mixed or bool(self._engine.settings.get("mixed_hardware"))
 
-    @property
-    def virtual(self) -> bool:
-        """Whether time is virtual."""
-        return self._traces.virtual
-
     def run(self) -> Result:
         """Let things happen until the run is over."""
         while not self.state.over:
@@ -181,7 +178,7 @@ class Shell:
         """What happens next: replies arrive, a site is found to be gone, or a timer fires."""
         timer = min(self.timers.values(), default=(math.inf, ""))
         lost = self.losses[0][0] if self.losses else math.inf
-        ready = self._ready(min(timer[0], lost) if self._traces.virtual else math.inf)
+        ready = self._ready(min(timer[0], lost) if self.virtual else math.inf)
         if ready:
             self._answer(ready)
         elif lost <= timer[0] and lost < math.inf:
@@ -208,7 +205,7 @@ class Shell:
     # ---- time ----
 
     def _now(self) -> int:
-        if not self._traces.virtual:
+        if not self.virtual:
             self.now_ms = max(self.now_ms, int((time.perf_counter() - self._started_s) * 1000))
         return self.now_ms
 
@@ -303,9 +300,7 @@ class Shell:
         slot, ask = self.state.open.get(ordinal), self._asks.get(ordinal)
         if slot is None or ask is None or slot.answer or ordinal in self.flights:
             return
-        arrives: float = self.now_ms if self._traces.virtual else 0
-        if self._traces.virtual:
-            arrives += self._traces.takes_ms(self._visit(send))
+        arrives = self.now_ms + self._traces.takes_ms(self._visit(send)) if self.virtual else 0.0
         model = slot.model if ask.with_model else None
         if model is not None:
             self.updates.moved["down"] += self.models.refs[model].manifest.size
@@ -355,7 +350,7 @@ class Shell:
         for ordinal in ordinals:  # put back what was not begun
             if ordinal in self.flights:
                 heapq.heappush(self.arrivals, (flights[ordinal].arrives_ms, ordinal))
-        if self._traces.virtual:
+        if self.virtual:
             self._pass_to(arrived[-1][0])
         first, self.receipt = self.receipt + 1, self.receipt + len(arrived)
         answers: tuple[Answer, ...] = tuple(
@@ -467,7 +462,7 @@ class Shell:
     def _checkpoint(self, checkpoint: Checkpoint) -> None:
         updates = self.updates
         record = record_of(checkpoint, self.replies, updates.borne, updates.moved)
-        if self._traces.virtual:
+        if self.virtual:
             record = replace(record, time_s=self.now_ms / 1000)
         if record.number:  # before the first round there is only the asking for parameters
             self.records.append(record)

@@ -251,7 +251,7 @@ def sample_sites(context: Context, count: int) -> Sequence[str]:
         return context.sites
     key = key_of(context.spec.seed, round_=context.round, phase=context.phase, purpose="cohort")
     picked = generator(key).choice(len(context.sites), size=count, replace=False)
-    return tuple(context.sites[index] for index in sorted(picked))
+    return tuple(context.sites[index] for index in sorted(picked.tolist()))
 
 
 def check_number(

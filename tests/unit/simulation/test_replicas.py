@@ -49,11 +49,20 @@ def test_the_same_bits_with_any_number_of_processes(app: Any, count: int, counte
     assert run(app, sites, "replicas", replicas=count) == run(app, sites, "sequential")
 
 
-@pytest.mark.parametrize("strategy", [hs.FedMedian(), hs.FedAdam(), hs.FedAvg(weights="equal")])
-def test_every_kind_of_strategy(app: Any, strategy: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Medians see updates whole, and optimisers keep a state."""
-    monkeypatch.setattr(app, "given_strategy", strategy)
-    assert run(app, crowd(app), "replicas", replicas=2) == run(app, crowd(app), "sequential")
+class Own(hs.Strategy):
+    """Not built in."""
+
+    def weigh(self, replies: Any) -> list[float]:
+        return [1.0 + place for place in range(len(replies))]
+
+
+@pytest.mark.parametrize("strategy", [hs.FedMedian(), hs.FedAdam(), hs.FedAvg(weights="equal"), hs.FedDyn(), Own()])
+def test_every_kind_of_strategy(app: Any, strategy: Any) -> None:
+    """Medians see updates whole, optimisers keep a state, FedDyn has a part at sites."""
+    varied = app.variant(strategy=strategy, seed=8, rounds=2)
+    expected = run(varied, crowd(app), "sequential")
+    assert run(varied, crowd(app), "replicas", replicas=2) == expected
+    assert expected[0] != run(app, crowd(app), "sequential")[0]
 
 
 def test_a_killed_replica_changes_no_bit(app: Any, tmp_path: Path) -> None:
@@ -121,7 +130,7 @@ def test_data_that_cannot_travel_are_refused_by_name(app: Any) -> None:
 
 
 def test_another_app_in_the_file_is_refused(app: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(app, "_spec", replace(app._spec, seed=6))
+    monkeypatch.setattr(app, "_spec", replace(app._spec, sample=7))
     with pytest.raises(ConfigError, match="the app in that file is another one"):
         hs.simulate(app, crowd(app), engine="replicas", replicas=1, progress=False)
 
@@ -141,7 +150,7 @@ def test_numbers_of_replicas_are_checked(app: Any, count: Any) -> None:
 
 
 def test_nothing_is_left_behind(app: Any) -> None:
-    engine = Replicas(app, hs.Population(5, data=app.module_globals["made"]), 2)
+    engine = Replicas(app, hs.Population(5, data=app.module_globals["made"]), 2, mixed_hardware=True)
     engine._start()
     pids = engine.pids
     assert all(Path(f"/proc/{pid}").exists() for pid in pids)
