@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _HOMES = {
+    "Adam": "hanse.clients.training",
     "App": "hanse.clients.app",
     "Arrays": "hanse.core.arrays",
     "Ask": "hanse.strategies",
@@ -78,6 +79,7 @@ _HOMES = {
     "RingAllReduce": "hanse.simulation.topologies",
     "RootTrust": "hanse.aggregation",
     "RoundRecord": "hanse.rounds.record",
+    "SGD": "hanse.clients.training",
     "Scaffold": "hanse.strategies.scaffold",
     "Schedule": "hanse.strategies.schedule",
     "Select": "hanse.aggregation",
@@ -98,9 +100,9 @@ _HOMES = {
     "fitted": "hanse.clients.sklearn",
     "forest": "hanse.clients.boosting",
     "job": "hanse.person.jobs",
+    "mlp": "hanse.clients.mlp",
     "run": "hanse.person.jobs",
     "simulate": "hanse.simulation.simulate",
-    "simulate": "hanse.simulation.inline",
     "simulate_hierarchy": "hanse.simulation.hierarchy",
     "simulate_peers": "hanse.simulation.peers",
     "sklearn": "hanse.clients.sklearn",
@@ -113,6 +115,8 @@ _HOMES = {
 __all__ = [
     "IFCA",
     "RFA",
+    "SGD",
+    "Adam",
     "App",
     "Arrays",
     "Ask",
@@ -126,8 +130,8 @@ __all__ = [
     "Close",
     "ConfigError",
     "Context",
-    "Ditto",
     "Cyclic",
+    "Ditto",
     "EarlyStop",
     "FLTrust",
     "FedAT",
@@ -197,6 +201,7 @@ __all__ = [
     "fitted",
     "forest",
     "job",
+    "mlp",
     "run",
     "simulate",
     "simulate_hierarchy",
@@ -235,11 +240,14 @@ if TYPE_CHECKING:
     from hanse.clients.boosting import boosting as boosting
     from hanse.clients.boosting import forest as forest
     from hanse.clients.contrast import contrast as contrast
+    from hanse.clients.mlp import mlp as mlp
     from hanse.clients.numpy_client import NumPyClient as NumPyClient
     from hanse.clients.server import StrategyContext as StrategyContext
     from hanse.clients.sklearn import fitted as fitted
     from hanse.clients.sklearn import sklearn as sklearn
     from hanse.clients.torch import torch as torch
+    from hanse.clients.training import SGD as SGD
+    from hanse.clients.training import Adam as Adam
     from hanse.clients.xgboost import booster as booster
     from hanse.clients.xgboost import xgboost as xgboost
     from hanse.core.arrays import Arrays as Arrays
@@ -255,11 +263,10 @@ if TYPE_CHECKING:
     from hanse.rounds.result import Result as Result
     from hanse.simulation import traces as traces
     from hanse.simulation.compare import compare as compare
+    from hanse.simulation.hierarchy import simulate_hierarchy as simulate_hierarchy
+    from hanse.simulation.peers import simulate_peers as simulate_peers
     from hanse.simulation.simulate import simulate as simulate
     from hanse.simulation.sites import Population as Population
-    from hanse.simulation.hierarchy import simulate_hierarchy as simulate_hierarchy
-    from hanse.simulation.inline import simulate as simulate
-    from hanse.simulation.peers import simulate_peers as simulate_peers
     from hanse.simulation.topologies import Cyclic as Cyclic
     from hanse.simulation.topologies import Gossip as Gossip
     from hanse.simulation.topologies import RingAllReduce as RingAllReduce

@@ -6,7 +6,7 @@
 """
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 from hanse.clients.site import Site
 from hanse.core.arrays import Arrays
@@ -36,6 +36,9 @@ class Client:
     A worker makes one client and uses it for many tasks, and may be replaced between any two of them: whatever must
     survive belongs into `site.state`, not into an attribute.
     """
+
+    changes_arrays: ClassVar[bool] = True
+    """Whether `train` or `evaluate` may change the arrays that they are given; without it they get the model itself."""
 
     def parameters(self, config: Config, site: Site) -> Any:
         """Initial arrays, asked of one site before the first round."""

@@ -8,7 +8,8 @@ import copy
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from hanse.clients.torch import _imported, load_into
+from hanse.clients.tensors import imported
+from hanse.clients.torch import load_into
 
 Represent = Callable[[Any, Any], Any]
 """f(module, x) -> z, `(batch, features)`: what the classifier's last layer is given."""
@@ -38,7 +39,7 @@ def contrast(module: Any, config: Mapping[str, Any], represent: Represent) -> Ca
             for x, y in batches:
                 loss = cross_entropy(module(x), y) + extra(x)
     """
-    torch = _imported()
+    torch = imported()
     if "previous" not in config:
         return lambda x: torch.zeros(())
     received, previous = _still(module), _still(module)

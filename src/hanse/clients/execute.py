@@ -128,7 +128,7 @@ class Runtime:
     ) -> tuple[Answer, dict[str, Any]]:
         if task.call not in CALLS:
             raise TaskError("refused", f"call: expected one of {', '.join(CALLS)}; found {task.call[:60]!r}")
-        client = self._made_client(task.seed)
+        client = self.client(task.seed)
         kept = decode_state(state)
         self.site.begin(task, kept)
         seed_globals(stream_of(task, self.site.name, "globals"))
@@ -140,11 +140,12 @@ class Runtime:
         elif task.call == "step":
             answer = client.step(model, config, self.site)
         else:
-            arrays = _private(task, model, private)
+            arrays = _private(task, model, private) if client.changes_arrays else _present(task, model)
             answer = getattr(client, task.call)(arrays, config, self.site)
         return answer, kept
 
-    def _made_client(self, seed: int) -> Client:
+    def client(self, seed: int) -> Client:
+        """The app's client at this site, made when it is first asked for; whatever making it raises passes through."""
         if self._client is None:
             self.site.begin_setup(seed)
             seed_globals(key_of(seed, phase=self.site.phase, site=self.site.name, purpose="globals"))
@@ -291,9 +292,14 @@ def _encoded(state: dict[str, Any]) -> bytes:
         raise TaskError("bad_reply", str(error)) from None
 
 
-def _private(task: Task, model: Arrays | None, private: Arrays | None) -> Arrays:
+def _present(task: Task, model: Arrays | None) -> Arrays:
     if model is None:
         raise TaskError("refused", f"{task.call} needs a model, and the task names none")
+    return model
+
+
+def _private(task: Task, model: Arrays | None, private: Arrays | None) -> Arrays:
+    model = _present(task, model)
     if private is not None:
         return private
     return model.copy()

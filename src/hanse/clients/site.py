@@ -41,16 +41,7 @@ class Site:
     def rng(self) -> np.random.Generator:
         """See the class; made when it is first asked for, since most code does without."""
         if self._rng is None:
-            self._rng = generator(
-                key_of(
-                    self.seed,
-                    round_=self.round,
-                    phase=self.phase,
-                    site=self.name,
-                    attempt=self._attempt,
-                    purpose="client",
-                )
-            )
+            self._rng = generator(self.key("client"))
         return self._rng
 
     def load(self, dataset: str) -> Any:
@@ -77,6 +68,17 @@ class Site:
             )
         return self._state
 
+    def key(self, purpose: str) -> int:
+        """The key of one random stream of the task at hand, for `hanse.core.seeds.generator`."""
+        return key_of(
+            self.seed,
+            round_=self.round,
+            phase=self.phase,
+            site=self.name,
+            attempt=self._attempt,
+            purpose=purpose,
+        )
+
     def begin(self, task: Task, state: dict[str, Any]) -> None:
         """Turn to the next task. Called by the runtime."""
         self.round, self.phase, self.seed, self._attempt = task.id.round, task.id.phase, task.seed, task.attempt
@@ -94,7 +96,8 @@ class Site:
 
     def stand_in(self, beside: "Site", rng: np.random.Generator, state: dict[str, Any]) -> None:
         """Turn to the task that `beside` is at, with numbers and memory of one's own. For attacks in simulation."""
-        self.round, self.phase, self.seed, self._rng, self._state = beside.round, beside.phase, beside.seed, rng, state
+        self.round, self.phase, self.seed, self._attempt = beside.round, beside.phase, beside.seed, beside._attempt
+        self._rng, self._state = rng, state
 
     def __repr__(self) -> str:
         return f"Site({self.name!r}, round={self.round}, phase={self.phase!r})"

@@ -1,4 +1,6 @@
-"""`hs.torch`: a PyTorch module and a training function as a client.
+"""`hs.torch`: a PyTorch module as a client, with a training function of the user's or a declared training.
+
+The declared one is in `torch_declared.py`; this is the other.
 
 Averaged is the module's `state_dict`, by name: parameters and buffers, each in its own dtype (bfloat16 and the 8-bit
 floats through ml-dtypes; integer buffers such as `num_batches_tracked` are averaged and rounded by the server). Bool
@@ -10,28 +12,45 @@ Tied parameters appear in a state dict under each of their names, with equal con
 
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
-from typing import Any
-
-import ml_dtypes
-import numpy as np
+from typing import TYPE_CHECKING, Any, overload
 
 from hanse.clients.client import Answer, Client, Config, taken_apart
 from hanse.clients.site import Site
-from hanse.core.arrays import Array, Arrays
-from hanse.core.errors import ConfigError, MissingExtraError, UpdateError
+from hanse.clients.tensors import array_of_tensor, imported, tensor_of_array, travelling
+from hanse.clients.training import Optimizer, Training
+from hanse.core.arrays import Arrays
+from hanse.core.errors import ConfigError
+
+if TYPE_CHECKING:
+    from hanse.clients.torch_declared import DeclaredTorch
 
 Step = Callable[[Any, Config, Site], Any]
 
-# torch's dtypes that numpy lacks, by name: as which integers their bits pass, and what ml-dtypes calls them
-_BITS = {
-    "torch.bfloat16": ("int16", np.dtype(ml_dtypes.bfloat16)),
-    "torch.float8_e5m2": ("uint8", np.dtype(ml_dtypes.float8_e5m2)),
-    "torch.float8_e4m3fn": ("uint8", np.dtype(ml_dtypes.float8_e4m3fn)),
-}
+
+@overload
+def torch(module: Any, train: Step, evaluate: Step | None = None, *, device: str | None = None) -> "TorchClient": ...
 
 
-def torch(module: Any, train: Step, evaluate: Step | None = None, *, device: str | None = None) -> "TorchClient":
-    """A client that trains `module`.
+@overload
+def torch(
+    module: Any,
+    X: Any,
+    y: Any,
+    *,
+    loss: str,
+    optimizer: Optimizer,
+    epochs: int = 1,
+    batch_size: int = 32,
+    test: float | tuple[Any, Any] = 0.0,
+    seed: int = 0,
+    device: str | None = None,
+) -> "DeclaredTorch": ...
+
+
+def torch(module: Any, *parts: Any, device: str | None = None, **declared: Any) -> Any:
+    """A client that trains `module`, with a function of yours or as declared.
+
+    `hs.torch(module, train, evaluate)`:
 
     Args:
         module: an `nn.Module`. Its weights are replaced by the model's before each call, so only its architecture
@@ -40,17 +59,66 @@ def torch(module: Any, train: Step, evaluate: Step | None = None, *, device: str
         evaluate: the same for evaluation; called in eval mode without gradients. None: this site evaluates nothing.
         device: where the module is moved to, such as `cuda`; None leaves it where it is.
 
+    `hs.torch(module, X, y, loss="cross_entropy", optimizer=hs.SGD(0.05))` declares the training instead:
+
+    Args:
+        module: an `nn.Module`, shared by all sites of this process that name it, or a function without arguments that
+            makes one, which also gives initial parameters from the job's seed. Its state is moved into flat vectors.
+        X, y: tensors or arrays, one example a row. Whole labels 0, 1, … for `cross_entropy`; 0 or 1 for
+            `binary_cross_entropy`, whose module gives one logit; numbers for `mse`.
+        loss: `cross_entropy`, `binary_cross_entropy` or `mse`, mean over a batch.
+        optimizer: `hs.SGD(lr, …)` or `hs.Adam(lr, …)`; fresh in every round.
+        epochs: passes over the site's examples in a round; `config["epochs"]` of a task overrides it, as
+            `config["client_lr"]` does the learning rate.
+        batch_size: examples of a step; the last batch of an epoch may be smaller.
+        test: share of the examples held out for evaluation, or `(X, y)`; 0 evaluates nothing.
+        seed: of the choice of what is held out.
+        device: as above.
+
     Raises:
-        ConfigError: not a module. MissingExtraError: torch is not installed.
+        ConfigError: not a module, or an argument that is wrong, by name. MissingExtraError: torch is not installed.
     """
-    return TorchClient(module, train, evaluate, device)
+    if (parts and callable(parts[0])) or (parts[1:] and callable(parts[1])) or {"train", "evaluate"} & declared.keys():
+        given = dict(zip(("train", "evaluate"), parts, strict=False)) | declared
+        return TorchClient(
+            module, **_named(given, "hs.torch(module, train, evaluate)", ("train",), ("evaluate",)), device=device
+        )
+    given = dict(zip(("X", "y"), parts, strict=False)) | declared
+    if given.keys() <= {"X"}:
+        raise ConfigError(
+            "hs.torch: expected a training function, hs.torch(module, train), or a declared training, "
+            f"hs.torch(module, X, y, loss=..., optimizer=...); found {type(given.get('X')).__name__} alone"
+        )
+    options = _named(
+        given, "hs.torch(module, X, y, ...)", ("X", "y", "loss", "optimizer"), ("epochs", "batch_size", "test", "seed")
+    )
+    what = {name: options.pop(name) for name in ("loss", "optimizer", "epochs", "batch_size") if name in options}
+    from hanse.clients.torch_declared import DeclaredTorch
+
+    return DeclaredTorch(
+        module,
+        options.pop("X"),
+        options.pop("y"),
+        Training(**what),
+        device=device,
+        **({"test": 0.0, "seed": 0} | options),
+    )
+
+
+def _named(given: dict[str, Any], form: str, needed: tuple[str, ...], optional: tuple[str, ...]) -> dict[str, Any]:
+    missing = [name for name in needed if name not in given]
+    unknown = sorted(given.keys() - {*needed, *optional})
+    if missing or unknown:
+        found = f"{missing[0]} is missing" if missing else f"{unknown[0]} is not one of them"
+        raise ConfigError(f"{form}: expected {', '.join((*needed, *optional))}; {found}")
+    return given
 
 
 class TorchClient(Client):
     """See `torch`."""
 
-    def __init__(self, module: Any, train: Step, evaluate: Step | None, device: str | None) -> None:
-        self._torch = _imported()
+    def __init__(self, module: Any, train: Step, evaluate: Step | None = None, device: str | None = None) -> None:
+        self._torch = imported()
         if not isinstance(module, self._torch.nn.Module):
             raise ConfigError(f"hs.torch: expected an nn.Module, found {type(module).__name__}")
         for name, function in (("train", train), ("evaluate", evaluate)):
@@ -85,7 +153,7 @@ class TorchClient(Client):
 
 def arrays_of_module(module: Any) -> Arrays:
     """A module's state dict, without bool buffers. On the CPU the arrays share the module's memory."""
-    return Arrays((name, array_of_tensor(tensor)) for name, tensor in _travelling(module))
+    return Arrays((name, array_of_tensor(tensor)) for name, tensor in travelling(module))
 
 
 def load_into(module: Any, arrays: Arrays) -> None:
@@ -94,13 +162,13 @@ def load_into(module: Any, arrays: Arrays) -> None:
     Raises:
         ConfigError: names or shapes that are not the module's.
     """
-    tensors = dict(_travelling(module))
+    tensors = dict(travelling(module))
     if tensors.keys() != arrays.keys():
         odd = sorted(tensors.keys() ^ arrays.keys())[:3]
         raise ConfigError(
             f"hs.torch: the model and this site's module differ in {', '.join(odd)}; use the same module at every site"
         )
-    with _imported().no_grad():
+    with imported().no_grad():
         for name, tensor in tensors.items():
             array = arrays[name]
             if tuple(tensor.shape) != array.shape:
@@ -109,32 +177,6 @@ def load_into(module: Any, arrays: Arrays) -> None:
                     f"found {array.shape}; use the same module at every site"
                 )
             tensor.copy_(tensor_of_array(array))
-
-
-def array_of_tensor(tensor: Any) -> Array:
-    """A tensor as an array; without a copy where it is contiguous and on the CPU.
-
-    Raises:
-        UpdateError: a dtype that numpy and ml-dtypes lack.
-    """
-    tensor = tensor.detach().cpu().contiguous()
-    bits = _BITS.get(str(tensor.dtype))
-    try:
-        if bits is None:
-            return np.asarray(tensor.numpy())
-        return np.asarray(tensor.view(getattr(_imported(), bits[0])).numpy()).view(bits[1])
-    except TypeError:
-        raise UpdateError(f"hs.torch: expected a dtype that numpy or ml-dtypes has, found {tensor.dtype}") from None
-
-
-def tensor_of_array(array: Array) -> Any:
-    """An array as a tensor to read from: it shares the memory of a writable array, and copies any other."""
-    source = array if array.flags.writeable else array.copy()
-    for name, (integers, dtype) in _BITS.items():
-        if source.dtype == dtype:
-            torch_ = _imported()
-            return torch_.from_numpy(source.view(integers)).view(getattr(torch_, name.removeprefix("torch.")))
-    return _imported().from_numpy(source)
 
 
 @contextmanager
@@ -148,15 +190,3 @@ def _frozen(module: Any, names: Collection[str]) -> Iterator[None]:
     finally:
         for parameter in held:
             parameter.requires_grad_(True)
-
-
-def _travelling(module: Any) -> list[tuple[str, Any]]:
-    return [(name, tensor) for name, tensor in module.state_dict().items() if str(tensor.dtype) != "torch.bool"]
-
-
-def _imported() -> Any:
-    try:
-        import torch
-    except ImportError:
-        raise MissingExtraError("torch", "torch") from None
-    return torch

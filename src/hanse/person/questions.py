@@ -11,7 +11,7 @@ from hanse.clients.loader import find_app
 from hanse.core.errors import ConfigError
 from hanse.person.federation import Federation
 from hanse.person.jobs import submit
-from hanse.simulation.inline import simulate
+from hanse.simulation.simulate import simulate
 
 
 def ask(

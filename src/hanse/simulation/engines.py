@@ -2,7 +2,8 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from typing import Any, ClassVar
+from statistics import median
+from typing import TYPE_CHECKING, Any
 
 from hanse.aggregation import GROUP, Partial
 from hanse.core.errors import ConfigError
@@ -11,7 +12,11 @@ from hanse.simulation.replicas import Replicas, num_cores
 from hanse.simulation.sequential import Sequential
 from hanse.simulation.sites import Places, to_stderr
 
-ENGINES = ("auto", "sequential", "replicas")
+if TYPE_CHECKING:
+    from hanse.simulation.batched import Batched
+
+BATCHED = ("batched", "numpy-batched", "torch-batched")
+ENGINES = ("auto", "sequential", "replicas", *BATCHED)
 STARTING_S = 1.5
 """What starting replicas takes, about: they are worth it where they save twice that."""
 
@@ -22,13 +27,17 @@ def make_engine(
     *,
     replicas: int | None = None,
     mixed_hardware: bool = False,
+    reproducible: bool = True,
     rounds: int = 1,
+    settings: Mapping[str, Any] | None = None,
 ) -> Engine:
     """The engine called `name`.
 
     Args:
         replicas: processes; by default one for each core.
+        reproducible: `auto` keeps to engines with the bits of the sequential one.
         rounds: that are left, so that `auto` knows whether something is worth its start.
+        settings: of the engine on which a run was begun that is resumed.
 
     Raises:
         ConfigError: there is none of that name, or the app cannot run on it.
@@ -41,8 +50,21 @@ def make_engine(
         return Replicas(places.app, places.population, replicas, mixed_hardware=mixed_hardware)
     if name == "auto":
         count = num_cores() if replicas is None else replicas
-        return Sequential(places) if count == 1 else Auto(places, count, rounds, mixed_hardware=mixed_hardware)
+        if count == 1 and reproducible:
+            return Sequential(places)
+        return Auto(places, count, rounds, mixed_hardware=mixed_hardware, reproducible=reproducible)
+    if name in BATCHED:
+        if replicas is not None and replicas > 1:
+            return Replicas(places.app, places.population, replicas, inner=name, mixed_hardware=mixed_hardware)
+        return _batched(name, places, (settings or {}).get("group"))
     return Sequential(places)
+
+
+def _batched(name: str, places: Places, group: int | None = None) -> "Batched":
+    from hanse.simulation.batched import Batched
+
+    kernel = name.removesuffix("batched").removesuffix("-") or "auto"
+    return Batched(places, kernel=kernel, group=group, say=to_stderr)
 
 
 def resumed(asked: str, kept: Mapping[str, Any]) -> str:
@@ -59,23 +81,34 @@ def resumed(asked: str, kept: Mapping[str, Any]) -> str:
 
 
 class Auto:
-    """Begins with the sequential engine, measures a group, and goes on with replicas where they save time."""
+    """Begins with the sequential engine, measures a group, and goes on with what saves time.
 
-    exact: ClassVar[bool] = True
+    Where bits need not be those of the sequential engine, a group is then trained at once and measured too, after a
+    first one that pays for what is made once.
+    """
 
-    def __init__(self, places: Places, count: int, rounds: int, *, mixed_hardware: bool = False) -> None:
+    def __init__(
+        self, places: Places, count: int, rounds: int, *, mixed_hardware: bool = False, reproducible: bool = True
+    ) -> None:
         self._places = places
         self._count = count
         self._rounds = rounds
         self._mixed = mixed_hardware
         self._engine: Engine = Sequential(places)
-        self._seen_s: list[float] = []
+        self._stacking = None if reproducible else _batched("batched", places)
+        self._alone_s: list[float] = []
+        self._stacked_s: list[float] = []
         self._decided = False
 
     @property
     def name(self) -> str:
         """Of the engine that was chosen."""
         return self._engine.name
+
+    @property
+    def exact(self) -> bool:
+        """See `Engine.exact`; of what was used so far."""
+        return self._engine.exact and not self._stacked_s
 
     @property
     def settings(self) -> Mapping[str, Any]:
@@ -85,16 +118,18 @@ class Auto:
     def run(self, batch: Batch) -> Iterator[Answered | Partial]:
         """See `Engine.run`."""
         done = 0
-        if not self._decided:
-            # The first task also pays for what is made once: it is answered and not measured.
-            first = _part(batch, 0, 1 + GROUP)
-            done = len(first)
-            for item in self._engine.run(first):
+        while not self._decided and done < len(batch):
+            engine, count, seen = self._trial()
+            part = _part(batch, done, done + count)
+            done += len(part)
+            for item in engine.run(part):
                 if isinstance(item, Answered):
-                    self._seen_s.append(item.outcome.reply.seconds)
+                    seen.append(item.outcome.reply.seconds)
                 yield item
                 if isinstance(item, Answered) and item.outcome.reply.error_kind and batch.stop_at_failure:
                     return
+            if batch.tasks[0].call == "parameters":
+                seen.clear()
             self._decide(len(batch))
         if done < len(batch):
             yield from self._engine.run(_part(batch, done, len(batch)))
@@ -102,19 +137,46 @@ class Auto:
     def close(self) -> None:
         """See `Engine.close`."""
         self._engine.close()
+        if self._stacking is not None:
+            self._stacking.close()
+
+    def _trial(self) -> tuple[Engine, int, list[float]]:
+        """What to measure next, on how many tasks. The first task, or group, also pays for what is made once."""
+        if self._stacking is None or len(self._alone_s) <= GROUP:
+            return self._engine, 1 + GROUP, self._alone_s
+        return self._stacking, self._stacking.group or GROUP, self._stacked_s
 
     def _decide(self, tasks: int) -> None:
-        measured = sorted(self._seen_s[1:])
-        if not measured:
+        if len(self._alone_s) < 2:
             return
+        each_s, inner = median(self._alone_s[1:]), "sequential"
+        if self._stacking is not None:
+            if len(self._alone_s) <= GROUP or not self._stacked_s:
+                return
+            group = self._stacking.group
+            if group and len(self._stacked_s) < GROUP + group:
+                return
+            if group and self._stacked_s[-1] < each_s:
+                each_s, inner = self._stacked_s[-1], "batched"
         self._decided = True
-        expected_s = measured[len(measured) // 2] * tasks * self._rounds
+        if inner == "batched" and self._stacking is not None:
+            self._engine, self._stacking = self._stacking, None
+        expected_s = each_s * tasks * self._rounds
         if expected_s * (1 - 1 / self._count) < 2 * STARTING_S:
             return
         try:
-            self._engine = Replicas(self._places.app, self._places.population, self._count, mixed_hardware=self._mixed)
+            replicas = Replicas(
+                self._places.app,
+                self._places.population,
+                self._count,
+                inner=inner,
+                mixed_hardware=self._mixed,
+            )
         except ConfigError as error:
             to_stderr(f"simulation: one process, since {error}")
+        else:
+            self._engine.close()
+            self._engine = replicas
 
 
 def _part(batch: Batch, start: int, stop: int) -> Batch:

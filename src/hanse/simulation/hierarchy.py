@@ -32,7 +32,7 @@ from hanse.core.spec import RunSpec
 from hanse.rounds.folding import Item, fold, update_kind
 from hanse.rounds.record import mean_metrics
 from hanse.rounds.result import Result
-from hanse.simulation.inline import simulate
+from hanse.simulation.simulate import simulate
 from hanse.strategies import Strategy
 from hanse.strategies.fedavg import FedAvg
 from hanse.strategies.strategy import FoldInput

@@ -22,7 +22,7 @@ from collections import deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 from hanse.aggregation import GROUP, Partial, Subtree
 from hanse.clients.app import App
@@ -80,9 +80,6 @@ class Replicas:
         ConfigError: the app is in no module file, or the sites' data cannot be given to other processes.
     """
 
-    name: ClassVar[str] = "replicas"
-    exact: ClassVar[bool] = True
-
     def __init__(
         self,
         app: App,
@@ -97,6 +94,7 @@ class Replicas:
         if type(count) is not int or not 1 <= count <= 1024:
             raise ConfigError(f"replicas: expected a whole number from 1 to 1024, found {count!r}")
         self._count = count
+        self._inner = inner
         self._spec = app.spec().to_json()
         self._mixed = mixed_hardware
         self._is_mixed = False
@@ -119,6 +117,16 @@ class Replicas:
         self._sizes = population.sizes
         self._numbers = 0
         self._heard: queue.SimpleQueue[tuple[Replica, dict[str, Any] | None, memoryview]] = queue.SimpleQueue()
+
+    @property
+    def name(self) -> str:
+        """See `Engine.name`: that of the engine inside, where its bits are its own."""
+        return "replicas" if self.exact else self._inner
+
+    @property
+    def exact(self) -> bool:
+        """See `Engine.exact`: as the engine inside."""
+        return self._inner == "sequential"
 
     @property
     def settings(self) -> Mapping[str, Any]:
@@ -182,6 +190,8 @@ class Replicas:
             tasks=[batch.tasks[place] for place in places],
             states=[batch.states[place] for place in places],
             summing=None if subtree is None else batch.summing,
+            whole_from=0 if subtree is None else subtree.positions.start,
+            whole_below=0 if subtree is None else subtree.positions.stop,
         )
         self._numbers += 1
         return Chunk(self._numbers, part, subtree, sum(self._cost(task.site) for task in part.tasks))

@@ -38,6 +38,7 @@ def simulate(
     engine: str = "auto",
     replicas: int | None = None,
     mixed_hardware: bool = False,
+    reproducible: bool = True,
     durations: Durations | float | None = None,
     availability: Availability | None = None,
     checkpoint: str | Path | None = None,
@@ -54,7 +55,10 @@ def simulate(
             `hs.Population`, whose sites cost nothing until they are sampled.
         engine: where client code runs: `sequential`, one site after another in this process; `replicas`, in processes
             of our own, for apps in a module file; `auto` measures a few sites and chooses. All give the same bits.
-        replicas: how many processes; by default one for each core.
+            `batched` trains many sites in one kernel where the training is declared (`numpy-batched`,
+            `torch-batched`: with that kernel only); its result is that of the others up to rounding.
+        replicas: how many processes; by default one for each core. With `batched`, 2 or more stack in each.
+        reproducible: `auto` may choose `batched` only where this is False.
         mixed_hardware: take replicas whose numerics fingerprint differs; then bits are not comparable.
         durations: virtual seconds that a site takes, a number or a function of a visit such as
             `hs.traces.LogNormal()`. Then deadlines, grace and quorum act in virtual time, and `RoundRecord.time_s` says
@@ -107,7 +111,13 @@ def simulate(
         state = machine.begin(new_job_id(), COMPONENT, spec) if kept is None else kept.state
         done = max(0, state.round - 1)
         runs_on = engines.make_engine(
-            engine, Places(app, population), replicas=replicas, mixed_hardware=mixed_hardware, rounds=spec.rounds - done
+            engine,
+            Places(app, population),
+            replicas=replicas,
+            mixed_hardware=mixed_hardware,
+            reproducible=reproducible,
+            rounds=spec.rounds - done,
+            settings=None if kept is None else kept.engine["settings"],
         )
         with Bar(spec.rounds, shown, done=done) as advance:
             observers = [watch for watch in (advance, observer) if watch is not None]

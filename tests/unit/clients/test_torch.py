@@ -10,7 +10,8 @@ torch = pytest.importorskip("torch", reason="torch is not installed (extra 'torc
 
 from hanse.clients.app import App  # noqa: E402
 from hanse.clients.execute import Runtime  # noqa: E402
-from hanse.clients.torch import array_of_tensor, arrays_of_module, load_into, tensor_of_array  # noqa: E402
+from hanse.clients.tensors import array_of_tensor, tensor_of_array  # noqa: E402
+from hanse.clients.torch import arrays_of_module, load_into  # noqa: E402
 from hanse.clients.torch import torch as torch_client  # noqa: E402
 from hanse.core.arrays import Arrays  # noqa: E402
 from hanse.core.codec import decode, encode  # noqa: E402

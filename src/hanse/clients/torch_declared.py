@@ -1,0 +1,116 @@
+"""`hs.torch(module, X, y, loss=…, optimizer=…)`: a PyTorch module and a declared training as a client.
+
+Sites of one process that name the same module (or the same function that makes it) share it and its flat vectors
+(`flat.py`): a site costs its examples and nothing else.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+from weakref import WeakKeyDictionary
+
+from hanse.clients.client import Config
+from hanse.clients.declared import Declared
+from hanse.clients.flat import FlatModule, FlatTrainer
+from hanse.clients.site import Site
+from hanse.clients.tensors import imported
+from hanse.clients.torch import arrays_of_module
+from hanse.clients.training import Effort, Order, Training
+from hanse.core.arrays import Arrays
+from hanse.core.errors import ConfigError
+
+_MADE: WeakKeyDictionary[Any, dict[str | None, Any]] = WeakKeyDictionary()
+"""Function that makes a module → device → the module that this process made with it."""
+
+_FLAT: WeakKeyDictionary[Any, FlatModule] = WeakKeyDictionary()
+"""Module → its flat state, which does not hold the module."""
+
+
+class DeclaredTorch(Declared):
+    """See `hs.torch`.
+
+    Args:
+        module: an `nn.Module`, or a function (or class) without arguments that makes one.
+    """
+
+    def __init__(
+        self,
+        module: Any,
+        X: Any,
+        y: Any,
+        training: Training,
+        *,
+        test: float | tuple[Any, Any],
+        seed: int,
+        device: str | None,
+    ) -> None:
+        super().__init__(training, X, y, test, seed)
+        self._torch = imported()
+        is_module = isinstance(module, self._torch.nn.Module)
+        if not is_module and not callable(module):
+            raise ConfigError(
+                f"hs.torch: expected an nn.Module or a function that makes one, found {type(module).__name__}"
+            )
+        self.source, self.device = module, device
+        self._make: Callable[[], Any] | None = None if is_module else module
+
+    @property
+    def module(self) -> Any:
+        """The module that this process trains with; of no site in particular."""
+        if self._make is None:
+            return self.source if self.device is None else self.source.to(self.device)
+        made = _MADE.setdefault(self._make, {})
+        if self.device not in made:
+            made[self.device] = self._made()
+        return made[self.device]
+
+    def trainer(self, module: Any) -> FlatTrainer:
+        """The trainer of a module."""
+        flat = _FLAT.get(module)
+        if flat is None:
+            flat = _FLAT[module] = FlatModule(module)
+        return flat.trainer(module, self.training)
+
+    def tensors(self, data: tuple[Any, Any]) -> tuple[Any, Any]:
+        """Examples as tensors on the module's device, targets in the dtype that the loss takes."""
+        X, y = (_as_tensor(part, self._torch) for part in data)
+        if self.training.loss == "cross_entropy":
+            y = y.long()
+        elif not y.is_floating_point():
+            y = y.to(self._torch.get_default_dtype())
+        return (X, y) if self.device is None else (X.to(self.device), y.to(self.device))
+
+    def parameters(self, config: Config, site: Site) -> Any:
+        """See `Client`: the weights of a module made anew from the job's seed, or those that it came with."""
+        if self._make is not None:
+            return arrays_of_module(self._made())
+        module = self.module
+        return self.trainer(module).flat.initial_arrays()
+
+    def trained(self, arrays: Arrays, order: Order, effort: Effort, site: Site) -> tuple[Arrays, float]:
+        """See `Declared`."""
+        module = self.module
+        trainer = self.trainer(module)
+        trainer.flat.load(arrays, (site.round, site.phase))
+        loss = trainer.train(module, *self.tensors((self.X, self.y)), order, effort)
+        return trainer.flat.arrays(), loss
+
+    def measured(self, arrays: Arrays, data: tuple[Any, Any], site: Site) -> Mapping[str, float]:
+        """See `Declared`."""
+        module = self.module
+        trainer = self.trainer(module)
+        trainer.flat.load(arrays, (site.round, site.phase))
+        return trainer.evaluate(module, *self.tensors(data))
+
+    def _made(self) -> Any:
+        assert self._make is not None
+        module = self._make()
+        if not isinstance(module, self._torch.nn.Module):
+            raise ConfigError(f"hs.torch: expected the function to make an nn.Module, found {type(module).__name__}")
+        return module if self.device is None else module.to(self.device)
+
+
+def _as_tensor(value: Any, torch: Any) -> Any:
+    if isinstance(value, torch.Tensor):
+        return value
+    flags = getattr(value, "flags", None)
+    return torch.as_tensor(value.copy() if flags is not None and not flags.writeable else value)

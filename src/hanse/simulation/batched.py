@@ -1,0 +1,261 @@
+"""The batched engine: declared trainings of many sites in one kernel.
+
+Positions are cut into aligned subtrees of the canonical tree, each a group that fits into the cache (or into the
+device's memory). Sites of a group that train the same model in the same way are stacked (`stacks.py`); the others, and
+everything that is no training, are computed one after another as the sequential engine does, with the reason said once.
+Updates are added up in float64 in the canonical order, whoever made them.
+
+It promises the sequential engine's result up to rounding (relative L2 distance of the model's move below 1e-4), not
+its bits: products of another shape sum in another order. Batches of examples, seeds and weights are the same.
+"""
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+
+from hanse.aggregation import Partial
+from hanse.aggregation.canonical import GROUP, Subtree, Tree, group_members, subtrees, total_weight
+from hanse.aggregation.folds import Sum
+from hanse.clients.declared import Declared
+from hanse.clients.execute import Outcome
+from hanse.clients.fingerprint import fingerprint
+from hanse.clients.site import stream_of
+from hanse.clients.training import Effort, Training, effort_of, orders_of, steps_of, wanted_metrics
+from hanse.core.arrays import Array, Arrays, Layout
+from hanse.core.records import Reply, Task
+from hanse.simulation.engine import Answered, Batch, Summing, refusal
+from hanse.simulation.ragged import schedule_of
+from hanse.simulation.sites import Places, to_stderr
+from hanse.simulation.stacks import Kind, StackOfSites, Stacks, examples_of, vector_of
+
+_SOME = Arrays()
+"""Stands for an update that is there: `refusal` asks no more of it."""
+
+REFUSALS = (ValueError, IndexError, RuntimeError, TypeError, MemoryError)
+"""What a kernel raises that cannot do it; sites are trained alone then, where the cause has its place."""
+
+
+@dataclass(slots=True)
+class _Member:
+    """A task of a batch.
+
+    Args:
+        kind: what it is stacked by; None where it is computed alone.
+        order: its examples' order, `(epochs, n)`.
+        outcome: what came of it, without arrays where `blocks` has them.
+        blocks: the update's arrays, flat, in the model's order, lent by the kernel.
+    """
+
+    position: int
+    task: Task
+    state: bytes | None
+    client: Declared | None = None
+    kind: Kind | None = None
+    order: Any = None
+    outcome: Outcome | None = None
+    blocks: list[Array] | None = None
+
+
+class Batched:
+    """See `engine.Engine`.
+
+    Args:
+        places: the sites.
+        kernel, group, say: see `Stacks`.
+    """
+
+    exact: ClassVar[bool] = False
+
+    def __init__(
+        self,
+        places: Places,
+        *,
+        kernel: str = "auto",
+        group: int | None = None,
+        say: Callable[[str], None] = to_stderr,
+    ) -> None:
+        self._places = places
+        self._stacks = Stacks(kernel, group, say)
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """See `Engine.settings`: a run that goes on stacks as many sites as it did, since that changes bits."""
+        return {"group": self.group or None}
+
+    @property
+    def name(self) -> str:
+        """See `Engine.name`."""
+        return "batched" if self._stacks.kernel == "auto" else f"{self._stacks.kernel}-batched"
+
+    @property
+    def group(self) -> int:
+        """How many sites are stacked at most; 0 while nothing is."""
+        return self._stacks.largest
+
+    def run(self, batch: Batch) -> Iterator[Answered | Partial]:
+        """See `Engine.run`; in order of position."""
+        members = [_Member(*parts) for parts in zip(batch.positions, batch.tasks, batch.states, strict=True)]
+        if batch.model is not None:
+            self._look_at([member for member in members if member.task.call == "train"])
+        start = 0
+        while start < len(members):
+            level = self._stacks.level(members[start].kind)
+            subtree = Subtree(level, members[start].position // GROUP >> level)
+            stop = start + 1
+            while stop < len(members) and members[stop].position < subtree.positions.stop:
+                stop += 1
+            group = members[start:stop]
+            if not self._train(group, batch):
+                continue  # the group is too large; its first half comes next
+            yield from self._answers(group, subtree, batch)
+            if batch.stop_at_failure and any(m.outcome is not None and m.outcome.reply.error_kind for m in group):
+                return
+            start = stop
+
+    def close(self) -> None:
+        """See `Engine.close`."""
+        self._stacks.clear()
+
+    def _look_at(self, members: Sequence[_Member]) -> None:
+        """Find out who can be stacked with whom, and draw the orders of their examples."""
+        last: tuple[Training, Mapping[str, Any], Effort] | None = None
+        for member in members:
+            try:
+                client = self._places.runtime(member.task.site).client(member.task.seed)
+                if not isinstance(client, Declared):
+                    self._stacks.alone(
+                        f"{type(client).__name__} is no declared training such as hs.torch(module, X, y)"
+                    )
+                    continue
+                if last is None or last[0] != client.training or last[1] != member.task.config:
+                    last = client.training, member.task.config, effort_of(client.training, member.task.config)
+                member.client, member.kind = client, self._stacks.kind_of(client, last[2])
+            except (Exception, SystemExit):
+                continue  # alone it fails again, and is answered as a failure
+        for epochs in {member.kind.epochs for member in members if member.kind is not None}:
+            alike = [(m, m.client) for m in members if m.kind and m.client and m.kind.epochs == epochs]
+            keys = [stream_of(member.task, member.task.site, "batches") for member, _ in alike]
+            orders = orders_of(keys, [client.num_examples for _, client in alike], epochs)
+            for (member, _), order in zip(alike, orders, strict=True):
+                member.order = order
+
+    def _train(self, group: Sequence[_Member], batch: Batch) -> bool:
+        """Train who can be stacked; False where the group must be cut smaller first."""
+        for kind in dict.fromkeys(member.kind for member in group if member.kind is not None):
+            alike = [(member, member.client) for member in group if member.kind == kind and member.client is not None]
+            family = self._stacks.family(kind)
+            if family.stack is None:
+                continue
+            for first in range(0, len(alike), family.stack.size):
+                part = alike[first : first + family.stack.size]
+                try:
+                    _train_alike(part, kind, family.stack, batch)
+                except REFUSALS as error:
+                    if self._stacks.failed(family, alike[0][1], error):
+                        return False
+                    break
+                if len(part) < len(alike):
+                    _keep(part)  # the next part overwrites them
+        return True
+
+    def _answers(self, group: Sequence[_Member], subtree: Subtree, batch: Batch) -> Iterator[Answered | Partial]:
+        answered: list[tuple[Answered, list[Array]]] = []
+        for member in group:
+            outcome = member.outcome
+            if outcome is None:
+                runtime = self._places.runtime(member.task.site)
+                outcome = runtime.execute(member.task, batch.model, member.state)
+                if outcome.reply.error_kind:
+                    member.outcome = outcome
+            blocks = member.blocks or []
+            if outcome.arrays is not None:
+                blocks = [array.reshape(-1) for array in outcome.arrays.to_list()]
+            answered.append((Answered(member.position, outcome), blocks))
+        partials = []
+        if batch.summing is not None and batch.model is not None:
+            first = max(subtree.first_group, -(-batch.whole_from // GROUP))
+            end = min(subtree.end_group, batch.whole_below // GROUP)
+            for part in subtrees(first, end):
+                inside = [(item, blocks) for item, blocks in answered if item.position in part.positions]
+                partials.append(_summed(inside, part, batch.summing, batch.model.layout))
+        for item, blocks in answered:
+            if not item.summed and blocks and item.outcome.arrays is None:
+                assert batch.model is not None
+                item.outcome = Outcome(item.outcome.reply, _named(blocks, batch.model.layout), item.outcome.state)
+            yield item
+        yield from (partial for partial in partials if partial is not None)
+
+
+def _train_alike(alike: Sequence[tuple[_Member, Declared]], kind: Kind, stack: StackOfSites, batch: Batch) -> None:
+    """Train members of one kind and set their outcomes and rows; those whose update is not finite are left alone."""
+    assert batch.model is not None
+    started = time.perf_counter()
+    clients = [client for _, client in alike]
+    sizes = [client.num_examples for client in clients]
+    vector = vector_of(batch.model, stack)
+    X, y = examples_of(clients, stack)
+    schedule = schedule_of(sizes, [member.order for member, _ in alike], kind.training.batch_size)
+    rows, losses = stack.train(vector, X, y, schedule, lr=kind.lr, proximal_mu=kind.proximal_mu)
+    task = alike[0][0].task
+    if task.update_kind == "delta":
+        rows -= vector
+    effort = Effort(kind.lr, kind.epochs, kind.proximal_mu, {}, kind.wants)
+    finite = np.isfinite(rows.sum(axis=1)) if not task.allow_nonfinite else np.ones(len(rows), bool)
+    seconds = (time.perf_counter() - started) / len(alike)
+    worker = fingerprint()
+    for row, loss, good, place in zip(rows, losses.tolist(), finite.tolist(), schedule.members.tolist(), strict=True):
+        if not good:
+            continue  # alone it is looked at more closely, and refused where it must be
+        member, size = alike[place][0], sizes[place]
+        steps = steps_of(size, kind.training.batch_size, kind.epochs)
+        reply = Reply(
+            member.task.id,
+            member.task.site,
+            num_examples=size,
+            metrics={"loss": loss / (size * kind.epochs), **wanted_metrics(effort, steps, None)},
+            update_kind=member.task.update_kind,
+            base=member.task.model.id if member.task.model is not None else "",
+            seconds=seconds,
+            fingerprint=worker,
+        )
+        member.blocks, member.outcome = [row[part] for part in stack.slices], Outcome(reply, None, member.state)
+
+
+def _keep(part: Sequence[tuple[_Member, Declared]]) -> None:
+    for member, _ in part:
+        if member.blocks is not None:
+            member.blocks = [block.copy() for block in member.blocks]
+
+
+def _summed(
+    answered: Sequence[tuple[Answered, list[Array]]], subtree: Subtree, summing: Summing, layout: Layout
+) -> Partial | None:
+    """Σ weight · update over a subtree in canonical order, marking who is in it; None where it must not be summed."""
+    chosen = [pair for pair in answered if pair[1] and not refusal(summing, pair[0].outcome.reply, _SOME)]
+    weights = [summing.weight(item.outcome.reply.num_examples) for item, _ in chosen]
+    if not any(weights):
+        return None
+    rule = summing.reducer()
+    positions = [item.position for item, _ in chosen]
+    sums = []
+    for number, spec in enumerate(layout.specs):
+        tree: Tree[Sum] = Tree(rule.merge)
+        for group, members in group_members(positions):
+            acc = rule.zero(spec.size)
+            rule.add_group(acc, [chosen[i][1][number] for i in members], [weights[i] for i in members])
+            tree.push_group(group, acc)
+        total = tree.finish()
+        assert total is not None
+        sums.append(total.values)
+    for item, _ in chosen:
+        item.summed = True
+        if item.outcome.arrays is not None:
+            item.outcome = Outcome(item.outcome.reply, None, item.outcome.state)
+    return Partial(subtree, layout, tuple(sums), total_weight(positions, weights))
+
+
+def _named(blocks: Sequence[Array], layout: Layout) -> Arrays:
+    return Arrays((spec.name, block.reshape(spec.shape)) for spec, block in zip(layout.specs, blocks, strict=True))
