@@ -96,15 +96,27 @@ class Runtime:
         started = time.perf_counter()
         try:
             answer, after = self._call(task, model, state, private)
-            reply, arrays = self._checked(task, model, answer, lend=lend)
+            metrics = metrics_of(answer.metrics, task.call)
+            num_examples = num_examples_of(answer.num_examples, task.call)
+            arrays = self._checked(task, model, answer, lend=lend)
         except (Exception, SystemExit) as error:
             kind, message = failure_of(error, _directory(self.app))
             if not isinstance(error, TaskError):
                 self._log(f"task {task.id}: {text_of(error)}")
             failed = Reply.failed(task.id, self.site.name, kind, message)
             return Outcome(replace(failed, seconds=time.perf_counter() - started), None, state)
-        seconds = time.perf_counter() - started
-        return Outcome(replace(reply, seconds=seconds, fingerprint=fingerprint()), arrays, after)
+        is_trained = task.call == "train" and model is not None
+        reply = Reply(
+            task.id,
+            self.site.name,
+            num_examples=num_examples,
+            metrics=metrics,
+            update_kind=task.update_kind if is_trained else "values",
+            base=task.model.id if is_trained and task.model is not None else "",
+            seconds=time.perf_counter() - started,
+            fingerprint=fingerprint(),
+        )
+        return Outcome(reply, arrays, after)
 
     def _call(
         self, task: Task, model: Arrays | None, state: bytes | None, private: Arrays | None
@@ -137,23 +149,20 @@ class Runtime:
             self._client = client_of(self.app, self.site)
         return self._client
 
-    def _checked(self, task: Task, model: Arrays | None, answer: Answer, *, lend: bool) -> tuple[Reply, Arrays | None]:
-        metrics = metrics_of(answer.metrics, task.call)
-        count = num_examples_of(answer.num_examples, task.call)
-        reply = Reply(task.id, self.site.name, num_examples=count, metrics=metrics)
+    def _checked(self, task: Task, model: Arrays | None, answer: Answer, *, lend: bool) -> Arrays | None:
+        """The arrays that go out, as the strategy wants them."""
         if task.call == "evaluate" or (task.call == "query" and answer.arrays is None):
-            return reply, None
+            return None
         names = list(model) if task.call == "train" and model is not None else None
         arrays = arrays_of(answer.arrays, task.call, names)
         is_own = lend
         if task.call == "train" and model is not None:
             _check_layout(model.layout, arrays.layout)
-            reply = replace(reply, base=task.model.id if task.model is not None else "", update_kind=task.update_kind)
             if task.update_kind == "delta":
                 arrays, is_own = delta_of(model, arrays), True
         if not task.allow_nonfinite:
             _check_finite(arrays, task.call)
-        return reply, arrays if is_own else _copied(arrays)
+        return arrays if is_own else _copied(arrays)
 
 
 def client_of(app: App, site: Site) -> Client:

@@ -31,7 +31,8 @@ class Site:
         self.seed = seed
         self.round = 0
         self.phase = SETUP
-        self.rng: np.random.Generator = generator(key_of(seed, phase=SETUP, site=name, purpose="client"))
+        self._rng: np.random.Generator | None = None
+        self._task: Task | None = None
         self._load = load
         self._loaded: dict[str, Any] = {}
         self._state: dict[str, Any] | None = None
@@ -60,16 +61,25 @@ class Site:
             )
         return self._state
 
+    @property
+    def rng(self) -> np.random.Generator:
+        """This task's numbers. Made when first asked for: most tasks draw none."""
+        if self._rng is None:
+            task = self._task
+            setup = key_of(self.seed, phase=SETUP, site=self.name, purpose="client")
+            self._rng = generator(setup if task is None else stream_of(task, self.name, "client"))
+        return self._rng
+
     def begin(self, task: Task, state: dict[str, Any]) -> None:
         """Turn to the next task. Called by the runtime."""
         self.round, self.phase, self.seed = task.id.round, task.id.phase, task.seed
-        self.rng = generator(stream_of(task, self.name, "client"))
+        self._rng, self._task = None, task
         self._state = state
 
     def begin_setup(self, seed: int) -> None:
         """Turn to the making of the client: the same numbers in every worker, whatever task comes first."""
         self.round, self.phase, self.seed = 0, SETUP, seed
-        self.rng = generator(key_of(seed, phase=SETUP, site=self.name, purpose="client"))
+        self._rng = self._task = None
         self._state = None
 
     def load_through(self, change: Callable[[Any], Any]) -> None:
@@ -79,7 +89,7 @@ class Site:
 
     def stand_in(self, beside: "Site", rng: np.random.Generator, state: dict[str, Any]) -> None:
         """Turn to the task that `beside` is at, with numbers and memory of one's own. For attacks in simulation."""
-        self.round, self.phase, self.seed, self.rng, self._state = beside.round, beside.phase, beside.seed, rng, state
+        self.round, self.phase, self.seed, self._rng, self._state = beside.round, beside.phase, beside.seed, rng, state
 
     def __repr__(self) -> str:
         return f"Site({self.name!r}, round={self.round}, phase={self.phase!r})"
