@@ -27,15 +27,19 @@ MAX_KNOWN_BYTES = 64 * 1024
 """Headers up to this size are remembered with what they say."""
 
 
+_CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
+
 def canonical_json(value: Any) -> bytes:
     """JSON with sorted keys, no spaces, UTF-8, and no NaN or infinity: equal values give equal bytes.
 
     Raises:
         ValueError: a NaN or an infinity. TypeError: not a JSON value.
     """
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
+    return _CANONICAL.encode(value).encode()
 
 
+@lru_cache(maxsize=16)  # every update of a job has the same
 def header_of(layout: Layout) -> bytes:
     """The first bytes of the canonical form: length, JSON, padding."""
     header: dict[str, Any] = {}

@@ -92,9 +92,9 @@ class Executor:
     def _execute(self, frame: Frame, fds: list[int]) -> Frame:
         task = Task.unpack(frame.parts[0])
         parts = iter(frame.parts[1:])
-        state = next(parts) if frame.fields["state"] else None
+        state = next(parts) if frame.fields.get("state") else None
         try:
-            where = frame.fields["model"]
+            where = frame.fields.get("model", "task")
             if where == "task":
                 where, parts = "inline", iter(_inline_model(task))
             model, private = _read(where, parts, fds)
@@ -105,19 +105,20 @@ class Executor:
             reply, arrays, after = self._failure(task, error), None, state
         if reply.ok and arrays is not None:
             scope = upload_scope(task.id, self._load.site)
-            reply = replace(reply, update=_write(arrays, fds.pop(0) if frame.fields["out"] else None, scope))
+            reply = replace(reply, update=_write(arrays, fds.pop(0) if frame.fields.get("out") else None, scope))
         if not reply.ok:
             after = state
         if after is not None and len(after) > MAX_BODY_BYTES // 2:
             limit = MAX_BODY_BYTES // 2
             message = f"site.state: expected at most {limit} bytes, found {len(after)}"
             reply, after = Reply.failed(task.id, self._load.site, "refused", message), state
-        return Frame("done", {"state": after is not None}, (reply.pack(), *(() if after is None else (after,))))
+        packed = reply.pack()
+        return Frame("done", {}, (packed,)) if after is None else Frame("done", {"state": True}, (packed, after))
 
     def _call(self, frame: Frame, fds: list[int]) -> Frame:
         arguments = json.loads(frame.parts[0])
         parts = iter(frame.parts[1:])
-        given = {name: _given(where, parts, fds) for name, where in frame.fields["arrays"]}
+        given = {name: _given(where, parts, fds) for name, where in frame.fields.get("arrays", ())}
         try:
             result, out = self._runtime.call(frame.fields["name"], arguments, given)
             content = json.dumps(result).encode()  # NaN is a metric too
@@ -128,7 +129,7 @@ class Executor:
             return _failed(*failure_of(error, self._load.bundle, log="server's log"))
         if out is None:
             return Frame("called", {"arrays": "none"}, (content,))
-        ref = _write(out, fds.pop(0) if frame.fields["out"] else None, "")
+        ref = _write(out, fds.pop(0) if frame.fields.get("out") else None, "")
         if ref.content is not None:
             return Frame("called", {"arrays": "inline"}, (content, ref.content))
         manifest = ref.manifest

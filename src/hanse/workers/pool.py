@@ -301,7 +301,7 @@ class Worker:
                 where = "task"
             if out is not None:
                 files.open(out, os.O_RDWR | os.O_CREAT)
-            fields = {"state": state is not None, "model": where, "out": out is not None}
+            fields = _only({"state": state is not None, "out": out is not None, "model": where != "task" and where})
             parts = (packed or task.pack(), *(() if state is None else (state,)), *inline)
             frame = await self._ask(Frame("execute", fields, parts, files.fds), "done", timeout_s)
         try:
@@ -340,7 +340,7 @@ class Worker:
                 parts += inline
             if out is not None:
                 files.open(out, os.O_RDWR | os.O_CREAT)
-            fields = {"name": name, "arrays": wheres, "out": out is not None}
+            fields = _only({"name": name, "arrays": wheres, "out": out is not None})
             frame = await self._ask(Frame("call", fields, tuple(parts), files.fds), "called", timeout_s)
         try:
             return await asyncio.to_thread(_called, frame, out) if out is not None else _called(frame, None)
@@ -521,6 +521,11 @@ class _Files:
     def __exit__(self, *_: object) -> None:
         for fd in self._fds:
             os.close(fd)
+
+
+def _only(fields: dict[str, Any]) -> dict[str, Any]:
+    """Fields that say something: an ordinary task's frame has none."""
+    return {name: value for name, value in fields.items() if value}
 
 
 def exit_cause(status: int) -> TaskError:

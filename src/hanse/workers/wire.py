@@ -1,12 +1,14 @@
-"""Frames over a socket between a process and its worker: a JSON header, binary parts, file descriptors.
+"""Frames over a socket between a process and its worker: a kind, a few fields, binary parts, file descriptors.
 
-    4 bytes   little-endian length of the header
-    8 bytes   little-endian length of the body
-    header    a JSON object: "kind", "fields", "parts" (their lengths), "fds" (how many)
-    body      the parts, one after another
+    1, 1, 2 bytes   length of the kind, number of descriptors, number of parts
+    4, 8 bytes      length of the fields, length of the body
+    kind            ASCII
+    lengths         8 bytes a part
+    fields          a JSON object; nothing where there are none, as in every frame of an ordinary task
+    body            the parts, one after another
 
-Descriptors travel with a frame's first byte. Large content is never in a frame: it is a file whose descriptor is.
-Nothing here is pickled, and a reader believes no length before it has checked it.
+All numbers are little-endian. Descriptors travel with a frame's first byte. Large content is never in a frame: it is
+a file whose descriptor is. Nothing here is pickled, and a reader believes no length before it has checked it.
 """
 
 import array
@@ -21,7 +23,7 @@ from typing import Any
 
 from hanse.core.errors import CodecError
 
-MAX_HEADER_BYTES = 1024 * 1024
+MAX_FIELDS_BYTES = 1024 * 1024
 MAX_BODY_BYTES = 256 * 1024 * 1024
 """All parts of one frame together: a task or reply, a state, arguments of a call."""
 MAX_FDS = 250
@@ -29,7 +31,8 @@ MAX_FDS = 250
 READ_BYTES = 96 * 1024
 """Below what makes the C library ask the kernel for fresh pages at every read."""
 
-_PREFIX = struct.Struct("<IQ")
+_PREFIX = struct.Struct("<BBHIQ")
+_MAX_PARTS = 2**16 - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,26 +56,35 @@ def encode(frame: Frame) -> bytes:
     Raises:
         CodecError: over a limit.
     """
+    kind = frame.kind.encode("ascii")
+    fields = json.dumps(frame.fields, separators=(",", ":")).encode() if frame.fields else b""
     lengths = [len(part) for part in frame.parts]
-    content = {"kind": frame.kind, "fields": frame.fields, "parts": lengths, "fds": len(frame.fds)}
-    header = json.dumps(content, separators=(",", ":")).encode()
-    size = sum(len(part) for part in frame.parts)
-    _check_lengths(len(header), size)
-    if len(frame.fds) > MAX_FDS:
-        raise CodecError(f"frame: expected at most {MAX_FDS} descriptors, found {len(frame.fds)}")
-    return b"".join((_PREFIX.pack(len(header), size), header, *frame.parts))
+    size = sum(lengths)
+    _check_lengths(len(fields), size)
+    if len(frame.fds) > MAX_FDS or len(lengths) > _MAX_PARTS or len(kind) > 255:
+        raise CodecError(
+            f"frame: expected at most {MAX_FDS} descriptors, {_MAX_PARTS} parts and 255 letters, "
+            f"found {len(frame.fds)}, {len(lengths)} and {len(kind)}"
+        )
+    prefix = _PREFIX.pack(len(kind), len(frame.fds), len(lengths), len(fields), size)
+    return b"".join((prefix, kind, struct.pack(f"<{len(lengths)}Q", *lengths), fields, *frame.parts))
 
 
 class Reader:
     """Turns what a stream brings, in pieces of any size, into frames."""
 
     def __init__(self) -> None:
-        self._buffer = bytearray()
+        self._buffer: bytes | bytearray = b""
         self._fds: deque[int] = deque()
 
     def feed(self, data: bytes, fds: Sequence[int] = ()) -> None:
         """Take what was read."""
-        self._buffer += data
+        if not self._buffer:
+            self._buffer = data  # a whole frame, most often: its parts are cut out of it without another copy
+        elif isinstance(self._buffer, bytes):
+            self._buffer = bytearray(self._buffer + data)
+        else:
+            self._buffer += data
         self._fds.extend(fds)
         if len(self._fds) > 4 * MAX_FDS:
             raise CodecError("frame: more descriptors than any frame has")
@@ -81,26 +93,34 @@ class Reader:
         """The next whole frame, or None.
 
         Raises:
-            CodecError: a length over its limit, or a header that is not one.
+            CodecError: a length over its limit, or a head that is none.
         """
-        if len(self._buffer) < _PREFIX.size:
+        buffer = self._buffer
+        if len(buffer) < _PREFIX.size:
             return None
-        header_size, body_size = _PREFIX.unpack_from(self._buffer)
-        _check_lengths(header_size, body_size)
-        start = _PREFIX.size + header_size
-        if len(self._buffer) < start + body_size:
+        kind_size, num_fds, num_parts, fields_size, body_size = _PREFIX.unpack_from(buffer)
+        _check_lengths(fields_size, body_size)
+        lengths_at = _PREFIX.size + kind_size
+        fields_at = lengths_at + 8 * num_parts
+        start = fields_at + fields_size
+        if len(buffer) < start + body_size:
             return None
-        header = _read_header(bytes(memoryview(self._buffer)[_PREFIX.size : start]))
-        lengths, count = header["parts"], header["fds"]
-        if sum(lengths) != body_size or count > len(self._fds):
-            raise CodecError("frame: parts or descriptors differ from what the header promises")
+        lengths = struct.unpack_from(f"<{num_parts}Q", buffer, lengths_at)
+        if not kind_size or sum(lengths) != body_size or num_fds > len(self._fds):
+            raise CodecError("frame: kind, parts or descriptors differ from what the head promises")
+        try:
+            kind = str(buffer[_PREFIX.size : lengths_at], "ascii")
+        except UnicodeDecodeError:
+            raise CodecError("frame: the kind is no word") from None
+        fields = _read_fields(bytes(buffer[fields_at:start])) if fields_size else {}
         parts = []
-        for length in lengths:
-            parts.append(bytes(memoryview(self._buffer)[start : start + length]))
-            start += length
-        del self._buffer[:start]
-        fds = tuple(self._fds.popleft() for _ in range(count))
-        return Frame(header["kind"], header["fields"], tuple(parts), fds)
+        with memoryview(buffer) as view:
+            for length in lengths:
+                parts.append(bytes(view[start : start + length]))
+                start += length
+        self._buffer = b"" if start == len(buffer) else buffer[start:]
+        fds = tuple(self._fds.popleft() for _ in range(num_fds))
+        return Frame(kind, fields, tuple(parts), fds)
 
     def close(self) -> None:
         """Close descriptors that no frame claimed."""
@@ -150,31 +170,19 @@ def receive(sock: socket.socket, reader: Reader) -> Frame | None:
     return frame
 
 
-def _check_lengths(header: int, body: int) -> None:
-    if not 2 <= header <= MAX_HEADER_BYTES or body > MAX_BODY_BYTES:
+def _check_lengths(fields: int, body: int) -> None:
+    if fields > MAX_FIELDS_BYTES or body > MAX_BODY_BYTES:
         raise CodecError(
-            f"frame: expected a header of at most {MAX_HEADER_BYTES} and a body of at most {MAX_BODY_BYTES} bytes, "
-            f"found {header} and {body}"
+            f"frame: expected fields of at most {MAX_FIELDS_BYTES} and a body of at most {MAX_BODY_BYTES} bytes, "
+            f"found {fields} and {body}"
         )
 
 
-def _read_header(content: bytes) -> dict[str, Any]:
+def _read_fields(content: bytes) -> dict[str, Any]:
     try:
-        header = json.loads(content)
+        fields = json.loads(content)
     except (ValueError, RecursionError):
-        raise CodecError("frame: header is not JSON") from None
-    if (
-        not isinstance(header, dict)
-        or not isinstance(header.get("kind"), str)
-        or not isinstance(header.get("fields"), dict)
-    ):
-        raise CodecError("frame: header is not an object with a kind and fields")
-    lengths, count = header.get("parts"), header.get("fds")
-    if (
-        not isinstance(lengths, list)
-        or not all(type(length) is int and length >= 0 for length in lengths)
-        or type(count) is not int
-        or not 0 <= count <= MAX_FDS
-    ):
-        raise CodecError("frame: header has no lengths of parts")
-    return header
+        raise CodecError("frame: the fields are not JSON") from None
+    if not isinstance(fields, dict):
+        raise CodecError("frame: the fields are no object")
+    return fields

@@ -45,24 +45,42 @@ def test_damaged_frames_raise_codec_errors_only(frame: Frame, data: st.DataObjec
         reader.next()
 
 
-@given(st.binary(min_size=12, max_size=100))
+@given(st.binary(min_size=16, max_size=100))
 def test_random_bytes(content: bytes) -> None:
     reader = Reader()
     reader.feed(content)
     with contextlib.suppress(CodecError):
-        assert reader.next() is None or len(content) > 40
+        frame = reader.next()
+        assert frame is None or (len(content) > 16 and len(frame.kind) == content[0])
 
 
 def test_limits_are_checked_before_anything_is_kept() -> None:
-    for header, body in ((1, 0), (2**20 + 1, 0), (10, wire.MAX_BODY_BYTES + 1)):
+    for fields, body in ((2**20 + 1, 0), (10, wire.MAX_BODY_BYTES + 1)):
         reader = Reader()
-        reader.feed(struct.pack("<IQ", header, body))
+        reader.feed(struct.pack("<BBHIQ", 4, 0, 0, fields, body))
         with pytest.raises(CodecError, match="at most"):
             reader.next()
     with pytest.raises(CodecError, match="at most"):
         wire.encode(Frame("x", {"long": "y" * (2**20)}))
-    with pytest.raises(CodecError, match="descriptors"):
-        wire.encode(Frame("x", fds=tuple(range(251))))
+    for frame in (Frame("x", fds=tuple(range(251))), Frame("x", parts=(b"",) * 2**16), Frame("x" * 256)):
+        with pytest.raises(CodecError, match="descriptors"):
+            wire.encode(frame)
+
+
+def test_heads_that_promise_what_is_not_there() -> None:
+    kind, lengths = b"done", struct.pack("<2Q", 1, 2)
+    for head, rest in (
+        (struct.pack("<BBHIQ", 4, 0, 2, 0, 4), kind + lengths + b"abcd"),  # parts of three bytes, a body of four
+        (struct.pack("<BBHIQ", 4, 1, 2, 0, 3), kind + lengths + b"abc"),  # a descriptor that did not come
+        (struct.pack("<BBHIQ", 4, 0, 0, 2, 0), kind + b"[]"),  # fields that are a list
+        (struct.pack("<BBHIQ", 4, 0, 0, 2, 0), kind + b"{x"),
+        (struct.pack("<BBHIQ", 1, 0, 0, 0, 0), b"\xff"),
+        (struct.pack("<BBHIQ", 0, 0, 0, 0, 0), b""),
+    ):
+        reader = Reader()
+        reader.feed(head + rest)
+        with pytest.raises(CodecError, match="frame"):
+            reader.next()
 
 
 def test_descriptors_come_with_their_frames() -> None:
