@@ -90,7 +90,16 @@ class Server:
         self.members = Members(authority, self._store.ledger, address=config.address)
         await self.members.load()
         self._workers = Workers(self._launcher)
-        seams = Seams(self._store.ledger, self._store.blobs, self._inbox, self._store.links, private=True, overlap=True)
+        store = self._store
+        seams = Seams(
+            store.ledger,
+            store.blobs,
+            self._inbox,
+            store.links,
+            private=True,
+            overlap=True,
+            unhurried=store.unhurried,
+        )
         self.jobs = Jobs(
             seams,
             self._workers,
