@@ -241,6 +241,8 @@ class Run:
             rows = await self._take_up()
         except BaseException as error:
             self._stop(error if isinstance(error, Exception) else UnavailableError("resuming was interrupted"))
+            if not self.finished.cancelled():
+                self.finished.exception()  # it is raised here, too: nobody need await it
             raise
         finally:
             self._resumed.set()
@@ -304,8 +306,11 @@ class Run:
         """End the run."""
         await self.post(Cancelled(by, self._clock.now_ms()))
 
-    async def take(self, reply: Reply) -> tuple[str, str]:
+    async def take(self, reply: Reply, packed: bytes | None = None) -> tuple[str, str]:
         """Receive a reply: durable when this returns. Call `settle` afterwards to let it count.
+
+        Args:
+            packed: the reply as it came, if it need not be packed again.
 
         Returns:
             `received`, `duplicate` or `refused`, and the reason of a refusal.
@@ -326,12 +331,12 @@ class Run:
             return "refused", "the task is another site's"
         done = self._taking[ordinal] = asyncio.get_running_loop().create_future()
         try:
-            return await self._take(reply)
+            return await self._take(reply, packed)
         finally:
             del self._taking[ordinal]
             done.set_result(None)
 
-    async def _take(self, reply: Reply) -> tuple[str, str]:
+    async def _take(self, reply: Reply, packed: bytes | None) -> tuple[str, str]:
         ordinal, update, ledger = reply.task.ordinal, reply.update, self._seams.ledger
         if update is not None and update.content is None:
             if update.scope != upload_scope(reply.task, reply.site):
@@ -339,7 +344,7 @@ class Run:
             if await self._seams.blobs.missing(update.scope, update.manifest):
                 return "refused", "the update has not been uploaded"
         receipt = self._receipt = max(self._clock.now_ms() * 1000, self._receipt + 1)
-        reply, content = await self._keeping.reply_row(reply, receipt)
+        reply, content = await self._keeping.reply_row(reply, receipt, packed)
         row = self._keeping.reply_key(self.state.round, ordinal)
         self._left.replied(ordinal, self.state.round)
         if self._seams.overlap and (reply.update is None or reply.update.content is not None):

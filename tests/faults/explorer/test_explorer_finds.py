@@ -93,9 +93,9 @@ def forget_refused_replies(patch: pytest.MonkeyPatch) -> None:
 def acknowledge_without_a_row(patch: pytest.MonkeyPatch) -> None:
     real = Run._take
 
-    async def take(self: Run, reply: Reply) -> tuple[str, str]:
+    async def take(self: Run, reply: Reply, packed: bytes | None) -> tuple[str, str]:
         try:
-            return await real(self, reply)
+            return await real(self, reply, packed)
         except StorageError:
             return "received", ""
 
