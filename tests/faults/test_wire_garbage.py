@@ -44,7 +44,9 @@ VALID = {
     "Download": pb.DownloadRequest(scope="a/b/0/model", id="0" * 64, chunks=[1, 2]).SerializeToString(),
     "Upload": pb.UploadOffer(scope="a/b/0/up/evil", manifest=pb.Manifest(size=5, hashes=bytes(32))).SerializeToString(),
     "Session": pb.SiteFrame(
-        envelope=Envelope("evil", "server", "j/main/1/train/0", "reply", SECRET.encode(), federation="wire").message()
+        envelope=pb.Envelope.FromString(
+            Envelope("evil", "server", "j/main/1/train/0", "reply", SECRET.encode(), federation="wire").pack()
+        )
     ).SerializeToString(),
     "Join": pb.JoinRequest(token_secret=bytes(32), kind="site", name="x", signing_request=b"{}").SerializeToString(),
 }

@@ -118,6 +118,14 @@ class Arrays(Mapping[str, Array]):
         self._layout: Layout | None = None
 
     @classmethod
+    def viewed(cls, layout: Layout, arrays: Iterable[Array]) -> "Arrays":
+        """Arrays that were made to a layout, such as views of a blob; nothing is looked at again."""
+        made = cls()
+        made._arrays = dict(zip((spec.name for spec in layout.specs), arrays, strict=True))
+        made._layout = layout
+        return made
+
+    @classmethod
     def from_list(cls, arrays: Sequence[npt.ArrayLike]) -> "Arrays":
         """Arrays without names of their own are called '0', '1', … in order."""
         return cls((str(index), array) for index, array in enumerate(arrays))

@@ -141,13 +141,13 @@ def decode(content: memoryview | bytes) -> Arrays:
 
 def view_arrays(data: memoryview, layout: Layout) -> Arrays:
     """Arrays as views of `data`, the content behind the header. As writable as `data`."""
-    arrays: list[tuple[str, np.ndarray[Any, Any]]] = []
+    arrays: list[np.ndarray[Any, Any]] = []
     start = 0
     for spec in layout.specs:
         piece = data[start : start + spec.nbytes]
-        arrays.append((spec.name, np.frombuffer(piece, dtype=spec.dtype).reshape(spec.shape)))
+        arrays.append(np.frombuffer(piece, dtype=spec.dtype).reshape(spec.shape))
         start += spec.nbytes
-    return Arrays(arrays)
+    return Arrays.viewed(layout, arrays)
 
 
 def _no_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

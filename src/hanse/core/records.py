@@ -101,9 +101,9 @@ class Task:
         )
         pack_values(self.config, message.config)
         if self.model is not None:
-            message.model.CopyFrom(pack_blob(self.model))
+            _fill_blob(message.model, self.model)
         if self.bundle is not None:
-            message.bundle.CopyFrom(pack_blob(self.bundle))
+            _fill_blob(message.bundle, self.bundle)
         return message.SerializeToString()
 
     @classmethod
@@ -189,7 +189,7 @@ class Reply:
         )
         pack_values(self.metrics, message.metrics)
         if self.update is not None:
-            message.update.CopyFrom(pack_blob(self.update))
+            _fill_blob(message.update, self.update)
         return message.SerializeToString()
 
     @classmethod
@@ -244,33 +244,35 @@ class Envelope:
     sig: bytes = b""
     v: int = WIRE_VERSION
 
-    def message(self) -> pb.Envelope:
-        """As a protobuf message."""
-        return pb.Envelope(
-            v=self.v,
-            federation=self.federation,
-            job=self.job,
-            component=self.component,
-            sender=self.sender,
-            recipient=self.recipient,
-            id=self.id,
-            seq=self.seq,
-            kind=self.kind,
-            deadline_s=self.deadline_s,
-            body=self.body,
-            sealed=self.sealed,
-            sig=self.sig,
-        )
+    def fill(self, message: pb.Envelope) -> None:
+        """Write it into a message, where it belongs: a message that is put into another is copied twice."""
+        self._fill_signed(message)
+        message.deadline_s = self.deadline_s
+        message.sig = self.sig
+
+    def _fill_signed(self, message: pb.Envelope) -> None:
+        message.v = self.v
+        message.federation = self.federation
+        message.job = self.job
+        message.component = self.component
+        message.sender = self.sender
+        message.recipient = self.recipient
+        message.id = self.id
+        message.seq = self.seq
+        message.kind = self.kind
+        message.body = self.body
+        message.sealed = self.sealed
 
     def pack(self) -> bytes:
         """Serialize."""
-        return self.message().SerializeToString()
+        message = pb.Envelope()
+        self.fill(message)
+        return message.SerializeToString()
 
     def signed_bytes(self) -> bytes:
         """What a signature covers: the envelope without `sig` and without `deadline_s`, which changes on resending."""
-        message = self.message()
-        message.ClearField("sig")
-        message.ClearField("deadline_s")
+        message = pb.Envelope()
+        self._fill_signed(message)
         return message.SerializeToString()
 
     @classmethod
@@ -314,10 +316,19 @@ class Envelope:
 
 def pack_blob(ref: BlobRef) -> pb.Blob:
     """A blob reference as a protobuf message."""
-    manifest = pb.Manifest(size=ref.manifest.size, hashes=ref.manifest.hashes)
-    if ref.content is None:
-        return pb.Blob(scope=ref.scope, manifest=manifest)
-    return pb.Blob(scope=ref.scope, manifest=manifest, content=ref.content, is_inline=True)
+    message = pb.Blob()
+    _fill_blob(message, ref)
+    return message
+
+
+def _fill_blob(message: pb.Blob, ref: BlobRef) -> None:
+    message.SetInParent()
+    message.manifest.SetInParent()
+    message.manifest.size = ref.manifest.size
+    message.manifest.hashes = ref.manifest.hashes
+    message.scope = ref.scope
+    if ref.content is not None:
+        message.content, message.is_inline = ref.content, True
 
 
 def unpack_blob(message: pb.Blob, *, verify: bool = True) -> BlobRef:

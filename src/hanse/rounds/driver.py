@@ -90,7 +90,11 @@ class Seams:
         private: nobody else can reach them and sending never waits (simulation, the embedded server): nothing is
             gained by sending side by side, and nobody can take over.
         overlap: writes wait for a disk, so a small reply counts while its row is on its way; the run record still
-            waits for the row, and so does the acknowledgement.
+            comes after the row, and so does the acknowledgement.
+        unhurried: the same ledger for records that may wait a little for others to be committed with. It promises
+            order: what is written through it, or made as a small blob, is durable no later than a write to `ledger`
+            that was begun after it, and where it fails, that write is refused. So the run record need not wait for
+            what it stands on. None where there is no such promise.
     """
 
     ledger: Ledger
@@ -99,6 +103,7 @@ class Seams:
     links: Links
     private: bool = False
     overlap: bool = False
+    unhurried: Ledger | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +157,9 @@ class Run:
         self._spilled = ""
         self._queue: deque[Event] = deque()
         self._received: list[Answer] = []
+        self._unhurried = seams.unhurried or seams.ledger
         self._on_their_way: dict[str, asyncio.Future[None]] = {}
+        self._put_off = 0
         self._look: asyncio.Task[None] | None = None
         self._working = False
         self._resumed = asyncio.Event()
@@ -172,7 +179,7 @@ class Run:
         self._background: set[asyncio.Task[None]] = set()
         self._cleaners: set[asyncio.Task[None]] = set()
         self._key = f"{state.job}/{state.component}"
-        self._keeping = Keeping(seams.ledger, seams.blobs, self._key)
+        self._keeping = Keeping(self._unhurried, seams.blobs, self._key)
         self._log = log.bind(job=state.job)
 
     # ---- life ----
@@ -242,6 +249,8 @@ class Run:
             rows = await self._take_up()
         except BaseException as error:
             self._stop(error if isinstance(error, Exception) else UnavailableError("resuming was interrupted"))
+            if not self.finished.cancelled():
+                self.finished.exception()  # it is raised here, too: nobody need await it
             raise
         finally:
             self._resumed.set()
@@ -305,8 +314,11 @@ class Run:
         """End the run."""
         await self.post(Cancelled(by, self._clock.now_ms()))
 
-    async def take(self, reply: Reply) -> tuple[str, str]:
+    async def take(self, reply: Reply, packed: bytes | None = None) -> tuple[str, str]:
         """Receive a reply: durable when this returns. Call `settle` afterwards to let it count.
+
+        Args:
+            packed: the reply as it came, if it need not be packed again.
 
         Returns:
             `received`, `duplicate` or `refused`, and the reason of a refusal.
@@ -327,12 +339,12 @@ class Run:
             return "refused", "the task is another site's"
         done = self._taking[ordinal] = asyncio.get_running_loop().create_future()
         try:
-            return await self._take(reply)
+            return await self._take(reply, packed)
         finally:
             del self._taking[ordinal]
             done.set_result(None)
 
-    async def _take(self, reply: Reply) -> tuple[str, str]:
+    async def _take(self, reply: Reply, packed: bytes | None) -> tuple[str, str]:
         ordinal, update, ledger = reply.task.ordinal, reply.update, self._seams.ledger
         if update is not None and update.content is None:
             if update.scope != upload_scope(reply.task, reply.site):
@@ -340,7 +352,7 @@ class Run:
             if await self._seams.blobs.missing(update.scope, update.manifest):
                 return "refused", "the update has not been uploaded"
         receipt = self._receipt = max(self._clock.now_ms() * 1000, self._receipt + 1)
-        reply, content = await self._keeping.reply_row(reply, receipt)
+        reply, content = await self._keeping.reply_row(reply, receipt, packed)
         row = self._keeping.reply_key(self.state.round, ordinal)
         self._left.replied(ordinal, self.state.round)
         if self._seams.overlap and (reply.update is None or reply.update.content is not None):
@@ -373,19 +385,35 @@ class Run:
         """
         self._remember(reply)
         self._received.append(_answer(reply, receipt))
-        there = self._on_their_way[row] = asyncio.get_running_loop().create_future()
         if not self._working and len(self._received) == 1:
             self._spawn(self._work)
-        try:
-            # One that is there already was written before by a driver that could not acknowledge it.
-            await self._patiently("keep a reply", self._seams.ledger.create, row, content)
-        finally:
-            del self._on_their_way[row]
-            there.set_result(None)
+        # One that is there already was written before by a driver that could not acknowledge it.
+        await self._on_its_way(row, "keep a reply", self._unhurried.create, row, content)
         if not self._seams.private:
             await self._check_not_taken_over()
         self._check_in_charge()
         return "received", ""
+
+    async def _on_its_way(self, key: str, what: str, call: Callable[..., Awaitable[T]], *args: Any) -> None:
+        """Write what the next run record stands on."""
+        there = self._on_their_way.setdefault(key, asyncio.get_running_loop().create_future())
+        try:
+            await self._patiently(what, call, *args)
+        finally:
+            del self._on_their_way[key]
+            there.set_result(None)
+
+    def _keep_round(self, content: dict[str, Any]) -> None:
+        """Give a round's record its row. The next run record, which leaves it out, comes after it."""
+        key = f"round {content['number']}"
+        self._on_their_way[key] = asyncio.get_running_loop().create_future()
+        self._put_off += 1  # until the task runs
+
+        async def keep() -> None:
+            self._put_off -= 1
+            await self._on_its_way(key, "keep a round's record", self._keeping.round_row, content)
+
+        self._spawn(keep)
 
     async def _check_not_taken_over(self) -> None:
         """Look at the run record once more, after the row is there. Replies that came together share one look."""
@@ -437,7 +465,7 @@ class Run:
             await self._write()
         await self._perform_all(turn.outward)
         for (record, content), checkpoint in zip(kept, turn.checkpoints, strict=True):
-            await self._patiently("keep a round's record", self._keeping.round_row, content)
+            self._keep_round(content)
             self._settle(record, content, checkpoint.fates)
         self._unkept = []
         if turn.finish is not None:
@@ -503,8 +531,8 @@ class Run:
 
     async def _finish(self, finish: Finish) -> None:
         """The last: nothing is left behind but records and models."""
-        while self._taking:
-            await asyncio.wait(list(self._taking.values()))
+        while self._taking or self._on_their_way:
+            await asyncio.wait([*self._taking.values(), *self._on_their_way.values()])
         if self._cleaners:
             await asyncio.wait(list(self._cleaners))
         if not self.state.spec.keep_updates:
@@ -550,7 +578,11 @@ class Run:
                 self._log.error(f"cannot {what}; trying again", reason=str(error))
                 ready = asyncio.Event()
                 self._clock.call_at(self._clock.now_ms() + RETRY_MS, ready.set)
-                await ready.wait()
+                self._put_off += 1  # as long as it is not under way again
+                try:
+                    await ready.wait()
+                finally:
+                    self._put_off -= 1
 
     # ---- in the background ----
 
@@ -828,8 +860,6 @@ class Run:
         """
         revision, before = self.state.revision, self._spilled
         content = self._encode()
-        while self._on_their_way:
-            await asyncio.wait(list(self._on_their_way.values()))
         await self._patiently("write the run record", self._write_once, content)
         self._version += 1
         self._written = revision
@@ -839,6 +869,8 @@ class Run:
     async def _write_once(self, content: bytes) -> None:
         key, ledger = self._keeping.run_key, self._seams.ledger
         content, self._spilled = await self._keeping.spill(content, self._mark, self.state.revision)
+        while self._on_their_way and (self._put_off or self._seams.unhurried is None):
+            await asyncio.wait(list(self._on_their_way.values()))
         if await ledger.compare_and_set(key, content, self._version):
             return
         if await ledger.get(key) != (content, self._version + 1):  # an earlier try may have done it, and then failed
@@ -890,8 +922,8 @@ class Run:
     async def _clean(self, due: Due) -> None:
         """Blobs first: while there is a row, another driver knows that there may be blobs."""
         links = self._seams.links
+        await asyncio.gather(*(self._forget(scope) for scope in due.models))
         for scope in due.models:
-            await self._forget(scope)
             for site in self._left.readers.get(scope, ()):
                 links.revoke(site, scope_prefix=scope)
         for round_ in due.uploads:
@@ -899,8 +931,8 @@ class Run:
             for site in self._left.uploads.get(round_, ()):
                 links.revoke(site, scope_prefix=scope)
             await self._forget(scope)
-        for rows in (None,) if due.rows is None else due.rows:
-            await self._patiently("delete replies", self._delete_replies, rows)
+        rows = (None,) if due.rows is None else due.rows
+        await asyncio.gather(*(self._patiently("delete replies", self._delete_replies, row) for row in rows))
         self._left.gone(due)
 
     async def _delete_replies(self, round_: int | None) -> None:

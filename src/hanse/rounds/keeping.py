@@ -60,19 +60,22 @@ class Keeping:
 
     # ---- replies ----
 
-    async def reply_row(self, reply: Reply, receipt: int) -> tuple[Reply, bytes]:
-        """A reply and its row; what would make the row too long is kept as a blob in the site's own scope."""
+    async def reply_row(self, reply: Reply, receipt: int, packed: bytes | None = None) -> tuple[Reply, bytes]:
+        """A reply and its row; what would make the row too long is kept as a blob in the site's own scope.
+
+        Args:
+            packed: the reply as it came, if it need not be packed again.
+        """
         scope, update = upload_scope(reply.task, reply.site), reply.update
         if update is not None and update.content is not None and len(update.content) + 4096 > INLINE_BYTES:
             await self._keep_content(scope, update.content)
-            reply = replace(reply, update=BlobRef(update.manifest, scope))
-        content = reply.pack()
+            reply, packed = replace(reply, update=BlobRef(update.manifest, scope)), None
+        content = reply.pack() if packed is None else packed
         if len(content) > MAX_RECORD_BYTES:
             manifest = await self._keep_content(scope, content)
-            content = b"\x01" + json.dumps([scope, manifest.id, manifest.size]).encode()
-        else:
-            content = b"\x00" + content
-        return reply, receipt.to_bytes(8, "big") + content
+            content = json.dumps([scope, manifest.id, manifest.size]).encode()
+            return reply, b"".join((receipt.to_bytes(8, "big"), b"\x01", content))
+        return reply, b"".join((receipt.to_bytes(8, "big"), b"\x00", content))
 
     def read_reply(self, row: bytes) -> tuple[int, Reply]:
         """The receipt and the reply of a row."""

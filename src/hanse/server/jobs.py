@@ -390,14 +390,14 @@ class Jobs:
         self._spawn(self.presence_changed(job))
         return "received", ""
 
-    async def replied(self, site: str, reply: Reply) -> tuple[str, str]:
-        """A site's reply."""
+    async def replied(self, site: str, reply: Reply, packed: bytes) -> tuple[str, str]:
+        """A site's reply, and as it came."""
         if reply.site != site:
             return "refused", "the reply names another site than its sender"
         job = self.active.get(reply.task.job)
         if job is None or job.run is None:
             return "late", "the job is over"
-        outcome = await job.run.take(reply)
+        outcome = await job.run.take(reply, packed)
         if not job.settling:  # replies that came together are settled together
             job.settling = True
             self._spawn(self._settle(job))

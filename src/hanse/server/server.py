@@ -90,7 +90,16 @@ class Server:
         self.members = Members(authority, self._store.ledger, address=config.address)
         await self.members.load()
         self._workers = Workers(self._launcher)
-        seams = Seams(self._store.ledger, self._store.blobs, self._inbox, self._store.links, private=True, overlap=True)
+        store = self._store
+        seams = Seams(
+            store.ledger,
+            store.blobs,
+            self._inbox,
+            store.links,
+            private=True,
+            overlap=True,
+            unhurried=store.unhurried,
+        )
         self.jobs = Jobs(
             seams,
             self._workers,
@@ -193,7 +202,7 @@ class Server:
         try:
             verify_envelope(self.members.signing_key("site", site), envelope)
             if envelope.kind == "reply":
-                outcome = await self.jobs.replied(site, Reply.unpack(envelope.body))
+                outcome = await self.jobs.replied(site, Reply.unpack(envelope.body), envelope.body)
                 self._inbox.forget(site, "task", envelope.id)
                 self.metrics.replies.labels(outcome[0]).inc()
                 return outcome

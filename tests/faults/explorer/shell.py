@@ -4,11 +4,12 @@ What is killed never runs on: the call hangs for ever, and so does every later o
 """
 
 import asyncio
+from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from hanse.backends.memory import Chunks, Grants
+from hanse.backends.memory import Chunks, Grants, MemoryWriter
 from hanse.core.blobs import Manifest
 from hanse.core.errors import StorageError
 from hanse.core.records import Envelope
@@ -37,10 +38,22 @@ class Shell:
         self.is_up = False
         self.links = Grants(world.blobs)
         self._thawed: asyncio.Future[None] | None = None
+        self._seams: Seams | None = None
 
     def seams(self) -> Seams:
-        overlap = self.world.case.seed % 2 == 1
-        return Seams(_Ledger(self), _Blobs(self), _Inbox(self), self.links, overlap=overlap)
+        """This life's, always the same."""
+        if self._seams is None:
+            self._seams = self._make_seams()
+        return self._seams
+
+    def _make_seams(self) -> Seams:
+        seed = self.world.case.seed
+        if seed % 8 not in (1, 7):
+            return Seams(_Ledger(self), _Blobs(self), _Inbox(self), self.links, overlap=seed % 2 == 1)
+        order = Order(self)
+        ledger, unhurried = (_Ordered(self, order, fenced=fenced) for fenced in (True, False))
+        blobs = _Early(self, order)
+        return Seams(ledger, blobs, _Inbox(self), self.links, overlap=True, unhurried=unhurried)
 
     async def call(self, what: str, work: Callable[..., Awaitable[T]], *args: Any) -> T:
         """One seam call, before and after which something may happen."""
@@ -93,6 +106,58 @@ class Shell:
         self.world.loop.call_at((at_ms - EPOCH_MS) / 1000, lambda: None if self.dead else callback())
 
 
+class Order:
+    """Writes in the order in which they were begun, as the local backend's database makes them.
+
+    One that is fenced is refused if one before it has failed and whoever began that has not learned of it yet.
+    """
+
+    def __init__(self, shell: Shell) -> None:
+        self._loop = shell.world.loop
+        self._waiting: deque[tuple[Callable[[], Awaitable[Any]], bool, asyncio.Future[Any]]] = deque()
+        self._broken: set[asyncio.Future[Any]] = set()
+        self._is_at_work = False
+
+    def begin(self, work: Callable[[], Awaitable[Any]], *, fenced: bool) -> "asyncio.Future[Any]":
+        future: asyncio.Future[Any] = self._loop.create_future()
+        self._waiting.append((work, fenced, future))
+        if not self._is_at_work:
+            self._is_at_work = True
+            self._loop.create_task(self._work())
+        return future
+
+    async def write(self, work: Callable[[], Awaitable[T]], *, fenced: bool) -> T:
+        future = self.begin(work, fenced=fenced)
+        try:
+            result: T = await future
+        except StorageError:
+            self.forgive(future)
+            raise
+        return result
+
+    def forgive(self, failed: "asyncio.Future[Any]") -> None:
+        async def discard() -> None:
+            self._broken.discard(failed)
+
+        self.begin(discard, fenced=False)
+
+    async def _work(self) -> None:
+        while self._waiting:
+            work, fenced, future = self._waiting.popleft()
+            try:
+                if fenced and self._broken:
+                    raise StorageError("what it stands on was refused")
+                result = await work()
+            except StorageError as error:
+                self._broken.add(future)
+                if not future.done():
+                    future.set_exception(error)
+            else:
+                if not future.done():
+                    future.set_result(result)
+        self._is_at_work = False
+
+
 class _Ledger:
     def __init__(self, shell: Shell) -> None:
         self._shell, self._real = shell, shell.world.ledger
@@ -133,6 +198,23 @@ class _Ledger:
         await self._shell.call(f"delete {prefix}", self._real.delete, prefix)
 
 
+class _Ordered(_Ledger):
+    def __init__(self, shell: Shell, order: Order, *, fenced: bool) -> None:
+        super().__init__(shell)
+        self._order, self._fenced = order, fenced
+
+    async def create(self, key: str, value: bytes) -> bool:
+        return await self._order.write(lambda: super(_Ordered, self).create(key, value), fenced=self._fenced)
+
+    async def compare_and_set(self, key: str, value: bytes, version: int) -> bool:
+        work = super().compare_and_set
+        return await self._order.write(lambda: work(key, value, version), fenced=self._fenced)
+
+    async def delete(self, prefix: str) -> None:
+        work = super().delete
+        await self._order.write(lambda: work(prefix), fenced=False)
+
+
 class _Blobs:
     def __init__(self, shell: Shell) -> None:
         self._shell, self._real = shell, shell.world.blobs
@@ -161,6 +243,49 @@ class _Blobs:
 
     async def delete_scope(self, scope: str) -> None:
         await self._shell.call(f"delete_scope {scope}", self._real.delete_scope, scope)
+
+
+class _Early(_Blobs):
+    """What is made can be read at once, and is kept in its turn."""
+
+    def __init__(self, shell: Shell, order: Order) -> None:
+        super().__init__(shell)
+        self._order = order
+        self._unsaved: dict[tuple[str, str], tuple[Manifest, bytes]] = {}
+
+    async def manifest(self, scope: str, id: str) -> Manifest:
+        found = self._unsaved.get((scope, id))
+        return await super().manifest(scope, id) if found is None else found[0]
+
+    def read(self, scope: str, id: str, start: int, stop: int) -> memoryview:
+        found = self._unsaved.get((scope, id))
+        return super().read(scope, id, start, stop) if found is None else memoryview(found[1])[start:stop]
+
+    def create(self, scope: str, size: int) -> BlobWriter:
+        return MemoryWriter(size, lambda manifest, content: self._keep(scope, manifest, bytes(content)), scope)
+
+    async def delete_scope(self, scope: str) -> None:
+        for key in [key for key in self._unsaved if key[0] == scope]:
+            del self._unsaved[key]
+        work = super().delete_scope
+        await self._order.write(lambda: work(scope), fenced=False)
+
+    async def _keep(self, scope: str, manifest: Manifest, content: bytes) -> None:
+        self._unsaved[scope, manifest.id] = manifest, content
+        self._save(scope, manifest, content, None)
+
+    def _save(self, scope: str, manifest: Manifest, content: bytes, failed: "asyncio.Future[None] | None") -> None:
+        if (scope, manifest.id) in self._unsaved:
+            put = self._order.begin(lambda: self.put(scope, manifest, [(0, content)]), fenced=False)
+            put.add_done_callback(lambda done: self._saved(scope, manifest, content, done))
+        if failed is not None:
+            self._order.forgive(failed)
+
+    def _saved(self, scope: str, manifest: Manifest, content: bytes, done: "asyncio.Future[None]") -> None:
+        if done.exception() is None:
+            self._unsaved.pop((scope, manifest.id), None)
+        else:
+            self._shell.world.loop.call_later(1.0, self._save, scope, manifest, content, done)
 
 
 class _Inbox:

@@ -124,10 +124,10 @@ class SessionInbox:
     def _push(self, outgoing: Outgoing, waiting: _Waiting) -> None:
         waiting.count += 1
         envelope = waiting.envelope
-        delivery = pb.Delivery(
-            receipt=_receipt(envelope.kind, envelope.id), envelope=envelope.message(), count=waiting.count
-        )
-        outgoing.put(pb.ServerFrame(delivery=delivery))
+        frame = pb.ServerFrame()
+        frame.delivery.receipt, frame.delivery.count = _receipt(envelope.kind, envelope.id), waiting.count
+        envelope.fill(frame.delivery.envelope)
+        outgoing.put(frame)
 
     # ---- the seam ----
 

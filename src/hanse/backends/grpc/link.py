@@ -65,7 +65,7 @@ class Link:
         """Send until accepted, over as many connections as it takes."""
         self._unaccepted[envelope.id] = envelope
         if self.connected.is_set():
-            self._outgoing.put_nowait(pb.SiteFrame(envelope=envelope.message()))
+            self._outgoing.put_nowait(_frame_of(envelope))
 
     def done(self, kind: str, id: str) -> None:
         """A delivered message needs not come again."""
@@ -120,7 +120,7 @@ class Link:
             self.connected.set()
             log.info("connected", server=connection.address)
             for envelope in list(self._unaccepted.values()):
-                self._outgoing.put_nowait(pb.SiteFrame(envelope=envelope.message()))
+                self._outgoing.put_nowait(_frame_of(envelope))
             await self._hold(call)
         except grpc.RpcError as error:
             raise error_of(error) from None
@@ -179,6 +179,12 @@ class Link:
                 raise UnavailableError(f"the server has not answered for {LEASE_S:g} s")
             number += 1
             self._outgoing.put_nowait(pb.SiteFrame(heartbeat=pb.Heartbeat(n=number)))
+
+
+def _frame_of(envelope: Envelope) -> pb.SiteFrame:
+    frame = pb.SiteFrame()
+    envelope.fill(frame.envelope)
+    return frame
 
 
 async def _ended(call: Any) -> HanseError:

@@ -26,7 +26,11 @@ __all__ = ["LocalStore"]
 
 
 class LocalStore:
-    """The four seams of one directory. Made by `open`; a context manager."""
+    """The four seams of one directory. Made by `open`; a context manager.
+
+    Attributes:
+        unhurried: the same ledger for writes that nobody waits for; see `rounds.driver.Seams`.
+    """
 
     def __init__(
         self, lock: int, database: Database, ledger: LocalLedger, blobs: LocalBlobs, inbox: LocalInbox, links: Grants
@@ -34,6 +38,7 @@ class LocalStore:
         self._lock = lock
         self._database = database
         self.ledger = ledger
+        self.unhurried = LocalLedger(database, unhurried=True)
         self.blobs = blobs
         self.inbox = inbox
         self.links = links

@@ -7,12 +7,16 @@
     making/<n>                     content whose hash is not known yet
     spare/<n>                      files to be overwritten
 
+A small blob that is *made* here (`create`, `seal`) can be read at once, and is durable no later than anything that is
+written to the store's ledger after it; one that is *put* is durable first.
+
 Only the rename from `.part` or `making` makes a blob readable; with durability `power` its bytes are on the medium
 before. Marks found by a later process are believed only after hashing the chunks again. A reader hashes each chunk it
 touches first in its process, unless this process verified it as it was written.
 """
 
 import asyncio
+import logging
 import mmap
 import os
 import threading
@@ -35,14 +39,17 @@ from hanse.backends.local.files import (
 from hanse.backends.local.held import Held, load_manifest, save_manifest
 from hanse.backends.memory import EMPTY, Chunks, Coverage, MemoryWriter, below, check_range, puller
 from hanse.core.blobs import CHUNK_BYTES, INLINE_BYTES, Buffer, Manifest, content_hash, manifest_of, whole
-from hanse.core.errors import ConfigError, IntegrityError, NotFoundError
+from hanse.core.errors import ConfigError, IntegrityError, NotFoundError, StorageError
 from hanse.core.ids import check_blob_id, check_scope
 from hanse.core.seams import BlobWriter
 
+_log = logging.getLogger(__name__)
 T = TypeVar("T")
 Key = tuple[str, str]
 
 _SMALL_CACHE_BYTES = 16 * 1024 * 1024
+_RETRY_S = 1.0
+"""How long to wait before a full disk is asked again for a small blob."""
 
 
 class LocalBlobs:
@@ -65,6 +72,7 @@ class LocalBlobs:
         self._arrivals: dict[Key, Arrival] = {}
         self._small: OrderedDict[Key, tuple[Manifest, bytes]] = OrderedDict()
         self._small_bytes = 0
+        self._unsaved: dict[Key, tuple[Manifest, bytes]] = {}
         self._unsynced: set[Path] = set()
         self._number = 0
         make_directory(self._blobs)
@@ -75,7 +83,7 @@ class LocalBlobs:
         """Take, verify and write chunks one at a time; holds no more than the chunk given."""
         check_scope(scope)
         key = (scope, manifest.id)
-        if not manifest.size or key in self._small:
+        if not manifest.size or (key in self._small and key not in self._unsaved):
             return
         draw = puller(chunks)
         if manifest.size <= INLINE_BYTES:  # one that is there already is kept once more, which changes nothing
@@ -146,9 +154,7 @@ class LocalBlobs:
         """Begin a blob; one that fits into a row is made in memory."""
         check_scope(scope)
         if size <= INLINE_BYTES:
-            return MemoryWriter(
-                size, lambda manifest, content: self._keep_small(scope, manifest, bytes(content)), scope
-            )
+            return MemoryWriter(size, lambda manifest, content: self._keep_made(scope, manifest, bytes(content)), scope)
         coverage = Coverage(size)
         with self._lock:
             self._number += 1
@@ -177,8 +183,11 @@ class LocalBlobs:
     async def delete_scope(self, scope: str) -> None:
         """Forget what is in `scope` and below; files of large blobs become spares."""
         check_scope(scope)
-        if self._database.has_blobs(scope):
-            await self._database.write(sql.delete_blobs(scope))
+        unsaved = [key for key in self._unsaved if below(key[0], scope)]
+        for key in unsaved:
+            del self._unsaved[key]
+        if unsaved or self._database.has_blobs(scope):
+            await self._database.write(sql.delete_blobs(scope), patience_s=sql.SOON_S)
         with self._lock:
             for key in [key for key in self._small if below(key[0], scope)]:
                 self._small_bytes -= self._small.pop(key)[0].size
@@ -209,6 +218,9 @@ class LocalBlobs:
             if found is not None:
                 self._small.move_to_end(key)
                 return found
+        unsaved = self._unsaved.get(key)
+        if unsaved is not None:
+            return unsaved
         content = self._database.blob(*key)
         if content is None:
             return None
@@ -231,6 +243,34 @@ class LocalBlobs:
         if content:
             await self._database.write(sql.put_blob(scope, manifest.id, content))
             self._remember_small((scope, manifest.id), manifest, content)
+
+    async def _keep_made(self, scope: str, manifest: Manifest, content: bytes) -> None:
+        """Readable at once. A ledger write that is begun from now on is refused until this is in the database."""
+        key = (scope, manifest.id)
+        self._unsaved[key] = manifest, content
+        self._remember_small(key, manifest, content)
+        self._save(key, None)
+
+    def _save(self, key: Key, failed: "sql.Write[None] | None") -> None:
+        found = self._unsaved.get(key)
+        if found is not None:
+            write = self._database.begin(sql.put_blob(*key, found[1]), patience_s=sql.SOON_S)
+            assert write.future is not None
+            write.future.add_done_callback(lambda done: self._saved(key, write, done))
+        if failed is not None:  # not before the next attempt is in the queue
+            self._database.forgive(failed)
+
+    def _saved(self, key: Key, write: "sql.Write[None]", done: "asyncio.Future[None]") -> None:
+        error = None if done.cancelled() else done.exception()
+        if error is None:
+            self._unsaved.pop(key, None)
+            return
+        _log.warning("a small blob waits for the disk: %s", error)
+        done.get_loop().call_later(_RETRY_S, self._save_again, key, write)
+
+    def _save_again(self, key: Key, failed: "sql.Write[None]") -> None:
+        with suppress(StorageError):  # closed meanwhile
+            self._save(key, failed)
 
     def _find(self, key: Key) -> Held:
         held = self._held.get(key)

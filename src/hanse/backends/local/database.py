@@ -1,15 +1,22 @@
 """Every SQL statement of the local backend, and the one thread that writes: group commit over SQLite in WAL mode.
 
-Operations that are queued while a commit runs go into the next transaction together; each caller's future resolves
-after the commit that holds its operation. An operation that fails fails alone: its transaction is rolled back and
-the others are done again one by one. Reads use a second connection on the caller's thread and see every commit that
-was acknowledged. A PostgreSQL backend is a second file with these functions.
+Operations are committed in the order in which they were begun. Those that are queued while a commit runs go into the
+next transaction together; each caller's future resolves after the commit that holds its operation. One that is in no
+hurry waits a little for others to go with: a commit costs more than what is in it.
+
+An operation that fails fails alone: its transaction is rolled back and the others are done again one by one. Only one
+that is `fenced`, because it stands on what was begun before it, is refused too, until whoever began the failed one has
+learned of it. So the record of a run can be written right behind what it names, in the same transaction.
+
+Reads use a second connection on the caller's thread and see every commit that was acknowledged. A PostgreSQL backend
+is a second file with these functions.
 """
 
 import asyncio
 import logging
 import sqlite3
 import threading
+import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -30,10 +37,14 @@ CREATE TABLE inbox (
     envelope BLOB NOT NULL, count INTEGER NOT NULL, UNIQUE (recipient, sender, id, kind)
 );
 """
+SOON_S = 0.02
+"""How long a write that is in no hurry waits for one that is."""
 _IDLE_S = 0.05
 _MAX_LATE = 256
 _COMMITS_TO_CHECKPOINT = 64
-_LOG_PAGES = 8192
+_PAGE_BYTES = 8192
+"""An inline update takes six of these, or ten of SQLite's own 4096; every page is two calls of the system."""
+_LOG_PAGES = 4096
 _log = logging.getLogger(__name__)
 
 
@@ -104,25 +115,36 @@ def _done(_cursor: sqlite3.Cursor) -> None:
     return None
 
 
-class _Job(Generic[T]):
-    """An operation with the future that waits for its commit; without one nobody waits and it may be late."""
+class Write(Generic[T]):
+    """An operation on its way, and the future that waits for its commit; None if nobody does.
 
-    __slots__ = ("error", "future", "operation", "result")
+    Args:
+        patience_s: how long it may wait for others to be committed with.
+        fenced: not to be done if one that was begun before it has failed, as long as nobody has learned of that.
+    """
 
-    def __init__(self, operation: Operation[T], future: "asyncio.Future[T] | None") -> None:
+    __slots__ = ("error", "fenced", "future", "operation", "patience_s", "result")
+
+    def __init__(
+        self, operation: Operation[T], future: "asyncio.Future[T] | None", *, patience_s: float, fenced: bool
+    ) -> None:
         self.operation = operation
         self.future = future
+        self.patience_s = patience_s
+        self.fenced = fenced
         self.result: T | None = None
         self.error: HanseError | None = None
 
-    def resolve(self) -> None:
+    def resolve(self) -> bool:
+        """Tell who waits; False where nobody does any more."""
         future = self.future
         if future is None or future.done():
-            return
+            return False
         if self.error is not None:
             future.set_exception(self.error)
         else:
             future.set_result(self.result)  # type: ignore[arg-type]  # set by the writer before this
+        return True
 
 
 class Database:
@@ -145,32 +167,56 @@ class Database:
         except sqlite3.Error as error:
             raise refusal(error) from None
         self._read_lock = threading.Lock()
-        self._queue: SimpleQueue[_Job[Any] | None] = SimpleQueue()
+        self._queue: SimpleQueue[Write[Any] | None] = SimpleQueue()
+        self._broken: set[Write[Any]] = set()
         self._commits = 0
         self._closed = False
         self._thread = threading.Thread(target=self._run, name="hanse-ledger-writer", daemon=True)
         self._thread.start()
 
-    async def write(self, operation: Operation[T]) -> T:
+    def begin(self, operation: Operation[T], *, patience_s: float = 0.0, fenced: bool = False) -> Write[T]:
+        """Queue `operation`. If it fails, fenced ones are refused until `forgive` is called.
+
+        Raises:
+            StorageError: the database is closed.
+        """
+        self._check_open()
+        future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        write = Write(operation, future, patience_s=patience_s, fenced=fenced)
+        self._queue.put(write)
+        return write
+
+    async def write(self, operation: Operation[T], *, patience_s: float = 0.0, fenced: bool = False) -> T:
         """Perform and commit `operation`; returns what it returned.
 
         Raises:
             StorageError: the database refuses; nothing of the operation remains.
         """
-        self._check_open()
-        future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-        self._queue.put(_Job(operation, future))
-        return await future
+        write = self.begin(operation, patience_s=patience_s, fenced=fenced)
+        assert write.future is not None
+        try:
+            return await write.future
+        except StorageError:  # the caller learns of it before anything else happens on this loop
+            self.forgive(write)
+            raise
 
-    async def write_many(self, operations: Iterable[Operation[T]]) -> list[T]:
+    def forgive(self, failed: Write[Any]) -> None:
+        """Whoever needs to know of this failure does: what is begun from now on may be done."""
+        self._queue.put(Write(lambda _: self._broken.discard(failed), None, patience_s=0.0, fenced=False))
+
+    async def write_many(
+        self, operations: Iterable[Operation[T]], *, patience_s: float = 0.0, fenced: bool = False
+    ) -> list[T]:
         """Perform several operations in one transaction, all or none."""
         listed = list(operations)
-        return await self.write(lambda db: [operation(db) for operation in listed])
+        return await self.write(
+            lambda db: [operation(db) for operation in listed], patience_s=patience_s, fenced=fenced
+        )
 
     def write_late(self, operation: Operation[Any]) -> None:
         """Perform `operation` with the next commit, or soon. It is lost if the process is killed before."""
         self._check_open()
-        self._queue.put(_Job(operation, None))
+        self._queue.put(Write(operation, None, patience_s=_IDLE_S, fenced=False))
 
     def read(self, statement: str, parameters: Sequence[Any]) -> list[Any]:
         """Rows of a query, on the caller's thread; a few microseconds for a key."""
@@ -224,29 +270,32 @@ class Database:
             raise StorageError("database: it is closed")
 
     def _run(self) -> None:
-        late: list[_Job[Any]] = []
+        batch: list[Write[Any]] = []
+        due = 0.0
         ending = False
         while not ending:
-            queued, ending = self._drain(patient=not late and self._commits < _COMMITS_TO_CHECKPOINT)
-            batch = late + queued
-            if queued and not ending and len(batch) < _MAX_LATE and all(job.future is None for job in queued):
-                late = batch
-                continue
-            late = []
-            if batch:
+            idle_s = _IDLE_S if self._commits >= _COMMITS_TO_CHECKPOINT else None
+            wait_s = max(0.0, due - time.monotonic()) if batch else idle_s
+            queued, ending = self._drain(wait_s)
+            now = time.monotonic()
+            for write in queued:
+                due = min(due, now + write.patience_s) if batch else now + write.patience_s
+                batch.append(write)
+            if batch and (ending or due <= now or len(batch) >= _MAX_LATE):
                 self._commit(batch)
-                _resolve(batch)
-            elif not ending:
+                self._resolve(batch)
+                batch = []
+            elif not (batch or ending):
                 self._checkpoint()
 
-    def _drain(self, *, patient: bool) -> tuple[list[_Job[Any]], bool]:
-        """Everything that is queued, and whether this is the end; nothing if an impatient wait was in vain."""
-        queued: list[_Job[Any]] = []
+    def _drain(self, wait_s: float | None) -> tuple[list[Write[Any]], bool]:
+        """Everything that is queued, after waiting for the first, and whether this is the end."""
+        queued: list[Write[Any]] = []
         try:
-            job = self._queue.get() if patient else self._queue.get(timeout=_IDLE_S)
-            while job is not None:
-                queued.append(job)
-                job = self._queue.get_nowait()
+            write = self._queue.get(timeout=wait_s)
+            while write is not None:
+                queued.append(write)
+                write = self._queue.get_nowait()
         except Empty:
             return queued, False
         return queued, True
@@ -259,49 +308,58 @@ class Database:
         except sqlite3.Error as error:
             _log.warning("%s", refusal(error))
 
-    def _commit(self, batch: list[_Job[Any]]) -> None:
+    def _commit(self, batch: list[Write[Any]]) -> None:
         database = self._writer
         self._commits += 1
         try:
             database.execute("BEGIN IMMEDIATE")
-            for job in batch:
-                job.result = job.operation(database)
+            for write in batch:
+                if write.fenced and self._broken and write.error is None:
+                    write.error = StorageError("database: it refused what this write stands on; try again")
+                    self._broken.add(write)
+                if write.error is None:
+                    write.result = write.operation(database)
             database.execute("COMMIT")
         except Exception as error:  # a failing operation must end neither this thread nor its neighbours
             with suppress(sqlite3.Error):
                 if database.in_transaction:
                     database.execute("ROLLBACK")
             if len(batch) > 1:
-                for job in batch:
-                    self._commit([job])
+                for write in batch:
+                    self._commit([write])
                 return
-            batch[0].error = refusal(error)
-            if batch[0].future is None:
-                _log.warning("a late write was refused: %s", batch[0].error)
+            failed = batch[0]
+            failed.error = refusal(error)
+            if failed.future is None:
+                _log.warning("a late write was refused: %s", failed.error)
+            else:
+                self._broken.add(failed)
 
+    def _resolve(self, batch: list[Write[Any]]) -> None:
+        """Tell each event loop once that its operations are committed."""
+        by_loop: dict[asyncio.AbstractEventLoop, list[Write[Any]]] = {}
+        for write in batch:
+            if write.future is not None:
+                by_loop.setdefault(write.future.get_loop(), []).append(write)
+        for loop, writes in by_loop.items():
+            try:
+                loop.call_soon_threadsafe(self._resolve_all, writes)
+            except RuntimeError:
+                # The loop was closed while its operation was committed: nobody is left to be told.
+                self._broken.difference_update(writes)
 
-def _resolve(batch: list[_Job[Any]]) -> None:
-    """Tell each event loop once that its operations are committed."""
-    by_loop: dict[asyncio.AbstractEventLoop, list[_Job[Any]]] = {}
-    for job in batch:
-        if job.future is not None:
-            by_loop.setdefault(job.future.get_loop(), []).append(job)
-    for loop, jobs in by_loop.items():
-        try:
-            loop.call_soon_threadsafe(_resolve_all, jobs)
-        except RuntimeError:
-            # The loop was closed while its operation was committed: nobody is left to be told.
-            continue
-
-
-def _resolve_all(jobs: list[_Job[Any]]) -> None:
-    for job in jobs:
-        job.resolve()
+    def _resolve_all(self, writes: list[Write[Any]]) -> None:
+        for write in writes:
+            if not write.resolve() and write.error is not None:
+                self.forgive(write)  # nobody waits for it any more
 
 
 def _connect(path: Path, *, durable: bool) -> sqlite3.Connection:
     # Every use is serialised by us: one thread writes, and readers hold a lock.
     database = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    database.execute(f"PRAGMA page_size = {_PAGE_BYTES}")  # of a new file
+    # Some systems' SQLite overwrites what is deleted, which writes every update twice; here, where it costs no write.
+    database.execute("PRAGMA secure_delete = FAST")
     database.execute("PRAGMA journal_mode = WAL")
     database.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
     # On macOS an ordinary fsync leaves the content in the drive's cache; elsewhere these change nothing.

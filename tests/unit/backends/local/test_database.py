@@ -160,3 +160,84 @@ def test_a_file_of_another_kind_or_version_is_refused(path: Path) -> None:
         other.execute("PRAGMA user_version = 99")
     with pytest.raises(StorageError, match="expected schema version 1, found 99"):
         Database(path, durable=False)
+
+
+async def test_what_is_in_no_hurry_goes_with_the_next_that_is(database: Database) -> None:
+    await database.write(sql.create("first", b""))
+    seen = commits(database)
+    patient = [asyncio.ensure_future(database.write(sql.create(f"p{n}", b""), patience_s=60.0)) for n in range(3)]
+    await asyncio.sleep(0)
+    await database.write(sql.create("urgent", b""))
+    assert await asyncio.gather(*patient) == [True] * 3
+    assert len(seen) == 1
+
+
+async def test_what_is_in_no_hurry_does_not_wait_for_ever(database: Database) -> None:
+    assert await asyncio.wait_for(database.write(sql.create("alone", b""), patience_s=0.01), 10)
+
+
+def _refuse(_: sqlite3.Connection) -> bool:
+    raise sqlite3.OperationalError("made up")
+
+
+@pytest.mark.parametrize("together", [True, False])
+async def test_a_fenced_write_is_refused_behind_a_failure(database: Database, together: bool) -> None:
+    """In one batch and in batches of their own; until the failure is known, and no longer."""
+    hold = threading.Event()
+    first = asyncio.ensure_future(database.write(lambda _: hold.wait(10)))
+    await asyncio.sleep(0)
+    failed = database.begin(_refuse)
+    assert failed.future is not None
+    if not together:
+        hold.set()
+        await asyncio.wait([failed.future])
+    free = asyncio.ensure_future(database.write(sql.create("free", b"")))
+    fenced = asyncio.ensure_future(database.write(sql.create("fenced", b""), fenced=True))
+    await asyncio.sleep(0)
+    behind = database.begin(sql.create("behind", b""), fenced=True)  # stands on what is refused itself
+    assert behind.future is not None
+    hold.set()
+    await first
+    assert await free
+    with pytest.raises(StorageError, match="stands on"):
+        await fenced
+    with pytest.raises(StorageError, match="stands on"):
+        await behind.future
+    assert isinstance(failed.future.exception(), StorageError)
+    with pytest.raises(StorageError, match="stands on"):
+        await database.write(sql.create("fenced", b""), fenced=True)
+    database.forgive(failed)
+    database.forgive(behind)
+    assert await database.write(sql.create("fenced", b""), fenced=True)
+    assert [key for key, _, _ in database.query("", None, 10)] == ["fenced", "free"]
+
+
+async def test_forgiving_opens_for_what_comes_after_it_only(database: Database) -> None:
+    """Also where the batch is done again one by one, because of another failure behind it."""
+    hold = threading.Event()
+    first = asyncio.ensure_future(database.write(lambda _: hold.wait(10)))
+    await asyncio.sleep(0)
+    failed = database.begin(_refuse)
+    before = database.begin(sql.create("before", b""), fenced=True)
+    database.forgive(failed)
+    database.forgive(before)
+    after = database.begin(sql.create("after", b""), fenced=True)
+    last = database.begin(_refuse)
+    hold.set()
+    await first
+    futures = [write.future for write in (failed, before, after, last) if write.future is not None]
+    await asyncio.wait(futures)
+    assert [future.exception() is None for future in futures] == [False, False, True, False]
+
+
+async def test_a_failure_that_nobody_waits_for_any_more_is_forgiven(database: Database) -> None:
+    hold = threading.Event()
+    first = asyncio.ensure_future(database.write(lambda _: hold.wait(10)))
+    abandoned = asyncio.ensure_future(database.write(_refuse))
+    await asyncio.sleep(0)
+    abandoned.cancel()
+    hold.set()
+    await first
+    await database.write(sql.create("a", b""))  # behind it, so the loop has heard of the failure
+    await asyncio.sleep(0)
+    assert await database.write(sql.create("b", b""), fenced=True)

@@ -327,6 +327,71 @@ async def test_a_changed_small_blob_is_noticed_and_replaced(tmp_path: Path) -> N
         assert bytes(store.blobs.read("s", manifest.id, 0, 5)) == b"right"
 
 
+async def make(store: LocalStore, scope: str, content: bytes) -> Manifest:
+    writer = store.blobs.create(scope, len(content))
+    writer.write(0, content)
+    return await writer.seal()
+
+
+async def test_a_small_blob_that_was_made_is_kept_with_the_next_write_to_the_ledger(tmp_path: Path) -> None:
+    with LocalStore.open(tmp_path / "store") as store:
+        assert await store.ledger.create("run", b"1")
+        statements: list[str] = []
+        store._database._writer.set_trace_callback(statements.append)
+        manifest = await make(store, "s", b"model")
+        assert bytes(store.blobs.read("s", manifest.id, 0, 5)) == b"model"
+        row = asyncio.ensure_future(store.unhurried.create("row", b"1"))
+        await asyncio.sleep(0)
+        assert await store.ledger.compare_and_set("run", b"2", 1)
+        assert await row
+        assert statements.count("COMMIT") == 1
+        store._database._writer.set_trace_callback(None)
+        store.blobs._small.clear()
+        assert bytes(store.blobs.read("s", manifest.id, 0, 5)) == b"model"  # from the database now
+
+
+async def test_no_record_stands_on_a_small_blob_that_the_disk_refuses(
+    store: LocalStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(blobs, "_RETRY_S", 0.01)
+    database = store._database
+    assert await store.ledger.create("run", b"1")
+    (pages,) = database._writer.execute("PRAGMA page_count").fetchone()
+    database._writer.execute(f"PRAGMA max_page_count = {pages + 1}")
+    manifest = await make(store, "s", bytes(60_000))
+    assert store.blobs.read("s", manifest.id, 0, 60_000) == bytes(60_000)
+    for _ in range(3):
+        with pytest.raises(StorageError, match="stands on"):
+            await store.ledger.compare_and_set("run", b"2", 1)
+        await asyncio.sleep(0.03)
+    assert await store.unhurried.create("of nothing", b"")  # a row that stands on nothing
+    database._writer.execute("PRAGMA max_page_count = 1000000")
+    while True:
+        try:
+            assert await store.ledger.compare_and_set("run", b"2", 1)
+            break
+        except StorageError:
+            await asyncio.sleep(0.01)
+    assert database.blob("s", manifest.id) == bytes(60_000)
+
+
+async def test_deleting_takes_a_small_blob_that_is_not_kept_yet(
+    store: LocalStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(blobs, "_RETRY_S", 0.01)
+    database = store._database
+    await make(store, "s/a", b"one")
+    await store.blobs.delete_scope("s")
+    assert not database.has_blobs("s")
+    (pages,) = database._writer.execute("PRAGMA page_count").fetchone()
+    database._writer.execute(f"PRAGMA max_page_count = {pages + 1}")
+    await make(store, "s/b", bytes(60_000))
+    await store.blobs.delete_scope("s")
+    await asyncio.sleep(0.05)
+    assert await store.ledger.create("after", b"")  # nobody waits for what is gone
+    assert not database.has_blobs("s")
+
+
 async def test_opening_removes_what_nobody_can_use(tmp_path: Path) -> None:
     with LocalStore.open(tmp_path / "store") as store:
         await put(store, "s")
