@@ -317,7 +317,7 @@ def test_lists_that_all_begin_alike_are_refused(last: int) -> None:
 
 
 def test_every_encoded_identifier_has_four_preimages() -> None:
-    """What docs/decisions says of the simulator: u-coordinates of the image have four preimages, and only 0 goes to 0."""
+    """As docs/decisions says of the simulator; and 0 goes to the torsion point 0."""
     p, big_a = curve25519.P, curve25519.A
     encode = curve25519.Encoder(b"four preimages of it")
 
