@@ -5,6 +5,7 @@ It describes; it proves nothing. That the code keeps to it is the business of `P
 each protocol (what is revealed).
 """
 
+import math
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
@@ -13,6 +14,9 @@ import numpy as np
 
 from hanse.core.arrays import DTYPE_NAMES
 from hanse.core.errors import ConfigError
+
+HEADER_BYTES = 1024
+"""At least what the codec puts before one array."""
 
 Shape = tuple[int | None, ...]
 """The length of each dimension; None where it may be any."""
@@ -43,6 +47,12 @@ class Message:
             return None
         wanted = ", ".join("any" if side is None else str(side) for side in self.shape)
         return f"expected {self.dtype} ({wanted}), found {dtype} ({', '.join(map(str, shape))})"
+
+    def max_bytes(self) -> int | None:
+        """The most that an encoded array of this message takes, or None where its declared shape sets no bound."""
+        if None in self.shape:
+            return None
+        return math.prod(each or 0 for each in self.shape) * np.dtype(self.dtype).itemsize + HEADER_BYTES
 
 
 @dataclass(frozen=True, slots=True)
