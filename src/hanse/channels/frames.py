@@ -21,7 +21,7 @@ ALIVE = "!alive"
 SIGNS = (STOPPED, LOST, ALIVE)
 
 CheckHead = Callable[[str, str, str, int], None]
-"""Called with sender, recipient, name and the content's length in bytes; raises `RefusedError` to take nothing of it."""
+"""Called with sender, recipient, name and the content's length in bytes; raises `RefusedError` not to take it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -40,7 +40,7 @@ class StreamChannel:
         self._sock = sock
         self._peers = None if peers is None else frozenset(peers)
         self._check: CheckHead | None = None
-        self._buffer = bytearray()
+        self._reader = SocketReader(sock)
         self._reading: asyncio.Task[Frame] | None = None
         self._ahead: deque[Frame] = deque()
         self._unsent: deque[memoryview] = deque()
@@ -123,21 +123,30 @@ class StreamChannel:
 
     async def _read(self) -> Frame:
         try:
-            length = int.from_bytes(await self._exactly(4), "little")
+            length = int.from_bytes(await self._reader.exactly(4), "little")
             if length > MAX_HEADER_BYTES:
                 raise TooLargeError(f"frame: expected a header of at most {MAX_HEADER_BYTES} bytes, found {length}")
-            sender, recipient, name, seq, size = parse_head(await self._exactly(length))
+            sender, recipient, name, seq, size = parse_head(await self._reader.exactly(length))
             if self._peers is not None and sender not in self._peers:
                 raise RefusedError("frame: the other end speaks for a role that is not its own")
             if self._check is not None:
                 self._check(sender, recipient, name, size)
             content = bytearray(size)
-            await self._fill(memoryview(content))
+            await self._reader.fill(memoryview(content))
         except OSError:
             raise UnavailableError("the other party has closed the connection") from None
         return Frame(sender, recipient, name, seq, memoryview(content))
 
-    async def _exactly(self, size: int) -> bytes:
+
+class SocketReader:
+    """Exact amounts from a non-blocking socket. At its end it raises `ConnectionResetError`."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+        self._buffer = bytearray()
+
+    async def exactly(self, size: int) -> bytes:
+        """The next `size` bytes; for few."""
         while len(self._buffer) < size:
             part = await asyncio.get_running_loop().sock_recv(self._sock, _READ_BYTES)
             if not part:
@@ -147,7 +156,7 @@ class StreamChannel:
         del self._buffer[:size]
         return found
 
-    async def _fill(self, view: memoryview) -> None:
+    async def fill(self, view: memoryview) -> None:
         """Read exactly as much as `view` holds, past the buffer where it is empty."""
         loop = asyncio.get_running_loop()
         taken = min(len(view), len(self._buffer))
