@@ -1,7 +1,7 @@
 """A role channel through the server: a ping-pong of 1 kB, and 400 MB one way against a plain TLS connection.
 
-Five processes on loopback: the server with the real gRPC service and mutual TLS, and for each site an agent, which seals
-and opens, and a worker, which plays the role. The plain connection is TLS 1.3 between two processes that do nothing
+Five processes on loopback: the server with the real gRPC service and mutual TLS, and for each site an agent that seals
+and opens, and a worker that plays the role. The plain connection is TLS 1.3 between two processes that do nothing
 else, both sides with certificates; both ways take turns, and each ratio is of two neighbouring runs. A transfer ends
 when the recipient has answered with some of its bytes; every answer is compared.
 """

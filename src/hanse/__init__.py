@@ -53,6 +53,7 @@ _HOMES = {
     "Query": "hanse.strategies.query",
     "RFA": "hanse.strategies.robust",
     "Result": "hanse.rounds.result",
+    "RoleApp": "hanse.channels.app",
     "RootTrust": "hanse.aggregation",
     "RoundRecord": "hanse.rounds.record",
     "Scaffold": "hanse.strategies.scaffold",
@@ -113,6 +114,7 @@ __all__ = [
     "QFedAvg",
     "Query",
     "Result",
+    "RoleApp",
     "RootTrust",
     "RoundRecord",
     "Scaffold",
@@ -136,6 +138,7 @@ __all__ = [
 if TYPE_CHECKING:
     from hanse import attacks as attacks
     from hanse import datasets as datasets
+    from hanse import vertical as vertical
     from hanse.aggregation import Bulyan as Bulyan
     from hanse.aggregation import Choice as Choice
     from hanse.aggregation import Fold as Fold
@@ -150,6 +153,7 @@ if TYPE_CHECKING:
     from hanse.aggregation import TrimmedMean as TrimmedMean
     from hanse.aggregation import WeightedMean as WeightedMean
     from hanse.aggregation import WeightedSum as WeightedSum
+    from hanse.channels.app import RoleApp as RoleApp
     from hanse.clients.app import App as App
     from hanse.clients.numpy_client import NumPyClient as NumPyClient
     from hanse.clients.server import StrategyContext as StrategyContext
@@ -195,7 +199,7 @@ if TYPE_CHECKING:
     from hanse.strategies.scaffold import without_control as without_control
 
 
-_ROOMS = ("attacks", "datasets")
+_ROOMS = ("attacks", "datasets", "vertical")
 """Modules that are used under their own name: `hs.datasets.iid(...)`."""
 
 

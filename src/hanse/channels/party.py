@@ -152,6 +152,10 @@ class Party:
         self._waiting_bytes -= value.nbytes
         return value
 
+    def part(self, key: str) -> "Part":
+        """This party within one part of a joined protocol (`Protocol.joined`), for that part's role program."""
+        return Part(self, key)
+
     async def stop(self) -> None:
         """Tell every other role that this one says no more; one that cannot be reached is left to its deadline.
 
@@ -236,6 +240,41 @@ class Party:
         if self.iteration is not None:
             return f"`{message.name}` of iteration {self.iteration}"
         return f"`{message.name}`"
+
+
+class Part(Party):
+    """A party as one part's program sees it: names without the part's own before them; everything else is shared."""
+
+    def __init__(self, whole: Party, key: str) -> None:
+        self.role = whole.role
+        self.protocol = whole.protocol.part(key)
+        self.counters = whole.counters
+        self._whole, self._start = whole, f"{key}/"
+
+    @property
+    def iteration(self) -> int | None:
+        """See `Party.iteration`."""
+        return self._whole.iteration
+
+    @iteration.setter
+    def iteration(self, value: int | None) -> None:
+        self._whole.iteration = value
+
+    async def send(self, to: str, name: str, value: Array) -> None:
+        """See `Party.send`."""
+        await self._whole.send(to, self._start + name, value)
+
+    async def recv(self, sender: str, name: str) -> Array:
+        """See `Party.recv`."""
+        return await self._whole.recv(sender, self._start + name)
+
+    def part(self, key: str) -> "Part":
+        """A part of a part."""
+        return Part(self._whole, self._start + key)
+
+    async def stop(self) -> None:
+        """See `Party.stop`."""
+        await self._whole.stop()
 
 
 async def run_role(party: Party, program: Callable[[Party], Awaitable[Any]]) -> Any:

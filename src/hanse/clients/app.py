@@ -4,16 +4,15 @@ The settings become a `RunSpec`, which is plain data and travels in the signed j
 which travels as a bundle. Nothing is called here: `execute.py` calls the client side, `server.py` the server side.
 """
 
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import FrameType
 from typing import Any, TypeVar
 
 from hanse.clients.functions import ClientSide
 from hanse.core.arrays import Arrays
 from hanse.core.errors import ConfigError, UpdateError
+from hanse.core.origin import included, maker_of, name_in
 from hanse.core.spec import EarlyStop, RunSpec
 from hanse.strategies import Strategy
 from hanse.strategies.catalogue import CUSTOM, catalogue
@@ -98,7 +97,7 @@ class App:
             raise ConfigError(f"stop: expected hs.EarlyStop(metric, ...), found {type(stop).__name__}")
         self.given_strategy = strategy
         self.initial_arrays = _initial_arrays(initial)
-        self.include = _included(include)
+        self.include = included(include)
         self.client_side = ClientSide()
         self.server_side = ServerSide()
         self._given_rounds = rounds
@@ -125,7 +124,7 @@ class App:
             keep_updates=keep_updates,
             threads=threads,
         )
-        self.module_globals: dict[str, Any] = _caller().f_globals
+        self.module_globals: dict[str, Any] = maker_of(__file__)
         """Namespace of the module that made the app; see `loader.source_of`."""
 
     # ---- the client side ----
@@ -223,13 +222,7 @@ class App:
         Raises:
             ConfigError: the module holds it under no name.
         """
-        for name, value in list(self.module_globals.items()):
-            if value is self:
-                return name
-        raise ConfigError(
-            f"app: expected a name at the top level of its module {self.module_globals.get('__name__')!r}, found none; "
-            "write app = hs.App(...) outside any function"
-        )
+        return name_in(self.module_globals, self, "hs.App")
 
     def __repr__(self) -> str:
         return f"App({self._spec.strategy}, rounds={self._spec.rounds})"
@@ -290,23 +283,3 @@ def _initial_arrays(initial: Any) -> Arrays | None:
     if not arrays:
         raise ConfigError("initial: expected at least one array, found none")
     return arrays
-
-
-def _included(include: Sequence[str | Path]) -> tuple[str, ...]:
-    if isinstance(include, str | Path):
-        raise ConfigError(
-            f"include: expected a list of files, found {str(include)!r}; write include=[{str(include)!r}]"
-        )
-    paths = tuple(Path(item).as_posix() for item in include)
-    for path in paths:
-        if Path(path).is_absolute() or ".." in Path(path).parts:
-            raise ConfigError(f"include: expected paths below the module's folder, found {path!r}")
-    return paths
-
-
-def _caller() -> FrameType:
-    # The first frame outside this file made the app (subclasses that call super().__init__ are theirs, not ours).
-    frame = sys._getframe(1)
-    while frame.f_code.co_filename == __file__ and frame.f_back is not None:
-        frame = frame.f_back
-    return frame

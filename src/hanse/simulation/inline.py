@@ -10,14 +10,16 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from hanse.backends.memory import Grants, MemoryBlobs, MemoryLedger
+from hanse.channels.app import RoleApp
 from hanse.clients.app import App
 from hanse.clients.execute import Runtime
 from hanse.clients.failures import failure_of, text_of
-from hanse.clients.loader import stop_if_loading
+from hanse.clients.loader import AnyApp, stop_if_loading
 from hanse.clients.server import ServerRuntime, StrategyContext
 from hanse.clients.threads import num_threads, set_threads
 from hanse.core.arrays import Arrays
@@ -35,6 +37,7 @@ from hanse.rounds.driver import Observer, Run, Seams
 from hanse.rounds.events import BlobKey
 from hanse.rounds.host import LocalHost, PlanAnswer, PlanRequest, ReduceAnswer, ReduceRequest
 from hanse.rounds.result import Result
+from hanse.simulation.roles import simulate_roles
 from hanse.strategies import Strategy, named
 from hanse.strategies.catalogue import CUSTOM
 
@@ -44,9 +47,10 @@ DataSets = Mapping[str, Any]
 
 
 def simulate(
-    app: App,
+    app: AnyApp,
     sites: Mapping[str, DataSets] | Sequence[str],
     *,
+    roles: Mapping[str, str | Sequence[str]] | None = None,
     progress: bool | None = None,
     observer: Observer | None = None,
 ) -> Result:
@@ -55,6 +59,7 @@ def simulate(
     Args:
         app: the app.
         sites: site name → data sets; or only names, for apps that load nothing.
+        roles: of an `hs.RoleApp`, the site or sites of each role.
         progress: show a bar over rounds; by default when the terminal shows standard error.
         observer: called with every event (phase, reply, round, finished) as a dict.
 
@@ -80,6 +85,12 @@ def simulate(
         raise ConfigError("sites: expected at least one, found none")
     for site in data:
         check_name(site, "site")
+    if isinstance(app, RoleApp):
+        played = app.spec(roles)
+        load = {name: partial(_load, name, sets) for name, sets in data.items()}
+        return run_to_end(simulate_roles(app, played, load, observer or (lambda event: None)))
+    if roles is not None:
+        raise ConfigError("roles: expected none for an hs.App, which asks all sites the same; leave them out")
     spec = app.spec()
     shown = sys.stderr.isatty() if progress is None else progress
     before = num_threads()
@@ -143,7 +154,9 @@ class VirtualSite:
     async def answer(self, task: Task) -> Reply:
         """Execute one task."""
         if self.runtime is None:
-            self.runtime = Runtime(self.app, site_name=self.name, load=self._load, log=_to_stderr)
+            self.runtime = Runtime(
+                self.app, site_name=self.name, load=partial(_load, self.name, self.data), log=_to_stderr
+            )
         # The answer is encoded before the site is asked again, so it need not be copied.
         outcome = self.runtime.execute(task, self.models.get(task.model), self.state, lend=True)
         self.state = outcome.state
@@ -159,12 +172,13 @@ class VirtualSite:
         await self.seams.blobs.put(scope, manifest, rechunk([content]))
         return replace(reply, update=BlobRef(manifest, scope))
 
-    def _load(self, dataset: str) -> Any:
-        if dataset not in self.data:
-            known = ", ".join(sorted(self.data)) or "none"
-            raise PolicyError(f"site {self.name}: data set {dataset!r} is not declared; declared are: {known}")
-        value = self.data[dataset]
-        return value() if callable(value) else value
+
+def _load(site: str, data: DataSets, dataset: str) -> Any:
+    if dataset not in data:
+        known = ", ".join(sorted(data)) or "none"
+        raise PolicyError(f"site {site}: data set {dataset!r} is not declared; declared are: {known}")
+    value = data[dataset]
+    return value() if callable(value) else value
 
 
 class _Models:

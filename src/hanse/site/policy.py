@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from hanse.channels.spec import RoleSpec
 from hanse.site.documents import Section, read_document
 from hanse.site.proposals import Proposal
 from hanse.workers.isolation import LEVELS
@@ -26,6 +27,7 @@ _KEYS = (
     "people",
     "unlisted_apps",
     "datasets",
+    "roles",
     "strategies",
     "min_cohort",
     "max_rounds",
@@ -33,7 +35,25 @@ _KEYS = (
     "secure_aggregation",
     "isolation",
 )
+_ROLE_KEYS = ("peers", "reveals", "datasets", "unproven")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+@dataclass(frozen=True, slots=True)
+class RolePolicy:
+    """What the owner allows this site in one role.
+
+    Attributes:
+        peers: sites that may play the other roles.
+        reveals: what others may learn about this role's input, by the words of a protocol's Reveals.
+        datasets: which of the granted data sets the role may load; None for all of them.
+        unproven: whether protocols may be played that have no proof.
+    """
+
+    peers: Allowed = frozenset()
+    reveals: Allowed = frozenset()
+    datasets: Allowed = None
+    unproven: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +65,7 @@ class Policy:
         unlisted_apps: what becomes of the others: `hold` until the owner approves, or `refuse`.
         people: whose jobs may run.
         datasets: which of the declared data sets jobs may load.
+        roles: what this site may play, in jobs in which sites play roles.
         strategies: by name; `custom` is an app's own.
         min_cohort: the least number of sites whose updates a job must combine.
         max_epsilon: by data set: the largest privacy loss that a job may cause.
@@ -62,9 +83,12 @@ class Policy:
     max_epsilon: Mapping[str, float] = field(default_factory=dict)
     secure_aggregation: bool = False
     isolation: str = "process"
+    roles: Mapping[str, RolePolicy] = field(default_factory=dict)
 
-    def grants(self, dataset: str) -> bool:
-        """Whether jobs may load this data set."""
+    def grants(self, dataset: str, role: str | None = None) -> bool:
+        """Whether jobs may load this data set; in a role, if they play one."""
+        if role is not None and not _allows(self.roles.get(role, RolePolicy()).datasets, dataset):
+            return False
         return _allows(self.datasets, dataset)
 
 
@@ -92,6 +116,7 @@ def read_policy(path: Path) -> Policy | None:
         people=_allowed(document, "people", frozenset()),
         unlisted_apps=document.word("unlisted_apps", REFUSE, (HOLD, REFUSE)),
         datasets=_allowed(document, "datasets", frozenset()),
+        roles=_roles(document),
         strategies=_allowed(document, "strategies", None),
         min_cohort=cohort or 1,
         max_rounds=rounds,
@@ -101,7 +126,7 @@ def read_policy(path: Path) -> Policy | None:
     )
 
 
-def decide(proposal: Proposal, policy: Policy | None) -> Decision:
+def decide(proposal: Proposal, policy: Policy | None, site: str = "") -> Decision:
     """Whether this job may run here. Pure: the same answer whenever it is asked again.
 
     Only an app that is not listed can be held; whatever the owner has ruled out is refused without asking again.
@@ -109,6 +134,7 @@ def decide(proposal: Proposal, policy: Policy | None) -> Decision:
     Args:
         proposal: its person and bundle signature must have been verified.
         policy: None for an owner who has written none.
+        site: this site's name; a job in which sites play roles says what it plays.
     """
     if policy is None:
         return Decision(REFUSE, f"the site's owner has allowed nothing yet: {FILE} is missing or empty")
@@ -117,7 +143,11 @@ def decide(proposal: Proposal, policy: Policy | None) -> Decision:
         return Decision(REFUSE, f"people: {proposal.person} is not on the site's list")
     if not _allows(policy.strategies, spec.strategy):
         return Decision(REFUSE, f"strategies: {spec.strategy} is not on the site's list")
-    if policy.min_cohort > 1 and (spec.quorum or 0) < policy.min_cohort:
+    if proposal.roles is not None:
+        objection = _objection(proposal.roles, policy, site)
+        if objection:
+            return Decision(REFUSE, objection)
+    elif policy.min_cohort > 1 and (spec.quorum or 0) < policy.min_cohort:
         found = "none" if spec.quorum is None else str(spec.quorum)
         return Decision(REFUSE, f"min_cohort: expected a quorum of at least {policy.min_cohort}, found {found}")
     if policy.max_rounds is not None and spec.rounds > policy.max_rounds:
@@ -133,6 +163,42 @@ def decide(proposal: Proposal, policy: Policy | None) -> Decision:
     if policy.unlisted_apps == HOLD:
         return Decision(HOLD, f"{reason}; its owner decides")
     return Decision(REFUSE, reason)
+
+
+def _objection(spec: RoleSpec, policy: Policy, site: str) -> str:
+    """Why this site does not play its role; empty if it does."""
+    role = spec.role_of(site)
+    if role is None:
+        return "roles: the job has no role for this site"
+    allowed = policy.roles.get(role)
+    if allowed is None:
+        return f"roles: {role} is not on the site's list"
+    for other, peer in sorted(spec.roles.items()):
+        if other != role and not _allows(allowed.peers, peer):
+            return f"roles.{role}.peers: {peer}, which plays {other}, is not on the site's list"
+    if spec.protocol.guarantee.adversary == "none" and not allowed.unproven:
+        return f"roles.{role}.unproven: {spec.protocol.name} has no proof, and the site wants one"
+    for reveal in spec.protocol.reveals:
+        if reveal.about == role and not _allows(allowed.reveals, reveal.what):
+            to = f"{reveal.to} {spec.roles[reveal.to]}"
+            return f"roles.{role}.reveals: {reveal.what}, which {to} would learn, is not on the site's list"
+    return ""
+
+
+def _roles(document: Section) -> dict[str, RolePolicy]:
+    section = document.section("roles")
+    found = {}
+    for role in section.values:
+        if type(role) is not str:
+            raise section.error(role, "the name of a role")
+        each = section.section(role, _ROLE_KEYS)
+        found[role] = RolePolicy(
+            peers=_allowed(each, "peers", frozenset()),
+            reveals=_allowed(each, "reveals", frozenset()),
+            datasets=_allowed(each, "datasets", None),
+            unproven=each.flag("unproven", False),
+        )
+    return found
 
 
 def _allows(allowed: Allowed, name: str) -> bool:
