@@ -31,7 +31,7 @@ from hanse.backends.memory import Grants, MemoryBlobs
 from hanse.channels.party import Party
 from hanse.channels.protocol import Guarantee, Message, Protocol
 from hanse.channels.stream import StreamChannel
-from hanse.site.relay import Bridge
+from hanse.site.relay import Bridge, worker_pair
 from hanse.trust.certificates import Identity, peer_identity
 from hanse.trust.sessions import SessionContext, SessionEnd
 
@@ -79,7 +79,7 @@ async def site(directory: Path, role: str, port: str) -> None:
     """An agent, and its worker, which has our stdin and stdout."""
     keys = {each: X25519PrivateKey.from_private_bytes((directory / f"{each}.x25519").read_bytes()) for each in ROLES}
     ends = {each: SessionEnd(each, each, key.public_key().public_bytes_raw()) for each, key in keys.items()}
-    ours, theirs = socket.socketpair()
+    ours, theirs = worker_pair()
     with theirs:
         command = [sys.executable, "-m", "benchmarks._channel_process", "worker", role, str(theirs.fileno())]
         worker = subprocess.Popen(command, pass_fds=[theirs.fileno()])

@@ -7,6 +7,7 @@ when the recipient has answered with some of its bytes; every answer is compared
 """
 
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -17,7 +18,7 @@ from typing import Self
 
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
-from benchmarks.harness import Row, at_least, at_most, median, note
+from benchmarks.harness import Row, at_least, at_most, descendants, median, note
 from hanse.trust.authority import Authority
 from hanse.trust.identity import MemberKeys, SigningRequest
 
@@ -43,13 +44,20 @@ def run(smoke: bool) -> Iterator[Row]:
         times = guest.ask(f"ping {pings}")
         yield at_most("channel", "relay", "round_trip_ms", 1000 * median(times), "ms", 2.0)
         relayed, plain = [], []
+        ours_s = theirs_s = 0.0
         for _ in range(repeats):
+            before = sender.core_s() + receiver.core_s()
             plain.append(sender.ask(f"send {size}")[0])
+            between = server.core_s() + guest.core_s() + host.core_s()
+            theirs_s += sender.core_s() + receiver.core_s() - before
             relayed.append(guest.ask(f"send {size}")[0])
+            ours_s += server.core_s() + guest.core_s() + host.core_s() - between
         ratio = median([ours / theirs for ours, theirs in zip(plain, relayed, strict=True)])
         yield at_least("channel", "relay", "of_raw_tls", ratio, "ratio", 0.25)
         yield note("channel", "relay", "one_way_gb_s", size / median(relayed) / 1e9, "GB/s")
         yield note("channel", "raw TLS", "one_way_gb_s", size / median(plain) / 1e9, "GB/s")
+        yield note("channel", "relay", "core_s_per_gb", ours_s / (repeats * size / 1e9), "s")
+        yield note("channel", "raw TLS", "core_s_per_gb", theirs_s / (repeats * size / 1e9), "s")
         yield note("channel", "relay", "server_peak_mb", server.peak_mb(), "MB")
         yield note("channel", "relay", "agent_peak_mb", max(guest.peak_mb(), host.peak_mb()), "MB")
 
@@ -88,6 +96,14 @@ class _Process:
         self._process.stdin.flush()
         times: list[float] = json.loads(self.line())
         return times
+
+    def core_s(self) -> float:
+        """Seconds of processor time so far, with those of what it has started."""
+        total = 0
+        for pid in (self._process.pid, *descendants(self._process.pid)):
+            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+            total += int(fields[11]) + int(fields[12])
+        return total / os.sysconf("SC_CLK_TCK")
 
     def peak_mb(self) -> float:
         """Its largest resident set so far."""

@@ -23,7 +23,7 @@ from hanse.core.errors import RefusedError, TrustError, UnavailableError
 from hanse.core.records import Reply, Task
 from hanse.site.material import MaterialIndex
 from hanse.site.proposals import Proposal
-from hanse.site.relay import Bridge
+from hanse.site.relay import Bridge, worker_pair
 from hanse.trust.certificates import SITE
 from hanse.trust.member_record import verify_record
 from hanse.trust.membership import Membership
@@ -79,7 +79,7 @@ async def play(
         raise UnavailableError("the server cannot be reached now")
     side.material.take(part.session)
     stream = await connection.relay(part.session, part.role)
-    ours, theirs = socket.socketpair()
+    ours, theirs = worker_pair()
     bridge = Bridge(stream, ours, spec.protocol, part.role, ends=ends, context=context, key=membership.keys.sealing)
     bridging, executing = asyncio.ensure_future(bridge.run()), asyncio.ensure_future(execute(theirs))
     try:
