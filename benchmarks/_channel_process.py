@@ -31,6 +31,7 @@ from hanse.backends.memory import Grants, MemoryBlobs
 from hanse.channels.party import Party
 from hanse.channels.protocol import Guarantee, Message, Protocol
 from hanse.channels.stream import StreamChannel
+from hanse.core.loops import run
 from hanse.site.relay import Bridge, worker_pair
 from hanse.trust.certificates import Identity, peer_identity
 from hanse.trust.sessions import SessionContext, SessionEnd
@@ -176,9 +177,9 @@ def _credentials(directory: Path, name: str) -> Credentials:
 def main(kind: str, *words: str) -> None:
     """See the module's text."""
     if kind == "server":
-        asyncio.run(serve(Path(words[0])))
+        run(serve(Path(words[0])))
     elif kind == "site":
-        asyncio.run(site(Path(words[0]), words[1], words[2]))
+        run(site(Path(words[0]), words[1], words[2]))
     elif kind == "worker":
         asyncio.run(work(words[0], int(words[1])))
     else:

@@ -70,7 +70,7 @@ class RoleApp:
             "seed": seed,
             "threads": threads,
         }
-        self.module_globals = maker_of(*(_file_of(kind) for kind in type(self).__mro__[:-1]))
+        self.module_globals = maker_of(*(_file_of(kind) for kind in type(self).__mro__))
 
     def role(self, name: str) -> Callable[[RoleProgram], RoleProgram]:
         """Register `async f(party, site)` as the program of a role."""
@@ -118,4 +118,7 @@ class RoleApp:
 
 
 def _file_of(kind: type) -> str:
+    """Where one of our own classes is; a user's subclass is the user's module, like what it makes."""
+    if not kind.__module__.startswith("hanse."):
+        return ""
     return str(getattr(sys.modules.get(kind.__module__), "__file__", ""))

@@ -477,19 +477,20 @@ class Jobs:
         """
         row = await self._row(job_id)
         request = row["request"]
-        parsed = JobRequest.from_json(request)
+        component = request["components"][0]
+        spec, is_roles = component["spec"], component["kind"] == ROLES
         about: dict[str, Any] = {
             "job": job_id,
             "name": request["name"],
             "person": request["person"],
             "app": request["app"],
             "submitted_at_ms": request["submitted_at_ms"],
-            "rounds": parsed.spec.rounds,
-            "strategy": parsed.spec.strategy,
-            "component": request["components"][0]["name"],
+            "rounds": 1 if is_roles else spec["rounds"],
+            "strategy": ROLES if is_roles else spec["strategy"],
+            "component": component["name"],
         }
-        if parsed.roles is not None:
-            about |= {"roles": dict(parsed.roles.roles), "protocol": parsed.roles.protocol.name}
+        if is_roles:
+            about |= {"roles": spec["roles"], "protocol": spec["protocol"]["name"]}
         job = self.active.get(job_id)
         if job is not None and job.run is not None:
             state = job.run.state

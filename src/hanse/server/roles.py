@@ -6,6 +6,7 @@ It holds no rule of its own (`hanse.pipeline.roles` does), and looks to `Jobs` a
 """
 
 import asyncio
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -39,6 +40,8 @@ from hanse.rounds.record import RoundRecord, role_record, to_plain
 from hanse.rounds.result import Result
 
 PHASE = "role"
+MAX_METRICS_BYTES = 32 * 1024
+"""Of all roles together, as JSON, each an equal part: the state is one record of the ledger."""
 log = structlog.get_logger("hanse.roles")
 
 
@@ -175,13 +178,15 @@ class RolesRun:
             return "refused", "this site was not asked"
         if reply.task.round != attempt or self._state.status not in ("running", "settling"):
             return "late", "the session is over"
-        event = Replied(
-            attempt, role, reply.error_kind, reply.error, to_plain(dict(reply.metrics)), self._clock.now_ms()
-        )
+        metrics = {name: to_plain(value) for name, value in reply.metrics.items() if not isinstance(value, bytes)}
+        kind, error, most = reply.error_kind, reply.error, MAX_METRICS_BYTES // len(spec.roles)
+        if len(json.dumps(metrics)) > most:
+            metrics, kind, error = {}, "bad_reply", f"metrics: expected at most {most} bytes"
+        event = Replied(attempt, role, kind, error, metrics, self._clock.now_ms())
         if reply.fingerprint:
             self.fingerprints[reply.site] = reply.fingerprint
         await self._post(event)
-        facts = {"phase": PHASE, "site": reply.site, "error": reply.error, "metrics": event.metrics}
+        facts = {"phase": PHASE, "site": reply.site, "error": error, "metrics": event.metrics}
         self._tell("reply", round=attempt, num_examples=0, **facts)
         return "received", ""
 

@@ -102,8 +102,9 @@ def _checked(proposal: Proposal, task: Task, part: Part, site: str) -> RoleSpec:
     if spec is None:
         raise RefusedError("a task to play a role, of a job that has none")
     session = f"{task.id.job}/{task.id.component}/{task.id.round}"
-    if (part.session, part.role, part.sites) != (session, spec.role_of(site), dict(spec.roles)):
-        raise RefusedError("a task to play another role, or with other sites, than its person signed")
+    asked = (part.session, part.role, part.sites, part.timeout_s)
+    if asked != (session, spec.role_of(site), dict(spec.roles), spec.timeout_s):
+        raise RefusedError("a task to play another role, with other sites or another patience, than its person signed")
     return spec
 
 
