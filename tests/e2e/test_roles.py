@@ -28,7 +28,7 @@ from pathlib import Path
 import hanse as hs
 from hanse.vertical.psi import chase_miao
 
-app = hs.RoleApp(chase_miao.PROTOCOL, away_s={away_s}, timeout_s=60)
+app = hs.RoleApp(chase_miao.PROTOCOL, tells={{"common": "how many both have"}}, away_s={away_s}, timeout_s=60)
 folder = Path({folder!r})
 
 
@@ -66,7 +66,7 @@ roles:
 class Companies:
     """A federation of a bank and a shop, each in its own folder."""
 
-    def __init__(self, desk: Desk, reveals: str = "size, intersection") -> None:
+    def __init__(self, desk: Desk, reveals: str = "size, intersection, rows, common") -> None:
         self.desk = desk
         made = desk.ask("federation", "init", "city", "--site", "bank", "--site", "shop", "--port", free_ports(3))
         self.file = desk.folder / made["federation_file"]
@@ -172,7 +172,7 @@ def test_two_companies_one_intersection(desk: Desk) -> None:
     text = desk.run("explain", "app.py")
     assert "who is a customer" in text
     explained = json.loads(desk.run("explain", "app.py", "--json"))
-    assert {each["what"] for each in explained["reveals"]} == {"size", "intersection"}
+    assert {each["what"] for each in explained["reveals"]} == {"size", "intersection", "rows", "common"}
     assert explained["guarantee"]["adversary"] == "semi-honest"
 
 

@@ -2,7 +2,10 @@
 
 import asyncio
 import json
+import socket
 from collections.abc import AsyncIterator
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,12 +18,29 @@ from hanse.channels.protocol import Guarantee, Message, Protocol, Reveal
 from hanse.channels.spec import RoleSpec
 from hanse.channels.stream import StreamChannel
 from hanse.clients.roles import CALL, Part
-from hanse.core.errors import ConfigError, HanseError, NotFoundError, PolicyError, UnavailableError
-from hanse.core.records import Reply, Task
+from hanse.core.arrays import Arrays
+from hanse.core.codec import decode, encode
+from hanse.core.errors import (
+    ConfigError,
+    ConflictError,
+    HanseError,
+    NotFoundError,
+    PolicyError,
+    RefusedError,
+    TaskError,
+    TrustError,
+    UnavailableError,
+)
+from hanse.core.records import BlobRef, Reply, Task
 from hanse.pipeline.request import run_spec_of
+from hanse.site.material import MaterialIndex
+from hanse.site.proposals import Proposal
 from hanse.site.relay import Bridge, worker_pair
+from hanse.site.roles import RoleSide, keep_arrays
+from hanse.site.roles import play as play_as_agent
 from hanse.trust.member_record import verify_record
 from hanse.trust.sessions import SessionContext, SessionEnd
+from hanse.workers.pool import Done
 from tests.faults.wire_federation import FEDERATION, Site, Wire, federation, submit
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -209,6 +229,94 @@ async def test_streams_that_are_not_the_site_s_own(wire: Wire) -> None:
         assert (await ended(wire, job))["status"] == "finished"
         for connection in (evil, third):
             await connection.close()
+
+
+class Agent:
+    """A site's own side: the code that agents run, around a role program that runs here."""
+
+    def __init__(self, site: Site, proposal: Proposal, folder: Path, **metrics: float) -> None:
+        self.site, self.proposal, self.metrics = site, proposal, metrics
+        self.side = RoleSide(lambda: site.member, MaterialIndex(folder / f"{site.name}.db"), folder / "outputs")
+
+    async def play(self, task: Task) -> Done:
+        async def execute(sock: socket.socket) -> Done:
+            channel = StreamChannel(sock)
+            role = Part.unpack(task.payload).role
+            party = Party(role, PAIR, channel, timeout_s=10)
+            if role == "guest":
+                await party.send("host", "block", np.arange(10.0))
+                await party.recv("host", "sum")
+            else:
+                await party.send("guest", "sum", np.array((await party.recv("guest", "block")).sum()))
+            await channel.close()
+            content = encode(Arrays({"values": np.arange(3)}))
+            return Done(
+                Reply(task.id, self.site.name, metrics=self.metrics, update=BlobRef.inline(content)), b"", None, False
+            )
+
+        connection = self.site.wire.connect(self.site.member)
+        try:
+            return await play_as_agent(self.side, self.proposal, task, connection, execute)
+        finally:
+            await connection.close()
+
+
+async def test_what_agents_do(wire: Wire, tmp_path: Path) -> None:
+    """Both play; no session twice; nothing but what is told; no task that is not the signed job's; arrays stay."""
+    assert wire.healthy is not None
+    told = replace(
+        PAIR, reveals=(*PAIR.reveals, Reveal("server", "guest", "total", ""), Reveal("server", "host", "total", ""))
+    )
+    spec = RoleSpec(SPEC.roles, told)
+    job = await begin(wire, spec)
+    async with wire.site("evil") as host:
+        pairs = []
+        for site in (wire.healthy, host):
+            proposal = Proposal.parse((await site.until("propose", job)).body)
+            proposal.verify(authority_pem=site.member.authority_pem, federation=FEDERATION)
+            await site.decide(job)
+            pairs.append((site, proposal))
+        tasks = [await site.task(job) for site, _ in pairs]
+        agents = [Agent(site, proposal, tmp_path, total=1.0) for site, proposal in pairs]
+
+        part = Part.unpack(tasks[0].payload)
+        for wrong in (
+            replace(part, role="host"),
+            replace(part, session=f"{job}/main/2"),
+            replace(part, timeout_s=1e9),
+            replace(part, sites={"guest": "healthy", "host": "third"}),
+            replace(part, records={**part.records, "host": part.records["guest"]}),
+            replace(part, records={}),
+        ):
+            with pytest.raises((RefusedError, TrustError)):
+                await agents[0].play(replace(tasks[0], payload=wrong.pack()))
+
+        done = await asyncio.gather(*(agent.play(task) for agent, task in zip(agents, tasks, strict=True)))
+        reply = keep_arrays(agents[0].side, job, "guest", done[0], None)
+        assert reply.update is None
+        kept = tmp_path / "outputs" / job / "guest.safetensors"
+        assert decode(kept.read_bytes())["values"].tolist() == [0, 1, 2]
+        assert kept.stat().st_mode & 0o077 == 0
+        with pytest.raises(ConflictError, match="used before"):
+            await agents[0].play(tasks[0])
+        for site, task in zip((wire.healthy, host), tasks, strict=True):
+            await site.reply(Reply(task.id, site.name))
+        await ended(wire, job)
+
+    job = await begin(wire, spec)
+    async with wire.site("evil") as host:
+        tasks = await accept(job, wire.healthy, host)
+        proposals = [replace(each[1], request=replace(each[1].request, job=job)) for each in pairs if each[1].request]
+        agents = [
+            Agent(site, replace(proposal, job=job), tmp_path, total=1.0, rows=7.0)
+            for site, proposal in zip((wire.healthy, host), proposals, strict=True)
+        ]
+        found = await asyncio.gather(
+            *(agent.play(task) for agent, task in zip(agents, tasks, strict=True)), return_exceptions=True
+        )
+        assert all(isinstance(each, TaskError) and "'rows' is not told" in str(each) for each in found), found
+        await wire.healthy.reply(Reply.failed(tasks[0].id, "healthy", "bad_reply", "x"))
+        await ended(wire, job)
 
 
 async def test_metrics_that_would_fill_the_record(wire: Wire) -> None:

@@ -1,6 +1,6 @@
 """`RoleApp`: an app whose sites play roles and exchange named messages. `hs.App` is the other kind: a server leads it.
 
-    app = hs.RoleApp(PROTOCOL)
+    app = hs.RoleApp(PROTOCOL, tells={"common": "how many customers both have"})
 
     @app.role("guest")
     async def guest(party, site):
@@ -12,19 +12,21 @@ Plain data (`RoleSpec`) travels in the signed job, the functions in the module's
 
 import sys
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from hanse.channels.protocol import Protocol
+from hanse.channels.protocol import Protocol, Reveal
 from hanse.channels.spec import RoleSpec, assigned
 from hanse.core.arrays import Arrays
 from hanse.core.errors import ConfigError
+from hanse.core.ids import SERVER
 from hanse.core.origin import included, maker_of, name_in
 
 RoleProgram = Callable[[Any, Any], Awaitable[Any]]
 """`async f(party, site) -> metrics | (arrays, metrics) | None`.
 
-Metrics are told to the server and to who submitted the job. Arrays stay at the site, in its folder `outputs`.
+Metrics are those that the app `tells`. Arrays stay at the site, in its folder `outputs`.
 """
 
 
@@ -33,6 +35,8 @@ class RoleApp:
 
     Args:
         protocol: what roles there are and what they may send; several protocols, joined by `Protocol.joined`.
+        tells: metrics that role programs may return, each with what it says of the role's data. They go to the server
+            and to whoever submits the job, so they are among what the job reveals, of every role.
         timeout_s: seconds that a role waits for one message.
         deadline_s: seconds for one session.
         away_s: seconds that a lost site is awaited before the job fails.
@@ -49,6 +53,7 @@ class RoleApp:
         self,
         protocol: Protocol,
         *,
+        tells: Mapping[str, str] | None = None,
         timeout_s: float = 300.0,
         deadline_s: float = 3600.0,
         away_s: float = 600.0,
@@ -59,7 +64,8 @@ class RoleApp:
     ) -> None:
         if not isinstance(protocol, Protocol):
             raise ConfigError(f"app: expected a Protocol, found {type(protocol).__name__}")
-        self.protocol = protocol
+        told = (Reveal(SERVER, role, name, detail) for name, detail in (tells or {}).items() for role in protocol.roles)
+        self.protocol = replace(protocol, reveals=(*protocol.reveals, *told))
         self.programs: dict[str, RoleProgram] = {}
         self.include = included(include)
         self._options: dict[str, Any] = {

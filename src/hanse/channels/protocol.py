@@ -14,6 +14,7 @@ import numpy as np
 
 from hanse.core.arrays import DTYPE_NAMES
 from hanse.core.errors import ConfigError
+from hanse.core.ids import SERVER
 
 HEADER_BYTES = 1024
 """At least what the codec puts before one array."""
@@ -83,7 +84,7 @@ class Reveal:
     """One thing that one role learns about another's input, beyond what it holds itself.
 
     Attributes:
-        to: the role that learns it.
+        to: the role that learns it; or `server`, for the server and whoever submitted the job.
         about: the role whose input it depends on.
         what: a short fixed word, such as `size` or `intersection`; what a policy compares.
         detail: one sentence for a person.
@@ -120,7 +121,8 @@ class Protocol:
                 raise ConfigError(f"protocol {self.name}: message {message.name} has a dtype that does not travel")
             self._check_roles(message.name, message.sender, message.recipient)
         for reveal in self.reveals:
-            self._check_roles(reveal.what, reveal.to, reveal.about)
+            if reveal.to != SERVER or reveal.about not in self.roles:
+                self._check_roles(reveal.what, reveal.to, reveal.about)
 
     def _check_roles(self, name: str, first: str, second: str) -> None:
         if first == second or not {first, second} <= set(self.roles):
@@ -135,6 +137,10 @@ class Protocol:
             if (message.sender, message.recipient, message.name) == (sender, recipient, name):
                 return message
         return None
+
+    def told(self, role: str) -> frozenset[str]:
+        """Names of metrics that the server and the submitter learn of a role."""
+        return frozenset(each.what for each in self.reveals if each.to == SERVER and each.about == role)
 
     def describe(self) -> dict[str, Any]:
         """The declaration as a JSON value."""

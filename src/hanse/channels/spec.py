@@ -7,7 +7,7 @@ from typing import Any
 
 from hanse.channels.protocol import Protocol
 from hanse.core.errors import ConfigError
-from hanse.core.ids import check_name
+from hanse.core.ids import SERVER, check_name
 
 MAX_ROLES = 32
 
@@ -47,6 +47,8 @@ class RoleSpec:
             raise ConfigError(f"roles: expected 2 to {MAX_ROLES}, found {len(self.roles)}")
         for role, site in self.roles.items():
             check_name(role, "role")
+            if role == SERVER:
+                raise ConfigError(f"roles: expected another name than {SERVER!r}")
             check_name(site, f"site of role {role}")
         if len(set(self.roles.values())) != len(self.roles):
             raise ConfigError("roles: expected different sites, found one with two roles")

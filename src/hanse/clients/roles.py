@@ -16,6 +16,7 @@ from typing import Any
 from hanse.channels.app import RoleApp
 from hanse.channels.frames import Channel
 from hanse.channels.party import Party, run_role
+from hanse.channels.protocol import Protocol
 from hanse.clients.client import arrays_of
 from hanse.clients.execute import Outcome, metrics_of
 from hanse.clients.failures import failure_of, text_of
@@ -117,6 +118,7 @@ class RoleRuntime:
         seed_globals(stream_of(task, self.site.name, "globals"))
         answer = await run_role(party, lambda own: program(own, self.site))
         metrics, arrays = taken_apart(answer, part.role)
+        check_told(metrics, self.app.protocol, part.role)
         counted = {name: getattr(party.counters, name) for name in COUNTERS}
         return Reply(task.id, self.site.name, metrics={**counted, **metrics}), arrays
 
@@ -135,6 +137,19 @@ def taken_apart(answer: Any, role: str) -> tuple[Metrics, Arrays | None]:
     return metrics_of(answer, what), None
 
 
+def check_told(metrics: Metrics, protocol: Protocol, role: str) -> None:
+    """Return if a role's metrics are only those that its job says it tells, and what any channel counts.
+
+    Raises:
+        TaskError: `bad_reply`, another one, by name.
+    """
+    for name in metrics:
+        if name not in protocol.told(role) and name not in COUNTERS:
+            raise TaskError(
+                "bad_reply", f"role {role}: metric {name[:60]!r} is not told; declare it with hs.RoleApp(tells={{...}})"
+            )
+
+
 def play_to_end(runtime: RoleRuntime, task: Task, channel_of: Callable[[], Channel]) -> Outcome:
     """`RoleRuntime.play` on an event loop of its own. The channel is made on it."""
 
@@ -150,4 +165,4 @@ def play_to_end(runtime: RoleRuntime, task: Task, channel_of: Callable[[], Chann
     return asyncio.run(play())
 
 
-__all__ = ["CALL", "Part", "RoleRuntime", "play_to_end", "taken_apart"]
+__all__ = ["CALL", "Part", "RoleRuntime", "check_told", "play_to_end", "taken_apart"]

@@ -180,7 +180,7 @@ def _objection(spec: RoleSpec, policy: Policy, site: str) -> str:
         return f"roles.{role}.unproven: {spec.protocol.name} has no proof, and the site wants one"
     for reveal in spec.protocol.reveals:
         if reveal.about == role and not _allows(allowed.reveals, reveal.what):
-            to = f"{reveal.to} {spec.roles[reveal.to]}"
+            to = f"{reveal.to} {spec.roles[reveal.to]}" if reveal.to in spec.roles else "the server, and who submits,"
             return f"roles.{role}.reveals: {reveal.what}, which {to} would learn, is not on the site's list"
     return ""
 

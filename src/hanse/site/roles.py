@@ -18,7 +18,7 @@ import structlog
 
 from hanse.backends.grpc.client import Connection
 from hanse.channels.spec import RoleSpec
-from hanse.clients.roles import Part
+from hanse.clients.roles import Part, check_told
 from hanse.core.errors import RefusedError, TrustError, UnavailableError
 from hanse.core.records import Reply, Task
 from hanse.site.material import MaterialIndex
@@ -87,6 +87,7 @@ async def play(
         if not executing.done():
             bridging.result()  # it raises what it broke with; a worker that closed its end is about to answer
         done = await executing
+        check_told(done.reply.metrics, spec.protocol, part.role)
         with contextlib.suppress(TimeoutError, UnavailableError):
             await asyncio.wait_for(asyncio.shield(bridging), FLUSH_S)
         return done

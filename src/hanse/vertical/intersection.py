@@ -3,7 +3,7 @@
     app = hs.vertical.Intersection(dataset="customers", key="id")
 
 Both sides learn which of their own rows the other has, too; each keeps the places, in a common order, in its folder
-`outputs`. The server and who submits learn how many there are on each side and in common.
+`outputs`. The server and who submits learn how many there are on each side and in common: `rows` and `common`.
 """
 
 from collections.abc import Awaitable, Callable, Sequence
@@ -19,6 +19,7 @@ from hanse.vertical.psi import chase_miao, diffie_hellman
 from hanse.vertical.psi.ids import Ids, Places
 
 _PROTOCOLS = {"default": chase_miao, "diffie-hellman": diffie_hellman}
+_TELLS = {"rows": "how many identifiers this side holds", "common": "how many identifiers both hold"}
 Play = Callable[[Party, Ids], Awaitable[Places]]
 
 
@@ -51,7 +52,7 @@ class Intersection(RoleApp):
         module = _PROTOCOLS.get(protocol)
         if module is None:
             raise ConfigError(f"protocol: expected one of {', '.join(_PROTOCOLS)}; found {protocol!r:.40}")
-        super().__init__(module.PROTOCOL, include=include, **options)
+        super().__init__(module.PROTOCOL, tells=_TELLS, include=include, **options)
         for role, play in (("guest", module.guest), ("host", module.host)):
             self.role(role)(_program(play, dataset, key))
 

@@ -30,7 +30,7 @@ ROLES = {"guest": "bank", "host": "shop"}
 
 
 def sum_app(**options: Any) -> hs.RoleApp:
-    app = hs.RoleApp(PAIR, **options)
+    app = hs.RoleApp(PAIR, tells={"sum": "of both numbers"}, **options)
 
     async def play(party: Party, site: Any) -> Any:
         other = "host" if party.role == "guest" else "guest"
@@ -74,12 +74,27 @@ def test_who_has_failed_is_named_and_not_who_noticed() -> None:
     assert caught.value.result.status == "failed"
 
 
+def test_only_what_is_told_leaves() -> None:
+    app = sum_app()
+    assert {(each.to, each.about, each.what) for each in app.protocol.reveals} == {
+        ("host", "guest", "number"),
+        ("server", "guest", "sum"),
+        ("server", "host", "sum"),
+    }
+    app.protocol = PAIR
+    with pytest.raises(JobFailed, match="metric 'sum' is not told"):
+        hs.simulate(app, DATA, roles=ROLES)
+
+
 def test_what_is_wrong_is_said_by_name() -> None:
     app = sum_app()
     with pytest.raises(ConfigError, match=r"expected .*'guest': SITE, 'host': SITE.*found none"):
         hs.simulate(app, DATA)
     with pytest.raises(ConfigError, match="needs a site for each of guest, host; found guest"):
         app.spec({"guest": "bank"})
+    serving = replace(PAIR, roles=("guest", "server"), messages=(), reveals=())
+    with pytest.raises(ConfigError, match="another name than 'server'"):
+        RoleSpec({"guest": "bank", "server": "shop"}, serving)
     with pytest.raises(ConfigError, match="one with two roles"):
         app.spec({"guest": "bank", "host": "bank"})
     with pytest.raises(ConfigError, match="sites of the simulation, found port"):
