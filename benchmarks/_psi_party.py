@@ -44,7 +44,7 @@ def _texts(name: str, count: int, prefix: str) -> list[str]:
 async def play(case: str, role: str, ids: list[str], connection: socket.socket) -> tuple[Any, Party]:
     """Run one role; returns its result and its party."""
     module = {"default": chase_miao, "fallback": diffie_hellman}[case]
-    channel = StreamChannel(*await asyncio.open_connection(sock=connection))
+    channel = StreamChannel(connection)
     party = Party(role, module.PROTOCOL, channel, timeout_s=TIMEOUT_S)
     result = await getattr(module, role)(party, ids)
     await channel.close()

@@ -77,6 +77,7 @@ _HOMES = {
     "RandomK": "hanse.aggregation",
     "Result": "hanse.rounds.result",
     "RingAllReduce": "hanse.simulation.topologies",
+    "RoleApp": "hanse.channels.app",
     "RootTrust": "hanse.aggregation",
     "RoundRecord": "hanse.rounds.record",
     "SGD": "hanse.clients.training",
@@ -178,6 +179,7 @@ __all__ = [
     "RandomK",
     "Result",
     "RingAllReduce",
+    "RoleApp",
     "RootTrust",
     "RoundRecord",
     "Scaffold",
@@ -236,6 +238,7 @@ if TYPE_CHECKING:
     from hanse.aggregation import TrimmedMean as TrimmedMean
     from hanse.aggregation import WeightedMean as WeightedMean
     from hanse.aggregation import WeightedSum as WeightedSum
+    from hanse.channels.app import RoleApp as RoleApp
     from hanse.clients.app import App as App
     from hanse.clients.boosting import boosting as boosting
     from hanse.clients.boosting import forest as forest

@@ -5,7 +5,9 @@
     frames      what travels, and the seam `Channel` that carries it
     local       channels inside one process, over asyncio
     schedule    a seeded scheduler that explores interleavings, with its own clock
-    stream      a channel over one asyncio stream, for two processes
+    stream      a channel over one socket: two processes, or a worker and its agent
+    spec        who plays what in a component, as plain data
+    app         `RoleApp`: a protocol and a program for each role
 
-Not here: channels relayed by the server and sealed end to end, and resuming from a checkpoint.
+Not here: the channel through the server (`hanse.site.relay`), and resuming within a session.
 """

@@ -9,7 +9,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
-from hanse.channels.frames import Frame
+from hanse.channels.frames import CheckHead, Frame
 from hanse.channels.party import TIMEOUT_S, Party, run_role
 from hanse.channels.protocol import Protocol
 from hanse.core.errors import ConfigError
@@ -24,6 +24,9 @@ class LocalChannel:
     def __init__(self, role: str, queues: Mapping[str, asyncio.Queue[Frame]]) -> None:
         self._role = role
         self._queues = queues
+
+    def expect(self, check: CheckHead) -> None:
+        """See `Channel.expect`: frames come whole here, and `Party` checks them then."""
 
     async def send(self, frame: Frame, wait_s: float) -> bool:
         """See `Channel.send`."""

@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from hanse.channels.frames import STOPPED, Channel, Frame
+from hanse.channels.frames import ALIVE, LOST, SIGNS, STOPPED, Channel, Frame
 from hanse.channels.protocol import Message, Protocol
 from hanse.core.arrays import Array, Arrays
 from hanse.core.codec import decode, encode
@@ -23,6 +23,8 @@ MAX_WAITING_FRAMES = 1024
 """Frames of one (sender, name) that may wait before the program asks for them."""
 MAX_WAITING_BYTES = 1 << 30
 """Bytes of all frames that may wait so."""
+
+_GONE = {STOPPED: "stopped", LOST: "was lost"}
 
 
 @dataclass(slots=True)
@@ -79,8 +81,9 @@ class Party:
         self._waiting: dict[tuple[str, str], dict[int, Array]] = {}
         self._heard: dict[str, float] = {}
         self._waiting_bytes = 0
-        self._stopped: set[str] = set()
+        self._gone: dict[str, str] = {}
         self._last_was_sent = False
+        channel.expect(self._check_head)
 
     async def send(self, to: str, name: str, value: Array) -> None:
         """Send one array.
@@ -118,7 +121,7 @@ class Party:
         Raises:
             ConfigError: not a declared message from that role to this one.
             RefusedError: some peer sent what is not declared, or bytes that are not an array.
-            UnavailableError: the deadline passed, or the sender stopped.
+            UnavailableError: the deadline passed, or the sender stopped or was lost.
         """
         message = self.protocol.find(sender, self.role, name)
         if message is None:
@@ -129,8 +132,10 @@ class Party:
         started = self._channel.now()
         self._heard.setdefault(sender, started)
         while (seq := self._next_received.get(key, 0)) not in self._waiting.get(key, {}):
-            if sender in self._stopped:
-                raise UnavailableError(f"{self._who(sender)} stopped before it sent {self._which(message)}")
+            if sender in self._gone:
+                raise UnavailableError(
+                    f"{self._who(sender)} {self._gone[sender]} before it sent {self._which(message)}"
+                )
             left_s = started + self._timeout_s - self._channel.now()
             frame = await self._channel.receive(left_s) if left_s > 0 else None
             if frame is not None:
@@ -147,6 +152,10 @@ class Party:
         self._waiting_bytes -= value.nbytes
         return value
 
+    def part(self, key: str) -> "Part":
+        """This party within one part of a joined protocol (`Protocol.joined`), for that part's role program."""
+        return Part(self, key)
+
     async def stop(self) -> None:
         """Tell every other role that this one says no more; one that cannot be reached is left to its deadline.
 
@@ -160,15 +169,13 @@ class Party:
 
     def _take(self, frame: Frame) -> None:
         """Check a frame that arrived, and keep its array until the program asks for it."""
-        if frame.recipient != self.role or frame.sender == self.role or frame.sender not in self.protocol.roles:
-            raise RefusedError(f"protocol {self.protocol.name}: a frame from or to a role that is not in this channel")
-        self._heard[frame.sender] = self._channel.now()
-        if frame.name == STOPPED:
-            self._stopped.add(frame.sender)
-            return
-        message = self.protocol.find(frame.sender, self.role, frame.name)
+        message = self._declared(frame.sender, frame.recipient, frame.name)
+        if frame.name != LOST:
+            self._heard[frame.sender] = self._channel.now()
         if message is None:
-            raise RefusedError(f"{self._who(frame.sender)} sent a message that {self.protocol.name} does not declare")
+            if frame.name != ALIVE:
+                self._gone.setdefault(frame.sender, _GONE[frame.name])
+            return
         key = (frame.sender, frame.name)
         waiting = self._waiting.setdefault(key, {})
         next_seq = self._next_received.get(key, 0)
@@ -187,6 +194,26 @@ class Party:
         waiting[frame.seq] = array
         self.counters.received_messages += 1
         self.counters.received_bytes += len(frame.content)
+
+    def _check_head(self, sender: str, recipient: str, name: str, size: int) -> None:
+        """What can be said of a frame before its content is read; see `Channel.expect`."""
+        message = self._declared(sender, recipient, name)
+        limit = 0 if message is None else message.max_bytes()
+        if limit is not None and size > limit:
+            raise TooLargeError(f"{self._who(sender)} sent more bytes than its message holds: {size} of {limit}")
+
+    def _declared(self, sender: str, recipient: str, name: str) -> Message | None:
+        """The declared message, or None for a sign.
+
+        Raises:
+            RefusedError: neither, or of a role that is not in this channel.
+        """
+        if recipient != self.role or sender == self.role or sender not in self.protocol.roles:
+            raise RefusedError(f"protocol {self.protocol.name}: a frame from or to a role that is not in this channel")
+        message = self.protocol.find(sender, self.role, name)
+        if message is None and name not in SIGNS:
+            raise RefusedError(f"{self._who(sender)} sent a message that {self.protocol.name} does not declare")
+        return message
 
     def _array_in(self, frame: Frame, message: Message) -> Array:
         try:
@@ -213,6 +240,41 @@ class Party:
         if self.iteration is not None:
             return f"`{message.name}` of iteration {self.iteration}"
         return f"`{message.name}`"
+
+
+class Part(Party):
+    """A party as one part's program sees it: names without the part's own before them; everything else is shared."""
+
+    def __init__(self, whole: Party, key: str) -> None:
+        self.role = whole.role
+        self.protocol = whole.protocol.part(key)
+        self.counters = whole.counters
+        self._whole, self._start = whole, f"{key}/"
+
+    @property
+    def iteration(self) -> int | None:
+        """See `Party.iteration`."""
+        return self._whole.iteration
+
+    @iteration.setter
+    def iteration(self, value: int | None) -> None:
+        self._whole.iteration = value
+
+    async def send(self, to: str, name: str, value: Array) -> None:
+        """See `Party.send`."""
+        await self._whole.send(to, self._start + name, value)
+
+    async def recv(self, sender: str, name: str) -> Array:
+        """See `Party.recv`."""
+        return await self._whole.recv(sender, self._start + name)
+
+    def part(self, key: str) -> "Part":
+        """A part of a part."""
+        return Part(self._whole, self._start + key)
+
+    async def stop(self) -> None:
+        """See `Party.stop`."""
+        await self._whole.stop()
 
 
 async def run_role(party: Party, program: Callable[[Party], Awaitable[Any]]) -> Any:

@@ -5,14 +5,23 @@ It describes; it proves nothing. That the code keeps to it is the business of `P
 each protocol (what is revealed).
 """
 
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
 
 from hanse.core.arrays import DTYPE_NAMES
 from hanse.core.errors import ConfigError
+from hanse.core.ids import SERVER
+
+HEADER_BYTES = 1024
+"""At least what the codec puts before one array."""
+
+MAX_TEXT = 1000
+MAX_TEXTS = 10_000
+"""Texts in one declaration that comes from outside."""
 
 Shape = tuple[int | None, ...]
 """The length of each dimension; None where it may be any."""
@@ -44,6 +53,12 @@ class Message:
         wanted = ", ".join("any" if side is None else str(side) for side in self.shape)
         return f"expected {self.dtype} ({wanted}), found {dtype} ({', '.join(map(str, shape))})"
 
+    def max_bytes(self) -> int | None:
+        """The most that an encoded array of this message takes, or None where its declared shape sets no bound."""
+        if None in self.shape:
+            return None
+        return math.prod(each or 0 for each in self.shape) * np.dtype(self.dtype).itemsize + HEADER_BYTES
+
 
 @dataclass(frozen=True, slots=True)
 class Guarantee:
@@ -69,7 +84,7 @@ class Reveal:
     """One thing that one role learns about another's input, beyond what it holds itself.
 
     Attributes:
-        to: the role that learns it.
+        to: the role that learns it; or `server`, for the server and whoever submitted the job.
         about: the role whose input it depends on.
         what: a short fixed word, such as `size` or `intersection`; what a policy compares.
         detail: one sentence for a person.
@@ -106,7 +121,8 @@ class Protocol:
                 raise ConfigError(f"protocol {self.name}: message {message.name} has a dtype that does not travel")
             self._check_roles(message.name, message.sender, message.recipient)
         for reveal in self.reveals:
-            self._check_roles(reveal.what, reveal.to, reveal.about)
+            if reveal.to != SERVER or reveal.about not in self.roles:
+                self._check_roles(reveal.what, reveal.to, reveal.about)
 
     def _check_roles(self, name: str, first: str, second: str) -> None:
         if first == second or not {first, second} <= set(self.roles):
@@ -122,11 +138,96 @@ class Protocol:
                 return message
         return None
 
+    def told(self, role: str) -> frozenset[str]:
+        """Names of metrics that the server and the submitter learn of a role."""
+        return frozenset(each.what for each in self.reveals if each.to == SERVER and each.about == role)
+
     def describe(self) -> dict[str, Any]:
         """The declaration as a JSON value."""
         return asdict(self)
+
+    @classmethod
+    def from_json(cls, value: Any) -> "Protocol":
+        """Read what `describe` gave, after JSON.
+
+        Raises:
+            ConfigError: it is something else, by field.
+        """
+        try:
+            messages = tuple(Message(**{**each, "shape": tuple(each["shape"])}) for each in value["messages"])
+            given = value["guarantee"]
+            guarantee = Guarantee(**{**given, "assumptions": tuple(given["assumptions"])})
+            reveals = tuple(Reveal(**each) for each in value["reveals"])
+            found = cls(value["name"], tuple(value["roles"]), messages, guarantee, reveals)
+            _check_types(found)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise ConfigError(f"protocol: expected name, roles, messages, guarantee, reveals: {error!s:.200}") from None
+        return found
+
+    @classmethod
+    def joined(cls, name: str, parts: Mapping[str, "Protocol"]) -> "Protocol":
+        """Several protocols in one job, such as `{"psi": psi.PROTOCOL, "fit": fit.PROTOCOL}`.
+
+        Messages are called `PART/NAME`; a role program plays one part with `party.part("psi")`. What is revealed is
+        composed, and the guarantee is the weakest of all.
+        """
+        roles = tuple(dict.fromkeys(role for part in parts.values() for role in part.roles))
+        messages = tuple(
+            replace(message, name=f"{key}/{message.name}") for key, part in parts.items() for message in part.messages
+        )
+        return cls(
+            name, roles, messages, _weakest([part.guarantee for part in parts.values()]), compose(parts.values())
+        )
+
+    def part(self, key: str) -> "Protocol":
+        """The messages of one part of a joined protocol, under their own names.
+
+        Raises:
+            ConfigError: there is none of that name.
+        """
+        start = f"{key}/"
+        messages = tuple(
+            replace(message, name=message.name.removeprefix(start))
+            for message in self.messages
+            if message.name.startswith(start)
+        )
+        if not messages:
+            raise ConfigError(f"protocol {self.name}: it has no part {key!r:.60}")
+        return Protocol(f"{self.name}/{key}", self.roles, messages, self.guarantee, self.reveals)
 
 
 def compose(protocols: Iterable[Protocol]) -> tuple[Reveal, ...]:
     """What a job that runs all of `protocols` reveals: each thing once, in the order in which it is first revealed."""
     return tuple(dict.fromkeys(reveal for protocol in protocols for reveal in protocol.reveals))
+
+
+def _weakest(guarantees: Sequence[Guarantee]) -> Guarantee:
+    return Guarantee(
+        adversary="none" if any(each.adversary == "none" for each in guarantees) else "semi-honest",
+        corrupted=min(each.corrupted for each in guarantees),
+        computational_bits=min(each.computational_bits for each in guarantees),
+        statistical_bits=min(each.statistical_bits for each in guarantees),
+        assumptions=tuple(dict.fromkeys(text for each in guarantees for text in each.assumptions)),
+    )
+
+
+def _check_types(found: Protocol) -> None:
+    """Refuse values of a type that a declaration does not have; it comes from outside.
+
+    Raises:
+        TypeError: one is found.
+    """
+    texts = [found.name, *found.roles, *found.guarantee.assumptions]
+    for message in found.messages:
+        texts += [message.name, message.sender, message.recipient, message.dtype]
+        if not all(side is None or (type(side) is int and side >= 0) for side in message.shape):
+            raise TypeError("a message's shape holds something else than lengths and nulls")
+    for reveal in found.reveals:
+        texts += [reveal.to, reveal.about, reveal.what, reveal.detail]
+    if not all(type(text) is str and len(text) <= MAX_TEXT for text in texts):
+        raise TypeError(f"expected texts of at most {MAX_TEXT} characters")
+    bits = (found.guarantee.corrupted, found.guarantee.computational_bits, found.guarantee.statistical_bits)
+    if found.guarantee.adversary not in ("semi-honest", "none") or any(type(each) is not int for each in bits):
+        raise TypeError("a guarantee that this software does not know")
+    if len(texts) > MAX_TEXTS:
+        raise TypeError("more messages and reveals than any protocol has")

@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Generator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from hanse.channels.frames import Frame
+from hanse.channels.frames import CheckHead, Frame
 from hanse.channels.party import TIMEOUT_S, Party, run_role
 from hanse.channels.protocol import Protocol
 
@@ -37,6 +37,9 @@ class ScheduledChannel:
 
     def __init__(self, world: _World) -> None:
         self._world = world
+
+    def expect(self, check: CheckHead) -> None:
+        """See `Channel.expect`: frames come whole here, and `Party` checks them then."""
 
     async def send(self, frame: Frame, wait_s: float) -> bool:
         """See `Channel.send`. There is always room."""

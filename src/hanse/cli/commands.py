@@ -45,8 +45,18 @@ COMMANDS = (
     Command(
         "run",
         "Submit an app to a federation, follow it, save the result.",
-        ("run app.py", "run app.py:tuned --site luebeck --site bergen --output model.safetensors --report report.html"),
+        (
+            "run app.py",
+            "run app.py:tuned --site luebeck --site bergen --output model.safetensors --report report.html",
+            "run app.py --role guest=bank --role host=shop",
+        ),
         "run:run",
+    ),
+    Command(
+        "explain",
+        "Say what an app of roles guarantees, and what each role learns about whom.",
+        ("explain app.py", "explain app.py --json"),
+        "explain:explain",
     ),
     Command(
         "federation init",

@@ -262,10 +262,13 @@ def _found(scenario: Scenario, home: Path) -> "NewFederation":
 
 def _app(scenario: Scenario, rounds: int | None) -> tuple["App", str]:
     """The demo's app, set to wait for all sites, and the SHA-256 that the hospitals allow."""
+    from hanse.clients.app import App
     from hanse.clients.loader import find_app, source_of
     from hanse.trust.bundle import build_bundle
 
     app = find_app(scenario.app)
+    if not isinstance(app, App):
+        raise ConfigError(f"{scenario.app}: expected an hs.App")
     spec = replace(app._spec, min_sites=len(scenario.sites))
     app._spec = spec if rounds is None else replace(spec, rounds=rounds)
     return app, build_bundle(source_of(app), app.include, object_name=app.name_in_module).id

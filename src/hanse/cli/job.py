@@ -49,6 +49,11 @@ def show(job: Job, federation: Federation = FEDERATION, json: Json = False) -> N
         "app": about["app"],
         "submitted": when(about["submitted_at_ms"]),
     }
+    if about.get("roles"):
+        facts |= {
+            "protocol": about["protocol"],
+            "roles": ", ".join(f"{role}: {site}" for role, site in about["roles"].items()),
+        }
     if about.get("ended_at_ms"):
         facts["ended"] = when(about["ended_at_ms"])
     if about.get("error"):

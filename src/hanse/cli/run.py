@@ -10,7 +10,7 @@ from hanse.cli.output import clean, note, say, show_json
 from hanse.core.errors import ConfigError, HanseError
 
 if TYPE_CHECKING:
-    from hanse.clients.app import App
+    from hanse.clients.loader import AnyApp
     from hanse.rounds.result import Result
 
 
@@ -19,6 +19,9 @@ def run(
     federation: Federation = FEDERATION,
     name: Annotated[str, typer.Option(help="Shown in listings; by default the file's name.")] = "",
     site: Annotated[list[str] | None, typer.Option(help="Ask this site only; may be given several times.")] = None,
+    role: Annotated[
+        list[str] | None, typer.Option(help="Of an app of roles: ROLE=SITE; once for each role, or each of its sites.")
+    ] = None,
     detach: Annotated[bool, typer.Option("--detach", help="Print the job's id and do not wait.")] = False,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Where to write the model (safetensors).")
@@ -38,14 +41,14 @@ def run(
         raise ConfigError("run: --detach does not wait for a result; fetch it with: hanse job result JOB --output FILE")
     target = Target.load(federation)
     found = load(app)
-    job = submit(found, target, name=name, sites=site or None)
+    job = submit(found, target, name=name, sites=site or None, roles=roles_of(role))
     if detach:
         show_json({"job": job.id}) if json else say(job.id)
         return 0
     from hanse.cli.live import Silent, display, follow
     from hanse.cli.view import View
 
-    view = View(name or Path(app.partition(":")[0]).stem, rounds=found.spec().rounds, job=job.id)
+    view = View(name or Path(app.partition(":")[0]).stem, rounds=_rounds(found), job=job.id)
     note(f"job {job.id}")
     try:
         follow(job, Silent(view) if json else display(view))
@@ -63,6 +66,29 @@ def run(
     return 1
 
 
+def roles_of(words: list[str] | None) -> dict[str, list[str]] | None:
+    """What `--role guest=bank --role host=shop` says.
+
+    Raises:
+        ConfigError: a word without an equals sign.
+    """
+    if not words:
+        return None
+    found: dict[str, list[str]] = {}
+    for word in words:
+        role, equals, site = word.partition("=")
+        if not (role and equals and site):
+            raise ConfigError(f"--role: expected ROLE=SITE, found {word[:60]!r}")
+        found.setdefault(role, []).append(site)
+    return found
+
+
+def _rounds(app: "AnyApp") -> int:
+    from hanse.clients.app import App
+
+    return app.spec().rounds if isinstance(app, App) else 1
+
+
 def keep(result: "Result", output: Path | None, report: Path | None) -> None:
     """Write what was asked for, and say where."""
     if output is not None:
@@ -73,7 +99,7 @@ def keep(result: "Result", output: Path | None, report: Path | None) -> None:
         note(f"report  {result.report(report)}")
 
 
-def load(target: str) -> "App":
+def load(target: str) -> "AnyApp":
     """Import a person's app; what it raises becomes one line that names the place.
 
     Raises:

@@ -14,8 +14,8 @@ from hanse.cli.output import clean, number
 
 FIRST = ("loss", "accuracy", "auc", "roc_auc", "log_loss")
 """Metrics that come first, where there are several."""
-_DOING = {"parameters": "starting", "train": "training", "evaluate": "evaluating"}
-_DONE = {"parameters": "started", "train": "trained", "evaluate": "evaluated"}
+_DOING = {"parameters": "starting", "train": "training", "evaluate": "evaluating", "role": "playing"}
+_DONE = {"parameters": "started", "train": "trained", "evaluate": "evaluated", "role": "has played"}
 _DECISIONS = {"accept": "ready", "hold": "held by its owner", "refuse": "refused"}
 
 Event = Mapping[str, Any]
@@ -108,7 +108,7 @@ class View:
         site.set(_DONE.get(phase, f"{phase} done"), "good")
         if phase == "train" or not site.examples:
             site.examples = int(event.get("num_examples") or 0)
-        prefix = {"evaluate": "", "train": "train_"}.get(phase, f"{phase}_")
+        prefix = {"evaluate": "", "role": "", "train": "train_"}.get(phase, f"{phase}_")
         values = {prefix + name: value for name, value in (event.get("metrics") or {}).items() if _is_number(value)}
         site.metrics.update(values)
         if "loss" in values:

@@ -5,11 +5,9 @@ which travels as a bundle. Nothing is called here: `execute.py` calls the client
 """
 
 import copy
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from types import FrameType
 from typing import Any, TypeVar
 
 from hanse.aggregation import Codec
@@ -18,6 +16,7 @@ from hanse.analytics import Question
 from hanse.clients.functions import ClientSide
 from hanse.core.arrays import Arrays
 from hanse.core.errors import ConfigError, UpdateError
+from hanse.core.origin import included, maker_of, name_in
 from hanse.core.spec import EarlyStop, RunSpec
 from hanse.strategies import Strategy
 from hanse.strategies.analysis import Analysis
@@ -138,7 +137,7 @@ class App:
         self.given_arrays = _initial_arrays(initial)
         """The initial model as it was given; `initial_arrays` is what of it, and beside it, travels."""
         self.initial_arrays = self.given_arrays
-        self.include = _included(include)
+        self.include = included(include)
         self.client_side = ClientSide()
         self.server_side = ServerSide()
         self._given_rounds = rounds
@@ -169,7 +168,7 @@ class App:
             selection=None if selection is None else selection.to_json(),
             lr=None if lr is None else _schedule(lr),
         )
-        self.module_globals: dict[str, Any] = _caller().f_globals
+        self.module_globals: dict[str, Any] = maker_of(__file__)
         """Namespace of the module that made the app; see `loader.source_of`."""
 
     def variant(self, *, strategy: Strategy | None = None, seed: int | None = None, rounds: int | None = None) -> "App":
@@ -305,13 +304,7 @@ class App:
         Raises:
             ConfigError: the module holds it under no name.
         """
-        for name, value in list(self.module_globals.items()):
-            if value is self or (value is self._original and value is not None):
-                return name
-        raise ConfigError(
-            f"app: expected a name at the top level of its module {self.module_globals.get('__name__')!r}, found none; "
-            "write app = hs.App(...) outside any function"
-        )
+        return name_in(self.module_globals, self._original or self, "hs.App")
 
     def __repr__(self) -> str:
         return f"App({self._spec.strategy}, rounds={self._spec.rounds})"
@@ -377,23 +370,3 @@ def _initial_arrays(initial: Any) -> Arrays | None:
     if not arrays:
         raise ConfigError("initial: expected at least one array, found none")
     return arrays
-
-
-def _included(include: Sequence[str | Path]) -> tuple[str, ...]:
-    if isinstance(include, str | Path):
-        raise ConfigError(
-            f"include: expected a list of files, found {str(include)!r}; write include=[{str(include)!r}]"
-        )
-    paths = tuple(Path(item).as_posix() for item in include)
-    for path in paths:
-        if Path(path).is_absolute() or ".." in Path(path).parts:
-            raise ConfigError(f"include: expected paths below the module's folder, found {path!r}")
-    return paths
-
-
-def _caller() -> FrameType:
-    # The first frame outside this file made the app (subclasses that call super().__init__ are theirs, not ours).
-    frame = sys._getframe(1)
-    while frame.f_code.co_filename == __file__ and frame.f_back is not None:
-        frame = frame.f_back
-    return frame

@@ -15,8 +15,11 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from hanse.channels.app import RoleApp
 from hanse.clients.app import App
 from hanse.core.errors import ConfigError
+
+AnyApp = App | RoleApp
 
 _state = threading.local()
 
@@ -40,7 +43,7 @@ def stop_if_loading() -> None:
         raise StopImport
 
 
-def load_app(directory: Path, entry: str, name: str) -> App:
+def load_app(directory: Path, entry: str, name: str) -> AnyApp:
     """Import an app from an unpacked bundle.
 
     Args:
@@ -55,7 +58,7 @@ def load_app(directory: Path, entry: str, name: str) -> App:
     return app_in(import_file(directory, entry), name, entry)
 
 
-def find_app(target: str | Path) -> App:
+def find_app(target: str | Path) -> AnyApp:
     """Find an app as a person names it: `app.py`, `app.py:name`, or a module that can be imported, `package.module`.
 
     Raises:
@@ -67,9 +70,9 @@ def find_app(target: str | Path) -> App:
     module = import_file(path.parent, path.name)
     if colon:
         return app_in(module, name, text)
-    apps = {key: value for key, value in vars(module).items() if isinstance(value, App)}
+    apps = {key: value for key, value in vars(module).items() if isinstance(value, AnyApp)}
     distinct = {id(value): key for key, value in apps.items()}
-    if isinstance(apps.get("app"), App):
+    if isinstance(apps.get("app"), AnyApp):
         return apps["app"]
     if len(distinct) != 1:
         found = ", ".join(sorted(apps)) or "none"
@@ -77,20 +80,20 @@ def find_app(target: str | Path) -> App:
     return next(iter(apps.values()))
 
 
-def app_in(module: ModuleType, name: str, shown: str) -> App:
+def app_in(module: ModuleType, name: str, shown: str) -> AnyApp:
     """The app called `name` in a module.
 
     Raises:
         ConfigError: nothing or something else under that name.
     """
     found = vars(module).get(name)
-    if not isinstance(found, App):
+    if not isinstance(found, AnyApp):
         what = "nothing" if found is None else type(found).__name__
         raise ConfigError(f"{shown}: expected an hs.App called {name[:60]!r}, found {what}")
     return found
 
 
-def source_of(app: App) -> Path:
+def source_of(app: AnyApp) -> Path:
     """The module file that holds `app`.
 
     Raises:

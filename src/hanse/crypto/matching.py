@@ -3,8 +3,14 @@
 import numpy as np
 import numpy.typing as npt
 
+from hanse.core.errors import RefusedError
+
 Digests = npt.NDArray[np.uint8]
 Places = npt.NDArray[np.int64]
+
+MAX_SAME_HEADS = 8
+"""Digests of one list that may share their first eight bytes. Of honest ones, nine never do; lists of a peer that all
+begin alike would make the search quadratic."""
 
 
 def match(mine: Digests, theirs: Digests) -> tuple[Places, Places]:
@@ -18,13 +24,20 @@ def match(mine: Digests, theirs: Digests) -> tuple[Places, Places]:
 
     Returns:
         int64 `(k,)` twice: `mine[a[i]]` equals `theirs[b[i]]`.
+
+    Raises:
+        RefusedError: more than `MAX_SAME_HEADS` of `theirs` begin alike.
     """
     order, heads = _sorted_heads(theirs)
+    if (heads[MAX_SAME_HEADS:] == heads[:-MAX_SAME_HEADS]).any():
+        raise RefusedError(f"digests: expected different ones, found more than {MAX_SAME_HEADS} that begin alike")
     wanted = _heads(mine)
     place = np.searchsorted(heads, wanted)
     left = np.arange(len(mine), dtype=np.int64)
     found_mine, found_theirs = [], []
-    while len(left):  # once, but for the rare digests that share their first eight bytes
+    while len(
+        left
+    ):  # once, and at most MAX_SAME_HEADS + 1 times, but for the rare digests that share their first eight bytes
         inside = place < len(heads)
         left, place = left[inside], place[inside]
         same_head = heads[place] == wanted[left]

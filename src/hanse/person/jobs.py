@@ -4,13 +4,15 @@ import asyncio
 import json
 import queue
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from hanse.backends.memory import MemoryBlobs
+from hanse.channels.app import RoleApp
+from hanse.channels.spec import RoleSpec
 from hanse.clients.app import App
-from hanse.clients.loader import source_of, stop_if_loading
+from hanse.clients.loader import AnyApp, source_of, stop_if_loading
 from hanse.core.arrays import Arrays
 from hanse.core.blobs import Manifest, manifest_of, rechunk
 from hanse.core.codec import decode, encode_parts
@@ -20,7 +22,7 @@ from hanse.core.proto import hanse_pb2 as pb
 from hanse.core.records import unpack_blob
 from hanse.person.federation import Federation, Session
 from hanse.person.loop import begin, wait_for
-from hanse.pipeline.request import JobRequest
+from hanse.pipeline.request import JobRequest, run_spec_of
 from hanse.rounds.result import Result
 from hanse.trust.bundle import Bundle, build_bundle
 from hanse.trust.bundle_signature import sign_bundle
@@ -28,6 +30,8 @@ from hanse.trust.bundle_signature import sign_bundle
 COMPONENT = "main"
 RETRY_S = 0.5
 Event = dict[str, Any]
+Roles = Mapping[str, str | Sequence[str]]
+"""The site or sites of each role."""
 
 
 class Job:
@@ -121,11 +125,12 @@ class Job:
 
 
 def submit(
-    app: App,
+    app: AnyApp,
     federation: str | Path | Federation = "federation.yaml",
     *,
     name: str = "",
     sites: Sequence[str] | None = None,
+    roles: Roles | None = None,
 ) -> Job:
     """Send an app to a federation.
 
@@ -134,26 +139,28 @@ def submit(
         federation: `federation.yaml`, or one that was loaded.
         name: shown in listings; by default the module's name.
         sites: only these sites are asked; None for all.
+        roles: for an app of roles, the site or sites of each: `{"guest": "bank", "host": ["shop"]}`.
 
     Raises:
         ConfigError: the app or a file is wrong. TrustError, UnavailableError, HanseError: what the server said.
     """
     stop_if_loading()
     target = federation if isinstance(federation, Federation) else Federation.load(federation)
-    job = wait_for(_submit(app, target, name, sites))
+    job = wait_for(_submit(app, target, name, sites, roles))
     return Job(job, target)
 
 
 def run(
-    app: App,
+    app: AnyApp,
     federation: str | Path | Federation = "federation.yaml",
     *,
     name: str = "",
     sites: Sequence[str] | None = None,
+    roles: Roles | None = None,
     on_event: Callable[[Event], None] | None = None,
 ) -> Result:
     """Send an app to a federation and wait for the result: `submit(…).result()`."""
-    return submit(app, federation, name=name, sites=sites).result(on_event=on_event)
+    return submit(app, federation, name=name, sites=sites, roles=roles).result(on_event=on_event)
 
 
 def job(id: str, federation: str | Path | Federation = "federation.yaml") -> Job:
@@ -162,11 +169,14 @@ def job(id: str, federation: str | Path | Federation = "federation.yaml") -> Job
     return Job(id, target)
 
 
-async def _submit(app: App, federation: Federation, name: str, sites: Sequence[str] | None) -> str:
+async def _submit(
+    app: AnyApp, federation: Federation, name: str, sites: Sequence[str] | None, roles: Roles | None
+) -> str:
+    played = _played(app, sites, roles)
     module = source_of(app)
     object_name = app.name_in_module
     bundle = build_bundle(module, app.include, object_name=object_name)
-    spec = app.spec()
+    spec = run_spec_of(played) if played is not None else _led(app).spec()
     job_id = new_job_id()
     member = federation.membership
     store = MemoryBlobs()
@@ -192,7 +202,8 @@ async def _submit(app: App, federation: Federation, name: str, sites: Sequence[s
         spec=spec,
         component=COMPONENT,
         initial=initial,
-        sites=None if sites is None else tuple(sites),
+        sites=played.sites if played is not None else None if sites is None else tuple(sites),
+        roles=played,
     )
     async with federation.connect() as session:
         await _send(session, store, bundle_scope(job_id), bundle_manifest)
@@ -200,6 +211,27 @@ async def _submit(app: App, federation: Federation, name: str, sites: Sequence[s
             await _send(session, store, model_scope(job_id, COMPONENT, 0), initial)
         await session.ask("submit", sig=request.sign(member.keys.signing), request=request.to_json())
     return job_id
+
+
+def _played(app: AnyApp, sites: Sequence[str] | None, roles: Roles | None) -> RoleSpec | None:
+    """Who plays what, of an app of roles; None for one that a server leads.
+
+    Raises:
+        ConfigError: the arguments are those of the other kind.
+    """
+    if not isinstance(app, RoleApp):
+        if roles is not None:
+            raise ConfigError("roles: expected none for an hs.App, which asks all sites the same; leave them out")
+        return None
+    if sites is not None:
+        raise ConfigError("sites: expected roles={...} for an hs.RoleApp, which names its sites there")
+    return app.spec(roles)
+
+
+def _led(app: AnyApp) -> App:
+    if not isinstance(app, App):
+        raise ConfigError(f"app: expected an hs.App, found {type(app).__name__}")
+    return app
 
 
 def entry_of(bundle: Bundle) -> str:

@@ -119,6 +119,27 @@ class RoundRecord:
         return cls(**found)
 
 
+def role_record(sites: Mapping[str, str], metrics: Mapping[str, Metrics], seconds: float) -> RoundRecord:
+    """A session of roles that has ended well, as one round: metrics by site, and all together as `ROLE_NAME`.
+
+    Args:
+        sites: the site of each role.
+        metrics: what each role has answered.
+    """
+    together = {
+        f"{role}_{name}": float(value)
+        for role, values in sorted(metrics.items())
+        for name, value in values.items()
+        if _is_number(value)
+    }
+    by_site = {
+        sites[role]: {name: value for name, value in values.items() if _is_plain(value)}
+        for role, values in metrics.items()
+    }
+    folded = tuple(sorted(sites.values()))
+    return RoundRecord(1, folded=folded, metrics=together, by_site=by_site, seconds_by_phase={"role": seconds})
+
+
 def fate_of(record: RoundRecord, site: str) -> tuple[str, str]:
     """What became of a site's reply in a round, and the reason: folded, failed, late, or only asked."""
     if site in record.folded:

@@ -19,11 +19,13 @@ from typing import Any
 import structlog
 
 from hanse.aggregation import codec_named
+from hanse.backends.grpc.relay import Relays
+from hanse.channels.spec import RoleSpec
 from hanse.core.blobs import INLINE_BYTES
 from hanse.core.errors import ConfigError, ConflictError, HanseError, NotFoundError
 from hanse.core.ids import TaskId, bundle_scope, model_scope
 from hanse.core.records import BlobRef, Envelope, Reply
-from hanse.pipeline.request import JobRequest, manifest_json
+from hanse.pipeline.request import ROLES, JobRequest, manifest_json
 from hanse.rounds import machine
 from hanse.rounds.clock import LoopClock
 from hanse.rounds.driver import Run, RunInfo, Seams
@@ -31,6 +33,7 @@ from hanse.rounds.events import Failed
 from hanse.rounds.keeping import round_records, run_record
 from hanse.rounds.result import Result
 from hanse.server.host import ServerHost
+from hanse.server.roles import RolesRun, kept_state, result_of
 from hanse.strategies import named
 from hanse.strategies.catalogue import CUSTOM, catalogue
 from hanse.strategies.schedule import rate_of
@@ -82,7 +85,7 @@ class Job:
     def __init__(self, request: JobRequest, signature: bytes, person_record: bytes, seams: Seams) -> None:
         self.request = request
         self.signature = signature
-        self.run: Run | None = None
+        self.run: Run | RolesRun | None = None
         self.host: ServerHost | None = None
         self.decisions: dict[str, tuple[str, str]] = {}
         self.offered: dict[str, float] = {}
@@ -176,6 +179,8 @@ class Jobs:
         enrolled: sites that belong to the federation and are not revoked.
         key_of: the signing key of a person, as verified.
         on_event: told what happens, for logs, metrics and audit.
+        relays: where sessions of roles are opened.
+        site_record_of: the member record of a site that is not revoked.
     """
 
     def __init__(
@@ -191,6 +196,8 @@ class Jobs:
         enrolled: Callable[[], Sequence[str]],
         record_of: Callable[[str], bytes],
         on_event: Callable[[dict[str, Any]], None],
+        relays: Relays,
+        site_record_of: Callable[[str], bytes],
     ) -> None:
         self._seams = seams
         self._workers = workers
@@ -202,6 +209,8 @@ class Jobs:
         self._enrolled = enrolled
         self._record_of = record_of
         self._on_event = on_event
+        self._relays = relays
+        self._site_record_of = site_record_of
         self.active: dict[str, Job] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -218,6 +227,8 @@ class Jobs:
             raise ConfigError(f"job: expected one for federation {self._federation}, found {request.federation}")
         if spec.strategy in catalogue():
             named(spec.strategy, spec.params)
+        elif request.roles is not None:
+            self._check_roles(request.roles, request.sites)
         elif spec.strategy != CUSTOM:
             known = ", ".join((*catalogue(), CUSTOM))
             raise ConfigError(f"run.strategy: expected one of {known}; found {spec.strategy[:40]!r}")
@@ -249,6 +260,13 @@ class Jobs:
         job = Job(request, signature, self._record_of(request.person), self._seams)
         await self._begin(job)
 
+    def _check_roles(self, roles: RoleSpec, sites: Sequence[str] | None) -> None:
+        if sorted(sites or ()) != list(roles.sites):
+            raise ConfigError("job: expected the sites that play roles, and no others")
+        unknown = sorted(set(roles.sites) - set(self._enrolled()))
+        if unknown:
+            raise ConfigError(f"roles: expected sites of the federation, found {', '.join(unknown)}")
+
     async def recover(self) -> None:
         """Take up every job that had not ended."""
         ended = {key.removeprefix("jobend/") for key, _, _ in await self._all("jobend/")}
@@ -266,6 +284,9 @@ class Jobs:
 
     async def _begin(self, job: Job) -> None:
         request = job.request
+        if request.roles is not None:
+            await self._begin_roles(job)
+            return
         model = None
         if request.initial is not None:
             model = (model_scope(request.job, request.component, 0), request.initial.id)
@@ -281,9 +302,26 @@ class Jobs:
         await self._offer_to_all(job)
         await self.presence_changed(job)
 
+    async def _begin_roles(self, job: Job) -> None:
+        """Begin a component of roles, or take it up: `RolesRun` knows which."""
+        parts = (job.request, self._seams, self._relays, LoopClock(), self._site_record_of)
+        try:
+            run = await RolesRun.load(*parts)
+        except NotFoundError:
+            run = await RolesRun.create(*parts)
+        job.trusted = run.trusted
+        self._expect(job.trusted)
+        await self._attach(job, run)
+        await run.resume(())
+        await self._offer_to_all(job)
+        await self.presence_changed(job)
+
     async def _resume(self, job: Job) -> None:
         request = job.request
         job.resumed = True
+        if request.roles is not None:
+            await self._begin_roles(job)
+            return
         job.host = host = self._host(job)
         info = await self._info(request)
         try:
@@ -302,14 +340,14 @@ class Jobs:
         await self._offer_to_all(job)
         await self.presence_changed(job)
 
-    async def _attach(self, job: Job, run: Run) -> None:
+    async def _attach(self, job: Job, run: Run | RolesRun) -> None:
         job.run = run
         self.active[job.request.job] = job
         run.observers.append(job.note)
         run.observers.append(self._on_event)
         self._spawn(self._until_end(job, run))
 
-    async def _until_end(self, job: Job, run: Run) -> None:
+    async def _until_end(self, job: Job, run: Run | RolesRun) -> None:
         request = job.request
         try:
             status = await run.finished
@@ -447,17 +485,20 @@ class Jobs:
         """
         row = await self._row(job_id)
         request = row["request"]
-        spec = request["components"][0]["spec"]
+        component = request["components"][0]
+        spec, is_roles = component["spec"], component["kind"] == ROLES
         about: dict[str, Any] = {
             "job": job_id,
             "name": request["name"],
             "person": request["person"],
             "app": request["app"],
             "submitted_at_ms": request["submitted_at_ms"],
-            "rounds": spec["rounds"],
-            "strategy": spec["strategy"],
-            "component": request["components"][0]["name"],
+            "rounds": 1 if is_roles else spec["rounds"],
+            "strategy": ROLES if is_roles else spec["strategy"],
+            "component": component["name"],
         }
+        if is_roles:
+            about |= {"roles": spec["roles"], "protocol": spec["protocol"]["name"]}
         job = self.active.get(job_id)
         if job is not None and job.run is not None:
             state = job.run.state
@@ -494,6 +535,8 @@ class Jobs:
         """
         row = await self._row(job_id)
         component = row["request"]["components"][0]["name"]
+        if row["request"]["components"][0]["kind"] == ROLES:
+            return await self._roles_result(row), None
         record, _, _ = await run_record(self._seams.ledger, self._seams.blobs, job_id, component)
         state = machine.decode(record["state"])
         records = [
@@ -526,6 +569,14 @@ class Jobs:
             inline = bytes(self._seams.blobs.read(*state.model, 0, manifest.size))
         return result.to_json(), BlobRef(manifest, state.model[0], inline)
 
+    async def _roles_result(self, row: Mapping[str, Any]) -> dict[str, Any]:
+        request = JobRequest.from_json(row["request"])
+        state, _ = await kept_state(self._seams, request.job, request.component)
+        end = await self._end(request.job)
+        ended_at_ms = end["ended_at_ms"] if end else _now()
+        seconds = (ended_at_ms - row["taken_at_ms"]) / 1000
+        return result_of(state, request, ended_at_ms=ended_at_ms, seconds=seconds).to_json()
+
     async def follow(self, job_id: str) -> AsyncIterator[list[dict[str, Any]]]:
         """What has happened and what happens, until the end; what happens close together comes together.
 
@@ -547,6 +598,9 @@ class Jobs:
 
     async def _past(self, job_id: str) -> list[dict[str, Any]]:
         row = await self._row(job_id)
+        if row["request"]["components"][0]["kind"] == ROLES:
+            records = (await self._roles_result(row))["rounds"]
+            return [{"what": "round", "job": job_id, "record": record} for record in records]
         component = row["request"]["components"][0]["name"]
         records = await round_records(self._seams.ledger, job_id, component, blobs=self._seams.blobs)
         return [{"what": "round", "job": job_id, "record": record.to_json()} for record in records if record.number]

@@ -13,6 +13,7 @@ import structlog
 
 from hanse.backends.grpc.inbox import SessionInbox
 from hanse.backends.grpc.protocol import ENROLMENT_OPTIONS, LEASE_S, MAX_ENROLMENT_CALLS, SERVER_OPTIONS
+from hanse.backends.grpc.relay import Relays
 from hanse.backends.grpc.service import Caller, Service
 from hanse.backends.local import LocalStore
 from hanse.core.codec import canonical_json
@@ -100,6 +101,7 @@ class Server:
             overlap=True,
             unhurried=store.unhurried,
         )
+        relays = Relays()
         self.jobs = Jobs(
             seams,
             self._workers,
@@ -111,8 +113,10 @@ class Server:
             enrolled=lambda: [m.name for m in self.members.of_kind("site") if not m.revoked],
             record_of=lambda person: self.members.record("person", person)[1],
             on_event=self._observe,
+            relays=relays,
+            site_record_of=lambda site: self.members.record("site", site)[1],
         )
-        self._service = Service(self, self._inbox, self._store.blobs, self._store.links)
+        self._service = Service(self, self._inbox, self._store.blobs, self._store.links, relays)
         await self.jobs.recover()  # before anyone can connect: a reply must find its job
         await self._listen(membership)
         self._watch_leases()

@@ -63,7 +63,9 @@ def load(header: dict[str, Any], lines: list[str]) -> tuple[Engine, dict[str, An
     """Import the app and find its sites' data."""
     from hanse.simulation.engines import make_engine
 
-    app = as_asked(load_app(Path(header["directory"]), header["entry"], header["app"]), header["spec"])
+    found = load_app(Path(header["directory"]), header["entry"], header["app"])
+    assert isinstance(found, App)  # an app of roles has no engine
+    app = as_asked(found, header["spec"])
     set_threads(app.spec().threads)
     engine = make_engine(header["engine"], Places(app, population_of(app, header), lines.append))
     return engine, {"fingerprint": fingerprint(), "spec": app.spec().to_json()}

@@ -6,11 +6,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from hanse.channels.app import RoleApp
 from hanse.clients.app import App
 from hanse.clients.failures import text_of
-from hanse.clients.loader import stop_if_loading
+from hanse.clients.loader import AnyApp, stop_if_loading
 from hanse.clients.server import ServerRuntime, StrategyContext
 from hanse.clients.threads import num_threads, set_threads
+from hanse.core.blocking import run_to_end
 from hanse.core.errors import ConfigError, JobFailed, TaskError
 from hanse.core.ids import new_job_id
 from hanse.core.spec import RunSpec
@@ -21,8 +23,9 @@ from hanse.simulation.checkpoint import Checkpoints
 from hanse.simulation.engine import Engine
 from hanse.simulation.models import COMPONENT
 from hanse.simulation.progress import Bar
+from hanse.simulation.roles import simulate_roles
 from hanse.simulation.shell import Observer, Shell
-from hanse.simulation.sites import DataSets, Places, Population, population_of, to_stderr
+from hanse.simulation.sites import DataSets, Loader, Places, Population, population_of, to_stderr
 from hanse.simulation.traces import Availability, Durations, LogNormal, traces_of
 from hanse.strategies import Strategy, named
 from hanse.strategies.catalogue import CUSTOM
@@ -32,7 +35,7 @@ ASYNCHRONOUS_S = 1.0
 
 
 def simulate(
-    app: App,
+    app: AnyApp,
     sites: Population | Mapping[str, DataSets] | Sequence[str] | int,
     *,
     engine: str = "auto",
@@ -41,6 +44,7 @@ def simulate(
     reproducible: bool = True,
     durations: Durations | float | None = None,
     availability: Availability | None = None,
+    roles: Mapping[str, str | Sequence[str]] | None = None,
     checkpoint: str | Path | None = None,
     checkpoint_every: int = 1,
     resume: bool = False,
@@ -64,6 +68,7 @@ def simulate(
             `hs.traces.LogNormal()`. Then deadlines, grace and quorum act in virtual time, and `RoundRecord.time_s` says
             when a round was over. By default no time passes; with an asynchronous strategy sites differ as
             `hs.traces.LogNormal(1.0)` says.
+        roles: of an `hs.RoleApp`, the site or sites of each role; the other arguments are not for it.
         availability: who answers, a function of a visit such as `hs.traces.Diurnal()`.
         checkpoint: a folder in which the run is kept after a round.
         checkpoint_every: rounds between two of them.
@@ -89,6 +94,12 @@ def simulate(
     """
     stop_if_loading()
     population = population_of(sites)
+    if isinstance(app, RoleApp):
+        played = app.spec(roles)
+        load = {name: Loader(population, name) for name in played.sites if name in population.names}
+        return run_to_end(simulate_roles(app, played, load, observer or (lambda event: None)))
+    if roles is not None:
+        raise ConfigError("roles: expected none for an hs.App, which asks all sites the same; leave them out")
     spec = app.spec()
     check_fits(spec, len(population))
     if resume and checkpoint is None:

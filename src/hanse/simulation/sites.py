@@ -148,14 +148,14 @@ class Places:
             self._runtimes.move_to_end(site)
             return found
         made = self._runtimes[site] = Runtime(
-            self.app, site_name=site, load=_Loader(self.population, site), log=self._log
+            self.app, site_name=site, load=Loader(self.population, site), log=self._log
         )
         if len(self._runtimes) > self._limit:
             self._runtimes.popitem(last=False)
         return made
 
 
-class _Loader:
+class Loader:
     """`site.load` of one site."""
 
     __slots__ = ("_population", "_site")

@@ -34,10 +34,12 @@ from hanse.site import policy as site_policy
 from hanse.site.control import serve
 from hanse.site.jobs import JobRunner, Seats, Surroundings, fetch_app
 from hanse.site.journal import JobRow, Journal
+from hanse.site.material import MaterialIndex
 from hanse.site.owner import verdict_of
 from hanse.site.policy import ACCEPT, HOLD, REFUSE, Decision, Policy, decide, read_policy
 from hanse.site.proposals import Proposal
 from hanse.site.replies import Outgoing, Replies
+from hanse.site.roles import RoleSide
 from hanse.site.transfers import Transfers
 from hanse.site.verdicts import described, owner_decides, record
 from hanse.trust.audit import AuditLog
@@ -115,6 +117,7 @@ class Agent:
             store = LocalStore.open(self.directory / "store", "process")
             self._store = opened.enter_context(store)
             self._journal = opened.enter_context(Journal(self.directory / "journal.db"))
+            self._material = opened.enter_context(MaterialIndex(self.directory / "material.db"))
             keys = self.membership.keys
             self._audit = opened.enter_context(AuditLog(self.directory / "audit.jsonl", keys.signing))
             self._files = opened.pop_all()
@@ -139,6 +142,7 @@ class Agent:
             self._replies,
             self._transfers,
             self.link,
+            RoleSide(lambda: self.membership, self._material, self.directory / "outputs"),
         )
 
     # ---- life ----
@@ -395,7 +399,7 @@ class Agent:
         if proposal.job != job:
             raise CodecError("the proposal is for another job than its message")
         proposal.verify(authority_pem=self.membership.authority_pem, federation=self.federation)
-        return proposal, decide(proposal, read_policy(self.directory / site_policy.FILE))
+        return proposal, decide(proposal, read_policy(self.directory / site_policy.FILE), self.name)
 
     async def _prepare(self, proposal: Proposal, reason: str) -> Decision:
         runner = self._begin(proposal)
@@ -470,6 +474,7 @@ class Agent:
         try:
             await self._store.blobs.delete_scope(job)
             self._journal.forget(job)
+            self._material.erase(f"{job}/")
         except HanseError as error:
             log.error("a job's remains could not be removed", job=job, reason=str(error))
         log.info("job ended", job=job)

@@ -5,6 +5,7 @@
 
 import asyncio
 import shutil
+import socket
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -13,8 +14,10 @@ from typing import Any
 
 import structlog
 
+from hanse.clients.roles import CALL as ROLE
 from hanse.core.errors import (
     ConfigError,
+    ConflictError,
     HanseError,
     RefusedError,
     StorageError,
@@ -30,6 +33,7 @@ from hanse.site.journal import Journal
 from hanse.site.policy import Policy
 from hanse.site.proposals import Proposal
 from hanse.site.replies import Outgoing, Replies
+from hanse.site.roles import RoleSide, keep_arrays, play
 from hanse.site.transfers import Transfers
 from hanse.strategies.analysis import Analysis
 from hanse.trust.bundle import read_bundle, unpack_bundle
@@ -60,6 +64,7 @@ class Surroundings:
     replies: Replies
     transfers: Transfers
     link: Outgoing
+    roles: RoleSide
 
 
 @dataclass(slots=True)
@@ -123,7 +128,7 @@ class JobRunner:
         self.directory = around.directory / "jobs" / self.job
         self.log = AppLog(self.directory / "app.log")
         self._around = around
-        self._load_options = _load_options(around.config, policy, around.directory)
+        self._load_options = _load_options(around.config, policy, around.directory, proposal, around.site)
         self._queue: deque[Item] = deque()
         self._wake = asyncio.Event()
         self._running: Item | None = None
@@ -271,6 +276,12 @@ class JobRunner:
             is_stored = task.model is not None and task.model.content is None
             model = await self._model(task) if is_stored else None  # an inline one is in the task
             timeout_s = _remaining(item)
+            if task.call == ROLE:
+                done = await self._play(worker, item, out, timeout_s)
+                role = self.proposal.roles.role_of(self._around.site) if self.proposal.roles is not None else None
+                kept = await asyncio.to_thread(keep_arrays, self._around.roles, self.job, role or "", done, out)
+                done = replace(done, reply=kept, packed=kept.pack(), written=False)
+                return _Finished(done.reply, before, None, done.packed)
             done = await worker.execute(
                 task, packed=item.packed, model=model, state=before, out=out, timeout_s=timeout_s
             )
@@ -282,6 +293,18 @@ class JobRunner:
         finally:
             if out is not None and (done is None or not done.written):
                 self._around.replies.give_file(self.job, out)
+
+    async def _play(self, worker: Worker, item: Item, out: Path | None, timeout_s: float | None) -> Done:
+        """Have the worker play a role, over a socket that `play` bridges to the other roles."""
+        task = item.task
+
+        async def execute(channel: socket.socket) -> Done:
+            return await worker.execute(task, packed=item.packed, out=out, channel=channel, timeout_s=timeout_s)
+
+        try:
+            return await play(self._around.roles, self.proposal, task, self._around.link.connection, execute)
+        except ConflictError as error:
+            raise TaskError("lost", str(error)) from None
 
     async def _keep(self, item: Item, finished: _Finished) -> None:
         replies, component, state = self._around.replies, item.task.id.component, finished.state
@@ -384,12 +407,18 @@ async def fetch_app(proposal: Proposal, transfers: Transfers, directory: Path) -
     await asyncio.to_thread(_unpack, content, proposal, directory)
 
 
-def _load_options(config: SiteConfig, policy: Policy | None, base: Path) -> dict[str, Any]:
+def _load_options(
+    config: SiteConfig, policy: Policy | None, base: Path, proposal: Proposal, site: str
+) -> dict[str, Any]:
+    roles = proposal.roles
+    role = None if roles is None else roles.role_of(site)
     level = config.isolation.level
     if policy is not None:
         level = max(level, policy.isolation, key=LEVELS.index)
     granted: Mapping[str, Any] = {
-        name: declaration for name, declaration in config.datasets.items() if policy is not None and policy.grants(name)
+        name: declaration
+        for name, declaration in config.datasets.items()
+        if policy is not None and policy.grants(name, role)
     }
     isolation: Isolation = replace(config.isolation, level=level)
     return {
@@ -398,6 +427,7 @@ def _load_options(config: SiteConfig, policy: Policy | None, base: Path) -> dict
         "base": base,
         "isolation": isolation,
         "memory_bytes": config.memory_bytes,
+        "options": {} if roles is None else {"protocol": roles.protocol.describe()},
     }
 
 

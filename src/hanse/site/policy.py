@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from hanse.channels.spec import RoleSpec
 from hanse.core.errors import ConfigError
 from hanse.core.spec import RunSpec
 from hanse.site.documents import Section, read_document
@@ -30,6 +31,7 @@ _KEYS = (
     "people",
     "unlisted_apps",
     "datasets",
+    "roles",
     "strategies",
     "min_cohort",
     "max_rounds",
@@ -38,6 +40,7 @@ _KEYS = (
     "isolation",
     "analytics",
 )
+_ROLE_KEYS = ("peers", "reveals", "datasets", "unproven")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -74,6 +77,23 @@ class Analytics:
 
 
 @dataclass(frozen=True, slots=True)
+class RolePolicy:
+    """What the owner allows this site in one role.
+
+    Attributes:
+        peers: sites that may play the other roles.
+        reveals: what others may learn about this role's input, by the words of a protocol's Reveals.
+        datasets: which of the granted data sets the role may load; None for all of them.
+        unproven: whether protocols may be played that have no proof.
+    """
+
+    peers: Allowed = frozenset()
+    reveals: Allowed = frozenset()
+    datasets: Allowed = None
+    unproven: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Policy:
     """What the owner wrote.
 
@@ -82,6 +102,7 @@ class Policy:
         unlisted_apps: what becomes of the others: `hold` until the owner approves, or `refuse`.
         people: whose jobs may run.
         datasets: which of the declared data sets jobs may load.
+        roles: what this site may play, in jobs in which sites play roles.
         strategies: by name; `custom` is an app's own.
         min_cohort: the least number of sites whose updates a job must combine.
         max_epsilon: by data set: the largest privacy loss that a job may cause.
@@ -101,9 +122,12 @@ class Policy:
     secure_aggregation: bool = False
     isolation: str = "process"
     analytics: Analytics | None = None
+    roles: Mapping[str, RolePolicy] = field(default_factory=dict)
 
-    def grants(self, dataset: str) -> bool:
-        """Whether jobs may load this data set."""
+    def grants(self, dataset: str, role: str | None = None) -> bool:
+        """Whether jobs may load this data set; in a role, if they play one."""
+        if role is not None and not _allows(self.roles.get(role, RolePolicy()).datasets, dataset):
+            return False
         return _allows(self.datasets, dataset)
 
 
@@ -131,6 +155,7 @@ def read_policy(path: Path) -> Policy | None:
         people=_allowed(document, "people", frozenset()),
         unlisted_apps=document.word("unlisted_apps", REFUSE, (HOLD, REFUSE)),
         datasets=_allowed(document, "datasets", frozenset()),
+        roles=_roles(document),
         strategies=_allowed(document, "strategies", None),
         min_cohort=cohort or 1,
         max_rounds=rounds,
@@ -141,7 +166,7 @@ def read_policy(path: Path) -> Policy | None:
     )
 
 
-def decide(proposal: Proposal, policy: Policy | None) -> Decision:
+def decide(proposal: Proposal, policy: Policy | None, site: str = "") -> Decision:
     """Whether this job may run here. Pure: the same answer whenever it is asked again.
 
     Only an app that is not listed can be held; whatever the owner has ruled out is refused without asking again.
@@ -149,6 +174,7 @@ def decide(proposal: Proposal, policy: Policy | None) -> Decision:
     Args:
         proposal: its person and bundle signature must have been verified.
         policy: None for an owner who has written none.
+        site: this site's name; a job in which sites play roles says what it plays.
     """
     if policy is None:
         return Decision(REFUSE, f"the site's owner has allowed nothing yet: {FILE} is missing or empty")
@@ -157,7 +183,11 @@ def decide(proposal: Proposal, policy: Policy | None) -> Decision:
         return Decision(REFUSE, f"people: {proposal.person} is not on the site's list")
     if not _allows(policy.strategies, spec.strategy):
         return Decision(REFUSE, f"strategies: {spec.strategy} is not on the site's list")
-    if policy.min_cohort > 1 and (spec.quorum or 0) < policy.min_cohort:
+    if proposal.roles is not None:
+        objection = _objection(proposal.roles, policy, site)
+        if objection:
+            return Decision(REFUSE, objection)
+    elif policy.min_cohort > 1 and (spec.quorum or 0) < policy.min_cohort:
         found = "none" if spec.quorum is None else str(spec.quorum)
         return Decision(REFUSE, f"min_cohort: expected a quorum of at least {policy.min_cohort}, found {found}")
     if policy.max_rounds is not None and spec.rounds > policy.max_rounds:
@@ -167,7 +197,7 @@ def decide(proposal: Proposal, policy: Policy | None) -> Decision:
         return Decision(REFUSE, f"max_epsilon: expected a bound for {', '.join(sorted(bounded))}, the job states none")
     if policy.secure_aggregation:
         return Decision(REFUSE, "secure_aggregation: the site requires it, and the job does not offer it")
-    if spec.strategy == Analysis.name and policy.analytics is not None:
+    if proposal.roles is None and spec.strategy == Analysis.name and policy.analytics is not None:
         objection = policy.analytics.objection(spec)
         return Decision(REFUSE, f"analytics: {objection}") if objection else Decision(ACCEPT)
     if _allows(policy.apps, proposal.app):
@@ -185,6 +215,42 @@ def _analytics(document: Section) -> Analytics:
         min_group=section.whole("min_group", 10, 1, 1_000_000) or 1,
         min_sites=section.whole("min_sites", 1, 1, 1_000_000) or 1,
     )
+
+
+def _objection(spec: RoleSpec, policy: Policy, site: str) -> str:
+    """Why this site does not play its role; empty if it does."""
+    role = spec.role_of(site)
+    if role is None:
+        return "roles: the job has no role for this site"
+    allowed = policy.roles.get(role)
+    if allowed is None:
+        return f"roles: {role} is not on the site's list"
+    for other, peer in sorted(spec.roles.items()):
+        if other != role and not _allows(allowed.peers, peer):
+            return f"roles.{role}.peers: {peer}, which plays {other}, is not on the site's list"
+    if spec.protocol.guarantee.adversary == "none" and not allowed.unproven:
+        return f"roles.{role}.unproven: {spec.protocol.name} has no proof, and the site wants one"
+    for reveal in spec.protocol.reveals:
+        if reveal.about == role and not _allows(allowed.reveals, reveal.what):
+            to = f"{reveal.to} {spec.roles[reveal.to]}" if reveal.to in spec.roles else "the server, and who submits,"
+            return f"roles.{role}.reveals: {reveal.what}, which {to} would learn, is not on the site's list"
+    return ""
+
+
+def _roles(document: Section) -> dict[str, RolePolicy]:
+    section = document.section("roles")
+    found = {}
+    for role in section.values:
+        if type(role) is not str:
+            raise section.error(role, "the name of a role")
+        each = section.section(role, _ROLE_KEYS)
+        found[role] = RolePolicy(
+            peers=_allowed(each, "peers", frozenset()),
+            reveals=_allowed(each, "reveals", frozenset()),
+            datasets=_allowed(each, "datasets", None),
+            unproven=each.flag("unproven", False),
+        )
+    return found
 
 
 def _allows(allowed: Allowed, name: str) -> bool:

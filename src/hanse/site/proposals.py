@@ -1,10 +1,13 @@
 """A proposal: one job that the server asks this site to take part in, as it came and as it was checked."""
 
+import hashlib
 import json
 from dataclasses import dataclass, field
 from typing import Any
 
+from hanse.channels.spec import RoleSpec
 from hanse.core.blobs import Manifest
+from hanse.core.codec import canonical_json
 from hanse.core.errors import CodecError, ConfigError, TrustError
 from hanse.core.ids import check_name, check_scope
 from hanse.core.spec import RunSpec
@@ -46,6 +49,17 @@ class Proposal:
     signature: bytes = field(default=b"", repr=False)
     """The person's, over `request`."""
 
+    @property
+    def roles(self) -> RoleSpec | None:
+        """Who plays what, where sites play roles."""
+        return None if self.request is None else self.request.roles
+
+    @property
+    def agreement(self) -> str:
+        """SHA-256 of the job as its person signed it: what sites that accept it agree on."""
+        content = b"" if self.request is None else canonical_json(self.request.to_json())
+        return hashlib.sha256(content).hexdigest()
+
     @classmethod
     def parse(cls, content: bytes) -> "Proposal":
         """Read what the server sent.
@@ -63,6 +77,7 @@ class Proposal:
             raise CodecError(f"{_WHAT}: expected version 1, found {body['v']}; update the older of site and server")
         bundle: dict[str, Any] = read_field(body, "bundle", dict, _WHAT)
         try:
+            request = JobRequest.from_json(body.get("request"))
             return cls(
                 job=check_name(read_field(body, "job", str, _WHAT), "job"),
                 name=read_field(body, "name", str, _WHAT)[:200],
@@ -74,12 +89,12 @@ class Proposal:
                 ),
                 entry=read_field(body, "entry", str, _WHAT),
                 object=read_field(body, "object", str, _WHAT),
-                spec=RunSpec.from_json(body.get("spec")),
+                spec=request.spec if request.roles is not None else RunSpec.from_json(body.get("spec")),
                 submitted_at_ms=read_field(body, "submitted_at_ms", int, _WHAT),
                 person_record=read_field(body, "person_record", str, _WHAT).encode(),
                 bundle_signature=read_field(body, "bundle_signature", str, _WHAT).encode(),
                 content=bytes(content),
-                request=JobRequest.from_json(body.get("request")),
+                request=request,
                 signature=read_hex(body.get("signature"), f"{_WHAT} signature"),
             )
         except (ConfigError, TypeError) as error:

@@ -4,6 +4,7 @@ no agent runs, so that both leave the same rows and the same lines in the audit 
 
 import getpass
 import os
+from dataclasses import asdict
 from typing import Any
 
 from hanse.core.errors import CodecError, ConfigError, NotFoundError
@@ -61,6 +62,9 @@ def described(row: JobRow) -> dict[str, Any]:
         proposal = Proposal.parse(row.proposal)
     except CodecError:
         return shown
+    roles = proposal.roles
+    if roles is not None:
+        shown |= {"roles": dict(roles.roles), "reveals": [asdict(each) for each in roles.protocol.reveals]}
     return shown | {
         "name": proposal.name,
         "person": proposal.person,

@@ -12,6 +12,7 @@ and app bundles. Functions and small values over `cryptography`; nothing here op
     strict_json    JSON from outside, read strictly
     signing        Ed25519 and ECDSA with a context
     sealing        payloads that only the recipient opens
+    sessions       keys for one session between two sites, and its pieces
     audit          a hash-chained, signed log
     bundle         an app as one verifiable file
     bundle_signature  a person's word for a bundle

@@ -1,12 +1,14 @@
 """Vertical learning: parties that hold different columns about the same people. One folder or file a protocol.
 
-psi          private set intersection: who is at both
-alignment    common rows of more than two parties
-correlation  Pearson's correlation between two parties' columns, with a dealer
-glm          generalised linear models
-tables, metrics  what parties hand in, and how good predictions are
+psi             private set intersection: who is at both
+intersection    `hs.vertical.Intersection`, the same as an app
+alignment       common rows of more than two parties
+correlation     Pearson's correlation between two parties' columns, with a dealer
+glm             generalised linear models
+tables, metrics what parties hand in, and how good predictions are
 
-`hs.vertical.LogisticRegression`, `LinearRegression`, `PoissonRegression` and `simulate` are loaded when first used.
+`hs.vertical.Intersection`, `LogisticRegression`, `LinearRegression`, `PoissonRegression` and `simulate` are loaded when
+first used.
 """
 
 from importlib import import_module
@@ -17,8 +19,10 @@ if TYPE_CHECKING:
     from hanse.vertical.glm.models import LogisticRegression as LogisticRegression
     from hanse.vertical.glm.models import PoissonRegression as PoissonRegression
     from hanse.vertical.glm.models import simulate as simulate
+    from hanse.vertical.intersection import Intersection as Intersection
 
 _HOMES = {
+    "Intersection": "hanse.vertical.intersection",
     "LinearRegression": "hanse.vertical.glm.models",
     "LogisticRegression": "hanse.vertical.glm.models",
     "PoissonRegression": "hanse.vertical.glm.models",

@@ -32,6 +32,9 @@ FRACTION_BITS = 20
 MIN_ROWS = 20
 MAX_ROWS = 1 << 20
 MAX_COLUMNS = 1 << 12
+MAX_CELLS = 1 << 25
+"""Rows times columns of either party. The arbiter computes with tables of these sizes on the word of the parties: about
+1.5 GB for two of them."""
 ROWS_A_COLUMN = 4
 """Rows that there must be for each column of either party: with as many columns as rows, correlations give the rows
 away. It stops no party that chooses its columns for that: see the module's text."""
@@ -205,6 +208,8 @@ def _check_shape(whose: str, rows: int, columns: int) -> None:
         raise RefusedError(
             f"{whose}: expected 1 to {min(MAX_COLUMNS, rows // ROWS_A_COLUMN)} columns for {rows} rows, found {columns}"
         )
+    if rows * columns > MAX_CELLS:
+        raise RefusedError(f"{whose}: expected at most {MAX_CELLS} cells, found {rows} rows of {columns} columns")
 
 
 def _correlation(product: fixed_point.Ring, rows: int) -> Table:

@@ -9,6 +9,7 @@ import errno
 import json
 import mmap
 import os
+import socket
 import sys
 import traceback
 from collections.abc import Iterable, Iterator, Mapping
@@ -55,9 +56,20 @@ class Runtime(Protocol):
     """What a worker runs: user code behind two functions that know nothing of processes."""
 
     def execute(
-        self, task: Task, model: Arrays | None, state: bytes | None, *, private: Arrays | None = None
+        self,
+        task: Task,
+        model: Arrays | None,
+        state: bytes | None,
+        *,
+        private: Arrays | None = None,
+        channel: socket.socket | None = None,
     ) -> Outcome:
-        """Execute one task. `private` holds the same values as `model`, in memory that user code may change."""
+        """Execute one task.
+
+        Args:
+            private: the same values as `model`, in memory that user code may change.
+            channel: what leads to the agent, for a task that plays a role; the runtime's own from here on.
+        """
 
     def call(self, name: str, arguments: Any, arrays: Given) -> tuple[Any, Arrays | None]:
         """Call one server-side function: JSON values and arrays in, a JSON value and perhaps arrays out."""
@@ -98,7 +110,8 @@ class Executor:
             if where == "task":
                 where, parts = "inline", iter(_inline_model(task))
             model, private = _read(where, parts, fds)
-            outcome = self._runtime.execute(task, model, state, private=private)
+            channel = socket.socket(fileno=fds.pop()) if frame.fields.get("channel") else None
+            outcome = self._runtime.execute(task, model, state, private=private, channel=channel)
             reply, arrays, after = outcome.reply, outcome.arrays, outcome.state
             del model, private, outcome
         except (Exception, SystemExit, KeyboardInterrupt) as error:

@@ -274,6 +274,7 @@ class Worker:
         model: Model = None,
         state: bytes | None = None,
         out: Path | None = None,
+        channel: socket.socket | None = None,
         timeout_s: float | None = None,
     ) -> Done:
         """Execute one task.
@@ -286,6 +287,7 @@ class Worker:
             out: where an update over 64 KiB goes; made, or overwritten and cut. A file that is used again must stay
                 within
                 one job: user code could keep it open.
+            channel: one end of a socket pair, for a task that plays a role; the worker's from here on.
             timeout_s: seconds after which the worker is killed.
 
         Returns:
@@ -301,7 +303,16 @@ class Worker:
                 where = "task"
             if out is not None:
                 files.open(out, os.O_RDWR | os.O_CREAT)
-            fields = _only({"state": state is not None, "out": out is not None, "model": where != "task" and where})
+            if channel is not None:
+                files.hand_over(channel)
+            fields = _only(
+                {
+                    "state": state is not None,
+                    "out": out is not None,
+                    "model": where != "task" and where,
+                    "channel": channel is not None,
+                }
+            )
             parts = (packed or task.pack(), *(() if state is None else (state,)), *inline)
             frame = await self._ask(Frame("execute", fields, parts, files.fds), "done", timeout_s)
         try:
@@ -504,6 +515,9 @@ class _Files:
             self.open(content, os.O_RDONLY)
             return "file", ()
         return "inline", (content,)
+
+    def hand_over(self, sock: socket.socket) -> None:
+        self._fds.append(sock.detach())
 
     def open(self, path: Path, flags: int) -> None:
         try:

@@ -1,13 +1,18 @@
 """From a `Load` to what a worker runs: the app's client side, or its server side."""
 
+import socket
 import sys
 from typing import Any
 
+from hanse.channels.app import RoleApp
+from hanse.channels.stream import StreamChannel
 from hanse.clients.app import App
 from hanse.clients.execute import Runtime as ClientRuntime
 from hanse.clients.loader import load_app
+from hanse.clients.roles import CALL, RoleRuntime, play_to_end
 from hanse.core.arrays import Arrays
-from hanse.core.errors import TaskError
+from hanse.core.codec import canonical_json
+from hanse.core.errors import ConfigError, TaskError
 from hanse.core.records import Task
 from hanse.core.spec import RunSpec
 from hanse.strategies import named
@@ -23,13 +28,15 @@ def open_runtime(load: Load) -> Runtime:
         ConfigError: the bundle has no such app. Exception: whatever importing the app raises.
     """
     app = _asked(load) or load_app(load.bundle, load.entry, load.object)
+    datasets = Datasets(load.datasets, declared=load.declared, base=load.base)
+    if isinstance(app, RoleApp):
+        return RoleSide(RoleRuntime(app, site_name=load.site, load=datasets.load, log=_log), load)
     if load.role == "server":
         # Not above: a site's worker needs none of it, and its launcher starts in half the time.
         from hanse.clients.server import ServerRuntime
         from hanse.workers.server_side import ServerSide, spec_in
 
         return ServerSide(ServerRuntime(app), spec_in(load.options))
-    datasets = Datasets(load.datasets, declared=load.declared, base=load.base)
     return ClientSide(ClientRuntime(app, site_name=load.site, load=datasets.load, log=_log))
 
 
@@ -48,7 +55,13 @@ class ClientSide:
         self._runtime = runtime
 
     def execute(
-        self, task: Task, model: Arrays | None, state: bytes | None, *, private: Arrays | None = None
+        self,
+        task: Task,
+        model: Arrays | None,
+        state: bytes | None,
+        *,
+        private: Arrays | None = None,
+        channel: socket.socket | None = None,
     ) -> Outcome:
         """Execute one task. Its arrays are written before the next one begins, so they need not be copied."""
         return self._runtime.execute(task, model, state, private=private, lend=True)
@@ -56,6 +69,38 @@ class ClientSide:
     def call(self, name: str, arguments: Any, arrays: Given) -> tuple[Any, Arrays | None]:
         """A client side has no calls."""
         raise TaskError("refused", f"call {name[:40]!r}: this worker executes tasks of a site")
+
+
+class RoleSide:
+    """Roles of a site, as a worker's runtime.
+
+    Raises:
+        ConfigError: the app declares another protocol than the job that was signed.
+    """
+
+    def __init__(self, runtime: RoleRuntime, load: Load) -> None:
+        self._runtime = runtime
+        declared = load.options.get("protocol")
+        if declared is not None and canonical_json(declared) != canonical_json(runtime.app.protocol.describe()):
+            raise ConfigError("app: it declares other messages, guarantees or reveals than the job that was signed")
+
+    def execute(
+        self,
+        task: Task,
+        model: Arrays | None,
+        state: bytes | None,
+        *,
+        private: Arrays | None = None,
+        channel: socket.socket | None = None,
+    ) -> Outcome:
+        """Play one role, over the channel that came with the task."""
+        if channel is None or task.call != CALL:
+            raise TaskError("refused", f"call {task.call[:40]!r}: this app plays roles")
+        return play_to_end(self._runtime, task, lambda: StreamChannel(channel))
+
+    def call(self, name: str, arguments: Any, arrays: Given) -> tuple[Any, Arrays | None]:
+        """A role has no calls."""
+        raise TaskError("refused", f"call {name[:40]!r}: this worker plays roles")
 
 
 def _log(text: str) -> None:

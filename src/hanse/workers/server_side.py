@@ -15,6 +15,7 @@ this worker's memory (1 × model, and 2 × model of float32 for each state, whic
 the server then reads them once, as long. A built-in strategy needs neither: it writes blocks into the store.
 """
 
+import socket
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -51,7 +52,13 @@ class ServerSide:
         }
 
     def execute(
-        self, task: Task, model: Arrays | None, state: bytes | None, *, private: Arrays | None = None
+        self,
+        task: Task,
+        model: Arrays | None,
+        state: bytes | None,
+        *,
+        private: Arrays | None = None,
+        channel: socket.socket | None = None,
     ) -> Outcome:
         """A server side has no tasks."""
         raise TaskError("refused", "this worker answers calls of the server, and no tasks")

@@ -96,7 +96,7 @@ async def test_in_one_process() -> None:
 
 
 async def test_over_a_pair_of_sockets() -> None:
-    ends = [StreamChannel(*await asyncio.open_connection(sock=end)) for end in socket.socketpair()]
+    ends = [StreamChannel(end) for end in socket.socketpair()]
     found = await asyncio.gather(guest(Party("guest", SUMS, ends[0])), host(Party("host", SUMS, ends[1])))
     assert found == [EXPECTED, "done"]
     for end_ in ends:
@@ -146,7 +146,7 @@ async def test_run_local_raises_the_first_error() -> None:
 
 async def pair() -> list[StreamChannel]:
     """Two ends whose pipe holds far less than a megabyte."""
-    return [StreamChannel(*await asyncio.open_connection(sock=end)) for end in socket.socketpair()]
+    return [StreamChannel(end) for end in socket.socketpair()]
 
 
 BIG = np.zeros(1 << 20)
@@ -222,6 +222,8 @@ async def test_a_full_pipe_does_not_hold_back_the_first_error(over_sockets: bool
 
 async def test_trouble_with_telling_others_does_not_hide_the_error() -> None:
     class Broken:
+        def expect(self, check: Any) -> None: ...
+
         async def send(self, frame: Frame, wait_s: float) -> bool:
             raise RuntimeError("closed")
 
@@ -278,7 +280,7 @@ async def test_what_is_read_ahead_is_bounded(monkeypatch: pytest.MonkeyPatch) ->
 
 async def test_a_closed_connection_is_an_end() -> None:
     mine, theirs = socket.socketpair()
-    channel = StreamChannel(*await asyncio.open_connection(sock=mine))
+    channel = StreamChannel(mine)
     assert await channel.receive(0.01) is None
     theirs.close()
     with pytest.raises(UnavailableError, match="closed the connection"):
@@ -379,13 +381,63 @@ def test_garbage_is_refused(raw: bytes) -> None:
 @given(st.one_of(st.binary(max_size=100), st.lists(st.one_of(st.integers(), st.text(max_size=3)), max_size=6)))
 async def test_a_stream_of_garbage_is_refused(value: Any) -> None:
     raw = value if isinstance(value, bytes) else json.dumps(value).encode()
-    reader = asyncio.StreamReader()
-    reader.feed_data(len(raw).to_bytes(4, "little") + raw)
-    reader.feed_eof()
-    channel = StreamChannel(reader, None)  # type: ignore[arg-type]  # it only reads
+    mine, theirs = socket.socketpair()
+    theirs.sendall(len(raw).to_bytes(4, "little") + raw)
+    theirs.close()
+    channel = StreamChannel(mine)
     party = Party("host", SUMS, channel)
     with pytest.raises(HanseError):
         await party.recv("guest", "numbers")
+    await channel.close()
+
+
+@pytest.mark.parametrize(
+    ("head", "words"),
+    [
+        (["guest", "host", "gradients", 0, 1 << 30], "does not declare"),
+        (["host", "guest", "sums", 0, 1 << 30], "not in this channel"),
+        (["guest", "host", "scale", 0, 1 << 30], "more bytes than its message holds"),
+        (["guest", "host", "!stopped", 0, 1 << 30], "more bytes than its message holds"),
+        (["guest", "host", "numbers", 0, 1 << 50], "expected content of at most"),
+    ],
+)
+async def test_a_head_is_refused_before_its_content_is_read(head: list[Any], words: str) -> None:
+    """Nothing of the content ever comes here."""
+    mine, theirs = socket.socketpair()
+    raw = json.dumps(head).encode()
+    theirs.sendall(len(raw).to_bytes(4, "little") + raw)
+    channel = StreamChannel(mine)
+    with pytest.raises(RefusedError, match=words):
+        await Party("host", SUMS, channel, timeout_s=5).recv("guest", "numbers")
+    await channel.close()
+    theirs.close()
+
+
+async def test_an_end_speaks_for_its_own_role_only() -> None:
+    three = Protocol(
+        "three", ("guest", "host", "arbiter"), (Message("m", "arbiter", "host", "uint8", ()),), GUARANTEE, ()
+    )
+    mine, theirs = (
+        StreamChannel(end, peers) for end, peers in zip(socket.socketpair(), (["guest"], None), strict=True)
+    )
+    await Party("arbiter", three, theirs).send("host", "m", np.array(1, np.uint8))
+    with pytest.raises(RefusedError, match="a role that is not its own"):
+        await Party("host", three, mine).recv("arbiter", "m")
+    await mine.close()
+    await theirs.close()
+
+
+async def test_a_lost_peer_is_named_and_a_silent_one_was_heard() -> None:
+    ends = local_channels(SUMS.roles)
+    party = Party("host", SUMS, ends["host"], names={"guest": "bank"}, timeout_s=0.2)
+    queue = ends["host"]._queues["host"]
+    await party._channel.receive(0.01)
+    asyncio.get_running_loop().call_later(0.15, queue.put_nowait, Frame("guest", "host", "!alive", 0, b""))
+    with pytest.raises(UnavailableError, match=r"guest bank has not sent `scale` for 0.2 s; last heard 0 s ago"):
+        await party.recv("guest", "scale")
+    queue.put_nowait(Frame("guest", "host", "!lost", 0, b""))
+    with pytest.raises(UnavailableError, match="guest bank was lost before it sent `scale`"):
+        await party.recv("guest", "scale")
 
 
 async def test_a_sent_array_may_be_changed_and_a_received_one_may_not() -> None:

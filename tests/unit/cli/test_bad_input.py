@@ -33,6 +33,15 @@ CASES: dict[str, list[tuple[list[str], str]]] = {
         (["empty.py", "--federation", "PERSON"], "expected one hs.App"),
         (["app.py:other", "--federation", "PERSON"], "expected an hs.App called 'other'"),
         (["app.py", "--federation", "PERSON", "--detach", "--output", "m"], "--detach"),
+        (["app.py", "--federation", "PERSON", "--role", "guest"], "--role: expected ROLE=SITE"),
+        (["app.py", "--federation", "PERSON", "--role", "guest=bank"], "roles: expected none for an hs.App"),
+    ],
+    "explain": [
+        ([], "app"),
+        (["nothere.py"], "expected a Python file"),
+        (["broken.py"], "broken.py: line 2: SyntaxError"),
+        (["empty.py"], "expected one hs.App"),
+        (["app.py"], "expected an hs.RoleApp, found an hs.App"),
     ],
     "federation init": [
         ([], "name"),

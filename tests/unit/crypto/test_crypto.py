@@ -305,6 +305,37 @@ def test_matching_is_that_of_a_dictionary(mine: list[int], theirs: list[int]) ->
     assert list(zip(a, b, strict=True)) == [(i, place[v]) for i, v in enumerate(mine) if v in place]
 
 
+@pytest.mark.parametrize("last", [7, 8])
+def test_lists_that_all_begin_alike_are_refused(last: int) -> None:
+    """A peer that repeats its digests would make the search quadratic."""
+    theirs = np.zeros((20_000, 10), np.uint8)
+    theirs[:, 0] = last
+    mine = theirs.copy()
+    with pytest.raises(RefusedError, match="begin alike"):
+        match(mine, theirs)
+    assert len(match(mine, theirs[:8])[0]) == len(mine)  # the peer chooses `mine` as well where it returns them
+
+
+def test_every_encoded_identifier_has_four_preimages() -> None:
+    """As docs/decisions says of the simulator; and 0 goes to the torsion point 0."""
+    p, big_a = curve25519.P, curve25519.A
+    encode = curve25519.Encoder(b"four preimages of it")
+
+    def roots(square: int) -> set[int]:
+        root = pow(square, (p + 3) // 8, p)
+        found = [each for each in (root, root * pow(2, (p - 1) // 4, p) % p) if each * each % p == square % p]
+        return {each * sign % p for each in found for sign in (1, -1)}
+
+    for number in range(50):
+        element = encode.field_element(b"%d" % number)
+        x = int(encode.map(element))
+        preimages = roots(-x * pow(2 * (x + big_a), -1, p) % p) | roots(-(x + big_a) * pow(2 * x, -1, p) % p)
+        assert len(preimages) == 4
+        assert int(element) in preimages
+        assert {int(encode.map(encode._mpz(each))) for each in preimages} == {x}
+    assert int(encode.map(encode._mpz(0))) == 0
+
+
 def test_repeated_rows_are_counted() -> None:
     rows = np.array([[1, 2], [3, 4], [1, 2], [1, 3], [1, 2]], np.uint64)
     assert num_repeated(rows) == 2

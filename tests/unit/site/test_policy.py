@@ -8,11 +8,24 @@ from typing import Any
 
 import pytest
 
+from hanse.channels.protocol import Guarantee, Message, Protocol, Reveal
+from hanse.channels.spec import RoleSpec
 from hanse.core.blobs import manifest_of
 from hanse.core.errors import ConfigError
 from hanse.core.spec import RunSpec
+from hanse.pipeline.request import JobRequest, run_spec_of
 from hanse.site.join import _POLICY as TEMPLATE
-from hanse.site.policy import ACCEPT, HOLD, REFUSE, Analytics, Decision, Policy, decide, read_policy
+from hanse.site.policy import (
+    ACCEPT,
+    HOLD,
+    REFUSE,
+    Analytics,
+    Decision,
+    Policy,
+    RolePolicy,
+    decide,
+    read_policy,
+)
 from hanse.site.proposals import Proposal
 
 APP, OTHER = "a" * 64, "b" * 64
@@ -197,4 +210,83 @@ def test_a_file_that_is_no_text(tmp_path: Path) -> None:
     path = tmp_path / "policy.yaml"
     path.write_bytes(b"\xff\xfe\x00people")
     with pytest.raises(ConfigError, match=r"policy\.yaml"):
+        read_policy(path)
+
+
+# ---- roles ----
+
+PAIR = Protocol(
+    "pair",
+    ("guest", "host"),
+    (Message("m", "guest", "host", "uint8", ()),),
+    Guarantee("semi-honest", 1, 128, 40, ()),
+    (
+        Reveal("host", "guest", "size", "how many"),
+        Reveal("host", "guest", "intersection", "which"),
+        Reveal("guest", "host", "size", "how many"),
+    ),
+)
+
+
+def played(protocol: Protocol = PAIR) -> Proposal:
+    spec = RoleSpec({"guest": "bank", "host": "shop"}, protocol)
+    request = JobRequest(
+        "j", "n", "f", "anna", 0, APP, manifest_of(b"x"), "", "app.py", "app", run_spec_of(spec), roles=spec
+    )
+    return dataclasses.replace(proposal(), spec=run_spec_of(spec), request=request)
+
+
+WILLING = RolePolicy(peers=frozenset({"shop"}), reveals=frozenset({"size", "intersection"}))
+ROLE_TABLE: list[tuple[dict[str, RolePolicy], str, str]] = [
+    ({"guest": WILLING}, "bank", ""),
+    ({}, "bank", "roles: guest is not on"),
+    ({"host": WILLING}, "bank", "roles: guest is not on"),
+    ({"guest": WILLING}, "port", "no role for this site"),
+    ({"guest": RolePolicy(reveals=None)}, "bank", "roles.guest.peers: shop"),
+    ({"guest": RolePolicy(peers=None)}, "bank", "roles.guest.reveals: size, which host shop would learn"),
+    ({"guest": dataclasses.replace(WILLING, reveals=frozenset({"size"}))}, "bank", "intersection, which host shop"),
+    ({"host": RolePolicy(peers=frozenset({"bank"}), reveals=frozenset({"size"}))}, "shop", ""),
+]
+
+
+@pytest.mark.parametrize(("roles", "site", "named"), ROLE_TABLE)
+def test_roles(roles: dict[str, RolePolicy], site: str, named: str) -> None:
+    decision = decide(played(), dataclasses.replace(OPEN, roles=roles, min_cohort=3), site)
+    assert decision.verdict == (REFUSE if named else ACCEPT), decision
+    assert named in decision.reason
+
+
+def test_a_role_s_app_is_still_to_be_listed() -> None:
+    policy = dataclasses.replace(OPEN, apps=frozenset(), unlisted_apps=HOLD, roles={"guest": WILLING})
+    assert decide(played(), policy, "bank").verdict == HOLD
+
+
+def test_protocols_without_a_proof_want_a_word() -> None:
+    unproven = dataclasses.replace(PAIR, guarantee=Guarantee("none", 0, 0, 0, ()))
+    policy = dataclasses.replace(OPEN, roles={"guest": WILLING})
+    assert "roles.guest.unproven: pair has no proof" in decide(played(unproven), policy, "bank").reason
+    policy = dataclasses.replace(OPEN, roles={"guest": dataclasses.replace(WILLING, unproven=True)})
+    assert decide(played(unproven), policy, "bank").verdict == ACCEPT
+
+
+def test_roles_in_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "policy.yaml"
+    path.write_text(
+        "datasets: [customers, prices]\n"
+        "roles:\n  guest: {peers: [shop], reveals: [size], datasets: [customers]}\n"
+        "  host: {peers: any, unproven: true}\n"
+    )
+    policy = read_policy(path)
+    assert policy is not None
+    assert policy.roles == {
+        "guest": RolePolicy(frozenset({"shop"}), frozenset({"size"}), frozenset({"customers"})),
+        "host": RolePolicy(peers=None, unproven=True),
+    }
+    assert [policy.grants(name, "guest") for name in ("customers", "prices", "others")] == [True, False, False]
+    assert [policy.grants(name, "host") for name in ("customers", "prices", "others")] == [True, True, False]
+    path.write_text("roles: {guest: {peer: [shop]}}")
+    with pytest.raises(ConfigError, match=r"roles\.guest\.peer"):
+        read_policy(path)
+    path.write_text("roles: [guest]")
+    with pytest.raises(ConfigError, match="roles"):
         read_policy(path)

@@ -103,6 +103,17 @@ def test_more_rows_than_its_ring_holds_are_refused() -> None:
         correlation._check_shape("host", correlation.MAX_ROWS + 1, 1)
 
 
+def test_a_table_that_would_fill_the_arbiter_s_memory_is_refused() -> None:
+    """Each party's word is two numbers; the arbiter computes with tables of that size."""
+
+    async def liar(party: Party) -> None:
+        sizes = (correlation.MAX_COLUMNS, correlation.MAX_ROWS, correlation.MAX_COLUMNS)
+        await party.send("arbiter", "shapes", np.array(sizes, np.int64))
+
+    outcome = run_scheduled(correlation.PROTOCOL, {"guest": liar, "host": liar, "arbiter": correlation.arbiter}, 0)
+    assert "cells" in str(outcome.errors["arbiter"])
+
+
 @pytest.mark.parametrize(
     ("table", "words"),
     [

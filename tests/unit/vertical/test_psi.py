@@ -11,7 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hanse.channels.party import MAX_WAITING_BYTES, MAX_WAITING_FRAMES, Party
+from hanse.channels.frames import Frame
+from hanse.channels.local import run_local
+from hanse.channels.party import MAX_WAITING_FRAMES, Party
 from hanse.channels.protocol import Protocol
 from hanse.channels.schedule import Outcome, run_scheduled
 from hanse.channels.stream import StreamChannel
@@ -108,7 +110,7 @@ async def test_batches_beyond_the_socket_s_buffers(monkeypatch: pytest.MonkeyPat
     sockets = socket.socketpair()
     for each in sockets:
         each.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
-    ends = [StreamChannel(*await asyncio.open_connection(sock=each)) for each in sockets]
+    ends = [StreamChannel(each) for each in sockets]
     parties = [
         Party(role, diffie_hellman.PROTOCOL, end, timeout_s=10)
         for role, end in zip(("guest", "host"), ends, strict=True)
@@ -122,12 +124,23 @@ async def test_batches_beyond_the_socket_s_buffers(monkeypatch: pytest.MonkeyPat
         await end.close()
 
 
-def test_ten_million_identifiers_stay_within_what_may_wait() -> None:
-    """The guest takes the digests last: each batch is a frame of one name that waits."""
-    batches = list(diffie_hellman._batches(10**7, 10**7))
-    assert len(batches) < MAX_WAITING_FRAMES
-    assert sum(mine for mine, _ in batches) == 10**7
-    assert 10**7 * digest_bytes(10**7, 10**7) < MAX_WAITING_BYTES
+async def test_digests_do_not_pile_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """10^8 identifiers have 1.2 GB of them, more than may wait: the guest takes each batch's while the next is away."""
+    monkeypatch.setattr(diffie_hellman, "MIN_BATCH", 64)
+    peaks: list[int] = []
+
+    class Watched(Party):
+        def _take(self, frame: Frame) -> None:
+            super()._take(frame)
+            peaks.append(sum(len(each) for (_, name), each in self._waiting.items() if name == "digests"))
+
+    monkeypatch.setattr("hanse.channels.local.Party", Watched)
+    ids = list(range(64 * 20))
+    programs = {"guest": lambda p: diffie_hellman.guest(p, ids), "host": lambda p: diffie_hellman.host(p, ids)}
+    found = await run_local(diffie_hellman.PROTOCOL, programs)
+    assert sorted(found["guest"]) == ids
+    assert max(peaks) <= 2
+    assert len(list(diffie_hellman._batches(10**8, 10**8))) < MAX_WAITING_FRAMES
 
 
 # ---- bad input ----

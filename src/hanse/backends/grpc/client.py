@@ -1,6 +1,7 @@
 """A member's side of the wire: one connection over mutual TLS, calls, and blobs in chunks."""
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +19,7 @@ from hanse.backends.grpc.protocol import (
     identity,
     pieces,
 )
+from hanse.backends.grpc.relay import opening
 from hanse.core.blobs import Chunk, Manifest
 from hanse.core.errors import CodecError, HanseError, UnavailableError
 from hanse.core.proto import hanse_pb2 as pb
@@ -47,6 +49,7 @@ class Connection:
         self.open_session = channel.stream_stream(
             f"/{SERVICE}/Session", pb.SiteFrame.SerializeToString, pb.ServerFrame.FromString
         )
+        self._relay = channel.stream_stream(f"/{SERVICE}/Relay", identity, identity)
         self._upload = channel.stream_stream(f"/{SERVICE}/Upload", identity, identity)
         self._download = channel.unary_stream(f"/{SERVICE}/Download", pb.DownloadRequest.SerializeToString, identity)
         self._ask = channel.unary_unary(f"/{SERVICE}/Ask", pb.Call.SerializeToString, pb.Answer.FromString)
@@ -94,6 +97,12 @@ class Connection:
         except grpc.RpcError as error:
             raise error_of(error) from None
         return reply
+
+    async def relay(self, session: str, role: str) -> "RelayStream":
+        """Open this site's end of a channel between sites; what is wrong with it shows in reading."""
+        stream = RelayStream(self._relay())
+        await stream.write(opening(session, role))
+        return stream
 
     async def download(self, store: BlobStore, scope: str, manifest: Manifest, *, into: str | None = None) -> None:
         """Bring a blob into `store` (under `into`, or the same scope); only chunks that it lacks travel.
@@ -148,6 +157,53 @@ class Connection:
             raise await _ending(call) from None
         finally:
             call.cancel()
+
+
+class RelayStream:
+    """One role's stream through the server; see `backends.grpc.relay`."""
+
+    def __init__(self, call: Any) -> None:
+        self._call = call
+        self._writing = asyncio.Lock()
+
+    async def write(self, message: bytes) -> None:
+        """Send one message; waits while gRPC has no room. From several tasks, in the order of their asking.
+
+        Raises:
+            HanseError: how the server ended the stream. UnavailableError: the connection broke.
+        """
+        try:
+            async with self._writing:
+                await self._call.write(message)
+        except grpc.RpcError as error:
+            raise error_of(error) from None
+        except asyncio.InvalidStateError:
+            raise await _ending(self._call) from None
+
+    async def read(self) -> bytes | None:
+        """The next message; None where the server has ended the stream as it should.
+
+        Raises:
+            HanseError: how the server ended the stream. UnavailableError: the connection broke.
+        """
+        try:
+            message = await self._call.read()
+        except grpc.RpcError as error:
+            raise error_of(error) from None
+        if message is not grpc.aio.EOF:
+            return bytes(message)
+        if await self._call.code() == grpc.StatusCode.OK:
+            return None
+        raise await _ending(self._call)
+
+    async def half_close(self) -> None:
+        """Nothing more is written."""
+        with contextlib.suppress(grpc.RpcError, asyncio.InvalidStateError):
+            await self._call.done_writing()
+
+    def cancel(self) -> None:
+        """Give up the stream."""
+        self._call.cancel()
 
 
 async def join(address: str, authority: bytes, request: pb.JoinRequest) -> pb.JoinReply:

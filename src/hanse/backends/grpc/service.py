@@ -25,6 +25,7 @@ from hanse.backends.grpc.protocol import (
     pieces,
     status_of,
 )
+from hanse.backends.grpc.relay import End, Relays, read_opening
 from hanse.backends.grpc.turns import Turn, Turns
 from hanse.core.blobs import Chunk, Manifest
 from hanse.core.errors import CodecError, HanseError, StorageError, TrustError, UnavailableError
@@ -126,14 +127,21 @@ class Handler(Protocol):
 
 
 class Service:
-    """The methods of the federation's gRPC service."""
+    """The methods of the federation's gRPC service.
 
-    def __init__(self, handler: Handler, inbox: SessionInbox, blobs: BlobStore, links: Links) -> None:
+    Args:
+        relays: channels between sites; opened and closed by whoever runs jobs.
+    """
+
+    def __init__(
+        self, handler: Handler, inbox: SessionInbox, blobs: BlobStore, links: Links, relays: Relays | None = None
+    ) -> None:
         self._handler = handler
         self._inbox = inbox
         self._blobs = blobs
         self._links = links
         self._turns = Turns()
+        self._relays = Relays() if relays is None else relays
 
     def federation(self) -> grpc.GenericRpcHandler:
         """For members, over mutual TLS.
@@ -146,6 +154,7 @@ class Service:
                 "Session": grpc.stream_stream_rpc_method_handler(
                     self._session, identity, pb.ServerFrame.SerializeToString
                 ),
+                "Relay": grpc.stream_stream_rpc_method_handler(self._relay, identity, identity),
                 "Download": grpc.unary_stream_rpc_method_handler(self._download, identity, identity),
                 "Upload": grpc.stream_stream_rpc_method_handler(self._upload, identity, identity),
                 "Ask": grpc.unary_unary_rpc_method_handler(self._ask, identity, pb.Answer.SerializeToString),
@@ -224,6 +233,22 @@ class Service:
                     self._handler.reported(caller.name, frame.report)
                 case _:
                     pass  # a kind that a newer site sends
+
+    # ---- channels between sites ----
+
+    async def _relay(self, _: object, context: Context) -> None:
+        caller = await self._admit(context, "site")
+        with _mapped(context) as guard:
+            session, role = read_opening(await asyncio.wait_for(_next(context), HELLO_S))
+            end = self._relays.find(session).attach(role, caller.name)
+            try:
+                async with asyncio.timeout(min(max(0.0, _seconds_left(caller)), 30 * 86400.0)):
+                    await _put_through(context, end)
+            except TimeoutError:
+                raise TrustError("the certificate has expired") from None
+            finally:
+                end.leave()
+        await guard.finish()
 
     # ---- blobs ----
 
@@ -381,6 +406,29 @@ async def _write(context: Context, outgoing: Outgoing) -> None:
         outgoing.writing = False
         if outgoing.ended.is_set():
             return
+
+
+async def _put_through(context: Context, end: End) -> None:
+    """Messages of one role, both ways, until the site half-closes or the session is over."""
+
+    async def read() -> None:
+        while (message := await _next(context)) is not None:
+            end.take(message)
+
+    async def write() -> None:
+        while (message := await end.next()) is not None:
+            await context.write(message)
+
+    reading, writing = asyncio.ensure_future(read()), asyncio.ensure_future(write())
+    try:
+        await asyncio.wait((reading, writing), return_when=asyncio.FIRST_COMPLETED)
+        for task in (reading, writing):
+            if task.done():
+                task.result()
+    finally:
+        reading.cancel()
+        writing.cancel()
+        await asyncio.gather(reading, writing, return_exceptions=True)
 
 
 async def _send(context: Context, turn: Turn, content: bytes) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from hanse.channels.frames import Frame
+from hanse.channels.frames import CheckHead, Frame
 from hanse.channels.party import Party
 from hanse.channels.protocol import Protocol
 from hanse.core.arrays import Array
@@ -73,6 +73,9 @@ def _summands(total: Ring, count: int) -> list[Ring]:
 
 class Nowhere:
     """A channel that is not used."""
+
+    def expect(self, check: CheckHead) -> None:
+        """Nothing comes."""
 
     async def send(self, frame: Frame, wait_s: float) -> bool:
         raise NotImplementedError

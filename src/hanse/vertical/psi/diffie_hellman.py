@@ -85,7 +85,7 @@ async def guest(party: Party, ids: Ids) -> Places:
     Raises:
         MissingExtraError: gmpy2 is not installed.
     """
-    order, own, theirs = await _meet_as_guest(party, ids)
+    order, own, theirs = await _meet_as_guest(party, ids, held_back=False)
     mine, places = match(own, theirs)
     shuffle = secret_order(len(mine))
     if len(order) and len(theirs):
@@ -103,7 +103,7 @@ async def host(party: Party, ids: Ids) -> Places:
 
 async def count_guest(party: Party, ids: Ids) -> int:
     """How many identifiers both hold; errors as for `guest`."""
-    _, own, theirs = await _meet_as_guest(party, ids)
+    _, own, theirs = await _meet_as_guest(party, ids, held_back=True)
     return len(match(own, theirs)[0])
 
 
@@ -112,8 +112,13 @@ async def count_host(party: Party, ids: Ids) -> None:
     await _meet_as_host(party, ids, shuffled=True)
 
 
-async def _meet_as_guest(party: Party, ids: Ids) -> tuple[Places, Array, Array]:
-    """The order in which this side sent its points, and digests of both sides' twice raised points."""
+async def _meet_as_guest(party: Party, ids: Ids, *, held_back: bool) -> tuple[Places, Array, Array]:
+    """The order in which this side sent its points, and digests of both sides' twice raised points.
+
+    Args:
+        held_back: the host sends digests when it has all points. Otherwise each batch's are taken as soon as the next
+            batch is on its way, so that they do not pile up.
+    """
     kind, order, points = _prepare(ids)
     num_theirs = await greet(party, "host", kind, len(ids))
     size = digest_bytes(len(ids), num_theirs)
@@ -122,13 +127,19 @@ async def _meet_as_guest(party: Party, ids: Ids) -> tuple[Places, Array, Array]:
         return order, none, none
     secret = new_secret()
     theirs: list[bytes] = []
+    own: list[Array] = []
+    due = 0
     for mine_now, theirs_now in _batches(len(ids), num_theirs):
         if mine_now:
             await party.send("host", "points", _rows(multiply(secret, islice(points, mine_now)), POINT_BYTES))
         if theirs_now:
             received = await party.recv("host", "points")
             theirs += _digests(multiply(secret, _points_in(received, theirs_now)), size)
-    own = [await party.recv("host", "digests") for _ in range(_num_digest_messages(len(ids), num_theirs))]
+        if due and not held_back:
+            own.append(await party.recv("host", "digests"))
+            due -= 1
+        due += bool(mine_now)
+    own += [await party.recv("host", "digests") for _ in range(due)]
     joined = np.concatenate([none, *own]) if all(each.shape[1] == size for each in own) else none
     if joined.shape != (len(ids), size):
         raise RefusedError(f"host: expected digests of {(len(ids), size)}, found others")

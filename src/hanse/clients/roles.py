@@ -1,0 +1,168 @@
+"""`RoleRuntime`: play one role of a `RoleApp` at one site, and turn what its program returned into a reply.
+
+The program gets a party over a channel to the site's agent, and `site`. What it returns is checked as any client's
+answer is. A peer that is silent or gone is the kind `lost`, for which a new session may be tried; everything else that
+goes wrong is the program's own failure.
+"""
+
+import asyncio
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from hanse.channels.app import RoleApp
+from hanse.channels.frames import Channel
+from hanse.channels.party import Party, run_role
+from hanse.channels.protocol import Protocol
+from hanse.clients.client import arrays_of
+from hanse.clients.execute import Outcome, metrics_of
+from hanse.clients.failures import failure_of, text_of
+from hanse.clients.fingerprint import fingerprint
+from hanse.clients.site import Site, stream_of
+from hanse.core.arrays import Arrays
+from hanse.core.codec import canonical_json
+from hanse.core.errors import CodecError, ConfigError, TaskError, UnavailableError
+from hanse.core.records import Metrics, Reply, Task
+from hanse.core.seeds import seed_globals
+
+CALL = "role"
+"""The call of a task that asks a site to play its role."""
+COUNTERS = ("sent_messages", "sent_bytes", "received_messages", "received_bytes", "turns")
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """What a role task says: `Task.payload`, canonical JSON.
+
+    Attributes:
+        session: the run of the protocol that this is; never used twice.
+        records: each role's site's member record, as the authority signed it.
+    """
+
+    session: str
+    role: str
+    timeout_s: float
+    sites: dict[str, str]
+    records: dict[str, str]
+
+    def pack(self) -> bytes:
+        """As bytes."""
+        return canonical_json(
+            {
+                "v": 1,
+                "session": self.session,
+                "role": self.role,
+                "timeout_s": self.timeout_s,
+                "sites": self.sites,
+                "records": self.records,
+            }
+        )
+
+    @classmethod
+    def unpack(cls, content: bytes) -> "Part":
+        """Read what `pack` wrote.
+
+        Raises:
+            CodecError: anything else.
+        """
+        try:
+            body = json.loads(content)
+            if body["v"] != 1:
+                raise CodecError(f"role: expected version 1, found {body['v']!r:.20}; update the older side")
+            found = cls(body["session"], body["role"], body["timeout_s"], body["sites"], body["records"])
+            texts = [found.session, found.role, *found.sites.values(), *found.records.values()]
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            raise CodecError("role: expected session, role, timeout_s, sites and records") from None
+        if not all(type(text) is str for text in texts) or type(found.timeout_s) not in (int, float):
+            raise CodecError("role: expected session, role, timeout_s, sites and records")
+        return found
+
+
+class RoleRuntime:
+    """Plays roles of one app at one site.
+
+    Args:
+        site_name, load, log: see `hanse.clients.execute.Runtime`.
+    """
+
+    def __init__(self, app: RoleApp, *, site_name: str, load: Callable[[str], Any], log: Callable[[str], None]) -> None:
+        self.app = app
+        self.site = Site(site_name, load, log)
+        self._log = log
+
+    async def play(self, task: Task, part: Part, channel: Channel) -> Outcome:
+        """Play the role that `part` names. A failure is a reply; only cancelling passes through."""
+        started = time.perf_counter()
+        try:
+            reply, arrays = await self._play(task, part, channel)
+        except (Exception, SystemExit) as error:
+            lost = isinstance(error, UnavailableError)
+            file = self.app.module_globals.get("__file__")
+            kind, message = failure_of(error, Path(file).parent if isinstance(file, str) else None)
+            if not isinstance(error, TaskError | UnavailableError):
+                self._log(f"task {task.id}: {text_of(error)}")
+            failed = Reply.failed(task.id, self.site.name, *(("lost", str(error)) if lost else (kind, message)))
+            return Outcome(replace(failed, seconds=time.perf_counter() - started), None, None)
+        seconds = time.perf_counter() - started
+        return Outcome(replace(reply, seconds=seconds, fingerprint=fingerprint()), arrays, None)
+
+    async def _play(self, task: Task, part: Part, channel: Channel) -> tuple[Reply, Arrays | None]:
+        program = self.app.programs.get(part.role)
+        if program is None:
+            raise ConfigError(f"app: it has no program for the role {part.role[:60]}")
+        party = Party(part.role, self.app.protocol, channel, names=part.sites, timeout_s=part.timeout_s)
+        self.site.begin(task, {})
+        seed_globals(stream_of(task, self.site.name, "globals"))
+        answer = await run_role(party, lambda own: program(own, self.site))
+        metrics, arrays = taken_apart(answer, part.role)
+        check_told(metrics, self.app.protocol, part.role)
+        counted = {name: getattr(party.counters, name) for name in COUNTERS}
+        return Reply(task.id, self.site.name, metrics={**counted, **metrics}), arrays
+
+
+def taken_apart(answer: Any, role: str) -> tuple[Metrics, Arrays | None]:
+    """Metrics and arrays of what a role program returned.
+
+    Raises:
+        TaskError: `bad_reply`.
+    """
+    what = f"role {role}"
+    if answer is None:
+        return {}, None
+    if isinstance(answer, tuple) and len(answer) == 2:
+        return metrics_of(answer[1], what), arrays_of(answer[0], what, None)
+    return metrics_of(answer, what), None
+
+
+def check_told(metrics: Metrics, protocol: Protocol, role: str) -> None:
+    """Return if a role's metrics are only those that its job says it tells, and what any channel counts.
+
+    Raises:
+        TaskError: `bad_reply`, another one, by name.
+    """
+    for name in metrics:
+        if name not in protocol.told(role) and name not in COUNTERS:
+            raise TaskError(
+                "bad_reply", f"role {role}: metric {name[:60]!r} is not told; declare it with hs.RoleApp(tells={{...}})"
+            )
+
+
+def play_to_end(runtime: RoleRuntime, task: Task, channel_of: Callable[[], Channel]) -> Outcome:
+    """`RoleRuntime.play` on an event loop of its own. The channel is made on it."""
+
+    async def play() -> Outcome:
+        channel = channel_of()
+        try:
+            return await runtime.play(task, Part.unpack(task.payload), channel)
+        finally:
+            close = getattr(channel, "close", None)
+            if close is not None:
+                await close()
+
+    return asyncio.run(play())
+
+
+__all__ = ["CALL", "Part", "RoleRuntime", "check_told", "play_to_end", "taken_apart"]

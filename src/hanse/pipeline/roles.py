@@ -1,0 +1,250 @@
+"""The machine of a component in which sites play roles: pure, `step(state, event) -> (state, instructions)`.
+
+    waiting    until every role's site has accepted and is there
+    running    session number `attempt` is on
+    settling   a session has broken; for `SETTLE_MS` the others' answers may still say why
+    paused     until every role's site is there again, at most for `away_s` seconds; then a new session
+    finished, failed, cancelled
+
+A session that breaks is not taken up in its middle: the whole protocol begins anew, under a session number that was
+never used, with fresh randomness. So no one-time material can be used twice, whoever crashed and whenever. The number
+is part of the state, which is written before anything of the session leaves.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+from hanse.channels.spec import RoleSpec
+from hanse.core.errors import CodecError
+
+VERSION = 1
+SETTLE_MS = 2000
+ENDED = ("finished", "failed", "cancelled")
+BROKEN = ("lost", "killed", "exited")
+"""Kinds of failed replies after which a new session may succeed."""
+
+Metrics = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class RolesState:
+    """Where a component stands.
+
+    Attributes:
+        attempt: number of the latest session, from 1; 0 before the first.
+        ready: sites that have accepted and are there.
+        metrics: what each role of this session that has played to its end has answered.
+        until_ms: when `settling` or `paused` ends; 0 for never.
+        cause: why the latest session broke.
+        error: why the component failed.
+        began_ms: when the latest session began.
+    """
+
+    spec: RoleSpec
+    status: str = "waiting"
+    attempt: int = 0
+    ready: frozenset[str] = frozenset()
+    metrics: Mapping[str, Metrics] = field(default_factory=dict)
+    until_ms: int = 0
+    cause: str = ""
+    error: str = ""
+    began_ms: int = 0
+    v: int = VERSION
+
+
+@dataclass(frozen=True, slots=True)
+class SitesChanged:
+    """Who has accepted and is there; and who has refused, with the reason."""
+
+    ready: frozenset[str]
+    refused: Mapping[str, str]
+    now_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Replied:
+    """A role's answer. `kind`: empty for success."""
+
+    attempt: int
+    role: str
+    kind: str
+    error: str
+    metrics: Metrics
+    now_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class TimerFired:
+    """A time has come that was asked for, or another."""
+
+    now_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Resumed:
+    """Whoever drove the machine has ended; sessions and leases are gone."""
+
+    now_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Stopped:
+    """A person has cancelled the component, or it cannot go on for a reason from outside."""
+
+    status: str
+    error: str
+
+
+@dataclass(frozen=True, slots=True)
+class Open:
+    """Open the session and ask every role."""
+
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True)
+class Close:
+    """Close the session; nobody waits for its answers."""
+
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True)
+class SetTimer:
+    """Send `TimerFired` at this time."""
+
+    at_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Finish:
+    """The component is over."""
+
+
+Event = SitesChanged | Replied | TimerFired | Resumed | Stopped
+Instruction = Open | Close | SetTimer | Finish
+Step = tuple[RolesState, tuple[Instruction, ...]]
+
+
+def step(state: RolesState, event: Event) -> Step:
+    """What follows from `event`."""
+    if state.status in ENDED:
+        return state, ()
+    match event:
+        case Stopped(status, error):
+            return _end(state, status, error)
+        case SitesChanged(ready, refused, now_ms):
+            return _sites(replace(state, ready=ready), refused, now_ms)
+        case Replied():
+            return _replied(state, event)
+        case TimerFired(now_ms):
+            return _timer(state, now_ms)
+        case Resumed(now_ms):
+            return _resumed(state, now_ms)
+
+
+def _sites(state: RolesState, refused: Mapping[str, str], now_ms: int) -> Step:
+    for role, site in sorted(state.spec.roles.items()):
+        if site in refused:
+            return _end(state, "failed", f"{role} {site} has refused the job: {refused[site]}")
+    away = _away(state)
+    if state.status == "running" and away:
+        return _broken(state, f"{' and '.join(away)} was lost", now_ms)
+    if state.status in ("waiting", "paused") and not away:
+        return _begin(state, now_ms)
+    return state, ()
+
+
+def _replied(state: RolesState, event: Replied) -> Step:
+    if event.attempt != state.attempt or state.status not in ("running", "settling"):
+        return state, ()  # of a session that is over
+    who = f"{event.role} {state.spec.roles.get(event.role, '')}".strip()
+    if event.kind in BROKEN:
+        return _broken(state, f"{who}: {event.error}", event.now_ms) if state.status == "running" else (state, ())
+    if event.kind:
+        return _end(state, "failed", f"{who}: {event.error}")
+    state = replace(state, metrics={**state.metrics, event.role: event.metrics})
+    if set(state.metrics) == set(state.spec.roles):
+        return _end(state, "finished", "")
+    return state, ()
+
+
+def _timer(state: RolesState, now_ms: int) -> Step:
+    if not state.until_ms or now_ms < state.until_ms:
+        return state, ()
+    if state.status == "settling":
+        return _pause(state, now_ms)
+    if state.status == "paused":
+        away = " and ".join(_away(state))
+        return _end(
+            state, "failed", f"{away} has been away for {state.spec.away_s:g} s; the last session: {state.cause}"
+        )
+    return state, ()
+
+
+def _resumed(state: RolesState, now_ms: int) -> Step:
+    state = replace(state, ready=frozenset())
+    if state.status in ("running", "settling"):
+        return _pause(replace(state, cause="the server has started again"), now_ms)
+    if state.status == "paused":
+        return state, (SetTimer(state.until_ms),)
+    return state, ()
+
+
+def _begin(state: RolesState, now_ms: int) -> Step:
+    attempt = state.attempt + 1
+    state = replace(state, status="running", attempt=attempt, metrics={}, until_ms=0, began_ms=now_ms)
+    return state, (Open(attempt),)
+
+
+def _broken(state: RolesState, cause: str, now_ms: int) -> Step:
+    until = now_ms + SETTLE_MS
+    return replace(state, status="settling", cause=cause, until_ms=until), (SetTimer(until),)
+
+
+def _pause(state: RolesState, now_ms: int) -> Step:
+    """Close the session, and begin the next as soon as all are there."""
+    closing = Close(state.attempt)
+    if state.attempt > state.spec.retries:
+        return _end(state, "failed", f"{state.attempt} sessions broke; the last: {state.cause}")
+    if not _away(state):
+        state, instructions = _begin(state, now_ms)
+        return state, (closing, *instructions)
+    until = now_ms + int(state.spec.away_s * 1000)
+    return replace(state, status="paused", until_ms=until), (closing, SetTimer(until))
+
+
+def _end(state: RolesState, status: str, error: str) -> Step:
+    closing: tuple[Instruction, ...] = (Close(state.attempt),) if state.attempt else ()
+    return replace(state, status=status, error=error, until_ms=0), (*closing, Finish())
+
+
+def _away(state: RolesState) -> list[str]:
+    """Roles with their sites that are needed and not there. Who has played to its end may leave."""
+    return [
+        f"{role} {site}"
+        for role, site in sorted(state.spec.roles.items())
+        if site not in state.ready and not (state.status == "running" and role in state.metrics)
+    ]
+
+
+def encode(state: RolesState) -> bytes:
+    """The state as JSON."""
+    return json.dumps(asdict(state) | {"ready": sorted(state.ready)}, separators=(",", ":")).encode()
+
+
+def decode(content: bytes) -> RolesState:
+    """Read what `encode` wrote.
+
+    Raises:
+        CodecError: it is something else.
+    """
+    try:
+        value = json.loads(content)
+        if value["v"] != VERSION:
+            raise CodecError(f"roles: expected version {VERSION}, found {value['v']}; update Hanse")
+        return RolesState(**{**value, "spec": RoleSpec.from_json(value["spec"]), "ready": frozenset(value["ready"])})
+    except (ValueError, KeyError, TypeError):
+        raise CodecError("roles: expected a state") from None

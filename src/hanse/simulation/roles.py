@@ -1,0 +1,87 @@
+"""Every role of an app in this process, over local channels: what `hs.simulate` does with an `hs.RoleApp`.
+
+The same programs, checks and errors as between sites. What roles return as arrays stays at their sites there; here it
+is in the result, as `ROLE/NAME`.
+"""
+
+import asyncio
+import sys
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from hanse.channels.app import RoleApp
+from hanse.channels.local import local_channels
+from hanse.channels.spec import RoleSpec
+from hanse.clients.execute import Outcome
+from hanse.clients.roles import CALL, Part, RoleRuntime
+from hanse.core.arrays import Arrays
+from hanse.core.errors import ConfigError, JobFailed
+from hanse.core.ids import TaskId, new_job_id
+from hanse.core.records import Task
+from hanse.rounds.record import role_record
+from hanse.rounds.result import Result
+
+COMPONENT, PHASE = "main", "role"
+
+
+async def simulate_roles(
+    app: RoleApp,
+    spec: RoleSpec,
+    load: Mapping[str, Callable[[str], Any]],
+    tell: Callable[[dict[str, Any]], None],
+) -> Result:
+    """Play one session.
+
+    Args:
+        load: each site's data sets by name.
+        tell: told what happens.
+    """
+    missing = sorted(set(spec.sites) - set(load))
+    if missing:
+        raise ConfigError(f"roles: expected sites of the simulation, found {', '.join(missing)}")
+    job, started = new_job_id(), time.perf_counter()
+    channels = local_channels(spec.protocol.roles)
+    tell({"what": "phase", "job": job, "round": 1, "phase": PHASE, "asked": len(spec.roles)})
+
+    async def play(place: int, role: str) -> Outcome:
+        site = spec.roles[role]
+        runtime = RoleRuntime(app, site_name=site, load=load[site], log=_to_stderr)
+        task = Task(TaskId(job, COMPONENT, 1, PHASE, place), site, CALL, seed=spec.seed)
+        part = Part(f"{job}/{COMPONENT}/1", role, spec.timeout_s, dict(spec.roles), {})
+        return await runtime.play(task, part, channels[role])
+
+    roles = sorted(spec.roles)
+    outcomes = dict(zip(roles, await asyncio.gather(*(play(*each) for each in enumerate(roles))), strict=True))
+    seconds = time.perf_counter() - started
+    failed = {role: outcome.reply for role, outcome in outcomes.items() if not outcome.reply.ok}
+    first = next((role for role, reply in failed.items() if reply.error_kind != "lost"), next(iter(failed), ""))
+    error = f"{first} {spec.roles[first]}: {failed[first].error}" if first else ""
+    status = "failed" if failed else "finished"
+    arrays = {
+        f"{role}/{name}": array
+        for role, outcome in outcomes.items()
+        for name, array in ({} if outcome.arrays is None else outcome.arrays).items()
+    }
+    metrics = {role: outcome.reply.metrics for role, outcome in outcomes.items()}
+    record = role_record(spec.roles, metrics, seconds)
+    result = Result(
+        status,
+        Arrays(arrays),
+        () if failed else (record,),
+        job=job,
+        error=error,
+        sites=spec.sites,
+        seconds=seconds,
+        about={"protocol": spec.protocol.name, "roles": ", ".join(f"{role}: {spec.roles[role]}" for role in roles)},
+    )
+    if not failed:
+        tell({"what": "round", "job": job, "record": record.to_json()})
+    tell({"what": "finished", "job": job, "status": status, "error": error})
+    if failed:
+        raise JobFailed(error, result)
+    return result
+
+
+def _to_stderr(text: str) -> None:
+    sys.stderr.write(text + "\n")

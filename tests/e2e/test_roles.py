@@ -1,0 +1,214 @@
+"""Two companies, one intersection: commands as they would type them, in folders of their own; each process killed."""
+
+import csv
+import json
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from hanse.core.codec import decode
+from tests.e2e.commands import HAS_PROC, Desk, Running, free_ports
+
+pytestmark = [pytest.mark.xdist_group("e2e"), pytest.mark.timeout(240)]
+
+APP = """
+import hanse as hs
+
+app = hs.vertical.Intersection(dataset="customers", key="id")
+"""
+HELD_APP = """
+import asyncio
+from pathlib import Path
+
+import hanse as hs
+from hanse.vertical.psi import chase_miao
+
+app = hs.RoleApp(chase_miao.PROTOCOL, tells={{"common": "how many both have"}}, away_s={away_s}, timeout_s=60)
+folder = Path({folder!r})
+
+
+async def play(party, site, program):
+    ids = site.load("customers")["id"].astype(int)
+    (folder / f"{{site.name}}-{{site.round}}").touch()
+    while not (folder / "go").exists():
+        await asyncio.sleep(0.05)
+    places = await program(party, ids)
+    return {{"places": places}}, {{"common": len(places)}}
+
+
+@app.role("guest")
+async def guest(party, site):
+    return await play(party, site, chase_miao.guest)
+
+
+@app.role("host")
+async def host(party, site):
+    return await play(party, site, chase_miao.host)
+"""
+IDS = {"bank": range(0, 300, 2), "shop": range(0, 300, 3)}
+COMMON = len(range(0, 300, 6))
+POLICY = """
+apps: any
+people: any
+datasets: [customers]
+roles:
+  {role}:
+    peers: [{peer}]
+    reveals: [{reveals}]
+"""
+
+
+class Companies:
+    """A federation of a bank and a shop, each in its own folder."""
+
+    def __init__(self, desk: Desk, reveals: str = "size, intersection, rows, common") -> None:
+        self.desk = desk
+        made = desk.ask("federation", "init", "city", "--site", "bank", "--site", "shop", "--port", free_ports(3))
+        self.file = desk.folder / made["federation_file"]
+        self.server = self.start_server()
+        for site, token in made["tokens"].items():
+            desk.run("site", "join", "-", "--directory", site, stdin=token)
+            self._own(desk.folder / site, site, reveals)
+        self.sites = {site: self.start(site) for site in IDS}
+
+    def start_server(self) -> Running:
+        server = self.desk.start("server", "start", "--directory", "city")
+        server.await_line("server ready")
+        return server
+
+    def start(self, site: str) -> Running:
+        running = self.desk.start("site", "start", "--directory", site)
+        running.await_line("connected")
+        return running
+
+    def ask(self, *arguments: object) -> Any:
+        return self.desk.ask(*arguments, "--federation", self.file)
+
+    def submit(self, app: str = APP, code: int = 0) -> str:
+        (self.desk.folder / "app.py").write_text(app)
+        words = ("run", "app.py", "--role", "guest=bank", "--role", "host=shop", "--detach")
+        return self.desk.run(*words, "--federation", self.file, code=code).strip()
+
+    def hold(self, away_s: float = 60.0) -> str:
+        """Submit an app whose programs wait for `go`, and wait until both play."""
+        (self.desk.folder / "held").mkdir()
+        job = self.submit(HELD_APP.format(away_s=away_s, folder=str(self.desk.folder / "held")))
+        ends = time.monotonic() + 60
+        while not all((self.desk.folder / "held" / f"{site}-1").exists() for site in IDS):
+            assert time.monotonic() < ends, self.ask("job", "show", job)
+            time.sleep(0.05)
+        return job
+
+    def go(self) -> None:
+        """Let them play."""
+        (self.desk.folder / "held" / "go").touch()
+
+    def until(self, job: str, *statuses: str) -> dict[str, Any]:
+        """Ask until the job has one of these statuses."""
+        ends = time.monotonic() + 60
+        while time.monotonic() < ends:
+            found: dict[str, Any] = self.ask("job", "show", job)
+            if found["status"] in statuses:
+                return found
+            time.sleep(0.1)
+        raise AssertionError(f"expected {statuses}, found {found}")
+
+    def places(self, site: str, role: str, job: str) -> list[int]:
+        """The identifiers that a site found to be common, in its order."""
+        content = (self.desk.folder / site / "outputs" / job / f"{role}.safetensors").read_bytes()
+        return [list(IDS[site])[at] for at in decode(content)["places"].tolist()]
+
+    def check(self, job: str) -> None:
+        """Both have the intersection, in one order."""
+        found = self.ask("job", "result", job)
+        assert found["status"] == "finished", found
+        metrics = found["rounds"][-1]["by_site"]
+        assert metrics["bank"]["common"] == metrics["shop"]["common"] == COMMON
+        assert self.places("bank", "guest", job) == self.places("shop", "host", job)
+        assert sorted(self.places("bank", "guest", job)) == list(range(0, 300, 6))
+
+    @staticmethod
+    def _own(folder: Path, site: str, reveals: str) -> None:
+        """What an owner does: put the data there, say so, and what it may be used for."""
+        with (folder / "customers.csv").open("w", newline="") as file:
+            rows = csv.writer(file)
+            rows.writerow(["id", "since"])
+            rows.writerows([number, 1900 + number % 100] for number in IDS[site])
+        text = (folder / "site.yaml").read_text()
+        (folder / "site.yaml").write_text(
+            text.replace("datasets: {}", "datasets:\n  customers: {kind: csv, path: customers.csv}")
+        )
+        role, peer = ("guest", "shop") if site == "bank" else ("host", "bank")
+        (folder / "policy.yaml").write_text(POLICY.format(role=role, peer=peer, reveals=reveals))
+
+
+def test_two_companies_one_intersection(desk: Desk) -> None:
+    companies = Companies(desk)
+    job = companies.submit()
+    companies.until(job, "finished")
+    companies.check(job)
+    shown = companies.ask("job", "show", job)
+    assert (shown["roles"], shown["protocol"]) == ({"guest": "bank", "host": "shop"}, "psi/chase-miao")
+    assert "finished" in desk.run("job", "logs", job, "--federation", companies.file)
+    assert companies.ask("job", "list")["jobs"][0]["strategy"] == "roles"
+
+    # The file that was submitted gives the same in one process.
+    import hanse as hs
+    from hanse.clients.loader import find_app
+
+    app = find_app(desk.folder / "app.py")
+    sites = {site: {"customers": {"id": np.array(ids)}} for site, ids in IDS.items()}
+    result = hs.simulate(app, sites, roles={"guest": "bank", "host": "shop"})
+    found = companies.ask("job", "result", job)["rounds"][-1]["metrics"]
+    assert result.metrics == found
+    mine = [list(IDS["bank"])[at] for at in result.arrays["guest/places"].tolist()]
+    assert sorted(mine) == sorted(companies.places("bank", "guest", job))
+
+    text = desk.run("explain", "app.py")
+    assert "who is a customer" in text
+    explained = json.loads(desk.run("explain", "app.py", "--json"))
+    assert {each["what"] for each in explained["reveals"]} == {"size", "intersection", "rows", "common"}
+    assert explained["guarantee"]["adversary"] == "semi-honest"
+
+
+def test_a_policy_refuses_what_would_be_revealed(desk: Desk) -> None:
+    companies = Companies(desk, reveals="size")
+    job = companies.submit()
+    error = companies.until(job, "failed")["error"]
+    assert "has refused the job" in error
+    assert "reveals: intersection" in error
+
+
+@pytest.mark.skipif(not HAS_PROC, reason="finds workers through /proc")
+@pytest.mark.parametrize("victim", ["bank", "shop", "bank's worker", "shop's worker", "server"])
+def test_each_process_killed_and_the_same_result(desk: Desk, victim: str) -> None:
+    """In the middle of the first session, while both programs play. The second has the same result."""
+    companies = Companies(desk)
+    job = companies.hold()
+    if victim == "server":
+        companies.server.end(signal.SIGKILL)
+        companies.server = companies.start_server()
+    elif victim in companies.sites:
+        companies.sites[victim].end(signal.SIGKILL)
+        companies.sites[victim] = companies.start(victim)
+    else:
+        site = victim.partition("'")[0]
+        worker = desk.ask("site", "status", "--directory", site)["jobs"][0]["worker_pid"]
+        os.kill(worker, signal.SIGKILL)
+    companies.go()
+    companies.until(job, "finished")
+    companies.check(job)
+    assert (desk.folder / "held" / "bank-2").exists()  # another session
+
+
+def test_a_site_that_stays_away_is_named(desk: Desk) -> None:
+    companies = Companies(desk)
+    job = companies.hold(away_s=2)
+    companies.sites["shop"].end(signal.SIGKILL)
+    error = companies.until(job, "failed")["error"]
+    assert "host shop has been away for 2 s" in error
