@@ -241,12 +241,11 @@ async def test_closing_the_socket(tmp_path: Path) -> None:
     "junk",
     [
         "os.write(3, os.urandom(4096))",
-        "os.write(3, (2).to_bytes(4, 'little') + (0).to_bytes(8, 'little') + b'{}')",
-        "os.write(3, (1).to_bytes(4, 'little') + (2**60).to_bytes(8, 'little'))",
-        'h = b\'{"kind":"done","fields":{},"parts":[],"fds":0}\'; '
-        "os.write(3, len(h).to_bytes(4, 'little') + bytes(8) + h)",
-        'h = b\'{"kind":"loaded","fields":{},"parts":[],"fds":0}\'; '
-        "os.write(3, len(h).to_bytes(4, 'little') + bytes(8) + h)",
+        "os.write(3, bytes(16))",  # the kind is no word
+        "os.write(3, bytes([4, 0, 0, 0]) + bytes(4) + (2**60).to_bytes(8, 'little'))",
+        "os.write(3, bytes([4, 0, 0, 0]) + (2).to_bytes(4, 'little') + bytes(8) + b'done[]')",
+        "os.write(3, bytes([4, 0, 0, 0]) + bytes(12) + b'done')",
+        "os.write(3, bytes([6, 0, 0, 0]) + bytes(12) + b'loaded')",
     ],
 )
 async def test_speaking_nonsense(tmp_path: Path, junk: str) -> None:

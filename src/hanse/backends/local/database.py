@@ -44,7 +44,8 @@ _MAX_LATE = 256
 _COMMITS_TO_CHECKPOINT = 64
 _PAGE_BYTES = 8192
 """An inline update takes six of these, or ten of SQLite's own 4096; every page is two calls of the system."""
-_LOG_PAGES = 4096
+_LOG_PAGES = 1024
+"""The log begins anew after 8 MiB: a commit that makes the file longer takes longer than one that writes over it."""
 _log = logging.getLogger(__name__)
 
 
