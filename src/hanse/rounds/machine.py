@@ -16,6 +16,9 @@ The life of a run:
 What must survive is what `encode` writes; `revision` counts its changes, so a shell writes when it has moved, and
 replies (which are ledger rows) never move it. What is left to do is a function of the state: `pending`.
 
+An open phase may be planned once more, for tasks on top of those that are out: to be *extended* where it misses its
+quorum, or to be *refilled* where it keeps a number of sites at work.
+
 The fates of a reply: *folded* (named by the close), *late* (its phase was closed without it), *refused* (it did not
 verify while it was read), *failed* (the site said so). Each is reported once, by name, in a `Checkpoint`.
 """

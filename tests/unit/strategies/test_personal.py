@@ -199,6 +199,14 @@ def test_any_strategy_can_keep_arrays_at_home() -> None:
     assert not np.allclose(result.arrays["body"], plain.arrays["body"])
 
 
+def test_two_parts_at_once_are_refused() -> None:
+    class Mine(hs.AtHome, hs.FedDyn):
+        pass
+
+    with pytest.raises(JobFailed, match="Mine: arrays at home do not go with SCAFFOLD or FedDyn"):
+        simulated(Mine(home="head"), rounds=1)
+
+
 # ---- Ditto, fine-tuning ----
 
 
