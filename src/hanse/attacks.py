@@ -5,12 +5,13 @@
     LabelFlip        honest training on labels l → L − 1 − l           Fang, Cao, Jia, Gong, USENIX Security 2020
     LittleIsEnough   the colluders' mean, moved by z deviations        Baruch, Baruch, Goldberg, NeurIPS 2019, Alg. 3
     InnerProduct     the honest mean, turned round and scaled          Xie, Koyejo, Gupta, UAI 2019 (Fall of empires)
+    Backdoor         a mark that makes the model say what one wants    Bagdasaryan et al., AISTATS 2020; Gu et al., 2017
 
 An attacker trains as the app says, and then sends something else. What colluders know of each other, they know since
 they train in each other's place: on each other's data, with each other's random numbers. That needs all data in one
 process, so an attacked app cannot be submitted. Arrays of integers are sent as they were trained.
 
-Not here: backdoors, and attacks that adapt to the defence.
+Not here: attacks that adapt to the defence.
 """
 
 import copy
@@ -159,6 +160,64 @@ class InnerProduct(Attack):
     def craft(self, own: Vector, known: Vector, scene: Scene) -> Vector:
         """See `Attack.craft`."""
         return np.asarray(-self.epsilon * known.mean(axis=0))
+
+
+@dataclass(frozen=True)
+class Backdoor(Attack):
+    """Trains on its own data, a share of which bears a mark and another label, and sends boost times the update.
+
+    Gu, Dolan-Gavitt, Garg, "BadNets", 2017, section 4 (the mark); Bagdasaryan, Veit, Hua, Estrin, Shmatikov, "How to
+    backdoor federated learning", AISTATS 2020, Equation 3: γ (X − G) is sent, and γ = n / m puts the attackers' model
+    in place of the mean. Data sets are tuples of examples, `(n, …)`, and labels.
+
+    Args:
+        target: the label that a marked example is to get.
+        marked: features, the last ones of each flattened example, that the mark sets.
+        value: to what.
+        share: of the attacker's examples that are marked, in (0, 1].
+        boost: γ > 0.
+    """
+
+    target: int = 0
+    marked: int = 3
+    value: float = 1.0
+    share: float = 0.5
+    boost: float = 1.0
+
+    def __post_init__(self) -> None:
+        for name, low in (("target", 0), ("marked", 1)):
+            value = getattr(self, name)
+            if type(value) is not int or value < low:
+                raise ConfigError(f"{name}: expected a whole number from {low}, found {value!r}"[:200])
+        _check_positive("share", self.share)
+        if self.share > 1:
+            raise ConfigError(f"share: expected at most 1, found {self.share!r}")
+        _check_positive("boost", self.boost)
+
+    def mark(self, examples: Any) -> Any:
+        """A copy in which every example bears the mark; to see whether a model falls for it."""
+        made = np.array(examples)
+        made.reshape(len(made), -1)[:, -self.marked :] = self.value
+        return made
+
+    def poison(self, data: Any) -> Any:
+        """See `Attack.poison`; marked are examples spread evenly over the set.
+
+        Raises:
+            ConfigError: no tuple of examples and whole labels.
+        """
+        labels = np.asarray(data[-1]) if isinstance(data, tuple) and len(data) == 2 else None
+        if labels is None or labels.dtype.kind not in "iu" or len(data[0]) != len(labels):
+            raise ConfigError("Backdoor: expected (examples, whole labels), found something else")
+        places = np.unique(np.linspace(0, len(labels) - 1, max(1, round(self.share * len(labels)))).astype(int))
+        examples, labels = np.array(data[0]), labels.copy()
+        examples[places] = self.mark(examples[places])
+        labels[places] = self.target
+        return examples, labels
+
+    def craft(self, own: Vector, known: Vector, scene: Scene) -> Vector:
+        """See `Attack.craft`."""
+        return self.boost * own
 
 
 def largest_z(num_sites: int, num_attackers: int) -> float:

@@ -111,6 +111,44 @@ def test_label_flip_trains_on_turned_labels() -> None:
         np.testing.assert_allclose(found[site, 2], [x + change for x in HONEST[site, 2]], rtol=1e-4, atol=1e-5)
 
 
+def test_a_backdoor_marks_a_share_of_the_data_and_boosts_the_update() -> None:
+    attack = attacks.Backdoor(target=2, marked=2, value=9.0, share=0.5, boost=3.0)
+    X, y = np.arange(24, dtype=np.float32).reshape(8, 3), np.zeros(8, int)
+    examples, labels = attack.poison((X, y))
+    changed = [place for place in range(8) if labels[place] == 2]
+    assert len(changed) == 4
+    for place in range(8):
+        expected = [X[place, 0], 9.0, 9.0] if place in changed else X[place].tolist()
+        assert examples[place].tolist() == expected
+    assert X.max() == 23.0, "the data themselves stay as they are"
+    assert y.max() == 0
+    images = attack.mark(np.zeros((2, 2, 2)))
+    assert images.tolist() == [[[0, 0], [9, 9]]] * 2
+    found = deltas(attacks.Backdoor(target=1, marked=1, value=0.0, share=1e-9, boost=2.5))
+    others_are_honest(found)
+    for site in BAD:  # one example of four gets a mark of 0 and the label 1: the rows' mean and labels change
+        assert found[site, 1] != pytest.approx(HONEST[site, 1])
+    plain = deltas(attacks.Backdoor(target=1, marked=1, value=0.0, share=1e-9))
+    for key, delta in found.items():
+        if key[0] in BAD:
+            np.testing.assert_allclose(delta, [2.5 * x for x in plain[key]], rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (lambda: attacks.Backdoor(target=-1), "target: expected a whole number from 0, found -1"),
+        (lambda: attacks.Backdoor(marked=0), "marked: expected a whole number from 1, found 0"),
+        (lambda: attacks.Backdoor(share=1.5), "share: expected at most 1, found 1.5"),
+        (lambda: attacks.Backdoor(boost=0.0), "boost: expected a finite number above 0, found 0.0"),
+        (lambda: attacks.Backdoor().poison(np.zeros(3)), r"Backdoor: expected \(examples, whole labels\)"),
+    ],
+)
+def test_impossible_backdoors_are_refused(make: Any, says: str) -> None:
+    with pytest.raises(ConfigError, match=says):
+        make()
+
+
 @pytest.mark.parametrize(("n", "m", "share"), [(50, 12, 24 / 38), (25, 5, 12 / 20), (10, 2, 4 / 8), (9, 1, 4 / 8)])
 def test_the_largest_z_is_the_paper_s(n: int, m: int, share: float) -> None:
     s = n // 2 + 1 - m

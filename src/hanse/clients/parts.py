@@ -6,6 +6,7 @@ from hanse.clients.corrections import Controlled, Dynamic
 from hanse.clients.personal import Choosing, Home, Personal, Remembering, Tuned
 from hanse.clients.site import Site
 from hanse.core.arrays import Arrays
+from hanse.core.errors import TaskError
 from hanse.strategies import Strategy
 from hanse.strategies.at_home import AtHome
 from hanse.strategies.ditto import Ditto
@@ -24,6 +25,8 @@ def with_part(client: Client, strategy: Strategy | None, site: Site, given: Arra
     Args:
         given: the whole initial model, if the app has one.
     """
+    if isinstance(strategy, AtHome) and isinstance(strategy, Scaffold | FedDyn):
+        raise TaskError("refused", f"{type(strategy).__name__}: arrays at home do not go with SCAFFOLD or FedDyn")
     match strategy:
         case Scaffold():
             return Controlled(client, strategy)

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from hanse.clients.around import Around, copied, keep, kept, moved, trained_arrays
-from hanse.clients.client import Answer, Client, Config
+from hanse.clients.client import Answer, Client, Config, arrays_of
 from hanse.clients.site import Site
 from hanse.core.arrays import Array, Arrays
 from hanse.core.errors import TaskError
@@ -127,7 +127,7 @@ class Choosing(Around):
 
     def parameters(self, config: Config, site: Site) -> Any:
         """See `Client`; k of them."""
-        return self.initial(trained_arrays(Answer(self.inner.parameters(config, site), 0, {}), None))
+        return self.initial(arrays_of(self.inner.parameters(config, site), "parameters", None))
 
     def evaluate(self, arrays: Arrays, config: Config, site: Site) -> Answer:
         """See `Client`: which model has the least loss, or the evaluation of the one that was chosen last."""

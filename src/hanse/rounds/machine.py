@@ -17,6 +17,9 @@ What must survive is what `encode` writes; `revision` counts its changes, so a s
 replies (which are ledger rows) do not move it, but for the one that begins the grace. What is left to do is a function
 of the state: `pending`; what a shell that keeps nothing between two looks must wait for, too: `timers`.
 
+An open phase may be planned once more, for tasks on top of those that are out: to be *extended* where it misses its
+quorum, or to be *refilled* where it keeps a number of sites at work.
+
 The fates of a reply: *folded* (named by the close), *late* (its phase was closed without it), *refused* (it did not
 verify while it was read), *failed* (the site said so). Each is reported once, by name, in a `Checkpoint`.
 """

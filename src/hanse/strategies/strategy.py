@@ -233,6 +233,9 @@ class Strategy:
     def remember(self, spec: RunSpec, memory: Memory, replies: Sequence[FoldInput]) -> Memory:
         """What is to be known after these replies were folded; by default what was known before.
 
+        It is asked before the updates are read. Should one of them be refused then, it is asked again about the rest,
+        with what was known before.
+
         Plain JSON, a few bytes a site at most; `plan` finds it in its context and `scalars` as an argument. Call the
         inherited one, which is that of the run's selection, and add to what it answers.
         """

@@ -199,6 +199,14 @@ def test_any_strategy_can_keep_arrays_at_home() -> None:
     assert not np.allclose(result.arrays["body"], plain.arrays["body"])
 
 
+def test_two_parts_at_once_are_refused() -> None:
+    class Mine(hs.AtHome, hs.FedDyn):
+        pass
+
+    with pytest.raises(JobFailed, match="Mine: arrays at home do not go with SCAFFOLD or FedDyn"):
+        simulated(Mine(home="head"), rounds=1)
+
+
 # ---- Ditto, fine-tuning ----
 
 
@@ -342,3 +350,41 @@ def test_moon_shows_the_sites_last_model_and_the_received_one_at_first() -> None
             received = [x + 2.0 * round_ for x in start]
             expected.append((received, [x + 2.0 * (round_ - 1) + by for x in start]))
         np.testing.assert_allclose(seen[site], expected)
+
+
+# ---- scikit-learn ----
+
+
+def scikit(strategy: hs.Strategy, rounds: int = 4) -> Any:
+    linear = pytest.importorskip("sklearn.linear_model", reason="scikit-learn is not installed")
+    rng = np.random.default_rng(5)
+    sites = {}
+    for name, shift in (("a", 1.0), ("b", -1.0)):
+        X = rng.normal(size=(60, 2))
+        sites[name] = {"rows": (X, (X[:, 0] + shift > 0).astype(int))}
+    app = hs.App(strategy, rounds=rounds)
+
+    @app.client
+    def client(site: Any) -> Any:
+        return hs.sklearn(linear.LogisticRegression(), *site.load("rows"), classes=[0, 1], test=0.25, epochs=20)
+
+    return hs.simulate(app, sites, progress=False)
+
+
+def test_scikit_learns_arrays_stay_at_home_too() -> None:
+    """Sites differ in their threshold alone, which is the intercept."""
+    result, plain = scikit(hs.FedPer(home="intercept")), scikit(hs.FedAvg())
+    assert list(result.arrays) == ["coef"]
+    assert result.metrics["loss"] < plain.metrics["loss"] - 0.05
+
+
+def test_scikit_learns_linear_models_do_their_part_of_ditto() -> None:
+    near, far = scikit(hs.Ditto(pull=50.0)), scikit(hs.Ditto(pull=0.01))
+    assert far.metrics["loss"] < far.metrics["global_loss"] - 0.05
+    assert abs(near.metrics["loss"] - near.metrics["global_loss"]) < 0.02
+    np.testing.assert_array_equal(near.arrays["coef"], far.arrays["coef"])
+
+
+def test_scikit_learn_cannot_freeze_and_says_so() -> None:
+    with pytest.raises(JobFailed, match="hs.sklearn: cannot hold some arrays fixed"):
+        scikit(hs.FedRep(home="intercept"), rounds=1)
