@@ -52,7 +52,7 @@ class Sorter(Protocol):
             out: float64, (n,).
 
         Returns:
-            Whether every value is finite; if not, `out` holds nothing of use.
+            Whether it is done; False where a value is not finite, or a sum of some is not: `out` is of no use then.
         """
         ...
 

@@ -422,6 +422,7 @@ class _Select:
         self._cohort = cohort
         self._rule = rule
         self._rows = _Rows(cohort)
+        self._scratch = _Scratch()
         self._allow_nonfinite = allow_nonfinite
         self._sorter: Sorter | None = None
         self.block_elements = select_elements(len(cohort.sources))
@@ -432,10 +433,8 @@ class _Select:
             self.block_elements = self._sorter.block_elements(num)
 
     def __call__(self, at: Range, out: Wide) -> None:
-        if self._sorter is not None:
-            blocks = _read(self._cohort, range(len(self._cohort.sources)), at)
-            if self._sorter.mean_of(blocks, self._window, out):
-                return
+        if self._sorted(at, out):
+            return
         rows = self._rows.read(at)
         if not self._allow_nonfinite:
             _refuse_nonfinite(self._cohort, rows)  # here, since a median would hide it
@@ -443,7 +442,17 @@ class _Select:
 
     def rounded(self, at: Range, out: Block) -> bool | None:
         """See `Reduce.rounded`."""
-        return None
+        wide = self._scratch.take("wide", at.size)
+        if not self._sorted(at, wide):
+            return None
+        np.copyto(out, wide, casting="same_kind")
+        return all_finite(out)
+
+    def _sorted(self, at: Range, out: Wide) -> bool:
+        if self._sorter is None:
+            return False
+        blocks = _read(self._cohort, range(len(self._cohort.sources)), at)
+        return self._sorter.mean_of(blocks, self._window, out)
 
 
 def _refuse_nonfinite(cohort: Cohort, blocks: Rows) -> None:
