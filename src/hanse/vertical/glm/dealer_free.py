@@ -59,22 +59,23 @@ ROWS_A_RANK = 4
 
 def protocol(*, own_gradients: bool, early_stop: bool = False) -> Protocol:
     """The declaration of one of the modes."""
-    heads, size = (rlwe.NUM_PRIMES, rlwe.SIZE), rlwe.SIZE
+    size, kept = rlwe.SIZE, rlwe.ANSWER_PRIMES[rlwe.NUM_PRIMES]
+    whole = (rlwe.NUM_PRIMES, size)
     messages = [
         Message("angles", "host", "guest", "uint32", (None, rlwe.SLOT_PRIMES, size)),
         Message("angle_seeds", "host", "guest", "uint8", (None, 16)),
-        Message("residual_heads", "guest", "host", "uint32", (None, rlwe.SLOT_PRIMES, size)),
-        Message("residual_tails", "guest", "host", "uint32", (None, rlwe.SLOT_PRIMES, size)),
+        Message("residual_heads", "guest", "host", "uint32", (None, rlwe.ANSWER_PRIMES[rlwe.SLOT_PRIMES], size)),
+        Message("residual_tails", "guest", "host", "uint32", (None, rlwe.ANSWER_PRIMES[rlwe.SLOT_PRIMES], size)),
     ]
     reveals: list[Reveal] = []
     for sender, to in (("guest", "host"), ("host", "guest")):
         messages += [
             Message("hello", sender, to, "int64", (6,)),
-            Message("public_key", sender, to, "uint32", (2, *heads)),
-            Message("vector", sender, to, "uint32", (None, *heads)),
+            Message("public_key", sender, to, "uint32", (2, *whole)),
+            Message("vector", sender, to, "uint32", (None, *whole)),
             Message("vector_seeds", sender, to, "uint8", (None, 16)),
-            Message("heads", sender, to, "uint32", (None, *heads)),
-            Message("tails", sender, to, "uint32", (None, rlwe.NUM_PRIMES, None)),
+            Message("heads", sender, to, "uint32", (None, kept, size)),
+            Message("tails", sender, to, "uint32", (None, kept, None)),
         ]
         reveals.append(Reveal(to, sender, "shape", "how many rows and columns it has; of the guest also outputs"))
         if own_gradients:
