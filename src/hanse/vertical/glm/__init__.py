@@ -3,6 +3,7 @@
 families, training, columns, plaintext   the mathematics, once, in the clear: the yardstick
 series, precision, dealt                 fixed point, mean functions on shares, what a dealer deals
 dealer, dealer_view                      secret sharing with the arbiter as dealer, and the simulation of its views
+dealer_free, dealer_free_view, wide      two parties alone, over ring-LWE
 scoring                                  joint scores
 models                                   what a user writes
 """

@@ -55,6 +55,8 @@ _FACTOR_BITS = RESIDUAL_BITS // 2
 _SLOT_MASK_BITS = 80
 """Of each product of factors, which has at most 2^28; sums of 192 masks stay below the slots' modulus."""
 ROWS_A_RANK = 4
+LARGEST_ROW = 1 << 16
+"""Sum of the absolute values of a row, which products are exact for."""
 
 
 def protocol(*, own_gradients: bool, early_stop: bool = False) -> Protocol:
@@ -185,6 +187,8 @@ async def _begin(
         raise ConfigError("training: expected sgd without l1 and tolerance where gradients are not seen")
     check_columns(columns.values, cuts)
     table = np.rint(columns.values * 2.0**TABLE_BITS).astype(np.int64)
+    if int(np.abs(table).sum(axis=1).max()) >= LARGEST_ROW << TABLE_BITS:
+        raise ConfigError(f"table: expected absolute values of a row below {LARGEST_ROW} in all; clip outliers")
     rank = _largest_rank(table, cuts) if own_gradients else 0
     series = None if training.family == "linear" else series_of(training.family, training.wide_scores)
     digest = training.digest(*(() if series is None else (series.digest(),)), b"own" if own_gradients else b"shared")
