@@ -11,6 +11,7 @@
     fixed_point   real numbers as integers modulo 2^64
     packing       several integers in one message
     sharing       additive shares modulo 2^64, products with a dealer's triples
+    rlwe, ntt     products of an encrypted vector with a matrix in clear, from ring learning with errors
     truncation    dividing shares by a power of two, with a dealer's pairs
     matching      where two lists of digests agree
 

@@ -11,7 +11,8 @@ at the end of each block of the product is an inner product, modulo 2^112; no ro
 three primes, in which products are element by element.
 
 What the evaluator returns tells the holder of the key the masked results and nothing else: fresh encryptions of zero
-are added, and noise that drowns the product's (flooding by 2^60 and more).
+are added, and noise that drowns the product's (flooding by 2^60 and more). It then goes to a smaller modulus, which
+only shortens it.
 
 Guarantee: semantically secure under ring-LWE at 128 bits; results are masked uniformly (inner products) or
 statistically (slots; the caller chooses masks). Semi-honest: a holder of the key who sends no ciphertext but
@@ -38,6 +39,8 @@ SLOT_PRIMES = 5
 WIDE_BITS = 112
 """Inner products are modulo 2^112."""
 _WIDE = 1 << WIDE_BITS
+ANSWER_PRIMES = {NUM_PRIMES: 5, SLOT_PRIMES: 2}
+"""Of those that were computed with, how many an answer keeps: both halves are divided by the product of the others."""
 _FLOOD_BITS = {NUM_PRIMES: 95, SLOT_PRIMES: 115}
 _SEED_BYTES = 16
 
@@ -168,6 +171,19 @@ def _lowered(phases: Polynomials, t: int, where: Modulus) -> Polynomials:
     return message
 
 
+def _switched(values: Polynomials, where: Modulus, kept: int) -> Polynomials:
+    """Coefficients `(…, num_primes, n)` divided by all primes but the first `kept`, rounded, modulo these."""
+    primes = where.transform.primes
+    for last in range(len(primes) - 1, kept - 1, -1):
+        p, column = int(primes[last]), primes[:last, None]
+        rest = values[..., last : last + 1, :]
+        # the rest of smallest absolute value: c − rest is divisible by p
+        lowered = np.where(rest > np.uint64(p // 2), rest + column * np.uint64(2) - np.uint64(p), rest) % column
+        inverse = np.array([pow(p, -1, int(each)) for each in primes[:last]], np.uint64)[:, None]
+        values = (values[..., :last, :] + column - lowered) % column * inverse % column
+    return values
+
+
 def centred(value: int) -> int:
     """An integer modulo 2^112 as the one of smallest absolute value."""
     value %= _WIDE
@@ -201,7 +217,10 @@ class Encrypted:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What the evaluator returns: uint32 `heads` `(n, num_primes, N)` and `tails` `(n, num_primes, num_results)`."""
+    """What the evaluator returns: uint32 `heads` `(n, kept, N)` and `tails` `(n, kept, num_results)`, coefficients.
+
+    `kept` primes of `ANSWER_PRIMES`.
+    """
 
     heads: Wire
     tails: Wire
@@ -231,11 +250,12 @@ class PublicKey:
         transform, count = where.transform, len(where.transform.primes)
         n = len(first)
         u = transform.forward(transform.reduce(_ternary(n * SIZE).reshape(n, SIZE)))
-        heads = second + transform.multiply(u, self.other[:count])
-        heads = (heads + transform.forward(transform.reduce(_errors(n, SIZE)))) % where.column
+        heads = transform.inverse((second + transform.multiply(u, self.other[:count])) % where.column)
+        heads = (heads + transform.reduce(_errors(n, SIZE))) % where.column
         tails = transform.inverse((first + transform.multiply(u, self.body[:count])) % where.column)[..., places]
         tails = (tails + _flood(where, n, len(places)) + masks) % where.column
-        return Answer(heads.astype(np.uint32), tails.astype(np.uint32))
+        kept = ANSWER_PRIMES[count]
+        return Answer(_switched(heads, where, kept).astype(np.uint32), _switched(tails, where, kept).astype(np.uint32))
 
     def inner_products(self, matrix: Integers, vector: Encrypted, masks: Sequence[int]) -> Answer:
         """matrix @ vector + masks modulo 2^112.
@@ -311,9 +331,10 @@ class PrivateKey:
             RefusedError: not an answer to such a question.
         """
         layout = Layout(num_rows, length)
-        phases = self._phases(answer, layout.num_answers, modulus(NUM_PRIMES), layout.places)
-        flat = phases.transpose(1, 0, 2).reshape(NUM_PRIMES, -1)[:, :num_rows]
-        return _lowered_wide(flat, modulus(NUM_PRIMES))
+        phases = self._phases(answer, layout.num_answers, NUM_PRIMES, layout.places)
+        kept = ANSWER_PRIMES[NUM_PRIMES]
+        flat = phases.transpose(1, 0, 2).reshape(kept, -1)[:, :num_rows]
+        return _lowered_wide(flat, modulus(kept))
 
     def encrypt_slots(self, values: Integers) -> Encrypted:
         """Integers int64 `(n, N)`, taken modulo each slot prime, for `PublicKey.slot_products`."""
@@ -328,8 +349,8 @@ class PrivateKey:
         Raises:
             RefusedError: not an answer to such a question.
         """
-        where, slots = modulus(SLOT_PRIMES), slot_transform()
-        phases = self._phases(answer, 3 * count, where, np.arange(SIZE)).reshape(count, 3, SLOT_PRIMES, SIZE)
+        where, slots = modulus(ANSWER_PRIMES[SLOT_PRIMES]), slot_transform()
+        phases = self._phases(answer, 3 * count, SLOT_PRIMES, np.arange(SIZE)).reshape(count, 3, -1, SIZE)
         plain = np.stack([_lowered(phases[:, at], int(p), where) for at, p in enumerate(slots.primes)], axis=1)
         return slots.forward(plain)
 
@@ -342,13 +363,15 @@ class PrivateKey:
         body = (masked + where.column - transform.multiply(other, self._secret[:count])) % where.column
         return Encrypted(body.astype(np.uint32), seeds)
 
-    def _phases(self, answer: Answer, n: int, where: Modulus, places: npt.NDArray[np.int64]) -> Polynomials:
-        count = len(where.transform.primes)
+    def _phases(self, answer: Answer, n: int, computed: int, places: npt.NDArray[np.int64]) -> Polynomials:
+        count = ANSWER_PRIMES[computed]
+        where = modulus(count)
         if answer.heads.shape != (n, count, SIZE) or answer.tails.shape != (n, count, len(places)):
             raise RefusedError("rlwe: expected an answer of the agreed size, found another")
         heads, tails = answer.heads.astype(np.uint64), answer.tails.astype(np.uint64)
         if (heads >= where.column).any() or (tails >= where.column).any():
             raise RefusedError("rlwe: expected coefficients below their primes, found larger ones")
+        heads = where.transform.forward(heads)
         product = where.transform.inverse(where.transform.multiply(heads, self._secret[:count]))
         return (tails + product[..., places]) % where.column
 

@@ -48,6 +48,17 @@ def test_the_transform_multiplies_polynomials(size: int, monkeypatch: pytest.Mon
         assert found[0][1][at] == expected
 
 
+@settings(max_examples=20, deadline=None)
+@given(st.lists(st.integers(0, rlwe.modulus(5).q - 1), min_size=1, max_size=4), st.sampled_from([1, 2, 4]))
+def test_switching_divides_and_rounds(values: list[int], kept: int) -> None:
+    where, less = rlwe.modulus(5), rlwe.modulus(kept)
+    found = rlwe._switched(rlwe._residues(values, where), where, kept)
+    factor = where.q // less.q
+    for value, residues in zip(values, found.T.tolist(), strict=True):
+        near = [(value // factor + step) for step in (-1, 0, 1, 2)]
+        assert residues in [[each % int(p) for p in less.transform.primes] for each in near]
+
+
 def test_remainders_at_their_bounds() -> None:
     primes = ntt.find_primes(2, 8) + ntt.find_primes(1, 8, below=(1 << 29) + 2000)
     assert primes[2] > 1 << 29
@@ -104,18 +115,18 @@ def test_slots_are_multiplied_one_by_one() -> None:
 
 
 def test_an_answer_s_noise_is_the_flood() -> None:
-    """What the holder of the key sees beside the masked result: uniform over 2^95, whatever the matrix was."""
+    """What the holder of the key sees beside the masked result: uniform, whatever the matrix was."""
     spread = []
     for matrix in (np.zeros((8, 1024), np.int64), np.full((8, 1024), 2**22)):
         answer = KEY.public.inner_products(matrix, KEY.encrypt_vector([0] * 1024), [0] * 8)
-        where = rlwe.modulus(7)
-        phases = KEY._phases(answer, 1, where, Layout(8, 1024).places)[0]
+        where = rlwe.modulus(rlwe.ANSWER_PRIMES[7])
+        phases = KEY._phases(answer, 1, 7, Layout(8, 1024).places)[0]
         weights = [where.q // int(p) * pow(where.q // int(p), -1, int(p)) for p in where.transform.primes]
         noise = [sum(int(r) * w for r, w in zip(column, weights, strict=True)) % where.q for column in phases.T]
         noise = [each - where.q if each > where.q // 2 else each for each in noise]
-        assert max(map(abs, noise)) <= 2**94 + 2**50
+        assert max(map(abs, noise)) <= 1.001 * 2**34  # 2^94 before two primes were dropped
         spread.append(max(map(abs, noise)))
-    assert min(spread) > 2**90  # 8 draws below a sixteenth of the range: 2^-32
+    assert min(spread) > 2**30  # 8 draws below a sixteenth of the range: 2^-32
 
 
 def test_keys_and_ciphertexts_differ_each_time_and_look_uniform() -> None:
@@ -125,7 +136,7 @@ def test_keys_and_ciphertexts_differ_each_time_and_look_uniform() -> None:
         first.body,
         KEY.public.inner_products(np.ones((1, 4), np.int64), KEY.encrypt_vector([1] * 4), [0]).heads,
     ):
-        scaled = body / rlwe.modulus(7).column
+        scaled = body / rlwe.modulus(body.shape[1]).column
         # the mean of 57344 uniform numbers: 6 sigma, false alarm 4e-9 for both
         assert abs(scaled.mean() - 0.5) < 6 * np.sqrt(1 / 12 / scaled.size)
     assert not np.array_equal(PrivateKey().public.body, KEY.public.body)
@@ -144,7 +155,7 @@ def bad_answers() -> list[Any]:
     large = answer.heads.copy()
     large[0, 0, 0] = 2**32 - 1
     return [
-        Answer(answer.heads[:, :5], answer.tails),
+        Answer(answer.heads[:, :3], answer.tails),
         Answer(np.concatenate([answer.heads] * 2), answer.tails),
         Answer(answer.heads, answer.tails[..., :1]),
         Answer(large, answer.tails),

@@ -184,6 +184,28 @@ def test_parties_that_do_not_fit_are_refused() -> None:
     linear, target = data("linear")
     outcome = play(linear, target, Training(family="linear", epochs=1), own=True, sample_weights=np.ones(60))
     assert "not for linear models" in str(outcome.errors["guest"])
+    huge = prepare(
+        np.random.default_rng(0).choice([-3e4, 3e4], (9000, 3)) * np.eye(3)[np.arange(9000) % 3] / 9,
+        intercept=False,
+        standardise=False,
+    )
+    outcome = play(
+        [prepare(np.arange(9000.0)[:, None], intercept=True), huge],
+        response_of(np.arange(9000) % 2, "logistic"),
+        training,
+        own=False,
+    )
+    assert "mean absolute value of at most 4" in str(outcome.errors["host"])
+    values = np.zeros((200, 2))
+    values[[0, 1]] = [[350.0, -350.0], [-350.0, 350.0]]
+    wide_row = prepare(np.hstack([values] * 125) * np.linspace(1, 0.9, 250), intercept=False, standardise=False)
+    outcome = play(
+        [prepare(np.arange(200.0)[:, None], intercept=True), wide_row],
+        response_of(np.arange(200) % 2, "logistic"),
+        Training(epochs=1, batch_rows=200),
+        own=False,
+    )
+    assert "absolute values of a row below 65536" in str(outcome.errors["host"])
     large, target = data("logistic", rows=9000)
     outcome = play(large, target, Training(epochs=1, batch_rows=9000), own=False)
     assert "at most 8192" in str(outcome.errors["guest"])

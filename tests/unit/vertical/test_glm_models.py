@@ -7,14 +7,20 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import hanse as hs
 from hanse.channels.protocol import Protocol
 from hanse.channels.schedule import run_scheduled
-from hanse.core.errors import ConfigError, HanseError, NotFoundError, RefusedError, UnavailableError
+from hanse.core.arrays import Arrays
+from hanse.core.codec import decode, encode
+from hanse.core.errors import CodecError, ConfigError, HanseError, NotFoundError, RefusedError, UnavailableError
 from hanse.vertical import alignment, metrics
 from hanse.vertical.glm import models, scoring
 from hanse.vertical.glm.columns import prepare
+from hanse.vertical.glm.families import response_of
+from hanse.vertical.glm.saved import decode_part, encode_part
 from hanse.vertical.glm.scoring import PartyModel
 from hanse.vertical.tables import read_table
 
@@ -145,6 +151,52 @@ def test_two_hosts_without_a_dealer_are_refused() -> None:
     guest, hosts = people(60)
     with pytest.raises(ConfigError, match="expected one for dealer-free, found 2; take the protocol dealer"):
         hs.vertical.simulate(hs.vertical.LogisticRegression(protocol="dealer-free"), guest, hosts)
+
+
+def test_a_saved_part_scores_as_before(tmp_path: Path) -> None:
+    guest, hosts = people(120)
+    result = hs.vertical.simulate(
+        hs.vertical.LogisticRegression(**{**MODEL, "epochs": 2, "clip": 3.0}), guest, hosts[0]
+    )
+    result.save(tmp_path / "model")
+    assert {each.name for each in (tmp_path / "model").iterdir()} == {"guest.safetensors", "host.safetensors"}
+    z = np.zeros((len(result.rows), 1))
+    for role, names in (("guest", ["age"]), ("host", ["sales", "visits"])):
+        part, response = decode_part((tmp_path / "model" / f"{role}.safetensors").read_bytes())
+        table = guest if role == "guest" else hosts[0]
+        places = {name: at for at, name in enumerate(table["id"])}
+        rows = [places[guest["id"][at]] for at in result.rows]
+        z += part.part(np.column_stack([table[name][rows] for name in names]))
+        assert (response is None) == (role == "host")
+    assert np.abs(z - result.scores).max() < 1e-12
+    guest_response = decode_part((tmp_path / "model" / "guest.safetensors").read_bytes())[1]
+    assert guest_response is not None
+    assert guest_response.classes == ("no", "yes")
+    assert np.array_equal(guest_response.predict(z), result.response.predict(z))
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.data())
+def test_a_file_that_is_no_part_is_refused(data: st.DataObject) -> None:
+    response = response_of(np.array([0, 1, 2] * 3), "logistic")
+    good = encode_part(PartyModel(prepare(np.eye(9)[:, :2], intercept=True), np.ones((3, 3))), response)
+    assert decode_part(good)[1] is not None
+    if data.draw(st.booleans()):
+        at = data.draw(st.integers(0, len(good) - 1))
+        bad = good[:at] + bytes([data.draw(st.integers(0, 255))]) + good[at + 1 :]
+    else:
+        arrays: dict[str, Any] = dict(decode(good))
+        name = data.draw(st.sampled_from(list(arrays)))
+        value = st.sampled_from([np.zeros(3), np.full((3, 3), np.nan), np.zeros((3, 3), np.float32), np.zeros((0, 3))])
+        text = st.sampled_from([b"", b"[]", b'{"v":1}', b'{"v":1,"names":["a","a","b"]}', b'{"v":2}', b"[" * 100_000])
+        arrays[name] = np.frombuffer(data.draw(text), np.uint8) if name == "about" else data.draw(value)
+        bad = encode(Arrays(arrays))
+    try:
+        part, _ = decode_part(bad)
+    except CodecError:
+        return
+    assert part.weights.shape[0] == len(part.columns.names)
+    assert np.isfinite(part.weights).all()
 
 
 # ---- tables ----

@@ -14,6 +14,7 @@ SHARED = Path(__file__).parents[4] / "shared" / "data" / "fate"
 pytestmark = [
     pytest.mark.skipif(not SHARED.is_dir(), reason="needs the example data of FATE in ../shared/data/fate"),
     pytest.mark.slow,
+    pytest.mark.timeout(600),
 ]
 
 

@@ -55,26 +55,29 @@ _FACTOR_BITS = RESIDUAL_BITS // 2
 _SLOT_MASK_BITS = 80
 """Of each product of factors, which has at most 2^28; sums of 192 masks stay below the slots' modulus."""
 ROWS_A_RANK = 4
+LARGEST_ROW = 1 << 16
+"""Sum of the absolute values of a row, which products are exact for."""
 
 
 def protocol(*, own_gradients: bool, early_stop: bool = False) -> Protocol:
     """The declaration of one of the modes."""
-    heads, size = (rlwe.NUM_PRIMES, rlwe.SIZE), rlwe.SIZE
+    size, kept = rlwe.SIZE, rlwe.ANSWER_PRIMES[rlwe.NUM_PRIMES]
+    whole = (rlwe.NUM_PRIMES, size)
     messages = [
         Message("angles", "host", "guest", "uint32", (None, rlwe.SLOT_PRIMES, size)),
         Message("angle_seeds", "host", "guest", "uint8", (None, 16)),
-        Message("residual_heads", "guest", "host", "uint32", (None, rlwe.SLOT_PRIMES, size)),
-        Message("residual_tails", "guest", "host", "uint32", (None, rlwe.SLOT_PRIMES, size)),
+        Message("residual_heads", "guest", "host", "uint32", (None, rlwe.ANSWER_PRIMES[rlwe.SLOT_PRIMES], size)),
+        Message("residual_tails", "guest", "host", "uint32", (None, rlwe.ANSWER_PRIMES[rlwe.SLOT_PRIMES], size)),
     ]
     reveals: list[Reveal] = []
     for sender, to in (("guest", "host"), ("host", "guest")):
         messages += [
             Message("hello", sender, to, "int64", (6,)),
-            Message("public_key", sender, to, "uint32", (2, *heads)),
-            Message("vector", sender, to, "uint32", (None, *heads)),
+            Message("public_key", sender, to, "uint32", (2, *whole)),
+            Message("vector", sender, to, "uint32", (None, *whole)),
             Message("vector_seeds", sender, to, "uint8", (None, 16)),
-            Message("heads", sender, to, "uint32", (None, *heads)),
-            Message("tails", sender, to, "uint32", (None, rlwe.NUM_PRIMES, None)),
+            Message("heads", sender, to, "uint32", (None, kept, size)),
+            Message("tails", sender, to, "uint32", (None, kept, None)),
         ]
         reveals.append(Reveal(to, sender, "shape", "how many rows and columns it has; of the guest also outputs"))
         if own_gradients:
@@ -184,6 +187,8 @@ async def _begin(
         raise ConfigError("training: expected sgd without l1 and tolerance where gradients are not seen")
     check_columns(columns.values, cuts)
     table = np.rint(columns.values * 2.0**TABLE_BITS).astype(np.int64)
+    if int(np.abs(table).sum(axis=1).max()) >= LARGEST_ROW << TABLE_BITS:
+        raise ConfigError(f"table: expected absolute values of a row below {LARGEST_ROW} in all; clip outliers")
     rank = _largest_rank(table, cuts) if own_gradients else 0
     series = None if training.family == "linear" else series_of(training.family, training.wide_scores)
     digest = training.digest(*(() if series is None else (series.digest(),)), b"own" if own_gradients else b"shared")

@@ -41,19 +41,17 @@ class Family:
         name: `logistic`, `linear` or `poisson`.
         mean: z → the expected response, float64, elementwise, finite for every finite z.
         loss: (z, y) → the negative log-likelihood up to terms without z, float64, elementwise.
-        largest_residual: a bound of |mean(z) − y| for which the protocols reserve range; None where there is none.
     """
 
     name: str
     mean: Callable[[Table], Table]
     loss: Callable[[Table, Table], Table]
-    largest_residual: float | None
 
 
 FAMILIES = {
-    "logistic": Family("logistic", _sigmoid, lambda z, y: np.logaddexp(0.0, z) - y * z, 1.25),
-    "linear": Family("linear", lambda z: z, lambda z, y: 0.5 * (z - y) ** 2, None),
-    "poisson": Family("poisson", _exponential, lambda z, y: np.exp(np.minimum(z, 30.0)) - y * z, None),
+    "logistic": Family("logistic", _sigmoid, lambda z, y: np.logaddexp(0.0, z) - y * z),
+    "linear": Family("linear", lambda z: z, lambda z, y: 0.5 * (z - y) ** 2),
+    "poisson": Family("poisson", _exponential, lambda z, y: np.exp(np.minimum(z, 30.0)) - y * z),
 }
 
 

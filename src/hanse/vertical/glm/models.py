@@ -10,6 +10,7 @@ A model is plain data. `simulate` runs all parties in this process over local ch
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -24,6 +25,7 @@ from hanse.vertical.glm import dealer, dealer_free, scoring
 from hanse.vertical.glm.columns import Columns, prepare
 from hanse.vertical.glm.dealer import Trained
 from hanse.vertical.glm.families import Response, response_of
+from hanse.vertical.glm.saved import encode_part
 from hanse.vertical.glm.scoring import IfOffline, PartyModel
 from hanse.vertical.glm.series import RANGES
 from hanse.vertical.glm.training import Training
@@ -199,6 +201,14 @@ class Result:
     def weights(self) -> dict[str, npt.NDArray[np.float64]]:
         """Role → weights for scaled columns: what a warm start takes."""
         return {role: part.weights for role, part in self.parts.items()}
+
+    def save(self, folder: str | Path) -> None:
+        """Write each party's part to `folder`/ROLE.safetensors. Between organisations, each keeps its own file."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        for role, part in self.parts.items():
+            content = encode_part(part, self.response if role == "guest" else None)
+            (folder / f"{role}.safetensors").write_bytes(content)
 
     def predict(
         self, guest: Any, hosts: Any, *, if_offline: IfOffline = "refuse"
