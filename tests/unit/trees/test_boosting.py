@@ -300,3 +300,28 @@ def test_places_are_found_again_when_a_tree_is_another() -> None:
     other = hs.forest(grown(X[:, ::-1], 1 - y, np.zeros(200), hs.Boosting(**SMALL), rounds=1).arrays)
     for forest in (first, first, other, first):
         np.testing.assert_array_equal(client._places_in(forest, 0, X), forest.nodes(X, 0))
+
+
+def test_a_site_that_leaves_a_tree_is_left_out_if_the_quorum_holds(monkeypatch: pytest.MonkeyPatch) -> None:
+    from hanse.clients.boosting import BoostingClient
+
+    step = BoostingClient.step
+
+    def sometimes(self: Any, arrays: Any, config: Any, site: Any) -> Any:
+        if (site.name, site.round, site.phase) == ("s1", 2, "level-1"):
+            raise RuntimeError("gone")
+        return step(self, arrays, config, site)
+
+    monkeypatch.setattr(BoostingClient, "step", sometimes)
+    X, y = rows(13, 300, "binary", 2)
+    app = hs.App(hs.Boosting(max_depth=3), rounds=3, quorum=2, evaluate_every=0)
+
+    @app.client
+    def client(site: Any) -> Any:
+        return hs.boosting(*site.load("rows"), test=0)
+
+    sites = {f"s{i}": {"rows": (X[i::3], y[i::3])} for i in range(3)}
+    result = hs.simulate(app, sites, progress=False)
+    assert "s1" in result.rounds[1].failed
+    assert result.rounds[2].failed == {}
+    assert hs.forest(result.arrays).num_trees == 3
