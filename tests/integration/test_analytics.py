@@ -93,5 +93,11 @@ def test_the_command(place: LocalFederation, tmp_path: Path, capsys: pytest.Capt
     assert "<svg" in report.read_text()
     assert main(["stats", "crosstab", "sex", "sex", *common]) == 0
     assert "degrees of freedom: 1" in capsys.readouterr().out
+    file = tmp_path / "question.py"
+    file.write_text("import hanse as hs\napp = hs.App(hs.analytics.Describe('age', data='patients', min_group=5))\n")
+    told = tmp_path / "told.html"
+    assert main(["run", str(file), "--federation", str(place.person), "--json", "--report", str(told)]) == 0
+    assert json.loads(capsys.readouterr().out)["rows"][0]["count"] == 120
+    assert "median" in told.read_text()
     assert main(["stats", "histogram", "age", "--edges", "a,b", *common]) == 2
     assert "--edges: expected numbers" in capsys.readouterr().err

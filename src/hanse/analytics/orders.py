@@ -20,6 +20,7 @@ from hanse.analytics.question import known_and, layout_for
 from hanse.analytics.release import is_small_split, microaggregated
 from hanse.analytics.table import Table
 from hanse.core.arrays import Array, Arrays, Layout
+from hanse.core.errors import UpdateError
 
 BYTES = 8
 PHASES = tuple(f"byte-{index}" for index in range(BYTES))
@@ -75,7 +76,11 @@ def tell(
 
 
 def advance(phase: str, model: Arrays | None, totals: Arrays, q: Sequence[float], min_sites: int) -> Arrays:
-    """One byte more of everything that is sought. `ranks` is −1 where there is nothing."""
+    """One byte more of everything that is sought. `ranks` is −1 where there is nothing.
+
+    Raises:
+        UpdateError: the counts do not go on from those of the phase before.
+    """
     counts = totals["bytes"]
     cells = counts.shape[:2]
     if phase == PHASES[0]:
@@ -89,6 +94,9 @@ def advance(phase: str, model: Arrays | None, totals: Arrays, q: Sequence[float]
         if model is None:
             raise ValueError("a phase after the first needs what is known")
         ranks, prefixes = model["ranks"].copy(), model["prefixes"].copy()
+        if not np.array_equal(np.where(ranks >= 0, counts.sum(axis=-1), 0), model["within"]):
+            raise UpdateError(f"phase {phase}: sites counted other rows than in the phase before; ask again")
+    within = np.zeros(ranks.shape, dtype=np.int64)
     for cell in np.ndindex(ranks.shape):
         if ranks[cell] >= 0:
             up_to = np.cumsum(counts[cell])
@@ -96,7 +104,8 @@ def advance(phase: str, model: Arrays | None, totals: Arrays, q: Sequence[float]
             byte = min(int(np.searchsorted(up_to, rank, side="right")), FAN - 1)
             ranks[cell] = max(0, rank - (int(up_to[byte - 1]) if byte else 0))
             prefixes[cell] = (int(prefixes[cell]) << 8) | byte
-    return known_and(model, {"ranks": ranks, "prefixes": prefixes})
+            within[cell] = counts[cell][byte]
+    return known_and(model, {"ranks": ranks, "prefixes": prefixes, "within": within})
 
 
 def quantiles(model: Arrays, q: Sequence[float]) -> list[list[list[float | None]]]:

@@ -72,6 +72,8 @@ class Survival(GroupedQuestion):
         times = np.empty(0) if model is None else model["times"]
         made = {s.name: np.zeros(s.shape, dtype=np.int64) for s in self._cells(len(rows), len(times)).specs}
         for g, (events, lost) in enumerate(released):
+            if not np.isin(events, times).all():
+                raise ConfigError("survival: this site's times are not those that it told in the phase before")
             if len(events) + len(lost):
                 made["sites"][g] = 1
                 made["events"][g] = np.bincount(np.searchsorted(times, events), minlength=len(times))

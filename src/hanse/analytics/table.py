@@ -14,6 +14,8 @@ import numpy.typing as npt
 from hanse.core.errors import ConfigError
 
 T = TypeVar("T")
+UNKNOWN = ("", "<NA>", "NaT")
+"""How missing values of data frames print."""
 Wide = npt.NDArray[np.float64]
 
 
@@ -89,7 +91,9 @@ class Table:
             values = np.asarray(column, dtype=np.float64)
         except (TypeError, ValueError):
             try:
-                values = np.array([math.nan if v is None else float(v) for v in column], dtype=np.float64)
+                values = np.array(
+                    [math.nan if v is None or str(v) in UNKNOWN else float(v) for v in column], dtype=np.float64
+                )
             except (TypeError, ValueError):
                 raise ConfigError(f"column {name[:60]!r}: expected numbers, found something else") from None
         if np.isinf(values).any():
@@ -98,8 +102,7 @@ class Table:
 
     def _column(self, name: str) -> Any:
         if name not in self._columns:
-            known = ", ".join(list(self._columns)[:20])
-            raise ConfigError(f"column {name[:60]!r}: expected one of the data set's columns ({known}), found none")
+            raise ConfigError(f"column {name[:60]!r}: expected a column of the data set, found none of that name")
         return self._columns[name]
 
 
@@ -136,4 +139,4 @@ def _word(value: Any) -> str | None:
             return None
         return str(int(number)) if number.is_integer() and abs(number) < 2**53 else repr(number)
     text = str(value)
-    return None if text in ("", "<NA>", "NaT") else text
+    return None if text in UNKNOWN else text

@@ -10,6 +10,7 @@ from hanse.cli.output import clean, note, say, show_json
 from hanse.core.errors import ConfigError, HanseError
 
 if TYPE_CHECKING:
+    from hanse.analytics import Answer
     from hanse.clients.loader import AnyApp
     from hanse.rounds.result import Result
 
@@ -56,8 +57,14 @@ def run(
         note(f"\nThe job goes on. Look: hanse job logs {job.id} --follow   End it: hanse job cancel {job.id}")
         raise
     result = job.snapshot()
+    answer = answer_of(found, result)
     if json:
-        show_json(result.to_json())
+        show_json(result.to_json() if answer is None else answer.to_json())
+    elif answer is not None:
+        say(str(answer))
+    if answer is not None and report is not None:
+        note(f"report  {answer.report(report)}")
+        report = None
     keep(result, output, report)
     if result.ok:
         return 0
@@ -87,6 +94,15 @@ def _rounds(app: "AnyApp") -> int:
     from hanse.clients.app import App
 
     return app.spec().rounds if isinstance(app, App) else 1
+
+
+def answer_of(app: "AnyApp", result: "Result") -> "Answer | None":
+    """What a question of `hs.analytics` came to; None for other apps, and where there is none."""
+    from hanse.clients.app import App
+    from hanse.strategies.analysis import Analysis
+
+    strategy = app.given_strategy if isinstance(app, App) else None
+    return strategy.asked.answer(result.arrays) if isinstance(strategy, Analysis) and result.ok else None
 
 
 def keep(result: "Result", output: Path | None, report: Path | None) -> None:

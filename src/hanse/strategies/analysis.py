@@ -18,7 +18,7 @@ from hanse.strategies.whole import Answers, Totals
 
 @dataclass(frozen=True)
 class Analysis(Strategy):
-    """Ask every sampled site in each phase; what is known so far is the model.
+    """Ask the same sites in each phase; what is known so far is the model.
 
     Args:
         question: its kind, such as `quantiles`.
@@ -60,8 +60,8 @@ class Analysis(Strategy):
         return True
 
     def plan(self, context: Context) -> PhasePlan:
-        """The sampled sites, each with what is known so far."""
-        return self._sampled(context, "step")
+        """The sampled sites, then the same ones in every phase: numbers of others would not belong together."""
+        return self._same(context, "step", quorum=None)
 
     def reducer_of(self, phase: str, model: Arrays | None) -> Totals | Answers:
         """Totals, or each site's answer by itself, as the question wants."""

@@ -110,10 +110,10 @@ class Boosting(Strategy):
         return phase != "evaluate"
 
     def plan(self, context: Context) -> PhasePlan:
-        """The sampled sites, with what is known so far."""
+        """The sampled sites, the same ones for all levels of a tree as far as they stay."""
         if context.phase == "evaluate":
             return self._everyone(context, "evaluate")
-        return self._sampled(context, "step")
+        return self._same(context, "step", quorum=context.spec.quorum)
 
     def config(self, context: Context, site: str) -> Config:
         """Of a step: what the site must know to tell its histograms."""

@@ -9,7 +9,7 @@ model on the same ranges.
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any, ClassVar
 
@@ -284,6 +284,23 @@ class Strategy:
         wanted = selection_of(context.spec).num_candidates(cohort_size(context.spec, known))
         chosen = sample_sites(context, min(len(context.sites), wanted))
         return self._close(context, chosen, "evaluate", len(chosen))
+
+    def _same(self, context: Context, call: str, *, quorum: int | None) -> PhasePlan:
+        """Within a round, those whose answers to the phase before counted; in its first phase, a sampled cohort.
+
+        Args:
+            quorum: how many of them must answer again; None for all.
+        """
+        before = {earlier.site for earlier in context.previous}
+        if not before:
+            return self._sampled(context, call)
+        chosen = [site for site in context.sites if site in before]
+        if not chosen:
+            raise ConfigError(f"phase {context.phase}: expected a site that took part in the phase before, found none")
+        spec = replace(context.spec, quorum=1)
+        plan = self._close(replace(context, spec=spec), chosen, call, len(chosen))
+        needed = len(before) if quorum is None else min(quorum, len(before))
+        return replace(plan, close=replace(plan.close, count=max(needed, len(chosen)), quorum=needed))
 
     def _everyone(self, context: Context, call: str) -> PhasePlan:
         return self._close(context, context.sites, call, len(context.sites))

@@ -143,3 +143,65 @@ def test_names_that_a_site_makes_up_are_refused() -> None:
     survival = Survival("t", "e", data="d")
     for times in (np.array([-1.0]), np.array([[1.0]]), np.zeros(100_001)):
         assert survival.wrong("times", None, hs.Arrays({"times": times}))
+
+
+# ---- the same sites in every phase ----
+
+
+def test_a_sample_of_sites_is_the_same_in_every_phase() -> None:
+    sites = {f"s{i}": {"d": {"x": np.arange(20.0) + 100 * i}} for i in range(6)}
+    question = Quantiles("x", [0.0, 0.3, 0.5, 1.0], data="d", min_group=1)
+    result = hs.simulate(hs.App(question, sample=2, seed=5), sites, progress=False)
+    asked_sites = result.rounds[0].folded
+    assert len(asked_sites) == 2
+    values = np.concatenate([sites[site]["d"]["x"] for site in asked_sites])
+    found = [row["value"] for row in question.answer(result.arrays).to_rows()]
+    assert found == np.quantile(values, question.q).tolist()
+
+
+def failing(monkeypatch: pytest.MonkeyPatch, name: str, phase: str) -> None:
+    from hanse.clients.analysis import AnalysisClient
+
+    step = AnalysisClient.step
+
+    def sometimes(self: Any, arrays: Any, config: Any, site: Any) -> Any:
+        if (site.name, site.phase) == (name, phase):
+            raise RuntimeError("gone")
+        return step(self, arrays, config, site)
+
+    monkeypatch.setattr(AnalysisClient, "step", sometimes)
+
+
+def test_a_site_that_leaves_between_phases_ends_the_question(monkeypatch: pytest.MonkeyPatch) -> None:
+    sites = {f"s{i}": {"d": {"x": np.arange(20.0)}} for i in range(3)}
+    question = Quantiles("x", data="d", min_group=1)
+    failing(monkeypatch, "s1", "byte-3")
+    with pytest.raises(hs.JobFailed, match="phase byte-3: expected 3 replies, found 2"):
+        hs.simulate(hs.App(question, quorum=2), sites, progress=False)
+
+
+def test_a_site_that_is_not_there_at_first_is_not_missed_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    sites = {f"s{i}": {"d": {"x": np.arange(20.0) + i}} for i in range(3)}
+    question = Quantiles("x", data="d", min_group=1)
+    failing(monkeypatch, "s1", "byte-0")
+    result = hs.simulate(hs.App(question, quorum=2), sites, progress=False)
+    values = np.concatenate([sites[site]["d"]["x"] for site in ("s0", "s2")])
+    assert [row["value"] for row in question.answer(result.arrays).to_rows()] == np.quantile(
+        values, question.q
+    ).tolist()
+
+
+def test_data_that_change_between_phases_give_no_wrong_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    from hanse.analytics import orders
+
+    tell = orders.tell
+
+    def changed(phase: str, *rest: Any) -> Any:
+        told = tell(phase, *rest)
+        if phase == "byte-4":
+            told["bytes"][0, 0, 0, 0] += 1
+        return told
+
+    monkeypatch.setattr(orders, "tell", changed)
+    with pytest.raises(hs.JobFailed, match="other rows than in the phase before"):
+        asked({"a": {"d": {"x": np.arange(20.0)}}}, Quantiles("x", data="d", min_group=1))

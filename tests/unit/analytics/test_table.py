@@ -43,6 +43,15 @@ def test_a_pair_has_numbered_columns_and_y() -> None:
     assert Table.of(({"age": [1, 2]}, [0, 1])).names == ("age", "y")
 
 
+def test_nullable_columns_of_pandas() -> None:
+    pandas = pytest.importorskip("pandas", reason="pandas is not installed")
+    frame = pandas.DataFrame({"a": pandas.array([1, None], dtype="Int64"), "b": pandas.Categorical(["x", None])})
+    table = Table.of(frame)
+    np.testing.assert_array_equal(table.numbers("a"), [1, np.nan])
+    assert table.words("a").tolist() == ["1", None]
+    assert table.words("b").tolist() == ["x", None]
+
+
 def test_texts_of_any_type() -> None:
     column = [True, 1.5, 2.0, b"x", "", None, float("nan"), "ü"]
     assert Table.of({"a": column}).words("a").tolist() == ["True", "1.5", "2", "x", None, None, None, "ü"]

@@ -27,11 +27,13 @@ def context(phase: str, **spec: object) -> Context:
     return Context(RunSpec(**spec), round=3, phase=phase, sites=SITES)  # type: ignore[arg-type]
 
 
+NEEDED = {"analysis": {"question": "describe", "options": {"columns": ["age"], "data": "patients"}}}
+"""What strategies without defaults must be told."""
+
+
 @pytest.mark.parametrize("name", list(catalogue()))
 def test_survives_the_way_through_json(name: str) -> None:
-    options = {"columns": ["age"], "data": "patients"}
-    needed = {"question": "quantiles", "options": options} if name == "analysis" else {}
-    strategy = named(name, needed)
+    strategy = named(name, NEEDED.get(name, {}))
     again = named(strategy.name, json.loads(json.dumps(strategy.params())))
     assert again == strategy
     assert type(again) is type(strategy) is catalogue()[name]

@@ -70,6 +70,21 @@ def test_federated_trees_are_the_pooled_ones(kind: str, classes: int, sites: int
     np.testing.assert_array_equal(forest.margins(X).T, margins)
 
 
+@pytest.mark.parametrize(
+    ("gamma", "lam", "weight", "least"), [(0.8, 1.0, 0.1, 2), (0.0, 0.0, 4.0, 1), (0.1, 5.0, 0.0, 25)]
+)
+def test_every_setting_is_the_oracles(gamma: float, lam: float, weight: float, least: int) -> None:
+    X, y = rows(12, 150, "binary", 2)
+    options = {"min_split_gain": gamma, "reg_lambda": lam, "min_child_weight": weight, "min_child_rows": least}
+    strategy = hs.Boosting(max_depth=3, learning_rate=0.2, max_bins=8, min_group=1, **options)  # type: ignore[arg-type]
+    result = grown(X, y, np.arange(150) % 2, strategy)
+    edges = [oracle.edges_of(X[:, f].tolist(), 8) for f in range(3)]
+    trees, _ = oracle.boost(X, y, "binary", 2, 3, edges, oracle.Settings(3, 0.2, lam, gamma, weight, least))
+    forest = hs.forest(result.arrays)
+    for place, tree in enumerate(trees):
+        same(forest, place, 0, tree)
+
+
 @settings(max_examples=15, deadline=None)
 @given(st.integers(0, 10**6), st.integers(2, 5), st.sampled_from(["binary", "multiclass", "regression"]))
 def test_division_into_sites_changes_no_bit(seed: int, sites: int, kind: str) -> None:
@@ -285,3 +300,28 @@ def test_places_are_found_again_when_a_tree_is_another() -> None:
     other = hs.forest(grown(X[:, ::-1], 1 - y, np.zeros(200), hs.Boosting(**SMALL), rounds=1).arrays)
     for forest in (first, first, other, first):
         np.testing.assert_array_equal(client._places_in(forest, 0, X), forest.nodes(X, 0))
+
+
+def test_a_site_that_leaves_a_tree_is_left_out_if_the_quorum_holds(monkeypatch: pytest.MonkeyPatch) -> None:
+    from hanse.clients.boosting import BoostingClient
+
+    step = BoostingClient.step
+
+    def sometimes(self: Any, arrays: Any, config: Any, site: Any) -> Any:
+        if (site.name, site.round, site.phase) == ("s1", 2, "level-1"):
+            raise RuntimeError("gone")
+        return step(self, arrays, config, site)
+
+    monkeypatch.setattr(BoostingClient, "step", sometimes)
+    X, y = rows(13, 300, "binary", 2)
+    app = hs.App(hs.Boosting(max_depth=3), rounds=3, quorum=2, evaluate_every=0)
+
+    @app.client
+    def client(site: Any) -> Any:
+        return hs.boosting(*site.load("rows"), test=0)
+
+    sites = {f"s{i}": {"rows": (X[i::3], y[i::3])} for i in range(3)}
+    result = hs.simulate(app, sites, progress=False)
+    assert "s1" in result.rounds[1].failed
+    assert result.rounds[2].failed == {}
+    assert hs.forest(result.arrays).num_trees == 3
