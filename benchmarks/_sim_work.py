@@ -90,7 +90,7 @@ class Work:
 def _initial(model: str) -> dict[str, Any]:
     import torch
 
-    from benchmarks.bare_loop import network
+    from benchmarks._bare_loop import network
 
     torch.manual_seed(0)
     return {name: tensor.numpy() for name, tensor in network(model).state_dict().items()}
@@ -180,7 +180,7 @@ def speedup(bench: str, work: Work, folder: Path, target: float | None, repeats:
 @contextmanager
 def bare_loop(folder: Path, device: str) -> Iterator[Any]:
     """A process with the bare loop; each call of what is yielded runs all its rounds once."""
-    command = [sys.executable, str(HERE / "bare_loop.py"), str(folder), device]
+    command = [sys.executable, str(HERE / "_bare_loop.py"), str(folder), device]
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert process.stdin is not None
     assert process.stdout is not None
