@@ -1,5 +1,6 @@
 """Which engine a simulation runs on, by its name."""
 
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any, ClassVar
@@ -14,6 +15,8 @@ from hanse.simulation.sites import Places, to_stderr
 ENGINES = ("auto", "sequential", "replicas")
 STARTING_S = 1.5
 """What starting replicas takes, about: they are worth it where they save twice that."""
+IMPORTING_TORCH_S = 4.0
+"""What importing torch in each of them takes besides."""
 
 
 def make_engine(
@@ -109,7 +112,8 @@ class Auto:
             return
         self._decided = True
         expected_s = measured[len(measured) // 2] * tasks * self._rounds
-        if expected_s * (1 - 1 / self._count) < 2 * STARTING_S:
+        starting_s = STARTING_S + (IMPORTING_TORCH_S if "torch" in sys.modules else 0.0)
+        if expected_s * (1 - 1 / self._count) < 2 * starting_s:
             return
         try:
             self._engine = Replicas(self._places.app, self._places.population, self._count, mixed_hardware=self._mixed)
