@@ -133,14 +133,12 @@ def compare(bench: str, work: Work, cases: list[Case], folder: Path, repeats: in
     with bare_loop(folder, work.device or "cpu") as bare:
         bare()
         for _ in range(repeats):
-            before = bare()
+            loop = bare()
+            bare_s.append(loop.wall_s)
             for case in cases:
                 ours, arrays = simulated(app, sites, case)
-                after = bare()
-                walls[case.name].append(2 * ours.wall_s / (before.wall_s + after.wall_s))
-                cpus[case.name].append(2 * ours.cpu_s / (before.cpu_s + after.cpu_s))
-                bare_s.append(after.wall_s)
-                before = after
+                walls[case.name].append(ours.wall_s / loop.wall_s)
+                cpus[case.name].append(ours.cpu_s / loop.cpu_s)
                 furthest[case.name] = max(furthest[case.name], _checked(case, folder, arrays))
     yield note(bench, "bare loop", "round_s_median", median(bare_s), "s")
     for case in cases:
