@@ -90,7 +90,7 @@ class Work:
 def _initial(model: str) -> dict[str, Any]:
     import torch
 
-    from benchmarks.bare_loop import network
+    from benchmarks._bare_loop import network
 
     torch.manual_seed(0)
     return {name: tensor.numpy() for name, tensor in network(model).state_dict().items()}
@@ -133,14 +133,12 @@ def compare(bench: str, work: Work, cases: list[Case], folder: Path, repeats: in
     with bare_loop(folder, work.device or "cpu") as bare:
         bare()
         for _ in range(repeats):
-            before = bare()
+            loop = bare()
+            bare_s.append(loop.wall_s)
             for case in cases:
                 ours, arrays = simulated(app, sites, case)
-                after = bare()
-                walls[case.name].append(2 * ours.wall_s / (before.wall_s + after.wall_s))
-                cpus[case.name].append(2 * ours.cpu_s / (before.cpu_s + after.cpu_s))
-                bare_s.append(after.wall_s)
-                before = after
+                walls[case.name].append(ours.wall_s / loop.wall_s)
+                cpus[case.name].append(ours.cpu_s / loop.cpu_s)
                 furthest[case.name] = max(furthest[case.name], _checked(case, folder, arrays))
     yield note(bench, "bare loop", "round_s_median", median(bare_s), "s")
     for case in cases:
@@ -180,7 +178,7 @@ def speedup(bench: str, work: Work, folder: Path, target: float | None, repeats:
 @contextmanager
 def bare_loop(folder: Path, device: str) -> Iterator[Any]:
     """A process with the bare loop; each call of what is yielded runs all its rounds once."""
-    command = [sys.executable, str(HERE / "bare_loop.py"), str(folder), device]
+    command = [sys.executable, str(HERE / "_bare_loop.py"), str(folder), device]
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert process.stdin is not None
     assert process.stdout is not None

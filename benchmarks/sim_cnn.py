@@ -13,6 +13,9 @@ import numpy as np
 from benchmarks._sim_work import Case, Work, compare, missing
 from benchmarks.harness import Row, at_most
 
+ROUNDS = 60
+"""As many as make two processes worth their start, or `auto` would rightly stay in one."""
+
 CASES = [
     Case("sequential", "sequential", 0.90, True),
     Case("replicas", "replicas", 0.50, True, replicas=2),
@@ -25,7 +28,7 @@ def run(smoke: bool) -> Iterator[Row]:
     if (row := missing("sim-cnn")) is not None:
         yield row
         return
-    sites, cohort, rounds, repeats = (12, 6, 2, 1) if smoke else (1_000, 50, 20, 5)
+    sites, cohort, rounds, repeats = (12, 6, 2, 1) if smoke else (1_000, 50, ROUNDS, 5)
     work = Work("cnn", rounds, cohort, 10, sizes(sites), (3, 32, 32))
     with tempfile.TemporaryDirectory(prefix="hanse-bench-") as folder:
         over: dict[str, float] = {}

@@ -1,7 +1,7 @@
 """A small perceptron at many sites, over a bare PyTorch loop: 10,000 sites × 10 examples of 64 floats, cohort 1,000.
 
 9,610 parameters, batches of 5, so 2 steps a site: what a framework costs beside the arithmetic shows here. Ratios of
-median rounds, each between two runs of the bare loop; the median of 5.
+median rounds, in turn; the median of 5.
 """
 
 import tempfile

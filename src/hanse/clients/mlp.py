@@ -16,7 +16,7 @@ from hanse.clients.declared import Declared
 from hanse.clients.numpy_optimizers import stepper_of
 from hanse.clients.perceptrons import Shape, Stack, losses_of
 from hanse.clients.site import Site
-from hanse.clients.training import Effort, Optimizer, Order, Stepper, Training, quality_of
+from hanse.clients.training import Effort, Optimizer, Order, Stepper, Training, quality_of, training_of
 from hanse.core.arrays import Array, Arrays
 from hanse.core.errors import ConfigError
 from hanse.core.seeds import generator
@@ -56,7 +56,7 @@ def mlp(
     Raises:
         ConfigError: an argument that is wrong, by name.
     """
-    return Perceptron(X, y, Training(loss, optimizer, epochs, batch_size), hidden, classes, test, seed, dtype)
+    return Perceptron(X, y, training_of(loss, optimizer, epochs, batch_size), hidden, classes, test, seed, dtype)
 
 
 class Perceptron(Declared):

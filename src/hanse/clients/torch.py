@@ -10,14 +10,14 @@ afresh in every round, as in FedAvg; state that must last belongs into `site.sta
 Tied parameters appear in a state dict under each of their names, with equal content.
 """
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, overload
 
 from hanse.clients.client import Answer, Client, Config, taken_apart
 from hanse.clients.site import Site
 from hanse.clients.tensors import array_of_tensor, imported, tensor_of_array, travelling
-from hanse.clients.training import Optimizer, Training
+from hanse.clients.training import Optimizer
 from hanse.core.arrays import Arrays
 from hanse.core.errors import ConfigError
 
@@ -81,7 +81,7 @@ def torch(module: Any, *parts: Any, device: str | None = None, **declared: Any) 
     if (parts and callable(parts[0])) or (parts[1:] and callable(parts[1])) or {"train", "evaluate"} & declared.keys():
         given = dict(zip(("train", "evaluate"), parts, strict=False)) | declared
         return TorchClient(
-            module, **_named(given, "hs.torch(module, train, evaluate)", ("train",), ("evaluate",)), device=device
+            module, **_named(given, "hs.torch(module, train, evaluate)", ["train"], ["evaluate"]), device=device
         )
     given = dict(zip(("X", "y"), parts, strict=False)) | declared
     if given.keys() <= {"X"}:
@@ -89,23 +89,18 @@ def torch(module: Any, *parts: Any, device: str | None = None, **declared: Any) 
             "hs.torch: expected a training function, hs.torch(module, train), or a declared training, "
             f"hs.torch(module, X, y, loss=..., optimizer=...); found {type(given.get('X')).__name__} alone"
         )
-    options = _named(
-        given, "hs.torch(module, X, y, ...)", ("X", "y", "loss", "optimizer"), ("epochs", "batch_size", "test", "seed")
-    )
-    what = {name: options.pop(name) for name in ("loss", "optimizer", "epochs", "batch_size") if name in options}
-    from hanse.clients.torch_declared import DeclaredTorch
+    if not _NEEDED <= given.keys() <= _KNOWN:
+        _named(given, "hs.torch(module, X, y, ...)", sorted(_NEEDED), sorted(_KNOWN - _NEEDED))
+    from hanse.clients.torch_declared import declared_torch
 
-    return DeclaredTorch(
-        module,
-        options.pop("X"),
-        options.pop("y"),
-        Training(**what),
-        device=device,
-        **({"test": 0.0, "seed": 0} | options),
-    )
+    return declared_torch(module, device=device, **given)
 
 
-def _named(given: dict[str, Any], form: str, needed: tuple[str, ...], optional: tuple[str, ...]) -> dict[str, Any]:
+_NEEDED = frozenset({"X", "y", "loss", "optimizer"})
+_KNOWN = _NEEDED | {"epochs", "batch_size", "test", "seed"}
+
+
+def _named(given: dict[str, Any], form: str, needed: Sequence[str], optional: Sequence[str]) -> dict[str, Any]:
     missing = [name for name in needed if name not in given]
     unknown = sorted(given.keys() - {*needed, *optional})
     if missing or unknown:

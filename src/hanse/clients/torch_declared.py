@@ -14,7 +14,7 @@ from hanse.clients.flat import FlatModule, FlatTrainer
 from hanse.clients.site import Site
 from hanse.clients.tensors import imported
 from hanse.clients.torch import arrays_of_module
-from hanse.clients.training import Effort, Order, Training
+from hanse.clients.training import Effort, Optimizer, Order, Training, training_of
 from hanse.core.arrays import Arrays
 from hanse.core.errors import ConfigError
 
@@ -107,6 +107,24 @@ class DeclaredTorch(Declared):
         if not isinstance(module, self._torch.nn.Module):
             raise ConfigError(f"hs.torch: expected the function to make an nn.Module, found {type(module).__name__}")
         return module if self.device is None else module.to(self.device)
+
+
+def declared_torch(
+    module: Any,
+    X: Any,
+    y: Any,
+    *,
+    loss: str,
+    optimizer: Optimizer,
+    epochs: int = 1,
+    batch_size: int = 32,
+    test: float | tuple[Any, Any] = 0.0,
+    seed: int = 0,
+    device: str | None = None,
+) -> DeclaredTorch:
+    """See `hs.torch`."""
+    training = training_of(loss, optimizer, epochs, batch_size)
+    return DeclaredTorch(module, X, y, training, test=test, seed=seed, device=device)
 
 
 def _as_tensor(value: Any, torch: Any) -> Any:

@@ -11,6 +11,7 @@ site, attempt, "batches"). Batches are cut from that order; the last one may be 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Protocol
 
 import numpy as np
@@ -18,7 +19,7 @@ import numpy.typing as npt
 
 from hanse.core.arrays import Array
 from hanse.core.errors import ConfigError
-from hanse.core.seeds import generator
+from hanse.core.seeds import words
 
 LOSSES = ("cross_entropy", "binary_cross_entropy", "mse")
 """Each is the mean over a batch: softmax and log loss of whole labels; log loss of 0/1 labels of one logit; squares."""
@@ -197,8 +198,7 @@ def steps_of(num_examples: int, batch_size: int, epochs: int) -> int:
 
 def order_of(key: int, num_examples: int, epochs: int) -> Order:
     """The order of examples, `(epochs, num_examples)`: see the module's text."""
-    words = generator(key).bit_generator.random_raw(epochs * num_examples)
-    return words.reshape(epochs, num_examples).argsort(axis=1, kind="stable")
+    return words(key, epochs * num_examples).reshape(epochs, num_examples).argsort(axis=1, kind="stable")
 
 
 def orders_of(keys: Sequence[int], sizes: Sequence[int], epochs: int) -> list[Order]:
@@ -206,14 +206,14 @@ def orders_of(keys: Sequence[int], sizes: Sequence[int], epochs: int) -> list[Or
     longest = max(sizes, default=0)
     if not longest:
         return [np.empty((epochs, 0), np.int64) for _ in keys]
-    words = philox_words(keys, epochs * longest)
+    rows = philox_words(keys, epochs * longest)
     by_size: dict[int, list[int]] = {}
     for place, size in enumerate(sizes):
         by_size.setdefault(size, []).append(place)
     orders: list[Order] = [np.empty((epochs, 0), np.int64)] * len(keys)
     for size, places in by_size.items():
         if size:
-            drawn = words[places, : epochs * size].reshape(len(places), epochs, size).argsort(axis=2, kind="stable")
+            drawn = rows[places, : epochs * size].reshape(len(places), epochs, size).argsort(axis=2, kind="stable")
             for place, order in zip(places, drawn, strict=True):
                 orders[place] = order
     return orders
@@ -264,6 +264,19 @@ def quality_of(loss: str, scores: Array, y: Array) -> dict[str, float]:
     return {"r2": 1 - float(((scores - y) ** 2).sum()) / spread} if spread else {}
 
 
+def training_of(loss: str, optimizer: Optimizer, epochs: int = 1, batch_size: int = 32) -> Training:
+    """`Training(...)`, made and checked once: every site of a simulation declares the same."""
+    try:
+        return _training_of(loss, optimizer, epochs, batch_size)
+    except TypeError:  # something that has no hash, and is no loss or optimizer either
+        return Training(loss, optimizer, epochs, batch_size)
+
+
+@lru_cache(maxsize=64, typed=True)
+def _training_of(loss: str, optimizer: Optimizer, epochs: int, batch_size: int) -> Training:
+    return Training(loss, optimizer, epochs, batch_size)
+
+
 def held_out(num_examples: int, share: float, seed: int) -> tuple[Order, Order] | None:
     """Places of the training and of the test part, sorted; None where nothing is held out.
 
@@ -272,6 +285,8 @@ def held_out(num_examples: int, share: float, seed: int) -> tuple[Order, Order] 
     """
     if type(share) not in (int, float) or not 0 <= share < 1:
         raise ConfigError(f"test: expected a share from 0 to below 1, or (X, y); found {str(share)[:40]}")
+    if not share:
+        return None
     count = math.ceil(share * num_examples)
     if not 0 < count < num_examples:
         return None

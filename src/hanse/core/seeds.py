@@ -7,10 +7,13 @@ on every machine.
 
 import random
 import sys
+import threading
 from functools import cache
 from json import encoder
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from blake3 import blake3
 
 _quoted = encoder.encode_basestring
@@ -25,6 +28,27 @@ def key_of(seed: int, *, round_: int = 0, phase: str = "", site: str = "", attem
 def generator(key: int) -> np.random.Generator:
     """A counter-based numpy generator for `key`."""
     return np.random.Generator(np.random.Philox(key=key))
+
+
+def words(key: int, count: int) -> npt.NDArray[np.uint64]:
+    """The first `count` 64-bit words of a stream, those of `generator(key)`, whose making takes ten times as long."""
+    stream, state = _stream()
+    state["state"]["key"][:] = key & _WORD, key >> 64
+    stream.state = state
+    drawn: npt.NDArray[np.uint64] = stream.random_raw(count)
+    return drawn
+
+
+_WORD = (1 << 64) - 1
+_thread = threading.local()
+
+
+def _stream() -> tuple[np.random.Philox, Any]:
+    """This thread's Philox and its state before the first word."""
+    if not hasattr(_thread, "stream"):
+        _thread.stream = np.random.Philox(key=0)
+        _thread.state = dict(_thread.stream.state)
+    return _thread.stream, _thread.state
 
 
 def seed_globals(key: int) -> None:

@@ -13,7 +13,7 @@ ICML 2019, section 4; over sizes: Li, Diao, Chen, He, "Federated learning on non
 (Hsu et al., 2019, draw each site's label shares instead, and need sites of equal size.)
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -76,11 +76,15 @@ class Partition:
         Raises:
             ConfigError: an array of another size.
         """
+        array = self._checked(array)
+        return {site: np.take(array, indices, axis=self.axis) for site, indices in self.parts.items()}
+
+    def _checked(self, array: Any) -> Any:
         array = np.asarray(array)
         found = array.shape[self.axis] if array.ndim > self.axis else None
         if found != self.size:
             raise ConfigError(f"partition: expected {self.size} along axis {self.axis}, found {found}")
-        return {site: np.take(array, indices, axis=self.axis) for site, indices in self.parts.items()}
+        return array
 
     def sites(self, name: str, *arrays: Any) -> dict[str, dict[str, Any]]:
         """The argument `sites` of `hs.simulate`: each site loads its part of the arrays by `name`, as a tuple if many.
@@ -94,6 +98,22 @@ class Partition:
         return {
             site: {name: taken[0][site] if len(taken) == 1 else tuple(t[site] for t in taken)} for site in self.parts
         }
+
+    def reader(self, name: str, *arrays: Any) -> Callable[[str], dict[str, Any]]:
+        """As `sites`, one site at a time: the argument `data` of `hs.Population(list(partition.parts), data=...)`.
+
+        Raises:
+            ConfigError: no array, or one of another size.
+        """
+        if not arrays:
+            raise ConfigError("partition: expected at least one array, found none")
+        whole = [self._checked(array) for array in arrays]
+
+        def read(site: str) -> dict[str, Any]:
+            taken = tuple(np.take(array, self.parts[site], axis=self.axis) for array in whole)
+            return {name: taken[0] if len(taken) == 1 else taken}
+
+        return read
 
     def counts(self, labels: Any) -> tuple[npt.NDArray[Any], npt.NDArray[np.int64]]:
         """The distinct labels, and how many of each every site has: `(num_sites, num_labels)`."""

@@ -1,5 +1,6 @@
 """Which engine a simulation runs on, by its name."""
 
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from statistics import median
@@ -19,6 +20,8 @@ BATCHED = ("batched", "numpy-batched", "torch-batched")
 ENGINES = ("auto", "sequential", "replicas", *BATCHED)
 STARTING_S = 1.5
 """What starting replicas takes, about: they are worth it where they save twice that."""
+IMPORTING_TORCH_S = 4.0
+"""What importing torch in each of them takes besides."""
 
 
 def make_engine(
@@ -162,7 +165,8 @@ class Auto:
         if inner == "batched" and self._stacking is not None:
             self._engine, self._stacking = self._stacking, None
         expected_s = each_s * tasks * self._rounds
-        if expected_s * (1 - 1 / self._count) < 2 * STARTING_S:
+        starting_s = STARTING_S + (IMPORTING_TORCH_S if "torch" in sys.modules else 0.0)
+        if expected_s * (1 - 1 / self._count) < 2 * starting_s:
             return
         try:
             replicas = Replicas(

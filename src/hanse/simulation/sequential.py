@@ -28,6 +28,7 @@ class Sequential:
     def run(self, batch: Batch) -> Iterator[Answered | Partial]:
         """See `Engine.run`; in order of position."""
         runtime, model = self._places.runtime, batch.model
+        self._places.make_room(0 if model is None else model.nbytes)
         for position, task, state in zip(batch.positions, batch.tasks, batch.states, strict=True):
             outcome = runtime(task.site).execute(task, model, state, lend=True)
             yield Answered(position, outcome)

@@ -22,6 +22,8 @@ KEPT = 1024
 """Sites of a population with a `data` function whose data and clients are kept for the next time."""
 KEPT_NAMES = 16_384
 """The same of sites whose data lie in the caller's memory anyway, or that have none."""
+CLIENT_BYTES = 512 << 20
+"""What the models inside the clients that are kept may take together, about."""
 
 
 class Population:
@@ -138,8 +140,13 @@ class Places:
         self.app = app
         self.population = population
         self._log = log or to_stderr
-        self._limit = KEPT_NAMES if population.data is None else KEPT
+        self._limit = self._most = KEPT_NAMES if population.data is None else KEPT
         self._runtimes: OrderedDict[str, Runtime] = OrderedDict()
+
+    def make_room(self, model_bytes: int) -> None:
+        """Keep fewer sites where each client may hold a model of that size."""
+        if self.app.client_side.client is not None and model_bytes:
+            self._limit = min(self._most, max(16, CLIENT_BYTES // model_bytes))
 
     def runtime(self, site: str) -> Runtime:
         """The one that executes this site's tasks."""
@@ -150,7 +157,7 @@ class Places:
         made = self._runtimes[site] = Runtime(
             self.app, site_name=site, load=Loader(self.population, site), log=self._log
         )
-        if len(self._runtimes) > self._limit:
+        while len(self._runtimes) > self._limit:
             self._runtimes.popitem(last=False)
         return made
 

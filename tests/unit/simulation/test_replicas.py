@@ -109,6 +109,7 @@ def test_auto_goes_over_to_replicas_where_it_pays(app: Any, monkeypatch: pytest.
     assert run(app, crowd(app), "auto", replicas=2) == expected
     assert made[-1].name == "sequential", "three rounds of nothing are not worth two processes"
     monkeypatch.setattr(engines, "STARTING_S", 0.0)
+    monkeypatch.setattr(engines, "IMPORTING_TORCH_S", 0.0)
     assert run(app, crowd(app), "auto", replicas=2) == expected
     assert made[-1].name == "replicas"
 

@@ -5,7 +5,7 @@ site's batches, add up the new weights; then divide. Cohorts and orders of examp
 what the simulation does. It adds up in float64 in groups of four, left to right, and the groups in a binary tree: no
 slower than any other order, and then the final models can be compared bit for bit.
 
-    python bare_loop.py FOLDER DEVICE        for each line of stdin: all rounds from the beginning, a line of JSON
+    python _bare_loop.py FOLDER DEVICE        for each line of stdin: all rounds from the beginning, a line of JSON
 
 FOLDER holds `work.json` (model, lr, batch_size), X.npy, y.npy, starts.npy, cohorts.npy, orders.npy, initial.npz; the
 final model is written to bare.npz beside them.
