@@ -12,7 +12,7 @@ from hanse.simulation.replicas import Replicas, num_cores
 from hanse.simulation.sequential import Sequential
 from hanse.simulation.sites import Places, to_stderr
 
-ENGINES = ("auto", "sequential", "replicas")
+ENGINES = ("auto", "sequential", "replicas", "ray")
 STARTING_S = 1.5
 """What starting replicas takes, about: they are worth it where they save twice that."""
 IMPORTING_TORCH_S = 4.0
@@ -25,12 +25,14 @@ def make_engine(
     *,
     replicas: int | None = None,
     mixed_hardware: bool = False,
+    resources: Mapping[str, float] | None = None,
     rounds: int = 1,
 ) -> Engine:
     """The engine called `name`.
 
     Args:
         replicas: processes; by default one for each core.
+        resources: of each actor on a Ray cluster.
         rounds: that are left, so that `auto` knows whether something is worth its start.
 
     Raises:
@@ -40,6 +42,12 @@ def make_engine(
         raise ConfigError(f"engine: expected one of {', '.join(ENGINES)}; found {str(name)[:60]!r}")
     if replicas is not None and (type(replicas) is not int or not 1 <= replicas <= 1024):
         raise ConfigError(f"replicas: expected a whole number from 1 to 1024, found {replicas!r}")
+    if resources is not None and name != "ray":
+        raise ConfigError(f"resources: expected engine='ray' beside them, found {name!r}")
+    if name == "ray":
+        from hanse.simulation.on_ray import OnRay  # heavy and optional
+
+        return OnRay(places.app, places.population, replicas, resources=resources, mixed_hardware=mixed_hardware)
     if name == "replicas":
         return Replicas(places.app, places.population, replicas, mixed_hardware=mixed_hardware)
     if name == "auto":

@@ -34,6 +34,7 @@ def simulate(
     *,
     engine: str = "auto",
     replicas: int | None = None,
+    resources: Mapping[str, float] | None = None,
     mixed_hardware: bool = False,
     durations: Durations | float | None = None,
     availability: Availability | None = None,
@@ -50,8 +51,10 @@ def simulate(
         sites: site name → data sets; or only names, or their number, for apps that load nothing; or
             `hs.Population`, whose sites cost nothing until they are sampled.
         engine: where client code runs: `sequential`, one site after another in this process; `replicas`, in processes
-            of our own, for apps in a module file; `auto` measures a few sites and chooses. All give the same bits.
-        replicas: how many processes; by default one for each core.
+            of our own, for apps in a module file; `ray`, on a Ray cluster; `auto` measures a few sites and chooses one
+            of the first two. All give the same bits.
+        replicas: how many processes, or actors on Ray; by default one for each core.
+        resources: of each actor on Ray, such as `{"num_gpus": 0.25}`.
         mixed_hardware: take replicas whose numerics fingerprint differs; then bits are not comparable.
         durations: virtual seconds that a site takes, a number or a function of a visit such as
             `hs.traces.LogNormal()`. Then deadlines, grace and quorum act in virtual time, and `RoundRecord.time_s` says
@@ -99,7 +102,12 @@ def simulate(
         state = machine.begin(new_job_id(), COMPONENT, spec) if kept is None else kept.state
         done = max(0, state.round - 1)
         runs_on = engines.make_engine(
-            engine, Places(app, population), replicas=replicas, mixed_hardware=mixed_hardware, rounds=spec.rounds - done
+            engine,
+            Places(app, population),
+            replicas=replicas,
+            mixed_hardware=mixed_hardware,
+            resources=resources,
+            rounds=spec.rounds - done,
         )
         with Bar(spec.rounds, shown, done=done) as advance:
             server = ServerRuntime(app)
