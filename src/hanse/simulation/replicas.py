@@ -101,6 +101,7 @@ class Replicas:
         self._replicas: list[Replica] = []
         self._waiting: deque[Chunk] = deque()
         self._costs: dict[str, float] = {}
+        self._usual_s = 0.0
         self._sizes = population.sizes
         self._numbers = 0
         self._hands = self._make_hands(app)
@@ -175,7 +176,10 @@ class Replicas:
         return Chunk(self._numbers, part, subtree, sum(self._cost(task.site) for task in part.tasks))
 
     def _cost(self, site: str) -> float:
-        return self._costs.get(site) or self._sizes.get(site, 1.0)
+        """By the size of its data where that is known of sites, or else by the seconds that it took, or others did."""
+        if self._sizes:
+            return self._sizes.get(site, 1.0)
+        return self._costs.get(site, self._usual_s)
 
     def _feed(self) -> Iterator[Answered]:
         """Give out what waits; who has least gets first."""
@@ -204,7 +208,7 @@ class Replicas:
     def _hear(self) -> Iterator[Answered | Partial]:
         """The next frame of any replica, or its death."""
         if not any(replica.at_work for replica in self._replicas):
-            return
+            raise RuntimeError("no replica is at work, and not every task is answered")
         replica, header, payload = self._hands.hear()
         if replica not in self._replicas:
             return
@@ -218,7 +222,9 @@ class Replicas:
             return
         for item in read_done(header, payload, chunk.batch):
             if isinstance(item, Answered):
-                self._costs[item.outcome.reply.site] = item.outcome.reply.seconds
+                reply = item.outcome.reply
+                self._costs[reply.site] = reply.seconds
+                self._usual_s += (reply.seconds - self._usual_s) / len(self._costs)
             yield item
 
     # ---- replicas that come and go ----
