@@ -51,6 +51,7 @@ async def host(party, site):
     return await play(party, site, chase_miao.host)
 """
 IDS = {"bank": range(0, 300, 2), "shop": range(0, 300, 3)}
+ROLES = {"bank": "guest", "shop": "host", "notary": "arbiter"}
 COMMON = len(range(0, 300, 6))
 POLICY = """
 apps: any
@@ -66,15 +67,18 @@ roles:
 class Companies:
     """A federation of a bank and a shop, each in its own folder."""
 
-    def __init__(self, desk: Desk, reveals: str = "size, intersection, rows, common") -> None:
+    def __init__(
+        self, desk: Desk, reveals: str = "size, intersection, rows, common", sites: tuple[str, ...] = ("bank", "shop")
+    ) -> None:
         self.desk = desk
-        made = desk.ask("federation", "init", "city", "--site", "bank", "--site", "shop", "--port", free_ports(3))
+        invited = [word for site in sites for word in ("--site", site)]
+        made = desk.ask("federation", "init", "city", *invited, "--port", free_ports(3))
         self.file = desk.folder / made["federation_file"]
         self.server = self.start_server()
         for site, token in made["tokens"].items():
             desk.run("site", "join", "-", "--directory", site, stdin=token)
             self._own(desk.folder / site, site, reveals)
-        self.sites = {site: self.start(site) for site in IDS}
+        self.sites = {site: self.start(site) for site in sites}
 
     def start_server(self) -> Running:
         server = self.desk.start("server", "start", "--directory", "city")
@@ -89,10 +93,10 @@ class Companies:
     def ask(self, *arguments: object) -> Any:
         return self.desk.ask(*arguments, "--federation", self.file)
 
-    def submit(self, app: str = APP, code: int = 0) -> str:
+    def submit(self, app: str = APP) -> str:
         (self.desk.folder / "app.py").write_text(app)
-        words = ("run", "app.py", "--role", "guest=bank", "--role", "host=shop", "--detach")
-        return self.desk.run(*words, "--federation", self.file, code=code).strip()
+        roles = [word for site in self.sites for word in ("--role", f"{ROLES[site]}={site}")]
+        return self.desk.run("run", "app.py", *roles, "--detach", "--federation", self.file).strip()
 
     def hold(self, away_s: float = 60.0) -> str:
         """Submit an app whose programs wait for `go`, and wait until both play."""
@@ -137,14 +141,14 @@ class Companies:
         """What an owner does: put the data there, say so, and what it may be used for."""
         with (folder / "customers.csv").open("w", newline="") as file:
             rows = csv.writer(file)
-            rows.writerow(["id", "since"])
-            rows.writerows([number, 1900 + number % 100] for number in IDS[site])
+            rows.writerow(["id", "since", "visits"])
+            rows.writerows([number, 1900 + number % 100, number % 7] for number in IDS.get(site, []))
         text = (folder / "site.yaml").read_text()
         (folder / "site.yaml").write_text(
             text.replace("datasets: {}", "datasets:\n  customers: {kind: csv, path: customers.csv}")
         )
-        role, peer = ("guest", "shop") if site == "bank" else ("host", "bank")
-        (folder / "policy.yaml").write_text(POLICY.format(role=role, peer=peer, reveals=reveals))
+        peers = ", ".join(sorted(set(ROLES) - {site}))
+        (folder / "policy.yaml").write_text(POLICY.format(role=ROLES[site], peer=peers, reveals=reveals))
 
 
 def test_two_companies_one_intersection(desk: Desk) -> None:
@@ -171,9 +175,25 @@ def test_two_companies_one_intersection(desk: Desk) -> None:
 
     text = desk.run("explain", "app.py")
     assert "who is a customer" in text
+    assert "server  guest  common" in text
     explained = json.loads(desk.run("explain", "app.py", "--json"))
     assert {each["what"] for each in explained["reveals"]} == {"size", "intersection", "rows", "common"}
     assert explained["guarantee"]["adversary"] == "semi-honest"
+
+
+def test_three_companies_and_two_protocols(desk: Desk) -> None:
+    """Intersection, then correlation over what is common, with a third site that deals: four processes."""
+    reveals = "size, intersection, shape, correlation, rows, common, columns"
+    companies = Companies(desk, reveals, sites=tuple(ROLES))
+    job = companies.submit(APP.replace("Intersection", "Correlation"))
+    companies.until(job, "finished")
+    common = np.arange(0, 300, 6)
+    columns = np.stack([1900 + common % 100, common % 7]).astype(float)
+    expected = np.corrcoef(columns, columns)[:2, 2:]
+    for site in ("bank", "shop"):
+        content = (desk.folder / site / "outputs" / job / f"{ROLES[site]}.safetensors").read_bytes()
+        assert np.abs(decode(content)["correlation"] - expected).max() < 1e-5
+    assert not (desk.folder / "notary" / "outputs").exists()
 
 
 def test_a_policy_refuses_what_would_be_revealed(desk: Desk) -> None:
