@@ -26,18 +26,21 @@ import asyncio
 from pathlib import Path
 
 import hanse as hs
+from hanse.channels.protocol import Protocol
 from hanse.vertical.psi import chase_miao
 
-app = hs.RoleApp(chase_miao.PROTOCOL, tells={{"common": "how many both have"}}, away_s={away_s}, timeout_s=60)
+TWICE = Protocol.joined("twice", {{"first": chase_miao.PROTOCOL, "second": chase_miao.PROTOCOL}})
+app = hs.RoleApp(TWICE, tells={{"common": "how many both have"}}, away_s={away_s}, timeout_s=60)
 folder = Path({folder!r})
 
 
 async def play(party, site, program):
     ids = site.load("customers")["id"].astype(int)
+    await program(party.part("first"), ids)
     (folder / f"{{site.name}}-{{site.round}}").touch()
     while not (folder / "go").exists():
         await asyncio.sleep(0.05)
-    places = await program(party, ids)
+    places = await program(party.part("second"), ids)
     return {{"places": places}}, {{"common": len(places)}}
 
 
@@ -99,7 +102,7 @@ class Companies:
         return self.desk.run("run", "app.py", *roles, "--detach", "--federation", self.file).strip()
 
     def hold(self, away_s: float = 60.0) -> str:
-        """Submit an app whose programs wait for `go`, and wait until both play."""
+        """Submit an app whose programs wait for `go` in the middle of their session, and wait until both do."""
         (self.desk.folder / "held").mkdir()
         job = self.submit(HELD_APP.format(away_s=away_s, folder=str(self.desk.folder / "held")))
         ends = time.monotonic() + 60
@@ -207,7 +210,7 @@ def test_a_policy_refuses_what_would_be_revealed(desk: Desk) -> None:
 @pytest.mark.skipif(not HAS_PROC, reason="finds workers through /proc")
 @pytest.mark.parametrize("victim", ["bank", "shop", "bank's worker", "shop's worker", "server"])
 def test_each_process_killed_and_the_same_result(desk: Desk, victim: str) -> None:
-    """In the middle of the first session, while both programs play. The second has the same result."""
+    """In the middle of the first session, when one of its protocols is over. The second session has the same result."""
     companies = Companies(desk)
     job = companies.hold()
     if victim == "server":
