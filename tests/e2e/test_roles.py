@@ -26,18 +26,21 @@ import asyncio
 from pathlib import Path
 
 import hanse as hs
+from hanse.channels.protocol import Protocol
 from hanse.vertical.psi import chase_miao
 
-app = hs.RoleApp(chase_miao.PROTOCOL, tells={{"common": "how many both have"}}, away_s={away_s}, timeout_s=60)
+TWICE = Protocol.joined("twice", {{"first": chase_miao.PROTOCOL, "second": chase_miao.PROTOCOL}})
+app = hs.RoleApp(TWICE, tells={{"common": "how many both have"}}, away_s={away_s}, timeout_s=60)
 folder = Path({folder!r})
 
 
 async def play(party, site, program):
     ids = site.load("customers")["id"].astype(int)
+    await program(party.part("first"), ids)
     (folder / f"{{site.name}}-{{site.round}}").touch()
     while not (folder / "go").exists():
         await asyncio.sleep(0.05)
-    places = await program(party, ids)
+    places = await program(party.part("second"), ids)
     return {{"places": places}}, {{"common": len(places)}}
 
 
@@ -51,6 +54,7 @@ async def host(party, site):
     return await play(party, site, chase_miao.host)
 """
 IDS = {"bank": range(0, 300, 2), "shop": range(0, 300, 3)}
+ROLES = {"bank": "guest", "shop": "host", "notary": "arbiter"}
 COMMON = len(range(0, 300, 6))
 POLICY = """
 apps: any
@@ -66,15 +70,18 @@ roles:
 class Companies:
     """A federation of a bank and a shop, each in its own folder."""
 
-    def __init__(self, desk: Desk, reveals: str = "size, intersection, rows, common") -> None:
+    def __init__(
+        self, desk: Desk, reveals: str = "size, intersection, rows, common", sites: tuple[str, ...] = ("bank", "shop")
+    ) -> None:
         self.desk = desk
-        made = desk.ask("federation", "init", "city", "--site", "bank", "--site", "shop", "--port", free_ports(3))
+        invited = [word for site in sites for word in ("--site", site)]
+        made = desk.ask("federation", "init", "city", *invited, "--port", free_ports(3))
         self.file = desk.folder / made["federation_file"]
         self.server = self.start_server()
         for site, token in made["tokens"].items():
             desk.run("site", "join", "-", "--directory", site, stdin=token)
             self._own(desk.folder / site, site, reveals)
-        self.sites = {site: self.start(site) for site in IDS}
+        self.sites = {site: self.start(site) for site in sites}
 
     def start_server(self) -> Running:
         server = self.desk.start("server", "start", "--directory", "city")
@@ -89,13 +96,13 @@ class Companies:
     def ask(self, *arguments: object) -> Any:
         return self.desk.ask(*arguments, "--federation", self.file)
 
-    def submit(self, app: str = APP, code: int = 0) -> str:
+    def submit(self, app: str = APP) -> str:
         (self.desk.folder / "app.py").write_text(app)
-        words = ("run", "app.py", "--role", "guest=bank", "--role", "host=shop", "--detach")
-        return self.desk.run(*words, "--federation", self.file, code=code).strip()
+        roles = [word for site in self.sites for word in ("--role", f"{ROLES[site]}={site}")]
+        return self.desk.run("run", "app.py", *roles, "--detach", "--federation", self.file).strip()
 
     def hold(self, away_s: float = 60.0) -> str:
-        """Submit an app whose programs wait for `go`, and wait until both play."""
+        """Submit an app whose programs wait for `go` in the middle of their session, and wait until both do."""
         (self.desk.folder / "held").mkdir()
         job = self.submit(HELD_APP.format(away_s=away_s, folder=str(self.desk.folder / "held")))
         ends = time.monotonic() + 60
@@ -137,14 +144,14 @@ class Companies:
         """What an owner does: put the data there, say so, and what it may be used for."""
         with (folder / "customers.csv").open("w", newline="") as file:
             rows = csv.writer(file)
-            rows.writerow(["id", "since"])
-            rows.writerows([number, 1900 + number % 100] for number in IDS[site])
+            rows.writerow(["id", "since", "visits"])
+            rows.writerows([number, 1900 + number % 100, number % 7] for number in IDS.get(site, []))
         text = (folder / "site.yaml").read_text()
         (folder / "site.yaml").write_text(
             text.replace("datasets: {}", "datasets:\n  customers: {kind: csv, path: customers.csv}")
         )
-        role, peer = ("guest", "shop") if site == "bank" else ("host", "bank")
-        (folder / "policy.yaml").write_text(POLICY.format(role=role, peer=peer, reveals=reveals))
+        peers = ", ".join(sorted(set(ROLES) - {site}))
+        (folder / "policy.yaml").write_text(POLICY.format(role=ROLES[site], peer=peers, reveals=reveals))
 
 
 def test_two_companies_one_intersection(desk: Desk) -> None:
@@ -171,9 +178,25 @@ def test_two_companies_one_intersection(desk: Desk) -> None:
 
     text = desk.run("explain", "app.py")
     assert "who is a customer" in text
+    assert "server  guest  common" in text
     explained = json.loads(desk.run("explain", "app.py", "--json"))
     assert {each["what"] for each in explained["reveals"]} == {"size", "intersection", "rows", "common"}
     assert explained["guarantee"]["adversary"] == "semi-honest"
+
+
+def test_three_companies_and_two_protocols(desk: Desk) -> None:
+    """Intersection, then correlation over what is common, with a third site that deals: four processes."""
+    reveals = "size, intersection, shape, correlation, rows, common, columns"
+    companies = Companies(desk, reveals, sites=tuple(ROLES))
+    job = companies.submit(APP.replace("Intersection", "Correlation"))
+    companies.until(job, "finished")
+    common = np.arange(0, 300, 6)
+    columns = np.stack([1900 + common % 100, common % 7]).astype(float)
+    expected = np.corrcoef(columns, columns)[:2, 2:]
+    for site in ("bank", "shop"):
+        content = (desk.folder / site / "outputs" / job / f"{ROLES[site]}.safetensors").read_bytes()
+        assert np.abs(decode(content)["correlation"] - expected).max() < 1e-5
+    assert not (desk.folder / "notary" / "outputs").exists()
 
 
 def test_a_policy_refuses_what_would_be_revealed(desk: Desk) -> None:
@@ -187,7 +210,7 @@ def test_a_policy_refuses_what_would_be_revealed(desk: Desk) -> None:
 @pytest.mark.skipif(not HAS_PROC, reason="finds workers through /proc")
 @pytest.mark.parametrize("victim", ["bank", "shop", "bank's worker", "shop's worker", "server"])
 def test_each_process_killed_and_the_same_result(desk: Desk, victim: str) -> None:
-    """In the middle of the first session, while both programs play. The second has the same result."""
+    """In the middle of the first session, when one of its protocols is over. The second session has the same result."""
     companies = Companies(desk)
     job = companies.hold()
     if victim == "server":

@@ -16,6 +16,8 @@ from collections import deque
 from collections.abc import Iterable
 from typing import Any
 
+import numpy as np
+
 from hanse.channels.frames import CheckHead, Frame
 from hanse.core.codec import canonical_json
 from hanse.core.errors import RefusedError, TooLargeError, UnavailableError
@@ -131,11 +133,11 @@ class StreamChannel:
                 raise RefusedError("frame: the other end speaks for a role that is not its own")
             if self._check is not None:
                 self._check(sender, recipient, name, size)
-            content = bytearray(size)
-            await self._reader.fill(memoryview(content))
+            content = np.empty(size, np.uint8).data  # untouched: a head costs no memory before its content comes
+            await self._reader.fill(content)
         except OSError:
             raise UnavailableError("the other party has closed the connection") from None
-        return Frame(sender, recipient, name, seq, memoryview(content))
+        return Frame(sender, recipient, name, seq, content)
 
 
 class SocketReader:

@@ -118,7 +118,7 @@ def approve(
                 "name": each.get("name"),
                 "person": each.get("person"),
                 "app": each.get("app"),
-                "settings": "{strategy}, {rounds} rounds, quorum {quorum}".format_map(each),
+                **_settings(each),
                 "submitted": when(each.get("submitted_at_ms")),
                 "why held": each.get("reason"),
                 "code": each.get("code") or f"ask {each.get('person')} for the file with this SHA-256",
@@ -126,6 +126,17 @@ def approve(
         )
         say(f"→ hanse site approve {each['job']}   or   hanse site refuse {each['job']} --reason '…'")
         say()
+
+
+def _settings(job: dict[str, Any]) -> dict[str, str]:
+    """What an owner is asked to allow: how training goes; or who plays what, and what others learn."""
+    if "roles" not in job:
+        return {"settings": "{strategy}, {rounds} rounds, quorum {quorum}".format_map(job)}
+    learnt = (f"{each['to']} learns {each['what']} about {each['about']} ({each['detail']})" for each in job["reveals"])
+    return {
+        "roles": ", ".join(f"{role}: {site}" for role, site in sorted(job["roles"].items())),
+        "reveals": "; ".join(learnt) or "nothing",
+    }
 
 
 def refuse(

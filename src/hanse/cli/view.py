@@ -18,6 +18,9 @@ _DOING = {"parameters": "starting", "train": "training", "evaluate": "evaluating
 _DONE = {"parameters": "started", "train": "trained", "evaluate": "evaluated", "role": "has played"}
 _DECISIONS = {"accept": "ready", "hold": "held by its owner", "refuse": "refused"}
 
+_COUNTERS = ("_examples", "sent_messages", "sent_bytes", "received_messages", "received_bytes", "turns")
+"""Ends of names that are no measures: what is counted of every phase, and of every role's channel."""
+
 Event = Mapping[str, Any]
 
 
@@ -81,7 +84,7 @@ class View:
     def measures(self) -> list[str]:
         """Names of metrics to show, the best known first; those in training only where there are no others."""
         found = {name for site in self.sites.values() for name in site.metrics} | set(self.metrics)
-        found = {name for name in found if not name.endswith("_examples")}
+        found = {name for name in found if not name.endswith(_COUNTERS)}
         evaluated = {name for name in found if not name.startswith(("train_", "server_", "parameters_"))}
         chosen = evaluated or {name for name in found if name.startswith("train_")} or found
         base = {name: name.removeprefix("train_").removeprefix("server_") for name in chosen}

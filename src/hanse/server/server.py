@@ -101,7 +101,7 @@ class Server:
             overlap=True,
             unhurried=store.unhurried,
         )
-        relays = Relays()
+        self._relays = Relays()
         self.jobs = Jobs(
             seams,
             self._workers,
@@ -113,10 +113,10 @@ class Server:
             enrolled=lambda: [m.name for m in self.members.of_kind("site") if not m.revoked],
             record_of=lambda person: self.members.record("person", person)[1],
             on_event=self._observe,
-            relays=relays,
+            relays=self._relays,
             site_record_of=lambda site: self.members.record("site", site)[1],
         )
-        self._service = Service(self, self._inbox, self._store.blobs, self._store.links, relays)
+        self._service = Service(self, self._inbox, self._store.blobs, self._store.links, self._relays)
         await self.jobs.recover()  # before anyone can connect: a reply must find its job
         await self._listen(membership)
         self._watch_leases()
@@ -406,6 +406,7 @@ class Server:
         kind, name = str(body.get("kind")), str(body.get("name"))
         await self.members.revoke(kind, name)
         if kind == "site":
+            self._relays.drop(name)
             outgoing = self._inbox.session(name)
             if outgoing is not None:
                 outgoing.close(f"site {name} has been revoked; ask the federation's operator", final=True)

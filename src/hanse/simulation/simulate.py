@@ -59,10 +59,10 @@ def simulate(
         sites: site name → data sets; or only names, or their number, for apps that load nothing; or
             `hs.Population`, whose sites cost nothing until they are sampled.
         engine: where client code runs: `sequential`, one site after another in this process; `replicas`, in processes
-            of our own, for apps in a module file; `ray`, on a Ray cluster; `auto` measures a few sites and chooses among
-            those on this machine. All give the same bits. `batched` trains many sites in one kernel where the training
-            is declared (`numpy-batched`, `torch-batched`: with that kernel only); its result is that of the others up to
-            rounding.
+            of our own, for apps in a module file; `ray`, on a Ray cluster; `auto` measures a few sites and chooses
+            among those on this machine. All give the same bits. `batched` trains many sites in one kernel where the
+            training is declared (`numpy-batched`, `torch-batched`: with that kernel only); its result is that of the
+            others up to rounding.
         replicas: how many processes, or actors on Ray; by default one for each core. With `batched`, 2 or more stack in
             each.
         resources: of each actor on Ray, such as `{"num_gpus": 0.25}`.

@@ -38,6 +38,7 @@ datasets: any           # or a list of names: which data sets of site.yaml jobs 
 # min_cohort: 3         # the least quorum of a job: updates are combined with those of so many sites
 # max_rounds: 100
 # strategies: any       # or a list, such as [fedavg, fedprox]
+# roles: {guest: {peers: [shop], reveals: [size]}}   # what to play with whom; `hanse explain` prints what is revealed
 # secure_aggregation: required
 # max_epsilon: {patients: 1.0}
 # analytics: {min_group: 10}    # questions for statistics may be asked without approval

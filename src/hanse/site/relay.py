@@ -122,12 +122,13 @@ class Bridge:
             TrustError: a peer is not who it should be, or the server has changed something. RefusedError: the worker
                 or a peer sent what is not declared. UnavailableError: the stream broke.
         """
-        for peer in self._peers.values():
-            await self._stream.write(wire.head(wire.HELLO, self._place, peer.place) + peer.handshake.hello)
-        works = (self._up(), self._read(), self._down(), self._say_alive())
-        up, reading, down, alive = tasks = [asyncio.ensure_future(work) for work in works]
-        pending = set(tasks)
+        tasks: list[asyncio.Task[None]] = []
         try:
+            for peer in self._peers.values():
+                await self._stream.write(wire.head(wire.HELLO, self._place, peer.place) + peer.handshake.hello)
+            works = (self._up(), self._read(), self._down(), self._say_alive())
+            up, reading, down, alive = tasks = [asyncio.ensure_future(work) for work in works]
+            pending = set(tasks)
             while not up.done():
                 done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
                 for task in done:

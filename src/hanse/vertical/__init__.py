@@ -4,17 +4,19 @@ psi             private set intersection: who is at both
 intersection    `hs.vertical.Intersection`, the same as an app
 alignment       common rows of more than two parties
 correlation     Pearson's correlation between two parties' columns, with a dealer
+correlated      `hs.vertical.Correlation`: intersection, then correlation, as an app
 glm             generalised linear models
 tables, metrics what parties hand in, and how good predictions are
 
-`hs.vertical.Intersection`, `LogisticRegression`, `LinearRegression`, `PoissonRegression` and `simulate` are loaded when
-first used.
+`hs.vertical.Intersection`, `Correlation`, `LogisticRegression`, `LinearRegression`, `PoissonRegression` and `simulate`
+are loaded when first used.
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from hanse.vertical.correlated import Correlation as Correlation
     from hanse.vertical.glm.models import LinearRegression as LinearRegression
     from hanse.vertical.glm.models import LogisticRegression as LogisticRegression
     from hanse.vertical.glm.models import PoissonRegression as PoissonRegression
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
     from hanse.vertical.intersection import Intersection as Intersection
 
 _HOMES = {
+    "Correlation": "hanse.vertical.correlated",
     "Intersection": "hanse.vertical.intersection",
     "LinearRegression": "hanse.vertical.glm.models",
     "LogisticRegression": "hanse.vertical.glm.models",

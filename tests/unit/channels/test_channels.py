@@ -5,6 +5,7 @@ import contextlib
 import json
 import socket
 import time
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -409,6 +410,25 @@ async def test_a_head_is_refused_before_its_content_is_read(head: list[Any], wor
     channel = StreamChannel(mine)
     with pytest.raises(RefusedError, match=words):
         await Party("host", SUMS, channel, timeout_s=5).recv("guest", "numbers")
+    await channel.close()
+    theirs.close()
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads its own memory from /proc")
+async def test_a_head_alone_costs_no_memory() -> None:
+    """A peer may announce 16 GiB where its message has no bound; it must send them, too."""
+
+    def resident_pages() -> int:
+        return int(Path("/proc/self/statm").read_text().split()[1])
+
+    mine, theirs = socket.socketpair()
+    raw = json.dumps(["guest", "host", "numbers", 0, 1 << 34]).encode()
+    theirs.sendall(len(raw).to_bytes(4, "little") + raw + b"a few bytes")
+    before = resident_pages()
+    channel = StreamChannel(mine)
+    with pytest.raises(UnavailableError, match="has not sent"):
+        await Party("host", SUMS, channel, timeout_s=0.3).recv("guest", "numbers")
+    assert resident_pages() - before < 25_000  # 100 MB
     await channel.close()
     theirs.close()
 

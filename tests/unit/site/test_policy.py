@@ -173,6 +173,7 @@ def test_the_template_holds_every_app_of_every_person(tmp_path: Path) -> None:
     demanding = read_policy(write(tmp_path, uncommented))
     assert demanding is not None
     assert (demanding.min_cohort, demanding.isolation, demanding.secure_aggregation) == (3, "landlock", True)
+    assert demanding.roles == {"guest": RolePolicy(frozenset({"shop"}), frozenset({"size"}))}
 
 
 @pytest.mark.parametrize(

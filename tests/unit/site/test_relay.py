@@ -345,6 +345,24 @@ def test_the_server_holds_a_window_for_a_pair_and_no_more() -> None:
     assert len(play._alive[1]) == len(play._taken[1]) == 1
 
 
+async def test_a_site_that_is_revoked_is_dropped_and_the_others_are_told() -> None:
+    relays = Relays()
+    play = relays.open("s", {"guest": "bank", "host": "shop"})
+    bank, shop = play.attach("guest", "bank"), play.attach("host", "shop")
+    bank.take(wire.head(wire.DATA, 0, 1) + b"said before")
+    relays.drop("bank")
+    assert await bank.next() is None
+    with pytest.raises(HanseError):
+        bank.take(wire.head(wire.DATA, 0, 1) + b"x")
+    assert [await shop.next(), await shop.next()] == [
+        wire.head(wire.DATA, 0, 1) + b"said before",
+        wire.head(wire.LOST, 0, 1),
+    ]
+    relays.drop("shop")
+    with pytest.raises(ConflictError):
+        play.attach("host", "shop")
+
+
 def test_nothing_follows_an_end() -> None:
     end = session().attach("guest", "bank")
     end.take(wire.head(wire.END, 0, 1))

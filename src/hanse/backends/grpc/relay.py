@@ -122,6 +122,7 @@ class RelaySession:
         self._pairs = {(one, other): _Pair() for one in places for other in places if one != other}
         self._ends: dict[int, End] = {}
         self._over: set[tuple[int, int]] = set()
+        self._dropped: set[int] = set()
         self._taken: list[dict[int, bytes]] = [{} for _ in places]
         self._alive: list[dict[int, bytes]] = [{} for _ in places]
         self._changed = [asyncio.Event() for _ in places]
@@ -197,6 +198,8 @@ class RelaySession:
         """See `End.next`. Words on taken bytes go first; senders take turns."""
         while True:
             self._changed[place].clear()
+            if place in self._dropped:
+                return None
             if self._taken[place]:
                 return self._taken[place].pop(next(iter(self._taken[place])))
             num_roles = len(self.roles)
@@ -210,6 +213,15 @@ class RelaySession:
             if self.is_closed:
                 return None
             await self._changed[place].wait()
+
+    def drop(self, site: str) -> None:
+        """End a site's stream, and let it open none."""
+        for role, each in self.sites.items():
+            if each == site:
+                place = self.roles.index(role)
+                self._dropped.add(place)
+                self._ends.setdefault(place, End(self, place)).leave()
+                self._changed[place].set()
 
     def close(self) -> None:
         """Nothing is put through any more."""
@@ -242,6 +254,11 @@ class Relays:
         if found is None:
             raise NotFoundError(f"relay: there is no session {session[:200]}; it may be over")
         return found
+
+    def drop(self, site: str) -> None:
+        """End every stream of a site."""
+        for session in self._sessions.values():
+            session.drop(site)
 
     def close(self, session: str) -> None:
         """End a session and its streams. Harmless when repeated."""

@@ -1,0 +1,39 @@
+"""Roles on the command line: what is typed, what an owner is asked, what is shown while they play."""
+
+import pytest
+
+from hanse.cli.run import roles_of
+from hanse.cli.site import _settings
+from hanse.cli.view import View, line_of
+from hanse.core.errors import ConfigError
+from hanse.rounds.record import role_record
+
+
+def test_roles_as_typed() -> None:
+    assert roles_of(["guest=bank", "host=shop", "host=telco"]) == {"guest": ["bank"], "host": ["shop", "telco"]}
+    assert roles_of(None) is None
+    for word in ("guest", "=bank", "guest="):
+        with pytest.raises(ConfigError, match="expected ROLE=SITE"):
+            roles_of([word])
+
+
+def test_an_owner_is_asked_about_what_others_learn() -> None:
+    reveal = {"to": "host", "about": "guest", "what": "intersection", "detail": "who is a customer"}
+    asked = _settings({"roles": {"host": "shop", "guest": "bank"}, "reveals": [reveal]})
+    assert asked["roles"] == "guest: bank, host: shop"
+    assert asked["reveals"] == "host learns intersection about guest (who is a customer)"
+    assert _settings({"strategy": "fedavg", "rounds": 3, "quorum": 2}) == {"settings": "fedavg, 3 rounds, quorum 2"}
+
+
+def test_what_is_counted_is_no_measure() -> None:
+    view = View("app", rounds=1, job="j")
+    view.take({"what": "phase", "round": 1, "phase": "role", "asked": 2})
+    answer = {"common": 50, "sent_bytes": 100, "turns": 3}
+    view.take({"what": "reply", "round": 1, "phase": "role", "site": "bank", "metrics": answer})
+    assert view.measures() == ["common"]
+    record = role_record({"guest": "bank", "host": "shop"}, {"guest": answer, "host": answer}, 1.5)
+    event = {"what": "round", "record": record.to_json()}
+    view.take(event)
+    assert view.measures() == ["common", "guest_common", "host_common"]
+    assert "guest_common 50" in line_of(view, event)
+    assert "bytes" not in line_of(view, event)
