@@ -89,7 +89,9 @@ def _bucket(config: AwsConfig, session: Any) -> Any:
     from obstore.auth.boto3 import Boto3CredentialProvider
     from obstore.store import S3Store
 
-    local = {} if config.endpoint is None else {"endpoint": config.endpoint, "client_options": {"allow_http": True}}
+    local: dict[str, Any] = {}
+    if config.endpoint is not None:
+        local = {"endpoint": config.endpoint, "client_options": {"allow_http": True}}
     return S3Store(
         config.bucket,
         region=config.region,
