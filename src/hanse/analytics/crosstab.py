@@ -13,7 +13,7 @@ from hanse.analytics.release import withheld
 from hanse.analytics.significance import chi_squared_tail
 from hanse.analytics.table import Table
 from hanse.analytics.words import frequent_words, joined_words, pack_words, read_words, wrong_words
-from hanse.core.arrays import Arrays, Layout
+from hanse.core.arrays import Array, Arrays, Layout
 
 VALUES = ("rows", "columns")
 
@@ -54,12 +54,10 @@ class Crosstab(Question):
                      self.column_values or frequent_words(across, self.min_group))  # fmt: skip
             return Arrays(zip(VALUES, map(pack_words, found), strict=True))
         row_names, column_names = self._values(model)
-        count = np.array(
-            [[int(((down == row) & (across == column)).sum()) for column in column_names] for row in row_names],
-            dtype=np.int64,
-        ).reshape(len(row_names), len(column_names))
-        hidden = withheld(count, self.min_group)
-        told = np.where(hidden, 0, count)
+        count = np.zeros((len(row_names) + 1, len(column_names) + 1), dtype=np.int64)
+        np.add.at(count, (_places(down, row_names), _places(across, column_names)), 1)
+        hidden = withheld(count, self.min_group)[:-1, :-1]  # also for the sake of all other values, which are not told
+        told = np.where(hidden, 0, count[:-1, :-1])
         return Arrays({"count": told, "withheld": hidden.astype(np.int64), "sites": (told > 0).astype(np.int64)})
 
     def layout(self, phase: str, model: Arrays | None) -> Layout | None:
@@ -106,6 +104,12 @@ class Crosstab(Question):
         if model is None:
             return (), ()
         return read_words(model["rows"]), read_words(model["columns"])
+
+
+def _places(words: Array, names: Sequence[str]) -> list[int]:
+    """The place of each row's value among `names`; the one behind the last for all others."""
+    place = {name: index for index, name in enumerate(names)}
+    return [place.get(word, len(names)) for word in words.tolist()]
 
 
 def independence(count: np.ndarray[Any, np.dtype[np.int64]]) -> tuple[float | None, int]:

@@ -51,15 +51,17 @@ class Histogram(GroupedQuestion):
     ) -> Arrays:
         """See `GroupedQuestion.tell_groups`."""
         numbers = table.numbers(self.column)
-        count = np.zeros((len(rows), len(self.edges) - 1), dtype=np.int64)
+        outer = np.array([-np.inf, *self.edges[:-1], np.nextafter(self.edges[-1], np.inf), np.inf])
+        count = np.zeros((len(rows), len(self.edges) + 1), dtype=np.int64)
         sites = np.zeros(len(rows), dtype=np.int64)
         for g, places in enumerate(rows):
             values = numbers[places]
             values = values[~np.isnan(values)]
             if self._enough(values):
-                count[g], sites[g] = np.histogram(values, bins=np.array(self.edges))[0], 1
-        hidden = withheld(count, self.min_group)
-        return Arrays({"count": np.where(hidden, 0, count), "withheld": hidden.astype(np.int64), "sites": sites})
+                count[g], sites[g] = np.histogram(values, bins=outer)[0], 1
+        hidden = withheld(count, self.min_group)  # also for the sake of what lies outside, which is not told
+        told = {"count": np.where(hidden, 0, count), "withheld": hidden.astype(np.int64)}
+        return Arrays({**{name: array[:, 1:-1].copy() for name, array in told.items()}, "sites": sites})
 
     def advance(self, phase: str, model: Arrays | None, totals: Arrays) -> Arrays:
         """See `Question.advance`."""

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import hanse as hs
-from hanse.analytics import Correlation, Crosstab, Histogram, TopK
+from hanse.analytics import Correlation, Crosstab, Histogram, Table, TopK
 from hanse.analytics.significance import chi_squared_tail
 from tests.unit.analytics.sites import asked, patients, pooled
 
@@ -126,3 +126,21 @@ def test_correlation_needs_rows_and_no_rare_values() -> None:
     assert constant.to_rows()[1]["x"] is None
     with pytest.raises(hs.ConfigError, match="at least two"):
         Correlation("x", data="d")
+
+
+def test_few_rows_outside_the_table_take_a_cell_along() -> None:
+    rows = {"x": [1] * 40 + [5] * 20 + [99] * 3}
+    answer, _ = asked({"a": {"d": rows}}, Histogram("x", [0, 4, 8], data="d"))
+    assert [row["count"] for row in answer.to_rows()] == [40, 0]  # else 63 − 60 would be told
+    wide = {"u": ["a"] * 60 + ["b"] * 43, "v": ["x"] * 40 + ["y"] * 20 + ["x"] * 40 + ["rare"] * 3}
+    question = Crosstab("u", "v", data="d", row_values=["a", "b"], column_values=["x", "y"])
+    answer, _ = asked({"a": {"d": wide}}, question)
+    assert answer.to_rows()[1]["x"] == 0  # else 43 − 40 would be told
+
+
+@given(st.lists(st.floats(-5, 15), max_size=60))
+def test_bins_are_numpys_whatever_lies_outside(values: list[float]) -> None:
+    edges = [0.0, 2.5, 10.0]
+    question = Histogram("x", edges, data="d", min_group=1)
+    told = question.tell("tell", Table.of({"x": np.array(values, dtype=np.float64)}), None)
+    assert told["count"][0].tolist() == np.histogram(values, bins=edges)[0].tolist()

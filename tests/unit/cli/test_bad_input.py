@@ -98,6 +98,22 @@ CASES: dict[str, list[tuple[list[str], str]]] = {
         (["app.py", "--key", "a", "--membership", "b"], "found both"),
         (["app.py", "--membership", "SERVER/server", "--head", "empty.py"], "empty.py"),
     ],
+    "stats describe": [
+        ([], "columns"),
+        (["age"], "--data"),
+        (["age", "--data", "p"], "federation.yaml: not found"),
+        (["age", "age", "--data", "p"], "distinct names"),
+        (["age", "--data", "p", "--min-group", "0"], "min_group: expected a whole number"),
+    ],
+    "stats quantiles": [(["age", "--data", "p", "--q", "1.5"], "q: expected finite numbers from 0 to 1")],
+    "stats histogram": [
+        (["age", "--data", "p", "--edges", "a,b"], "--edges: expected numbers"),
+        (["age", "--data", "p", "--edges", "2,1"], "each above the one before"),
+    ],
+    "stats correlation": [(["age", "--data", "p"], "at least two")],
+    "stats crosstab": [(["sex", "--data", "p"], "columns")],
+    "stats top": [(["icd", "--data", "p", "--number", "0"], "k: expected a whole number")],
+    "stats survival": [(["days", "died", "--data", "p", "--unit", "-1"], "unit: expected")],
     "audit head": [([], "federation.yaml: not found")],
     "doctor": [(["--directory", "nowhere"], "no such folder"), ([], "found none of these")],
 }
