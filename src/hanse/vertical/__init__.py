@@ -9,7 +9,6 @@ tables, metrics  what parties hand in, and how good predictions are
 `hs.vertical.LogisticRegression`, `LinearRegression`, `PoissonRegression` and `simulate` are loaded when first used.
 """
 
-from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -18,22 +17,16 @@ if TYPE_CHECKING:
     from hanse.vertical.glm.models import PoissonRegression as PoissonRegression
     from hanse.vertical.glm.models import simulate as simulate
 
-_HOMES = {
-    "LinearRegression": "hanse.vertical.glm.models",
-    "LogisticRegression": "hanse.vertical.glm.models",
-    "PoissonRegression": "hanse.vertical.glm.models",
-    "simulate": "hanse.vertical.glm.models",
-}
+_MODELS = ("LinearRegression", "LogisticRegression", "PoissonRegression", "simulate")
 
 
 def __getattr__(name: str) -> Any:
-    home = _HOMES.get(name)
-    if home is None:
+    if name not in _MODELS:
         raise AttributeError(f"module 'hanse.vertical' has no attribute {name!r}")
-    value = getattr(import_module(home), name)
-    globals()[name] = value
-    return value
+    from hanse.vertical.glm import models  # when first used: a protocol alone does not load them all
+
+    return getattr(models, name)
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *_HOMES])
+    return sorted([*globals(), *_MODELS])
