@@ -12,7 +12,6 @@ tables, metrics what parties hand in, and how good predictions are
 are loaded when first used.
 """
 
-from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -23,24 +22,26 @@ if TYPE_CHECKING:
     from hanse.vertical.glm.models import simulate as simulate
     from hanse.vertical.intersection import Intersection as Intersection
 
-_HOMES = {
-    "Correlation": "hanse.vertical.correlated",
-    "Intersection": "hanse.vertical.intersection",
-    "LinearRegression": "hanse.vertical.glm.models",
-    "LogisticRegression": "hanse.vertical.glm.models",
-    "PoissonRegression": "hanse.vertical.glm.models",
-    "simulate": "hanse.vertical.glm.models",
-}
+_MODELS = ("LinearRegression", "LogisticRegression", "PoissonRegression", "simulate")
+_APPS = ("Correlation", "Intersection")
 
 
 def __getattr__(name: str) -> Any:
-    home = _HOMES.get(name)
-    if home is None:
-        raise AttributeError(f"module 'hanse.vertical' has no attribute {name!r}")
-    value = getattr(import_module(home), name)
-    globals()[name] = value
-    return value
+    # Loaded when first used: a protocol alone does not need them all.
+    if name in _MODELS:
+        from hanse.vertical.glm import models
+
+        return getattr(models, name)
+    if name == "Correlation":
+        from hanse.vertical.correlated import Correlation
+
+        return Correlation
+    if name == "Intersection":
+        from hanse.vertical.intersection import Intersection
+
+        return Intersection
+    raise AttributeError(f"module 'hanse.vertical' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *_HOMES])
+    return sorted([*globals(), *_MODELS, *_APPS])
