@@ -386,5 +386,5 @@ def test_scikit_learns_linear_models_do_their_part_of_ditto() -> None:
 
 
 def test_scikit_learn_cannot_freeze_and_says_so() -> None:
-    with pytest.raises(JobFailed, match="hs.sklearn: cannot hold some arrays fixed"):
+    with pytest.raises(JobFailed, match=r"hs\.sklearn: cannot hold some arrays fixed"):
         scikit(hs.FedRep(home="intercept"), rounds=1)
