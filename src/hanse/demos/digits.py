@@ -1,6 +1,7 @@
-"""Two tables on scikit-learn's digits: strategies under label skew, and attacks against defences.
+"""Tables on scikit-learn's digits: strategies under label skew, personalised ones, and attacks against defences.
 
     python -m hanse.demos.digits strategies [--seeds 5] [--rounds 50]
+    python -m hanse.demos.digits personal [--seeds 5] [--rounds 50]
     python -m hanse.demos.digits attacks [--seeds 5] [--rounds 30]
 
 The data are "Optical recognition of handwritten digits" (E. Alpaydin, C. Kaynak, UCI 1998), 1797 images of 8 × 8, of
@@ -13,7 +14,7 @@ import argparse
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from statistics import fmean, stdev
+from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,7 @@ from hanse.core.arrays import Array
 from hanse.core.errors import MissingExtraError
 from hanse.datasets import Partition, dirichlet, iid
 from hanse.demos.digits_app import accuracy_of, app_of
+from hanse.demos.digits_text import attack_lines, described, personal_lines, strategy_lines
 
 NUM_TEST = 360
 Sites = Mapping[str, Mapping[str, Any]]
@@ -58,13 +60,18 @@ def load(seed: int) -> Digits:
 
 def accuracies(app: hs.App, sites: Sites, digits: Digits) -> list[float]:
     """Of each round's model on the held-out images."""
+    return trained(app, sites, digits)[0]
+
+
+def trained(app: hs.App, sites: Sites, digits: Digits) -> tuple[list[float], Any]:
+    """Accuracy of each round's model on the held-out images, and the last one."""
 
     @app.evaluate_on_server
     def evaluate_on_server(arrays: Any, round: int) -> Any:
         return {"accuracy": accuracy_of(arrays, digits.X_test, digits.y_test)}
 
     result = hs.simulate(app, sites, progress=False)
-    return [record.metrics["server_accuracy"] for record in result.rounds]
+    return [record.metrics["server_accuracy"] for record in result.rounds], result.arrays
 
 
 # ---- strategies ----
@@ -72,9 +79,6 @@ def accuracies(app: hs.App, sites: Sites, digits: Digits) -> list[float]:
 NUM_SITES = 100
 ALPHA = 0.1
 SAMPLE = 0.2
-EARLY = 10
-"""The round of the table's first column."""
-
 STRATEGIES: Sequence[hs.Strategy] = (
     hs.FedAvg(),
     hs.FedAvg(weights="equal"),
@@ -87,7 +91,12 @@ STRATEGIES: Sequence[hs.Strategy] = (
     hs.FedAdagrad(0.1),
     hs.FedAdam(0.1),
     hs.FedYogi(0.1),
+    hs.FedProx(0.01, partial=0.9),
+    hs.Moon(mu=0.1),
+    hs.FedBuff(20),
 )
+SELECTIONS: Sequence[hs.Uniform | hs.ByExamples | hs.Balanced] = (hs.ByExamples(), hs.Balanced(), hs.PowerOfChoice(40))
+"""Under FedAvg with equal weights."""
 
 
 def skewed(digits: Digits, seed: int) -> Sites:
@@ -107,6 +116,49 @@ def by_strategy(
         for strategy in strategies:
             app = app_of(strategy, rounds=rounds, seed=seed, sample=SAMPLE)
             table[described(strategy)].append(accuracies(app, sites, digits))
+    return table
+
+
+def by_selection(seeds: Sequence[int], rounds: int) -> dict[str, list[list[float]]]:
+    """The same for each selection, under FedAvg with equal weights."""
+    table: dict[str, list[list[float]]] = {repr(selection): [] for selection in SELECTIONS}
+    for seed in seeds:
+        digits = load(seed)
+        for selection in SELECTIONS:
+            strategy = hs.FedAvg(weights="equal")
+            app = app_of(strategy, rounds=rounds, seed=seed, sample=SAMPLE, selection=selection)
+            table[repr(selection)].append(accuracies(app, skewed(digits, seed), digits))
+    return table
+
+
+# ---- personalised ----
+
+PERSONAL: Sequence[hs.Strategy] = (
+    hs.FedAvg(),
+    hs.FineTune(),
+    hs.Ditto(pull=1.0),
+    hs.Ditto(pull=0.0),
+    hs.FedPer(home="w1, b1"),
+    hs.FedRep(home="w1, b1"),
+    hs.LGFedAvg(home="w0, b0"),
+    hs.IFCA(4),
+)
+
+
+def by_personal(
+    seeds: Sequence[int], rounds: int, strategies: Sequence[hs.Strategy] = PERSONAL
+) -> dict[str, list[float]]:
+    """Mean over sites of the accuracy at each, by seed: on held-out images, mixed as the site's own labels are."""
+    table: dict[str, list[float]] = {described(strategy): [] for strategy in strategies}
+    for seed in seeds:
+        digits = load(seed)
+        held_out = digits.X_test, digits.y_test
+        sites = {name: {**sets, "held-out": held_out} for name, sets in skewed(digits, seed).items()}
+        for strategy in strategies:
+            app = app_of(strategy, rounds=rounds, seed=seed, sample=SAMPLE, evaluate_every=rounds)
+            last = hs.simulate(app, sites, progress=False).rounds[-1]
+            found: list[Any] = [last.by_site[site]["accuracy"] for site in sites]
+            table[described(strategy)].append(fmean(found))
     return table
 
 
@@ -138,6 +190,7 @@ ATTACKS: Mapping[str, attacks.Attack | None] = {
     "the same, z = 1.5": attacks.LittleIsEnough(1.5),
     "inner product × 0.5": attacks.InnerProduct(0.5),
     "inner product × 4": attacks.InnerProduct(4.0),
+    "backdoor × 5": attacks.Backdoor(boost=NUM_ATTACKED / NUM_LIARS),
 }
 CUTS: Mapping[str, Callable[[Digits, int], Partition]] = {
     "IID": lambda digits, seed: iid(len(digits.y), NUM_ATTACKED, seed=seed),
@@ -162,44 +215,19 @@ def by_attack(cut: str, seeds: Sequence[int], rounds: int) -> dict[tuple[str, st
                 app = app_of(defence, rounds=rounds, seed=seed)
                 if attack is not None:
                     app = attacks.attacked(app, attack, liars(sites, seed), sites)
-                table.setdefault((described(defence), name), []).append(accuracies(app, sites, digits)[-1])
+                found, model = trained(app, sites, digits)
+                table.setdefault((described(defence), name), []).append(found[-1])
+                if isinstance(attack, attacks.Backdoor):
+                    column = name.replace("backdoor", "fooled")
+                    table.setdefault((described(defence), column), []).append(fooled(model, digits, attack))
     return table
 
 
-# ---- as text ----
-
-
-def described(strategy: hs.Strategy) -> str:
-    """`FedProx(proximal_mu=0.1)`: the class, with what is not its default."""
-    given = {name: value for name, value in strategy.params().items() if value != getattr(type(strategy), name)}
-    return f"{type(strategy).__name__}({', '.join(f'{name}={value!r}' for name, value in given.items())})"
-
-
-def strategy_lines(table: Mapping[str, Sequence[Sequence[float]]]) -> list[str]:
-    """A Markdown table: mean ± standard deviation over seeds, after `EARLY` rounds and at the end."""
-    rounds = len(next(iter(table.values()))[0])
-    marks = [*([EARLY] if rounds > EARLY else []), rounds]
-    lines = [
-        "| strategy |" + "".join(f" {mark} rounds |" for mark in marks) + " lowest |",
-        "|---|" + "---|" * len(marks) + "---|",
-    ]
-    for name, runs in table.items():
-        cells = ""
-        for mark in marks:
-            values = [run[mark - 1] for run in runs]
-            cells += f" {fmean(values):.3f} ± {stdev(values) if len(values) > 1 else 0.0:.3f} |"
-        lines.append(f"| `{name}` |{cells} {min(run[-1] for run in runs):.3f} |")
-    return lines
-
-
-def attack_lines(table: Mapping[tuple[str, str], Sequence[float]]) -> list[str]:
-    """A Markdown table: means over seeds, a defence a row, an attack a column."""
-    columns = list(dict.fromkeys(attack for _, attack in table))
-    lines = ["| defence | " + " | ".join(columns) + " |", "|---|" + "---|" * len(columns)]
-    for defence in dict.fromkeys(defence for defence, _ in table):
-        cells = " | ".join(f"{fmean(table[defence, attack]):.3f}" for attack in columns)
-        lines.append(f"| `{defence}` | {cells} |")
-    return lines
+def fooled(model: Any, digits: Digits, attack: attacks.Backdoor) -> float:
+    """Share of the marked held-out images of other digits that the model takes for the attack's target."""
+    others = digits.y_test != attack.target
+    marked = attack.mark(digits.X_test[others])
+    return accuracy_of(model, marked, np.full(len(marked), attack.target))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -207,7 +235,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m hanse.demos.digits", description="Tables on scikit-learn's digits."
     )
-    parser.add_argument("table", choices=["strategies", "attacks"])
+    parser.add_argument("table", choices=["strategies", "personal", "attacks"])
     parser.add_argument("--seeds", type=int, help="how many, from 0 (5)")
     parser.add_argument("--rounds", type=int, help="of training (50; 30 for attacks)")
     given = parser.parse_args(arguments)
@@ -216,6 +244,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         seeds, rounds = range(given.seeds or 5), given.rounds or 50
         print(f"{NUM_SITES} sites, Dirichlet({ALPHA}), {SAMPLE:.0%} in a round, {rounds} rounds, {len(seeds)} seeds\n")
         print("\n".join(strategy_lines(by_strategy(seeds, rounds))))
+        print("\nselections under FedAvg(weights='equal')\n")
+        print("\n".join(strategy_lines(by_selection(seeds, rounds), "selection")))
+    elif given.table == "personal":
+        seeds, rounds = range(given.seeds or 5), given.rounds or 50
+        print(f"{NUM_SITES} sites, Dirichlet({ALPHA}), {SAMPLE:.0%} in a round, {rounds} rounds, {len(seeds)} seeds\n")
+        print("\n".join(personal_lines(by_personal(seeds, rounds))))
     else:
         seeds, rounds = range(given.seeds or 5), given.rounds or 30
         for cut in CUTS:
