@@ -66,6 +66,7 @@ CASES = {
     "numpy_client": Case(EXAMPLES, "numpy_client.py", "laboratories"),
     "torch_mlp": Case(EXAMPLES, "torch_mlp.py", "sites", "torch"),
     "custom_strategy": Case(EXAMPLES, "custom_strategy.py", "sites"),
+    "declared": Case(APPS, "declared.py", "sites"),
     **{
         name: Case(APPS, f"{name}.py")
         for name in (

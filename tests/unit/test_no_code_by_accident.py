@@ -52,7 +52,7 @@ ALLOWED = {
     ("demos/local_federation.py", "subprocess.Popen"): "starts our own server and sites",
     ("workers/launcher.py", "subprocess.Popen"): "starts the launcher itself",
     ("workers/launcher.py", "importlib.import_module"): "libraries to preload, named by this machine's own settings",
-    ("simulation/replicas.py", "subprocess.Popen"): "starts our own replicas",
+    ("simulation/hands.py", "subprocess.Popen"): "starts our own replicas",
     ("simulation/replica.py", "importlib.import_module"): "a module that the simulation itself has imported",
     ("workers/isolation.py", "subprocess.run"): "asks whether another user may run this Python",
     ("workers/worker.py", "importlib.import_module"): "the worker's runtime, named by its launcher on this machine",

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from hanse.simulation.batched import Batched
 
 BATCHED = ("batched", "numpy-batched", "torch-batched")
-ENGINES = ("auto", "sequential", "replicas", *BATCHED)
+ENGINES = ("auto", "sequential", "replicas", "ray", *BATCHED)
 STARTING_S = 1.5
 """What starting replicas takes, about: they are worth it where they save twice that."""
 IMPORTING_TORCH_S = 4.0
@@ -30,6 +30,7 @@ def make_engine(
     *,
     replicas: int | None = None,
     mixed_hardware: bool = False,
+    resources: Mapping[str, float] | None = None,
     reproducible: bool = True,
     rounds: int = 1,
     settings: Mapping[str, Any] | None = None,
@@ -38,6 +39,7 @@ def make_engine(
 
     Args:
         replicas: processes; by default one for each core.
+        resources: of each actor on a Ray cluster.
         reproducible: `auto` keeps to engines with the bits of the sequential one.
         rounds: that are left, so that `auto` knows whether something is worth its start.
         settings: of the engine on which a run was begun that is resumed.
@@ -49,6 +51,12 @@ def make_engine(
         raise ConfigError(f"engine: expected one of {', '.join(ENGINES)}; found {str(name)[:60]!r}")
     if replicas is not None and (type(replicas) is not int or not 1 <= replicas <= 1024):
         raise ConfigError(f"replicas: expected a whole number from 1 to 1024, found {replicas!r}")
+    if resources is not None and name != "ray":
+        raise ConfigError(f"resources: expected engine='ray' beside them, found {name!r}")
+    if name == "ray":
+        from hanse.simulation.on_ray import OnRay  # heavy and optional
+
+        return OnRay(places.app, places.population, replicas, resources=resources, mixed_hardware=mixed_hardware)
     if name == "replicas":
         return Replicas(places.app, places.population, replicas, mixed_hardware=mixed_hardware)
     if name == "auto":

@@ -28,35 +28,46 @@ from hanse.rounds.names import Listed
 from hanse.simulation.data_file import FileData
 from hanse.simulation.engine import Answered, Batch, Engine, refusal
 from hanse.simulation.sites import Places, Population
-from hanse.simulation.wire import Closed, done_frame, read_batch, receive, send
+from hanse.simulation.wire import Buffer, Closed, done_frame, read_batch, receive, send
 from hanse.strategies.catalogue import CUSTOM, named
+
+
+class Worker:
+    """Answers frames, one after another, wherever it runs."""
+
+    def __init__(self) -> None:
+        self._lines: list[str] = []
+        self._models: dict[str, Arrays] = {}
+        self._engine: Engine | None = None
+
+    def handle(self, header: dict[str, Any], payload: memoryview) -> tuple[dict[str, Any], list[Buffer]] | None:
+        """The answer to one frame; None where none is wanted."""
+        match header["kind"]:
+            case "load":
+                try:
+                    self._engine, about = load(header, self._lines)
+                except Exception as error:  # the top of a request: the simulation says it
+                    about = {"error": str(error) if isinstance(error, ConfigError) else text_of(error)}
+                return {"kind": "loaded", **about}, []
+            case "model":
+                kept = {key: arrays for key, arrays in self._models.items() if key in header["keep"]}
+                self._models = {**kept, header["id"]: decode(payload)}
+                return None
+        assert self._engine is not None
+        batch = read_batch(header, payload, self._models[header["needs"]] if header["needs"] else None)
+        subtree = None if header["subtree"] is None else Subtree(*header["subtree"])
+        facts, parts = done_frame(*run_chunk(self._engine, batch, subtree))
+        log, self._lines[:] = list(self._lines), []
+        return {"kind": "done", "chunk": header["chunk"], "log": log, **facts}, parts
 
 
 def main(link: socket.socket) -> None:
     """Answer frames until the simulation ends."""
-    lines: list[str] = []
-    models: dict[str, Arrays] = {}
-    engine: Engine | None = None
+    worker = Worker()
     while True:
-        header, payload = receive(link)
-        match header["kind"]:
-            case "load":
-                try:
-                    engine, about = load(header, lines)
-                except Exception as error:  # the top of a request: the simulation says it
-                    about = {"error": str(error) if isinstance(error, ConfigError) else text_of(error)}
-                send(link, {"kind": "loaded", **about})
-            case "model":
-                models = {key: arrays for key, arrays in models.items() if key in header["keep"]}
-                models[header["id"]] = decode(payload)
-            case "batch":
-                assert engine is not None
-                batch = read_batch(header, payload, models[header["needs"]] if header["needs"] else None)
-                subtree = None if header["subtree"] is None else Subtree(*header["subtree"])
-                answers, partials = run_chunk(engine, batch, subtree)
-                facts, parts = done_frame(answers, partials)
-                send(link, {"kind": "done", "chunk": header["chunk"], "log": lines, **facts}, parts)
-                lines.clear()
+        answer = worker.handle(*receive(link))
+        if answer is not None:
+            send(link, *answer)
 
 
 def load(header: dict[str, Any], lines: list[str]) -> tuple[Engine, dict[str, Any]]:

@@ -9,18 +9,12 @@ processes has failed like any other.
 Processes are spawned and never forked: a fork of a process with threads (BLAS, torch, CUDA) may hang.
 """
 
-import contextlib
 import os
-import queue
-import signal
-import socket
-import subprocess
 import sys
 import tempfile
-import threading
 from collections import deque
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +28,9 @@ from hanse.core.errors import ConfigError
 from hanse.core.records import Reply
 from hanse.simulation import data_file
 from hanse.simulation.engine import Answered, Batch
+from hanse.simulation.hands import Hands, Processes, Replica
 from hanse.simulation.sites import Population, to_stderr
-from hanse.simulation.wire import Closed, batch_frame, read_done, receive, send
+from hanse.simulation.wire import Closed, batch_frame, read_done
 from hanse.strategies.catalogue import CUSTOM
 
 AHEAD = 2
@@ -58,18 +53,8 @@ class Chunk:
     deaths: int = 0
 
 
-@dataclass(slots=True, eq=False)
-class Replica:
-    """One process."""
-
-    process: subprocess.Popen[bytes]
-    link: socket.socket
-    at_work: dict[int, Chunk] = field(default_factory=dict)
-    models: list[str] = field(default_factory=list)
-
-
 class Replicas:
-    """See `engine.Engine`.
+    """See `engine.Engine`. What starts processes and talks to them are its `Hands`.
 
     Args:
         count: processes; by default one for each core that this process may use.
@@ -114,9 +99,10 @@ class Replicas:
         self._replicas: list[Replica] = []
         self._waiting: deque[Chunk] = deque()
         self._costs: dict[str, float] = {}
+        self._usual_s = 0.0
         self._sizes = population.sizes
         self._numbers = 0
-        self._heard: queue.SimpleQueue[tuple[Replica, dict[str, Any] | None, memoryview]] = queue.SimpleQueue()
+        self._hands = self._make_hands(app)
 
     @property
     def name(self) -> str:
@@ -136,7 +122,10 @@ class Replicas:
     @property
     def pids(self) -> list[int]:
         """Of the processes that are alive."""
-        return [replica.process.pid for replica in self._replicas]
+        return [replica.handle.pid for replica in self._replicas]
+
+    def _make_hands(self, app: App) -> Hands:
+        return Processes(self._load)
 
     def _data_of(self, app: App, population: Population) -> list[str] | None:
         if population.data is not None:
@@ -197,7 +186,10 @@ class Replicas:
         return Chunk(self._numbers, part, subtree, sum(self._cost(task.site) for task in part.tasks))
 
     def _cost(self, site: str) -> float:
-        return self._costs.get(site) or self._sizes.get(site, 1.0)
+        """By the size of its data where that is known of sites, or else by the seconds that it took, or others did."""
+        if self._sizes:
+            return self._sizes.get(site, 1.0)
+        return self._costs.get(site, self._usual_s)
 
     def _feed(self) -> Iterator[Answered]:
         """Give out what waits; who has least gets first."""
@@ -217,17 +209,17 @@ class Replicas:
         needs = "" if model is None or ref is None else ref.id
         if model is not None and needs not in replica.models:
             replica.models = [*replica.models[1 - MODELS_KEPT :], needs]
-            send(replica.link, {"kind": "model", "id": needs, "keep": replica.models}, list(encode_parts(model)))
+            self._hands.give(replica, {"kind": "model", "id": needs, "keep": replica.models}, list(encode_parts(model)))
         header, parts = batch_frame(chunk.batch)
         place = None if chunk.subtree is None else [chunk.subtree.level, chunk.subtree.index]
         header |= {"kind": "batch", "chunk": chunk.number, "needs": needs, "subtree": place}
-        send(replica.link, header, parts)
+        self._hands.give(replica, header, parts)
 
     def _hear(self) -> Iterator[Answered | Partial]:
         """The next frame of any replica, or its death."""
         if not any(replica.at_work for replica in self._replicas):
-            return
-        replica, header, payload = self._heard.get()
+            raise RuntimeError("no replica is at work, and not every task is answered")
+        replica, header, payload = self._hands.hear()
         if replica not in self._replicas:
             return
         if header is None:
@@ -240,65 +232,43 @@ class Replicas:
             return
         for item in read_done(header, payload, chunk.batch):
             if isinstance(item, Answered):
-                self._costs[item.outcome.reply.site] = item.outcome.reply.seconds
+                reply = item.outcome.reply
+                self._costs[reply.site] = reply.seconds
+                self._usual_s += (reply.seconds - self._usual_s) / len(self._costs)
             yield item
 
-    # ---- processes ----
+    # ---- replicas that come and go ----
 
     def _start(self) -> None:
-        """Bring the number of processes up to what was asked for."""
-        fresh = [self._spawn() for _ in range(self._count - len(self._replicas))]
-        for replica in fresh:
-            self._greet(replica)
-            self._replicas.append(replica)
-            threading.Thread(target=self._listen, args=(replica,), name="replica", daemon=True).start()
-
-    def _listen(self, replica: Replica) -> None:
-        """Read at once whatever comes: neither side may wait for the other one to read."""
-        with contextlib.suppress(Closed):
-            while True:
-                self._heard.put((replica, *receive(replica.link)))
-        self._heard.put((replica, None, memoryview(b"")))
-
-    def _spawn(self) -> Replica:
-        ours, theirs = socket.socketpair()
-        with theirs:
-            environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
-            command = [sys.executable, "-m", "hanse.simulation.replica", str(theirs.fileno())]
-            process = subprocess.Popen(
-                command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, env=environment, process_group=0
-            )
-        replica = Replica(process, ours)
-        send(ours, self._load)
-        return replica
-
-    def _greet(self, replica: Replica) -> None:
-        """Hear what a fresh process has loaded.
+        """Bring the number of replicas up to what was asked for.
 
         Raises:
-            ConfigError: not what this process has, or on other hardware.
+            ConfigError: one has not loaded what this process has, or runs on other hardware.
         """
-        try:
-            header, _ = receive(replica.link)
-        except Closed:
-            header = {"error": f"the process ended ({_ending(replica.process.wait())})"}
-        if "error" not in header and not _same(header["spec"], self._spec):
-            header["error"] = "the app in that file is another one than the app that was given"
-        if "error" not in header and header["fingerprint"] != fingerprint() and not self._mixed:
-            header["error"] = (
-                f"expected the numerics fingerprint {fingerprint()}, found {header['fingerprint']}; "
+        for replica in self._hands.start(self._count - len(self._replicas)):
+            problem = self._problem(replica.loaded)
+            if problem:
+                self._hands.end(replica)
+                raise ConfigError(f"{self.name}: {self._shown} cannot run in another process: {problem}")
+            self._is_mixed = self._is_mixed or replica.loaded["fingerprint"] != fingerprint()
+            self._replicas.append(replica)
+
+    def _problem(self, loaded: Mapping[str, Any]) -> str:
+        if "error" in loaded:
+            return str(loaded["error"])
+        if not _same(loaded["spec"], self._spec):
+            return "the app in that file is another one than the app that was given"
+        if loaded["fingerprint"] != fingerprint() and not self._mixed:
+            return (
+                f"expected the numerics fingerprint {fingerprint()}, found {loaded['fingerprint']}; "
                 "mixed_hardware=True takes it, with bits that are not comparable"
             )
-        self._is_mixed = self._is_mixed or header.get("fingerprint") != fingerprint()
-        if "error" in header:
-            _end(replica)
-            raise ConfigError(f"replicas: {self._shown} cannot run in another process: {header['error']}")
+        return ""
 
     def _bury(self, replica: Replica) -> Iterator[Answered]:
-        """A process is gone: another one takes its place, and what it was at is done again."""
+        """A replica is gone: another one takes its place, and what it was at is done again."""
         self._replicas.remove(replica)
-        _end(replica)
-        how = _ending(replica.process.returncode)
+        how = self._hands.end(replica)
         lost = sorted(replica.at_work.values(), key=lambda chunk: chunk.number)
         for place, chunk in enumerate(lost):
             chunk.deaths += place == 0  # it works in order, so the others were only waiting
@@ -318,7 +288,7 @@ class Replicas:
     def close(self) -> None:
         """See `Engine.close`."""
         for replica in self._replicas:
-            _end(replica)
+            self._hands.end(replica)
         self._replicas = []
         self._folder.cleanup()
 
@@ -355,16 +325,3 @@ def name_of(function: Any, app: App) -> tuple[str, str]:
             f"{name or type(function).__name__}"
         )
     return module, name
-
-
-def _end(replica: Replica) -> None:
-    replica.link.close()
-    replica.process.kill()
-    replica.process.wait()
-
-
-def _ending(code: int) -> str:
-    if code < 0:
-        with contextlib.suppress(ValueError):
-            return f"signal {signal.Signals(-code).name}"
-    return f"exit code {code}"

@@ -34,6 +34,7 @@ def simulate(
     *,
     engine: str = "auto",
     replicas: int | None = None,
+    resources: Mapping[str, float] | None = None,
     mixed_hardware: bool = False,
     reproducible: bool = True,
     durations: Durations | float | None = None,
@@ -51,10 +52,13 @@ def simulate(
         sites: site name → data sets; or only names, or their number, for apps that load nothing; or
             `hs.Population`, whose sites cost nothing until they are sampled.
         engine: where client code runs: `sequential`, one site after another in this process; `replicas`, in processes
-            of our own, for apps in a module file; `auto` measures a few sites and chooses. All give the same bits.
-            `batched` trains many sites in one kernel where the training is declared (`numpy-batched`,
-            `torch-batched`: with that kernel only); its result is that of the others up to rounding.
-        replicas: how many processes; by default one for each core. With `batched`, 2 or more stack in each.
+            of our own, for apps in a module file; `ray`, on a Ray cluster; `auto` measures a few sites and chooses one
+            of the first two. All give the same bits. `batched` trains many sites in one kernel where the training is
+            declared (`numpy-batched`, `torch-batched`: with that kernel only); its result is that of the others up to
+            rounding.
+        replicas: how many processes, or actors on Ray; by default one for each core. With `batched`, 2 or more stack
+            in each.
+        resources: of each actor on Ray, such as `{"num_gpus": 0.25}`.
         reproducible: `auto` may choose `batched` only where this is False.
         mixed_hardware: take replicas whose numerics fingerprint differs; then bits are not comparable.
         durations: virtual seconds that a site takes, a number or a function of a visit such as
@@ -107,6 +111,7 @@ def simulate(
             Places(app, population),
             replicas=replicas,
             mixed_hardware=mixed_hardware,
+            resources=resources,
             reproducible=reproducible,
             rounds=spec.rounds - done,
             settings=None if kept is None else kept.engine["settings"],

@@ -8,9 +8,13 @@ import numpy as np
 import pytest
 
 import hanse as hs
+from hanse.aggregation import GROUP
 from hanse.clients.loader import load_app
 from hanse.core.errors import ConfigError
+from hanse.core.ids import TaskId
+from hanse.core.records import Task
 from hanse.simulation import engines
+from hanse.simulation.engine import Batch
 from hanse.simulation.replicas import Replicas
 
 APPS = Path(__file__).parent / "apps"
@@ -157,3 +161,29 @@ def test_nothing_is_left_behind(app: Any) -> None:
     assert all(Path(f"/proc/{pid}").exists() for pid in pids)
     engine.close()
     assert not any(Path(f"/proc/{pid}").exists() for pid in pids)
+
+
+def test_chunks_are_whole_subtrees_and_the_longest_go_first(app: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every position is in one chunk; a chunk that is summed is a whole aligned subtree, never the last, broken one."""
+    engine = Replicas(app, hs.Population(1000, data=app.module_globals["made"]), 2)
+    engine._sizes = {f"s{n}": float((n * 7919) % 101) for n in range(1000)}
+    given: list[Any] = []
+    monkeypatch.setattr(engine, "_start", lambda: None)
+    monkeypatch.setattr(engine, "_feed", lambda: iter(given.extend(engine._waiting) or ()))
+    for size, first in ((1, 0), (7, 0), (50, 0), (997, 0), (64, 3)):
+        given.clear()
+        positions = list(range(first, size))
+        tasks = [Task(TaskId("j", "main", 1, "train", n), f"s{n}", "train") for n in positions]
+        begins = -(-first // GROUP) * GROUP
+        batch = Batch(positions, tasks, [None] * len(tasks), None, None, begins, size - size % GROUP)
+        with pytest.raises(RuntimeError):  # nobody is there to answer
+            list(engine.run(batch))
+        assert sorted(p for chunk in given for p in chunk.batch.positions) == positions
+        assert [chunk.cost for chunk in given] == sorted((chunk.cost for chunk in given), reverse=True)
+        for chunk in given:
+            if chunk.subtree is not None:
+                assert list(chunk.batch.positions) == list(chunk.subtree.positions)
+                assert begins <= chunk.subtree.positions.start
+        whole = {p for chunk in given if chunk.subtree is not None for p in chunk.batch.positions}
+        assert len(whole) >= (size - begins) // 2 or size < 2 * GROUP
+    engine.close()
