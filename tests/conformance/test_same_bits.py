@@ -71,6 +71,7 @@ CASES = {
     "bagging": Case(APPS, "bagging.py", "shops", "xgboost"),
     "boosting": Case(EXAMPLES, "boosting.py", "banks"),
     "boosting_classes": Case(APPS, "boosting_classes.py", "gardens"),
+    "declared": Case(APPS, "declared.py", "sites"),
     **{
         name: Case(APPS, f"{name}.py")
         for name in (

@@ -30,8 +30,8 @@ def make_engine(
     *,
     replicas: int | None = None,
     mixed_hardware: bool = False,
-    reproducible: bool = True,
     resources: Mapping[str, float] | None = None,
+    reproducible: bool = True,
     rounds: int = 1,
     settings: Mapping[str, Any] | None = None,
 ) -> Engine:
@@ -39,8 +39,8 @@ def make_engine(
 
     Args:
         replicas: processes; by default one for each core.
-        reproducible: `auto` keeps to engines with the bits of the sequential one.
         resources: of each actor on a Ray cluster.
+        reproducible: `auto` keeps to engines with the bits of the sequential one.
         rounds: that are left, so that `auto` knows whether something is worth its start.
         settings: of the engine on which a run was begun that is resumed.
 

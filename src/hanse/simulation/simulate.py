@@ -130,8 +130,8 @@ def simulate(
             Places(app, population),
             replicas=replicas,
             mixed_hardware=mixed_hardware,
-            reproducible=reproducible,
             resources=resources,
+            reproducible=reproducible,
             rounds=spec.rounds - done,
             settings=None if kept is None else kept.engine["settings"],
         )

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hanse.core.codec import canonical_json
-from hanse.core.seeds import generator, key_of, seed_globals
+from hanse.core.seeds import generator, key_of, seed_globals, words
 
 
 def test_golden_keys_and_draws() -> None:
@@ -58,6 +58,11 @@ def test_the_same_key_gives_the_same_stream_and_others_do_not() -> None:
     other = generator(key_of(6)).standard_normal(1000)
     # |r| > 0.2 for 1000 independent pairs: less than once in 10^9.
     assert abs(np.corrcoef(first, other)[0, 1]) < 0.2
+
+
+def test_words_are_those_of_the_generator_whoever_drew_before() -> None:
+    for key in (0, 5, 2**128 - 1, 5, key_of(1)):
+        assert words(key, 9).tolist() == generator(key).bit_generator.random_raw(9).tolist()
 
 
 @pytest.mark.parametrize("key", [0, 1, 2**128 - 1, key_of(3)])
