@@ -155,7 +155,7 @@ class RolesRun:
         """Who has accepted and is there, and who will not."""
         del undecided
         refused = {
-            site: reason.removeprefix("refuse: ")
+            site: reason.partition(": ")[2] or "without a reason"
             for site, reason in (unwilling or {}).items()
             if reason.startswith("refuse")
         }
