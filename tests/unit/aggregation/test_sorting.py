@@ -96,16 +96,17 @@ def test_a_window_s_mean(kernel: Any, num: int, columns: int, dtype: str, trim: 
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("bad", [3, 8], ids=["among eight", "left over"])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_what_is_not_finite_is_found_and_named(kernel: Any, value: float, dtype: Any) -> None:
+def test_what_is_not_finite_is_found_and_named(kernel: Any, value: float, dtype: Any, bad: int) -> None:
     updates = [np.ones(1000, dtype) for _ in range(9)]
-    updates[3][999] = value
+    updates[bad][999] = value
     sources = [ArraySource({"x": update}) for update in updates]
     out = ArraySink(sources[0].layout)
     with pytest.raises(UpdatesRefused) as caught:
         aggregate(sources, range(9), [1.0] * 9, rule=TrimmedMean(0.2, kernel), out=out)
-    assert list(caught.value.reasons) == [3]
-    updates[3][999] = np.finfo(dtype).max
+    assert list(caught.value.reasons) == [bad]
+    updates[bad][999] = np.finfo(dtype).max
     aggregate(sources, range(9), [1.0] * 9, rule=TrimmedMean(0.2, kernel), out=out)
     assert (out.arrays["x"] == 1).all()
 

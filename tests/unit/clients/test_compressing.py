@@ -139,6 +139,20 @@ class Product(hs.Strategy):
         return Multiply()
 
 
+class Squares(hs.Strategy):
+    """An optimiser that wants the mean of values, and is given that of deltas."""
+
+    def update(self, model: Any, reduced: Any, state: Any, scalars: Any) -> Any:
+        return reduced * reduced
+
+
+def test_an_optimiser_of_values_gets_values() -> None:
+    app = hs.App(Squares(), rounds=2, initial={"w": np.full(40, 1.5, np.float32)}, compression=hs.BFloat16())
+    app.train(lambda arrays, config, site: ({"w": arrays["w"] + np.float32(0.25)}, 1, {}))
+    result = hs.simulate(app, ["a", "b"], progress=False)
+    assert result.arrays["w"].tolist() == [(1.75**2 + 0.25) ** 2] * 40
+
+
 class Listed(hs.NumPyStrategy):
     """Every update at once."""
 
