@@ -1,6 +1,5 @@
 """Which half of a strategy its sites do: the client that a task is executed with, given the app's own."""
 
-from hanse.clients.around import copied
 from hanse.clients.client import Client, arrays_of
 from hanse.clients.corrections import Controlled, Dynamic
 from hanse.clients.personal import Choosing, Home, Personal, Remembering, Tuned
@@ -34,7 +33,7 @@ def with_part(client: Client, strategy: Strategy | None, site: Site, given: Arra
             return Dynamic(client)
         case AtHome():
             start = given if given is not None else arrays_of(client.parameters({}, site), "parameters", None)
-            return Home(client, strategy, copied(start))
+            return Home(client, strategy, start)
         case Ditto():
             return Personal(client, strategy)
         case FineTune():

@@ -37,11 +37,12 @@ class Home(Around):
     def __init__(self, inner: Client, strategy: AtHome, start: Arrays) -> None:
         super().__init__(inner)
         self.strategy = strategy
-        self.start = start
+        self.order = list(start)
+        self.first = {name: array.copy() for name, array in start.items() if strategy.stays(name)}
 
     def parameters(self, config: Config, site: Site) -> Any:
         """See `Client`; those that travel."""
-        return self.strategy.initial(self.start)
+        return self.strategy.initial(arrays_of(self.inner.parameters(config, site), "parameters", None))
 
     def evaluate(self, arrays: Arrays, config: Config, site: Site) -> Answer:
         """See `Client`; of the site's own model."""
@@ -63,9 +64,11 @@ class Home(Around):
         return Answer(travelling, answer.num_examples, answer.metrics)
 
     def _whole(self, arrays: Arrays, site: Site) -> Arrays:
-        own = kept(site, "home/")
-        return Arrays((name, arrays[name] if name in arrays else own.get(name, start.copy()))
-                      for name, start in self.start.items())  # fmt: skip
+        own = {name: array.copy() for name, array in self.first.items()} | kept(site, "home/")
+        lacking = [name for name in self.order if name not in arrays and name not in own]
+        if lacking or len(self.order) != len(arrays) + len(own):
+            raise TaskError("refused", "the model that came and this site's own arrays are not those of its client")
+        return Arrays((name, arrays[name] if name in arrays else own[name]) for name in self.order)
 
     def _without(self, frozen: list[str], whole: Arrays, config: Config, site: Site) -> Answer:
         """Train, and put back what must not move."""
