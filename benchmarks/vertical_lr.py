@@ -8,7 +8,8 @@ difference between the AUC of the joint model and that of the same training in t
 `link_s` is computed, not measured: an epoch's bytes at 100 Mbit/s, and 50 ms for each turn of the guest.
 
 The two cases without a dealer play one epoch. Own gradients are refused where a batch has fewer than four rows for
-each independent column: 300 columns take batches of 1280 there.
+each independent column: 300 columns take batches of 1280 there. `engine_share` is the part of the CPU time that the
+same epoch takes with a cipher that does nothing.
 """
 
 import asyncio
@@ -24,7 +25,7 @@ from hanse.channels.local import local_channels
 from hanse.channels.party import Party, run_role
 from hanse.channels.protocol import Protocol
 from hanse.core.arrays import Array
-from hanse.crypto import rlwe
+from hanse.crypto import mock_rlwe, rlwe
 from hanse.vertical.glm import dealer, dealer_free, plaintext
 from hanse.vertical.glm.columns import Columns, prepare
 from hanse.vertical.glm.families import Response, response_of
@@ -79,14 +80,21 @@ def _without_dealer(case: str, smoke: bool, *, batch_rows: int, target_s: float)
     guest, host, response = _data(rows, *widths)
     training = Training(epochs=1, learning_rate=1.0, batch_rows=200 if smoke else batch_rows)
     own = case == "own-gradient"
-    programs: dict[str, Program] = {
-        "guest": lambda party: dealer_free.guest(party, guest, response, training, own_gradients=own),
-        "host": lambda party: dealer_free.host(party, host, training, own_gradients=own),
-    }
+    protocol = dealer_free.protocol(own_gradients=own)
+
+    def programs(cipher: type[rlwe.PrivateKey]) -> dict[str, Program]:
+        options: dict[str, Any] = {"own_gradients": own, "cipher": cipher}
+        return {
+            "guest": lambda party: dealer_free.guest(party, guest, response, training, **options),
+            "host": lambda party: dealer_free.host(party, host, training, **options),
+        }
+
     _warm_up()
-    run = asyncio.run(_play(dealer_free.protocol(own_gradients=own), programs))
+    run = asyncio.run(_play(protocol, programs(rlwe.PrivateKey)))
+    engine = asyncio.run(_play(protocol, programs(mock_rlwe.PrivateKey)))
     yield at_most("vertical-lr", case, "epoch_s", run.train_s, "s", target_s)
     yield note("vertical-lr", case, "setup_s", run.setup_s, "s")
+    yield note("vertical-lr", case, "engine_share", engine.train_cpu_s / run.train_cpu_s, "ratio")
     yield at_most("vertical-lr", case, "auc_gap", _gap(guest, host, response, training, run.results), "", 0.001)
     yield from _traffic(case, run, 1)
 

@@ -12,6 +12,7 @@
     packing       several integers in one message
     sharing       additive shares modulo 2^64, products with a dealer's triples
     rlwe, ntt     products of an encrypted vector with a matrix in clear, from ring learning with errors
+    mock_rlwe     the same messages without any protection, for benchmarks
     truncation    dividing shares by a power of two, with a dealer's pairs
     matching      where two lists of digests agree
 

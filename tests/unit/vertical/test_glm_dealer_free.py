@@ -12,7 +12,7 @@ from hanse.channels.party import Party
 from hanse.channels.schedule import Outcome, run_scheduled
 from hanse.core.arrays import Array
 from hanse.core.errors import ConfigError, HanseError, RefusedError
-from hanse.crypto import rlwe
+from hanse.crypto import mock_rlwe, rlwe
 from hanse.vertical.glm import dealer_free, dealer_free_view, plaintext, wide
 from hanse.vertical.glm.columns import prepare
 from hanse.vertical.glm.families import Response, response_of
@@ -20,6 +20,7 @@ from hanse.vertical.glm.series import series_of
 from hanse.vertical.glm.training import Training
 
 M = 1 << rlwe.WIDE_BITS
+pytestmark = pytest.mark.timeout(600)  # numba compiles the transforms in each process; some seconds, on an idle machine
 
 
 def data(family: str, rows: int = 60, outputs: int = 1) -> tuple[list[Any], Response]:
@@ -39,6 +40,7 @@ def play(
     training: Training,
     *,
     own: bool,
+    cipher: type[rlwe.PrivateKey] = rlwe.PrivateKey,
     seed: int = 0,
     kind: type[Party] = Party,
     host_training: Training | None = None,
@@ -48,8 +50,12 @@ def play(
         async def body(party: Party) -> Any:
             party.__class__ = kind
             if role == "guest":
-                return await dealer_free.guest(party, columns[0], response, training, own_gradients=own, **options)
-            return await dealer_free.host(party, columns[1], host_training or training, own_gradients=own)
+                return await dealer_free.guest(
+                    party, columns[0], response, training, own_gradients=own, cipher=cipher, **options
+                )
+            return await dealer_free.host(
+                party, columns[1], host_training or training, own_gradients=own, cipher=cipher
+            )
 
         return body
 
@@ -100,6 +106,26 @@ def test_an_early_end_of_own_gradients() -> None:
     assert 1 < len(expected.changes) < 12
     for role in ("guest", "host"):
         assert np.abs(np.subtract(outcome.results[role].changes, expected.changes)).max() < 1e-3
+
+
+@pytest.mark.parametrize("own", [False, True])
+def test_the_mock_cipher_has_the_same_transcript_and_the_same_end(own: bool) -> None:
+    columns, response = data("logistic")
+    training = Training(epochs=1, batch_rows=30)
+    sizes: list[list[Any]] = []
+
+    class Recording(Party):
+        async def send(self, to: str, name: str, value: Array) -> None:
+            sizes[-1].append((self.role, name, value.dtype, value.shape))
+            await super().send(to, name, value)
+
+    found = []
+    for cipher in (rlwe.PrivateKey, mock_rlwe.PrivateKey):
+        sizes.append([])
+        found.append(joined(play(columns, response, training, own=own, cipher=cipher, kind=Recording)))
+    assert sizes[0] == sizes[1]
+    # with shared weights factors are rounded to 2^-13 after the scores were split at random
+    assert np.abs(found[0] - found[1]).max() < (1e-9 if own else 2e-4)
 
 
 def test_a_warm_start() -> None:

@@ -147,11 +147,13 @@ async def guest(
     own_gradients: bool,
     sample_weights: Table | None = None,
     start: Table | None = None,
+    cipher: type[PrivateKey] = PrivateKey,
 ) -> Trained:
     """The party with the label; arguments and errors as for `dealer.guest`.
 
     Args:
         own_gradients: which mode; see the module's text.
+        cipher: `rlwe.PrivateKey`; `mock_rlwe.PrivateKey` protects nothing and tells what the cipher costs.
     """
     rows = len(columns.values)
     if len(response.values) != rows:
@@ -159,15 +161,21 @@ async def guest(
     if sample_weights is not None and training.family == "linear":
         raise ConfigError("sample weights: not for linear models without a dealer")
     u = None if sample_weights is None else relative_weights(sample_weights, rows)
-    side = await _begin(party, columns, training, own_gradients, response.num_outputs, response.values, u)
+    side = await _begin(party, columns, training, own_gradients, response.num_outputs, response.values, u, cipher)
     return await _train(side, start)
 
 
 async def host(
-    party: Party, columns: Columns, training: Training, *, own_gradients: bool, start: Table | None = None
+    party: Party,
+    columns: Columns,
+    training: Training,
+    *,
+    own_gradients: bool,
+    start: Table | None = None,
+    cipher: type[PrivateKey] = PrivateKey,
 ) -> Trained:
     """The party with further columns; see `guest`."""
-    return await _train(await _begin(party, columns, training, own_gradients, 0, None, None), start)
+    return await _train(await _begin(party, columns, training, own_gradients, 0, None, None, cipher), start)
 
 
 async def _begin(
@@ -178,6 +186,7 @@ async def _begin(
     outputs: int,
     response: Table | None,
     sample_weights: Table | None,
+    cipher: type[PrivateKey] = PrivateKey,
 ) -> _Side:
     rows, width = columns.values.shape
     cuts = bounds(rows, training.batch_rows)
@@ -215,7 +224,7 @@ async def _begin(
                 f"{who}: expected columns of rank below a quarter of the rows of a batch, {smallest}, found {found}; "
                 f"their gradients would give labels away: take larger batches, or shared weights"
             )
-    key = PrivateKey()
+    key = cipher()
     await party.send(peer, "public_key", np.stack([key.public.body, key.public.other]).astype(np.uint32))
     body, other = (await party.recv(peer, "public_key")).astype(np.uint64)
     return _Side(
@@ -224,7 +233,7 @@ async def _begin(
         series=series,
         own_gradients=own_gradients,
         key=key,
-        theirs=PublicKey(body, other),
+        theirs=type(key.public)(body, other),
         table=table,
         values=columns.values,
         penalised=columns.penalised,
