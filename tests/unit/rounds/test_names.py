@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hanse.rounds.names import Listed, Names, Numbered, Picked, Without
@@ -26,6 +26,7 @@ def same(names: Names, expected: tuple[str, ...]) -> None:
         names[len(expected)]
 
 
+@settings(deadline=None)
 @given(COUNTS)
 def test_numbered(count: int) -> None:
     width = len(str(count - 1))
@@ -35,6 +36,7 @@ def test_numbered(count: int) -> None:
         assert other not in names
 
 
+@settings(deadline=None)
 @given(COUNTS, st.data())
 def test_without_and_picked(count: int, data: Any) -> None:
     names = Numbered(count, "s")

@@ -46,6 +46,7 @@ def run(app: Any, sites: Any, engine: str, **options: Any) -> Any:
     return said(hs.simulate(app, sites, engine=engine, progress=False, **options))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [1, 2, 3])
 @pytest.mark.parametrize("counted", [True, False])
 def test_the_same_bits_with_any_number_of_processes(app: Any, count: int, counted: bool) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import hanse as hs
@@ -50,6 +50,7 @@ def hashes(order: list[int]) -> dict[str, str]:
     return found
 
 
+@settings(deadline=None)
 @given(st.permutations(range(8)), st.lists(st.integers(8, 19), max_size=5, unique=True))
 def test_who_is_asked_before_changes_no_update(order: list[int], others: list[int]) -> None:
     expected = hashes(list(range(8)))
