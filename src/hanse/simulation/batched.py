@@ -29,7 +29,7 @@ from hanse.core.records import Reply, Task
 from hanse.simulation.engine import Answered, Batch, Summing, refusal
 from hanse.simulation.ragged import schedule_of
 from hanse.simulation.sites import Places, to_stderr
-from hanse.simulation.stacks import Kind, StackOfSites, Stacks, examples_of, vector_of
+from hanse.simulation.stacks import Kind, StackOfSites, Stacks, blocks_of, examples_of, split, vector_of
 
 _SOME = Arrays()
 """Stands for an update that is there: `refusal` asks no more of it."""
@@ -46,7 +46,7 @@ class _Member:
         kind: what it is stacked by; None where it is computed alone.
         order: its examples' order, `(epochs, n)`.
         outcome: what came of it, without arrays where `blocks` has them.
-        blocks: the update's arrays, flat, in the model's order, lent by the kernel.
+        blocks: the update in the model's order, flat, in one block or one for each array, lent by the kernel.
     """
 
     position: int
@@ -221,7 +221,7 @@ def _train_alike(alike: Sequence[tuple[_Member, Declared]], kind: Kind, stack: S
             seconds=seconds,
             fingerprint=worker,
         )
-        member.blocks, member.outcome = [row[part] for part in stack.slices], Outcome(reply, None, member.state)
+        member.blocks, member.outcome = blocks_of(row, stack), Outcome(reply, None, member.state)
 
 
 def _keep(part: Sequence[tuple[_Member, Declared]]) -> None:
@@ -240,12 +240,15 @@ def _summed(
         return None
     rule = summing.reducer()
     positions = [item.position for item, _ in chosen]
+    updates = [blocks for _, blocks in chosen]
+    if any(len(blocks) > 1 for blocks in updates):
+        updates = [split(blocks, layout) for blocks in updates]
     sums = []
-    for number, spec in enumerate(layout.specs):
+    for number, first in enumerate(updates[0]):
         tree: Tree[Sum] = Tree(rule.merge)
         for group, members in group_members(positions):
-            acc = rule.zero(spec.size)
-            rule.add_group(acc, [chosen[i][1][number] for i in members], [weights[i] for i in members])
+            acc = rule.zero(first.size)
+            rule.add_group(acc, [updates[i][number] for i in members], [weights[i] for i in members])
             tree.push_group(group, acc)
         total = tree.finish()
         assert total is not None
@@ -254,8 +257,10 @@ def _summed(
         item.summed = True
         if item.outcome.arrays is not None:
             item.outcome = Outcome(item.outcome.reply, None, item.outcome.state)
-    return Partial(subtree, layout, tuple(sums), total_weight(positions, weights))
+    return Partial(subtree, layout, tuple(split(sums, layout)), total_weight(positions, weights))
 
 
 def _named(blocks: Sequence[Array], layout: Layout) -> Arrays:
-    return Arrays((spec.name, block.reshape(spec.shape)) for spec, block in zip(layout.specs, blocks, strict=True))
+    return Arrays(
+        (spec.name, block.reshape(spec.shape)) for spec, block in zip(layout.specs, split(blocks, layout), strict=True)
+    )

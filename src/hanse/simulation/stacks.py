@@ -246,5 +246,21 @@ def vector_of(model: Arrays, stack: StackOfSites) -> Array:
     return row
 
 
+def blocks_of(row: Array, stack: StackOfSites) -> list[Array]:
+    """A row as the blocks that are added up: all of it where arrays follow each other without gaps, or one for each."""
+    ends = [part.stop for part in stack.slices]
+    if [0, *ends[:-1]] == [part.start for part in stack.slices] and ends[-1] == stack.width:
+        return [row]
+    return [row[part] for part in stack.slices]
+
+
+def split(blocks: Sequence[Array], layout: Layout) -> list[Array]:
+    """Blocks as one flat array for each of the layout's."""
+    if len(blocks) == len(layout.specs):
+        return list(blocks)
+    ends = np.cumsum([spec.size for spec in layout.specs])
+    return np.split(blocks[0], ends[:-1])
+
+
 def _as_array(value: Any) -> Array:
     return value if isinstance(value, np.ndarray) else np.asarray(value)
