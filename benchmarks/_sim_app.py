@@ -15,7 +15,7 @@ import hanse as hs
 
 FOLDER = Path(os.environ["HANSE_BENCH_WORK"])
 WORK = json.loads((FOLDER / "work.json").read_text())
-X, y, STARTS = (np.load(FOLDER / f"{name}.npy", mmap_mode="c") for name in ("X", "y", "starts"))
+X, y, STARTS = (np.asarray(np.load(FOLDER / f"{name}.npy", mmap_mode="c")) for name in ("X", "y", "starts"))
 
 
 def mlp() -> nn.Module:

@@ -19,7 +19,7 @@ ROUNDS = 60
 CASES = [
     Case("sequential", "sequential", 0.90, True),
     Case("replicas", "replicas", 0.50, True, replicas=2),
-    Case("auto", "auto", None, False, replicas=2, reproducible=False),
+    Case("auto", "auto", None, True, replicas=2),
 ]
 
 

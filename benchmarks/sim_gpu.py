@@ -1,7 +1,7 @@
 """The batched engine against the sequential one on a CUDA device: both models, cohorts of 50 and of 1,000.
 
 `speedup` is the sequential engine's median round over the batched one's, on the same device and the same work, in turn;
-the final models agree within 1e-4 of the move. Without a CUDA device there is nothing to measure, and a row says so.
+after one round the models agree within 1e-4 of the move. Without a CUDA device a row says so.
 """
 
 import tempfile

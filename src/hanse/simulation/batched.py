@@ -5,8 +5,9 @@ device's memory). Sites of a group that train the same model in the same way are
 everything that is no training, are computed one after another as the sequential engine does, with the reason said once.
 Updates are added up in float64 in the canonical order, whoever made them.
 
-It promises the sequential engine's result up to rounding (relative L2 distance of the model's move below 1e-4), not
-its bits: products of another shape sum in another order. Batches of examples, seeds and weights are the same.
+It promises the sequential engine's result up to rounding (a relative L2 distance of a site's move of 1e-6 as a rule),
+not its bits: products of another shape sum in another order. Where two activations differ by less than that, a
+rectifier or a maximum takes the other branch, as between any two ways to round. Batches and weights are the same.
 """
 
 import time
