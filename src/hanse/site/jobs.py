@@ -375,7 +375,6 @@ class JobRunner:
             object=self.proposal.object,
             site=self._around.site,
             seed=self.proposal.spec.seed,
-            options=_question(self.proposal.spec),
             **self._load_options,
         )
         try:
@@ -427,7 +426,7 @@ def _load_options(
         "base": base,
         "isolation": isolation,
         "memory_bytes": config.memory_bytes,
-        "options": {} if roles is None else {"protocol": roles.protocol.describe()},
+        "options": _question(proposal.spec) if roles is None else {"protocol": roles.protocol.describe()},
     }
 
 
