@@ -1,6 +1,6 @@
 """Every built-in strategy in simulation and between real processes: the same bits (DESIGN §3.10).
 
-One federation serves all. Query is in `test_same_bits.py`, since it trains nothing.
+One federation serves all. Questions and trees are in `test_same_bits.py`, since they train no such model.
 """
 
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ import hanse as hs
 from hanse.clients.loader import load_app
 from hanse.demos.local_federation import LocalFederation
 from hanse.strategies.catalogue import catalogue
-from tests.conformance.catalogue_apps import NAMES, ONE_AT_A_TIME, SITES
+from tests.conformance.catalogue_apps import ELSEWHERE, NAMES, ONE_AT_A_TIME, SITES
 from tests.conformance.test_same_bits import said
 
 PARAMS_OF: dict[str, dict[str, Any]] = {"fedasync": {}, "fedbuff": {"buffer": 3}, "fedat": {"tiers": 2}}
@@ -33,7 +33,7 @@ def federation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalFedera
 
 
 def test_none_is_left_out() -> None:
-    assert {*NAMES, "query"} == set(catalogue())
+    assert {*NAMES, *ELSEWHERE} == set(catalogue())
 
 
 @pytest.mark.slow

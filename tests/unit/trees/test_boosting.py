@@ -131,13 +131,13 @@ def test_a_fresh_worker_goes_on_with_the_same_bits(monkeypatch: pytest.MonkeyPat
     warm = grown(X, y, places, hs.Boosting(**SMALL))
     from hanse.clients import execute
 
-    made = execute.Runtime._made_client
+    made = execute.Runtime.client
 
     def forgetful(self: Any, seed: int) -> Any:
         self._client = None
         return made(self, seed)
 
-    monkeypatch.setattr(execute.Runtime, "_made_client", forgetful)
+    monkeypatch.setattr(execute.Runtime, "client", forgetful)
     assert grown(X, y, places, hs.Boosting(**SMALL)).arrays == warm.arrays
 
 
