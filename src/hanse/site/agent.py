@@ -408,6 +408,10 @@ class Agent:
         except HanseError as error:
             await self._drop(proposal.job)
             return Decision(REFUSE, f"the app cannot run here: {error}")
+        except Exception as error:  # our own fault: the server must hear of it, or it would wait until the deadline
+            log.exception("a job could not be prepared", job=proposal.job)
+            await self._drop(proposal.job)
+            return Decision(REFUSE, f"the site's software failed: {type(error).__name__}; its log says more")
         return Decision(ACCEPT, reason)
 
     async def _show(self, proposal: Proposal) -> None:

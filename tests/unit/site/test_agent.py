@@ -24,6 +24,7 @@ from hanse.core.errors import (
 from hanse.core.records import Envelope
 from hanse.site.agent import Agent
 from hanse.site.control import request
+from hanse.site.jobs import JobRunner
 from hanse.site.owner import ask
 from hanse.trust.audit import verify_log
 from hanse.trust.authority import Authority
@@ -333,6 +334,20 @@ async def test_a_proposal_that_does_not_hold_is_refused(town: Town, site: Path) 
         assert not list((site / "jobs").iterdir())
         await b.say("propose", "propose/job5", b"{", "job5")
         assert (await b.decision("job5"))["decision"] == "refuse"
+
+
+async def test_our_own_fault_is_told_and_not_waited_for(
+    town: Town, site: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fault(self: JobRunner) -> None:
+        raise TypeError("patient 17")
+
+    monkeypatch.setattr(JobRunner, "prepare", fault)
+    async with bench(town, site) as b:
+        answer = await b.propose()
+        assert answer["decision"] == "refuse"
+        assert answer["reason"] == "the site's software failed: TypeError; its log says more"
+        assert not list((site / "jobs").iterdir())
 
 
 async def test_a_proposal_that_comes_again_is_answered_the_same(town: Town, site: Path) -> None:
