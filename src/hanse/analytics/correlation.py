@@ -23,7 +23,7 @@ from hanse.analytics.exact import (
     to_digits,
 )
 from hanse.analytics.question import Question, check_columns, freeze, layout_for
-from hanse.analytics.release import is_small_split
+from hanse.analytics.release import is_small_split, is_small_table
 from hanse.analytics.table import Table
 from hanse.core.arrays import Arrays, Layout
 from hanse.core.errors import ConfigError
@@ -36,8 +36,9 @@ ROWS_PER_COLUMN = 3
 class Correlation(Question):
     """How columns move together.
 
-    A site takes part if it has `min_group` complete rows, three for each column, and no column of two values with one
-    of them in fewer than `min_group` rows.
+    A site takes part if it has `min_group` complete rows, three for each column, no column in which few rows differ
+    from the rest, and no two columns of which few rows differ together, or in one alone (`release.is_small_split`,
+    `release.is_small_table`).
 
     Args:
         columns: two columns or more.
@@ -69,6 +70,8 @@ class Correlation(Question):
         if rows < max(self.min_group, ROWS_PER_COLUMN * len(values) if self.min_group > 1 else 1):
             return Arrays(told)
         if any(is_small_split(column, self.min_group) for column in values):
+            return Arrays(told)
+        if any(is_small_table(values[i], values[j], self.min_group) for i, j in self.pairs if i != j):
             return Arrays(told)
         told["count"][0], told["sites"][0] = rows, 1
         for c, column in enumerate(values):

@@ -87,14 +87,38 @@ def _complete(line: Array, hidden: Array, min_group: int) -> None:
 
 
 def is_small_split(values: Wide, min_group: int) -> bool:
-    """Whether a column takes two values only and one of them in fewer than `min_group` rows.
+    """Whether sums over a column would stand for fewer than `min_group` rows.
 
-    Its mean would be a count of few: that 3 of 200 have a disease.
+    So it is where a column takes two values, one of them in few rows (that 3 of 200 have a disease), or where few rows
+    differ from a value that the others share (that 2 of 200 earn anything, and how much).
     """
     if min_group <= 1 or not len(values):
         return False
-    lowest = values == values.min()
-    other = values[~lowest]
-    if not len(other) or not (other == other[0]).all():
+    different, counts = np.unique(values, return_counts=True)
+    if len(different) == 2 and counts.min() < min_group:
+        return True
+    return bool(counts.max() >= min_group) and 0 < int(unusual(values, min_group).sum()) < min_group
+
+
+def unusual(values: Wide, min_group: int) -> npt.NDArray[np.bool_]:
+    """Rows that differ from the most frequent value; all of them where no value is in `min_group` rows.
+
+    Args:
+        values: float64, `(rows,)`.
+
+    Returns:
+        bool, `(rows,)`.
+    """
+    different, counts = np.unique(values, return_counts=True)
+    if not len(different) or counts.max() < min_group:
+        return np.ones(len(values), dtype=np.bool_)
+    return np.asarray(values != different[counts.argmax()])
+
+
+def is_small_table(first: Wide, second: Wide, min_group: int) -> bool:
+    """Whether a sum of products would give away a cell of few rows, in the table of rows usual and unusual in each."""
+    if min_group <= 1:
         return False
-    return min(int(lowest.sum()), len(other)) < min_group
+    a, b = unusual(first, min_group), unusual(second, min_group)
+    table = np.array([[(~a & ~b).sum(), (~a & b).sum()], [(a & ~b).sum(), (a & b).sum()]])
+    return bool(((table > 0) & (table < min_group)).any())

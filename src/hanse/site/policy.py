@@ -197,9 +197,15 @@ def decide(proposal: Proposal, policy: Policy | None, site: str = "") -> Decisio
         return Decision(REFUSE, f"max_epsilon: expected a bound for {', '.join(sorted(bounded))}, the job states none")
     if policy.secure_aggregation:
         return Decision(REFUSE, "secure_aggregation: the site requires it, and the job does not offer it")
-    if proposal.roles is None and spec.strategy == Analysis.name and policy.analytics is not None:
-        objection = policy.analytics.objection(spec)
-        return Decision(REFUSE, f"analytics: {objection}") if objection else Decision(ACCEPT)
+    if proposal.roles is None and spec.strategy == Analysis.name:
+        # What a question asks is in the job and not in the app, so a listed hash says nothing of it.
+        if policy.analytics is not None:
+            objection = policy.analytics.objection(spec)
+            return Decision(REFUSE, f"analytics: {objection}") if objection else Decision(ACCEPT)
+        if policy.apps is not None:
+            reason = "analytics: the site's owner has allowed no questions"
+            is_held = policy.unlisted_apps == HOLD
+            return Decision(HOLD, f"{reason}; its owner decides") if is_held else Decision(REFUSE, reason)
     if _allows(policy.apps, proposal.app):
         return Decision(ACCEPT)
     reason = f"apps: {proposal.app} is not on the site's list"

@@ -215,7 +215,7 @@ class Bridge:
         payload = memoryview(message)[wire.HEAD_BYTES :]
         if kind == wire.DATA:
             peer.came += len(payload)
-            if peer.came - peer.taken > wire.WINDOW_BYTES or peer.end:
+            if len(payload) <= wire.TAG_BYTES or peer.came - peer.taken > wire.WINDOW_BYTES or peer.end:
                 raise TooLargeError("relay: more than there was room for")
             peer.waiting.append(message)
         elif kind == wire.HELLO:
@@ -230,6 +230,8 @@ class Bridge:
         elif kind == wire.ALIVE:
             self._alive.add(peer.role)
         elif kind in (wire.END, wire.LOST):
+            if peer.end:
+                return
             peer.end = STOPPED if kind == wire.END else LOST
             peer.waiting.append(b"")
             peer.room.set()

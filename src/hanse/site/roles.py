@@ -97,6 +97,10 @@ async def play(
         await asyncio.gather(bridging, executing, return_exceptions=True)
 
 
+COMPONENT = "main"
+"""The one component that a job has today."""
+
+
 def _checked(proposal: Proposal, task: Task, part: Part, site: str) -> RoleSpec:
     """The job's roles, if the task is what its person signed."""
     spec = proposal.roles
@@ -104,6 +108,8 @@ def _checked(proposal: Proposal, task: Task, part: Part, site: str) -> RoleSpec:
         raise RefusedError("a task to play a role, of a job that has none")
     session = f"{task.id.job}/{task.id.component}/{task.id.round}"
     asked = (part.session, part.role, part.sites, part.timeout_s)
+    if task.id.round > spec.retries + 1 or task.id.component != COMPONENT:
+        raise RefusedError(f"a task to play once more, of a job that allows {spec.retries + 1} sessions")
     if asked != (session, spec.role_of(site), dict(spec.roles), spec.timeout_s):
         raise RefusedError("a task to play another role, with other sites or another patience, than its person signed")
     return spec

@@ -29,6 +29,8 @@ def open_runtime(load: Load) -> Runtime:
     """
     app = _asked(load) or load_app(load.bundle, load.entry, load.object)
     datasets = Datasets(load.datasets, declared=load.declared, base=load.base)
+    if isinstance(app, RoleApp) != ("protocol" in load.options):
+        raise ConfigError("app: expected an hs.RoleApp in a job with roles and only there, found another")
     if isinstance(app, RoleApp):
         return RoleSide(RoleRuntime(app, site_name=load.site, load=datasets.load, log=_log), load)
     if load.role == "server":

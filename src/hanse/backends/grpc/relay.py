@@ -30,6 +30,9 @@ HELLO, DATA, TAKEN, ALIVE, END, LOST = range(6)
 HEAD_BYTES = 3
 WINDOW_BYTES = 8 << 20
 MAX_PIECE_BYTES = (1 << 20) + 4096
+TAG_BYTES = 16
+MAX_WAITING = 1 << 17
+"""Pieces of a pair: the smallest ones of a full window."""
 MAX_HELLO_BYTES = 1024
 MAX_ROLES = 32
 VERSION = 1
@@ -159,6 +162,8 @@ class RelaySession:
         elif (sender, recipient) in self._over:
             raise RefusedError("relay: nothing may follow an END")
         elif kind == DATA:
+            if size <= TAG_BYTES or len(pair.waiting) >= MAX_WAITING:
+                raise RefusedError(f"relay: expected pieces with a content, at most {MAX_WAITING} of them on their way")
             if size > MAX_PIECE_BYTES or pair.sent + size - pair.taken > WINDOW_BYTES:
                 raise TooLargeError(
                     f"relay: expected pieces of at most {MAX_PIECE_BYTES} and {WINDOW_BYTES} bytes on their way"
