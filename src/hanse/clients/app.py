@@ -122,18 +122,8 @@ class App:
             )
         self.given_strategy = strategy
         self.compression = compression
-        if selection is not None and not isinstance(selection, Selection):
-            raise ConfigError(f"selection: expected such as hs.PowerOfChoice(10), found {type(selection).__name__}")
-        if (
-            selection is not None
-            and strategy is not None
-            and isinstance(strategy, Asynchronous)
-            and selection.num_candidates(1)
-        ):
-            raise ConfigError(
-                f"selection: {type(selection).__name__} asks candidates first, and hs.{type(strategy).__name__} waits "
-                "for nobody; take another selection or strategy"
-            )
+        self._selection = selection
+        _check_together(strategy, selection, compression)
         self.given_arrays = _initial_arrays(initial)
         """The initial model as it was given; `initial_arrays` is what of it, and beside it, travels."""
         self.initial_arrays = self.given_arrays
@@ -171,6 +161,14 @@ class App:
         self.module_globals: dict[str, Any] = maker_of(__file__)
         """Namespace of the module that made the app; see `loader.source_of`."""
 
+    @property
+    def has_part_elsewhere(self) -> bool:
+        """Whether sites do another part than the app in the module says: a variant whose strategy is not built in."""
+        if self._original is None or self._spec.strategy != CUSTOM:
+            return False
+        both = (self.given_strategy, self._original.given_strategy)
+        return any(strategy is not None and strategy.has_client_part for strategy in both)
+
     def variant(self, *, strategy: Strategy | None = None, seed: int | None = None, rounds: int | None = None) -> "App":
         """The same app with another strategy, seed or number of rounds; for comparing.
 
@@ -185,6 +183,7 @@ class App:
         if rounds is not None:
             twin._given_rounds = changed["rounds"] = rounds
         if strategy is not None:
+            _check_together(strategy, self._selection, self.compression)
             twin.given_strategy = strategy
             twin.initial_arrays = None if self.given_arrays is None else strategy.initial(self.given_arrays)
             changed["strategy"], changed["params"] = _as_data(strategy)
@@ -338,6 +337,27 @@ def _check_function(shown: str, function: object) -> None:
 def _check_free(shown: str, present: object) -> None:
     if present is not None:
         raise ConfigError(f"app: found {shown} twice; keep one")
+
+
+def _check_together(strategy: Strategy | None, selection: Selection | None, compression: Codec | None) -> None:
+    """Refuse what cannot be had at once.
+
+    Raises:
+        ConfigError: which two.
+    """
+    if selection is not None and not isinstance(selection, Selection):
+        raise ConfigError(f"selection: expected such as hs.PowerOfChoice(10), found {type(selection).__name__}")
+    waits_for_nobody = isinstance(strategy, Asynchronous)
+    if selection is not None and waits_for_nobody and selection.num_candidates(1):
+        raise ConfigError(
+            f"selection: {type(selection).__name__} asks candidates first, and hs.{type(strategy).__name__} waits "
+            "for nobody; take another selection or strategy"
+        )
+    if compression is not None and strategy is not None and not strategy.can_compress:
+        raise ConfigError(
+            f"compression: hs.{type(strategy).__name__} folds models that began from earlier ones, and what is "
+            "compressed is a change; take hs.FedBuff, which folds changes, or leave compression out"
+        )
 
 
 def _as_data(strategy: Strategy) -> tuple[str, dict[str, Any]]:

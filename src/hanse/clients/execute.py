@@ -148,7 +148,8 @@ class Runtime:
         """The app's client at this site, made when it is first asked for; whatever making it raises passes through."""
         if self._client is None:
             self.site.begin_setup(seed)
-            if self.app.client_side.client is not None:  # bare functions are not called yet
+            side = self.app.client_side
+            if side.client is not None or side.parameters is not None:  # other bare functions are not called yet
                 seed_globals(key_of(seed, phase=self.site.phase, site=self.site.name, purpose="globals"))
             self._client = client_of(self.app, self.site)
         return self._client

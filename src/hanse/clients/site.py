@@ -7,7 +7,7 @@ import numpy as np
 
 from hanse.core.errors import TaskError
 from hanse.core.records import Task
-from hanse.core.seeds import generator, key_of
+from hanse.core.seeds import generator, key_of, undrawn
 
 SETUP = "setup"
 """The phase that `@app.client` sees while it runs: once per worker, outside any round."""
@@ -51,7 +51,8 @@ class Site:
             PolicyError: not granted. ConfigError: not declared. Whatever the owner's loader raises.
         """
         if dataset not in self._loaded:
-            self._loaded[dataset] = self._load(dataset)
+            with undrawn():
+                self._loaded[dataset] = self._load(dataset)
         return self._loaded[dataset]
 
     @property

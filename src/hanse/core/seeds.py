@@ -8,6 +8,8 @@ on every machine.
 import random
 import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from json import encoder
 from typing import Any
@@ -64,6 +66,20 @@ def seed_globals(key: int) -> None:
     if torch is not None:
         # where there is no accelerator, `torch.manual_seed` formats a stack trace for each kind: 300 µs
         (torch.manual_seed if _has_accelerator() else torch.default_generator.manual_seed)(key & 0x7FFF_FFFF_FFFF_FFFF)
+
+
+@contextmanager
+def undrawn() -> Iterator[None]:
+    """Whatever is drawn inside from global state is as if it had not been: a worker that has the data drew nothing."""
+    python, numpy, torch = random.getstate(), np.random.get_state(), sys.modules.get("torch")
+    words = None if torch is None else torch.get_rng_state()
+    try:
+        yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)
+        if torch is not None:
+            torch.set_rng_state(words)
 
 
 @cache

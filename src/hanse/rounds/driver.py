@@ -413,7 +413,9 @@ class Run:
             self._put_off -= 1
             await self._on_its_way(key, "keep a round's record", self._keeping.round_row, content)
 
-        self._spawn(keep)
+        if self._spawn(keep) is None:  # this driver is over, and nothing will run
+            self._put_off -= 1
+            self._on_their_way.pop(key).set_result(None)
 
     async def _check_not_taken_over(self) -> None:
         """Look at the run record once more, after the row is there. Replies that came together share one look."""

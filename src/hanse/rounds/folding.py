@@ -262,15 +262,16 @@ def remembered(strategy: Strategy, spec: RunSpec, memory: Memory, replies: Seque
     """
     if (kept := strategy.remember(spec, memory, replies)) is memory:
         return memory
-    made: Any = kept
+    given: Any = kept
     try:
-        is_good = isinstance(made, Mapping) and len(json.dumps(made, allow_nan=False)) <= MEMORY_BYTES
+        text = json.dumps(given, allow_nan=False)
     except (TypeError, ValueError):
-        is_good = False
-    if not is_good:
+        text = ""
+    if not isinstance(given, Mapping) or not 0 < len(text) <= MEMORY_BYTES:
         named = f"strategy {strategy.name or type(strategy).__name__}"
         raise TaskError("bad_reply", f"{named}: expected remember() to return at most {MEMORY_BYTES} bytes of JSON")
-    return dict(made)
+    made: dict[str, Any] = json.loads(text)  # keys are strings wherever it runs
+    return made
 
 
 def wrong_updates(items: Sequence[Item], strategy: Strategy, kind: str) -> Refused:

@@ -728,7 +728,13 @@ def _resumed(state: RunState, event: Resumed) -> list[Instruction]:
         return _started(state, Started(event.now_ms))
     for ordinal, reason, receipt in event.replies:
         _note(state, ordinal, reason, receipt)
-    return _on_error(state, state.open) or [*pending(state), *_close_if_due(state, event.now_ms)]
+    due = _on_error(state, state.open)
+    return due or [*pending(state), *(_refill_if_due(state) or _close_if_due(state, event.now_ms))]
+
+
+def expect(state: RunState, sites: Sequence[str]) -> None:
+    """Say who is there without deciding anything: before what has come from them is told."""
+    _set_sites(state, sites)
 
 
 def pending(state: RunState) -> list[Instruction]:

@@ -204,11 +204,14 @@ class _Visit(Run):
         self, rows: tuple[Answer, ...], sites: tuple[str, ...], cancelled_by: str, now: int, is_overdue: bool
     ) -> list[Event]:
         """All that may have happened since the record was written."""
-        news: list[Event] = [Resumed(rows, sites, now)] if is_overdue else [SitesChanged(sites, now)]
+        machine.expect(self.state, sites)
+        news: list[Event] = [Resumed(rows, sites, now)] if is_overdue else []
+        if rows and not is_overdue:
+            news.append(Replied(rows, now))  # first: who has answered and gone is not asked again
+        if not is_overdue:
+            news.append(SitesChanged(sites, now))
         if self.state.stage == "waiting":
             news.append(Started(now))
-        if rows and not is_overdue:
-            news.append(Replied(rows, now))
         if cancelled_by:
             news.append(Cancelled(cancelled_by, now))
         news += [TimerFired(timer.id, now) for timer in machine.timers(self.state) if timer.at_ms <= now]

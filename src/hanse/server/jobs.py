@@ -226,7 +226,8 @@ class Jobs:
         if request.federation != self._federation:
             raise ConfigError(f"job: expected one for federation {self._federation}, found {request.federation}")
         if spec.strategy in catalogue():
-            named(spec.strategy, spec.params)
+            if not named(spec.strategy, spec.params).can_compress and spec.compression:
+                raise ConfigError(f"run.compression: expected none with the strategy {spec.strategy}")
         elif request.roles is not None:
             self._check_roles(request.roles, request.sites)
         elif spec.strategy != CUSTOM:

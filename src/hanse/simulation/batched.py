@@ -123,6 +123,9 @@ class Batched:
     def _look_at(self, members: Sequence[_Member]) -> None:
         """Find out who can be stacked with whom, and draw the orders of their examples."""
         last: tuple[Training, Mapping[str, Any], Effort] | None = None
+        if self._places.app.compression is not None:
+            self._stacks.alone("updates are compressed site by site")
+            return
         for member in members:
             try:
                 client = self._places.runtime(member.task.site).client(member.task.seed)

@@ -74,6 +74,7 @@ def load(header: dict[str, Any], lines: list[str]) -> tuple[Engine, dict[str, An
     """Import the app and find its sites' data."""
     from hanse.simulation.engines import make_engine
 
+    sys.argv = header["argv"]  # a module may read them when it is imported
     found = load_app(Path(header["directory"]), header["entry"], header["app"])
     assert isinstance(found, App)  # an app of roles has no engine
     app = as_asked(found, header["spec"])

@@ -78,6 +78,10 @@ class Replicas:
         count = num_cores() if count is None else count
         if type(count) is not int or not 1 <= count <= 1024:
             raise ConfigError(f"replicas: expected a whole number from 1 to 1024, found {count!r}")
+        if app.has_part_elsewhere:
+            raise ConfigError(
+                "a variant's strategy that is not built in has a part at sites, which other processes lack"
+            )
         self._count = count
         self._inner = inner
         self._spec = app.spec().to_json()
@@ -94,6 +98,7 @@ class Replicas:
             "engine": inner,
             "spec": self._spec,
             "data": self._data_of(app, population),
+            "argv": list(sys.argv),
         }
         self._shown = f"{path.name}:{app.name_in_module}"
         self._replicas: list[Replica] = []

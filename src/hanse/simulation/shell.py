@@ -457,7 +457,7 @@ class Shell:
     def _evaluate(self, round_: int, model: BlobKey) -> Event:
         try:
             with self._named():
-                metrics = server_metrics(self._server.evaluate(self.models.arrays[model], round_))
+                metrics = server_metrics(self._server.evaluate(self.models.arrays[model].copy(), round_))
         except HanseError as error:
             return Failed(f"round {round_}, evaluation at the server: {error}", self._now())
         return Evaluated(round_, metrics, self._now())

@@ -28,6 +28,7 @@ from hanse.simulation.shell import Observer, Shell
 from hanse.simulation.sites import DataSets, Loader, Places, Population, population_of, to_stderr
 from hanse.simulation.traces import Availability, Durations, LogNormal, traces_of
 from hanse.strategies import Strategy, named
+from hanse.strategies.asynchronous import Asynchronous
 from hanse.strategies.catalogue import CUSTOM
 
 ASYNCHRONOUS_S = 1.0
@@ -115,7 +116,7 @@ def simulate(
     try:
         server = ServerRuntime(app)
         strategy = strategy_of(app, spec, server, population.names)
-        if durations is None and strategy.order == "receipt":
+        if durations is None and (strategy.order == "receipt" or isinstance(strategy, Asynchronous)):
             durations = LogNormal(ASYNCHRONOUS_S)  # it lives by the differences between sites
         traces = traces_of(durations, availability)
         folder = None if checkpoint is None else Checkpoints(checkpoint, resume=resume, every=checkpoint_every)

@@ -179,7 +179,7 @@ class Updates:
             named = f"strategy {self._strategy.name or type(self._strategy).__name__}"
             raise TaskError("refused", f"{named}: there is no model to fold into; give hs.App(initial=...)")
         if not needs_model and not any(ordinal in self.borne for ordinal in ordinals):
-            return Made(None, memory=state.memory)
+            return Made(None, memory=self._memory(state, reduce, replies))
         refused = {ordinal: self._refusals[ordinal] for ordinal in ordinals if ordinal in self._refusals}
         if refused:
             return Made(None, refused=refused)

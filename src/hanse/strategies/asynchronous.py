@@ -36,6 +36,11 @@ class Asynchronous(Strategy):
     order: ClassVar[str] = "receipt"
 
     @property
+    def can_compress(self) -> bool:
+        """See `Strategy.can_compress`: what is folded may have begun from any earlier model."""
+        return self.update_kind == "delta"
+
+    @property
     def step_size(self) -> int:
         """How many updates make a step."""
         return 1

@@ -263,6 +263,11 @@ class Strategy:
         """Whether `update` is the default: then the reduced values are the model, and no base is read."""
         return type(self).update is Strategy.update and self.update_kind == "values"
 
+    @property
+    def can_compress(self) -> bool:
+        """Whether updates may be compressed, and so be changes: not if one is folded as values into another model."""
+        return self.update_kind == "delta" or (self.order == "position" and self.late == "drop")
+
     # ---- as plain data ----
 
     def params(self) -> dict[str, Any]:

@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hanse.analytics.release import is_small_split, microaggregated, withheld
+from hanse.analytics.release import is_small_split, is_small_table, microaggregated, withheld
 
 values = st.lists(st.floats(-1e300, 1e300), max_size=60)
 
@@ -71,5 +71,17 @@ def test_a_rare_one_among_two_values_is_a_small_cell() -> None:
     assert is_small_split(np.array([0.0] * 50 + [1.0] * 9), 10)
     assert not is_small_split(np.array([0.0] * 50 + [1.0] * 10), 10)
     assert not is_small_split(np.array([0.0] * 50), 10)
+    assert is_small_split(np.array([0.0] * 198 + [3.0, 5e6]), 10), "two rows would be told by sum and squares"
+    assert not is_small_split(np.array([0.0] * 198 + list(range(1, 11))), 10)
+
+
+def test_a_cell_of_few_rows_is_not_told_by_a_sum_of_products() -> None:
+    first, second = np.zeros(200), np.zeros(200)
+    first[:20], second[19:40] = 1.0, 1.0
+    assert is_small_table(first, second, 10), "one row is in both"
+    second[10:40] = 1.0
+    assert not is_small_table(first, second, 10)
+    rng = np.random.default_rng(1)
+    assert not is_small_table(rng.normal(size=200), rng.normal(size=200), 10)
     assert not is_small_split(np.array([0.0, 1.0, 2.0]), 10)
     assert not is_small_split(np.array([0.0, 1.0]), 1)

@@ -70,7 +70,10 @@ TABLE: list[tuple[dict[str, Any], dict[str, Any], str, str]] = [
     ({"min_cohort": 3, "apps": frozenset(), "unlisted_apps": HOLD}, {"quorum": 2}, REFUSE, "min_cohort"),
     # questions run without code of the app's, so they need no hash on the list
     ({"apps": frozenset(), "analytics": Analytics()}, question(), ACCEPT, ""),
-    ({"apps": frozenset()}, question(), REFUSE, "apps"),
+    ({"apps": frozenset()}, question(), REFUSE, "analytics"),
+    ({"apps": frozenset({APP})}, question(min_group=1), REFUSE, "allowed no questions"),  # the hash says nothing of it
+    ({"apps": frozenset({APP}), "unlisted_apps": HOLD}, question(), HOLD, "allowed no questions"),
+    ({"apps": None}, question(), ACCEPT, ""),
     ({"apps": frozenset(), "analytics": Analytics()}, {}, REFUSE, "apps"),
     ({"apps": frozenset(), "analytics": Analytics()}, {"strategy": "custom"}, REFUSE, "apps"),
     (
