@@ -57,8 +57,8 @@ class Handshake:
 
     **Guarantee.** Whoever opens a piece holds the private key of the named site's member record, and so does whoever
     sealed it (gap Diffie-Hellman on curve25519, HKDF-SHA256 as a random oracle, AES-256-GCM; malicious server and
-    network). Pieces stay secret when lasting keys are stolen after the session, but
-    for those that were sealed before the peer's first one had opened, if the carrier swapped the peer's fresh key; who steals a site's lasting key cannot
+    network). Pieces stay secret when lasting keys are stolen after the session, but for those that were sealed before
+    the peer's first one had opened, if the carrier swapped the peer's fresh key; who steals a site's lasting key cannot
     pose to that site as another.
     **Reveals.** To who carries them: sizes, times, and which two ends.
 
