@@ -36,7 +36,7 @@ class RolesState:
         attempt: number of the latest session, from 1; 0 before the first.
         ready: sites that have accepted and are there.
         metrics: what each role of this session that has played to its end has answered.
-        until_ms: when `settling` or `paused` ends; 0 for never.
+        until_ms: when `running`, `settling` or `paused` ends; 0 for never.
         cause: why the latest session broke.
         error: why the component failed.
         began_ms: when the latest session began.
@@ -176,6 +176,9 @@ def _timer(state: RolesState, now_ms: int) -> Step:
         return state, ()
     if state.status == "settling":
         return _pause(state, now_ms)
+    if state.status == "running":
+        silent = " and ".join(f"{r} {s}" for r, s in sorted(state.spec.roles.items()) if r not in state.metrics)
+        return _end(state, "failed", f"{silent} has not answered within the deadline of {state.spec.deadline_s:g} s")
     if state.status == "paused":
         away = " and ".join(_away(state))
         return _end(
@@ -195,8 +198,9 @@ def _resumed(state: RolesState, now_ms: int) -> Step:
 
 def _begin(state: RolesState, now_ms: int) -> Step:
     attempt = state.attempt + 1
-    state = replace(state, status="running", attempt=attempt, metrics={}, until_ms=0, began_ms=now_ms)
-    return state, (Open(attempt),)
+    until = now_ms + int(state.spec.deadline_s * 1000) + SETTLE_MS  # sites end by themselves at the deadline
+    state = replace(state, status="running", attempt=attempt, metrics={}, until_ms=until, began_ms=now_ms)
+    return state, (SetTimer(until), Open(attempt))
 
 
 def _broken(state: RolesState, cause: str, now_ms: int) -> Step:

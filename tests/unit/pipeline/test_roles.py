@@ -43,13 +43,28 @@ def replied(role: str, kind: str = "", error: str = "", attempt: int = 1, now_ms
 
 
 def play(*events: Any, state: RolesState | None = None) -> tuple[RolesState, list[Any]]:
+    """Instructions without the session's own deadline, which is a test of its own below."""
     state = RolesState(SPEC) if state is None else state
     found: list[Any] = []
     for event in events:
         state, instructions = step(state, event)
         assert machine.decode(machine.encode(state)) == state
-        found += instructions
+        found += [each for each in instructions if each != SetTimer(deadline_of(state))]
     return state, found
+
+
+def deadline_of(state: RolesState) -> int:
+    return state.began_ms + int(SPEC.deadline_s * 1000) + SETTLE_MS
+
+
+def test_a_session_that_nobody_ends_fails_by_name_at_its_deadline() -> None:
+    state, instructions = step(RolesState(SPEC, ready=BOTH), sites(*BOTH, now_ms=5))
+    assert instructions == (SetTimer(deadline_of(state)), Open(1))
+    state, _ = play(replied("guest"), TimerFired(deadline_of(state) - 1), state=state)
+    assert state.status == "running"
+    state, found = play(TimerFired(deadline_of(state)), state=state)
+    assert state.error == "host shop has not answered within the deadline of 3600 s"
+    assert (state.status, found) == ("failed", [Close(1), Finish()])
 
 
 def test_all_accept_before_any_starts() -> None:
