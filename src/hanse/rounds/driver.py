@@ -407,11 +407,18 @@ class Run:
         """Give a round's record its row. The next run record, which leaves it out, comes after it."""
         key = f"round {content['number']}"
         self._on_their_way[key] = asyncio.get_running_loop().create_future()
-        self._put_off += 1  # until the task runs
+        self._put_off += 1  # until its row is begun
 
         async def keep() -> None:
-            self._put_off -= 1
-            await self._on_its_way(key, "keep a round's record", self._keeping.round_row, content)
+            try:
+                row = await self._patiently("keep a round's record", self._keeping.round_content, content)
+            except BaseException:
+                self._on_their_way.pop(key).set_result(None)
+                raise
+            finally:
+                self._put_off -= 1
+            create = self._keeping.create_round_row
+            await self._on_its_way(key, "keep a round's record", create, content["number"], row)
 
         if self._spawn(keep) is None:  # this driver is over, and nothing will run
             self._put_off -= 1

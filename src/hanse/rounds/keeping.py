@@ -102,7 +102,14 @@ class Keeping:
 
     async def round_row(self, record: dict[str, Any]) -> None:
         """Give a round's record its own row; one that was written before is the same."""
-        key = f"round/{self._key}/{record['number']:08d}"
+        await self.create_round_row(record["number"], await self.round_content(record))
+
+    async def create_round_row(self, number: int, content: bytes) -> None:
+        """The row of a round, of what `round_content` answered."""
+        await self._ledger.create(f"round/{self._key}/{number:08d}", content)
+
+    async def round_content(self, record: dict[str, Any]) -> bytes:
+        """A round's record as its row; what would make it too long is kept as a blob."""
         content = json.dumps(record, separators=(",", ":")).encode()
         if len(content) > MAX_RECORD_BYTES:  # very many sites: the details go into a blob
             scope = f"{self._key}/rounds/{record['number']}"
@@ -112,7 +119,7 @@ class Keeping:
             if len(content) > MAX_RECORD_BYTES:
                 short |= {"folded": [], "late": [], "failed": {}}
                 content = json.dumps(short, separators=(",", ":")).encode()
-        await self._ledger.create(key, content)
+        return content
 
     async def _keep_content(self, scope: str, content: bytes) -> Manifest:
         manifest = manifest_of(content)
