@@ -349,13 +349,13 @@ async def test_a_site_that_is_revoked_is_dropped_and_the_others_are_told() -> No
     relays = Relays()
     play = relays.open("s", {"guest": "bank", "host": "shop"})
     bank, shop = play.attach("guest", "bank"), play.attach("host", "shop")
-    bank.take(wire.head(wire.DATA, 0, 1) + b"said before")
+    bank.take(wire.head(wire.DATA, 0, 1) + b"said before the end")
     relays.drop("bank")
     assert await bank.next() is None
     with pytest.raises(HanseError):
         bank.take(wire.head(wire.DATA, 0, 1) + b"x")
     assert [await shop.next(), await shop.next()] == [
-        wire.head(wire.DATA, 0, 1) + b"said before",
+        wire.head(wire.DATA, 0, 1) + b"said before the end",
         wire.head(wire.LOST, 0, 1),
     ]
     relays.drop("shop")

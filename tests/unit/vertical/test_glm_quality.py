@@ -58,7 +58,7 @@ def pooled_metrics(result: Any, guest: Path, hosts: list[Path]) -> dict[str, flo
             "LogisticRegression",
             {"clip": 8.0, "batch_rows": 1024},
             ["host"],
-            {"auc": 0.723, "ks": 0.37},
+            {"auc": 0.72, "ks": 0.37},  # 0.7219 to 0.7235, by the order of rows that the intersection leaves
             id="default_credit",
         ),
         pytest.param(
