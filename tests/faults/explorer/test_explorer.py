@@ -7,10 +7,8 @@
 import gc
 import os
 from collections import Counter
-from collections.abc import Iterator
 
 import pytest
-import structlog
 
 from tests.faults.explorer.case import draw
 from tests.faults.explorer.world import Violation, explore, undisturbed
@@ -18,19 +16,6 @@ from tests.faults.explorer.world import Violation, explore, undisturbed
 SCHEDULES = int(os.environ.get("HANSE_EXPLORER_SCHEDULES", "5000"))
 SEED = os.environ.get("HANSE_EXPLORER_SEED")
 BATCHES = 10
-
-
-@pytest.fixture(autouse=True)
-def _quiet() -> Iterator[None]:
-    """A schedule's full disks would write hundreds of lines."""
-    before = structlog.get_config()
-    structlog.configure(processors=[_drop])
-    yield
-    structlog.configure(**before)
-
-
-def _drop(*_: object) -> structlog.typing.EventDict:
-    raise structlog.DropEvent
 
 
 @pytest.mark.skipif(SEED is None, reason="plays the schedule in HANSE_EXPLORER_SEED")

@@ -2,10 +2,8 @@
 
 import os
 from collections import Counter
-from collections.abc import Iterator
 
 import pytest
-import structlog
 
 from tests.faults.explorer.case import draw
 from tests.faults.explorer.visits import explore_visits
@@ -13,18 +11,6 @@ from tests.faults.explorer.world import Violation
 
 SCHEDULES = int(os.environ.get("HANSE_EXPLORER_SCHEDULES", "5000")) // 10
 SEED = os.environ.get("HANSE_EXPLORER_SEED")
-
-
-@pytest.fixture(autouse=True)
-def _quiet() -> Iterator[None]:
-    before = structlog.get_config()
-    structlog.configure(processors=[_drop])
-    yield
-    structlog.configure(**before)
-
-
-def _drop(*_: object) -> structlog.typing.EventDict:
-    raise structlog.DropEvent
 
 
 @pytest.mark.skipif(SEED is None, reason="plays the schedule in HANSE_EXPLORER_SEED")
