@@ -6,6 +6,7 @@ revocation on every call.
 
 import asyncio
 import contextlib
+import logging
 import time
 from collections.abc import AsyncIterator, Sequence
 from typing import Any, Protocol
@@ -136,6 +137,7 @@ class Service:
     def __init__(
         self, handler: Handler, inbox: SessionInbox, blobs: BlobStore, links: Links, relays: Relays | None = None
     ) -> None:
+        logging.getLogger("grpc._cython.cygrpc").addFilter(is_worth_a_trace)
         self._handler = handler
         self._inbox = inbox
         self._blobs = blobs
@@ -379,6 +381,21 @@ class _mapped(contextlib.AbstractContextManager["_mapped"]):
         if self._failure is None:
             return
         await self._context.abort(*self._failure)
+
+
+def is_worth_a_trace(record: logging.LogRecord) -> bool:
+    """Whether a record of gRPC's own log is about more than a caller who left first.
+
+    A call that breaks (reset, cancelled, over the message limit) while we write to it or send its status makes the
+    batch fail. gRPC is silent about that once it has noticed the end of the call and logs a trace with ERROR where the
+    failed batch is noticed first, which is a race and nobody's fault. A batch that could not be *started* is ours and
+    stays in the log.
+    """
+    error = record.exc_info[1] if record.exc_info else None
+    if type(error).__name__ != "ExecuteBatchError" or 'Failed "execute_batch"' not in str(error):
+        return True
+    log.debug("a caller left before its call was answered")
+    return False
 
 
 def _certificate(context: Context) -> bytes:
