@@ -37,7 +37,7 @@ from hanse.core.ids import TaskId, model_scope, upload_scope
 from hanse.core.records import BlobRef, Envelope, Reply, Task
 from hanse.core.seams import BlobStore, Inbox, Ledger, Links
 from hanse.core.spec import RunSpec
-from hanse.rounds import machine
+from hanse.rounds import machine, run_state
 from hanse.rounds.clock import Clock
 from hanse.rounds.events import (
     Answer,
@@ -67,10 +67,10 @@ from hanse.rounds.events import (
 from hanse.rounds.host import Member, PlanRequest, ReduceRequest, StrategyHost, earlier, load_arrays
 from hanse.rounds.keeping import Keeping, decode_asks, encode_asks, round_records, run_record
 from hanse.rounds.leftovers import Due, Leftovers
-from hanse.rounds.machine import RunState
 from hanse.rounds.performing import planned, planned_parameters, record_of
 from hanse.rounds.record import RoundRecord, mean_metrics, server_metrics
 from hanse.rounds.result import Result
+from hanse.rounds.run_state import RunState
 from hanse.strategies import Ask
 
 RETRY_MS = 2000
@@ -218,7 +218,7 @@ class Run:
             NotFoundError: there is none. CodecError: it cannot be read by this version.
         """
         record, version, spilled = await run_record(seams.ledger, seams.blobs, job, component)
-        state = machine.decode(record["state"])
+        state = run_state.decode(record["state"])
         run = cls(state, seams, make_host(state.spec), clock, info)
         run._version, run._written = version, state.revision
         run._spilled = spilled
@@ -889,7 +889,7 @@ class Run:
         wanted = {ordinal for ordinal, slot in self.state.open.items() if not slot.answer}
         self._asks = {ordinal: ask for ordinal, ask in self._asks.items() if ordinal in wanted}
         record = {
-            "state": machine.encode(self.state),
+            "state": run_state.encode(self.state),
             "asks": encode_asks(self._asks),
             "checkpoints": self._unkept,
             "models": self._left.models,

@@ -26,7 +26,7 @@ from hanse.core.errors import ConfigError, ConflictError, HanseError, NotFoundEr
 from hanse.core.ids import TaskId, bundle_scope, model_scope
 from hanse.core.records import BlobRef, Envelope, Reply
 from hanse.pipeline.request import ROLES, JobRequest, manifest_json
-from hanse.rounds import machine
+from hanse.rounds import machine, run_state
 from hanse.rounds.clock import LoopClock
 from hanse.rounds.driver import Run, RunInfo, Seams
 from hanse.rounds.events import Failed
@@ -539,7 +539,7 @@ class Jobs:
         if row["request"]["components"][0]["kind"] == ROLES:
             return await self._roles_result(row), None
         record, _, _ = await run_record(self._seams.ledger, self._seams.blobs, job_id, component)
-        state = machine.decode(record["state"])
+        state = run_state.decode(record["state"])
         records = [
             r
             for r in await round_records(self._seams.ledger, job_id, component, after, blobs=self._seams.blobs)

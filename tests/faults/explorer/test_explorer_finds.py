@@ -12,7 +12,7 @@ from hanse.core.records import Reply
 from hanse.rounds import machine
 from hanse.rounds.driver import Run
 from hanse.rounds.events import Instruction, Reduce, ReduceRefused
-from hanse.rounds.machine import RunState, Slot
+from hanse.rounds.run_state import RunState, Slot
 from tests.faults.explorer.case import draw
 from tests.faults.explorer.shell import Order
 from tests.faults.explorer.world import Violation, explore, undisturbed_of
