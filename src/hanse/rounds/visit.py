@@ -22,7 +22,7 @@ from hanse.core.records import Reply
 from hanse.core.spec import RunSpec
 from hanse.rounds import machine, run_state
 from hanse.rounds.clock import Clock
-from hanse.rounds.driver import Run, RunInfo, Seams
+from hanse.rounds.driver import Run, Seams
 from hanse.rounds.events import (
     Answer,
     Cancelled,
@@ -36,6 +36,7 @@ from hanse.rounds.events import (
 )
 from hanse.rounds.host import StrategyHost
 from hanse.rounds.keeping import Keeping, run_record
+from hanse.rounds.outgoing import RunInfo
 from hanse.rounds.record import RoundRecord
 
 PATIENCE_MS = 10_000

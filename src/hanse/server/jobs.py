@@ -28,9 +28,10 @@ from hanse.core.records import BlobRef, Envelope, Reply
 from hanse.pipeline.request import ROLES, JobRequest, manifest_json
 from hanse.rounds import machine, run_state
 from hanse.rounds.clock import LoopClock
-from hanse.rounds.driver import Run, RunInfo, Seams
+from hanse.rounds.driver import Run, Seams
 from hanse.rounds.events import Failed
 from hanse.rounds.keeping import round_records, run_record
+from hanse.rounds.outgoing import RunInfo
 from hanse.rounds.result import Result
 from hanse.server.host import ServerHost
 from hanse.server.roles import RolesRun, kept_state, result_of
