@@ -7,6 +7,6 @@ from hypothesis import HealthCheck, settings
 settings.register_profile("hanse", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("hanse")
 
-# A shell that is not interactive starts background jobs with SIGINT ignored, and every process of a test would inherit it.
+# A script's shell starts background jobs with SIGINT ignored, and every process of a test would inherit that.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
