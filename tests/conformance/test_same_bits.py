@@ -251,12 +251,12 @@ class InWorkers:
 @pytest.mark.parametrize(
     ("name", "rounds"),
     [
-        ("stateful", 5),
-        ("compressed", 3),
-        ("controlled", 4),
-        ("dynamic", 3),
-        ("at_home", 4),
-        ("gathering", 3),
+        ("stateful", 3),
+        ("compressed", 2),
+        ("controlled", 3),
+        ("dynamic", 2),
+        ("at_home", 2),
+        ("gathering", 2),
         ("sklearn_logreg", 1),
     ],
 )
