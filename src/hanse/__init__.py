@@ -219,6 +219,7 @@ if TYPE_CHECKING:
     from hanse import analytics as analytics
     from hanse import attacks as attacks
     from hanse import datasets as datasets
+    from hanse import tracking as tracking
     from hanse import vertical as vertical
     from hanse.aggregation import BFloat16 as BFloat16
     from hanse.aggregation import Bulyan as Bulyan
@@ -326,6 +327,7 @@ _ROOMS = {
     "attacks": "hanse.attacks",
     "datasets": "hanse.datasets",
     "traces": "hanse.simulation.traces",
+    "tracking": "hanse.tracking",
     "vertical": "hanse.vertical",
 }
 """Modules that are used under their own name: `hs.datasets.iid(...)`."""

@@ -9,6 +9,7 @@ import yaml
 
 from hanse.core.errors import ConfigError
 from hanse.core.ids import check_name
+from hanse.tracking import Tracker, tracker_from
 
 FILE = "server.yaml"
 
@@ -26,6 +27,7 @@ class ServerConfig:
         hosts: names and addresses under which members reach the server, as its certificate says.
         durability: `power` (survives a power cut) or `process` (survives a crash of the process).
         threads: threads that aggregate one model.
+        tracking: where every job's aggregator's run is written; None for nowhere.
     """
 
     federation: str
@@ -36,6 +38,7 @@ class ServerConfig:
     hosts: tuple[str, ...] = ("127.0.0.1", "localhost")
     durability: str = "power"
     threads: int = 2
+    tracking: Tracker | None = None
 
     @property
     def address(self) -> str:
@@ -104,6 +107,7 @@ _KINDS: dict[str, tuple[str, tuple[type, ...]]] = {
     "hosts": ("a list of names", (list,)),
     "durability": ("power or process", (str,)),
     "threads": ("a whole number", (int,)),
+    "tracking": ("a mapping with 'kind'", (dict, type(None))),
 }
 
 
@@ -124,6 +128,8 @@ def _checked(path: Path, key: str, item: Any) -> Any:
         wrong = item not in ("power", "process")
     if key == "threads":
         wrong = wrong or item < 1
+    if key == "tracking" and not wrong and item is not None:
+        item = tracker_from(item, f"{path}: tracking")
     if key == "hosts":
         wrong = wrong or not item or not all(isinstance(host, str) for host in item)
         item = tuple(item) if not wrong else item

@@ -586,7 +586,7 @@ class Jobs:
         """
         job = self.active.get(job_id)
         if job is None or job.resumed or not job.history.complete:
-            yield await self._past(job_id)
+            yield await self.past(job_id)
         position = 0
         while job is not None:
             events, position = await job.history.since(position)
@@ -597,7 +597,8 @@ class Jobs:
         about = await self.describe(job_id)
         yield [{"what": "finished", "job": job_id, "status": about["status"], "error": about.get("error", "")}]
 
-    async def _past(self, job_id: str) -> list[dict[str, Any]]:
+    async def past(self, job_id: str) -> list[dict[str, Any]]:
+        """Events of the rounds that are over, made from what is kept of them."""
         row = await self._row(job_id)
         if row["request"]["components"][0]["kind"] == ROLES:
             records = (await self._roles_result(row))["rounds"]

@@ -30,6 +30,8 @@ from hanse.simulation.traces import Availability, Durations, LogNormal, traces_o
 from hanse.strategies import Strategy, named
 from hanse.strategies.asynchronous import Asynchronous
 from hanse.strategies.catalogue import CUSTOM
+from hanse.tracking import Tracking
+from hanse.tracking.events import follower, settings_of
 
 ASYNCHRONOUS_S = 1.0
 """Median of the virtual seconds that a site takes where an asynchronous strategy is given no durations."""
@@ -113,6 +115,7 @@ def simulate(
     before = num_threads()
     set_threads(spec.threads)
     runs_on: Engine | None = None
+    tracking: Tracking | None = None
     try:
         server = ServerRuntime(app)
         strategy = strategy_of(app, spec, server, population.names)
@@ -136,8 +139,10 @@ def simulate(
             rounds=spec.rounds - done,
             settings=None if kept is None else kept.engine["settings"],
         )
+        tracking = None if app.tracking is None else Tracking(app.tracking, say=to_stderr)
         with Bar(spec.rounds, shown, done=done) as advance:
-            observers = [watch for watch in (advance, observer) if watch is not None]
+            tracked = None if tracking is None else follower(tracking, settings_of(spec), population.names)
+            observers = [watch for watch in (advance, observer, tracked) if watch is not None]
             shell = Shell(app, strategy, server, population, runs_on, traces, state, observers)
             if folder is not None:
                 shell.on_checkpoint = partial(folder.save, engine=runs_on)
@@ -151,6 +156,8 @@ def simulate(
         if runs_on is not None:
             runs_on.close()
         set_threads(before)
+        if tracking is not None:
+            tracking.close()
     if result.status == "failed":
         raise JobFailed(result.error, result)
     return result
