@@ -9,7 +9,7 @@ import yaml
 
 from hanse.core.errors import ConfigError
 from hanse.core.ids import check_name
-from hanse.tracking import Tracker, tracker_from
+from hanse.tracking import Tracker, declared, tracker_from
 
 FILE = "server.yaml"
 
@@ -64,6 +64,8 @@ class ServerConfig:
             f"durability: {self.durability}          # power | process\n"
             f"threads: {self.threads}\n"
         )
+        if self.tracking is not None:
+            text += f"tracking: {json.dumps(declared(self.tracking))}          # the aggregator's runs\n"
         (directory / FILE).write_text(text)
 
     @classmethod

@@ -13,7 +13,7 @@ that asks for tracking has it where its person sees results anyway, and nowhere 
 
 from hanse.tracking.files import File
 from hanse.tracking.mlflow import MLflow
-from hanse.tracking.places import tracker_from
+from hanse.tracking.places import declared, tracker_from
 from hanse.tracking.sagemaker import SageMaker
 from hanse.tracking.tensorboard import TensorBoard
 from hanse.tracking.tracker import Sink, Tracker, Tracking
@@ -21,4 +21,15 @@ from hanse.tracking.tracker import Sink, Tracker, Tracking
 KINDS = {"file": File, "mlflow": MLflow, "tensorboard": TensorBoard, "sagemaker": SageMaker}
 """By the word that a YAML file's `tracking: {kind: …}` uses."""
 
-__all__ = ["KINDS", "File", "MLflow", "SageMaker", "Sink", "TensorBoard", "Tracker", "Tracking", "tracker_from"]
+__all__ = [
+    "KINDS",
+    "File",
+    "MLflow",
+    "SageMaker",
+    "Sink",
+    "TensorBoard",
+    "Tracker",
+    "Tracking",
+    "declared",
+    "tracker_from",
+]

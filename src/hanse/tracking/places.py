@@ -60,6 +60,15 @@ def tracker_from(value: Any, where: str) -> Tracker:
         raise ConfigError(f"{where}: expected {', '.join(needed)}, found it missing") from None
 
 
+def declared(tracker: Any) -> dict[str, Any]:
+    """What a file's `tracking:` says of a tracker; `tracker_from` reads it."""
+    from hanse.tracking import KINDS  # the room's door, which imports this file
+
+    kind = next(word for word, made in KINDS.items() if type(tracker) is made)
+    values = {spec.name: getattr(tracker, spec.name) for spec in dataclasses.fields(tracker)}
+    return {"kind": kind, **values, "params": dict(values["params"])}
+
+
 def file_name(text: str) -> str:
     """`text` as the name of a file."""
     return re.sub(r"[^A-Za-z0-9_.-]", "_", text)

@@ -18,7 +18,7 @@ from hanse.core.errors import RefusedError, StorageError
 from hanse.tracking.outbox import Outbox
 from hanse.tracking.records import Plain, Record
 
-FIRST_WAIT_S, LONGEST_WAIT_S = 0.5, 60.0
+FIRST_WAIT_S, LONGEST_WAIT_S = 0.5, 15.0
 CLOSE_S = 10.0
 """How long the end of a program waits for a tracking server; what is left is delivered the next time."""
 BUFFER = "tracking.db"
