@@ -236,7 +236,11 @@ class App:
         return self._register_server("config", function)
 
     def evaluate_on_server(self, function: F) -> F:
-        """Register `f(arrays, round) -> metrics`, called with the new model after each round."""
+        """Register `f(arrays, round) -> metrics`, called with the new model after each round.
+
+        A third argument, `f(arrays, round, load)`, gives data of the server's own: `load("test")`, as its operator
+        declared them in `server.yaml`, or as `hs.simulate(server={"test": …})` has them.
+        """
         return self._register_server("evaluate", function)
 
     def strategy(self, function: F) -> F:

@@ -174,6 +174,7 @@ class Jobs:
 
     Args:
         directory: where server-side apps are unpacked.
+        datasets: what the server itself holds, by name; relative paths start beside `directory`.
         there: sites that hold a lease.
         expect: gives sites a lease before they have been heard.
         enrolled: sites that belong to the federation and are not revoked.
@@ -191,6 +192,7 @@ class Jobs:
         *,
         federation: str,
         threads: int,
+        datasets: Mapping[str, Mapping[str, Any]],
         there: Callable[[], frozenset[str]],
         expect: Callable[[Iterable[str]], None],
         enrolled: Callable[[], Sequence[str]],
@@ -204,6 +206,7 @@ class Jobs:
         self._directory = directory
         self._federation = federation
         self._threads = threads
+        self._datasets = datasets
         self._there = there
         self._expect = expect
         self._enrolled = enrolled
@@ -630,6 +633,8 @@ class Jobs:
             role="server",
             seed=request.spec.seed,
             scratch=home / "scratch",
+            datasets=self._datasets,
+            base=self._directory.parent,
             options={"spec": request.spec.to_json()},
         )
         server_log = log.bind(job=request.job)

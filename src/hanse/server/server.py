@@ -110,6 +110,7 @@ class Server:
             self.directory / "apps",
             federation=config.federation,
             threads=config.threads,
+            datasets=config.datasets,
             there=self._presence.there,
             expect=lambda sites: self._presence.expect(sites, _monotonic_ms()),
             enrolled=lambda: [m.name for m in self.members.of_kind("site") if not m.revoked],
