@@ -14,6 +14,7 @@ from hanse.tracking import Tracker, declared, tracker_from
 from hanse.workers.datasets import check_declaration
 
 FILE = "server.yaml"
+OWNER, EVERYONE = "owner", "everyone"
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +33,7 @@ class ServerConfig:
         datasets: data that the server itself holds, such as a test set, by name as in `site.yaml`; the server side of
             every app may load them.
         tracking: where every job's aggregator's run is written; None for nowhere.
+        results: who reads a job's rounds and models: `owner` (who submitted it, and admins) or `everyone`.
     """
 
     federation: str
@@ -44,6 +46,7 @@ class ServerConfig:
     threads: int = 2
     datasets: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     tracking: Tracker | None = None
+    results: str = OWNER
 
     @property
     def address(self) -> str:
@@ -68,6 +71,7 @@ class ServerConfig:
             f"hosts: [{hosts}]   # names in the certificate; the first is told to members\n"
             f"durability: {self.durability}          # power | process\n"
             f"threads: {self.threads}\n"
+            f"results: {self.results}             # owner | everyone: who reads a job's rounds and models\n"
         )
         if self.datasets:
             text += f"datasets: {json.dumps({name: dict(each) for name, each in self.datasets.items()})}\n"
@@ -118,6 +122,7 @@ _KINDS: dict[str, tuple[str, tuple[type, ...]]] = {
     "threads": ("a whole number", (int,)),
     "datasets": ("declarations such as {test: {kind: csv, path: test.csv}}", (dict, type(None))),
     "tracking": ("a mapping with 'kind'", (dict, type(None))),
+    "results": ("owner or everyone", (str,)),
 }
 
 
@@ -136,6 +141,8 @@ def _checked(path: Path, key: str, item: Any) -> Any:
         wrong = not 0 <= item <= 65535
     if key == "durability":
         wrong = item not in ("power", "process")
+    if key == "results":
+        wrong = item not in (OWNER, EVERYONE)
     if key == "threads":
         wrong = wrong or item < 1
     if key == "tracking" and not wrong and item is not None:
