@@ -6,6 +6,7 @@ its hash, a person submits it, and everything is ended in order. Keys and stores
 
 import asyncio
 import contextlib
+import json
 import secrets
 import shutil
 import signal
@@ -58,6 +59,9 @@ def demo(
         Path | None, typer.Option(help="heart-disease: the folder with the four files of UCI; by default the cache.")
     ] = None,
     seeds: Annotated[int, typer.Option(min=1, max=100, help="heart-disease: how many splits.")] = 5,
+    mlflow: Annotated[
+        str | None, typer.Option(help="Track each hospital's run and the aggregator's in the MLflow at this address.")
+    ] = None,
     keep: Annotated[bool, typer.Option("--keep", help="Keep keys, stores and logs of all members, too.")] = False,
     open_: Annotated[bool, typer.Option("--open", help="Show the report in a browser.")] = False,
 ) -> None:
@@ -73,7 +77,7 @@ def demo(
     note(f"Starting a federation: one server, {len(scenario.sites)} hospitals, mutual TLS on loopback …")
     try:
         with _stopped_by_signals(), _home(directory, keep) as home:
-            results, rows = _train(scenario, home, rounds)
+            results, rows = _train(scenario, home, rounds, mlflow)
     except KeyboardInterrupt:
         note("\nstopped; every process has ended")
         raise
@@ -224,17 +228,23 @@ class _Member:
     token: str
 
 
-def _train(scenario: Scenario, home: Path, rounds: int | None) -> tuple[list["Result"], Rows]:
+def _train(
+    scenario: Scenario, home: Path, rounds: int | None, mlflow: str | None = None
+) -> tuple[list["Result"], Rows]:
     """Start the federation, train once per run, end it; results and the comparison."""
     with Children(home / "logs") as children:
         made = _found(scenario, home)
+        tracking = None if mlflow is None else {"kind": "mlflow", "uri": mlflow, "prefix": made.config.federation}
+        if tracking is not None:
+            with (made.person_directory / "federation.yaml").open("a") as file:
+                file.write(f"tracking: {json.dumps(tracking)}\n")
         children.start(SERVER, "server", made.directory)
         members = [_Member(name, home / name, token) for name, token in made.tokens.items()]
         folders = {member.name: member.folder for member in members}
         declarations = scenario.write(0, folders)
         app, bundle_id = _app(scenario, rounds)
         for member in members:
-            _own(member.folder, declarations[member.name], bundle_id, scenario.preload)
+            _own(member.folder, declarations[member.name], bundle_id, scenario.preload, tracking)
         children.wait_ready(SERVER)
         asyncio.run(_join(members))
         for member in members:
@@ -274,12 +284,18 @@ def _app(scenario: Scenario, rounds: int | None) -> tuple["App", str]:
     return app, build_bundle(source_of(app), app.include, object_name=app.name_in_module).id
 
 
-def _own(folder: Path, declaration: Mapping[str, Any], app: str, preload: Sequence[str]) -> None:
-    """What a hospital's owner writes: where the patients are, and that this one app may see them."""
+def _own(
+    folder: Path,
+    declaration: Mapping[str, Any],
+    app: str,
+    preload: Sequence[str],
+    tracking: Mapping[str, Any] | None = None,
+) -> None:
+    """What a hospital's owner writes: where the patients are, that this one app may see them, who may see its runs."""
     import yaml
 
     site = {"datasets": {"patients": dict(declaration)}, "workers": {"preload": list(preload)}}
-    site |= {"durability": "process"}
+    site |= {"durability": "process"} | ({} if tracking is None else {"tracking": dict(tracking)})
     policy = {"apps": [app], "unlisted_apps": "refuse", "people": [PERSON], "datasets": ["patients"], "min_cohort": 3}
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     (folder / "site.yaml").write_text(yaml.safe_dump(site))

@@ -13,10 +13,11 @@ import yaml
 from hanse.backends.grpc.client import Connection, Credentials
 from hanse.core.errors import ConfigError, HanseError
 from hanse.core.proto import hanse_pb2 as pb
+from hanse.tracking import Tracker, tracker_from
 from hanse.trust.identity import SigningRequest
 from hanse.trust.membership import Membership
 
-KEYS = ("federation", "address", "identity")
+KEYS = ("federation", "address", "identity", "tracking")
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +29,8 @@ class Federation:
     membership: Membership
     directory: Path | None = None
     """Where the keys lie; a renewed certificate is kept there."""
+    tracking: Tracker | None = None
+    """Where the aggregator's run of every job that is followed from here is written."""
 
     @classmethod
     def load(cls, path: str | Path = "federation.yaml") -> "Federation":
@@ -49,10 +52,12 @@ class Federation:
             raise ConfigError(f"{path}: expected YAML, found something else") from None
         if not isinstance(value, dict) or not set(value) <= set(KEYS) or not {"federation", "address"} <= set(value):
             raise ConfigError(f"{path}: expected the keys {', '.join(KEYS)}")
+        declared = value.pop("tracking", None)
+        tracking = None if declared is None else tracker_from(declared, f"{path}: tracking")
         if not all(isinstance(item, str) for item in value.values()):
-            raise ConfigError(f"{path}: expected texts under {', '.join(KEYS)}")
+            raise ConfigError(f"{path}: expected texts under {', '.join(KEYS[:3])}")
         directory = path.parent / str(value.get("identity", "."))
-        return cls(value["federation"], value["address"], Membership.load(directory), directory)
+        return cls(value["federation"], value["address"], Membership.load(directory), directory, tracking)
 
     def connect(self) -> "Session":
         """A connection; use it as an async context manager."""

@@ -176,6 +176,7 @@ class Jobs:
 
     Args:
         directory: where server-side apps are unpacked.
+        datasets: what the server itself holds, by name; relative paths start beside `directory`.
         there: sites that hold a lease.
         expect: gives sites a lease before they have been heard.
         enrolled: sites that belong to the federation and are not revoked.
@@ -193,6 +194,7 @@ class Jobs:
         *,
         federation: str,
         threads: int,
+        datasets: Mapping[str, Mapping[str, Any]],
         there: Callable[[], frozenset[str]],
         expect: Callable[[Iterable[str]], None],
         enrolled: Callable[[], Sequence[str]],
@@ -206,6 +208,7 @@ class Jobs:
         self._directory = directory
         self._federation = federation
         self._threads = threads
+        self._datasets = datasets
         self._there = there
         self._expect = expect
         self._enrolled = enrolled
@@ -609,7 +612,7 @@ class Jobs:
         """
         job = self.active.get(job_id)
         if job is None or job.resumed or not job.history.complete:
-            yield await self._past(job_id)
+            yield await self.past(job_id)
         position = 0
         while job is not None:
             events, position = await job.history.since(position)
@@ -620,7 +623,8 @@ class Jobs:
         about = await self.describe(job_id)
         yield [{"what": "finished", "job": job_id, "status": about["status"], "error": about.get("error", "")}]
 
-    async def _past(self, job_id: str) -> list[dict[str, Any]]:
+    async def past(self, job_id: str) -> list[dict[str, Any]]:
+        """Events of the rounds that are over, made from what is kept of them."""
         row = await self._row(job_id)
         if row["request"]["components"][0]["kind"] == ROLES:
             records = (await self._roles_result(row))["rounds"]
@@ -652,6 +656,8 @@ class Jobs:
             role="server",
             seed=request.spec.seed,
             scratch=home / "scratch",
+            datasets=self._datasets,
+            base=self._directory.parent,
             options={"spec": request.spec.to_json()},
         )
         server_log = log.bind(job=request.job)
