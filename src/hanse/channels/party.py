@@ -6,7 +6,7 @@ deadline and a cause. One party runs one program: it is not for use from several
 """
 
 import contextlib
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,6 +50,7 @@ class Party:
         channel: carries the frames.
         names: the site behind each role, for messages to people; a role without one is called by its role.
         timeout_s: seconds that a wait for one message may last, > 0.
+        absent: roles without which the others have begun: sending to them and receiving from them fails at once.
 
     Raises:
         ConfigError: a role that the protocol does not have, a timeout that is not above 0.
@@ -63,6 +64,7 @@ class Party:
         *,
         names: Mapping[str, str] | None = None,
         timeout_s: float = TIMEOUT_S,
+        absent: Collection[str] = (),
     ) -> None:
         if role not in protocol.roles:
             raise ConfigError(f"protocol {protocol.name}: expected a role of {protocol.roles}, found {role!r}")
@@ -70,6 +72,7 @@ class Party:
             raise ConfigError(f"protocol {protocol.name}: expected timeout_s > 0, found {timeout_s}")
         self.role = role
         self.protocol = protocol
+        self.absent = frozenset(absent)
         self.counters = Counters()
         self.iteration: int | None = None
         """Which iteration the program is in; a program sets it, causes name it."""
@@ -81,7 +84,7 @@ class Party:
         self._waiting: dict[tuple[str, str], dict[int, Array]] = {}
         self._heard: dict[str, float] = {}
         self._waiting_bytes = 0
-        self._gone: dict[str, str] = {}
+        self._gone = dict.fromkeys(self.absent, "is away")
         self._last_was_sent = False
         channel.expect(self._check_head)
 
@@ -103,6 +106,8 @@ class Party:
         difference = message.difference(value.dtype, value.shape)
         if difference is not None:
             raise ConfigError(f"protocol {self.protocol.name}: message {name}: {difference}")
+        if to in self.absent:
+            raise UnavailableError(f"{self._who(to)} is away, and {self._which(message)} cannot be sent")
         content = encode(Arrays({name: value}))
         seq = self._next_sent.get((to, name), 0)
         self._next_sent[to, name] = seq + 1
@@ -152,9 +157,15 @@ class Party:
         self._waiting_bytes -= value.nbytes
         return value
 
-    def part(self, key: str) -> "Part":
-        """This party within one part of a joined protocol (`Protocol.joined`), for that part's role program."""
-        return Part(self, key)
+    def part(self, key: str, names: Mapping[str, str] | None = None) -> "Part":
+        """This party within one part of a joined protocol (`Protocol.joined`), for that part's role program.
+
+        Args:
+            key: the part's.
+            names: of roles, as in `Protocol.recast`, where the part was joined under other names than its program says:
+                `{"host": "host-2"}`.
+        """
+        return Part(self, key, names)
 
     async def stop(self) -> None:
         """Tell every other role that this one says no more; one that cannot be reached is left to its deadline.
@@ -163,7 +174,7 @@ class Party:
         """
         ends = self._channel.now() + STOP_S
         for role in self.protocol.roles:
-            if role != self.role:
+            if role != self.role and role not in self.absent:
                 with contextlib.suppress(Exception):
                     await self._channel.send(Frame(self.role, role, STOPPED, 0, b""), ends - self._channel.now())
 
@@ -243,11 +254,14 @@ class Party:
 
 
 class Part(Party):
-    """A party as one part's program sees it: names without the part's own before them; everything else is shared."""
+    """A party as one part's program sees it: names of messages and roles are the part's own; everything else is shared."""
 
-    def __init__(self, whole: Party, key: str) -> None:
-        self.role = whole.role
-        self.protocol = whole.protocol.part(key)
+    def __init__(self, whole: Party, key: str, names: Mapping[str, str] | None = None) -> None:
+        self._there = dict(names or {})
+        here = {there: role for role, there in self._there.items()}
+        self.role = here.get(whole.role, whole.role)
+        self.protocol = whole.protocol.part(key).recast(here)
+        self.absent = frozenset(here.get(role, role) for role in whole.absent)
         self.counters = whole.counters
         self._whole, self._start = whole, f"{key}/"
 
@@ -262,15 +276,11 @@ class Part(Party):
 
     async def send(self, to: str, name: str, value: Array) -> None:
         """See `Party.send`."""
-        await self._whole.send(to, self._start + name, value)
+        await self._whole.send(self._there.get(to, to), self._start + name, value)
 
     async def recv(self, sender: str, name: str) -> Array:
         """See `Party.recv`."""
-        return await self._whole.recv(sender, self._start + name)
-
-    def part(self, key: str) -> "Part":
-        """A part of a part."""
-        return Part(self._whole, self._start + key)
+        return await self._whole.recv(self._there.get(sender, sender), self._start + name)
 
     async def stop(self) -> None:
         """See `Party.stop`."""

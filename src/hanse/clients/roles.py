@@ -86,11 +86,20 @@ class RoleRuntime:
 
     Args:
         site_name, load, log: see `hanse.clients.execute.Runtime`.
+        outputs: see `Site.outputs`.
     """
 
-    def __init__(self, app: RoleApp, *, site_name: str, load: Callable[[str], Any], log: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        app: RoleApp,
+        *,
+        site_name: str,
+        load: Callable[[str], Any],
+        log: Callable[[str], None],
+        outputs: Callable[[], Arrays] | None = None,
+    ) -> None:
         self.app = app
-        self.site = Site(site_name, load, log)
+        self.site = Site(site_name, load, log, outputs=outputs)
         self._log = log
 
     async def play(self, task: Task, part: Part, channel: Channel) -> Outcome:
@@ -113,7 +122,9 @@ class RoleRuntime:
         program = self.app.programs.get(part.role)
         if program is None:
             raise ConfigError(f"app: it has no program for the role {part.role[:60]}")
-        party = Party(part.role, self.app.protocol, channel, names=part.sites, timeout_s=part.timeout_s)
+        protocol = self.app.protocol
+        absent = set(protocol.roles) - set(part.sites)
+        party = Party(part.role, protocol, channel, names=part.sites, timeout_s=part.timeout_s, absent=absent)
         self.site.begin(task, {})
         seed_globals(stream_of(task, self.site.name, "globals"))
         answer = await run_role(party, lambda own: program(own, self.site))

@@ -230,25 +230,25 @@ class RolesRun:
 
     async def _open(self, attempt: int) -> None:
         """Open the session, then ask every role."""
-        spec = self._state.spec
+        spec, playing = self._state.spec, self._state.playing
         session = self._session(attempt)
-        self._relays.open(session, spec.roles)
+        self._relays.open(session, playing)
         try:
-            records = {role: self._record_of(site).decode() for role, site in spec.roles.items()}
+            records = {role: self._record_of(site).decode() for role, site in playing.items()}
         except HanseError as error:  # revoked since it accepted
             self._spawn(Stopped("failed", str(error)))
             return
-        for role, task in zip(sorted(spec.roles), self._tasks(attempt), strict=True):
-            part = Part(session, role, spec.timeout_s, dict(spec.roles), records)
+        for role, task in zip(sorted(playing), self._tasks(attempt), strict=True):
+            part = Part(session, role, spec.timeout_s, playing, records)
             await self._send(task, "task", part.pack())
-        self._tell("phase", round=attempt, phase=PHASE, asked=len(spec.roles))
+        self._tell("phase", round=attempt, phase=PHASE, asked=len(playing))
 
     def _tasks(self, attempt: int) -> list[tuple[TaskId, str]]:
         """Each role's task and site, in order of the roles' names."""
-        roles = self._state.spec.roles
+        playing = self._state.playing
         return [
-            (TaskId(self._request.job, self._request.component, attempt, PHASE, place), roles[role])
-            for place, role in enumerate(sorted(roles))
+            (TaskId(self._request.job, self._request.component, attempt, PHASE, place), playing[role])
+            for place, role in enumerate(sorted(playing))
         ]
 
     async def _send(self, task: tuple[TaskId, str], kind: str, payload: bytes = b"") -> None:
@@ -303,7 +303,7 @@ class RolesRun:
 
 def record_of(state: RolesState, now_ms: int) -> RoundRecord:
     """A session that has ended well, as a round is told of."""
-    return role_record(state.spec.roles, state.metrics, max(0.0, (now_ms - state.began_ms) / 1000))
+    return role_record(state.playing, state.metrics, max(0.0, (now_ms - state.began_ms) / 1000))
 
 
 def result_of(state: RolesState, request: JobRequest, *, ended_at_ms: int, seconds: float) -> Result:

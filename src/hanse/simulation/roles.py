@@ -40,7 +40,7 @@ async def simulate_roles(
     missing = sorted(set(spec.sites) - set(load))
     if missing:
         raise ConfigError(f"roles: expected sites of the simulation, found {', '.join(missing)}")
-    job, started = new_job_id(), time.perf_counter()
+    job, started, app = new_job_id(), time.perf_counter(), app.cast(spec.roles)
     channels = local_channels(spec.protocol.roles)
     tell({"what": "phase", "job": job, "round": 1, "phase": PHASE, "asked": len(spec.roles)})
 

@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from hanse.channels.app import RoleApp
+from hanse.channels.app import RolePlay
 from hanse.clients.app import App
 from hanse.clients.failures import text_of
 from hanse.clients.loader import AnyApp, stop_if_loading
@@ -99,7 +99,7 @@ def simulate(
     """
     stop_if_loading()
     population = population_of(sites)
-    if isinstance(app, RoleApp):
+    if isinstance(app, RolePlay):
         played = app.spec(roles)
         load = {name: Loader(population, name) for name in played.sites if name in population.names}
         return run_to_end(simulate_roles(app, played, load, observer or (lambda event: None)))

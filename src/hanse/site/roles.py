@@ -107,11 +107,15 @@ def _checked(proposal: Proposal, task: Task, part: Part, site: str) -> RoleSpec:
     if spec is None:
         raise RefusedError("a task to play a role, of a job that has none")
     session = f"{task.id.job}/{task.id.component}/{task.id.round}"
-    asked = (part.session, part.role, part.sites, part.timeout_s)
+    missing = set(spec.roles) - set(part.sites)
+    expected = {role: site for role, site in spec.roles.items() if role not in missing}
+    asked = (part.session, part.role, part.sites, part.timeout_s, task.seed)
     if task.id.round > spec.retries + 1 or task.id.component != COMPONENT:
         raise RefusedError(f"a task to play once more, of a job that allows {spec.retries + 1} sessions")
-    if asked != (session, spec.role_of(site), dict(spec.roles), spec.timeout_s):
-        raise RefusedError("a task to play another role, with other sites or another patience, than its person signed")
+    if not missing <= set(spec.optional) or asked != (session, spec.role_of(site), expected, spec.timeout_s, spec.seed):
+        raise RefusedError(
+            "a task to play another role, with other sites, another patience or another seed, than its person signed"
+        )
     return spec
 
 

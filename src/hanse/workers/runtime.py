@@ -4,7 +4,7 @@ import socket
 import sys
 from typing import Any
 
-from hanse.channels.app import RoleApp
+from hanse.channels.app import RolePlay
 from hanse.channels.stream import StreamChannel
 from hanse.clients.app import App
 from hanse.clients.execute import Runtime as ClientRuntime
@@ -29,9 +29,10 @@ def open_runtime(load: Load) -> Runtime:
     """
     app = _asked(load) or load_app(load.bundle, load.entry, load.object)
     datasets = Datasets(load.datasets, declared=load.declared, base=load.base)
-    if isinstance(app, RoleApp) != ("protocol" in load.options):
+    if isinstance(app, RolePlay) != ("protocol" in load.options):
         raise ConfigError("app: expected an hs.RoleApp in a job with roles and only there, found another")
-    if isinstance(app, RoleApp):
+    if isinstance(app, RolePlay):
+        app = app.cast(load.options["protocol"]["roles"])
         return RoleSide(RoleRuntime(app, site_name=load.site, load=datasets.load, log=_log), load)
     if load.role == "server":
         # Not above: a site's worker needs none of it, and its launcher starts in half the time.

@@ -117,8 +117,8 @@ class RelaySession:
     """
 
     def __init__(self, sites: Mapping[str, str]) -> None:
-        if not 2 <= len(sites) <= MAX_ROLES:
-            raise TooLargeError(f"relay: expected 2 to {MAX_ROLES} roles, found {len(sites)}")
+        if not 1 <= len(sites) <= MAX_ROLES:
+            raise TooLargeError(f"relay: expected 1 to {MAX_ROLES} roles, found {len(sites)}")
         self.sites = dict(sites)
         self.roles = tuple(sorted(sites))
         places = range(len(self.roles))
