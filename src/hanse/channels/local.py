@@ -65,8 +65,8 @@ async def run_local(
     """Run all roles in this process, but those that are absent, and return what each program returned.
 
     Raises:
-        ConfigError: programs that are not exactly the protocol's other roles. Otherwise the first error of a role, once all
-            have ended. When cancelled, it cancels all roles and waits for their ends.
+        ConfigError: programs that are not exactly the protocol's other roles. Otherwise the first error of a role, once
+            all have ended. When cancelled, it cancels all roles and waits for their ends.
     """
     if set(programs) != set(protocol.roles) - set(absent):
         raise ConfigError(f"protocol {protocol.name}: expected programs for {protocol.roles}, found {tuple(programs)}")

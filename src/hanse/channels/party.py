@@ -254,7 +254,7 @@ class Party:
 
 
 class Part(Party):
-    """A party as one part's program sees it: names of messages and roles are the part's own; everything else is shared."""
+    """A party as one part's program sees it: names of messages and roles are the part's own, the rest is shared."""
 
     def __init__(self, whole: Party, key: str, names: Mapping[str, str] | None = None) -> None:
         self._there = dict(names or {})

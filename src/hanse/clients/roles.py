@@ -134,6 +134,17 @@ class RoleRuntime:
         return Reply(task.id, self.site.name, metrics={**counted, **metrics}), arrays
 
 
+def kept_outputs(arrays: Arrays) -> Arrays:
+    """What a role kept in an earlier job, if that is anything.
+
+    Raises:
+        ConfigError: it is nothing.
+    """
+    if not arrays:
+        raise ConfigError("site.outputs: expected what this role kept in the earlier job, found nothing of it here")
+    return arrays
+
+
 def taken_apart(answer: Any, role: str) -> tuple[Metrics, Arrays | None]:
     """Metrics and arrays of what a role program returned.
 
@@ -176,4 +187,4 @@ def play_to_end(runtime: RoleRuntime, task: Task, channel_of: Callable[[], Chann
     return asyncio.run(play())
 
 
-__all__ = ["CALL", "Part", "RoleRuntime", "check_told", "play_to_end", "taken_apart"]
+__all__ = ["CALL", "Part", "RoleRuntime", "check_told", "kept_outputs", "play_to_end", "taken_apart"]

@@ -33,7 +33,7 @@ from hanse.site.journal import Journal
 from hanse.site.policy import Policy
 from hanse.site.proposals import Proposal
 from hanse.site.replies import Outgoing, Replies
-from hanse.site.roles import RoleSide, keep_arrays, play
+from hanse.site.roles import RoleSide, keep_arrays, lend_outputs, play
 from hanse.site.transfers import Transfers
 from hanse.strategies.analysis import Analysis
 from hanse.trust.bundle import read_bundle, unpack_bundle
@@ -367,6 +367,12 @@ class JobRunner:
         await self._around.seats.take(self)
         await self._unpack()
         await asyncio.to_thread(_empty, self.directory / "scratch")
+        if self.proposal.roles is not None:
+            owner = self._load_options["isolation"]
+            role = self.proposal.roles.role_of(self._around.site) or ""
+            await asyncio.to_thread(
+                lend_outputs, self._around.roles, self.proposal.roles, role, self.directory / "scratch", owner
+            )
         worker = await self._around.workers.spawn(threads=self.proposal.spec.threads, on_log=self.log.line)
         load = Load(
             self.directory / "bundle",

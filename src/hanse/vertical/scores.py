@@ -31,6 +31,21 @@ IF_OFFLINE = ("refuse", "default")
 
 
 @dataclass(frozen=True, slots=True)
+class Scored:
+    """What a role ends with.
+
+    Attributes:
+        rows: places of the common rows in its table, in their common order.
+        predictions: of the label, for these rows, at the guest; none at hosts.
+        num_rows: how many rows its table has.
+    """
+
+    rows: Places
+    predictions: npt.NDArray[np.float64]
+    num_rows: int
+
+
+@dataclass(frozen=True, slots=True)
 class Scoring(RolePlay):
     """Joint scores of rows of one data set.
 
@@ -102,15 +117,15 @@ class Scoring(RolePlay):
         async def play(party: Party, site: Any) -> Any:
             part, response = self.model.decoded(site.outputs())
             source = site.load(self.dataset)
-            rows, predictions = await self.play(party, part, response, source, hosts)
-            told = {"rows": len(next(iter(source.values()))), "common": len(rows)}
-            return ({"places": rows, "predictions": predictions} if party.role == GUEST else {}), told
+            found = await self.play(party, part, response, source, hosts)
+            told = {"rows": found.num_rows, "common": len(found.rows)}
+            if party.role != GUEST:
+                return told
+            return {"places": found.rows, "predictions": found.predictions}, told
 
         return play
 
-    async def play(
-        self, party: Party, part: Any, response: Any, source: Any, hosts: Sequence[str]
-    ) -> tuple[Places, npt.NDArray[np.float64]]:
+    async def play(self, party: Party, part: Any, response: Any, source: Any, hosts: Sequence[str]) -> Scored:
         """Play a role.
 
         Args:
@@ -119,9 +134,6 @@ class Scoring(RolePlay):
             response: the guest's; None at hosts.
             source: its table.
             hosts: names of the hosts' roles.
-
-        Returns:
-            Places of the common rows in its table, and the guest's predictions for them; none at hosts.
 
         Raises:
             ConfigError: a table that does not fit, no common rows. UnavailableError: a host is away, and `refuse`.
@@ -138,7 +150,7 @@ class Scoring(RolePlay):
         scoring = party.part("scoring")
         if party.role != GUEST:
             await model.answer(scoring, part, aligned.values, max_rows=self.max_rows)
-            return places, np.empty(0)
+            return Scored(places, np.empty(0), table.num_rows)
         rows = np.arange(len(places), dtype=np.int64)
         scores = await model.ask(scoring, part, aligned.values, rows, self.if_offline)
-        return places, model.predicted(response, scores)
+        return Scored(places, model.predicted(response, scores), table.num_rows)

@@ -87,8 +87,7 @@ class Together:
         found = asyncio.run(
             run_local(scoring.whole(names), {role: program(role) for role in there}, timeout_s=TIMEOUT_S, absent=absent)
         )
-        rows, predictions = found[GUEST]
-        return rows, predictions
+        return found[GUEST].rows, found[GUEST].predictions
 
 
 def simulate(model: Model, guest: Any, hosts: Any, *, start: Mapping[str, Any] | None = None) -> Any:
