@@ -137,6 +137,11 @@ class RelaySession:
         """Of DATA, held now."""
         return sum(len(each) for pair in self._pairs.values() for each in pair.waiting)
 
+    @property
+    def moved_bytes(self) -> int:
+        """Of DATA, that roles have sent so far."""
+        return sum(each.sent for each in self._pairs.values())
+
     def attach(self, role: str, site: str) -> End:
         """A site opens its stream, once.
 
