@@ -1,4 +1,4 @@
-"""Four organisations, one model: trained and asked as jobs, with the commands as they would be typed, in own folders."""
+"""Four organisations, one model: trained and asked as jobs, with commands as they are typed, in folders of their own."""
 
 import csv
 from pathlib import Path
@@ -131,9 +131,7 @@ def test_four_organisations_train_and_score(desk: Desk) -> None:
 
     def offline(sites: list[str]) -> Any:
         known, rows = columns(), [int(each[1:]) for each in people]
-        z = sum(
-            parts[site][0].part(np.column_stack([known[name][rows] for name in COLUMNS[site]])) for site in sites
-        )
+        z = sum(parts[site][0].part(np.column_stack([known[name][rows] for name in COLUMNS[site]])) for site in sites)
         return 1 / (1 + np.exp(-np.asarray(z)[:, 0]))
 
     expected = offline(["bank", "shop", "telco"])
