@@ -1,4 +1,4 @@
-"""Four organisations, one model: trained and asked as jobs, with commands as they are typed, in folders of their own."""
+"""Four organisations, one model: trained and asked as jobs, with commands as they are typed, each in its own folder."""
 
 import csv
 from pathlib import Path

@@ -35,5 +35,5 @@ def test_what_is_counted_is_no_measure() -> None:
     event = {"what": "round", "record": record.to_json()}
     view.take(event)
     assert view.measures() == ["common"]  # the record says it again, with roles before it
-    assert "guest_common 50" in line_of(view, event)
+    assert "common 50" in line_of(view, event)
     assert "bytes" not in line_of(view, event)
