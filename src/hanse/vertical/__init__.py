@@ -6,15 +6,17 @@ alignment       common rows of more than two parties
 correlation     Pearson's correlation between two parties' columns, with a dealer
 correlated      `hs.vertical.Correlation`: intersection, then correlation, as an app
 glm             generalised linear models
+boosting        gradient-boosted trees
 tables, metrics what parties hand in, and how good predictions are
 
-`hs.vertical.Intersection`, `Correlation`, `LogisticRegression`, `LinearRegression`, `PoissonRegression` and `simulate`
-are loaded when first used.
+`hs.vertical.Intersection`, `Correlation`, `LogisticRegression`, `LinearRegression`, `PoissonRegression`, `Boosting` and
+`simulate` are loaded when first used.
 """
 
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from hanse.vertical.boosting.models import Boosting as Boosting
     from hanse.vertical.correlated import Correlation as Correlation
     from hanse.vertical.glm.models import LinearRegression as LinearRegression
     from hanse.vertical.glm.models import LogisticRegression as LogisticRegression
@@ -23,7 +25,7 @@ if TYPE_CHECKING:
     from hanse.vertical.intersection import Intersection as Intersection
 
 _MODELS = ("LinearRegression", "LogisticRegression", "PoissonRegression", "simulate")
-_APPS = ("Correlation", "Intersection")
+_APPS = ("Boosting", "Correlation", "Intersection")
 
 
 def __getattr__(name: str) -> Any:
@@ -32,6 +34,10 @@ def __getattr__(name: str) -> Any:
         from hanse.vertical.glm import models
 
         return getattr(models, name)
+    if name == "Boosting":
+        from hanse.vertical.boosting.models import Boosting
+
+        return Boosting
     if name == "Correlation":
         from hanse.vertical.correlated import Correlation
 

@@ -238,22 +238,24 @@ class Result:
 
 
 def simulate(
-    model: LinearModel, guest: Any, hosts: Any, *, start: Mapping[str, npt.NDArray[np.float64]] | None = None
-) -> Result:
+    model: Any, guest: Any, hosts: Any, *, start: Mapping[str, npt.NDArray[np.float64]] | None = None
+) -> Any:
     """Train with all parties in this process, over local channels, with the cryptography as between organisations.
 
     Args:
         model: what to train.
         guest: the table of the party with the label; see `hanse.vertical.tables` for what is taken.
         hosts: the table of one host, or a list of several.
-        start: `weights()` of an earlier result: training goes on from there.
+        start: of a linear model, `weights()` of an earlier result: training goes on from there.
 
     Returns:
-        The trained model.
+        The trained model: `Result` here, or that of `hanse.vertical.boosting.models`.
 
     Raises:
         ConfigError: tables that do not fit the model or each other, no common rows, a training that diverged.
     """
+    if not isinstance(model, LinearModel):
+        return model.simulated(guest, _listed(hosts))  # trees
     return asyncio.run(_simulate(model, guest, _listed(hosts), start or {}))
 
 
