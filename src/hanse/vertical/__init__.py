@@ -6,6 +6,7 @@ alignment        common rows of more than two parties
 correlation      Pearson's correlation between two parties' columns, with a dealer
 correlated       `hs.vertical.Correlation`: intersection, then correlation, as an app
 glm              generalised linear models
+boosting         gradient-boosted trees
 model            what models share: tables in, common rows, training, judging, a part for each party; as an app
 meeting, scores  the first and the last part of a model's job; `hs.vertical.Scoring` for further rows
 together         `hs.vertical.simulate`: all parties in this process
@@ -19,6 +20,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from hanse.vertical.boosting.models import Boosting as Boosting
     from hanse.vertical.correlated import Correlation as Correlation
     from hanse.vertical.glm.models import LinearRegression as LinearRegression
     from hanse.vertical.glm.models import LogisticRegression as LogisticRegression
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
     from hanse.vertical.together import simulate as simulate
 
 _WHERE = {
+    "Boosting": "hanse.vertical.boosting.models",
     "Correlation": "hanse.vertical.correlated",
     "Intersection": "hanse.vertical.intersection",
     "LinearRegression": "hanse.vertical.glm.models",

@@ -135,6 +135,10 @@ class Model(RolePlay):
         """A party's part of the model, without its rows."""
         raise NotImplementedError
 
+    def judged(self, trained: Any, num_rows: int) -> Places:
+        """Where `test` holds nothing out: which of the rows that the guest trained on it judges by; by default all."""
+        return np.arange(num_rows, dtype=np.int64)
+
     def names_in(self, part: Any) -> tuple[str, ...]:
         """The columns of a party that its part was trained on, in their order."""
         raise NotImplementedError
@@ -260,9 +264,10 @@ class Model(RolePlay):
         if not is_guest:
             await self.answer(scoring, part, values)
             return found
-        scores = await self.ask(scoring, part, values, np.arange(len(judged), dtype=np.int64), "refuse")
-        metrics = self.judge(response, _given(aligned.label)[judged], scores)
-        return replace(found, scores=scores, metrics=metrics)
+        rows = np.arange(len(judged), dtype=np.int64) if self.test else self.judged(trained, len(judged))
+        scores = await self.ask(scoring, part, values[rows], rows, "refuse")
+        metrics = self.judge(response, _given(aligned.label)[judged][rows], scores)
+        return replace(found, rows=found.rows[rows], scores=scores, metrics=metrics)
 
     def table(self, source: Any, role: str, *, only: tuple[str, ...] | None = None, scored: bool = False) -> Table:
         """Read a party's table.
