@@ -10,13 +10,15 @@ from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from hanse.channels.frames import ALIVE, LOST, SIGNS, STOPPED, Channel, Frame
+from hanse.channels.frames import LOST, SIGNS, STOPPED, WAITS, WHY, Channel, Frame
 from hanse.channels.protocol import Message, Protocol
 from hanse.core.arrays import Array, Arrays
 from hanse.core.codec import decode, encode
 from hanse.core.errors import CodecError, ConfigError, RefusedError, TooLargeError, UnavailableError
 
 TIMEOUT_S = 30.0
+WHY_S = 1.0
+"""Seconds for hearing whom a silent peer waits for."""
 STOP_S = 1.0
 """Seconds for telling all others that a party stops."""
 MAX_WAITING_FRAMES = 1024
@@ -86,6 +88,8 @@ class Party:
         self._waiting_bytes = 0
         self._gone = dict.fromkeys(self.absent, "is away")
         self._last_was_sent = False
+        self._asked: set[str] = set()
+        self._waits_for: dict[str, str] = {}
         channel.expect(self._check_head)
 
     async def send(self, to: str, name: str, value: Array) -> None:
@@ -142,13 +146,12 @@ class Party:
                     f"{self._who(sender)} {self._gone[sender]} before it sent {self._which(message)}"
                 )
             left_s = started + self._timeout_s - self._channel.now()
-            frame = await self._channel.receive(left_s) if left_s > 0 else None
-            if frame is not None:
-                self._take(frame)
-            elif self._channel.now() - started >= self._timeout_s:
+            frame = await self._next(left_s, sender) if left_s > 0 else None
+            if frame is None and self._channel.now() - started >= self._timeout_s:
+                silence = self._silence(sender)
                 raise UnavailableError(
                     f"{self._who(sender)} has not sent {self._which(message)} for {self._timeout_s:g} s; "
-                    f"{self._silence(sender)}"
+                    f"{await self._why(sender) or silence}"
                 )
         self._next_received[key] = seq + 1
         self.counters.turns += self._last_was_sent
@@ -156,6 +159,30 @@ class Party:
         value = self._waiting[key].pop(seq)
         self._waiting_bytes -= value.nbytes
         return value
+
+    async def _next(self, wait_s: float, sender: str) -> Frame | None:
+        """Take the next frame that comes, if one does, and answer whoever asks whom this party waits for."""
+        frame = await self._channel.receive(wait_s)
+        if frame is not None:
+            self._take(frame)
+        while self._asked:
+            await self._sign(self._asked.pop(), WAITS, self.protocol.roles.index(sender))
+        return frame
+
+    async def _why(self, silent: str) -> str:
+        """Whom a silent peer waits for itself, in words; empty if it does not say, since it computes or is stuck."""
+        self._waits_for.pop(silent, None)
+        await self._sign(silent, WHY, 0)
+        ends = self._channel.now() + WHY_S
+        while silent not in self._waits_for and silent not in self._gone and (left_s := ends - self._channel.now()) > 0:
+            await self._next(left_s, silent)
+        found = self._waits_for.get(silent)
+        return "" if found is None else f"it waits for {'this side' if found == self.role else self._who(found)} itself"
+
+    async def _sign(self, to: str, name: str, seq: int) -> None:
+        """Send a sign, if that can be done now."""
+        with contextlib.suppress(UnavailableError):
+            await self._channel.send(Frame(self.role, to, name, seq, b""), WHY_S)
 
     def part(self, key: str, names: Mapping[str, str] | None = None) -> "Part":
         """This party within one part of a joined protocol (`Protocol.joined`), for that part's role program.
@@ -184,8 +211,12 @@ class Party:
         if frame.name != LOST:
             self._heard[frame.sender] = self._channel.now()
         if message is None:
-            if frame.name != ALIVE:
+            if frame.name in _GONE:
                 self._gone.setdefault(frame.sender, _GONE[frame.name])
+            elif frame.name == WHY:
+                self._asked.add(frame.sender)
+            elif frame.name == WAITS and frame.seq < len(self.protocol.roles):
+                self._waits_for[frame.sender] = self.protocol.roles[frame.seq]
             return
         key = (frame.sender, frame.name)
         waiting = self._waiting.setdefault(key, {})

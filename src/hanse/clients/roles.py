@@ -19,7 +19,7 @@ from hanse.channels.party import Party, run_role
 from hanse.channels.protocol import Protocol
 from hanse.clients.client import arrays_of
 from hanse.clients.execute import Outcome, metrics_of
-from hanse.clients.failures import failure_of, text_of
+from hanse.clients.failures import MAX_CAUSE, failure_of, text_of
 from hanse.clients.fingerprint import fingerprint
 from hanse.clients.site import Site, stream_of
 from hanse.core.arrays import Arrays
@@ -113,7 +113,9 @@ class RoleRuntime:
             kind, message = failure_of(error, Path(file).parent if isinstance(file, str) else None)
             if not isinstance(error, TaskError | UnavailableError):
                 self._log(f"task {task.id}: {text_of(error)}")
-            failed = Reply.failed(task.id, self.site.name, *(("lost", str(error)) if lost else (kind, message)))
+            failed = Reply.failed(
+                task.id, self.site.name, *(("lost", str(error)[:MAX_CAUSE]) if lost else (kind, message))
+            )
             return Outcome(replace(failed, seconds=time.perf_counter() - started), None, None)
         seconds = time.perf_counter() - started
         return Outcome(replace(reply, seconds=seconds, fingerprint=fingerprint()), arrays, None)

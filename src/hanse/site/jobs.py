@@ -214,7 +214,10 @@ class JobRunner:
     # ---- tasks ----
 
     def enqueue(self, task: Task, due: float | None, packed: bytes | None = None) -> None:
-        """Take a task."""
+        """Take a task. A role's has at most the time that the job's person signed for a session."""
+        if task.call == ROLE and self.proposal.roles is not None:
+            most = asyncio.get_running_loop().time() + self.proposal.roles.deadline_s
+            due = most if due is None else min(due, most)
         self._queue.append(Item(task, due, packed))
         self._wake.set()
         self._abandon_if_released()

@@ -1,5 +1,6 @@
 """Apps of roles as data: who plays what, protocols joined, declarations read from outside."""
 
+import asyncio
 import json
 from dataclasses import replace
 from typing import Any
@@ -10,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import hanse as hs
-from hanse.channels.local import run_local
+from hanse.channels.local import local_channels, run_local
 from hanse.channels.party import Party
 from hanse.channels.protocol import Guarantee, Message, Protocol, Reveal
 from hanse.channels.spec import RoleSpec, assigned
@@ -233,3 +234,25 @@ async def test_who_is_absent_is_missed_at_once() -> None:
         return "alone"
 
     assert await run_local(PAIR, {"guest": guest}, absent=["host"]) == {"guest": "alone"}
+
+
+async def test_who_is_really_waited_for_is_named() -> None:
+    """The guest waits for the shop, which waits for a company that sleeps; the guest's time is up first."""
+    names = ("guest", "shop", "telco")
+    chain = Protocol(
+        "chain",
+        names,
+        tuple(Message("m", one, other, "uint8", ()) for one in names for other in names if one != other),
+        PAIR.guarantee,
+        (),
+    )
+    channels = local_channels(names)
+
+    async def waits(role: str, other: str, timeout_s: float) -> str:
+        with pytest.raises(UnavailableError) as lost:
+            await Party(role, chain, channels[role], timeout_s=timeout_s).recv(other, "m")
+        return str(lost.value)
+
+    found = await asyncio.gather(waits("guest", "shop", 0.1), waits("shop", "telco", 0.3))
+    assert found[0] == "shop has not sent `m` for 0.1 s; it waits for telco itself"
+    assert found[1].startswith("telco has not sent `m` for 0.3 s; last heard")  # it sleeps, and does not say for whom
