@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from hanse.backends.memory import MemoryBlobs
-from hanse.channels.app import RoleApp
+from hanse.channels.app import RolePlay
 from hanse.channels.spec import RoleSpec
 from hanse.clients.app import App
 from hanse.clients.loader import AnyApp, source_of, stop_if_loading
@@ -251,7 +251,7 @@ def _played(app: AnyApp, sites: Sequence[str] | None, roles: Roles | None) -> Ro
     Raises:
         ConfigError: the arguments are those of the other kind.
     """
-    if not isinstance(app, RoleApp):
+    if not isinstance(app, RolePlay):
         if roles is not None:
             raise ConfigError("roles: expected none for an hs.App, which asks all sites the same; leave them out")
         return None

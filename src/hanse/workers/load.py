@@ -7,6 +7,8 @@ from typing import Any
 
 from hanse.workers.isolation import Isolation
 
+OUTPUTS = ".outputs.safetensors"
+"""In the scratch folder: what the same role kept in an earlier job, where the job names one."""
 Declaration = Mapping[str, Any]
 
 

@@ -51,9 +51,9 @@ from hanse.vertical.glm.precision import (
 )
 from hanse.vertical.glm.series import public_coefficients, series_of
 from hanse.vertical.glm.training import Training, batches, bounds
+from hanse.vertical.parties import host_roles
 
 VERSION = 1
-MAX_HOSTS = 16
 BLOCK_ROWS = 4096
 """Rows of a masked table in one message."""
 AHEAD = 64
@@ -65,10 +65,8 @@ _ENDINGS = ("masked_change", "change", "weights")
 
 
 def data_roles(num_hosts: int) -> tuple[str, ...]:
-    """The guest and the hosts: `host`, or `host1`, `host2`, … where there are several."""
-    if not 1 <= num_hosts <= MAX_HOSTS:
-        raise ConfigError(f"hosts: expected 1 to {MAX_HOSTS}, found {num_hosts}")
-    return ("guest", "host") if num_hosts == 1 else ("guest", *(f"host{at}" for at in range(1, num_hosts + 1)))
+    """The guest and the hosts."""
+    return ("guest", *host_roles(num_hosts))
 
 
 def protocol(num_hosts: int = 1, *, early_stop: bool = False) -> Protocol:

@@ -1,0 +1,84 @@
+"""Products of many numbers modulo one: what sums of many ciphertexts are."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from hanse.core.arrays import Array
+from hanse.core.errors import RefusedError
+from hanse.crypto.gmp import gmpy2_module
+
+Numbers = list[Any]
+"""mpz, each at least 0 and below the modulus."""
+
+
+class Products:
+    """Arithmetic modulo one number.
+
+    Args:
+        modulus: odd.
+        width: bytes of a number when it travels.
+    """
+
+    def __init__(self, modulus: int, width: int) -> None:
+        self._gmpy2 = gmpy2_module()
+        self.modulus = self._gmpy2.mpz(modulus)
+        self.width = width
+
+    def read(self, raw: Array) -> Numbers:
+        """Numbers from outside.
+
+        Args:
+            raw: uint8, `(n, width)`, little-endian.
+
+        Raises:
+            RefusedError: one out of range or not coprime to the modulus.
+        """
+        content, width, mpz = raw.tobytes(), self.width, self._gmpy2.mpz
+        found = [mpz(int.from_bytes(content[at : at + width], "little")) for at in range(0, len(content), width)]
+        whole = mpz(1)
+        for each in found:
+            whole = whole * each % self.modulus
+        # a product is coprime exactly where every factor is
+        if self._gmpy2.gcd(whole, self.modulus) != 1 or (found and max(found) >= self.modulus):
+            raise RefusedError("ciphertexts: expected numbers below the modulus and coprime to it, found others")
+        return found
+
+    def write(self, numbers: Sequence[Any]) -> Array:
+        """Numbers as they travel: uint8, `(n, width)`."""
+        content = b"".join(int(each).to_bytes(self.width, "little") for each in numbers)
+        return np.frombuffer(content, np.uint8).reshape(-1, self.width)
+
+    def by_cell(self, numbers: Numbers, cells: Array, num_cells: int) -> Numbers:
+        """For each cell the product of its numbers; 1 where it has none.
+
+        Args:
+            numbers: one for each of `cells`.
+            cells: integers from 0 to `num_cells` − 1.
+        """
+        one, modulus = self._gmpy2.mpz(1), self.modulus
+        made = [one] * num_cells
+        for cell, each in zip(cells.tolist(), numbers, strict=True):
+            made[cell] = made[cell] * each % modulus
+        return made
+
+    def quotients(self, numbers: Numbers, divisors: Numbers) -> Numbers:
+        """Each number divided by its divisor: one inversion for all, by P. Montgomery's trick (Math. Comp. 48, 1987)."""
+        modulus = self.modulus
+        before = [self._gmpy2.mpz(1)]
+        for each in divisors:
+            before.append(before[-1] * each % modulus)
+        rest = self._gmpy2.invert(before[-1], modulus)
+        made: Numbers = []
+        for number, divisor, earlier in zip(reversed(numbers), reversed(divisors), reversed(before[:-1]), strict=True):
+            made.append(number * (rest * earlier % modulus) % modulus)
+            rest = rest * divisor % modulus
+        return made[::-1]
+
+    def shifted(self, fields: Sequence[Any], bits: int) -> Any:
+        """∏ fields[i]^(2^(i · bits)), by W. G. Horner's rule."""
+        result, times = fields[-1], 1 << bits
+        for each in reversed(fields[:-1]):
+            result = self._gmpy2.powmod(result, times, self.modulus) * each % self.modulus
+        return result
