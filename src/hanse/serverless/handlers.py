@@ -1,0 +1,1 @@
+"""The functions as a platform invokes them; see `contract`."""
