@@ -206,7 +206,7 @@ class ObjectBlobs:
             return self._heads.get((scope, id))
 
     def _keep(self, scope: str, id: str, content: bytes) -> tuple[Manifest, bytes]:
-        head = _unpacked(id, content)
+        head = read_head(id, content)
         with self._lock:
             self._heads[scope, id] = head
             if len(self._heads) > _HEADS:
@@ -351,7 +351,7 @@ def _packed(manifest: Manifest, content: bytes) -> bytes:
     return _MAGIC + manifest.size.to_bytes(8, "big") + manifest.hashes + content
 
 
-def _unpacked(id: str, content: bytes) -> tuple[Manifest, bytes]:
+def read_head(id: str, content: bytes) -> tuple[Manifest, bytes]:
     """Manifest and inline content of a head.
 
     Raises:

@@ -1,0 +1,269 @@
+"""One look at a job: visit its run, tell people, end what is over, and say what the state machine does next.
+
+    wait/JOB    {token, until_ms, turns, generation}: the state machine waits, and for how long
+
+Whoever looks and finds that the state machine should do something else than wait calls it back. It stores its token
+first and reads the run record then; whoever looks writes the record first and reads the token then: so one of the two
+sees the other.
+"""
+
+import asyncio
+import json
+import math
+from collections.abc import Callable
+from typing import Any, Protocol, cast
+
+import structlog
+
+from hanse.core.errors import HanseError, NotFoundError, UnavailableError
+from hanse.core.spec import RunSpec
+from hanse.pipeline.offering import end_of, job_row
+from hanse.pipeline.request import JobRequest
+from hanse.rounds.driver import RunInfo
+from hanse.rounds.host import StrategyHost
+from hanse.rounds.keeping import round_records, run_record
+from hanse.rounds.visit import PATIENCE_MS, Outcome, visit
+from hanse.serverless.contract import MAX_TURNS, Input, Instruction, execution_name
+from hanse.serverless.host import Elsewhere, FunctionHost
+from hanse.serverless.place import Place
+from hanse.serverless.presence import Presence, presence
+
+LONGEST_WAIT_S = 24 * 3600
+SLACK_MS = 500
+log = structlog.get_logger("hanse.serverless")
+
+
+class Capable(StrategyHost, Protocol):
+    """A host that may leave something to another function."""
+
+    elsewhere: Elsewhere | None
+
+
+MakeHost = Callable[[RunSpec, dict[str, Any]], Capable]
+
+
+async def row_of(place: Place, job: str) -> dict[str, Any]:
+    """A job's row.
+
+    Raises:
+        NotFoundError: there is no such job.
+    """
+    if job not in place.rows:
+        place.rows[job] = await job_row(job, place.ledger)
+    return place.rows[job]
+
+
+async def look(
+    place: Place,
+    job: str,
+    turn: Input,
+    *,
+    cancelled_by: str = "",
+    patience_ms: int = PATIENCE_MS,
+    make_host: MakeHost | None = None,
+) -> tuple[Instruction, bool]:
+    """Look at a job.
+
+    Args:
+        turn: of the state machine, for its next instruction.
+        patience_ms: 0 where what was decided is known to be unperformed.
+        make_host: for a function that can do more than `FunctionHost`.
+
+    Returns:
+        What the state machine does next, and whether anything has been decided.
+
+    Raises:
+        NotFoundError: there is no such job. StorageError, UnavailableError: look again.
+    """
+    row = await row_of(place, job)
+    request = JobRequest.from_json(row["request"])
+    there = await presence(place.ledger, job, row["asked"], row["taken_at_ms"], place.now_ms())
+    made: list[Capable] = []
+
+    def host(spec: RunSpec) -> StrategyHost:
+        made.append(FunctionHost(spec, place.blobs) if make_host is None else make_host(spec, row))
+        return made[-1]
+
+    try:
+        outcome = await visit(
+            job,
+            request.component,
+            place.seams,
+            place.now_ms,
+            host,
+            RunInfo(place.federation, request.app),
+            sites=there.there,
+            undecided=there.undecided,
+            unwilling=there.unwilling,
+            cancelled_by=cancelled_by,
+            failed=there.refused_by_all(row["asked"]),
+            patience_ms=patience_ms,
+        )
+    except UnavailableError:
+        left = made[-1].elsewhere if made else None
+        if left is None:
+            raise
+        return _said(turn, left.kind, **({"shards": list(left.shards)} if left.shards else {})), True
+    if outcome.state.over:
+        await _end(place, request, row, outcome)
+    if outcome.moved or outcome.state.over:
+        await tell(place, request, row, outcome, there)
+    return _next(outcome, there, turn, place.now_ms()), outcome.moved
+
+
+def _next(outcome: Outcome, there: Presence, turn: Input, now_ms: int) -> Instruction:
+    state = outcome.state
+    if state.over and outcome.wake_ms is None:
+        return _said(turn, "Finish", status=state.status, error=state.error[:1000])
+    if turn["turns"] >= MAX_TURNS:
+        following: Input = {**turn, "turns": 0, "generation": turn["generation"] + 1}
+        name = execution_name(turn["job"], turn["component"], following["generation"])
+        return _said(turn, "Step", name=name, input=following)
+    ahead = [at for at in (outcome.wake_ms, None if state.over else there.changes_ms) if at is not None]
+    until_ms = max(min(ahead, default=now_ms + LONGEST_WAIT_S * 1000), now_ms + 1000)
+    timeout_s = min(math.ceil((until_ms - now_ms) / 1000), LONGEST_WAIT_S)
+    return _said(turn, "Wait", until_ms=until_ms, timeout_s=timeout_s, revision=state.revision)
+
+
+def _said(turn: Input, kind: str, **more: Any) -> Instruction:
+    return cast(Instruction, {**turn, "kind": kind, **more})
+
+
+# ---- the state machine waits ----
+
+
+async def wait(place: Place, token: str, instruction: Instruction) -> None:
+    """Note that the state machine waits with `token`, unless something has happened since it was told to."""
+    job = instruction["job"]
+    value = {name: instruction[name] for name in ("until_ms", "turns", "generation")}
+    content, key = json.dumps({"token": token, **value}).encode(), f"wait/{job}"
+    while not await place.ledger.create(key, content):
+        _, version = await place.ledger.get(key)
+        if await place.ledger.compare_and_set(key, content, version):
+            break
+    record, _, _ = await run_record(place.ledger, place.blobs, job, instruction["component"])
+    if record["state"]["revision"] != instruction.get("revision"):
+        await place.machine.succeed(token, _said(_turn_of(instruction), "Again"))
+
+
+async def look_and_call(place: Place, job: str, *, cancelled_by: str = "", surely: bool = False) -> None:
+    """Look at a job because of news, and call the state machine back if it is to do something else than wait.
+
+    Args:
+        surely: somebody may have looked before, and died before calling.
+    """
+    component = JobRequest.from_json((await row_of(place, job))["request"]).component
+    turn: Input = {"job": job, "component": component, "turns": 0, "generation": 0}
+    instruction, moved = await look(place, job, turn, cancelled_by=cancelled_by)
+    while moved or surely or instruction["kind"] != "Wait":
+        try:
+            content, version = await place.ledger.get(f"wait/{job}")
+        except NotFoundError:
+            return
+        waiting = json.loads(content)
+        is_in_time = instruction["kind"] == "Wait" and instruction["until_ms"] >= waiting["until_ms"] - SLACK_MS
+        if not waiting["token"] or is_in_time:
+            return
+        called = json.dumps({**waiting, "token": ""}).encode()
+        instruction["turns"], instruction["generation"] = waiting["turns"] + 1, waiting["generation"]
+        await place.machine.succeed(waiting["token"], instruction)  # before it is noted: twice is harmless
+        if await place.ledger.compare_and_set(f"wait/{job}", called, version):
+            return
+
+
+def _turn_of(instruction: Instruction) -> Input:
+    return {
+        "job": instruction["job"],
+        "component": instruction["component"],
+        "turns": instruction["turns"],
+        "generation": instruction["generation"],
+    }
+
+
+# ---- people, and the end ----
+
+
+async def tell(place: Place, request: JobRequest, row: dict[str, Any], outcome: Outcome, there: Presence) -> None:
+    """Write down for people what is true now: rounds first, so that whoever reads of the end finds all of them."""
+    state = outcome.state
+    after = 0 if state.over else max(0, state.round - 2)
+    records = await round_records(place.ledger, request.job, request.component, after, blobs=place.blobs)
+    kept = {r["number"] for r in await place.documents.rounds(request.job)} if state.over else set()
+    new = [record.to_json() for record in records if record.number and record.number not in kept]
+    await asyncio.gather(*(place.documents.put_round(request.job, record) for record in new))
+    await place.documents.put_about(request.job, _about(place, request, row, outcome, there))
+
+
+def _about(place: Place, request: JobRequest, row: dict[str, Any], outcome: Outcome, there: Presence) -> dict[str, Any]:
+    state = outcome.state
+    sites = {
+        site: {
+            "decision": there.said.get(site, {"decision": "asked"})["decision"],
+            "reason": there.said.get(site, {"reason": ""})["reason"],
+            "there": site in there.there,
+            "stage": "",
+        }
+        for site in row["asked"]
+    }
+    now = place.now_ms()
+    return about_request(request) | {
+        "status": state.status,
+        "round": state.round,
+        "phase": state.phase,
+        "stage": state.stage,
+        "error": state.error,
+        "sites": sites,
+        "model": None if state.model is None else list(state.model),
+        "fingerprints": dict(outcome.fingerprints),
+        "taken_at_ms": row["taken_at_ms"],
+        "told_at_ms": now,
+        "federation": place.federation,
+    }
+
+
+def about_request(request: JobRequest) -> dict[str, Any]:
+    """What a request says of its job."""
+    return {
+        "job": request.job,
+        "name": request.name,
+        "person": request.person,
+        "app": request.app,
+        "submitted_at_ms": request.submitted_at_ms,
+        "rounds": request.spec.rounds,
+        "strategy": request.spec.strategy,
+        "component": request.component,
+    }
+
+
+async def _end(place: Place, request: JobRequest, row: dict[str, Any], outcome: Outcome) -> None:
+    """Sites first: while there is no row of the end, whoever looks tells them."""
+    if await is_over(place, request.job):
+        return
+    status = outcome.state.status
+    await asyncio.gather(*(dismiss(place, site, request, status) for site in row["asked"]))
+    end = {
+        "status": status,
+        "error": outcome.state.error,
+        "ended_at_ms": place.now_ms(),
+        "fingerprints": dict(outcome.fingerprints),
+    }
+    await place.ledger.create(f"jobend/{request.job}", json.dumps(end).encode())
+
+
+async def is_over(place: Place, job: str) -> bool:
+    """Whether the job has ended."""
+    try:
+        await place.ledger.get(f"jobend/{job}")
+    except NotFoundError:
+        return False
+    return True
+
+
+async def dismiss(place: Place, site: str, request: JobRequest, status: str) -> None:
+    """Tell a site that a job is over; one that has left the federation has no queue any more."""
+    try:
+        await place.inbox.send(site, end_of(site, request, status))
+    except NotFoundError as error:
+        log.warning("site not told", site=site, job=request.job, reason=str(error))
+    except HanseError:
+        raise
