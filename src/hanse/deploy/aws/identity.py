@@ -1,8 +1,8 @@
 """Who a site is on AWS: a role of its own, what the role may do, and who may take it on.
 
-A site's role lives in the federation's account. It receives from one queue, sends to one, and puts objects below its own
-folder; models it reads through links, one for each blob named in its task. So a site can do on AWS what the protocol
-asks of it and nothing else, whatever runs at the site.
+A site's role lives in the federation's account. It receives from one queue and sends to one; it has no right on any
+object: models come and updates go through links, each for one blob that a task names. So a site can do on AWS what the
+protocol asks of it and nothing else, whatever runs at the site.
 """
 
 from typing import Any
@@ -10,7 +10,7 @@ from typing import Any
 from hanse.core.ids import SERVER
 from hanse.deploy.aws.messages import queue
 from hanse.deploy.aws.settings import Deployment, SitePlan
-from hanse.deploy.aws.storage import BLOBS, BUCKET, KEY
+from hanse.deploy.aws.storage import BUCKET, KEY
 from hanse.deploy.aws.template import (
     Resource,
     Resources,
@@ -24,9 +24,11 @@ from hanse.deploy.aws.template import (
     tagged,
     together,
 )
+from hanse.trust.certificates import SITE, identity_uri
 
 AUTHORITY = "CertificateAuthority"
 """The parameter with the federation's authority, for sites that come with certificates."""
+ANCHOR, PERSON_POLICY = "Anchor", "PersonPolicy"
 SESSION_S = 3600
 
 
@@ -38,6 +40,11 @@ def role(site: str) -> str:
 def role_name(deployment: Deployment, site: str) -> str:
     """The role's own name: its ARN is part of what the site is told."""
     return f"hanse-{deployment.federation}-site-{site}"
+
+
+def profile(site: str) -> str:
+    """The logical name of the Roles Anywhere profile of a site that comes with a certificate."""
+    return f"{logical(site)}Profile"
 
 
 def agent_name(deployment: Deployment, site: str) -> str:
@@ -52,7 +59,8 @@ def external_id(site: str) -> str:
 
 def identities(deployment: Deployment, tags: dict[str, str]) -> Resources:
     """The roles of all sites that have one; the trust anchor if any comes with a certificate."""
-    parts = [{role(site.name): _role(deployment, site, tags)} for site in deployment.sites if site.has_role]
+    parts: list[Resources] = [{PERSON_POLICY: _person_policy(deployment)}]
+    parts += [{role(site.name): _role(deployment, site, tags)} for site in deployment.sites]
     bearers = [site for site in deployment.sites if site.access == "certificate"]
     if bearers:
         parts.append(_anchor(deployment, bearers, tags))
@@ -61,15 +69,50 @@ def identities(deployment: Deployment, tags: dict[str, str]) -> Resources:
 
 def rights(deployment: Deployment, site: str) -> list[Statement]:
     """What a site's role allows."""
-    own = f"v1/{deployment.federation}/{BLOBS}/*/up/{site}/*"  # JOB/COMPONENT/ROUND/up/SITE
-    services = [sub("sqs.${AWS::Region}.amazonaws.com"), sub("s3.${AWS::Region}.amazonaws.com")]
     receiving = ["ChangeMessageVisibility", "DeleteMessage", "GetQueueAttributes", "GetQueueUrl", "ReceiveMessage"]
     return [
         allow([f"sqs:{action}" for action in receiving], att(queue(site))),
         allow(["sqs:GetQueueUrl", "sqs:SendMessage"], att(queue(SERVER))),
-        allow(["s3:PutObject"], sub(f"${{{BUCKET}.Arn}}/{own}")),
-        allow(["kms:Decrypt", "kms:GenerateDataKey"], att(KEY), StringEquals={"kms:ViaService": services}),
+        _key_through("sqs"),
     ]
+
+
+def _key_through(*services: str) -> Statement:
+    """The federation's key, but only as these services use it on the caller's behalf."""
+    named = [sub(f"{service}.${{AWS::Region}}.amazonaws.com") for service in services]
+    return allow(["kms:Decrypt", "kms:GenerateDataKey"], att(KEY), StringEquals={"kms:ViaService": named})
+
+
+def _person_policy(deployment: Deployment) -> Resource:
+    """What whoever submits jobs needs on AWS; what a person may ask of the federation, its own signature decides."""
+    objects = f"${{{BUCKET}.Arn}}/v1/{deployment.federation}"
+    written = ["bundle", "*/0/model"]
+    return {
+        "Type": "AWS::IAM::ManagedPolicy",
+        "Properties": {
+            "ManagedPolicyName": f"hanse-{deployment.federation}-person",
+            "Description": f"Submit jobs to the federation {deployment.federation} and read what came of them",
+            "PolicyDocument": policy(
+                allow(["sqs:GetQueueUrl", "sqs:SendMessage"], att(queue(SERVER))),
+                allow(
+                    ["s3:GetObject"],
+                    [
+                        sub(f"{objects}/documents/*"),
+                        *(sub(f"{objects}/blobs/*/{each}/*") for each in ("bundle", "model")),
+                    ],
+                ),
+                allow(["s3:PutObject"], [sub(f"{objects}/blobs/*/{each}/*") for each in written]),
+                allow(
+                    ["s3:ListBucket"],
+                    att(BUCKET),
+                    StringLike={
+                        "s3:prefix": [f"v1/{deployment.federation}/{each}/*" for each in ("documents", "blobs")]
+                    },
+                ),
+                _key_through("sqs", "s3"),
+            ),
+        },
+    }
 
 
 def _role(deployment: Deployment, site: SitePlan, tags: dict[str, str]) -> Resource:
@@ -104,17 +147,18 @@ def _account_trust(deployment: Deployment, site: SitePlan) -> Any:
 
 
 def _certificate_trust(deployment: Deployment, site: SitePlan) -> Any:
-    # What Roles Anywhere needs; the certificate's subject is what the federation's authority wrote into it.
+    # What Roles Anywhere needs; the name in the certificate is what the federation's authority wrote into it.
     statement = {
         "Effect": "Allow",
         "Principal": {"Service": "rolesanywhere.amazonaws.com"},
         "Action": ["sts:AssumeRole", "sts:SetSourceIdentity", "sts:TagSession"],
         "Condition": {
             "StringEquals": {
-                "aws:PrincipalTag/x509Subject/CN": site.name,
+                # The kind too: a person may bear a site's name.
+                "aws:PrincipalTag/x509SAN/URI": identity_uri(deployment.federation, SITE, site.name),
                 "aws:SourceAccount": ref("AWS::AccountId"),
             },
-            "ArnEquals": {"aws:SourceArn": att("Anchor", "TrustAnchorArn")},
+            "ArnEquals": {"aws:SourceArn": att(ANCHOR, "TrustAnchorArn")},
         },
     }
     return policy(statement)
@@ -122,7 +166,7 @@ def _certificate_trust(deployment: Deployment, site: SitePlan) -> Any:
 
 def _anchor(deployment: Deployment, sites: list[SitePlan], tags: dict[str, str]) -> Resources:
     return {
-        "Anchor": {
+        ANCHOR: {
             "Type": "AWS::RolesAnywhere::TrustAnchor",
             "Properties": {
                 "Name": f"hanse-{deployment.federation}",
@@ -135,7 +179,7 @@ def _anchor(deployment: Deployment, sites: list[SitePlan], tags: dict[str, str])
             },
         },
         **{
-            f"{logical(site.name)}Profile": {
+            profile(site.name): {
                 "Type": "AWS::RolesAnywhere::Profile",
                 "Properties": {
                     "Name": f"hanse-{deployment.federation}-{site.name}",

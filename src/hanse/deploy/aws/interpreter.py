@@ -10,7 +10,12 @@ from hanse.serverless.contract import KINDS
 
 State = dict[str, Any]
 SHARDS_AT_ONCE = 40
-_FAULTS = ["Lambda.ServiceException", "Lambda.AWSLambdaException", "Lambda.SdkClientException", "Lambda.TooManyRequestsException"]
+_FAULTS = [
+    "Lambda.ServiceException",
+    "Lambda.AWSLambdaException",
+    "Lambda.SdkClientException",
+    "Lambda.TooManyRequestsException",
+]
 
 
 def definition(arns: dict[str, str], machine_arn: str) -> dict[str, Any]:
@@ -28,9 +33,7 @@ def definition(arns: dict[str, str], machine_arn: str) -> dict[str, Any]:
             "Step": _invoke(arns["step"], {"Next": "Which"}),
             "Which": {
                 "Type": "Choice",
-                "Choices": [
-                    {"Variable": "$.kind", "StringEquals": kind, "Next": _STATES[kind]} for kind in KINDS
-                ],
+                "Choices": [{"Variable": "$.kind", "StringEquals": kind, "Next": _STATES[kind]} for kind in KINDS],
                 "Default": "Unknown",
             },
             "Wait": {
@@ -62,7 +65,11 @@ def definition(arns: dict[str, str], machine_arn: str) -> dict[str, Any]:
             "Continue": {
                 "Type": "Task",
                 "Resource": "arn:aws:states:::aws-sdk:sfn:startExecution",
-                "Parameters": {"StateMachineArn": machine_arn, "Name.$": "$.name", "Input.$": "States.JsonToString($.input)"},
+                "Parameters": {
+                    "StateMachineArn": machine_arn,
+                    "Name.$": "$.name",
+                    "Input.$": "States.JsonToString($.input)",
+                },
                 "Retry": [_retry(["Sfn.SdkClientException"])],
                 "Catch": [{"ErrorEquals": ["Sfn.ExecutionAlreadyExistsException"], "Next": "Continued"}],
                 "Next": "Continued",
@@ -100,8 +107,8 @@ def _invoke(function: str, after: State) -> State:
         "Resource": "arn:aws:states:::lambda:invoke",
         "Parameters": {"FunctionName": function, "Payload.$": "$"},
         "OutputPath": "$.Payload",
-        # A function may be killed at any point and called again: what it decides, it writes once. Its own errors too are
-        # worth another try (a store that is not there for a moment); after these the execution fails, and says why.
+        # A function may be killed at any point and called again: what it decides, it writes once. Its own errors too
+        # are worth another try (a store that is not there for a moment); after these the execution fails.
         "Retry": [_retry(_FAULTS), _retry(["States.TaskFailed", "States.Timeout"], attempts=4)],
         **after,
     }

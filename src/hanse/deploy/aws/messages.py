@@ -48,8 +48,7 @@ def queue_name(deployment: Deployment, owner: str) -> str:
 def messages(deployment: Deployment, tags: dict[str, str]) -> Resources:
     """All queues and, if asked for, the topic."""
     parts = [_pair(deployment, SERVER, 6 * COLLECT_TIMEOUT_S, tags)]
-    for site in deployment.sites:
-        parts.append(_pair(deployment, site.name, SITE_HIDDEN_S, {**tags, "hanse:site": site.name}))
+    parts += [_pair(deployment, s.name, SITE_HIDDEN_S, {**tags, "hanse:site": s.name}) for s in deployment.sites]
     if deployment.topic:
         parts.append(_topic(deployment, tags))
         parts += [{f"{logical(site.name)}Subscription": _subscription(site)} for site in deployment.sites]

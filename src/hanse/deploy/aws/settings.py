@@ -7,7 +7,6 @@
         - luebeck                                        # in the same account
         - {name: bergen, account: "111122223333"}        # in another account
         - {name: riga, access: certificate}              # on its own premises, with its Hanse certificate
-        - {name: turku, access: links}                   # no identity on AWS at all
 
 A site more is a line more. Everything else has a default.
 """
@@ -32,7 +31,7 @@ PYTHONS = ("3.12", "3.13")
 LOG_DAYS = (1, 3, 5, 7, 14, 30, 60, 90, 120, 150, 180, 365, 400, 545, 731, 1096, 1827, 2192, 2557, 2922, 3288, 3653)
 """What CloudWatch Logs takes as retention."""
 
-Access = Literal["role", "certificate", "links"]
+Access = Literal["role", "certificate"]
 Architecture = Literal["arm64", "x86_64"]
 
 _REGION = re.compile(r"[a-z]{2}(-[a-z]+)+-\d")
@@ -48,8 +47,8 @@ class SitePlan:
 
     Args:
         name: its name in the federation.
-        access: `role` (a role of ours that its account may assume), `certificate` (the same role, reached with the
-            site's Hanse certificate through IAM Roles Anywhere), `links` (nothing but links that we sign).
+        access: how it reaches its role in the federation's account: `role` (an AWS account assumes it) or
+            `certificate` (its Hanse certificate, through IAM Roles Anywhere; no AWS account is needed).
         account: the AWS account whose role may assume ours; "" for our own.
         principal: the one role or user that may; by default the role that the site stack makes.
     """
@@ -58,11 +57,6 @@ class SitePlan:
     access: Access = "role"
     account: str = ""
     principal: str = ""
-
-    @property
-    def has_role(self) -> bool:
-        """Whether there is a role for it."""
-        return self.access != "links"
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,10 +177,9 @@ def _check_names(deployment: Deployment, where: str) -> None:
     for name in names:
         check_name(name, f"{where}: aws: sites")
         if name in taken or name.endswith("-dead"):
-            raise ConfigError(f"{where}: aws: sites: expected every name once, none of server, stream, *-dead; found {name}")
-        if name.isdigit():
-            # Scopes are JOB/COMPONENT/ROUND/up/SITE; in a component called "up" a round would look like such a site.
-            raise ConfigError(f"{where}: aws: sites: expected names with a letter in them, found {name}")
+            raise ConfigError(
+                f"{where}: aws: sites: expected every name once, none of server, stream, *-dead; found {name}"
+            )
         taken.add(name)
         if len(f"hanse-{deployment.federation}-agent-{name}") > MAX_ROLE_NAME:
             raise ConfigError(
@@ -203,7 +196,7 @@ def _site(value: Any) -> SitePlan:
     if not isinstance(value, dict) or not set(value) <= {"name", "access", "account", "principal"}:
         raise TypeError
     plan = SitePlan(**{key: str(item) for key, item in value.items()})  # type: ignore[arg-type]  # checked below
-    if plan.access not in ("role", "certificate", "links"):
+    if plan.access not in ("role", "certificate"):
         raise ValueError
     if plan.account and (_ACCOUNT.fullmatch(plan.account) is None or plan.access != "role"):
         raise ValueError
@@ -264,7 +257,7 @@ def _tags(value: Any) -> dict[str, str]:
 _CHECKS: dict[str, tuple[str, Any]] = {
     "region": ("a region such as eu-central-1", _matching(_REGION)),
     "sites": (
-        "a list of names, or of {name, access: role | certificate | links, account: twelve digits in quotes, "
+        "a list of names, or of {name, access: role | certificate, account: twelve digits in quotes, "
         "principal: an ARN of that account}",
         _sites,
     ),

@@ -8,7 +8,17 @@ from typing import Any
 
 from hanse.core.ids import SERVER
 from hanse.deploy.aws.functions import MACHINE, functions
-from hanse.deploy.aws.identity import AUTHORITY, agent_name, external_id, identities, role, role_name
+from hanse.deploy.aws.identity import (
+    ANCHOR,
+    AUTHORITY,
+    PERSON_POLICY,
+    agent_name,
+    external_id,
+    identities,
+    profile,
+    role,
+    role_name,
+)
 from hanse.deploy.aws.messages import TOPIC, messages, queue, queue_name
 from hanse.deploy.aws.network import function_network, gateway, interface, network_groups
 from hanse.deploy.aws.settings import Deployment, SitePlan
@@ -69,7 +79,9 @@ def site_stack(deployment: Deployment, site: SitePlan) -> Template:
     name = agent_name(deployment, site.name)
     where = f"arn:${{AWS::Partition}}:%s:{deployment.region}:${{FederationAccount}}:%s"
     queues = [sub(where % ("sqs", queue_name(deployment, owner))) for owner in (site.name, SERVER)]
-    federation_role = sub(f"arn:${{AWS::Partition}}:iam::${{FederationAccount}}:role/{role_name(deployment, site.name)}")
+    federation_role = sub(
+        f"arn:${{AWS::Partition}}:iam::${{FederationAccount}}:role/{role_name(deployment, site.name)}"
+    )
     resources: Resources = {
         AGENT: {
             "Type": "AWS::IAM::Role",
@@ -229,11 +241,14 @@ def _server_outputs(deployment: Deployment) -> dict[str, Any]:
         "KeyArn": {"Value": att(KEY)},
         "SecretArn": {"Value": ref(SECRET)},
         "StateMachineArn": {"Value": ref(MACHINE)},
+        "PersonPolicyArn": {"Value": ref(PERSON_POLICY), "Description": "For the roles of people who submit jobs"},
         "ServerQueueUrl": {"Value": ref(queue(SERVER))},
     }
     if deployment.topic:
         outputs["TopicArn"] = {"Value": ref(TOPIC)}
     for site in deployment.sites:
-        if site.has_role:
-            outputs[f"{role(site.name)}Arn"] = {"Value": att(role(site.name)), "Description": f"Of site {site.name}"}
+        outputs[f"{role(site.name)}Arn"] = {"Value": att(role(site.name)), "Description": f"Of site {site.name}"}
+        if site.access == "certificate":
+            outputs[f"{profile(site.name)}Arn"] = {"Value": att(profile(site.name), "ProfileArn")}
+            outputs["AnchorArn"] = {"Value": att(ANCHOR, "TrustAnchorArn")}
     return outputs

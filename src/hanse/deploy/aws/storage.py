@@ -1,4 +1,4 @@
-"""What a federation keeps: one key, the bucket and the bucket of its access logs, the ledger's table, the server's secret."""
+"""What a federation keeps: a key, the bucket and the bucket of its access logs, the ledger's table, a secret."""
 
 from hanse.deploy.aws.settings import Deployment
 from hanse.deploy.aws.template import (
@@ -15,8 +15,6 @@ from hanse.deploy.aws.template import (
 )
 
 KEY, BUCKET, LOG_BUCKET, TABLE, SECRET = "Key", "Bucket", "AccessLogs", "Table", "ServerKeys"
-BLOBS = "blobs"
-"""The folder of everything below v1/FEDERATION/ that has chunks; see `hanse.backends.objectstore.blobs`."""
 
 
 def storage(deployment: Deployment, tags: dict[str, str]) -> Resources:
@@ -119,7 +117,7 @@ def _bucket(deployment: Deployment, tags: dict[str, str]) -> Resource:
         {
             "Id": "jobs",
             "Status": "Enabled",
-            "Prefix": f"v1/{deployment.federation}/{BLOBS}/",
+            "Prefix": f"v1/{deployment.federation}/",
             "ExpirationInDays": deployment.keep_days,
         },
     ]
@@ -255,11 +253,12 @@ def _secret(deployment: Deployment, tags: dict[str, str]) -> Resource:
         "DeletionPolicy": "Delete",
         "Properties": {
             "Name": f"hanse/{deployment.federation}/server",
-            "Description": "The server's keys and certificate; written by `hanse deploy aws deploy`, never by a template",
+            "Description": "The server's keys; written by `hanse deploy aws deploy`, never by a template",
             "KmsKeyId": att(KEY),
             "Tags": tagged(tags),
         },
     }
     return without_check(
-        secret, CKV2_AWS_57="A certificate of the federation's authority, whose key is not on AWS: renewed by deploying."
+        secret,
+        CKV2_AWS_57="A certificate of the federation's authority, whose key is not on AWS: renewed by deploying.",
     )
