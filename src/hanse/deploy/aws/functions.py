@@ -29,6 +29,7 @@ from hanse.serverless import contract
 MACHINE, STREAM_DEAD = "StateMachine", "StreamDead"
 FUNCTION_GROUP = "FunctionNetwork"
 """The security group of functions in a VPC."""
+EMULATED_WAIT_S = 5
 NEWS = {"eventName": ["INSERT"], "dynamodb": {"NewImage": {"t": {"S": ["reply", "decision"]}}}}
 """The rows whose appearance is news for a run; see `contract.STREAM`."""
 
@@ -240,7 +241,9 @@ def _machine(deployment: Deployment, tags: dict[str, str]) -> Resources:
     handlers = ("step", "timer", "reduce", "evaluate")
     arns = {handler: f"${{{function(handler)}.Arn}}" for handler in handlers}
     own = machine_arn(deployment)
-    text = render(definition(arns, own["Fn::Sub"]), small=True)
+    text = render(
+        definition(arns, own["Fn::Sub"], longest_wait_s=EMULATED_WAIT_S if deployment.is_emulated else None), small=True
+    )
     statements = [
         allow(["lambda:InvokeFunction"], [att(function(handler)) for handler in handlers]),
         allow(["states:StartExecution"], own),

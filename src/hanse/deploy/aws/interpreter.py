@@ -18,12 +18,14 @@ _FAULTS = [
 ]
 
 
-def definition(arns: dict[str, str], machine_arn: str) -> dict[str, Any]:
+def definition(arns: dict[str, str], machine_arn: str, *, longest_wait_s: int | None = None) -> dict[str, Any]:
     """The definition in Amazon's States Language (JSONPath).
 
     Args:
         arns: handler name → the function's ARN, or what is substituted for it.
         machine_arn: the state machine's own.
+        longest_wait_s: look again after so many seconds instead of when the instruction says, for an emulator that
+            knows no `TimeoutSecondsPath`. Harmless: who looks too early is told to wait once more.
     """
     return {
         "Comment": "Interprets the instructions of Hanse's functions; holds no rule of its own",
@@ -43,7 +45,11 @@ def definition(arns: dict[str, str], machine_arn: str) -> dict[str, Any]:
                     "FunctionName": arns["timer"],
                     "Payload": {"token.$": "$$.Task.Token", "instruction.$": "$"},
                 },
-                "TimeoutSecondsPath": "$.timeout_s",
+                **(
+                    {"TimeoutSecondsPath": "$.timeout_s"}
+                    if longest_wait_s is None
+                    else {"TimeoutSeconds": longest_wait_s}
+                ),
                 "Retry": [_retry(_FAULTS)],
                 # The Wait itself is the input of the step that looks at what has come.
                 "Catch": [{"ErrorEquals": ["States.Timeout"], "ResultPath": None, "Next": "Step"}],

@@ -11,8 +11,9 @@
 A site more is a line more. Everything else has a default.
 """
 
+import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -103,6 +104,8 @@ class Deployment:
     alarms: str = ""
     vpc: Vpc | None = None
     tags: Mapping[str, str] = field(default_factory=dict)
+    is_emulated: bool = False
+    """Whether this is for an emulator, which does not know `TimeoutSecondsPath`. Not a setting of the file."""
 
     @property
     def stack(self) -> str:
@@ -119,6 +122,23 @@ class Deployment:
             if site.name == name:
                 return site
         raise ConfigError(f"site: expected one of {', '.join(s.name for s in self.sites)}, found {name!r}")
+
+
+def written(federation: str, region: str, sites: Sequence[str]) -> str:
+    """The first `federation.yaml`."""
+    lines = [
+        "# What is to be on AWS. A site more is a line more; then: hanse deploy aws deploy",
+        f"federation: {json.dumps(federation)}",
+        "aws:",
+        f"  region: {json.dumps(region)}",
+        "  sites:",
+        *(f"    - {json.dumps(site)}" for site in sites),
+        '    # - {name: bergen, account: "111122223333"}    # a site in another account',
+        "    # - {name: riga, access: certificate}          # on its own premises, without an account",
+        "  # alarms: operator@example.org    # who is told",
+        "  # keep_days: 90                   # then a job's objects, models too, are removed",
+    ]
+    return "\n".join(lines) + "\n"
 
 
 def load(path: Path) -> Deployment:
