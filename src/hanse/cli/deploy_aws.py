@@ -99,7 +99,7 @@ def deploy(
 
 
 def diff(path: Where = FILE, profile: Profile = "", endpoint_url: Endpoint = "", json: Json = False) -> int:
-    """What deploying would change, apart from code. Exit code 1 if something would be made anew, losing what it holds."""
+    """What deploying would change, apart from code. Exit code 1 if something would be made anew, losing content."""
     from hanse.deploy.aws import deploying
 
     deployment, account, _ = _opened(path, profile, endpoint_url)
@@ -126,8 +126,7 @@ def admit(
     json: Json = False,
 ) -> None:
     """Let a site in: certify its keys, enrol it, and write what it needs to take part. Nothing in it is secret."""
-    import json as text
-
+    from hanse.core.codec import canonical_json
     from hanse.deploy.aws import deploying
     from hanse.trust.certificates import fingerprint
 
@@ -138,7 +137,7 @@ def admit(
         raise ConfigError(f"{request}: {error.strerror}; a site makes one with: hanse site request") from None
     name, body = deploying.admit(account, deployment, folder, content, days=days)
     target = output or Path(f"{name}-admission.json")
-    target.write_text(text.dumps(body, indent=1) + "\n")
+    target.write_bytes(canonical_json(body))
     shown = fingerprint(body["authority"].encode()).hex()
     if json:
         show_json({"name": name, "admission": str(target), "authority_sha256": shown})

@@ -50,9 +50,8 @@ def join(
         from hanse.trust.certificates import fingerprint
 
         membership = accept(directory, Path(token))
-        say(
-            f"The authority's fingerprint is {fingerprint(membership.authority_pem).hex()}: compare it with the operator's."
-        )
+        say("Compare the authority's fingerprint with the one that the operator tells you:")
+        say(f"  {fingerprint(membership.authority_pem).hex()}")
         renewed = "until {day}; ask the operator for another admission before that"
     else:
         from hanse.site.join import join_site

@@ -41,8 +41,8 @@ def request(directory: Path, federation: str, name: str) -> Path:
 def accept(directory: Path, path: Path) -> Membership:
     """Take what the operator gave back, and write the files that the owner edits. Again, with a newer one, renews.
 
-    **Guarantee.** What is saved is for the keys here and from one authority; a renewal, from the same one as before. That
-    the first is the right one, the owner sees by the fingerprint that the operator tells.
+    **Guarantee.** What is saved is for the keys here and from one authority; a renewal, from the same one as before.
+    That the first is the right one, the owner sees by the fingerprint that the operator tells.
 
     Raises:
         ConfigError: not an admission, or for another member. TrustError: it does not hold, or is of another authority.
@@ -86,7 +86,7 @@ def _reach(value: dict[str, Any]) -> dict[str, str]:
 
 
 def _authority_of(directory: Path) -> str | None:
-    """The authority of the federation that this site belongs to already, perhaps with a certificate that has expired."""
+    """The authority of the federation that this site belongs to already, though its certificate may have expired."""
     path = directory / "membership.json"
     if not path.exists():
         return None
