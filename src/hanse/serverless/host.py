@@ -5,16 +5,19 @@ has it done, and looks again.
 """
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from hanse.core.errors import UnavailableError
 from hanse.core.records import Metrics
-from hanse.core.seams import BlobStore
 from hanse.core.spec import RunSpec
 from hanse.rounds.events import BlobKey
 from hanse.rounds.host import LocalHost, PlanAnswer, PlanRequest, ReduceAnswer, ReduceRequest
 from hanse.serverless.contract import Shard
 from hanse.strategies import named
 from hanse.strategies.catalogue import CUSTOM, catalogue
+
+if TYPE_CHECKING:
+    from hanse.serverless.place import Place
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,13 +33,17 @@ class FunctionHost:
 
     Attributes:
         elsewhere: what it was asked and cannot do; None while it could do everything.
+        is_custom: whether the strategy is the app's own.
     """
 
-    def __init__(self, spec: RunSpec, blobs: BlobStore) -> None:
+    def __init__(self, place: "Place", job: str, component: str, spec: RunSpec) -> None:
         self.elsewhere: Elsewhere | None = None
+        self.is_custom = spec.strategy == CUSTOM or spec.strategy not in catalogue()
+        self._place = place
+        self._key = (job, component)
         self._spec = spec
-        own = spec.strategy == CUSTOM or spec.strategy not in catalogue()
-        self._local = None if own else LocalHost(named(spec.strategy, spec.params), spec, blobs)
+        strategy = None if self.is_custom else named(spec.strategy, spec.params)
+        self._local = None if strategy is None else LocalHost(strategy, spec, place.blobs)
 
     async def plan(self, request: PlanRequest) -> PlanAnswer:
         """See `StrategyHost.plan`."""
