@@ -56,6 +56,11 @@ def timer(event: Event, context: Any) -> dict[str, Any]:
     return _run(functions.timer, event)
 
 
+def reduce(event: Event, context: Any) -> dict[str, Any]:
+    """One shard of a reduction."""
+    return _run(functions.reduce, event)
+
+
 def evaluate(event: Event, context: Any) -> dict[str, Any]:
     """The state machine's next instruction, where the app's own server side may run."""
 

@@ -5,7 +5,6 @@ has it done, and looks again.
 """
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from hanse.core.errors import UnavailableError
 from hanse.core.records import Metrics
@@ -13,11 +12,10 @@ from hanse.core.spec import RunSpec
 from hanse.rounds.events import BlobKey
 from hanse.rounds.host import LocalHost, PlanAnswer, PlanRequest, ReduceAnswer, ReduceRequest
 from hanse.serverless.contract import Shard
+from hanse.serverless.place import Place
+from hanse.serverless.shards import joined, share_out
 from hanse.strategies import named
 from hanse.strategies.catalogue import CUSTOM, catalogue
-
-if TYPE_CHECKING:
-    from hanse.serverless.place import Place
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +34,7 @@ class FunctionHost:
         is_custom: whether the strategy is the app's own.
     """
 
-    def __init__(self, place: "Place", job: str, component: str, spec: RunSpec) -> None:
+    def __init__(self, place: Place, job: str, component: str, spec: RunSpec) -> None:
         self.elsewhere: Elsewhere | None = None
         self.is_custom = spec.strategy == CUSTOM or spec.strategy not in catalogue()
         self._place = place
@@ -55,7 +53,17 @@ class FunctionHost:
         """See `StrategyHost.reduce`."""
         if self._local is None:
             raise self._leave(Elsewhere("Evaluate"))
-        return await self._local.reduce(request)
+        place = self._place
+        place.blobs.hold(len(request.members) + 4)
+        updates = [member.reply.update for member in request.members]
+        num_bytes = sum(update.manifest.size for update in updates if update is not None)
+        if num_bytes <= place.shard_bytes or not self._local.can_share(request):
+            return await self._local.reduce(request)
+        shards = await share_out(place, *self._key, request, num_bytes)
+        answer = await joined(place, self._local, request, shards)
+        if answer is None:
+            raise self._leave(Elsewhere("Reduce", tuple(shards)))
+        return answer
 
     async def evaluate(self, model: BlobKey, round_: int) -> Metrics:
         """See `StrategyHost.evaluate`."""

@@ -25,6 +25,7 @@ from hanse.serverless.contract import MAX_TURNS, Input, Instruction, execution_n
 from hanse.serverless.host import FunctionHost
 from hanse.serverless.place import Place
 from hanse.serverless.presence import Presence, presence
+from hanse.serverless.shards import forget
 
 LONGEST_WAIT_S = 24 * 3600
 SLACK_MS = 500
@@ -239,6 +240,7 @@ async def _end(place: Place, request: JobRequest, row: dict[str, Any], outcome: 
     if await is_over(place, request.job):
         return
     status = outcome.state.status
+    await forget(place, request.job, request.component)
     await asyncio.gather(*(dismiss(place, site, request, status) for site in row["asked"]))
     end = {
         "status": status,

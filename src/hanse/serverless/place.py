@@ -38,6 +38,8 @@ class Bucket(BlobStore, Protocol):
 
     async def commit(self, scope: str, manifest: Manifest, content: bytes = b"") -> None: ...
 
+    def hold(self, chunks: int) -> None: ...
+
 
 class Signer(Protocol):
     """`Links` whose links can be asked for chunk by chunk."""
