@@ -16,7 +16,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from hanse.core.errors import ConflictError, NotFoundError, UnavailableError
+from hanse.core.errors import ConflictError, NotFoundError, StorageError, UnavailableError
 from hanse.core.ids import upload_scope
 from hanse.core.records import Reply
 from hanse.core.spec import RunSpec
@@ -179,6 +179,7 @@ class _Still:
 class _Visit(Run):
     """A run that is loaded, moved and let go."""
 
+    _expected = (ConflictError, NotFoundError, StorageError, UnavailableError)
     _patience_ms = PATIENCE_MS
     _is_performed = True
     _written_ms = 0
@@ -316,8 +317,8 @@ class _Visit(Run):
             return error if isinstance(error, Exception) else None
         return None
 
-    def _later(self, work: Callable[[], Awaitable[None]]) -> None:
-        raise UnavailableError("cannot be done now; visit again")
+    def _later(self, what: str, why: Exception, work: Callable[[], Awaitable[None]]) -> None:
+        raise UnavailableError(f"cannot {what} now; visit again: {why}")
 
     async def _patiently(self, what: str, call: Callable[..., Awaitable[T]], *args: Any) -> T:
         return await call(*args)

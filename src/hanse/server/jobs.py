@@ -31,12 +31,12 @@ from hanse.rounds.driver import Run, RunInfo, Seams
 from hanse.rounds.events import Failed
 from hanse.rounds.keeping import round_records, run_record
 from hanse.rounds.result import Result
-from hanse.server.host import ServerHost
 from hanse.server.roles import RolesRun, kept_state, result_of
 from hanse.strategies.catalogue import CUSTOM
 from hanse.trust.bundle import unpack_bundle
 from hanse.workers.load import Load
 from hanse.workers.pool import Workers
+from hanse.workers.server_host import ServerHost
 
 DECISION_S = 30.0
 """How long a connected site that says nothing to a proposal holds the start up."""

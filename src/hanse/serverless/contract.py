@@ -21,6 +21,16 @@ The state machine holds no rule. It starts with `Step`, does what the answer's `
     Finish      over: succeed if `status` is "finished", else fail with error `status` and cause `error`
 
 Every instruction has `job`, `component`, `turns` and `generation`, so that it is an input of `Step` itself.
+
+What others are told, besides their certificates:
+
+    a site      `aws: {region, profile, role, external_id, endpoint}` in its site.yaml, and beside it
+                `server-record.json`, the server's signed record
+    a person    `aws: {region, bucket, profile, role, external_id, endpoint}` in its federation.yaml
+
+All but `region` and `bucket` may be left out. A site's role may receive from and hide messages of its own queue, and
+send to the server's; blobs come and go by links. A person's may send to the server's queue, read `v1/FEDERATION/*` and
+put below `v1/FEDERATION/blobs/*/bundle/` and `v1/FEDERATION/blobs/*/0/model/`.
 """
 
 from typing import Any, Final, Literal, NotRequired, TypedDict
@@ -86,7 +96,6 @@ class Instruction(Input):
     kind: Kind
     until_ms: NotRequired[int]
     timeout_s: NotRequired[int]
-    revision: NotRequired[int]
     shards: NotRequired[list[Shard]]
     name: NotRequired[str]
     input: NotRequired[Input]

@@ -10,10 +10,12 @@ import structlog
 from hanse.core.errors import CodecError, HanseError, NotFoundError
 from hanse.core.records import Envelope
 from hanse.rounds.visit import PATIENCE_MS
-from hanse.serverless.contract import Input, Instruction, is_stream
+from hanse.serverless.apps import Apps
+from hanse.serverless.contract import Input, Instruction, Shard, is_stream
 from hanse.serverless.intake import News, take
-from hanse.serverless.looking import look, look_and_call, wait
+from hanse.serverless.looking import look, look_and_call, row_of, wait
 from hanse.serverless.place import Place
+from hanse.serverless.shards import reduce_shard
 
 log = structlog.get_logger("hanse.serverless")
 LOOKED_AT = ("reply", "decision")
@@ -66,6 +68,29 @@ async def step(place: Place, event: Mapping[str, Any]) -> dict[str, Any]:
     # After a reduction what was decided is known to be unperformed.
     patience_ms = 0 if event.get("kind") == "Reduce" else PATIENCE_MS
     instruction, _ = await look(place, event["job"], turn_of(event), patience_ms=patience_ms)
+    return dict(instruction)
+
+
+async def reduce(place: Place, event: Mapping[str, Any]) -> dict[str, Any]:
+    """One shard of a reduction."""
+    shard: Shard = {
+        "job": event["job"],
+        "component": event["component"],
+        "id": event["id"],
+        "shard": event["shard"],
+        "shards": event["shards"],
+    }
+    try:
+        await reduce_shard(place, shard, await row_of(place, shard["job"]))
+    except NotFoundError as error:
+        log.info("shard not needed any more", job=shard["job"], shard=shard["shard"], reason=str(error))
+    return {}
+
+
+async def evaluate(place: Place, event: Mapping[str, Any], apps: Apps) -> dict[str, Any]:
+    """As `step`, where the app's own server side may run."""
+    host = await apps.host(place, await row_of(place, event["job"]))
+    instruction, _ = await look(place, event["job"], turn_of(event), patience_ms=0, host=host)
     return dict(instruction)
 
 

@@ -8,11 +8,12 @@ from dataclasses import dataclass
 
 from hanse.core.errors import UnavailableError
 from hanse.core.records import Metrics
-from hanse.core.seams import BlobStore
 from hanse.core.spec import RunSpec
 from hanse.rounds.events import BlobKey
 from hanse.rounds.host import LocalHost, PlanAnswer, PlanRequest, ReduceAnswer, ReduceRequest
 from hanse.serverless.contract import Shard
+from hanse.serverless.place import Place
+from hanse.serverless.shards import joined, share_out
 from hanse.strategies import named
 from hanse.strategies.catalogue import CUSTOM, catalogue
 
@@ -30,13 +31,17 @@ class FunctionHost:
 
     Attributes:
         elsewhere: what it was asked and cannot do; None while it could do everything.
+        is_custom: whether the strategy is the app's own.
     """
 
-    def __init__(self, spec: RunSpec, blobs: BlobStore) -> None:
+    def __init__(self, place: Place, job: str, component: str, spec: RunSpec) -> None:
         self.elsewhere: Elsewhere | None = None
+        self.is_custom = spec.strategy == CUSTOM or spec.strategy not in catalogue()
+        self._place = place
+        self._key = (job, component)
         self._spec = spec
-        own = spec.strategy == CUSTOM or spec.strategy not in catalogue()
-        self._local = None if own else LocalHost(named(spec.strategy, spec.params), spec, blobs)
+        strategy = None if self.is_custom else named(spec.strategy, spec.params)
+        self._local = None if strategy is None else LocalHost(strategy, spec, place.blobs)
 
     async def plan(self, request: PlanRequest) -> PlanAnswer:
         """See `StrategyHost.plan`."""
@@ -48,7 +53,17 @@ class FunctionHost:
         """See `StrategyHost.reduce`."""
         if self._local is None:
             raise self._leave(Elsewhere("Evaluate"))
-        return await self._local.reduce(request)
+        place = self._place
+        place.blobs.hold(len(request.members) + 4)
+        updates = [member.reply.update for member in request.members]
+        num_bytes = sum(update.manifest.size for update in updates if update is not None)
+        if num_bytes <= place.shard_bytes or not self._local.can_share(request):
+            return await self._local.reduce(request)
+        shards = await share_out(place, *self._key, request, num_bytes)
+        answer = await joined(place, self._local, request, shards)
+        if answer is None:
+            raise self._leave(Elsewhere("Reduce", tuple(shards)))
+        return answer
 
     async def evaluate(self, model: BlobKey, round_: int) -> Metrics:
         """See `StrategyHost.evaluate`."""

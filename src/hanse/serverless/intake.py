@@ -145,8 +145,8 @@ async def _decision(place: Place, site: str, body: Mapping[str, Any]) -> list[Ne
         raise CodecError("expected accept, hold or refuse")
     if await _dismissed(place, site, row):
         return []
-    await decided(place.ledger, job, site, decision, reason, place.now_ms())
-    return [News(job, "decision")]
+    is_new = await decided(place.ledger, job, site, decision, reason, place.now_ms())
+    return [News(job, "decision", in_stream=is_new)]
 
 
 async def _beat(place: Place, site: str, body: Mapping[str, Any]) -> list[News]:
@@ -275,7 +275,7 @@ async def _begin(place: Place, sender: Enrolled, request: JobRequest, signed: st
     if request.initial is not None:
         model = (model_scope(request.job, request.component, 0), request.initial.id)
     state = machine.begin(request.job, request.component, request.spec, model)
-    host = FunctionHost(request.spec, place.blobs)
+    host = FunctionHost(place, request.job, request.component, request.spec)
     await begin(state, place.seams, host, place.now_ms, RunInfo(place.federation, request.app))
     await _offer(place, request, signature, person_record, asked)
     name = execution_name(request.job, request.component, 0)

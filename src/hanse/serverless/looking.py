@@ -1,45 +1,35 @@
 """One look at a job: visit its run, tell people, end what is over, and say what the state machine does next.
 
     wait/JOB    {token, until_ms, turns, generation}: the state machine waits, and for how long
+                {token: "", look_ms}: it does not, and should not wait longer than until then (null: as it was told)
 
-Whoever looks and finds that the state machine should do something else than wait calls it back. It stores its token
-first and reads the run record then; whoever looks writes the record first and reads the token then: so one of the two
-sees the other.
+Whoever looks and finds that the state machine should do something else than wait calls it back. If it does not wait
+just now it was told something before this look, and may be about to wait for too long: so that is noted, and it looks
+again instead. A row is replaced by its version, so nobody's note or token is written over.
 """
 
 import asyncio
 import json
 import math
-from collections.abc import Callable
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
 import structlog
 
 from hanse.core.errors import HanseError, NotFoundError, UnavailableError
-from hanse.core.spec import RunSpec
 from hanse.pipeline.offering import end_of, job_row
 from hanse.pipeline.request import JobRequest
 from hanse.rounds.driver import RunInfo
-from hanse.rounds.host import StrategyHost
-from hanse.rounds.keeping import round_records, run_record
+from hanse.rounds.keeping import round_records
 from hanse.rounds.visit import PATIENCE_MS, Outcome, visit
 from hanse.serverless.contract import MAX_TURNS, Input, Instruction, execution_name
-from hanse.serverless.host import Elsewhere, FunctionHost
+from hanse.serverless.host import FunctionHost
 from hanse.serverless.place import Place
 from hanse.serverless.presence import Presence, presence
+from hanse.serverless.shards import forget
 
 LONGEST_WAIT_S = 24 * 3600
 SLACK_MS = 500
 log = structlog.get_logger("hanse.serverless")
-
-
-class Capable(StrategyHost, Protocol):
-    """A host that may leave something to another function."""
-
-    elsewhere: Elsewhere | None
-
-
-MakeHost = Callable[[RunSpec, dict[str, Any]], Capable]
 
 
 async def row_of(place: Place, job: str) -> dict[str, Any]:
@@ -60,14 +50,14 @@ async def look(
     *,
     cancelled_by: str = "",
     patience_ms: int = PATIENCE_MS,
-    make_host: MakeHost | None = None,
+    host: FunctionHost | None = None,
 ) -> tuple[Instruction, bool]:
     """Look at a job.
 
     Args:
         turn: of the state machine, for its next instruction.
         patience_ms: 0 where what was decided is known to be unperformed.
-        make_host: for a function that can do more than `FunctionHost`.
+        host: of a function that can do more than others.
 
     Returns:
         What the state machine does next, and whether anything has been decided.
@@ -78,19 +68,14 @@ async def look(
     row = await row_of(place, job)
     request = JobRequest.from_json(row["request"])
     there = await presence(place.ledger, job, row["asked"], row["taken_at_ms"], place.now_ms())
-    made: list[Capable] = []
-
-    def host(spec: RunSpec) -> StrategyHost:
-        made.append(FunctionHost(spec, place.blobs) if make_host is None else make_host(spec, row))
-        return made[-1]
-
+    doing = host or FunctionHost(place, job, request.component, request.spec)
     try:
         outcome = await visit(
             job,
             request.component,
             place.seams,
             place.now_ms,
-            host,
+            lambda _spec: doing,
             RunInfo(place.federation, request.app),
             sites=there.there,
             undecided=there.undecided,
@@ -100,7 +85,7 @@ async def look(
             patience_ms=patience_ms,
         )
     except UnavailableError:
-        left = made[-1].elsewhere if made else None
+        left = doing.elsewhere
         if left is None:
             raise
         return _said(turn, left.kind, **({"shards": list(left.shards)} if left.shards else {})), True
@@ -122,7 +107,7 @@ def _next(outcome: Outcome, there: Presence, turn: Input, now_ms: int) -> Instru
     ahead = [at for at in (outcome.wake_ms, None if state.over else there.changes_ms) if at is not None]
     until_ms = max(min(ahead, default=now_ms + LONGEST_WAIT_S * 1000), now_ms + 1000)
     timeout_s = min(math.ceil((until_ms - now_ms) / 1000), LONGEST_WAIT_S)
-    return _said(turn, "Wait", until_ms=until_ms, timeout_s=timeout_s, revision=state.revision)
+    return _said(turn, "Wait", until_ms=until_ms, timeout_s=timeout_s)
 
 
 def _said(turn: Input, kind: str, **more: Any) -> Instruction:
@@ -133,17 +118,18 @@ def _said(turn: Input, kind: str, **more: Any) -> Instruction:
 
 
 async def wait(place: Place, token: str, instruction: Instruction) -> None:
-    """Note that the state machine waits with `token`, unless something has happened since it was told to."""
-    job = instruction["job"]
-    value = {name: instruction[name] for name in ("until_ms", "turns", "generation")}
-    content, key = json.dumps({"token": token, **value}).encode(), f"wait/{job}"
+    """Note that the state machine waits with `token`; if it was called before it waited, it is called now."""
+    key, until_ms = f"wait/{instruction['job']}", instruction["until_ms"]
+    told = {"turns": instruction["turns"], "generation": instruction["generation"]}
+    content = json.dumps({"token": token, "until_ms": until_ms, **told}).encode()
     while not await place.ledger.create(key, content):
-        _, version = await place.ledger.get(key)
-        if await place.ledger.compare_and_set(key, content, version):
-            break
-    record, _, _ = await run_record(place.ledger, place.blobs, job, instruction["component"])
-    if record["state"]["revision"] != instruction.get("revision"):
-        await place.machine.succeed(token, _said(_turn_of(instruction), "Again"))
+        row, version = await place.ledger.get(key)
+        look_ms = json.loads(row).get("look_ms")
+        is_due = look_ms is not None and look_ms < until_ms - SLACK_MS
+        if await place.ledger.compare_and_set(key, _awake(None) if is_due else content, version):
+            if is_due:
+                await place.machine.succeed(token, _said(_turn_of(instruction), "Again"))
+            return
 
 
 async def look_and_call(place: Place, job: str, *, cancelled_by: str = "", surely: bool = False) -> None:
@@ -155,20 +141,34 @@ async def look_and_call(place: Place, job: str, *, cancelled_by: str = "", surel
     component = JobRequest.from_json((await row_of(place, job))["request"]).component
     turn: Input = {"job": job, "component": component, "turns": 0, "generation": 0}
     instruction, moved = await look(place, job, turn, cancelled_by=cancelled_by)
-    while moved or surely or instruction["kind"] != "Wait":
+    if moved or surely or instruction["kind"] != "Wait":
+        await _call(place, instruction)
+
+
+async def _call(place: Place, instruction: Instruction) -> None:
+    """Call the state machine back if it waits for too long; if it does not wait just now, note until when it may."""
+    key, look_ms = f"wait/{instruction['job']}", instruction["until_ms"] if instruction["kind"] == "Wait" else 0
+    while True:
         try:
-            content, version = await place.ledger.get(f"wait/{job}")
+            content, version = await place.ledger.get(key)
         except NotFoundError:
+            if await place.ledger.create(key, _awake(look_ms)):
+                return
+            continue
+        row = json.loads(content)
+        until_ms = row["until_ms"] if row["token"] else row["look_ms"]
+        if until_ms is not None and look_ms >= until_ms - SLACK_MS:
             return
-        waiting = json.loads(content)
-        is_in_time = instruction["kind"] == "Wait" and instruction["until_ms"] >= waiting["until_ms"] - SLACK_MS
-        if not waiting["token"] or is_in_time:
+        if row["token"]:
+            instruction["turns"], instruction["generation"] = row["turns"] + 1, row["generation"]
+            await place.machine.succeed(row["token"], instruction)  # before it is noted: twice is harmless
+        if await place.ledger.compare_and_set(key, _awake(None if row["token"] else look_ms), version):
             return
-        called = json.dumps({**waiting, "token": ""}).encode()
-        instruction["turns"], instruction["generation"] = waiting["turns"] + 1, waiting["generation"]
-        await place.machine.succeed(waiting["token"], instruction)  # before it is noted: twice is harmless
-        if await place.ledger.compare_and_set(f"wait/{job}", called, version):
-            return
+
+
+def _awake(look_ms: int | None) -> bytes:
+    """The row while the state machine does not wait."""
+    return json.dumps({"token": "", "look_ms": look_ms}).encode()
 
 
 def _turn_of(instruction: Instruction) -> Input:
@@ -240,6 +240,7 @@ async def _end(place: Place, request: JobRequest, row: dict[str, Any], outcome: 
     if await is_over(place, request.job):
         return
     status = outcome.state.status
+    await forget(place, request.job, request.component)
     await asyncio.gather(*(dismiss(place, site, request, status) for site in row["asked"]))
     end = {
         "status": status,

@@ -11,9 +11,9 @@ from hanse.core.blobs import Manifest
 from hanse.core.errors import ConfigError
 from hanse.core.records import Envelope
 from hanse.core.seams import BlobStore, Delivery, Inbox, Ledger, Link, UploadTicket
+from hanse.pipeline.documents import Documents
 from hanse.rounds.driver import Seams
 from hanse.serverless import contract
-from hanse.serverless.documents import Documents
 from hanse.serverless.keys import ServerIdentity, unpack
 from hanse.serverless.roster import Roster
 from hanse.trust.envelopes import sign_envelope
@@ -37,6 +37,8 @@ class Bucket(BlobStore, Protocol):
     """Blobs whose chunks others put."""
 
     async def commit(self, scope: str, manifest: Manifest, content: bytes = b"") -> None: ...
+
+    def hold(self, chunks: int) -> None: ...
 
 
 class Signer(Protocol):

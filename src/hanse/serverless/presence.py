@@ -74,14 +74,15 @@ async def presence(ledger: Ledger, job: str, asked: Sequence[str], taken_at_ms: 
     return Presence(there, undecided, unwilling, min(changes, default=None), said)
 
 
-async def decided(ledger: Ledger, job: str, site: str, decision: str, reason: str, now_ms: int) -> None:
-    """A site has answered a proposal, perhaps once more."""
+async def decided(ledger: Ledger, job: str, site: str, decision: str, reason: str, now_ms: int) -> bool:
+    """A site has answered a proposal, perhaps once more. Whether there is a new row."""
     value = json.dumps({"decision": decision, "reason": reason, "seen_ms": now_ms}).encode()
     key = f"decision/{job}/{site}"
     while not await ledger.create(key, value):
         _, version = await ledger.get(key)
         if await ledger.compare_and_set(key, value, version):
-            return
+            return False
+    return True
 
 
 async def heard(ledger: Ledger, job: str, site: str, now_ms: int) -> bool:
