@@ -30,9 +30,10 @@ from hanse.core.spec import RunSpec
 from hanse.site.applog import AppLog
 from hanse.site.config import SiteConfig
 from hanse.site.journal import Journal
+from hanse.site.links import Outgoing
 from hanse.site.policy import Policy
 from hanse.site.proposals import Proposal
-from hanse.site.replies import Outgoing, Replies
+from hanse.site.replies import Replies
 from hanse.site.roles import RoleSide, keep_arrays, lend_outputs, play
 from hanse.site.tracking import SiteRuns
 from hanse.site.transfers import Transfers
