@@ -1,7 +1,7 @@
 """A second way to make frozen values, for those that are made a hundred thousand times a second.
 
-The constructor of a frozen dataclass sets every field through `object.__setattr__`, which is two thirds of its time. What
-`maker` gives fills a twin that is not frozen, with the same slots, and then lets it become the class.
+The constructor of a frozen dataclass sets every field through `object.__setattr__`, which is two thirds of its time.
+What `maker` gives fills a twin that is not frozen, with the same slots, and then lets it become the class.
 """
 
 import dataclasses

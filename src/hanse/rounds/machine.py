@@ -346,9 +346,7 @@ def _issue(state: RunState, tasks: Sequence[PlannedTask], attempts: Mapping[str,
     issued = range(first, first + len(tasks))
     for ordinal, (site, call, group) in zip(issued, tasks, strict=True):
         position, attempt = size + ordinal - first, attempts.get(site, 0)
-        state.open[ordinal] = Slot(
-            site, position, round_, phase, attempt, call, model, folds, "", 0, now_ms, group
-        )
+        state.open[ordinal] = Slot(site, position, round_, phase, attempt, call, model, folds, "", 0, now_ms, group)
     state.next_ordinal, state.size = first + len(tasks), size + len(tasks)
     available = state.available
     state.num_awaited += sum(1 for site, _, _ in tasks if site in available)

@@ -499,16 +499,11 @@ class Shell:
 
 def _alike(flights: dict[int, Flight]) -> list[list[int]]:
     """Ordinals by phase, round and model, each in order of position and with distinct sites."""
-    first = next(iter(flights.values()))
-    task = first.send.task
-    if all(
-        flight.model is first.model and flight.send.task.round == task.round and flight.send.task.phase == task.phase
-        for flight in flights.values()
-    ) and len({flight.send.site for flight in flights.values()}) == len(flights):
-        ordinals = list(flights)  # the common case; positions are issued in the order of ordinals
+    kinds = {(flight.model, flight.send.task.round, flight.send.task.phase) for flight in flights.values()}
+    if len(kinds) == 1 and len({flight.send.site for flight in flights.values()}) == len(flights):
         positions = [flight.send.position for flight in flights.values()]
         if positions == sorted(positions):
-            return [ordinals]
+            return [list(flights)]  # the common case; positions are issued in the order of ordinals
     groups: dict[tuple[int, str, BlobKey | None], list[list[int]]] = {}
     sites: dict[tuple[int, str, BlobKey | None], set[str]] = {}
     for ordinal, flight in sorted(flights.items(), key=lambda item: (item[1].send.task.round, item[1].send.position)):

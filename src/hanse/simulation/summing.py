@@ -4,7 +4,7 @@ What must not be summed there is answered with its arrays (`engine.py`, 4): fail
 somebody has counted an example, as long as weights are numbers of examples. Those wait here as copies.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from hanse.aggregation import Partial, RunningMean, Subtree
 from hanse.clients.execute import Outcome
@@ -28,26 +28,32 @@ class SubtreeSum:
         self._counted = not self._by_examples
         self._uncounted: list[Answered] = []
 
-    def take(self, position: int, outcome: Outcome) -> Iterator[Answered]:
+    def take(self, position: int, outcome: Outcome) -> Sequence[Answered]:
         """Answer one task; with the first that has counted an example, those before it, too."""
         reply, arrays, state = outcome
         summing = self._summing
         if reply.error_kind or refusal(summing, reply, arrays) or arrays is None or not arrays.fits(self._layout):
-            yield Answered(position, outcome)
-            return
+            return (Answered(position, outcome),)
         weight = float(reply.num_examples) if self._by_examples else 1.0
         if not self._counted:
             if not weight:
                 self._uncounted.append(Answered(position, Outcome(reply, arrays.copy(), state)))
-                return
-            self._counted = True
-            for early in self._uncounted:
-                assert early.outcome.arrays is not None
-                self._running.fold(early.position, early.outcome.arrays.flat(), 0.0)
-                yield _summed(early.position, early.outcome)
-            self._uncounted = []
+                return ()
+            return (*self._begin(), self.take(position, outcome)[0])
         self._running.fold(position, arrays.flat(), weight)
-        yield _summed(position, outcome)
+        return (Answered(position, Outcome(reply, None, state), True),)
+
+    def _begin(self) -> list[Answered]:
+        """Somebody has counted an example, so those who have not weigh nothing."""
+        self._counted = True
+        answers = []
+        for early in self._uncounted:
+            reply, arrays, state = early.outcome
+            assert arrays is not None
+            self._running.fold(early.position, arrays.flat(), 0.0)
+            answers.append(Answered(early.position, Outcome(reply, None, state), True))
+        self._uncounted = []
+        return answers
 
     def end(self) -> Iterator[Answered | Partial]:
         """Those whose weights only the whole phase can know, with their arrays; then the sum, if there is one."""
@@ -55,7 +61,3 @@ class SubtreeSum:
         partial = self._running.partial()
         if partial is not None:
             yield partial
-
-
-def _summed(position: int, outcome: Outcome) -> Answered:
-    return Answered(position, Outcome(outcome.reply, None, outcome.state), summed=True)
