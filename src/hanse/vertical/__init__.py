@@ -4,17 +4,24 @@ psi             private set intersection: who is at both
 intersection    `hs.vertical.Intersection`, the same as an app
 alignment       common rows of more than two parties
 correlation     Pearson's correlation between two parties' columns, with a dealer
-correlated      `hs.vertical.Correlation`: intersection, then correlation, as an app
+inflation       variance inflation factors, from these correlations
+correlated      `hs.vertical.Correlation` and `VIF`: intersection, then these, as apps
+binning         columns cut into bins, weight of evidence and information value
+label_counts    positive rows in a host's bins, counted over encrypted labels
+binned          `hs.vertical.Binning`: intersection, then these counts, as an app
 glm             generalised linear models
 tables, metrics what parties hand in, and how good predictions are
 
-`hs.vertical.Intersection`, `Correlation`, `LogisticRegression`, `LinearRegression`, `PoissonRegression` and `simulate`
-are loaded when first used.
+`hs.vertical.Binning`, `Correlation`, `Intersection`, `VIF`, `LogisticRegression`, `LinearRegression`,
+`PoissonRegression` and `simulate` are loaded when first used.
 """
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from hanse.vertical.binned import Binning as Binning
+    from hanse.vertical.correlated import VIF as VIF
     from hanse.vertical.correlated import Correlation as Correlation
     from hanse.vertical.glm.models import LinearRegression as LinearRegression
     from hanse.vertical.glm.models import LogisticRegression as LogisticRegression
@@ -22,26 +29,25 @@ if TYPE_CHECKING:
     from hanse.vertical.glm.models import simulate as simulate
     from hanse.vertical.intersection import Intersection as Intersection
 
-_MODELS = ("LinearRegression", "LogisticRegression", "PoissonRegression", "simulate")
-_APPS = ("Correlation", "Intersection")
+_WHERE = {
+    "Binning": "hanse.vertical.binned",
+    "Correlation": "hanse.vertical.correlated",
+    "Intersection": "hanse.vertical.intersection",
+    "LinearRegression": "hanse.vertical.glm.models",
+    "LogisticRegression": "hanse.vertical.glm.models",
+    "PoissonRegression": "hanse.vertical.glm.models",
+    "VIF": "hanse.vertical.correlated",
+    "simulate": "hanse.vertical.glm.models",
+}
 
 
 def __getattr__(name: str) -> Any:
     # Loaded when first used: a protocol alone does not need them all.
-    if name in _MODELS:
-        from hanse.vertical.glm import models
-
-        return getattr(models, name)
-    if name == "Correlation":
-        from hanse.vertical.correlated import Correlation
-
-        return Correlation
-    if name == "Intersection":
-        from hanse.vertical.intersection import Intersection
-
-        return Intersection
-    raise AttributeError(f"module 'hanse.vertical' has no attribute {name!r}")
+    home = _WHERE.get(name)
+    if home is None:
+        raise AttributeError(f"module 'hanse.vertical' has no attribute {name!r}")
+    return getattr(import_module(home), name)
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *_MODELS, *_APPS])
+    return sorted([*globals(), *_WHERE])
