@@ -4,6 +4,7 @@ With sources that hold columns in the clear it is the pooled booster of the spec
 is the guest of the protocol. So both grow the same trees if their sums are the same integers.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -13,7 +14,7 @@ import numpy.typing as npt
 
 from hanse.core.arrays import Array
 from hanse.trees.growing import histograms
-from hanse.trees.objectives import Objective
+from hanse.trees.objectives import SCALE_BITS, Objective, whole
 from hanse.vertical.boosting.columns import BinnedColumns, Groups, groups_of
 from hanse.vertical.boosting.forest import LEAF, Forest, Questions
 from hanse.vertical.boosting.levels import Level
@@ -207,11 +208,19 @@ async def boost(
 
 
 def mean_loss(objective: Objective, margins: Wide, target: Wide) -> float:
-    """The mean of −log likelihood, or of half the squared error."""
-    said = objective.predict(margins)
-    if said.ndim == 1:
-        return float(0.5 * ((said - target) ** 2).mean())
-    return float(-np.log(np.maximum(said[np.arange(len(target)), target.astype(np.int64)], 1e-300)).mean())
+    """The mean of −log likelihood, each row's rounded to 2^-26, or of half the squared error; rounded once.
+
+    Args:
+        margins: float64, `(num_outputs, n)`.
+        target: float64, `(n,)`.
+    """
+    if objective.name == "regression":
+        return 0.5 * math.fsum(((margins[0] - target) ** 2).tolist()) / len(target)
+    if objective.name == "binary":
+        each = np.logaddexp(0.0, np.where(target > 0, -margins[0], margins[0]))
+    else:
+        each = np.logaddexp.reduce(margins, axis=0) - margins[target.astype(np.int64), np.arange(len(target))]
+    return int(whole(each).sum()) / (len(target) << SCALE_BITS)
 
 
 class _Tree:
