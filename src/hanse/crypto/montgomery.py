@@ -20,7 +20,7 @@ import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
-from numba.extending import intrinsic
+from numba.extending import intrinsic as _intrinsic
 
 from hanse.core.arrays import Array
 
@@ -29,6 +29,7 @@ LANES = 8
 _MASK = np.uint64((1 << LIMB_BITS) - 1)
 _DEPTH = 4
 """Limbs of one factor that are taken at a time; so many zeros lie around the other."""
+intrinsic: Any = _intrinsic
 _WORD = ir.IntType(64)
 _VECTOR = ir.VectorType(_WORD, LANES)
 _VECTOR_BYTES, _WORD_BYTES = 64, 8

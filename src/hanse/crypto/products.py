@@ -119,7 +119,7 @@ class Products:
         ]
 
     def _eight(self, limbs: Array, places: Array, cells: Sequence[Array], sizes: Sequence[int]) -> Array:
-        tables = self._montgomery.tables(max(sizes))
+        tables: Array = self._montgomery.tables(max(sizes))
         lanes = np.zeros((8, len(places)), np.int32)
         lanes[: len(cells)] = cells
         self._montgomery.multiply_into(tables, lanes, limbs, places)
@@ -135,7 +135,7 @@ class Products:
         return montgomery.Montgomery(int(self.modulus)) if montgomery.usable() else None
 
     def quotients(self, numbers: Numbers, divisors: Numbers) -> Numbers:
-        """Each number divided by its divisor: one inversion for all, by P. Montgomery's trick (Math. Comp. 48, 1987)."""
+        """Each number divided by its divisor: one inversion for all (P. Montgomery, Math. Comp. 48, 1987)."""
         modulus = self.modulus
         before = [self._gmpy2.mpz(1)]
         for each in divisors:

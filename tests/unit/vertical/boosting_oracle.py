@@ -1,6 +1,6 @@
-"""The pooled fixed-point booster as a slow program: plain Python over lists, written from docs/explanation/boosting-spec.md.
+"""The pooled fixed-point booster as a slow program: plain Python over lists, from docs/explanation/boosting-spec.md.
 
-It shares no code with the package and uses no NumPy. Sums are Python integers, gains and leaves are Fractions.
+It shares no code with the package. Sums are Python integers, gains and leaves are Fractions.
 """
 
 import hashlib

@@ -49,7 +49,7 @@ class Layout:
         if num_rows * max(g_most, h_most) >= 1 << 53:
             raise ConfigError(f"rows: expected fewer for sums of derivatives that are exact, found {num_rows}")
         packing = Packing((h_most, g_most), num_rows)
-        return cls(packing, capacity_bits // sum(packing.widths))
+        return cls(packing, capacity_bits // (sum(packing.widths) + 1))
 
     @property
     def h_bits(self) -> int:
@@ -58,8 +58,8 @@ class Layout:
 
     @property
     def bits(self) -> int:
-        """Bits of a cell in an answer."""
-        return sum(self.packing.widths)
+        """Bits of a cell in an answer: those of the packing, and one for the sign of g."""
+        return sum(self.packing.widths) + 1
 
     @property
     def offset(self) -> int:

@@ -66,7 +66,7 @@ class _Tree:
         self._party, self._columns, self._settings = party, columns, settings
         self._adder, self._layout, self._asked = adder, layout, asked
         self._num_edges = np.array([len(each) for each in columns.edges])
-        self._rows_in_bins = np.empty(0, np.int64)
+        self._rows_in_bins: Array = np.empty(0, np.int64)
         self._sums: list[Numbers] = []
         """For each column, its bins' sums, node after node."""
 
@@ -133,8 +133,8 @@ class _Tree:
         """Add up a level and send its sums, some columns at a time."""
         nodes, rows, among = level.summed()
         counted = self._counted(rows, among, len(nodes))
-        self._rows_in_bins = with_siblings(counted, nodes, level, self._rows_in_bins)
-        groups = [groups_of(cell, self._num_edges, self._settings.min_bin_rows) for cell in self._rows_in_bins]
+        self._rows_in_bins = in_bins = with_siblings(counted, nodes, level, self._rows_in_bins)
+        groups = [groups_of(each, self._num_edges, self._settings.min_bin_rows) for each in in_bins[:]]
         counts = np.stack([np.stack([each.told, each.apart & (each.told > 0)], axis=-1) for each in groups])
         await self._party.send("guest", "counts", counts.astype(np.int32))
         above, self._sums = self._sums, []
@@ -142,7 +142,9 @@ class _Tree:
             stop = min(start + COLUMNS_A_MESSAGE, self._columns.num_columns)
             block = self._summed(start, stop, rows, among, len(nodes), numbers, place_of[rows])
             if len(level.parents):
-                block = [self._siblings(each, nodes, level, old) for each, old in zip(block, above[start:stop], strict=True)]
+                block = [
+                    self._siblings(each, nodes, level, old) for each, old in zip(block, above[start:stop], strict=True)
+                ]
             self._sums += block
             told = counts[:, start:stop, 0]
             if told.any():
@@ -190,9 +192,7 @@ class _Tree:
         """One column's sums of all nodes, from those of the nodes that were summed and of their parents."""
         width = len(summed) // len(nodes)
         each = np.arange(width)
-        rest = self._adder.minus(
-            self._adder.take(above, (level.parents[:, None] * width + each).ravel()), summed
-        )
+        rest = self._adder.minus(self._adder.take(above, (level.parents[:, None] * width + each).ravel()), summed)
         order = np.empty(level.num_nodes, np.int64)
         order[nodes] = np.arange(len(nodes))
         order[nodes ^ 1] = np.arange(len(nodes)) + len(nodes)

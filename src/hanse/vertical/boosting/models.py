@@ -320,7 +320,9 @@ async def _score(
     own = tables[0]
     assert own is not None
     rows = np.arange(own.num_rows, dtype=np.int64)
-    programs: dict[str, Program] = {"guest": lambda party: model.ask(party, parts["guest"], own.values, rows, if_offline)}
+    programs: dict[str, Program] = {
+        "guest": lambda party: model.ask(party, parts["guest"], own.values, rows, if_offline)
+    }
     for (role, part), table in zip(list(parts.items())[1:], tables[1:], strict=True):
         programs[role] = _offline if table is None else _answering(model, part, table)
     found: Wide = (await run_local(model.scored(len(parts) - 1), programs))["guest"]

@@ -78,7 +78,7 @@ class OwnColumns:
         self._columns = columns
         self._least = settings.min_bin_rows
         self._num_edges = np.array([len(each) for each in columns.edges])
-        self._cells = np.empty(0)
+        self._cells: Array = np.empty(0, np.int64)
         self._groups: list[Groups] = []
         self._found: Derivatives | None = None
 
@@ -94,9 +94,9 @@ class OwnColumns:
         place = np.full(columns.num_rows, -1)
         place[rows] = among
         summed = histograms(columns.bins, place, len(nodes), found.g, found.h, columns.max_bins)
-        self._cells = with_siblings(summed, nodes, level, self._cells)
-        self._groups = [groups_of(cell[..., 2], self._num_edges, self._least) for cell in self._cells]
-        return [_told(cell, groups) for cell, groups in zip(self._cells, self._groups, strict=True)]
+        self._cells = cells = with_siblings(summed, nodes, level, self._cells)
+        self._groups = [groups_of(each[..., 2], self._num_edges, self._least) for each in cells[:]]
+        return [_told(each, groups) for each, groups in zip(cells[:], self._groups, strict=True)]
 
     async def split(self, level: Level, chosen: Sequence[Split | None], party: int) -> Mask | None:
         """See `Source.split`."""

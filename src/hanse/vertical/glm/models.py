@@ -237,9 +237,7 @@ class Result:
         return places[0], self.response.predict(z)
 
 
-def simulate(
-    model: Any, guest: Any, hosts: Any, *, start: Mapping[str, npt.NDArray[np.float64]] | None = None
-) -> Any:
+def simulate(model: Any, guest: Any, hosts: Any, *, start: Mapping[str, npt.NDArray[np.float64]] | None = None) -> Any:
     """Train with all parties in this process, over local channels, with the cryptography as between organisations.
 
     Args:
