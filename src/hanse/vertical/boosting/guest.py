@@ -61,12 +61,11 @@ async def guest(party: Party, columns: BinnedColumns, response: Response, settin
         await party.send(host, "hello", np.array(hello, np.int64))
         await party.send(host, "public_key", keeper.public())
     calls = _Calls(party, hosts, keeper, layout, settings)
-    sources = [OwnColumns(columns, settings), *[await _met(calls, host, hello) for host in hosts]]
-    grown = await boost(sources, response.objective, response.target, response.start(), settings)
+    own = OwnColumns(columns, settings)
+    others = [await _met(calls, host, hello) for host in hosts]
+    grown = await boost([own, *others], response.objective, response.target, response.start(), settings)
     for host in hosts:
         await party.send(host, "tree", np.array([-1, 0], np.int64))
-    own = sources[0]
-    assert isinstance(own, OwnColumns)
     return GuestTrained(grown, own.asked.questions())
 
 

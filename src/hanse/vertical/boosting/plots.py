@@ -117,8 +117,8 @@ def _box(forest: Forest, tree: int, node: int, questions: Sequence[Mapping[str, 
         first = asks if len(asks) <= 20 else asks[:19] + "…"
         second = f"{questions[party]['role']}, gain {forest.gain[tree, node]:.3g}"
         rect = (
-            f'<rect style="stroke:var(--p{party % 5})" x="{left:.0f}" y="{y}" width="{_WIDTH}" height="{_HEIGHT}" rx="3">'
-            f"<title>{escape(asks)}</title></rect>"
+            f'<rect style="stroke:var(--p{party % 5})" x="{left:.0f}" y="{y}" width="{_WIDTH}" height="{_HEIGHT}" '
+            f'rx="3"><title>{escape(asks)}</title></rect>'
         )
     return (
         f'{rect}<text x="{x:.0f}" y="{y + 16}">{escape(first)}</text>'
