@@ -146,7 +146,7 @@ class Party:
                     f"{self._who(sender)} {self._gone[sender]} before it sent {self._which(message)}"
                 )
             left_s = started + self._timeout_s - self._channel.now()
-            frame = await self._next(left_s, sender) if left_s > 0 else None
+            frame = await self._take_next(left_s, sender) if left_s > 0 else None
             if frame is None and self._channel.now() - started >= self._timeout_s:
                 silence = self._silence(sender)
                 raise UnavailableError(
@@ -160,7 +160,7 @@ class Party:
         self._waiting_bytes -= value.nbytes
         return value
 
-    async def _next(self, wait_s: float, sender: str) -> Frame | None:
+    async def _take_next(self, wait_s: float, sender: str) -> Frame | None:
         """Take the next frame that comes, if one does, and answer whoever asks whom this party waits for."""
         frame = await self._channel.receive(wait_s)
         if frame is not None:
@@ -175,7 +175,7 @@ class Party:
         await self._sign(silent, WHY, 0)
         ends = self._channel.now() + WHY_S
         while silent not in self._waits_for and silent not in self._gone and (left_s := ends - self._channel.now()) > 0:
-            await self._next(left_s, silent)
+            await self._take_next(left_s, silent)
         found = self._waits_for.get(silent)
         return "" if found is None else f"it waits for {'this side' if found == self.role else self._who(found)} itself"
 

@@ -87,6 +87,7 @@ class RoleRuntime:
     Args:
         site_name, load, log: see `hanse.clients.execute.Runtime`.
         outputs: see `Site.outputs`.
+        checkpoints: the folder of `Site.checkpoints`, if any are kept.
     """
 
     def __init__(
@@ -97,9 +98,10 @@ class RoleRuntime:
         load: Callable[[str], Any],
         log: Callable[[str], None],
         outputs: Callable[[], Arrays] | None = None,
+        checkpoints: Path | None = None,
     ) -> None:
         self.app = app
-        self.site = Site(site_name, load, log, outputs=outputs)
+        self.site = Site(site_name, load, log, outputs=outputs, checkpoints=checkpoints)
         self._log = log
 
     async def play(self, task: Task, part: Part, channel: Channel) -> Outcome:

@@ -1,10 +1,12 @@
 """`Site`: what user code sees of the place where it runs."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from hanse.channels.checkpoints import FileCheckpoints
 from hanse.core.arrays import Arrays
 from hanse.core.errors import ConfigError, TaskError
 from hanse.core.records import Task
@@ -34,6 +36,7 @@ class Site:
         seed: int = 0,
         *,
         outputs: Callable[[], Arrays] | None = None,
+        checkpoints: Path | None = None,
     ) -> None:
         self.name = name
         self.log = log
@@ -44,6 +47,7 @@ class Site:
         self._rng: np.random.Generator | None = None
         self._load = load
         self._outputs = outputs
+        self._checkpoints = checkpoints
         self._loaded: dict[str, Any] = {}
         self._state: dict[str, Any] | None = None
 
@@ -74,6 +78,15 @@ class Site:
         if self._outputs is None:
             raise ConfigError("site.outputs: expected a job that names an earlier one with outputs_of, found none")
         return self._outputs()
+
+    @property
+    def checkpoints(self) -> Callable[[bytes], FileCheckpoints] | None:
+        """What this role has reached in earlier sessions of the job, which broke: a function of what it holds for.
+
+        See `hanse.channels.checkpoints`; None where nothing is kept.
+        """
+        folder = self._checkpoints
+        return None if folder is None else lambda about: FileCheckpoints(folder, about)
 
     @property
     def state(self) -> dict[str, Any]:

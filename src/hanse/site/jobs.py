@@ -374,7 +374,10 @@ class JobRunner:
         await self._around.seats.take(self)
         await self._unpack()
         await asyncio.to_thread(_empty, self.directory / "scratch")
+        checkpoints = None
         if self.proposal.roles is not None:
+            checkpoints = self.directory / "checkpoints"
+            await asyncio.to_thread(checkpoints.mkdir, mode=0o700, exist_ok=True)
             owner = self._load_options["isolation"]
             role = self.proposal.roles.role_of(self._around.site) or ""
             await asyncio.to_thread(
@@ -388,6 +391,7 @@ class JobRunner:
             object=self.proposal.object,
             site=self._around.site,
             seed=self.proposal.spec.seed,
+            checkpoints=checkpoints,
             **self._load_options,
         )
         try:

@@ -16,15 +16,17 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from blake3 import blake3
 
 from hanse.channels.app import RoleApp, RolePlay, RoleProgram
+from hanse.channels.checkpoints import Checkpoints, Progress
 from hanse.channels.party import Party
 from hanse.channels.protocol import Protocol, Reveal
 from hanse.core.arrays import Arrays
 from hanse.core.errors import ConfigError
 from hanse.core.ids import SERVER
 from hanse.core.origin import file_of, included, maker_of
-from hanse.vertical import meeting
+from hanse.vertical import meeting, resuming
 from hanse.vertical.intersection import as_identifiers
 from hanse.vertical.parties import ARBITER, GUEST, HOST, IfOffline, host_roles
 from hanse.vertical.psi.ids import Places
@@ -127,7 +129,8 @@ class Model(RolePlay):
             role: `guest`, a host, or `arbiter`.
             columns: of the guest and the hosts, see `columns`.
             response: of the guest, see `respond`.
-            options: `sample_weights` of the guest, `start` of either, where there are any.
+            options: `progress` (`hanse.channels.checkpoints.Progress`), `sample_weights` of the guest, `start` of
+                either, where there are any.
         """
         raise NotImplementedError
 
@@ -193,9 +196,13 @@ class Model(RolePlay):
         """Everything that a training with these hosts runs, joined."""
         meet = {} if self.key is None else meeting.parts(hosts)
         training = self.declared(len(hosts))
-        joined = Protocol.joined(
-            f"vertical/{training.name}", {**meet, "training": training, "scoring": self.scored(len(hosts))}
-        )
+        parts = {
+            "resuming": resuming.protocol(hosts, arbiter=ARBITER in training.roles),
+            **meet,
+            "training": training,
+            "scoring": self.scored(len(hosts)),
+        }
+        joined = Protocol.joined(f"vertical/{training.name}", parts)
         told = [Reveal(SERVER, role, *each) for role in (GUEST, *hosts) for each in TELLS.items()]
         told += [Reveal(SERVER, GUEST, *each) for each in self.measures().items()]
         return replace(joined, reveals=(*joined.reveals, *told))
@@ -221,15 +228,29 @@ class Model(RolePlay):
     def _in_a_job(self, role: str, hosts: Sequence[str]) -> RoleProgram:
         async def play(party: Party, site: Any) -> Any:
             if role == ARBITER:
-                await self.program(ARBITER)(party.part("training"))
+                await self.deal(party)
                 return None
-            played = await self.play(party, site.load(self.dataset), hosts)
+            played = await self.play(party, site.load(self.dataset), hosts, kept=site.checkpoints, log=site.log)
             told = {"rows": played.num_rows, "common": played.common, **played.metrics}
             return self.encoded(played.part, played.response), told
 
         return play
 
-    async def play(self, party: Party, source: Any, hosts: Sequence[str], *, start: Any = None) -> Played:
+    async def deal(self, party: Party) -> None:
+        """Play the role without data."""
+        done = max(0, await resuming.arbiter(party.part("resuming")))
+        await self.program(ARBITER, progress=Progress(done))(party.part("training"))
+
+    async def play(
+        self,
+        party: Party,
+        source: Any,
+        hosts: Sequence[str],
+        *,
+        start: Any = None,
+        kept: Callable[[bytes], Checkpoints] | None = None,
+        log: Callable[[str], None] = lambda text: None,
+    ) -> Played:
         """Play a role that has data, from its table to its part of the model.
 
         Args:
@@ -237,6 +258,8 @@ class Model(RolePlay):
             source: its table, see `hanse.vertical.tables`.
             hosts: names of the hosts' roles.
             start: what training goes on from, where there is something.
+            kept: gives the checkpoints that hold for a digest of the table.
+            log: told where an earlier session is gone on from.
 
         Raises:
             ConfigError: a table that does not fit the model or the other parties', a training that diverged.
@@ -244,12 +267,13 @@ class Model(RolePlay):
         """
         is_guest = party.role == GUEST
         table = self.table(source, party.role)
-        places = await self.meet(party, table, hosts)
+        checkpoints = None if kept is None else kept(self._digest(table))
+        progress, places = await self._begin(party, table, hosts, checkpoints, log)
         aligned = table.take(places)
         trained_on, judged_by = meeting.held_out(len(places), self.test, self.seed)
         used = aligned.take(trained_on)
         columns = self.columns(used, is_guest=is_guest)
-        options: dict[str, Any] = {} if start is None else {"start": start}
+        options: dict[str, Any] = {"progress": progress} if start is None else {"progress": progress, "start": start}
         response = None
         if is_guest:
             response = self.respond(_given(used.label))
@@ -268,6 +292,38 @@ class Model(RolePlay):
         scores = await self.ask(scoring, part, values[rows], rows, "refuse")
         metrics = self.judge(response, _given(aligned.label)[judged][rows], scores)
         return replace(found, rows=found.rows[rows], scores=scores, metrics=metrics)
+
+    async def _begin(
+        self,
+        party: Party,
+        table: Table,
+        hosts: Sequence[str],
+        checkpoints: Checkpoints | None,
+        log: Callable[[str], None],
+    ) -> tuple[Progress, Places]:
+        """Agree on a checkpoint, and meet unless it says who is common."""
+        have = [] if checkpoints is None else checkpoints.have()
+        part = party.part("resuming")
+        agreed = await (resuming.guest(part, have, hosts) if party.role == GUEST else resuming.host(part, have))
+        if checkpoints is None:
+            return Progress(), await self.meet(party, table, hosts)
+        if agreed == resuming.NONE:
+            places = await self.meet(party, table, hosts)
+            checkpoints.keep(0, Arrays({"places": places}))
+        else:
+            places = np.asarray(checkpoints.load(0)["places"])
+            log(f"role {party.role}: goes on from checkpoint {agreed}")
+        state = checkpoints.load(agreed) if agreed > 0 else Arrays()
+        return Progress(max(agreed, 0), state, checkpoints.keep, True), places
+
+    def _digest(self, table: Table) -> bytes:
+        """Of everything that a checkpoint depends on at this party: the model and the rows."""
+        found = blake3(repr(self).encode())
+        for column in (table.ids, table.values, table.label, table.sample_weights):
+            if column is not None:
+                found.update(f"{column.dtype} {column.shape} ".encode())
+                found.update(repr(column.tolist()).encode() if column.dtype.hasobject else column.tobytes())
+        return found.digest()
 
     def table(self, source: Any, role: str, *, only: tuple[str, ...] | None = None, scored: bool = False) -> Table:
         """Read a party's table.

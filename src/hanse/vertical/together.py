@@ -121,7 +121,7 @@ async def _simulate(model: Model, tables: Mapping[str, Any], hosts: Sequence[str
         role: partial(model.play, source=table, hosts=hosts, start=start.get(role)) for role, table in tables.items()
     }
     if ARBITER in protocol.roles:
-        programs[ARBITER] = lambda party: model.program(ARBITER)(party.part("training"))
+        programs[ARBITER] = model.deal
     played = await run_local(protocol, programs, timeout_s=TIMEOUT_S)
     return model.result({role: played[role] for role in tables})
 

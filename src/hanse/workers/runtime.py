@@ -35,7 +35,12 @@ def open_runtime(load: Load) -> Runtime:
     if isinstance(app, RolePlay):
         app = app.cast(load.options["protocol"]["roles"])
         runtime = RoleRuntime(
-            app, site_name=load.site, load=datasets.load, log=_log, outputs=lambda: _outputs(load.scratch)
+            app,
+            site_name=load.site,
+            load=datasets.load,
+            log=_log,
+            outputs=lambda: _outputs(load.scratch),
+            checkpoints=load.checkpoints,
         )
         return RoleSide(runtime, load)
     if load.role == "server":

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from hanse.channels.checkpoints import BEGINNING
 from hanse.channels.party import Party
 from hanse.channels.protocol import Protocol
 from hanse.core.arrays import Array, Arrays
@@ -110,16 +111,17 @@ class Boosting(Model):
             role: `guest` or a host.
             columns: see `columns`.
             response: of the guest.
-            options: none.
+            options: `progress`: trees that are done, with this party's state after them.
         """
         settings = self.settings()
+        progress = options.pop("progress", BEGINNING)
         if options:
             raise ConfigError(f"{', '.join(options)}: not for trees")
         assert columns is not None
         if role == "guest":
             assert response is not None
-            return lambda party: guest.guest(party, columns, response, settings)
-        return lambda party: host.host(party, columns, settings)
+            return lambda party: guest.guest(party, columns, response, settings, progress)
+        return lambda party: host.host(party, columns, settings, progress)
 
     def part_of(self, columns: BinnedColumns, trained: Any) -> PartyTrees:
         """A party's part of the model, from what its program returned."""

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from hanse.channels.checkpoints import BEGINNING
 from hanse.channels.party import Party
 from hanse.channels.protocol import Protocol
 from hanse.core.arrays import Array
@@ -49,7 +50,7 @@ def simulate_view(
     values, outputs = (None, 0) if response is None else (response.values, response.num_outputs)
     side = run_alone(dealer_free._begin(party, columns, training, own_gradients, outputs, values, u))
     party.side = side
-    run_alone(dealer_free._train(side, None))
+    run_alone(dealer_free._train(side, None, BEGINNING))
     return party.view
 
 

@@ -123,7 +123,7 @@ class LinearModel(Model):
         """See `Model.program`."""
         training = self.training()
         if role == "arbiter":
-            return lambda party: dealer.arbiter(party, training)
+            return lambda party: dealer.arbiter(party, training, **options)
         assert columns is not None
         if self.protocol != "dealer":
             options["own_gradients"] = self.own_gradients
