@@ -20,9 +20,7 @@ from hanse.vertical.boosting.settings import Settings
 from hanse.vertical.boosting.training import Asked, sides, with_siblings
 
 
-async def host(
-    party: Party, columns: BinnedColumns, settings: Settings, progress: Progress = BEGINNING
-) -> Questions:
+async def host(party: Party, columns: BinnedColumns, settings: Settings, progress: Progress = BEGINNING) -> Questions:
     """The program of a party with further columns.
 
     Args:
