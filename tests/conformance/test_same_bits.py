@@ -168,8 +168,11 @@ def test_simulation_and_federation_give_the_same_bits(case: Case, federation: Lo
 
 
 @pytest.mark.slow
-def test_two_jobs_that_share_one_worker_change_no_bit(federation: LocalFederation) -> None:
+def test_two_jobs_that_share_one_worker_change_no_bit(
+    federation: LocalFederation, monkeypatch: pytest.MonkeyPatch
+) -> None:
     app, data = CASES["stateful"].load()
+    monkeypatch.setattr(app, "_spec", replace(app._spec, rounds=3))  # a worker is replaced in each
     expected = simulated(app, data)
     jobs = [hs.submit(app, federation.federation(), sites=list(data)) for _ in range(2)]
     for job in jobs:
