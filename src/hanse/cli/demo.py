@@ -6,6 +6,7 @@ its hash, a person submits it, and everything is ended in order. Keys and stores
 
 import asyncio
 import contextlib
+import json
 import secrets
 import shutil
 import signal
@@ -59,6 +60,9 @@ def demo(
         Path | None, typer.Option(help="heart-disease: the folder with the four files of UCI; by default the cache.")
     ] = None,
     seeds: Annotated[int, typer.Option(min=1, max=100, help="heart-disease: how many splits.")] = 5,
+    mlflow: Annotated[
+        str | None, typer.Option(help="Track each hospital's run and the aggregator's in the MLflow at this address.")
+    ] = None,
     vertical: Annotated[
         bool, typer.Option("--vertical", help="Divide the columns, not the patients: a model whose parts stay apart.")
     ] = False,
@@ -78,7 +82,7 @@ def demo(
     note(f"Starting a federation: one server, {scenario.who}, mutual TLS on loopback …")
     try:
         with _stopped_by_signals(), _home(directory, keep) as home:
-            results, rows = _train(scenario, home, rounds)
+            results, rows = _train(scenario, home, rounds, mlflow)
             kept = scenario.keep(results[0], home, directory)
     except KeyboardInterrupt:
         note("\nstopped; every process has ended")
@@ -118,17 +122,23 @@ class _Member:
     token: str
 
 
-def _train(scenario: Scenario, home: Path, rounds: int | None) -> tuple[list["Result"], Rows]:
+def _train(
+    scenario: Scenario, home: Path, rounds: int | None, mlflow: str | None = None
+) -> tuple[list["Result"], Rows]:
     """Start the federation, train once per run, end it; results and the comparison."""
     with Children(home / "logs") as children:
         made = _found(scenario, home)
+        tracking = None if mlflow is None else {"kind": "mlflow", "uri": mlflow, "prefix": made.config.federation}
+        if tracking is not None:
+            with (made.person_directory / "federation.yaml").open("a") as file:
+                file.write(f"tracking: {json.dumps(tracking)}\n")
         children.start(SERVER, "server", made.directory)
         members = [_Member(name, home / name, token) for name, token in made.tokens.items()]
         folders = {member.name: member.folder for member in members}
         declarations = scenario.write(0, folders)
         app, bundle_id = _app(scenario, rounds)
         for member in members:
-            _own(scenario, member, declarations.get(member.name), bundle_id)
+            _own(scenario, member, declarations.get(member.name), bundle_id, tracking)
         children.wait_ready(SERVER)
         asyncio.run(_join(members))
         for member in members:
@@ -164,12 +174,19 @@ def _app(scenario: Scenario, rounds: int | None) -> tuple["AnyApp", str]:
     return app, build_bundle(source_of(app), app.include, object_name=app.name_in_module).id
 
 
-def _own(scenario: Scenario, member: _Member, declaration: Mapping[str, Any] | None, app: str) -> None:
-    """What a site's owner writes: where the patients are, and that this one app may see them."""
+def _own(
+    scenario: Scenario,
+    member: _Member,
+    declaration: Mapping[str, Any] | None,
+    app: str,
+    tracking: Mapping[str, Any] | None = None,
+) -> None:
+    """What a site's owner writes: where the patients are, that this one app may see them, who may see its runs."""
     import yaml
 
     datasets = {} if declaration is None else {DATASET: dict(declaration)}
-    site = {"datasets": datasets, "workers": {"preload": list(scenario.preload)}, "durability": "process"}
+    site = {"datasets": datasets, "workers": {"preload": list(scenario.preload)}}
+    site |= {"durability": "process"} | ({} if tracking is None else {"tracking": dict(tracking)})
     policy = {"apps": [app], "unlisted_apps": "refuse", "people": [PERSON], "datasets": [DATASET]}
     policy |= scenario.policy(member.name)
     member.folder.mkdir(mode=0o700, parents=True, exist_ok=True)

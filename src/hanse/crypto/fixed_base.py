@@ -11,7 +11,6 @@ from typing import Any
 from hanse.crypto.gmp import gmpy2_module
 
 
-
 class FixedBase:
     """base^e mod modulus for exponents below 2^exponent_bits.
 

@@ -30,10 +30,12 @@ from hanse.core.spec import RunSpec
 from hanse.site.applog import AppLog
 from hanse.site.config import SiteConfig
 from hanse.site.journal import Journal
+from hanse.site.links import Outgoing
 from hanse.site.policy import Policy
 from hanse.site.proposals import Proposal
-from hanse.site.replies import Outgoing, Replies
+from hanse.site.replies import Replies
 from hanse.site.roles import RoleSide, keep_arrays, lend_outputs, play
+from hanse.site.tracking import SiteRuns
 from hanse.site.transfers import Transfers
 from hanse.strategies.analysis import Analysis
 from hanse.trust.bundle import read_bundle, unpack_bundle
@@ -65,6 +67,7 @@ class Surroundings:
     transfers: Transfers
     link: Outgoing
     roles: RoleSide
+    runs: SiteRuns
 
 
 @dataclass(slots=True)
@@ -311,6 +314,7 @@ class JobRunner:
 
     async def _keep(self, item: Item, finished: _Finished) -> None:
         replies, component, state = self._around.replies, item.task.id.component, finished.state
+        self._around.runs.answered(self.proposal, item.task, finished.reply)
         changed = state is not None and state != self._states.get(component)
         task = replies.add(self.job, finished.reply, out=finished.out, packed=finished.packed)
         self._running = None  # `replies` has it now

@@ -17,11 +17,11 @@ from pathlib import Path
 
 import structlog
 
-from hanse.backends.grpc.client import Connection
 from hanse.channels.spec import RoleSpec
 from hanse.clients.roles import Part, check_told
 from hanse.core.errors import RefusedError, TrustError, UnavailableError
 from hanse.core.records import Reply, Task
+from hanse.site.links import Carrier
 from hanse.site.material import MaterialIndex
 from hanse.site.proposals import Proposal
 from hanse.site.relay import Bridge, worker_pair
@@ -58,7 +58,7 @@ async def play(
     side: RoleSide,
     proposal: Proposal,
     task: Task,
-    connection: Connection | None,
+    connection: Carrier | None,
     execute: Callable[[socket.socket], Awaitable[Done]],
 ) -> Done:
     """Play one role for one session.

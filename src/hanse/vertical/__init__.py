@@ -4,7 +4,11 @@ psi              private set intersection: who is at both
 intersection     `hs.vertical.Intersection`, the same as an app
 alignment        common rows of more than two parties
 correlation      Pearson's correlation between two parties' columns, with a dealer
-correlated       `hs.vertical.Correlation`: intersection, then correlation, as an app
+inflation        variance inflation factors, from these correlations
+correlated       `hs.vertical.Correlation` and `VIF`: intersection, then these, as apps
+binning          columns cut into bins, weight of evidence and information value
+label_counts     positive rows in a host's bins, counted over encrypted labels
+binned           `hs.vertical.Binning`: intersection, then these counts, as an app
 glm              generalised linear models
 boosting         gradient-boosted trees
 model            what models share: tables in, common rows, training, judging, a part for each party; as an app
@@ -20,7 +24,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from hanse.vertical.binned import Binning as Binning
     from hanse.vertical.boosting.models import Boosting as Boosting
+    from hanse.vertical.correlated import VIF as VIF
     from hanse.vertical.correlated import Correlation as Correlation
     from hanse.vertical.glm.models import LinearRegression as LinearRegression
     from hanse.vertical.glm.models import LogisticRegression as LogisticRegression
@@ -30,6 +36,7 @@ if TYPE_CHECKING:
     from hanse.vertical.together import simulate as simulate
 
 _WHERE = {
+    "Binning": "hanse.vertical.binned",
     "Boosting": "hanse.vertical.boosting.models",
     "Correlation": "hanse.vertical.correlated",
     "Intersection": "hanse.vertical.intersection",
@@ -37,6 +44,7 @@ _WHERE = {
     "LogisticRegression": "hanse.vertical.glm.models",
     "PoissonRegression": "hanse.vertical.glm.models",
     "Scoring": "hanse.vertical.scores",
+    "VIF": "hanse.vertical.correlated",
     "simulate": "hanse.vertical.together",
 }
 

@@ -48,7 +48,7 @@ def open_runtime(load: Load) -> Runtime:
         from hanse.clients.server import ServerRuntime
         from hanse.workers.server_side import ServerSide, spec_in
 
-        return ServerSide(ServerRuntime(app), spec_in(load.options))
+        return ServerSide(ServerRuntime(app, datasets.load), spec_in(load.options))
     return ClientSide(ClientRuntime(app, site_name=load.site, load=datasets.load, log=_log))
 
 

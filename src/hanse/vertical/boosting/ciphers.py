@@ -49,7 +49,7 @@ class Layout:
         if num_rows * max(g_most, h_most) >= 1 << 53:
             raise ConfigError(f"rows: expected fewer for sums of derivatives that are exact, found {num_rows}")
         packing = Packing((h_most, g_most), num_rows)
-        return cls(packing, capacity_bits // sum(packing.widths))
+        return cls(packing, capacity_bits // (sum(packing.widths) + 1))
 
     @property
     def h_bits(self) -> int:
@@ -58,8 +58,8 @@ class Layout:
 
     @property
     def bits(self) -> int:
-        """Bits of a cell in an answer."""
-        return sum(self.packing.widths)
+        """Bits of a cell in an answer: those of the packing, and one for the sign of g."""
+        return sum(self.packing.widths) + 1
 
     @property
     def offset(self) -> int:
@@ -126,6 +126,12 @@ class Adder(Protocol):
             RefusedError: one out of range or not coprime to the modulus.
         """
 
+    def rows(self, parts: Sequence[Numbers], times: int) -> Any:
+        """Rows' numbers, chunk after chunk, made ready to be added up some `times` each."""
+
+    def by_cells(self, rows: Any, places: Array, cells: Sequence[Array], sizes: Sequence[int]) -> list[Numbers]:
+        """For each of several tables, sums over the rows at `places` by cell."""
+
     def join(self, parts: Sequence[Numbers]) -> Numbers:
         """Several in a row."""
 
@@ -153,6 +159,14 @@ class ModularAdder:
     def read(self, raw: Array) -> Numbers:
         """See `Adder.read`."""
         return self._products.read(raw)
+
+    def rows(self, parts: Sequence[Numbers], times: int) -> Any:
+        """See `Adder.rows`."""
+        return self._products.rows(self.join(parts), times)
+
+    def by_cells(self, rows: Any, places: Array, cells: Sequence[Array], sizes: Sequence[int]) -> list[Numbers]:
+        """See `Adder.by_cells`."""
+        return self._products.by_cells(rows, places, cells, sizes)
 
     def join(self, parts: Sequence[Numbers]) -> Numbers:
         """See `Adder.join`."""
@@ -305,6 +319,15 @@ class MockAdder:
         limbs[:, -1] = _signed(limbs[:, -1])
         return limbs
 
+    def rows(self, parts: Sequence[Numbers], times: int) -> Any:
+        """See `Adder.rows`."""
+        return self.join(parts) if parts else np.zeros((0, _LIMBS), np.int64)
+
+    def by_cells(self, rows: Any, places: Array, cells: Sequence[Array], sizes: Sequence[int]) -> list[Numbers]:
+        """See `Adder.by_cells`."""
+        taken = rows[places].T.astype(np.float64)
+        return [self._sums(taken, each, size) for each, size in zip(cells, sizes, strict=True)]
+
     def join(self, parts: Sequence[Numbers]) -> Numbers:
         """See `Adder.join`."""
         return np.concatenate(parts)
@@ -315,7 +338,10 @@ class MockAdder:
 
     def by_cell(self, numbers: Numbers, cells: Array, num_cells: int) -> Numbers:
         """See `Adder.by_cell`."""
-        sums = [np.bincount(cells, weights=numbers[:, at], minlength=num_cells) for at in range(_LIMBS)]
+        return self._sums(numbers.T.astype(np.float64), cells, num_cells)
+
+    def _sums(self, limbs: Array, cells: Array, num_cells: int) -> Numbers:
+        sums = [np.bincount(cells, weights=limb, minlength=num_cells) for limb in limbs]
         return np.stack(sums, axis=1).astype(np.int64)  # exact below 2^53
 
     def minus(self, numbers: Numbers, others: Numbers) -> Numbers:

@@ -83,12 +83,8 @@ class Forest:
 
     def first(self, count: int) -> "Forest":
         """The first trees alone; questions that only later ones ask stay where they are."""
-        return Forest(
-            self.base,
-            *(getattr(self, name)[:count] for name in ("party", "question", "column", "value", "gain")),
-            self.heavier_left[:count],
-            self.weight[:count],
-        )
+        names = ("party", "question", "column", "value", "gain", "heavier_left", "weight")
+        return Forest(self.base, **{name: getattr(self, name)[:count] for name in names})
 
     def margins(self, num_rows: int, lefts: Sequence[Mask | None]) -> Wide:
         """Margins of rows, float64, `(num_outputs, num_rows)`, added tree by tree.

@@ -66,8 +66,8 @@ async def guest(
         await party.send(host, "public_key", keeper.public())
     calls = _Calls(party, hosts, keeper, layout, settings)
     own = OwnColumns(columns, settings, progress)
-    sources = [own, *[await _met(calls, host, hello) for host in hosts]]
-    grown = await boost(sources, response.objective, response.target, response.start(), settings, progress)
+    others = [await _met(calls, host, hello) for host in hosts]
+    grown = await boost([own, *others], response.objective, response.target, response.start(), settings, progress)
     for host in hosts:
         await party.send(host, "tree", np.array([-1, 0], np.int64))
     return GuestTrained(grown, own.asked.questions())

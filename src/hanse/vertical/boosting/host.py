@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 
@@ -19,9 +20,7 @@ from hanse.vertical.boosting.settings import Settings
 from hanse.vertical.boosting.training import Asked, sides, with_siblings
 
 
-async def host(
-    party: Party, columns: BinnedColumns, settings: Settings, progress: Progress = BEGINNING
-) -> Questions:
+async def host(party: Party, columns: BinnedColumns, settings: Settings, progress: Progress = BEGINNING) -> Questions:
     """The program of a party with further columns.
 
     Args:
@@ -73,7 +72,7 @@ class _Tree:
         self._party, self._columns, self._settings = party, columns, settings
         self._adder, self._layout, self._asked = adder, layout, asked
         self._num_edges = np.array([len(each) for each in columns.edges])
-        self._rows_in_bins = np.empty(0, np.int64)
+        self._rows_in_bins: Array = np.empty(0, np.int64)
         self._sums: list[Numbers] = []
         """For each column, its bins' sums, node after node."""
 
@@ -93,7 +92,7 @@ class _Tree:
             if not len(raw) or received > num_sampled:
                 raise RefusedError(f"guest: expected derivatives of {num_sampled} rows, found another number")
             parts.append(self._adder.read(raw))
-        numbers = self._adder.join(parts)
+        numbers = self._adder.rows(parts, self._columns.num_columns)
         place_of = np.cumsum(sample) - 1
         level = Level.root(sample)
         for depth in range(self._settings.depth):
@@ -136,21 +135,22 @@ class _Tree:
             made.append((column, group, bool(missing_left)))
         return made
 
-    async def _tell(self, level: Level, numbers: Numbers, place_of: Array) -> list[Groups]:
+    async def _tell(self, level: Level, numbers: Any, place_of: Array) -> list[Groups]:
         """Add up a level and send its sums, some columns at a time."""
         nodes, rows, among = level.summed()
         counted = self._counted(rows, among, len(nodes))
-        self._rows_in_bins = with_siblings(counted, nodes, level, self._rows_in_bins)
-        groups = [groups_of(cell, self._num_edges, self._settings.min_bin_rows) for cell in self._rows_in_bins]
+        self._rows_in_bins = in_bins = with_siblings(counted, nodes, level, self._rows_in_bins)
+        groups = [groups_of(each, self._num_edges, self._settings.min_bin_rows) for each in in_bins[:]]
         counts = np.stack([np.stack([each.told, each.apart & (each.told > 0)], axis=-1) for each in groups])
         await self._party.send("guest", "counts", counts.astype(np.int32))
-        taken = self._adder.take(numbers, place_of[rows])
         above, self._sums = self._sums, []
         for start in range(0, self._columns.num_columns, COLUMNS_A_MESSAGE):
             stop = min(start + COLUMNS_A_MESSAGE, self._columns.num_columns)
-            block = self._summed(start, stop, rows, among, len(nodes), taken)
+            block = self._summed(start, stop, rows, among, len(nodes), numbers, place_of[rows])
             if len(level.parents):
-                block = [self._siblings(each, nodes, level, old) for each, old in zip(block, above[start:stop], strict=True)]
+                block = [
+                    self._siblings(each, nodes, level, old) for each, old in zip(block, above[start:stop], strict=True)
+                ]
             self._sums += block
             told = counts[:, start:stop, 0]
             if told.any():
@@ -166,23 +166,28 @@ class _Tree:
             made[:, at] = np.bincount(base + column[rows], minlength=num_nodes * width).reshape(num_nodes, width)
         return made
 
-    def _summed(self, start: int, stop: int, rows: Array, among: Array, num_nodes: int, taken: Numbers) -> list[Numbers]:
+    def _summed(
+        self, start: int, stop: int, rows: Array, among: Array, num_nodes: int, numbers: Any, places: Array
+    ) -> list[Numbers]:
         """Sums of these columns' bins in the nodes that are summed, node after node, for each column."""
         widths = self._widths()[start:stop]
-        made: list[Numbers] = []
-        for first, last in pairwise(joint(widths, len(rows) // num_nodes)):
-            sizes = widths[first:last]
+        sizes = [widths[first:last] for first, last in pairwise(joint(widths, len(rows) // num_nodes))]
+        cells, at = [], start
+        for group in sizes:
             cell = among
-            for at, size in zip(range(start + first, start + last), sizes.tolist(), strict=True):
+            for size in group.tolist():
                 cell = cell * size + np.minimum(self._columns.bins[at][rows], size - 1)
-            num_cells = num_nodes * int(np.prod(sizes))
-            sums = self._adder.by_cell(taken, cell, num_cells)
-            if len(sizes) == 1:
+                at += 1
+            cells.append(cell)
+        totals = [num_nodes * int(np.prod(group)) for group in sizes]
+        made: list[Numbers] = []
+        for group, sums in zip(sizes, self._adder.by_cells(numbers, places, cells, totals), strict=True):
+            if len(group) == 1:
                 made.append(sums)
                 continue
-            places = np.unravel_index(np.arange(num_cells), (num_nodes, *sizes.tolist()))
-            for place, size in zip(places[1:], sizes.tolist(), strict=True):
-                made.append(self._adder.by_cell(sums, places[0] * size + place, num_nodes * size))
+            node, *bins = np.unravel_index(np.arange(len(sums)), (num_nodes, *group.tolist()))
+            for each, size in zip(bins, group.tolist(), strict=True):
+                made.append(self._adder.by_cell(sums, node * size + each, num_nodes * size))
         return made
 
     def _widths(self) -> Array:
@@ -193,9 +198,7 @@ class _Tree:
         """One column's sums of all nodes, from those of the nodes that were summed and of their parents."""
         width = len(summed) // len(nodes)
         each = np.arange(width)
-        rest = self._adder.minus(
-            self._adder.take(above, (level.parents[:, None] * width + each).ravel()), summed
-        )
+        rest = self._adder.minus(self._adder.take(above, (level.parents[:, None] * width + each).ravel()), summed)
         order = np.empty(level.num_nodes, np.int64)
         order[nodes] = np.arange(len(nodes))
         order[nodes ^ 1] = np.arange(len(nodes)) + len(nodes)

@@ -83,7 +83,9 @@ def tree_svg(forest: Forest, tree: int, questions: Sequence[Mapping[str, str]]) 
             for child in (2 * node + 1, 2 * node + 2):
                 to_x, to_y = (places[child][0] + 0.5) * (_WIDTH + 14), places[child][1] * _STEP + 4
                 middle = (y + _HEIGHT + to_y) / 2
-                edges.append(f'<path d="M{x:.0f} {y + _HEIGHT} C{x:.0f} {middle} {to_x:.0f} {middle} {to_x:.0f} {to_y}"/>')
+                edges.append(
+                    f'<path d="M{x:.0f} {y + _HEIGHT} C{x:.0f} {middle} {to_x:.0f} {middle} {to_x:.0f} {to_y}"/>'
+                )
         boxes.append(_box(forest, tree, node, questions, x, y))
     return (
         f'<svg role="img" aria-label="tree {tree + 1}" width="{width:.0f}" height="{height}" '
@@ -91,7 +93,9 @@ def tree_svg(forest: Forest, tree: int, questions: Sequence[Mapping[str, str]]) 
     )
 
 
-def _lay_out(forest: Forest, tree: int, node: int, down: int, places: dict[int, tuple[float, int]], free: list[int]) -> None:
+def _lay_out(
+    forest: Forest, tree: int, node: int, down: int, places: dict[int, tuple[float, int]], free: list[int]
+) -> None:
     """Leaves side by side, parents above the middle of their children."""
     if forest.party[tree, node] == LEAF:
         places[node] = float(free[0]), down
@@ -113,8 +117,8 @@ def _box(forest: Forest, tree: int, node: int, questions: Sequence[Mapping[str, 
         first = asks if len(asks) <= 20 else asks[:19] + "…"
         second = f"{questions[party]['role']}, gain {forest.gain[tree, node]:.3g}"
         rect = (
-            f'<rect style="stroke:var(--p{party % 5})" x="{left:.0f}" y="{y}" width="{_WIDTH}" height="{_HEIGHT}" rx="3">'
-            f"<title>{escape(asks)}</title></rect>"
+            f'<rect style="stroke:var(--p{party % 5})" x="{left:.0f}" y="{y}" width="{_WIDTH}" height="{_HEIGHT}" '
+            f'rx="3"><title>{escape(asks)}</title></rect>'
         )
     return (
         f'{rect}<text x="{x:.0f}" y="{y + 16}">{escape(first)}</text>'

@@ -78,7 +78,9 @@ def _about(raw: Any) -> dict[str, Any]:
 def _questions(arrays: Arrays, num_columns: int) -> Questions:
     found = {name: np.array(arrays[name]) for name in _QUESTIONS}
     count = found["column"].shape
-    if len(count) != 1 or any(found[name].shape != count or found[name].dtype != kind for name, kind in _QUESTIONS.items()):
+    if len(count) != 1 or any(
+        found[name].shape != count or found[name].dtype != kind for name, kind in _QUESTIONS.items()
+    ):
         raise CodecError("trees: expected column, bin, threshold and missing_left for each split")
     if ((found["column"] < 0) | (found["column"] >= num_columns)).any() or np.isnan(found["threshold"]).any():
         raise CodecError("trees: expected splits on columns that there are, by numbers")
@@ -104,7 +106,9 @@ def _forest(arrays: Arrays, response: Response, num_own: int) -> Forest:
     found = {name: np.array(arrays[name]) for name in _FOREST}
     shape = found["party"].shape
     outputs = response.objective.num_outputs
-    if len(shape) != 2 or any(found[name].shape != shape or found[name].dtype != kind for name, kind in _FOREST.items()):
+    if len(shape) != 2 or any(
+        found[name].shape != shape or found[name].dtype != kind for name, kind in _FOREST.items()
+    ):
         raise CodecError("trees: expected arrays of one shape for the trees")
     nodes = shape[1]
     if not nodes or nodes & (nodes + 1) or shape[0] % outputs:

@@ -61,15 +61,15 @@ def protocol(num_hosts: int = 1) -> Protocol:
             for host in hosts
             for reveal in (
                 Reveal(host, "guest", "scored_rows", "which of the common rows the guest asks for"),
-                Reveal("guest", host, "split_answers", "for each of these rows and each split of the host: left or not"),
+                Reveal(
+                    "guest", host, "split_answers", "for each of these rows and each split of the host: left or not"
+                ),
             )
         ),
     )
 
 
-async def guest(
-    party: Party, part: PartyTrees, table: Wide, rows: Array, *, if_offline: IfOffline = "refuse"
-) -> Wide:
+async def guest(party: Party, part: PartyTrees, table: Wide, rows: Array, *, if_offline: IfOffline = "refuse") -> Wide:
     """Score rows.
 
     Args:

@@ -44,8 +44,8 @@ def largest(objective: Objective, settings: Settings) -> tuple[int, int]:
     """The largest absolute values of g and of h that `derivatives` gives for one row."""
     times = Fraction(settings.weight_of_others)
     h_most = {"binary": Fraction(1, 4), "multiclass": Fraction(1, 2)}.get(objective.name, Fraction(1))
-    one = Fraction(1 << SCALE_BITS)
-    return int(one * max(1, times)) + 1, int(one * h_most * max(1, times)) + 1
+    one = (1 << SCALE_BITS) * max(times, Fraction(1))
+    return int(one) + 1, int(one * h_most) + 1
 
 
 def derivatives(g: Wide, h: Wide, grown_on: Mask, tree: int, objective: Objective, settings: Settings) -> Derivatives:

@@ -4,6 +4,7 @@ With sources that hold columns in the clear it is the pooled booster of the spec
 is the guest of the protocol. So both grow the same trees if their sums are the same integers.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -14,7 +15,7 @@ import numpy.typing as npt
 from hanse.channels.checkpoints import BEGINNING, Progress
 from hanse.core.arrays import Array, Arrays
 from hanse.trees.growing import histograms
-from hanse.trees.objectives import Objective
+from hanse.trees.objectives import SCALE_BITS, Objective, whole
 from hanse.vertical.boosting.columns import BinnedColumns, Groups, groups_of
 from hanse.vertical.boosting.forest import LEAF, Forest, Questions
 from hanse.vertical.boosting.levels import Level
@@ -105,7 +106,7 @@ class OwnColumns:
         self._columns = columns
         self._least = settings.min_bin_rows
         self._num_edges = np.array([len(each) for each in columns.edges])
-        self._cells = np.empty(0)
+        self._cells: Array = np.empty(0, np.int64)
         self._groups: list[Groups] = []
         self._found: Derivatives | None = None
 
@@ -121,9 +122,9 @@ class OwnColumns:
         place = np.full(columns.num_rows, -1)
         place[rows] = among
         summed = histograms(columns.bins, place, len(nodes), found.g, found.h, columns.max_bins)
-        self._cells = with_siblings(summed, nodes, level, self._cells)
-        self._groups = [groups_of(cell[..., 2], self._num_edges, self._least) for cell in self._cells]
-        return [_told(cell, groups) for cell, groups in zip(self._cells, self._groups, strict=True)]
+        self._cells = cells = with_siblings(summed, nodes, level, self._cells)
+        self._groups = [groups_of(each[..., 2], self._num_edges, self._least) for each in cells[:]]
+        return [_told(each, groups) for each, groups in zip(cells[:], self._groups, strict=True)]
 
     async def split(self, level: Level, chosen: Sequence[Split | None], party: int) -> Mask | None:
         """See `Source.split`."""
@@ -251,11 +252,19 @@ async def boost(
 
 
 def mean_loss(objective: Objective, margins: Wide, target: Wide) -> float:
-    """The mean of −log likelihood, or of half the squared error."""
-    said = objective.predict(margins)
-    if said.ndim == 1:
-        return float(0.5 * ((said - target) ** 2).mean())
-    return float(-np.log(np.maximum(said[np.arange(len(target)), target.astype(np.int64)], 1e-300)).mean())
+    """The mean of −log likelihood, each row's rounded to 2^-26, or of half the squared error; rounded once.
+
+    Args:
+        margins: float64, `(num_outputs, n)`.
+        target: float64, `(n,)`.
+    """
+    if objective.name == "regression":
+        return 0.5 * math.fsum(((margins[0] - target) ** 2).tolist()) / len(target)
+    if objective.name == "binary":
+        each = np.logaddexp(0.0, np.where(target > 0, -margins[0], margins[0]))
+    else:
+        each = np.logaddexp.reduce(margins, axis=0) - margins[target.astype(np.int64), np.arange(len(target))]
+    return int(whole(each).sum()) / (len(target) << SCALE_BITS)
 
 
 class _Tree:
