@@ -98,9 +98,9 @@ class Town:
         settings["workers"] = {"preload": ["hanse.vertical.glm.models", "hanse.vertical.boosting.models"]}
         (folder / "site.yaml").write_text(yaml.safe_dump(settings))
         role = ROLES[site].partition("-")[0]
-        (folder / "policy.yaml").write_text(
-            f"apps: any\npeople: any\ndatasets: any\nroles:\n  {role}:\n    peers: any\n    reveals: any\n    unproven: true\n"
-        )
+        allowed = {"peers": "any", "reveals": "any", "unproven": True}  # trees without their cipher have no proof
+        policy = {"apps": "any", "people": "any", "datasets": "any", "roles": {role: allowed}}
+        (folder / "policy.yaml").write_text(yaml.safe_dump(policy))
 
     def start_server(self) -> Running:
         server = self.desk.start("server", "start", "--directory", "town")
