@@ -198,7 +198,7 @@ class _Parts:
         self._squared, self._q = gmpy2.mpz(p * p), gmpy2.mpz(q)
         self._orders = p - 1, q - 1
         self._powers = tuple(
-            FixedBase(public.h % modulus, modulus, order.bit_length(), window_bits=12)
+            FixedBase(public.h % modulus, modulus, order.bit_length(), window_bits=10)
             for modulus, order in ((p * p, p - 1), (q, q - 1))
         )
         self._inverse = gmpy2.invert(self._squared, self._q)

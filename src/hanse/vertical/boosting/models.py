@@ -270,7 +270,8 @@ class Result:
 
     async def _predict(self, tables: list[Table | None], if_offline: IfOffline) -> tuple[Any, Any]:
         there = [each for each in tables if each is not None]
-        places = await _align(there, self.model.key)
+        alone = [np.arange(there[0].num_rows, dtype=np.int64)]
+        places = await _align(there, self.model.key) if len(there) > 1 else alone
         aligned = iter([table.take(rows) for table, rows in zip(there, places, strict=True)])
         scores = await _score(self.model, self.parts, [each and next(aligned) for each in tables], if_offline)
         return places[0], self.model.predicted(self.response, scores)
