@@ -11,6 +11,7 @@ from hanse.core.errors import ConfigError
 from hanse.core.ids import check_name
 
 FILE = "server.yaml"
+OWNER, EVERYONE = "owner", "everyone"
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +27,7 @@ class ServerConfig:
         hosts: names and addresses under which members reach the server, as its certificate says.
         durability: `power` (survives a power cut) or `process` (survives a crash of the process).
         threads: threads that aggregate one model.
+        results: who reads a job's rounds and models: `owner` (who submitted it, and admins) or `everyone`.
     """
 
     federation: str
@@ -36,6 +38,7 @@ class ServerConfig:
     hosts: tuple[str, ...] = ("127.0.0.1", "localhost")
     durability: str = "power"
     threads: int = 2
+    results: str = OWNER
 
     @property
     def address(self) -> str:
@@ -60,6 +63,7 @@ class ServerConfig:
             f"hosts: [{hosts}]   # names in the certificate; the first is told to members\n"
             f"durability: {self.durability}          # power | process\n"
             f"threads: {self.threads}\n"
+            f"results: {self.results}             # owner | everyone: who reads a job's rounds and models\n"
         )
         (directory / FILE).write_text(text)
 
@@ -104,6 +108,7 @@ _KINDS: dict[str, tuple[str, tuple[type, ...]]] = {
     "hosts": ("a list of names", (list,)),
     "durability": ("power or process", (str,)),
     "threads": ("a whole number", (int,)),
+    "results": ("owner or everyone", (str,)),
 }
 
 
@@ -122,6 +127,8 @@ def _checked(path: Path, key: str, item: Any) -> Any:
         wrong = not 0 <= item <= 65535
     if key == "durability":
         wrong = item not in ("power", "process")
+    if key == "results":
+        wrong = item not in (OWNER, EVERYONE)
     if key == "threads":
         wrong = wrong or item < 1
     if key == "hosts":

@@ -26,13 +26,15 @@ from hanse.core.errors import ConfigError, ConflictError, HanseError, NotFoundEr
 from hanse.core.ids import TaskId, bundle_scope, model_scope
 from hanse.core.records import BlobRef, Envelope, Reply
 from hanse.pipeline.request import ROLES, JobRequest, manifest_json
-from hanse.rounds import machine
+from hanse.rounds import machine, run_state
 from hanse.rounds.clock import LoopClock
-from hanse.rounds.driver import Run, RunInfo, Seams
+from hanse.rounds.driver import Run, Seams
 from hanse.rounds.events import Failed
 from hanse.rounds.keeping import round_records, run_record
+from hanse.rounds.outgoing import RunInfo
 from hanse.rounds.result import Result
 from hanse.server.host import ServerHost
+from hanse.server.removal import is_gone, remove_job
 from hanse.server.roles import RolesRun, kept_state, result_of
 from hanse.strategies import named
 from hanse.strategies.catalogue import CUSTOM, catalogue
@@ -251,6 +253,8 @@ class Jobs:
                 raise ConfigError("job: the initial model has not been uploaded")
         elif spec.initial == "given":
             raise ConfigError("job: expected an initial model, found none")
+        if await is_gone(request.job, self._seams.ledger):
+            raise ConflictError(f"job {request.job} was removed; submit the app again for a new one")
         row = {"request": request.to_json(), "signature": signature.hex(), "taken_at_ms": _now()}
         content = json.dumps(row, separators=(",", ":")).encode()
         if not await self._seams.ledger.create(f"job/{request.job}", content):
@@ -463,8 +467,27 @@ class Jobs:
         try:
             await self._seams.ledger.get(f"job/{job_id}")
         except NotFoundError:
-            return False
+            return await is_gone(job_id, self._seams.ledger)
         return True
+
+    async def owner(self, job_id: str) -> str:
+        """Who submitted a job.
+
+        Raises:
+            NotFoundError: there is none.
+        """
+        return str((await self._row(job_id))["request"]["person"])
+
+    async def remove(self, job_id: str) -> None:
+        """Forget a job that is over, with its models.
+
+        Raises:
+            NotFoundError: there is none. ConflictError: it is at work.
+        """
+        person = await self.owner(job_id)
+        if job_id in self.active or await self._end(job_id) is None:
+            raise ConflictError(f"job {job_id} is not over; end it first: hanse job cancel {job_id}")
+        await remove_job(job_id, person, self._seams.ledger, self._seams.blobs, self._directory, _now())
 
     async def cancel(self, job_id: str, by: str) -> None:
         """End a job.
@@ -539,7 +562,7 @@ class Jobs:
         if row["request"]["components"][0]["kind"] == ROLES:
             return await self._roles_result(row), None
         record, _, _ = await run_record(self._seams.ledger, self._seams.blobs, job_id, component)
-        state = machine.decode(record["state"])
+        state = run_state.decode(record["state"])
         records = [
             r
             for r in await round_records(self._seams.ledger, job_id, component, after, blobs=self._seams.blobs)

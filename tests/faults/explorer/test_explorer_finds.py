@@ -10,9 +10,10 @@ import structlog
 from hanse.core.errors import ConflictError, StorageError
 from hanse.core.records import Reply
 from hanse.rounds import machine
+from hanse.rounds.clock import Alarms
 from hanse.rounds.driver import Run
 from hanse.rounds.events import Instruction, Reduce, ReduceRefused
-from hanse.rounds.machine import RunState, Slot
+from hanse.rounds.run_state import RunState, Slot
 from tests.faults.explorer.case import draw
 from tests.faults.explorer.shell import Order
 from tests.faults.explorer.world import Violation, explore, undisturbed_of
@@ -126,7 +127,7 @@ def forget_replies_on_resuming(patch: pytest.MonkeyPatch) -> None:
 
 
 def set_no_timer(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(Run, "_set_alarm", lambda self: None)
+    patch.setattr(Alarms, "set", lambda self, id, at_ms: None)
 
 
 def read_no_ambiguous_write(patch: pytest.MonkeyPatch) -> None:
