@@ -13,7 +13,8 @@ from hanse.core.errors import RefusedError
 
 pytest.importorskip("gmpy2", reason="needs gmpy2 (extra `vertical`)")
 
-from hanse.crypto import products
+from hanse.crypto import gmp
+from hanse.crypto.fixed_base import FixedBase
 from hanse.crypto.products import Products
 
 
@@ -60,7 +61,7 @@ def test_what_travels() -> None:
 @pytest.mark.skipif(not ifma(), reason="needs numba (extra `fast`) and a processor with AVX-512 IFMA")
 @pytest.mark.parametrize("bits", [52 * 4 - 2, 2048, 4096])
 def test_eight_at_a_time_is_one_by_one(bits: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(products, "PATIENCE", 1 << 62)
+    monkeypatch.setattr(gmp, "PATIENCE", 1 << 62)
     modulus = secrets.randbits(bits) | 1 | 1 << bits - 1
     own, rng = Products(modulus, -(-bits // 8)), np.random.default_rng(0)
     ends = [1, 2, modulus - 1, modulus - 2, (1 << bits - 1) % modulus]
@@ -70,9 +71,23 @@ def test_eight_at_a_time_is_one_by_one(bits: int, monkeypatch: pytest.MonkeyPatc
     cells = [rng.integers(0, size, 80) for size in sizes]
     slow = own.rows(numbers, 1)
     assert slow.limbs is None
-    monkeypatch.setattr(products, "PATIENCE", 0)
+    monkeypatch.setattr(gmp, "PATIENCE", 0)
     fast = own.rows(numbers, 1)
     assert fast.limbs is not None
     found = own.by_cells(fast, places, cells, sizes)
     assert found == own.by_cells(slow, places, cells, sizes)
     assert found[0] == [np.prod(np.array([int(numbers[at]) for at in places], object)) % modulus]
+
+
+@pytest.mark.skipif(not ifma(), reason="needs numba (extra `fast`) and a processor with AVX-512 IFMA")
+@pytest.mark.parametrize(("bits", "width", "count"), [(206, 4, 1), (683, 10, 8), (1366, 8, 19)])
+def test_many_powers_are_those_of_one(bits: int, width: int, count: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gmp, "PATIENCE", 0)
+    modulus = secrets.randbits(bits) | 1 | 1 << bits - 1
+    base = FixedBase(secrets.randbelow(modulus), modulus, 97, window_bits=width)
+    exponents = [0, 1, 2**97 - 1, *(secrets.randbits(97) for _ in range(count))][:count]
+    assert base.powers(exponents) == [base.power(each) for each in exponents]
+    assert base.powers([]) == []
+    for bad in (-1, 1 << 97):
+        with pytest.raises(ValueError, match="at most 97 bits"):
+            base.powers([bad])
