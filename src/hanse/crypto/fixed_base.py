@@ -30,7 +30,7 @@ class FixedBase:
         mpz = gmpy2_module().mpz
         self._modulus = mpz(modulus)
         self._limit = 1 << exponent_bits
-        self._patience = gmp.PATIENCE
+        self._used = 0
         self._window_bits, self._num_windows = window_bits, -(-exponent_bits // window_bits)
         self._table: list[list[Any]] = []
         step = mpz(base) % self._modulus
@@ -47,8 +47,8 @@ class FixedBase:
         Raises:
             ValueError: an exponent that is negative or too long.
         """
-        self._patience -= len(exponents) * self._num_windows
-        if self._patience > 0 or not exponents or self._eight is None:
+        self._used += len(exponents) * self._num_windows
+        if not exponents or not gmp.pays(self._used) or self._eight is None:
             return [self.power(each) for each in exponents]
         if not 0 <= min(exponents) <= max(exponents) < self._limit:
             raise ValueError(f"expected exponents of at most {self._limit.bit_length() - 1} bits, not negative")

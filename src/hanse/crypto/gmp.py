@@ -1,6 +1,7 @@
 """The doors to gmpy2, and to our own arithmetic over numba where it pays. Both are extras: importing needs neither."""
 
 import importlib.util
+import sys
 from functools import cache
 from typing import Any
 
@@ -22,7 +23,12 @@ def gmpy2_module() -> Any:
 
 
 PATIENCE = 2_000_000
-"""Products modulo one number that are left to GMP before numba is loaded, which takes seconds."""
+"""Products modulo one number that are left to GMP before numba is loaded, which takes seconds; then a fiftieth."""
+
+
+def pays(num_products: int) -> bool:
+    """Whether so many products modulo one number are worth `montgomery_of`."""
+    return num_products >= (PATIENCE // 50 if "hanse.crypto.montgomery" in sys.modules else PATIENCE)
 
 
 def montgomery_of(modulus: int) -> Any:

@@ -86,7 +86,7 @@ class Products:
 
     def rows(self, numbers: Numbers, times: int) -> Rows:
         """Prepare numbers for `by_cells`, which each of them will go through some `times`."""
-        pays = len(numbers) * times >= gmp.PATIENCE and self._montgomery is not None
+        pays = gmp.pays(len(numbers) * times) and self._montgomery is not None
         return Rows(numbers, self._montgomery.read(numbers) if pays else None)
 
     def by_cells(self, rows: Rows, places: Array, cells: Sequence[Array], sizes: Sequence[int]) -> list[Numbers]:

@@ -46,7 +46,7 @@ def aligned(result: Any, guest: Path, hosts: list[Path]) -> tuple[list[Any], Any
     ("name", "options", "hosts", "least"),
     [
         pytest.param("default_credit", {"num_trees": 50, "depth": 4}, ["host"], {"auc": 0.789}, id="default_credit"),
-        pytest.param("vehicle_scale", {"num_trees": 20}, ["host"], {"accuracy": 0.9}, id="vehicle, four classes"),
+        pytest.param("vehicle_scale", {"num_trees": 40}, ["host"], {"accuracy": 0.9}, id="vehicle, four classes"),
         pytest.param(
             "motor",
             {"objective": "regression", "label": "motor_speed", "key": "idx", "min_bin_rows": 5},
