@@ -39,6 +39,7 @@ from hanse.server.jobs import Jobs
 from hanse.server.members import ADMIN, RESEARCHER, Members, directory_of
 from hanse.server.metrics import Metrics
 from hanse.server.presence import Presence
+from hanse.server.tracking import AggregatorRuns
 from hanse.trust.audit import AuditLog
 from hanse.trust.authority import Authority
 from hanse.trust.bundle import DEFAULT_LIMITS
@@ -102,12 +103,14 @@ class Server:
             unhurried=store.unhurried,
         )
         self._relays = Relays()
+        self._runs = AggregatorRuns(config.tracking, self.directory, self._request_of)
         self.jobs = Jobs(
             seams,
             self._workers,
             self.directory / "apps",
             federation=config.federation,
             threads=config.threads,
+            datasets=config.datasets,
             there=self._presence.there,
             expect=lambda sites: self._presence.expect(sites, _monotonic_ms()),
             enrolled=lambda: [m.name for m in self.members.of_kind("site") if not m.revoked],
@@ -118,6 +121,10 @@ class Server:
         )
         self._service = Service(self, self._inbox, self._store.blobs, self._store.links, self._relays)
         await self.jobs.recover()  # before anyone can connect: a reply must find its job
+        if self._runs.is_on:
+            for job in list(self.jobs.active):  # rounds that were over before they were tracked
+                for event in await self.jobs.past(job):
+                    self._runs.take(event)
         await self._listen(membership)
         self._watch_leases()
         self.audit("server", "server.start", config.federation, "done")
@@ -159,6 +166,7 @@ class Server:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._workers.close()
+        await asyncio.to_thread(self._runs.close)
         self._audit.close()
         self._store.close()
 
@@ -448,8 +456,13 @@ class Server:
         except StorageError as error:
             log.error("audit line lost", action=action, reason=str(error))
 
+    def _request_of(self, job: str) -> JobRequest | None:
+        found = self.jobs.active.get(job)
+        return None if found is None else found.request
+
     def _observe(self, event: dict[str, Any]) -> None:
         self.metrics.observe(event)
+        self._runs.take(event)
         match event["what"]:
             case "round":
                 record = event["record"]

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from hanse.channels.checkpoints import BEGINNING, Progress
 from hanse.channels.party import Party
 from hanse.core.arrays import Array
 from hanse.core.errors import ConfigError, RefusedError
@@ -37,7 +38,9 @@ class GuestTrained:
     questions: Questions
 
 
-async def guest(party: Party, columns: BinnedColumns, response: Response, settings: Settings) -> GuestTrained:
+async def guest(
+    party: Party, columns: BinnedColumns, response: Response, settings: Settings, progress: Progress = BEGINNING
+) -> GuestTrained:
     """The program of the party with the label.
 
     Args:
@@ -45,6 +48,7 @@ async def guest(party: Party, columns: BinnedColumns, response: Response, settin
         columns: its own, of aligned rows.
         response: its label.
         settings: as at every host.
+        progress: trees that are done, with what `boost` keeps after them.
 
     Raises:
         ConfigError: a label that does not fit the table. RefusedError: a host whose rows or settings differ, or that
@@ -61,9 +65,9 @@ async def guest(party: Party, columns: BinnedColumns, response: Response, settin
         await party.send(host, "hello", np.array(hello, np.int64))
         await party.send(host, "public_key", keeper.public())
     calls = _Calls(party, hosts, keeper, layout, settings)
-    own = OwnColumns(columns, settings)
+    own = OwnColumns(columns, settings, progress)
     others = [await _met(calls, host, hello) for host in hosts]
-    grown = await boost([own, *others], response.objective, response.target, response.start(), settings)
+    grown = await boost([own, *others], response.objective, response.target, response.start(), settings, progress)
     for host in hosts:
         await party.send(host, "tree", np.array([-1, 0], np.int64))
     return GuestTrained(grown, own.asked.questions())

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from hanse.channels.checkpoints import BEGINNING, Progress
 from hanse.channels.party import Party
 from hanse.core.arrays import Array
 from hanse.core.errors import RefusedError
@@ -19,13 +20,14 @@ from hanse.vertical.boosting.settings import Settings
 from hanse.vertical.boosting.training import Asked, sides, with_siblings
 
 
-async def host(party: Party, columns: BinnedColumns, settings: Settings) -> Questions:
+async def host(party: Party, columns: BinnedColumns, settings: Settings, progress: Progress = BEGINNING) -> Questions:
     """The program of a party with further columns.
 
     Args:
         party: in a host's role.
         columns: its own, of aligned rows.
         settings: as at the guest.
+        progress: trees that are done, with this host's splits in them.
 
     Returns:
         Its splits, in the order in which they were made.
@@ -48,12 +50,16 @@ async def host(party: Party, columns: BinnedColumns, settings: Settings) -> Ques
         raise RefusedError("guest: expected bounds of derivatives from 1 to 2^40, found others")
     adder: Adder = KEEPERS[settings.cipher].adder(await party.recv("guest", "public_key"))
     layout = Layout.of(g_most, h_most, rows, adder.capacity_bits)
-    asked = Asked(columns)
+    asked = Asked.resumed(columns, progress)
     while True:
         tree, num_sampled = (int(each) for each in await party.recv("guest", "tree"))
         if tree < 0:
             return asked.questions()
-        party.iteration = tree
+        if tree < progress.number:
+            raise RefusedError("guest: expected a tree that is not done, found an earlier one")
+        if tree:
+            progress.keep(tree, asked.kept(), since=1)
+        asked.tree = party.iteration = tree
         await _Tree(party, columns, settings, adder, layout, asked).grow(num_sampled)
 
 

@@ -7,8 +7,7 @@
 A model is plain data, with the methods of the linear ones: `declared`, `program`, and what lies between.
 """
 
-import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -16,27 +15,25 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from hanse.channels.local import run_local
+from hanse.channels.checkpoints import BEGINNING
 from hanse.channels.party import Party
-from hanse.channels.protocol import Protocol, Reveal, compose
+from hanse.channels.protocol import Protocol
 from hanse.core.arrays import Array, Arrays
-from hanse.core.codec import encode
 from hanse.core.errors import ConfigError
-from hanse.vertical import alignment
 from hanse.vertical.boosting import guest, host, plots, protocol, scoring
 from hanse.vertical.boosting.columns import BinnedColumns, binned
 from hanse.vertical.boosting.forest import Forest, Questions
 from hanse.vertical.boosting.response import KINDS, Response, response_of
 from hanse.vertical.boosting.saved import part_arrays, part_in
-from hanse.vertical.boosting.scoring import IfOffline, PartyTrees
+from hanse.vertical.boosting.scoring import PartyTrees
 from hanse.vertical.boosting.settings import Settings
-from hanse.vertical.glm.dealer import data_roles
-from hanse.vertical.glm.models import TIMEOUT_S, _align
-from hanse.vertical.psi import chase_miao
-from hanse.vertical.tables import Table, read_table
+from hanse.vertical.model import Model, Played, Program
+from hanse.vertical.parties import IfOffline
+from hanse.vertical.psi.ids import Places
+from hanse.vertical.tables import Table
+from hanse.vertical.together import Together
 
 Wide = npt.NDArray[np.float64]
-Program = Callable[[Party], Awaitable[Any]]
 _SETTINGS = tuple(each.name for each in fields(Settings))
 _MEASURES = {
     "classification": {
@@ -50,21 +47,17 @@ _MEASURES = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Boosting:
+class Boosting(Model):
     """Gradient-boosted trees over the columns of a guest and of one or more hosts (SecureBoost).
 
     Attributes:
-        label: the guest's column that is predicted.
-        key: the column of identifiers at every party; None where rows are in one common order already.
         objective: `classification`, of two classes or more, or `regression`.
-        num_trees, depth, …, seed: see `Settings`.
+        num_trees, depth, …: see `Settings`. For tables and jobs see `Model`.
 
     Raises:
         ConfigError: a value out of its range.
     """
 
-    label: str = "y"
-    key: str | None = "id"
     objective: str = "classification"
     num_trees: int = 50
     depth: int = 4
@@ -80,9 +73,9 @@ class Boosting:
     held_out: float = 0.0
     patience: int = 0
     cipher: str = "okamoto-uchiyama"
-    seed: int = 0
 
     def __post_init__(self) -> None:
+        Model.__post_init__(self)
         if self.objective not in KINDS:
             raise ConfigError(f"objective: expected one of {', '.join(KINDS)}, found {self.objective!r:.40}")
         self.settings()
@@ -98,12 +91,6 @@ class Boosting:
     def scored(self, num_hosts: int) -> Protocol:
         """The declaration of joint scoring."""
         return scoring.protocol(num_hosts)
-
-    def protocols(self, num_hosts: int) -> tuple[Protocol, ...]:
-        """Everything that `simulate` and `predict` run, with intersection where there is a key."""
-        meeting = () if self.key is None else (chase_miao.PROTOCOL,)
-        rest = (alignment.PROTOCOL,) if meeting and num_hosts > 1 else ()
-        return (*meeting, *rest, self.declared(num_hosts), self.scored(num_hosts))
 
     def measures(self) -> Mapping[str, str]:
         """Names of the metrics that the guest computes, each with what it is."""
@@ -124,16 +111,17 @@ class Boosting:
             role: `guest` or a host.
             columns: see `columns`.
             response: of the guest.
-            options: none.
+            options: `progress`: trees that are done, with this party's state after them.
         """
         settings = self.settings()
+        progress = options.pop("progress", BEGINNING)
         if options:
             raise ConfigError(f"{', '.join(options)}: not for trees")
         assert columns is not None
         if role == "guest":
             assert response is not None
-            return lambda party: guest.guest(party, columns, response, settings)
-        return lambda party: host.host(party, columns, settings)
+            return lambda party: guest.guest(party, columns, response, settings, progress)
+        return lambda party: host.host(party, columns, settings, progress)
 
     def part_of(self, columns: BinnedColumns, trained: Any) -> PartyTrees:
         """A party's part of the model, from what its program returned."""
@@ -173,49 +161,39 @@ class Boosting:
         """
         return part_in(arrays)
 
-    def simulated(self, guest: Any, hosts: Sequence[Any]) -> "Result":
-        """See `hs.vertical.simulate`."""
-        return asyncio.run(_simulate(self, guest, hosts))
+    def judged(self, trained: Any, num_rows: int) -> Places:
+        """See `Model.judged`: the rows that the training held out, if there are any."""
+        held_out = trained.grown.held_out
+        return np.flatnonzero(held_out if held_out.any() else ~held_out)
+
+    def result(self, played: Mapping[str, Played]) -> "Result":
+        """See `Model.result`."""
+        guest = played["guest"]
+        parts = {role: each.part for role, each in played.items()}
+        losses = guest.trained.grown.losses
+        return Result(self, parts, guest.response, guest.metrics, guest.scores, guest.rows, losses)
 
 
 @dataclass(frozen=True, slots=True)
-class Result:
+class Result(Together):
     """Trained trees with all parties' parts: what `simulate` alone can hold in one hand.
 
     Attributes:
-        model: what was trained.
-        parts: role → that party's part.
-        response: the guest's label as it was trained on.
-        metrics: of the rows held out if there are any, otherwise of all rows that were trained on.
-        scores: margins of all common rows, float64 `(num_rows, num_outputs)`.
-        rows: places of these rows in the guest's table.
-        losses: the mean loss on the rows held out after each round; empty without them.
+        losses: the mean loss on the rows held out by the training after each round; empty without them.
     """
 
-    model: Boosting
-    parts: Mapping[str, PartyTrees]
-    response: Response
-    metrics: Mapping[str, float]
-    scores: Wide
-    rows: npt.NDArray[np.int64]
     losses: tuple[float, ...]
 
     @property
     def forest(self) -> Forest:
         """The trees as the guest knows them."""
-        forest = self.parts["guest"].forest
-        assert forest is not None
+        forest: Forest = self.parts["guest"].forest
         return forest
 
     @property
     def classes(self) -> tuple[Any, ...]:
         """The label's values, in the order of predictions; empty for a regression."""
-        return self.response.classes
-
-    @property
-    def reveals(self) -> tuple[Reveal, ...]:
-        """What all that ran told whom, composed."""
-        return compose(self.model.protocols(len(self.parts) - 1))
+        return tuple(self.response.classes)
 
     @property
     def importance(self) -> dict[str, dict[str, float]]:
@@ -241,41 +219,6 @@ class Result:
             Path(path).write_text(made, encoding="utf-8")
         return made
 
-    def save(self, folder: str | Path) -> None:
-        """Write each party's part to `folder`/ROLE.safetensors. Between organisations, each keeps its own file."""
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        for role, part in self.parts.items():
-            arrays = part_arrays(part, self.response if role == "guest" else None)
-            (folder / f"{role}.safetensors").write_bytes(encode(arrays))
-
-    def predict(
-        self, guest: Any, hosts: Any, *, if_offline: IfOffline = "refuse"
-    ) -> tuple[npt.NDArray[np.int64], Wide]:
-        """Score further rows together.
-
-        Args:
-            guest, hosts: tables as for `simulate`; a label is not looked at. A host that is None is offline.
-            if_offline: see `scoring.guest`.
-
-        Returns:
-            Places of the common rows in the guest's table, and their predictions, see `Response.predict`.
-        """
-        listed = list(hosts) if isinstance(hosts, list | tuple) else [hosts]
-        tables = [
-            None if each is None else read_table(each, key=self.model.key, only=part.names, party=role)
-            for (role, part), each in zip(self.parts.items(), [guest, *listed], strict=True)
-        ]
-        return asyncio.run(self._predict(tables, if_offline))
-
-    async def _predict(self, tables: list[Table | None], if_offline: IfOffline) -> tuple[Any, Any]:
-        there = [each for each in tables if each is not None]
-        alone = [np.arange(there[0].num_rows, dtype=np.int64)]
-        places = await _align(there, self.model.key) if len(there) > 1 else alone
-        aligned = iter([table.take(rows) for table, rows in zip(there, places, strict=True)])
-        scores = await _score(self.model, self.parts, [each and next(aligned) for each in tables], if_offline)
-        return places[0], self.model.predicted(self.response, scores)
-
 
 def _asked(part: PartyTrees) -> dict[str, str]:
     """Each split by its number, in words."""
@@ -288,51 +231,3 @@ def _asked(part: PartyTrees) -> dict[str, str]:
         made[str(at)] = f"{name} is known" if np.isinf(threshold) else f"{name} ≤ {threshold:.4g}"
         made[str(at)] += " or missing" if missing else ""
     return made
-
-
-async def _simulate(model: Boosting, guest: Any, hosts: Sequence[Any]) -> Result:
-    roles = data_roles(len(hosts))
-    tables = [read_table(guest, key=model.key, label=model.label, party="guest")]
-    for role, each in zip(roles[1:], hosts, strict=True):
-        tables.append(read_table(each, key=model.key, not_here=model.label, party=role))
-    places = await _align(tables, model.key)
-    aligned = dict(zip(roles, (table.take(rows) for table, rows in zip(tables, places, strict=True)), strict=True))
-    label = aligned["guest"].label
-    assert label is not None
-    response = model.respond(label)
-    columns = {role: model.columns(table, is_guest=role == "guest") for role, table in aligned.items()}
-    programs = {
-        role: model.program(role, each, **({"response": response} if role == "guest" else {}))
-        for role, each in columns.items()
-    }
-    trained = await run_local(model.declared(len(hosts)), programs, timeout_s=TIMEOUT_S)
-    parts = {role: model.part_of(columns[role], trained[role]) for role in roles}
-    scores = await _score(model, parts, list(aligned.values()), "refuse")
-    grown = trained["guest"].grown
-    judged = grown.held_out if grown.held_out.any() else ~grown.held_out
-    found = model.judge(response, label[judged], scores[judged])
-    return Result(model, parts, response, found, scores, places[0], grown.losses)
-
-
-async def _score(
-    model: Boosting, parts: Mapping[str, PartyTrees], tables: Sequence[Table | None], if_offline: IfOffline
-) -> Wide:
-    """The guest's margins for aligned tables."""
-    own = tables[0]
-    assert own is not None
-    rows = np.arange(own.num_rows, dtype=np.int64)
-    programs: dict[str, Program] = {
-        "guest": lambda party: model.ask(party, parts["guest"], own.values, rows, if_offline)
-    }
-    for (role, part), table in zip(list(parts.items())[1:], tables[1:], strict=True):
-        programs[role] = _offline if table is None else _answering(model, part, table)
-    found: Wide = (await run_local(model.scored(len(parts) - 1), programs))["guest"]
-    return found
-
-
-def _answering(model: Boosting, part: PartyTrees, table: Table) -> Program:
-    return lambda party: model.answer(party, part, table.values)
-
-
-async def _offline(party: Party) -> None:
-    await party.stop()

@@ -12,7 +12,8 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from hanse.core.arrays import Array
+from hanse.channels.checkpoints import BEGINNING, Progress
+from hanse.core.arrays import Array, Arrays
 from hanse.trees.growing import histograms
 from hanse.trees.objectives import SCALE_BITS, Objective, whole
 from hanse.vertical.boosting.columns import BinnedColumns, Groups, groups_of
@@ -23,6 +24,9 @@ from hanse.vertical.boosting.splits import Derivatives, Split, Told, best_split,
 
 Wide = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]
+
+
+_ASKED = ("column", "bin", "threshold", "missing_left")
 
 
 class Source(Protocol):
@@ -51,6 +55,29 @@ class Asked:
 
     columns: BinnedColumns
     rows: list[tuple[int, int, float, bool]] = field(default_factory=list)
+    trees: list[int] = field(default_factory=list)
+    """The tree of each."""
+    tree: int = 0
+    """The tree that grows."""
+
+    @classmethod
+    def resumed(cls, columns: BinnedColumns, progress: Progress) -> "Asked":
+        """Those of the trees that are done."""
+        found, state = cls(columns), progress.state
+        if state:
+            listed = (state[f"asked_{name}"].tolist() for name in (*_ASKED, "tree"))
+            for *row, tree in zip(*listed, strict=True):
+                if tree < progress.number:
+                    found.rows.append((row[0], row[1], row[2], bool(row[3])))
+                    found.trees.append(tree)
+        return found
+
+    def kept(self) -> Arrays:
+        """What `resumed` takes."""
+        asked = self.questions()
+        named = {f"asked_{name}": getattr(asked, name) for name in _ASKED}
+        named["asked_missing_left"] = asked.missing_left.astype(np.uint8)
+        return Arrays({**named, "asked_tree": np.array(self.trees, np.int64)})
 
     def add(self, groups: Groups, column: int, group: int, missing_left: bool) -> Mask:
         """Note a question; returns bool `(max_bins + 1,)`, which bins go left."""
@@ -58,6 +85,7 @@ class Asked:
         edges = self.columns.edges[column]
         threshold = float(edges[last]) if last < len(edges) else np.inf
         self.rows.append((column, last, threshold, missing_left))
+        self.trees.append(self.tree)
         left = np.arange(self.columns.max_bins + 1) <= last
         left[-1] = missing_left
         return left
@@ -73,8 +101,8 @@ class Asked:
 class OwnColumns:
     """A `Source` of columns that are here, in the clear."""
 
-    def __init__(self, columns: BinnedColumns, settings: Settings) -> None:
-        self.asked = Asked(columns)
+    def __init__(self, columns: BinnedColumns, settings: Settings, progress: Progress = BEGINNING) -> None:
+        self.asked = Asked.resumed(columns, progress)
         self._columns = columns
         self._least = settings.min_bin_rows
         self._num_edges = np.array([len(each) for each in columns.edges])
@@ -84,7 +112,7 @@ class OwnColumns:
 
     async def begin(self, tree: int, found: Derivatives) -> None:
         """See `Source.begin`."""
-        self._found = found
+        self._found, self.asked.tree = found, tree
 
     async def told(self, level: Level) -> list[Told]:
         """See `Source.told`."""
@@ -169,7 +197,12 @@ class Grown:
 
 
 async def boost(
-    sources: Sequence[Source], objective: Objective, target: Wide, start: tuple[Wide, int], settings: Settings
+    sources: Sequence[Source],
+    objective: Objective,
+    target: Wide,
+    start: tuple[Wide, int],
+    settings: Settings,
+    progress: Progress = BEGINNING,
 ) -> Grown:
     """Grow all trees.
 
@@ -178,6 +211,8 @@ async def boost(
         objective, target: see `hanse.trees.objectives`.
         start: of `Objective.start`.
         settings: all of them.
+        progress: trees that are done: whole rounds, with what was kept after them. The first source is `OwnColumns`
+            where something is kept.
     """
     base = start[0]
     out = held_out(len(target), settings)
@@ -185,7 +220,15 @@ async def boost(
     trees: list[_Tree] = []
     losses: list[float] = []
     best = 0
-    for turn in range(settings.num_trees):
+    if progress.number:
+        trees, losses = _resumed(progress, settings)
+        for at, tree in enumerate(trees):
+            margins[at % len(base)] += tree.says
+        best = int(np.argmin(losses)) if losses else 0
+    done = len(trees) // objective.num_outputs
+    if settings.patience and done and done - 1 - best >= settings.patience:
+        done = settings.num_trees
+    for turn in range(done, settings.num_trees):
         there = sources[:1] if turn < settings.guest_trees else sources
         g, h = objective.gradients(margins, target)
         for output in range(objective.num_outputs):
@@ -196,8 +239,9 @@ async def boost(
         if settings.patience:
             losses.append(mean_loss(objective, margins[:, out], target[out]))
             best = turn if losses[-1] < losses[best] or turn == 0 else best
-            if turn - best >= settings.patience:
-                break
+        _keep(progress, sources[0], trees, losses)
+        if settings.patience and turn - best >= settings.patience:
+            break
     kept = (best + 1) * objective.num_outputs if settings.patience else len(trees)
     forest = _joined(base, trees[:kept])
     if kept < len(trees):
@@ -300,6 +344,29 @@ class _Tree:
     def _leaf(self, node: int, sums: tuple[int, int], unit: int, settings: Settings) -> None:
         self.value[node] = leaf_value(*sums, unit, settings)
         self.weight[node] = sums[1]
+
+
+_KEPT = ("party", "question", "column", "value", "gain", "heavier_left", "weight", "says")
+
+
+def _keep(progress: Progress, own: Source, trees: Sequence[_Tree], losses: Sequence[float]) -> None:
+    """A round is done: everything that the next one needs."""
+    if progress.keeps and isinstance(own, OwnColumns):
+        arrays = {name: np.stack([getattr(tree, name) for tree in trees]) for name in _KEPT}
+        state = {**arrays, "losses": np.array(losses), **own.asked.kept()}
+        progress.keep(len(trees), Arrays({**state, "heavier_left": arrays["heavier_left"].astype(np.uint8)}))
+
+
+def _resumed(progress: Progress, settings: Settings) -> tuple[list[_Tree], list[float]]:
+    """Trees and losses as `_keep` left them."""
+    trees = []
+    for at in range(progress.number):
+        tree = _Tree(settings.depth)
+        for name in _KEPT:
+            setattr(tree, name, np.array(progress.state[name][at]))
+        tree.heavier_left = tree.heavier_left.astype(np.bool_)
+        trees.append(tree)
+    return trees, progress.state["losses"].tolist()
 
 
 def _joined(base: Wide, trees: Sequence[_Tree]) -> Forest:
