@@ -10,10 +10,11 @@ binning         columns cut into bins, weight of evidence and information value
 label_counts    positive rows in a host's bins, counted over encrypted labels
 binned          `hs.vertical.Binning`: intersection, then these counts, as an app
 glm             generalised linear models
+split           split networks, of PyTorch
+joint           `hs.vertical.simulate`: all parties in this process
 tables, metrics what parties hand in, and how good predictions are
 
-`hs.vertical.Binning`, `Correlation`, `Intersection`, `VIF`, `LogisticRegression`, `LinearRegression`,
-`PoissonRegression` and `simulate` are loaded when first used.
+What `hs.vertical` offers is loaded when it is first used.
 """
 
 from importlib import import_module
@@ -26,8 +27,9 @@ if TYPE_CHECKING:
     from hanse.vertical.glm.models import LinearRegression as LinearRegression
     from hanse.vertical.glm.models import LogisticRegression as LogisticRegression
     from hanse.vertical.glm.models import PoissonRegression as PoissonRegression
-    from hanse.vertical.glm.models import simulate as simulate
     from hanse.vertical.intersection import Intersection as Intersection
+    from hanse.vertical.joint import simulate as simulate
+    from hanse.vertical.split.models import SplitNetwork as SplitNetwork
 
 _WHERE = {
     "Binning": "hanse.vertical.binned",
@@ -36,8 +38,9 @@ _WHERE = {
     "LinearRegression": "hanse.vertical.glm.models",
     "LogisticRegression": "hanse.vertical.glm.models",
     "PoissonRegression": "hanse.vertical.glm.models",
+    "SplitNetwork": "hanse.vertical.split.models",
     "VIF": "hanse.vertical.correlated",
-    "simulate": "hanse.vertical.glm.models",
+    "simulate": "hanse.vertical.joint",
 }
 
 

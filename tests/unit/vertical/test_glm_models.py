@@ -16,7 +16,7 @@ from hanse.channels.schedule import run_scheduled
 from hanse.core.arrays import Arrays
 from hanse.core.codec import decode, encode
 from hanse.core.errors import CodecError, ConfigError, HanseError, NotFoundError, RefusedError, UnavailableError
-from hanse.vertical import alignment, metrics
+from hanse.vertical import alignment, joint, metrics
 from hanse.vertical.glm import models, scoring
 from hanse.vertical.glm.columns import prepare
 from hanse.vertical.glm.families import response_of
@@ -388,4 +388,5 @@ def test_bad_questions_are_refused_at_home(rows: Any, policy: Any) -> None:
 
 
 def test_models_room_is_what_the_front_door_shows() -> None:
-    assert hs.vertical.simulate is models.simulate
+    assert hs.vertical.simulate is joint.simulate
+    assert hs.vertical.LogisticRegression is models.LogisticRegression

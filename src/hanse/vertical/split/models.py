@@ -1,0 +1,190 @@
+"""What a user writes: `hs.vertical.SplitNetwork(...)`.
+
+    model = hs.vertical.SplitNetwork(bottom=(32, 16), top=(16,), label="y", key="id", epochs=20)
+    result = hs.vertical.simulate(model, guest=bank, hosts=[shop, telco])
+    result.metrics, result.predict(new_bank, [new_shop, new_telco])
+
+Networks are widths, or functions of the user's that make modules of PyTorch.
+"""
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from hanse.channels.party import Party
+from hanse.channels.protocol import Protocol
+from hanse.core.arrays import Arrays
+from hanse.core.errors import ConfigError
+from hanse.vertical import metrics
+from hanse.vertical.glm.columns import Columns, prepare
+from hanse.vertical.glm.families import Response, response_of
+from hanse.vertical.split import guest, host, protocol, saved, scoring
+from hanse.vertical.split.networks import Bottom, Top, check_widths
+from hanse.vertical.split.scoring import SplitPart
+from hanse.vertical.split.settings import Settings
+from hanse.vertical.tables import Table
+
+Program = Callable[[Party], Awaitable[Any]]
+_SETTINGS = tuple(each.name for each in fields(Settings))
+_MEASURES = {
+    "cross_entropy": {
+        "accuracy": "share of the judged rows whose likeliest class is right",
+        "log_loss": "mean log loss of the judged rows",
+        "auc": "area under the ROC curve of the judged rows",
+        "ks": "distance between the scores of both classes",
+    },
+    "mse": {"rmse": "of the judged rows", "mae": "of the judged rows", "r2": "explained variance"},
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SplitNetwork:
+    """A network over the columns of several parties; see `Settings` for how it is trained.
+
+    Attributes:
+        label: the guest's column that is predicted: classes, or numbers with `loss="mse"`.
+        key: the column of identifiers at every party; None where rows are in one common order already.
+        bottom: each party's network over its own columns, or a mapping from roles to networks.
+        top: the guest's network over what the bottoms give.
+        standardise: bring columns to mean 0 and variance 1, each party its own.
+        clip: hold scaled values within ±clip.
+
+    Raises:
+        ConfigError: a value out of its range.
+    """
+
+    label: str = "y"
+    key: str | None = "id"
+    bottom: Bottom | Mapping[str, Bottom] = (32, 16)
+    top: Top = (16,)
+    standardise: bool = True
+    clip: float | None = None
+    loss: str = "cross_entropy"
+    epochs: int = 10
+    batch_rows: int = 256
+    chunks: int = 2
+    optimiser: str = "adam"
+    learning_rate: float = 0.003
+    momentum: float = 0.0
+    l2: float = 0.0
+    clip_embeddings: float = 0.0
+    noise: float = 0.0
+    compression: str = "none"
+    kept: float = 0.25
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for each in self.bottom.values() if isinstance(self.bottom, Mapping) else [self.bottom]:
+            check_widths("bottom", each)
+        check_widths("top", self.top)
+        self.settings()
+
+    def settings(self) -> Settings:
+        """What all parties must hold alike."""
+        return Settings(**{name: getattr(self, name) for name in _SETTINGS})
+
+    def bottom_of(self, role: str) -> Bottom:
+        """A role's bottom network.
+
+        Raises:
+            ConfigError: there is none for it.
+        """
+        if not isinstance(self.bottom, Mapping):
+            return self.bottom
+        if role not in self.bottom:
+            raise ConfigError(f"bottom: expected a network for {role}, found {', '.join(self.bottom)[:200]}")
+        return self.bottom[role]
+
+    def declared(self, num_hosts: int) -> Protocol:
+        """The declaration of the training."""
+        return protocol.protocol(self.settings(), num_hosts)
+
+    def scored(self, num_hosts: int) -> Protocol:
+        """The declaration of joint scoring."""
+        return protocol.scoring(self.settings(), num_hosts)
+
+    def measures(self) -> Mapping[str, str]:
+        """Names of the metrics that the guest tells, each with what it is."""
+        return _MEASURES[self.loss]
+
+    def columns(self, table: Table, *, is_guest: bool) -> Columns:
+        """A party's columns as they are trained on."""
+        del is_guest
+        return prepare(table.values, table.names, intercept=False, standardise=self.standardise, clip=self.clip)
+
+    def respond(self, label: npt.NDArray[Any]) -> Response:
+        """The guest's label as it is trained on."""
+        return response_of(label, "linear" if self.loss == "mse" else "logistic")
+
+    def program(
+        self, role: str, columns: Columns | None = None, response: Response | None = None, **options: Any
+    ) -> Program:
+        """The program of one role of the training.
+
+        Args:
+            role: `guest` or a host.
+            columns: its own.
+            response: of the guest.
+            options: none.
+        """
+        if options:
+            raise ConfigError(f"{', '.join(options)}: not for split networks")
+        assert columns is not None
+        settings, bottom = self.settings(), self.bottom_of(role)
+        if role == "guest":
+            assert response is not None
+            y = response.values
+            return lambda party: guest.guest(party, columns.values, y, settings, bottom, self.top)
+        return lambda party: host.host(party, columns.values, settings, bottom)
+
+    def part_of(self, columns: Columns, trained: Any) -> SplitPart:
+        """A party's part of the model, without its rows."""
+        scaled = replace(columns, values=columns.values[:0].copy())
+        if isinstance(trained, guest.TrainedGuest):
+            return SplitPart("guest", scaled, trained.bottom, trained.top, dict(trained.defaults))
+        return SplitPart(trained.role, scaled, trained.bottom)
+
+    def names_in(self, part: SplitPart) -> tuple[str, ...]:
+        """The columns of a party that its part was trained on, in their order."""
+        return part.columns.own_names
+
+    async def ask(
+        self, party: Party, part: SplitPart, values: Any, rows: npt.NDArray[np.int64], if_offline: str
+    ) -> npt.NDArray[np.float64]:
+        """The guest's outputs of these rows; see `scoring.guest`. What is not `refuse` takes mean embeddings."""
+        refuse = if_offline == "refuse"
+        return await scoring.guest(party, part, values, rows, self.settings(), refuse_offline=refuse)
+
+    async def answer(self, party: Party, part: SplitPart, values: Any, *, max_rows: int | None = None) -> None:
+        """A host's side of `ask`."""
+        await scoring.host(party, part, values, self.settings(), max_rows=max_rows)
+
+    def judge(self, response: Response, label: npt.NDArray[Any], scores: npt.NDArray[np.float64]) -> dict[str, float]:
+        """Metrics of outputs."""
+        predicted = self.predicted(response, scores)
+        if self.loss == "mse":
+            return metrics.of_numbers(label, predicted)
+        return metrics.of_classes(label, predicted, response.classes)
+
+    def predicted(self, response: Response, scores: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        """Outputs as predictions: of two classes the chance of the second, of more that of each, or numbers."""
+        if self.loss == "mse" or scores.shape[1] == 1:
+            return response.predict(scores)
+        powers = np.exp(scores - scores.max(axis=1, keepdims=True))
+        chances: npt.NDArray[np.float64] = powers / powers.sum(axis=1, keepdims=True)
+        return chances
+
+    def encoded(self, part: SplitPart, response: Response | None) -> Arrays:
+        """A party's part as arrays; at the guest with its response, of which the rows are left out."""
+        return saved.encoded(part, response)
+
+    def decoded(self, arrays: Arrays) -> tuple[SplitPart, Response | None]:
+        """What `encoded` made, with this model's networks.
+
+        Raises:
+            CodecError: it is something else.
+        """
+        return saved.decoded(arrays, self.bottom_of(saved.role_in(arrays)), self.top)
