@@ -11,6 +11,7 @@ label_counts    positive rows in a host's bins, counted over encrypted labels
 binned          `hs.vertical.Binning`: intersection, then these counts, as an app
 glm             generalised linear models
 split           split networks, of PyTorch
+transfer        transfer learning for few common rows, with a dealer; `hs.vertical.TransferLearning`
 joint           `hs.vertical.simulate`: all parties in this process
 tables, metrics what parties hand in, and how good predictions are
 
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from hanse.vertical.intersection import Intersection as Intersection
     from hanse.vertical.joint import simulate as simulate
     from hanse.vertical.split.models import SplitNetwork as SplitNetwork
+    from hanse.vertical.transfer.models import TransferLearning as TransferLearning
 
 _WHERE = {
     "Binning": "hanse.vertical.binned",
@@ -39,6 +41,7 @@ _WHERE = {
     "LogisticRegression": "hanse.vertical.glm.models",
     "PoissonRegression": "hanse.vertical.glm.models",
     "SplitNetwork": "hanse.vertical.split.models",
+    "TransferLearning": "hanse.vertical.transfer.models",
     "VIF": "hanse.vertical.correlated",
     "simulate": "hanse.vertical.joint",
 }
