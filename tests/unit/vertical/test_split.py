@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from hanse.channels.checkpoints import Progress
 from hanse.channels.party import Party
 from hanse.channels.schedule import Outcome, run_scheduled
 from hanse.core.arrays import Array, Arrays
@@ -142,6 +143,35 @@ def test_interleavings_and_what_was_drawn_before_change_no_bit() -> None:
         states.append([*found["guest"].top.state_dict().values(), *found[SECOND].bottom.state_dict().values()])
     for other in states[1:]:
         assert all(torch.equal(a, b) for a, b in zip(states[0], other, strict=True))
+
+
+@pytest.mark.parametrize("options", [{}, {"optimiser": "sgd", "momentum": 0.9, "learning_rate": 0.05}])
+@pytest.mark.parametrize("done", [1, 3])
+def test_going_on_from_a_checkpoint_gives_the_same_bits(options: dict[str, Any], done: int) -> None:
+    tables, y = people()
+    chosen = Settings(epochs=3, batch_rows=64, **options)
+    kept: dict[str, dict[int, Any]] = {role: {} for role in data_roles(2)}
+
+    def program(role: str, table: Any, number: int) -> Any:
+        state = decode(encode(kept[role][number])) if number else Arrays()
+        progress = Progress(number, state, lambda at, arrays: kept[role].__setitem__(at, arrays), True)
+        if role == "guest":
+            return lambda party: guest.guest(party, table, y, chosen, BOTTOM, TOP, progress)
+        return lambda party: host.host(party, table, chosen, BOTTOM, progress)
+
+    found = []
+    for number in (0, done):
+        programs = {role: program(role, table, number) for role, table in zip(kept, tables, strict=True)}
+        outcome = run_scheduled(protocol.protocol(chosen, 2), programs, number)
+        assert outcome.errors == {}
+        found.append(outcome.results)
+    assert list(kept[FIRST]) == [1, 2, 3]
+    for role in kept:
+        for one, other in zip(*(each[role].bottom.state_dict().values() for each in found), strict=True):
+            assert torch.equal(one, other)
+    first, second = (each["guest"] for each in found)
+    assert (first.losses, first.num_steps) == (second.losses, second.num_steps)
+    assert all(np.array_equal(first.defaults[role], second.defaults[role]) for role in first.defaults)
 
 
 def test_every_row_is_in_every_epoch_once() -> None:

@@ -97,6 +97,34 @@ def test_networks_of_one_s_own_for_each_role_and_several_classes() -> None:
         hs.vertical.simulate(hs.vertical.SplitNetwork(bottom={"guest": (3,)}), guest, hosts)
 
 
+ROLES: Any = {"guest": "bank", "host": ["shop", "telco"]}
+APP = hs.vertical.SplitNetwork(epochs=2, batch_rows=64, test=0.25, bottom=lambda width: torch.nn.Linear(width, 4))
+
+
+def test_as_a_job_and_in_later_scoring() -> None:
+    """The same app through the shell of jobs: the same bits as `hs.vertical.simulate`; scored with the kept parts."""
+    guest, hosts = people()
+    sites = {"bank": {"customers": guest}, "shop": {"customers": hosts[0]}, "telco": {"customers": hosts[1]}}
+    job = hs.simulate(APP, sites, roles=ROLES)
+    together = hs.vertical.simulate(APP, guest, hosts)
+    assert job.metrics["guest_auc"] == together.metrics["auc"]
+    for role, part in together.parts.items():
+        arrays = {name.partition("/")[2]: each for name, each in job.arrays.items() if name.startswith(f"{role}/")}
+        for name, value in part.bottom.state_dict().items():
+            assert np.array_equal(arrays[f"bottom/{name}"], value.numpy())
+    scored = hs.simulate(hs.vertical.Scoring(APP, trained_by=job.job), sites, roles=ROLES, outputs=job)
+    rows, chances = together.predict(guest, hosts)
+    assert np.array_equal(scored.arrays["guest/places"], rows)
+    assert scored.arrays["guest/predictions"] == pytest.approx(chances, abs=1e-6)
+    declared = APP.spec(ROLES).protocol
+    assert {(each.to, each.what) for each in declared.reveals} >= {("host-1", "labels"), ("server", "log_loss")}
+    assert declared.guarantee.adversary == "none"
+    assert "lambda" in repr(APP)
+    assert "0x" not in repr(APP)
+    with pytest.raises(ConfigError, match="weight: expected none"):
+        hs.vertical.SplitNetwork(weight="w")
+
+
 def test_numbers() -> None:
     guest, hosts = people(300)
     guest["y"] = 50 + 3 * np.abs(guest["age"])

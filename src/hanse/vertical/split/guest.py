@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from hanse.channels.checkpoints import BEGINNING, Progress
 from hanse.channels.party import Party
-from hanse.core.arrays import Array
+from hanse.core.arrays import Array, Arrays
 from hanse.core.errors import ConfigError, RefusedError
 from hanse.vertical.split.codecs import Codec, Numbers, codec_of
 from hanse.vertical.split.host import Table, agree, check_rows
@@ -18,10 +19,12 @@ from hanse.vertical.split.networks import (
     Top,
     drawing,
     imported,
+    load_progress,
     loss_of,
     made_bottom,
     made_top,
     optimiser_of,
+    progress_arrays,
     width_of,
 )
 from hanse.vertical.split.protocol import VERSION
@@ -50,7 +53,13 @@ class TrainedGuest:
 
 
 async def guest(
-    party: Party, table: Table, response: Table, settings: Settings, bottom: Bottom, top: Top
+    party: Party,
+    table: Table,
+    response: Table,
+    settings: Settings,
+    bottom: Bottom,
+    top: Top,
+    progress: Progress = BEGINNING,
 ) -> TrainedGuest:
     """Train with all hosts; arguments and errors as for `host`.
 
@@ -81,8 +90,12 @@ async def guest(
     x, y = torch.from_numpy(table.astype(np.float32)), torch.from_numpy(response.astype(np.float32))
     losses = np.zeros(settings.epochs)
     sums = {role: np.zeros(size) for role, size in widths.items()}
-    taken = 0
-    for step in steps(len(table), settings):
+    if progress.number:
+        load_progress(whole, optimiser, progress.state)
+        losses[: progress.number] = progress.state["losses"]
+        sums = {role: np.array(progress.state[f"sum/{role}"]) for role in hosts}
+    taken = progress.number * -(-len(table) // settings.batch_rows)
+    for step in steps(len(table), settings, progress.number):
         party.iteration = step.index
         optimiser.zero_grad()
         for at, chunk in enumerate(step.chunks):
@@ -106,6 +119,10 @@ async def guest(
         taken = step.index + 1
         if not np.isfinite(losses[step.epoch]):
             raise ConfigError("training: expected a finite loss, found another; take a smaller learning rate")
+        if step.ends_epoch and progress.keeps:
+            told = {f"sum/{role}": total.copy() for role, total in sums.items()}
+            state = {**progress_arrays(whole, optimiser), **told, "losses": losses[: step.epoch + 1].copy()}
+            progress.keep(step.epoch + 1, Arrays(state))
     defaults = {role: (total / len(table)).astype(np.float32) for role, total in sums.items()}
     return TrainedGuest(own, above, widths, defaults, tuple(losses.tolist()), taken)
 

@@ -7,11 +7,22 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from hanse.channels.checkpoints import BEGINNING, Progress
 from hanse.channels.party import Party
-from hanse.core.arrays import Array
+from hanse.core.arrays import Array, Arrays
 from hanse.core.errors import ConfigError, RefusedError
 from hanse.vertical.split.codecs import Codec, Numbers, codec_of
-from hanse.vertical.split.networks import Bottom, clipped, drawing, imported, made_bottom, optimiser_of, width_of
+from hanse.vertical.split.networks import (
+    Bottom,
+    clipped,
+    drawing,
+    imported,
+    load_progress,
+    made_bottom,
+    optimiser_of,
+    progress_arrays,
+    width_of,
+)
 from hanse.vertical.split.protocol import MAX_ROWS, MIN_ROWS, VERSION
 from hanse.vertical.split.settings import Settings, steps
 
@@ -58,7 +69,9 @@ def agree(whose: str, theirs: list[int], rows: int, settings: Settings) -> None:
         raise RefusedError(f"{whose}: expected the settings of the training as here, found others")
 
 
-async def host(party: Party, table: Table, settings: Settings, bottom: Bottom) -> TrainedHost:
+async def host(
+    party: Party, table: Table, settings: Settings, bottom: Bottom, progress: Progress = BEGINNING
+) -> TrainedHost:
     """Train with the guest.
 
     Args:
@@ -66,6 +79,7 @@ async def host(party: Party, table: Table, settings: Settings, bottom: Bottom) -
         table: its columns as they are trained on, float64 `(num_rows, num_columns)`, in the common order.
         settings: as at all parties.
         bottom: its network.
+        progress: epochs that are done, with this party's state after them.
 
     Raises:
         ConfigError: input that does not fit, a training that diverged. RefusedError: the guest has other rows or
@@ -80,9 +94,11 @@ async def host(party: Party, table: Table, settings: Settings, bottom: Bottom) -
     agree("guest", (await party.recv("guest", "hello")).tolist(), len(table), settings)
     x = torch.from_numpy(table.astype(np.float32))
     optimiser, random = optimiser_of(module, settings), private_random()
+    if progress.number:
+        load_progress(module, optimiser, progress.state)
     module.train()
-    taken = 0
-    for step in steps(len(table), settings):
+    taken = progress.number * -(-len(table) // settings.batch_rows)
+    for step in steps(len(table), settings, progress.number):
         party.iteration = step.index
         optimiser.zero_grad()
         under_way = []
@@ -98,6 +114,8 @@ async def host(party: Party, table: Table, settings: Settings, bottom: Bottom) -
             embedding.backward(torch.from_numpy(np.array(gradient)))
         optimiser.step()
         taken = step.index + 1
+        if step.ends_epoch and progress.keeps:
+            progress.keep(step.epoch + 1, Arrays(progress_arrays(module, optimiser)))
     return TrainedHost(party.role, module, taken)
 
 

@@ -7,13 +7,14 @@
 Networks are widths, or functions of the user's that make modules of PyTorch.
 """
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from hanse.channels.checkpoints import BEGINNING
 from hanse.channels.party import Party
 from hanse.channels.protocol import Protocol
 from hanse.core.arrays import Arrays
@@ -21,13 +22,16 @@ from hanse.core.errors import ConfigError
 from hanse.vertical import metrics
 from hanse.vertical.glm.columns import Columns, prepare
 from hanse.vertical.glm.families import Response, response_of
+from hanse.vertical.model import Model, Played, Program
+from hanse.vertical.parties import IfOffline
+from hanse.vertical.psi.ids import Places
 from hanse.vertical.split import guest, host, protocol, saved, scoring
 from hanse.vertical.split.networks import Bottom, Top, check_widths
 from hanse.vertical.split.scoring import SplitPart
 from hanse.vertical.split.settings import Settings
 from hanse.vertical.tables import Table
+from hanse.vertical.together import Together
 
-Program = Callable[[Party], Awaitable[Any]]
 _SETTINGS = tuple(each.name for each in fields(Settings))
 _MEASURES = {
     "cross_entropy": {
@@ -40,13 +44,11 @@ _MEASURES = {
 }
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SplitNetwork:
-    """A network over the columns of several parties; see `Settings` for how it is trained.
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class SplitNetwork(Model):
+    """A network over the columns of several parties; see `Settings` for how it is trained, `Model` for tables and jobs.
 
     Attributes:
-        label: the guest's column that is predicted: classes, or numbers with `loss="mse"`.
-        key: the column of identifiers at every party; None where rows are in one common order already.
         bottom: each party's network over its own columns, or a mapping from roles to networks.
         top: the guest's network over what the bottoms give.
         standardise: bring columns to mean 0 and variance 1, each party its own.
@@ -56,8 +58,6 @@ class SplitNetwork:
         ConfigError: a value out of its range.
     """
 
-    label: str = "y"
-    key: str | None = "id"
     bottom: Bottom | Mapping[str, Bottom] = (32, 16)
     top: Top = (16,)
     standardise: bool = True
@@ -74,12 +74,14 @@ class SplitNetwork:
     noise: float = 0.0
     compression: str = "none"
     kept: float = 0.25
-    seed: int = 0
 
     def __post_init__(self) -> None:
+        Model.__post_init__(self)
         for each in self.bottom.values() if isinstance(self.bottom, Mapping) else [self.bottom]:
             check_widths("bottom", each)
         check_widths("top", self.top)
+        if self.weight is not None:
+            raise ConfigError(f"weight: expected none for split networks, found {self.weight!r:.40}")
         self.settings()
 
     def settings(self) -> Settings:
@@ -128,8 +130,9 @@ class SplitNetwork:
             role: `guest` or a host.
             columns: its own.
             response: of the guest.
-            options: none.
+            options: `progress`: epochs that are done, with this party's state after them.
         """
+        progress = options.pop("progress", BEGINNING)
         if options:
             raise ConfigError(f"{', '.join(options)}: not for split networks")
         assert columns is not None
@@ -137,8 +140,8 @@ class SplitNetwork:
         if role == "guest":
             assert response is not None
             y = response.values
-            return lambda party: guest.guest(party, columns.values, y, settings, bottom, self.top)
-        return lambda party: host.host(party, columns.values, settings, bottom)
+            return lambda party: guest.guest(party, columns.values, y, settings, bottom, self.top, progress)
+        return lambda party: host.host(party, columns.values, settings, bottom, progress)
 
     def part_of(self, columns: Columns, trained: Any) -> SplitPart:
         """A party's part of the model, without its rows."""
@@ -151,10 +154,8 @@ class SplitNetwork:
         """The columns of a party that its part was trained on, in their order."""
         return part.columns.own_names
 
-    async def ask(
-        self, party: Party, part: SplitPart, values: Any, rows: npt.NDArray[np.int64], if_offline: str
-    ) -> npt.NDArray[np.float64]:
-        """The guest's outputs of these rows; see `scoring.guest`. What is not `refuse` takes mean embeddings."""
+    async def ask(self, party: Party, part: SplitPart, values: Any, rows: Places, if_offline: IfOffline) -> Any:
+        """The guest's outputs of these rows; see `scoring.guest`. `default` takes a host's mean embedding."""
         refuse = if_offline == "refuse"
         return await scoring.guest(party, part, values, rows, self.settings(), refuse_offline=refuse)
 
@@ -188,3 +189,32 @@ class SplitNetwork:
             CodecError: it is something else.
         """
         return saved.decoded(arrays, self.bottom_of(saved.role_in(arrays)), self.top)
+
+    def result(self, played: Mapping[str, Played]) -> "Result":
+        """See `Model.result`."""
+        of_guest = played["guest"]
+        parts = {role: each.part for role, each in played.items()}
+        losses = of_guest.trained.losses
+        return Result(self, parts, of_guest.response, of_guest.metrics, of_guest.scores, of_guest.rows, losses)
+
+    def __repr__(self) -> str:
+        named = {each.name: getattr(self, each.name) for each in fields(self)} | {"bottom": _told(self.bottom)}
+        return f"SplitNetwork({named | {'top': _told(self.top)}})"
+
+
+@dataclass(frozen=True, slots=True)
+class Result(Together):
+    """A trained network with all parties' parts: what `simulate` alone can hold in one hand.
+
+    Attributes:
+        losses: the mean loss of each epoch.
+    """
+
+    losses: tuple[float, ...]
+
+
+def _told(network: Any) -> str:
+    """A network in words that are the same in every process."""
+    if isinstance(network, Mapping):
+        return str({role: _told(each) for role, each in network.items()})
+    return str(network) if isinstance(network, tuple) else getattr(network, "__qualname__", type(network).__qualname__)

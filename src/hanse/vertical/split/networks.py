@@ -152,6 +152,34 @@ def state_arrays(module: Any, prefix: str) -> dict[str, Array]:
     return {f"{prefix}{name}": np.array(each.detach().numpy()) for name, each in module.state_dict().items()}
 
 
+def progress_arrays(module: Any, optimiser: Any) -> dict[str, Array]:
+    """Everything that training goes on from: a module's state, and what its optimiser remembers."""
+    remembered = {
+        f"optimiser/{at}/{name}": np.array(each.detach().numpy())
+        for at, state in optimiser.state_dict()["state"].items()
+        for name, each in state.items()
+        if each is not None
+    }
+    return state_arrays(module, "module/") | remembered
+
+
+def load_progress(module: Any, optimiser: Any, arrays: Mapping[str, Array] | Arrays) -> None:
+    """Put back what `progress_arrays` gave.
+
+    Raises:
+        CodecError: arrays of another module.
+    """
+    torch = imported()
+    load_state(module, arrays, "module/")
+    found: dict[int, dict[str, Any]] = {}
+    for name, each in arrays.items():
+        kind, _, rest = name.partition("/")
+        if kind == "optimiser":
+            place, _, what = rest.partition("/")
+            found.setdefault(int(place), {})[what] = torch.from_numpy(np.array(each))
+    optimiser.load_state_dict({**optimiser.state_dict(), "state": found})
+
+
 def load_state(module: Any, arrays: Mapping[str, Array] | Arrays, prefix: str) -> None:
     """Put arrays into a module.
 

@@ -99,11 +99,13 @@ class Step:
         index: from 0 on.
         epoch: from 0 on.
         chunks: places of the rows of each chunk, in the common order.
+        ends_epoch: whether it is the epoch's last.
     """
 
     index: int
     epoch: int
     chunks: tuple[Places, ...]
+    ends_epoch: bool
 
     @property
     def num_rows(self) -> int:
@@ -111,15 +113,15 @@ class Step:
         return sum(map(len, self.chunks))
 
 
-def steps(num_rows: int, settings: Settings) -> Iterator[Step]:
-    """All steps, in order; the same at every party."""
+def steps(num_rows: int, settings: Settings, done: int = 0) -> Iterator[Step]:
+    """All steps behind the first `done` epochs, in order; the same at every party."""
     each = -(-num_rows // settings.batch_rows)
-    for epoch in range(settings.epochs):
+    for epoch in range(done, settings.epochs):
         drawn = words(key_of(settings.seed, round_=epoch, purpose="vertical split rows"), num_rows)
         order = np.argsort(drawn, kind="stable").astype(np.int64)
         for place, batch in enumerate(_cut(order, each)):
             chunks = _cut(batch, min(settings.chunks, len(batch)))
-            yield Step(epoch * each + place, epoch, tuple(chunks))
+            yield Step(epoch * each + place, epoch, tuple(chunks), place == each - 1)
 
 
 def _cut(rows: Places, count: int) -> list[Places]:
