@@ -25,17 +25,19 @@ ROUND_S, CALLS, SERIAL = 6.0, 12.0, 4.0
 
 
 def run(smoke: bool) -> Iterator[Row]:
-    """Once with the collector looking at the run itself, once with the table's stream doing so."""
+    """The replies of a round in one batch; one by one; and with the table's stream looking at the run."""
     try:
         from tests.conformance import over_aws
     except ImportError:
         return
     rounds = 3 if smoke else 20
-    for case, watched in (("4 sites", False), ("4 sites, stream", True))[: 1 if smoke else 2]:
+    cases = (("4 sites", 10, False), ("4 sites, one by one", 1, False), ("4 sites, stream", 10, True))
+    for case, batch, watched in cases[: 1 if smoke else None]:
         with tempfile.TemporaryDirectory(prefix="hanse-bench-") as place:
             environment = {"HANSE_STREAM": "1"} if watched else {}
             sites: dict[str, dict[str, Any]] = {f"site-{number}": {} for number in range(SITES)}
-            with over_aws.AwsFederation(Path(place) / "federation", sites, environment=environment) as running:
+            federation = over_aws.AwsFederation(Path(place) / "federation", sites, environment=environment, batch=batch)
+            with federation as running:
                 yield from _measure(running, Path(place), case, rounds)
 
 
@@ -63,19 +65,16 @@ def _measure(running: Any, place: Path, case: str, rounds: int) -> Iterator[Row]
     made = sum((Counter(later[1]) - Counter(earlier[1]) for earlier, later in pairwise(marks)), Counter[str]())
     polls = made.pop("SQS ReceiveMessage", 0)
     made.pop("SQS ChangeMessageVisibilityBatch", 0)
-    if VERBOSE:
-        from collections import Counter as C
-        import re
-        c=C()
-        for k,v in made.items(): c[re.sub(r'[0-9a-f]{20,}|/\d+/|/0000\d+|01[0-9a-z]{15,}','*',k)[:120]]+=v
-        print(steps, {k: round(v/steps,2) for k,v in c.items()})
     received = min(polls, made["SQS SendMessage"])  # a poll that found something found at least one message
     people = sum(count for name, count in made.items() if name.startswith("S3 GET") and "documents" in name)
     total = sum(made.values()) - people + received
-    yield at_most("aws-round", case, "round_s_median", median([b[0] - a[0] for a, b in pairwise(marks)]), "s", ROUND_S)
-    yield at_most("aws-round", case, "calls_per_site_round", total / steps / SITES, "calls", CALLS)
+    seconds, each = median([b[0] - a[0] for a, b in pairwise(marks)]), total / steps / SITES
+    yield at_most("aws-round", case, "round_s_median", seconds, "s", ROUND_S)
+    if case == "4 sites":
+        yield at_most("aws-round", case, "calls_per_site_round", each, "calls", CALLS)
+    else:
+        yield note("aws-round", case, "calls_per_site_round", each, "calls")
     writes = made["DynamoDB PutItem"] / steps
     yield note("aws-round", case, "table_writes_per_round", writes, "calls")
     invocations = (marks[-1][2] - marks[0][2]) / steps
     yield note("aws-round", case, "invocations_per_round", invocations, "calls")
-VERBOSE=True
