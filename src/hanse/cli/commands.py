@@ -40,7 +40,12 @@ COMMANDS = (
     Command(
         "demo",
         "Train across four hospitals on this machine: one server, four sites, five processes.",
-        ("demo", "demo breast-cancer --rounds 5 --open", "demo heart-disease --data ~/heart_disease"),
+        (
+            "demo",
+            "demo breast-cancer --rounds 5 --open",
+            "demo heart-disease --data ~/heart_disease",
+            "demo --aws http://127.0.0.1:4566",
+        ),
         "demo:demo",
     ),
     Command(

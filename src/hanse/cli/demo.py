@@ -60,6 +60,9 @@ def demo(
     seeds: Annotated[int, typer.Option(min=1, max=100, help="heart-disease: how many splits.")] = 5,
     keep: Annotated[bool, typer.Option("--keep", help="Keep keys, stores and logs of all members, too.")] = False,
     open_: Annotated[bool, typer.Option("--open", help="Show the report in a browser.")] = False,
+    aws: Annotated[
+        str, typer.Option("--aws", help="Without a server, on an emulator of AWS: its URL, as http://127.0.0.1:4566.")
+    ] = "",
 ) -> None:
     """Train across four hospitals on this machine, as five processes that talk gRPC over mutual TLS.
 
@@ -70,10 +73,15 @@ def demo(
     scenario = _scenario(name, data, seeds)
     scenario.check()
     _claim(directory)
-    note(f"Starting a federation: one server, {len(scenario.sites)} hospitals, mutual TLS on loopback …")
+    hospitals = f"{len(scenario.sites)} hospitals"
+    note(
+        f"Starting a federation: {hospitals}, and queues, functions and a bucket at {aws} …"
+        if aws
+        else f"Starting a federation: one server, {hospitals}, mutual TLS on loopback …"
+    )
     try:
         with _stopped_by_signals(), _home(directory, keep) as home:
-            results, rows = _train(scenario, home, rounds)
+            results, rows = _train_on_aws(scenario, home, rounds, aws) if aws else _train(scenario, home, rounds)
     except KeyboardInterrupt:
         note("\nstopped; every process has ended")
         raise
@@ -239,14 +247,34 @@ def _train(scenario: Scenario, home: Path, rounds: int | None) -> tuple[list["Re
         asyncio.run(_join(members))
         for member in members:
             children.start(member.name, "site", member.folder)
-        results = []
-        for run in range(scenario.runs):
-            if run:
-                scenario.write(run, folders)
-            title = scenario.title + (f", split {run + 1} of {scenario.runs}" if scenario.runs > 1 else "")
-            results.append(_run(app, made, title, children, first=run == 0))
-        rows = scenario.compare(results)
-    return results, rows
+        return _runs(scenario, app, made.person_directory, folders, children)
+
+
+def _train_on_aws(scenario: Scenario, home: Path, rounds: int | None, endpoint: str) -> tuple[list["Result"], Rows]:
+    """The same without a server."""
+    from hanse.cli.demo_aws import deployed, owned
+
+    folders = {name: home / name for name in scenario.sites}
+    declarations = scenario.write(0, folders)
+    app, bundle_id = _app(scenario, rounds)
+    for name, folder in folders.items():
+        _own(folder, declarations[name], bundle_id, scenario.preload, lambda site: owned(site, endpoint))
+    with deployed(home, endpoint, scenario.sites, PERSON) as person, Children(home / "logs") as children:
+        for name, folder in folders.items():
+            children.start(name, "site", folder)
+        return _runs(scenario, app, person, folders, children)
+
+
+def _runs(
+    scenario: Scenario, app: "App", person: Path, folders: Mapping[str, Path], children: Children
+) -> tuple[list["Result"], Rows]:
+    results = []
+    for run in range(scenario.runs):
+        if run:
+            scenario.write(run, folders)
+        title = scenario.title + (f", split {run + 1} of {scenario.runs}" if scenario.runs > 1 else "")
+        results.append(_run(app, person, title, children))
+    return results, scenario.compare(results)
 
 
 def _found(scenario: Scenario, home: Path) -> "NewFederation":
@@ -274,7 +302,13 @@ def _app(scenario: Scenario, rounds: int | None) -> tuple["App", str]:
     return app, build_bundle(source_of(app), app.include, object_name=app.name_in_module).id
 
 
-def _own(folder: Path, declaration: Mapping[str, Any], app: str, preload: Sequence[str]) -> None:
+def _own(
+    folder: Path,
+    declaration: Mapping[str, Any],
+    app: str,
+    preload: Sequence[str],
+    reached: Callable[[dict[str, Any]], dict[str, Any]] = lambda site: site,
+) -> None:
     """What a hospital's owner writes: where the patients are, and that this one app may see them."""
     import yaml
 
@@ -282,7 +316,7 @@ def _own(folder: Path, declaration: Mapping[str, Any], app: str, preload: Sequen
     site |= {"durability": "process"}
     policy = {"apps": [app], "unlisted_apps": "refuse", "people": [PERSON], "datasets": ["patients"], "min_cohort": 3}
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    (folder / "site.yaml").write_text(yaml.safe_dump(site))
+    (folder / "site.yaml").write_text(yaml.safe_dump(reached(site)))
     (folder / "policy.yaml").write_text(yaml.safe_dump(policy))
 
 
@@ -302,11 +336,11 @@ async def _join(members: Sequence[_Member]) -> None:
     await asyncio.gather(*(one(member) for member in members))
 
 
-def _run(app: "App", made: "NewFederation", title: str, children: Children, *, first: bool) -> "Result":
+def _run(app: "App", person: Path, title: str, children: Children) -> "Result":
     from hanse.person.federation import Federation
     from hanse.person.jobs import submit
 
-    federation = Federation.load(made.person_directory)
+    federation = Federation.load(person)
     job = _patiently(lambda: submit(app, federation))
     view = View(title, rounds=app._spec.rounds, job=job.id)
     asyncio.run(_follow(job.id, federation, view, children))
