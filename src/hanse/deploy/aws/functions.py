@@ -1,11 +1,13 @@
 """The functions, what wakes them, and what each of them may do: no more than its calls need."""
 
+import os
 from dataclasses import dataclass
 from typing import Any
 
 from hanse.core.ids import SERVER
 from hanse.deploy.aws.interpreter import definition
 from hanse.deploy.aws.messages import COLLECT_TIMEOUT_S, TOPIC, dead_queue, queue, queue_policy
+from hanse.deploy.aws.package import libraries_here
 from hanse.deploy.aws.settings import Deployment
 from hanse.deploy.aws.storage import BUCKET, KEY, SECRET, TABLE, log_group
 from hanse.deploy.aws.template import (
@@ -111,6 +113,8 @@ def environment(deployment: Deployment) -> dict[str, Any]:
         contract.STATE_MACHINE: machine_arn(deployment),
         contract.STREAM: "1",
     }
+    if deployment.is_emulated:
+        told["PYTHONPATH"] = os.pathsep.join(libraries_here())
     return told | ({contract.TOPIC: ref(TOPIC)} if deployment.topic else {})
 
 
