@@ -34,6 +34,7 @@ from hanse.core.records import Envelope, Reply
 from hanse.core.seams import BlobStore, Delivery, Inbox
 from hanse.site.config import AwsAccess
 from hanse.site.links import Accepted, Deliver, OpenLink, Renewed, SiteLink
+from hanse.trust.certificates import current_ms
 from hanse.trust.envelopes import sign_envelope, verify_envelope
 from hanse.trust.member_record import verify_record
 from hanse.trust.membership import Membership
@@ -111,6 +112,7 @@ class QueueLink:
         self._inbox = inbox
         self._server_record = server_record
         self._beat_s = beat_s
+        self._key_until_ms = 0
         self._outgoing: asyncio.Queue[Envelope] = asyncio.Queue()
         self._held: dict[Key, list[str]] = {}
         self._jobs: set[str] = set()
@@ -160,9 +162,13 @@ class QueueLink:
             await asyncio.gather(*tasks, return_exceptions=True)
 
     def _check(self) -> None:
+        """Learn the server's key. Certificates end; so does the server's."""
         membership = self._member()
         membership.identity.check_time()
+        if current_ms() < self._key_until_ms:
+            return
         record = verify_record(self._server_record, membership.authority_pem)
+        self._key_until_ms = record.not_after_ms
         if (record.kind, record.federation) != (SERVER, membership.identity.federation):
             raise TrustError(f"{SERVER_RECORD}: expected the server of {membership.identity.federation}")
         self._server_key = load_signing_key(record.signing_key)
