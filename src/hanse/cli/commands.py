@@ -180,6 +180,7 @@ COMMANDS = (
         "job:result",
     ),
     Command("job cancel", "End a job.", ("job cancel 0k3v…",), "job:cancel"),
+    Command("job remove", "Forget jobs that are over.", ("job remove 0k3v… --yes",), "job:remove"),
     Command("job resume", "Take up a job that has stopped.", ("job resume 0k3v…",), "job:resume"),
     Command(
         "deploy aws init",

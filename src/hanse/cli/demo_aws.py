@@ -1,7 +1,7 @@
 """`hanse demo --aws URL`: the same hospitals without a server, on an emulator of AWS; all is removed at the end."""
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -51,9 +51,9 @@ def deployed(home: Path, endpoint: str, sites: Sequence[str], person: str) -> It
         deploying.destroy(account, deployment, lambda _: None)
 
 
-def owned(settings: Mapping[str, object], endpoint: str) -> dict[str, object]:
-    """A site's settings with its way to the queues."""
-    return {**settings, "aws": {"region": REGION, "endpoint": endpoint}}
+def reach(endpoint: str) -> dict[str, str]:
+    """How a site reaches its queue: the section `aws` of its site.yaml."""
+    return {"region": REGION, "endpoint": endpoint}
 
 
 def _join(account: Account, deployment: Deployment, folder: Path, site: str, place: Path) -> None:

@@ -11,6 +11,7 @@ from the server, for this site and federation, about a job that was accepted, wi
 
 import asyncio
 import contextlib
+import json
 import os
 import random
 import shutil
@@ -39,6 +40,7 @@ from hanse.site.policy import ACCEPT, HOLD, REFUSE, Decision, Policy, decide, re
 from hanse.site.proposals import Proposal
 from hanse.site.replies import Replies
 from hanse.site.roles import RoleSide
+from hanse.site.tracking import SiteRuns
 from hanse.site.transfers import Transfers
 from hanse.site.verdicts import described, owner_decides, record
 from hanse.trust.audit import AuditLog
@@ -117,6 +119,7 @@ class Agent:
             self._transfers,
             self.link,
             RoleSide(lambda: self.membership, self._material, self.directory / "outputs"),
+            SiteRuns(self.name, self.config.tracking, self.directory),
         )
 
     # ---- life ----
@@ -176,6 +179,7 @@ class Agent:
         self._replies.close()
         await asyncio.gather(*tasks, *(runner.close() for runner in self._runners.values()), return_exceptions=True)
         await self._workers.close()
+        await asyncio.to_thread(self._around.runs.close)
         self._files.close()
 
     def _restore(self) -> None:
@@ -436,6 +440,7 @@ class Agent:
             job = check_name(envelope.job, "job")
         except ConfigError as error:
             return self._refused(envelope, str(error))
+        self._around.runs.ended(job, _status_in(envelope.body))
         await self._forget(job)
         self.link.done("end", envelope.id)
         return None
@@ -558,6 +563,15 @@ class Agent:
         await asyncio.to_thread(renewed.save, self.directory)
         self.membership = renewed
         log.info("certificate renewed", until_ms=renewed.identity.not_after_ms)
+
+
+def _status_in(body: bytes) -> str:
+    """How the server says a job ended; `cancelled` where it does not."""
+    try:
+        status = json.loads(body)["status"]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return "cancelled"
+    return status if status in ("finished", "failed") else "cancelled"
 
 
 def link_of(config: site_config.SiteConfig, directory: Path) -> OpenLink:
