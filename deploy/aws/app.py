@@ -31,9 +31,7 @@ class ServerStack(cdk.Stack):
         )
         zipped = assets.Asset(self, "Package", path=str(code))
         given = {"CodeBucket": zipped.s3_bucket_name, "CodeKey": zipped.s3_object_key}
-        self.template = CfnInclude(
-            self, "Hanse", template_file=_written(server_stack(deployment)), parameters=given, preserve_logical_ids=True
-        )
+        self.template = _included(self, server_stack(deployment), given)
 
 
 class SiteStack(cdk.Stack):
@@ -41,15 +39,14 @@ class SiteStack(cdk.Stack):
 
     def __init__(self, scope: cdk.App, deployment: Deployment, site: SitePlan) -> None:
         super().__init__(scope, f"{deployment.stack}-site-{site.name}", env=cdk.Environment(region=deployment.region))
-        self.template = CfnInclude(
-            self, "Hanse", template_file=_written(site_stack(deployment, site)), preserve_logical_ids=True
-        )
+        self.template = _included(self, site_stack(deployment, site), {})
 
 
-def _written(template: object) -> str:
-    with tempfile.NamedTemporaryFile("w", suffix=".json", delete=False) as file:
+def _included(scope: cdk.Stack, template: object, given: dict[str, str]) -> CfnInclude:
+    with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
         json.dump(template, file)
-    return file.name
+        file.flush()
+        return CfnInclude(scope, "Hanse", template_file=file.name, parameters=given, preserve_logical_ids=True)
 
 
 def main() -> None:
