@@ -239,7 +239,8 @@ def destroy(
     if json:
         show_json({"federation": deployment.federation, "stays": stays})
         return
-    say(f"Nothing is left of {deployment.federation}{f' but {stays[0]}' if stays else ''}.")
+    but = f" but {', and '.join(stays)}" if stays else ""
+    say(f"Nothing is left of {deployment.federation}{but}.")
 
 
 def read_text(text: str, path: Path) -> Any:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from hanse.backends.aws.table import TableLedger
-from hanse.core.errors import ConfigError, NotFoundError
+from hanse.core.errors import ConfigError, HanseError, NotFoundError, TrustError
 from hanse.deploy.aws import cloudformation
 from hanse.deploy.aws.account import Account, calling
 from hanse.deploy.aws.cloudformation import Change, StackView, Tell
@@ -30,6 +30,7 @@ from hanse.server.init import certify
 from hanse.server.members import ADMIN, RESEARCHER, Members
 from hanse.serverless.keys import pack
 from hanse.trust.authority import Authority, Issued
+from hanse.trust.certificates import current_ms
 from hanse.trust.identity import MemberKeys, SigningRequest
 from hanse.trust.membership import Membership
 from hanse.trust.private_files import write_file
@@ -39,6 +40,7 @@ MEMBER_DAYS = 90.0
 """Without a server nobody renews a certificate: a member asks its operator again before this is over."""
 SERVER_RECORD = "server-record.json"
 _DELETED_AT_ONCE = 1000
+_TRIALS = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +109,10 @@ def deploy(account: Account, deployment: Deployment, folder: Path, package: Pack
     _upload(account, bucket, package.key, package.content, tell)
     template = server_stack(deployment)
     view = cloudformation.look_at(account, deployment.stack)
+    if view is not None and view.status == "ROLLBACK_COMPLETE":
+        # The first attempt failed: such a stack is empty, and can only be deleted.
+        cloudformation.delete(account, deployment.stack, tell)
+        view = None
     known = {"CodeBucket": bucket, "CodeKey": package.key, AUTHORITY: authority.certificate_pem.decode()}
     parameters = _parameters(template, view, known)
     name, found = cloudformation.changes(
@@ -175,10 +181,20 @@ def destroy(account: Account, deployment: Deployment, tell: Tell) -> list[str]:
     view = cloudformation.look_at(account, deployment.stack)
     stays: list[str] = []
     if view is not None:
-        for name in (BUCKET, LOG_BUCKET):
-            _empty(account, _physical(account, deployment.stack, name), tell)
-        stays.append(f"the key {view.outputs['KeyArn'].rpartition('/')[2]}, which AWS deletes in seven days")
-        cloudformation.delete(account, deployment.stack, tell)
+        _delete_secret(account, f"hanse/{deployment.federation}/server")
+        for trial in range(_TRIALS):
+            for name in (BUCKET, LOG_BUCKET):
+                _empty(account, _physical(account, deployment.stack, name), tell)
+            try:
+                cloudformation.delete(account, deployment.stack, tell)
+                break
+            except HanseError as error:
+                if trial == _TRIALS - 1 or "not empty" not in str(error):
+                    raise  # otherwise AWS has delivered access logs meanwhile
+        if key := view.outputs.get("KeyArn"):
+            stays.append(f"the key {key.rpartition('/')[2]}, which AWS deletes in seven days")
+        if not account.is_emulated:
+            stays.append("the table's last backup, which AWS keeps for 35 days")
     with contextlib.suppress(NotFoundError):
         _empty(account, _code_bucket(account, deployment), tell)
         cloudformation.delete(account, f"{deployment.stack}-code", tell)
@@ -190,9 +206,6 @@ def destroy(account: Account, deployment: Deployment, tell: Tell) -> list[str]:
 
 def _server(folder: Path, authority: Authority) -> Membership:
     """The server's membership; a new certificate for the same keys where two thirds of the old one's time are over."""
-    from hanse.core.errors import TrustError
-    from hanse.trust.certificates import current_ms
-
     try:
         membership = Membership.load(folder / "server")
         if current_ms() < membership.identity.renew_at_ms:
@@ -277,6 +290,13 @@ def _write_secret(account: Account, secret: str, text: str, tell: Tell) -> None:
             pass  # it is there and empty
         client.put_secret_value(SecretId=secret, SecretString=text)
     tell("the server's keys are in their secret")
+
+
+def _delete_secret(account: Account, name: str) -> None:
+    """At once, and not in thirty days, so that a federation of this name can be made again."""
+    client = account.client("secretsmanager")
+    with calling("deleting the server's keys"), contextlib.suppress(client.exceptions.ResourceNotFoundException):
+        client.delete_secret(SecretId=name, ForceDeleteWithoutRecovery=True)
 
 
 def _write_people(account: Account, deployment: Deployment, folder: Path, authority: Authority, to: Deployed) -> None:

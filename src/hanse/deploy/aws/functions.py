@@ -77,7 +77,8 @@ _NETWORK = (
     "ec2:DeleteNetworkInterface",
     "ec2:UnassignPrivateIpAddresses",
 )
-WITHOUT_RESOURCE_LEVEL = frozenset({*_NO_LEVEL, *_LOG_DELIVERY, *_DESCRIBE})
+_LIST = ("dynamodb:ListStreams",)
+WITHOUT_RESOURCE_LEVEL = frozenset({*_NO_LEVEL, *_LOG_DELIVERY, *_DESCRIBE, *_LIST})
 """The only actions that a policy here allows on `*`: AWS lets nobody name a resource for them."""
 
 
@@ -198,6 +199,7 @@ def _rights(deployment: Deployment, right: str) -> list[Statement]:
             return [
                 allow([f"dynamodb:{action}" for action in reading], att(TABLE, "StreamArn")),
                 allow(["sqs:SendMessage"], att(STREAM_DEAD)),
+                allow(_LIST, "*"),
             ]
         case "answer":
             return [allow(["states:SendTaskFailure", "states:SendTaskSuccess"], machine_arn(deployment))]
