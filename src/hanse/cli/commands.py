@@ -114,9 +114,15 @@ COMMANDS = (
     ),
     Command(
         "person join",
-        "Join a federation with a token; writes federation.yaml.",
-        ("person join hansejoin1… --directory anna",),
+        "Join a federation with a token or an admission; writes federation.yaml.",
+        ("person join hansejoin1… --directory anna", "person join anna-admission.json --directory anna"),
         "person:join",
+    ),
+    Command(
+        "person request",
+        "Make your keys, and a request to an operator who has no server.",
+        ("person request north anna --directory anna",),
+        "person:request",
     ),
     Command("person list", "People of the federation.", ("person list", "person list --json"), "person:list_"),
     Command("person revoke", "Let a person in no more (as admin).", ("person revoke anna",), "person:revoke"),
@@ -209,6 +215,12 @@ COMMANDS = (
         "Let a site or a person in: its request becomes an admission.",
         ("deploy aws admit luebeck-request.json north/federation.yaml",),
         "deploy_aws:admit",
+    ),
+    Command(
+        "deploy aws revoke",
+        "Let a site or a person in no more.",
+        ("deploy aws revoke site riga north/federation.yaml",),
+        "deploy_aws:revoke",
     ),
     Command(
         "deploy aws package",

@@ -12,7 +12,9 @@ from hanse.deploy.aws import deploying
 from hanse.deploy.aws.account import EMULATED_ACCOUNT, Account
 from hanse.deploy.aws.package import package_here
 from hanse.deploy.aws.settings import FILE, Deployment, SitePlan, written
-from hanse.site import admission
+from hanse.site.join import join_by_hand
+from hanse.trust.admission import request
+from hanse.trust.certificates import SITE
 
 REGION = "eu-central-1"
 FEDERATION = "hospitals"
@@ -58,8 +60,8 @@ def reach(endpoint: str) -> dict[str, str]:
 
 def _join(account: Account, deployment: Deployment, folder: Path, site: str, place: Path) -> None:
     """What a site and the operator send each other, without the sending."""
-    asked = admission.request(place, FEDERATION, site)
+    asked = request(place, FEDERATION, site, kind=SITE)
     _, body = deploying.admit(account, deployment, folder, asked.read_bytes())
     answer = place / f"{site}-admission.json"
     answer.write_bytes(canonical_json(body))
-    admission.accept(place, answer)
+    join_by_hand(place, answer)

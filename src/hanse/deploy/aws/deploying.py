@@ -25,7 +25,7 @@ from hanse.deploy.aws.package import Package
 from hanse.deploy.aws.settings import Deployment
 from hanse.deploy.aws.stacks import code_stack, server_stack
 from hanse.deploy.aws.storage import BUCKET, LOG_BUCKET
-from hanse.server.config import yaml_text
+from hanse.person.by_hand import write_aws_file
 from hanse.server.init import certify
 from hanse.server.members import ADMIN, RESEARCHER, Members
 from hanse.serverless.keys import pack
@@ -33,12 +33,10 @@ from hanse.trust.authority import Authority, Issued
 from hanse.trust.certificates import current_ms
 from hanse.trust.identity import MemberKeys, SigningRequest
 from hanse.trust.membership import Membership
-from hanse.trust.private_files import write_file
 
 SERVER_DAYS = 365.0
 MEMBER_DAYS = 90.0
 """Without a server nobody renews a certificate: a member asks its operator again before this is over."""
-SERVER_RECORD = "server-record.json"
 _DELETED_AT_ONCE = 1000
 _TRIALS = 3
 
@@ -154,9 +152,7 @@ def admit(
     authority = Authority.load(folder / "authority")
     issued = authority.issue(asked, kind=asked.kind, name=asked.name, days=days)
     _enrol(account, deployment, view.outputs["TableName"], authority, [(issued, _roles(asked.kind))])
-    reach: dict[str, str] = {"region": deployment.region}
-    if account.endpoint:
-        reach["endpoint"] = account.endpoint
+    reach = {"region": deployment.region} | _endpoint(account)
     if asked.kind == "person":
         reach["bucket"] = view.outputs["BucketName"]
     elif deployment.site(asked.name).access == "role" and not account.is_emulated:
@@ -170,6 +166,26 @@ def admit(
         "server_record": _server(folder, authority).signed_record.decode(),
         "aws": reach,
     }
+
+
+def revoke(account: Account, deployment: Deployment, folder: Path, kind: str, name: str) -> None:
+    """Let a member in no more; functions that are warm know it within a minute.
+
+    Raises:
+        NotFoundError: no such member. ConfigError: it is the last admin.
+    """
+    view = cloudformation.look_at(account, deployment.stack)
+    if view is None:
+        raise NotFoundError(f"{deployment.stack}: not deployed yet; run: hanse deploy aws deploy")
+    authority = Authority.load(folder / "authority")
+    table = view.outputs["TableName"]
+
+    async def write() -> None:
+        book = Members(authority, TableLedger(account.client("dynamodb"), table, deployment.federation), address="")
+        await book.load()
+        await book.revoke(kind, name)
+
+    asyncio.run(write())
 
 
 def destroy(account: Account, deployment: Deployment, tell: Tell) -> list[str]:
@@ -225,6 +241,10 @@ def _server(folder: Path, authority: Authority) -> Membership:
     )
     membership.save(folder / "server")
     return membership
+
+
+def _endpoint(account: Account) -> dict[str, str]:
+    return {"endpoint": account.endpoint} if account.endpoint else {}
 
 
 def _roles(kind: str) -> list[str]:
@@ -307,16 +327,8 @@ def _write_people(account: Account, deployment: Deployment, folder: Path, author
         if person.identity.kind != "person":
             continue
         enrolled.append((Issued(person.identity, person.certificate_pem, person.signed_record), [ADMIN, RESEARCHER]))
-        lines = [
-            f"# How you reach federation {deployment.federation}. Your keys lie beside this file; keep them safe.",
-            f"federation: {yaml_text(deployment.federation)}",
-            "identity: .",
-            "aws:",
-            f"  region: {deployment.region}",
-            f"  bucket: {to.bucket}",
-            *([f"  endpoint: {account.endpoint}"] if account.endpoint else []),
-        ]
-        write_file(path.parent / "federation.yaml", ("\n".join(lines) + "\n").encode(), mode=0o644)
+        reach = {"region": deployment.region, "bucket": to.bucket}
+        write_aws_file(path.parent, deployment.federation, reach | _endpoint(account))
     _enrol(account, deployment, to.table, authority, enrolled)
 
 

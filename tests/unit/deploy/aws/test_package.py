@@ -22,7 +22,7 @@ LOCK = Path(__file__).resolve().parents[4] / "requirements-dev.lock"
 
 CLOSURE = """
 import json, sys
-import hanse.serverless.handlers, hanse.serverless.place
+import hanse.serverless.handlers, hanse.serverless.place, hanse.serverless.apps, hanse.serverless.shards
 import hanse.backends.aws.machine, hanse.backends.aws.secrets, hanse.backends.aws.topic, hanse.backends.aws.table
 import boto3, obstore.store
 from obstore.auth.boto3 import Boto3CredentialProvider
