@@ -32,6 +32,7 @@ GROUPS = {
     "person": "People who submit jobs or run the federation.",
     "stats": "Questions to the sites, without training; no site tells a small number.",
     "job": "What has been submitted.",
+    "deploy": "A federation on machines of others: without a server, on AWS.",
     "audit": "What has been decided, by whom, in an order that cannot be changed.",
 }
 
@@ -176,6 +177,30 @@ COMMANDS = (
     Command("job cancel", "End a job.", ("job cancel 0k3v…",), "job:cancel"),
     Command("job remove", "Forget jobs that are over.", ("job remove 0k3v… --yes",), "job:remove"),
     Command("job resume", "Take up a job that has stopped.", ("job resume 0k3v…",), "job:resume"),
+    Command(
+        "deploy sagemaker launch",
+        "Training jobs in other accounts, a federation over them, models on both sides.",
+        ("deploy sagemaker launch federation.yaml", "deploy sagemaker launch federation.yaml --local"),
+        "deploy_sagemaker:launch",
+    ),
+    Command(
+        "deploy sagemaker plan",
+        "What launching would create, and what it may cost.",
+        ("deploy sagemaker plan federation.yaml", "deploy sagemaker plan federation.yaml --json"),
+        "deploy_sagemaker:plan",
+    ),
+    Command(
+        "deploy sagemaker status",
+        "What the last launch is doing.",
+        ("deploy sagemaker status federation.yaml",),
+        "deploy_sagemaker:status",
+    ),
+    Command(
+        "deploy sagemaker stop",
+        "Stop every training job of the last launch.",
+        ("deploy sagemaker stop federation.yaml",),
+        "deploy_sagemaker:stop",
+    ),
     Command(
         "audit verify",
         "Check an audit log offline: signatures, order, nothing missing.",
