@@ -26,8 +26,8 @@ COLUMNS = {"site": "SITE", "account": "ACCOUNT", "job": "TRAINING JOB", "status"
 def launch(file: File = HERE, local: Local = False, json: Json = False, endpoint_url: Endpoint = "") -> int:
     """Start a training job in every account, federate them, keep the models, leave nothing running.
 
-    Started again after it was killed, it goes on with the same run. Ctrl-C stops the federation's job and every
-    training job. --local runs the whole recipe on this machine, each training job as a process with SageMaker's contract.
+    Started again after it was killed, it goes on with the same run. Ctrl-C stops the federation's job and all training
+    jobs. --local runs the whole recipe on this machine: each training job is a process with SageMaker's contract.
     """
     from hanse.deploy.sagemaker.launch import Launcher, begin, server_up
     from hanse.deploy.sagemaker.settings import read_settings

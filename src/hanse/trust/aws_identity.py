@@ -11,7 +11,6 @@ authority, site and the signing request's digest. Assumes that TLS to STS and th
 
 import hashlib
 import hmac
-import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -20,7 +19,8 @@ from typing import Any
 from urllib.parse import urlsplit
 from xml.etree import ElementTree
 
-from hanse.core.errors import ConfigError, TrustError, UnavailableError
+from hanse.core.codec import canonical_json
+from hanse.core.errors import CodecError, ConfigError, TrustError, UnavailableError
 from hanse.trust.strict_json import parse_json, read_field
 
 MARK = b"aws1"
@@ -44,7 +44,7 @@ class Proof:
 
     def encode(self) -> bytes:
         """What goes where a token's secret would be."""
-        return MARK + json.dumps({"region": self.region, "headers": dict(self.headers)}).encode()
+        return MARK + canonical_json({"region": self.region, "headers": dict(self.headers)})
 
     @classmethod
     def decode(cls, content: bytes) -> "Proof":
@@ -55,8 +55,11 @@ class Proof:
         """
         if not content.startswith(MARK) or len(content) > LARGEST:
             raise TrustError("joining by AWS identity: expected a signed call")
-        value = parse_json(content[len(MARK) :], what="AWS identity")
-        region, headers = read_field(value, "region", str, "AWS identity"), value.get("headers")
+        try:
+            value = parse_json(content[len(MARK) :], what="AWS identity")
+            region, headers = read_field(value, "region", str, "AWS identity"), value.get("headers")
+        except CodecError as error:
+            raise TrustError(f"joining by AWS identity: {error}") from None
         if _REGION.fullmatch(region) is None or not isinstance(headers, dict):
             raise TrustError("joining by AWS identity: expected a region and headers")
         names = {str(name).lower(): text for name, text in headers.items()}

@@ -10,12 +10,14 @@ from typing import Any
 
 from hanse.core.errors import ConfigError, ConflictError, HanseError, MissingExtraError, TrustError, UnavailableError
 from hanse.deploy.sagemaker.entry import Told
-from hanse.deploy.sagemaker.jobs import RUNNING, JobState, state_of
+from hanse.deploy.sagemaker.jobs import JobState, state_of
 from hanse.deploy.sagemaker.request import TAG_FEDERATION, TAG_RUN, TAG_SITE, prefix_of, training_job
 from hanse.deploy.sagemaker.settings import Account, Settings
 
 SESSION_S, RENEW_S = 3600, 600
 ATTEMPTS = 9
+USABLE = ("InProgress", "Completed")
+"""A job of ours in such a state is adopted."""
 _LATER = ("ThrottlingException", "Throttling", "ServiceUnavailable", "InternalFailure", "RequestTimeout")
 
 
@@ -48,15 +50,14 @@ class AccountJobs:
             request = training_job(self._settings, account, self._run, attempt, self._told(account))
             name = request["TrainingJobName"]
             there = self._found(account, name)
-            if there is not None:
-                if self._is_ours(account, there) and there["TrainingJobStatus"] in (*RUNNING[:1], "Completed"):
-                    return state_of(account.site, there, adopted=True)
-                continue
-            try:
-                self._call(account, "create_training_job", **request)
-            except ConflictError:  # another launcher was first
-                continue
-            return state_of(account.site, self._call(account, "describe_training_job", TrainingJobName=name))
+            if there is None:
+                try:
+                    self._call(account, "create_training_job", **request)
+                    return self.look(account, name)
+                except ConflictError:  # another launcher was faster
+                    there = self._found(account, name)
+            if there is not None and there["TrainingJobStatus"] in USABLE and self._is_ours(account, there):
+                return state_of(account.site, there, adopted=True)
         raise ConflictError(
             f"{account.site}: every name up to {name} is taken by jobs that have ended; begin a new run"
         )
