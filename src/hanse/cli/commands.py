@@ -190,6 +190,15 @@ COMMANDS = (
         "deploy_sagemaker:plan",
     ),
     Command(
+        "deploy sagemaker template",
+        "CloudFormation for one organisation's account, or for the server's.",
+        (
+            "deploy sagemaker template federation.yaml --site north > north.json",
+            "deploy sagemaker template federation.yaml > server.json",
+        ),
+        "deploy_sagemaker:template",
+    ),
+    Command(
         "deploy sagemaker status",
         "What the last launch is doing.",
         ("deploy sagemaker status federation.yaml",),

@@ -98,6 +98,21 @@ def plan(file: File = HERE, local: Local = False, json: Json = False) -> None:
     say("Each request in full: --json. COST is max_run_s times hourly_price; storage and traffic are not in it.")
 
 
+def template(
+    file: File = HERE,
+    site: Annotated[str, typer.Option(help="The organisation; without it, the server's account.")] = "",
+) -> None:
+    """CloudFormation: roles, bucket, security group, peering of one account. Its owner reads and deploys it."""
+    from hanse.deploy.sagemaker.documents import account_template, server_template
+    from hanse.deploy.sagemaker.settings import read_settings
+
+    settings = read_settings(file)
+    known = {account.site: account for account in settings.accounts}
+    if site and site not in known:
+        raise ConfigError(f"--site: expected one of {', '.join(known)}; found {site[:60]!r}")
+    show_json(account_template(settings, known[site]) if site else server_template(settings))
+
+
 def status(file: File = HERE, json: Json = False, endpoint_url: Endpoint = "") -> None:
     """What the last launch is doing."""
     from hanse.core.errors import HanseError

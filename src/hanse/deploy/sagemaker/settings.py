@@ -203,7 +203,7 @@ def _account(site: str, value: Mapping[str, Any], where: str, base: Path, local:
     for key, item in value.items():
         at = f"{where}.{key}"
         if key == "local":
-            found[key] = _local(_mapping(item, at, ("code", "channels")), at, base)
+            found[key] = _local(_mapping(item, at, ("code", "channels")), at, base, local)
         elif key in ("channels", "hyperparameters"):
             found[key] = dict(_mapping(item or {}, at))
         elif key in ("subnets", "security_groups"):
@@ -254,12 +254,12 @@ def _check_remote(account: Account, where: str) -> None:
         raise ConfigError(f"{where}: expected external_id, which the kick-off role's trust asks for, found none")
 
 
-def _local(value: Mapping[str, Any], where: str, base: Path) -> Local:
+def _local(value: Mapping[str, Any], where: str, base: Path, needed: bool) -> Local:
     channels = _mapping(value.get("channels") or {}, f"{where}.channels")
     found = {name: (base / _text(path, f"{where}.channels.{name}")).resolve() for name, path in channels.items()}
     code = (base / _text(value.get("code", ""), f"{where}.code")).resolve()
     for name, path in (("code", code), *found.items()):
-        if not path.exists():
+        if needed and not path.exists():
             raise ConfigError(f"{where}: {name}: expected something at {path}, found nothing")
     return Local(code, found)
 
