@@ -10,7 +10,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, lru_cache
 from json import encoder
 from typing import Any
 
@@ -23,8 +23,18 @@ _quoted = encoder.encode_basestring
 
 def key_of(seed: int, *, round_: int = 0, phase: str = "", site: str = "", attempt: int = 0, purpose: str = "") -> int:
     """A 128-bit key for one stream: the hash of its six parts as canonical JSON."""
-    material = f"[{seed},{round_},{_quoted(phase)},{_quoted(site)},{attempt},{_quoted(purpose)}]"
-    return int.from_bytes(blake3(b"hanse-seed-1\n" + material.encode()).digest(16), "little")
+    material = _head(seed, round_, phase) + _quoted(site) + _tail(attempt, purpose)
+    return int.from_bytes(blake3(material.encode()).digest(16), "little")
+
+
+@lru_cache(maxsize=64)
+def _head(seed: int, round_: int, phase: str) -> str:
+    return f"hanse-seed-1\n[{seed},{round_},{_quoted(phase)},"
+
+
+@lru_cache(maxsize=64)
+def _tail(attempt: int, purpose: str) -> str:
+    return f",{attempt},{_quoted(purpose)}]"
 
 
 def generator(key: int) -> np.random.Generator:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from hanse.backends.memory import MemoryBlobs
-from hanse.channels.app import RoleApp
+from hanse.channels.app import RolePlay
 from hanse.channels.spec import RoleSpec
 from hanse.clients.app import App
 from hanse.clients.loader import AnyApp, source_of, stop_if_loading
@@ -21,7 +21,7 @@ from hanse.core.errors import ConfigError, JobFailed, UnavailableError
 from hanse.core.ids import bundle_scope, model_scope, new_job_id
 from hanse.core.proto import hanse_pb2 as pb
 from hanse.core.records import unpack_blob
-from hanse.person.federation import Federation, Session
+from hanse.person.federation import AnySession, Federation
 from hanse.person.loop import begin, wait_for
 from hanse.pipeline.request import JobRequest, run_spec_of
 from hanse.rounds.result import Result
@@ -251,7 +251,7 @@ def _played(app: AnyApp, sites: Sequence[str] | None, roles: Roles | None) -> Ro
     Raises:
         ConfigError: the arguments are those of the other kind.
     """
-    if not isinstance(app, RoleApp):
+    if not isinstance(app, RolePlay):
         if roles is not None:
             raise ConfigError("roles: expected none for an hs.App, which asks all sites the same; leave them out")
         return None
@@ -284,7 +284,7 @@ async def _keep(store: MemoryBlobs, scope: str, content: bytes) -> Manifest:
     return manifest
 
 
-async def _send(session: Session, store: MemoryBlobs, scope: str, manifest: Manifest) -> None:
+async def _send(session: AnySession, store: MemoryBlobs, scope: str, manifest: Manifest) -> None:
     await session.connection.upload(store, scope, manifest, place=scope)
 
 

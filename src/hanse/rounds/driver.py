@@ -132,6 +132,9 @@ class _Turn:
 class Run:
     """One component's run, driven. Make it with `create` or `load`."""
 
+    _expected: tuple[type[Exception], ...] = (ConflictError,)
+    """What ends the driving and is no fault of the program."""
+
     def __init__(
         self, state: RunState, seams: Seams, host: StrategyHost, clock: Clock, info: RunInfo | None = None
     ) -> None:
@@ -285,7 +288,7 @@ class Run:
         except asyncio.CancelledError:
             self._stop(UnavailableError("the driver was interrupted in the middle of a turn"))
             raise
-        except ConflictError as error:
+        except self._expected as error:
             self._stop(error)
         except Exception as error:  # the top of a turn: end the driving by name, never silently
             self._log.exception("run stopped by an internal error")
@@ -524,8 +527,8 @@ class Run:
                 case Release(tasks):
                     await self._release(tasks)
         except (StorageError, UnavailableError) as error:
-            self._log.error("cannot be done now; trying again", what=type(instruction).__name__, reason=str(error))
-            self._later(lambda: self._perform(instruction))
+            what = f"perform {type(instruction).__name__}"
+            self._later(what, error, lambda: self._perform(instruction))
 
     async def _finish(self, finish: Finish) -> None:
         """The last: nothing is left behind but records and models."""
@@ -547,7 +550,9 @@ class Run:
         self._queue.extend(TimerFired(id, now_ms) for id in timers)
         self._spawn(self._work)
 
-    def _later(self, work: Work) -> None:
+    def _later(self, what: str, why: Exception, work: Work) -> None:
+        self._log.error(f"cannot {what}; trying again", reason=str(why))
+
         def again() -> None:
             self._spawn(work)
 
@@ -583,7 +588,7 @@ class Run:
             await work()
         except asyncio.CancelledError:
             raise
-        except ConflictError as error:
+        except self._expected as error:
             self._stop(error)
         except Exception as error:  # the top of a task: end the run by name, never silently
             self._log.exception("run stopped by an internal error")
@@ -759,8 +764,7 @@ class Run:
         try:
             answer = await self._host.reduce(request)
         except (StorageError, UnavailableError) as error:
-            self._log.error("cannot write the model; trying again", reason=str(error))
-            self._later(lambda: self._reduce_and_post(instruction))
+            self._later("write the model", error, lambda: self._reduce_and_post(instruction))
             return None
         except HanseError as error:
             return Failed(f"round {instruction.round}, phase {instruction.phase}: {error}", self._clock.now_ms())
@@ -782,8 +786,7 @@ class Run:
         try:
             metrics = server_metrics(await self._host.evaluate(instruction.model, instruction.round))
         except (StorageError, UnavailableError) as error:
-            self._log.error("cannot evaluate the model; trying again", reason=str(error))
-            self._later(lambda: self._evaluate(instruction))
+            self._later("evaluate the model", error, lambda: self._evaluate(instruction))
         except HanseError as error:
             reason = f"round {instruction.round}, evaluation at the server: {error}"
             await self.post(Failed(reason, self._clock.now_ms()))

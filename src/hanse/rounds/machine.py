@@ -213,8 +213,8 @@ def _planned(state: RunState, event: Planned) -> list[Instruction]:
     state.deadline_ms = event.now_ms + int(event.deadline_s * 1000)
     state.stage = "open"
     state.revision += 1
-    attempts = _attempts(state) if event.extends else Counter()
-    issued = [_issue(state, task, attempts[task.site], event.now_ms) for task in event.tasks]
+    attempts: Mapping[str, int] = _attempts(state) if event.extends else {}
+    issued = _issue(state, event.tasks, attempts, event.now_ms)
     timer = SetTimer(_timer(state, "deadline"), state.deadline_ms)
     return [*(_send(state, ordinal) for ordinal in issued), timer, *_close_if_due(state, event.now_ms)]
 
@@ -235,27 +235,19 @@ def _attempts(state: RunState) -> Counter[str]:
     return Counter(slot.site for slot in _members(state).values() if slot.round == state.round)
 
 
-def _issue(state: RunState, task: PlannedTask, attempt: int, now_ms: int) -> int:
-    ordinal = state.next_ordinal
-    state.next_ordinal += 1
-    model = None if state.phase == PARAMETERS else state.model
-    folds = state.folds and state.phase != PARAMETERS
-    state.open[ordinal] = Slot(
-        task.site,
-        state.size,
-        state.round,
-        state.phase,
-        attempt,
-        task.call,
-        model,
-        folds,
-        asked_ms=now_ms,
-        group=task.group,
-    )
-    state.size += 1
-    if task.site in state.available:
-        state.num_awaited += 1
-    return ordinal
+def _issue(state: RunState, tasks: Sequence[PlannedTask], attempts: Mapping[str, int], now_ms: int) -> range:
+    """Open a slot for each; their ordinals."""
+    first, size, round_, phase = state.next_ordinal, state.size, state.round, state.phase
+    model = None if phase == PARAMETERS else state.model
+    folds = state.folds and phase != PARAMETERS
+    issued = range(first, first + len(tasks))
+    for ordinal, (site, call, group) in zip(issued, tasks, strict=True):
+        position, attempt = size + ordinal - first, attempts.get(site, 0)
+        state.open[ordinal] = Slot(site, position, round_, phase, attempt, call, model, folds, "", 0, now_ms, group)
+    state.next_ordinal, state.size = first + len(tasks), size + len(tasks)
+    available = state.available
+    state.num_awaited += sum(1 for site, _, _ in tasks if site in available)
+    return issued
 
 
 def _send(state: RunState, ordinal: int) -> Send:
@@ -396,10 +388,8 @@ def _close(state: RunState) -> list[Instruction]:
             group = Counter(slot.group for slot in members.values() if slot.answer == "ok").most_common(1)[0][0]
         members = {ordinal: slot for ordinal, slot in members.items() if slot.group == group}
     by_receipt = state.order == "receipt"
-    answered = sorted(
-        ((ordinal, slot) for ordinal, slot in members.items() if slot.answer == "ok"),
-        key=lambda item: (item[1].receipt if by_receipt else item[1].position, item[0]),
-    )
+    answered = [(ordinal, slot) for ordinal, slot in members.items() if slot.answer == "ok"]
+    answered.sort(key=lambda item: (item[1].receipt if by_receipt else item[1].position, item[0]))
     is_cut = by_receipt and state.keep_in_flight and not state.by_group
     folded = answered[: state.count] if is_cut else answered
     unanswered = {ordinal: slot for ordinal, slot in members.items() if not slot.answer}
@@ -500,8 +490,7 @@ def _timer(state: RunState, kind: str) -> str:
 def _reduced(state: RunState, event: Reduced) -> list[Instruction]:
     if state.stage != "reducing" or (event.round, event.phase_index) != (state.round, state.phase_index):
         return []
-    for ordinal, slot in state.closing.items():
-        state.fates[ordinal] = (slot.site, "folded")
+    state.fates.update({ordinal: (slot.site, "folded") for ordinal, slot in state.closing.items()})
     state.previous = tuple(state.closing)
     state.closing = {}
     state.model, state.state, state.memory = event.model, event.state, event.memory

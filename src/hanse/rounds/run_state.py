@@ -11,11 +11,13 @@ from typing import Any
 
 from hanse.core.errors import CodecError, ConfigError
 from hanse.core.ids import TaskId
+from hanse.core.quickly import maker
 from hanse.core.spec import RunSpec
 from hanse.rounds.events import BlobKey
 
 STATE_VERSION = 1
 OVER = ("finished", "failed", "cancelled")
+_task_id = maker(TaskId)
 
 
 @dataclass(slots=True)
@@ -104,7 +106,7 @@ class RunState:
     def task_id(self, ordinal: int, slot: Slot) -> TaskId:
         """The task id of a slot."""
         if slot.id is None:
-            slot.id = TaskId(self.job, self.component, slot.round, slot.phase, ordinal)
+            slot.id = _task_id(self.job, self.component, slot.round, slot.phase, ordinal)
         return slot.id
 
     @property

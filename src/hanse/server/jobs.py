@@ -18,14 +18,13 @@ from typing import Any
 
 import structlog
 
-from hanse.aggregation import codec_named
 from hanse.backends.grpc.relay import Relays
-from hanse.channels.spec import RoleSpec
 from hanse.core.blobs import INLINE_BYTES
 from hanse.core.errors import ConfigError, ConflictError, HanseError, NotFoundError
 from hanse.core.ids import TaskId, bundle_scope, model_scope
-from hanse.core.records import BlobRef, Envelope, Reply
-from hanse.pipeline.request import ROLES, JobRequest, manifest_json
+from hanse.core.records import BlobRef, Reply
+from hanse.pipeline.offering import check_request, check_roles, end_of, fetch_bundle, job_row, keep_request, proposal_of
+from hanse.pipeline.request import ROLES, JobRequest
 from hanse.rounds import machine, run_state
 from hanse.rounds.clock import LoopClock
 from hanse.rounds.driver import Run, Seams
@@ -33,16 +32,13 @@ from hanse.rounds.events import Failed
 from hanse.rounds.keeping import round_records, run_record
 from hanse.rounds.outgoing import RunInfo
 from hanse.rounds.result import Result
-from hanse.server.host import ServerHost
 from hanse.server.removal import is_gone, remove_job
 from hanse.server.roles import RolesRun, kept_state, result_of
-from hanse.strategies import named
-from hanse.strategies.catalogue import CUSTOM, catalogue
-from hanse.strategies.schedule import rate_of
-from hanse.strategies.selection import selection_of
-from hanse.trust.bundle import read_bundle, unpack_bundle
+from hanse.strategies.catalogue import CUSTOM
+from hanse.trust.bundle import unpack_bundle
 from hanse.workers.load import Load
 from hanse.workers.pool import Workers
+from hanse.workers.server_host import ServerHost
 
 DECISION_S = 30.0
 """How long a connected site that says nothing to a proposal holds the start up."""
@@ -106,44 +102,15 @@ class Job:
     async def offer(self, site: str) -> None:
         """Propose the job to a site."""
         request = self.request
-        body = {
-            "v": 1,
-            "job": request.job,
-            "name": request.name,
-            "person": request.person,
-            "app": request.app,
-            "bundle": {"scope": bundle_scope(request.job), **manifest_json(request.bundle)},
-            "entry": request.entry,
-            "object": request.object,
-            "spec": request.spec.to_json(),
-            "person_record": self._person_record.decode(),
-            "bundle_signature": request.bundle_signature,
-            "submitted_at_ms": request.submitted_at_ms,
-            "request": request.to_json(),
-            "signature": self.signature.hex(),
-        }
         self.offered[site] = time.monotonic()
         self._seams.links.grant(site, read=[(bundle_scope(request.job), request.bundle.id)])
-        await self._seams.inbox.send(site, self._envelope(site, f"propose/{request.job}", "propose", body))
+        await self._seams.inbox.send(site, proposal_of(site, request, self.signature, self._person_record))
 
     async def dismiss(self, site: str, status: str, model: BlobRef | None = None) -> None:
         """Tell a site that the job is over, and where its last model is if the site is to have it."""
-        body: dict[str, Any] = {"v": 1, "job": self.request.job, "status": status}
         if model is not None:
             self._seams.links.grant(site, read=[(model.scope, model.id)])
-            body["model"] = {"scope": model.scope, **manifest_json(model.manifest)}
-        await self._seams.inbox.send(site, self._envelope(site, f"end/{self.request.job}", "end", body))
-
-    def _envelope(self, site: str, id: str, kind: str, body: Mapping[str, Any]) -> Envelope:
-        return Envelope(
-            sender="server",
-            recipient=site,
-            id=id,
-            kind=kind,
-            body=json.dumps(body).encode(),
-            federation=self.request.federation,
-            job=self.request.job,
-        )
+        await self._seams.inbox.send(site, end_of(site, self.request, status, model))
 
     def accepted(self) -> frozenset[str]:
         """Sites that have accepted, or had before the server restarted and have not said otherwise since."""
@@ -233,53 +200,14 @@ class Jobs:
         Raises:
             ConflictError: another job of this id. ConfigError, RefusedError: something in it does not hold.
         """
-        spec = request.spec
-        if request.federation != self._federation:
-            raise ConfigError(f"job: expected one for federation {self._federation}, found {request.federation}")
-        if spec.strategy in catalogue():
-            if not named(spec.strategy, spec.params).can_compress and spec.compression:
-                raise ConfigError(f"run.compression: expected none with the strategy {spec.strategy}")
-        elif request.roles is not None:
-            self._check_roles(request.roles, request.sites)
-        elif spec.strategy != CUSTOM:
-            known = ", ".join((*catalogue(), CUSTOM))
-            raise ConfigError(f"run.strategy: expected one of {known}; found {spec.strategy[:40]!r}")
-        if spec.compression:
-            codec_named(spec.compression)
-        selection_of(spec)
-        if spec.lr is not None:
-            rate_of("run.lr", spec.lr)
-        if request.sites is not None and not request.sites:
-            raise ConfigError("job: expected at least one site, or none named for all of them")
-        bundle = await self._bundle(request)
-        if bundle.manifest.object != request.object:
-            raise ConfigError("job: the request names another object than the bundle")
-        if request.entry != f"{bundle.manifest.module.replace('.', '/')}.py":
-            raise ConfigError("job: the request names another module than the bundle")
-        if request.initial is not None:
-            scope = model_scope(request.job, request.component, 0)
-            if await self._seams.blobs.missing(scope, request.initial):
-                raise ConfigError("job: the initial model has not been uploaded")
-        elif spec.initial == "given":
-            raise ConfigError("job: expected an initial model, found none")
+        await check_request(request, self._seams.blobs, federation=self._federation)
+        check_roles(request, self._enrolled())
         if await is_gone(request.job, self._seams.ledger):
             raise ConflictError(f"job {request.job} was removed; submit the app again for a new one")
-        row = {"request": request.to_json(), "signature": signature.hex(), "taken_at_ms": _now()}
-        content = json.dumps(row, separators=(",", ":")).encode()
-        if not await self._seams.ledger.create(f"job/{request.job}", content):
-            before = json.loads((await self._seams.ledger.get(f"job/{request.job}"))[0])
-            if before["request"] != row["request"]:
-                raise ConflictError(f"job {request.job} exists already and is another one")
+        if not await keep_request(request, signature, self._seams.ledger, _now()):
             return
         job = Job(request, signature, self._record_of(request.person), self._seams)
         await self._begin(job)
-
-    def _check_roles(self, roles: RoleSpec, sites: Sequence[str] | None) -> None:
-        if sorted(sites or ()) != list(roles.sites):
-            raise ConfigError("job: expected the sites that play roles, and no others")
-        unknown = sorted(set(roles.sites) - set(self._enrolled()))
-        if unknown:
-            raise ConfigError(f"roles: expected sites of the federation, found {', '.join(unknown)}")
 
     async def recover(self) -> None:
         """Take up every job that had not ended."""
@@ -479,7 +407,7 @@ class Jobs:
     async def is_known(self, job_id: str) -> bool:
         """Whether there is, or was, such a job."""
         try:
-            await self._seams.ledger.get(f"job/{job_id}")
+            await self._row(job_id)
         except NotFoundError:
             return await is_gone(job_id, self._seams.ledger)
         return True
@@ -687,24 +615,12 @@ class Jobs:
     async def _unpack(self, request: JobRequest) -> None:
         target = self._directory / request.job / "bundle"
         if not target.exists():
-            bundle = await self._bundle(request)
+            bundle = await fetch_bundle(request, self._seams.blobs)
             target.parent.mkdir(parents=True, exist_ok=True)
             await asyncio.to_thread(unpack_bundle, bundle, target)
 
-    async def _bundle(self, request: JobRequest) -> Any:
-        scope = bundle_scope(request.job)
-        if await self._seams.blobs.missing(scope, request.bundle):
-            raise ConfigError("job: the app's bundle has not been uploaded")
-        content = bytes(self._seams.blobs.read(scope, request.bundle.id, 0, request.bundle.size))
-        return await asyncio.to_thread(lambda: read_bundle(content, expected_id=request.app))
-
     async def _row(self, job_id: str) -> dict[str, Any]:
-        try:
-            content, _ = await self._seams.ledger.get(f"job/{job_id}")
-        except NotFoundError:
-            raise NotFoundError(f"there is no job {job_id[:64]!r}; see: hanse job list") from None
-        row: dict[str, Any] = json.loads(content)
-        return row
+        return await job_row(job_id, self._seams.ledger)
 
     async def _end(self, job_id: str) -> dict[str, Any] | None:
         try:

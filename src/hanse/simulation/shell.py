@@ -28,6 +28,7 @@ from hanse.clients.server import ServerRuntime
 from hanse.core.arrays import Arrays
 from hanse.core.errors import ConfigError, HanseError, RefusedError, TaskError
 from hanse.core.ids import TaskId
+from hanse.core.quickly import maker
 from hanse.core.records import Reply, Task
 from hanse.core.spec import RunSpec
 from hanse.rounds import machine
@@ -68,6 +69,7 @@ from hanse.simulation.traces import Traces, Visit
 from hanse.simulation.updates import Updates
 from hanse.strategies import Ask, Strategy
 
+_task = maker(Task)
 LEASE_S = 10.0
 """Virtual seconds until it is noticed that a site has gone, as over gRPC."""
 Observer = Callable[[dict[str, Any]], None]
@@ -227,6 +229,9 @@ class Shell:
         while events:
             _, instructions = machine.step(self.state, events.pop(0))
             for instruction in instructions:
+                if type(instruction) is Send:  # most of them
+                    self._send(instruction)
+                    continue
                 answer = self._perform(instruction)
                 if answer is not None:
                     plans = isinstance(answer, Reduced | Evaluated)
@@ -237,8 +242,6 @@ class Shell:
 
     def _perform(self, instruction: Instruction) -> Event | None:
         match instruction:
-            case Send():
-                self._send(instruction)
             case Plan():
                 return self._plan(instruction)
             case SetTimer(name, at_ms):
@@ -325,7 +328,7 @@ class Shell:
     def _ready(self, until_ms: float) -> list[int]:
         """The next replies to arrive, up to the one at which something may be decided; they leave the queue."""
         state = self.state
-        wanted = state.count - state.num_ok if state.stage == "open" else 0
+        wanted = min(state.count - state.num_ok, state.num_awaited) if state.stage == "open" else 0
         if state.stage == "open" and (state.refill or state.by_group):
             wanted = 1  # something may be decided at every reply
         unbounded = wanted <= 0
@@ -387,26 +390,19 @@ class Shell:
         ref = None if first.model is None else self.models.refs[first.model]
         here = (first.send.task.round, first.send.task.phase) == (state.round, state.phase)
         summing = self.updates.summing(state) if here and ref is not None else None
-        tasks = [
-            Task(
-                flight.send.task,
-                flight.send.site,
-                flight.ask.call,
-                "",
-                flight.send.attempt,
-                flight.ask.config,
-                ref,
-                self.update_kind,
-                spec.seed,
-                spec.allow_nonfinite,
-                flight.ask.payload,
+        kind, seed, any_value, states = self.update_kind, spec.seed, spec.allow_nonfinite, self.site_states
+        tasks: list[Task] = []
+        positions: list[int] = []
+        for send, ask, _, _ in flights:
+            name, site, position, attempt, _, _ = send
+            positions.append(position)
+            tasks.append(
+                _task(name, site, ask.call, "", attempt, ask.config, ref, kind, seed, any_value, ask.payload, None, 0.0)
             )
-            for flight in flights
-        ]
         return Batch(
-            [flight.send.position for flight in flights],
+            positions,
             tasks,
-            [self.site_states.get(task.site) for task in tasks],
+            [states.get(task.site) for task in tasks] if states else [None] * len(tasks),
             None if first.model is None else self.models.arrays[first.model],
             summing,
             0,
@@ -503,16 +499,11 @@ class Shell:
 
 def _alike(flights: dict[int, Flight]) -> list[list[int]]:
     """Ordinals by phase, round and model, each in order of position and with distinct sites."""
-    first = next(iter(flights.values()))
-    task = first.send.task
-    if all(
-        flight.model is first.model and flight.send.task.round == task.round and flight.send.task.phase == task.phase
-        for flight in flights.values()
-    ) and len({flight.send.site for flight in flights.values()}) == len(flights):
-        ordinals = list(flights)  # the common case; positions are issued in the order of ordinals
+    kinds = {(flight.model, flight.send.task.round, flight.send.task.phase) for flight in flights.values()}
+    if len(kinds) == 1 and len({flight.send.site for flight in flights.values()}) == len(flights):
         positions = [flight.send.position for flight in flights.values()]
         if positions == sorted(positions):
-            return [ordinals]
+            return [list(flights)]  # the common case; positions are issued in the order of ordinals
     groups: dict[tuple[int, str, BlobKey | None], list[list[int]]] = {}
     sites: dict[tuple[int, str, BlobKey | None], set[str]] = {}
     for ordinal, flight in sorted(flights.items(), key=lambda item: (item[1].send.task.round, item[1].send.position)):

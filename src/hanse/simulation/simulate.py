@@ -1,17 +1,19 @@
 """`hs.simulate`: the call, its arguments, and what must be true before anything starts."""
 
+import gc
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from hanse.channels.app import RoleApp
+from hanse.channels.app import RolePlay
 from hanse.clients.app import App
 from hanse.clients.failures import text_of
 from hanse.clients.loader import AnyApp, stop_if_loading
 from hanse.clients.server import ServerRuntime, StrategyContext
 from hanse.clients.threads import num_threads, set_threads
+from hanse.core.arrays import Arrays
 from hanse.core.blocking import run_to_end
 from hanse.core.errors import ConfigError, JobFailed, NotFoundError, TaskError
 from hanse.core.ids import new_job_id
@@ -50,6 +52,7 @@ def simulate(
     availability: Availability | None = None,
     roles: Mapping[str, str | Sequence[str]] | None = None,
     server: DataSets | None = None,
+    outputs: Result | None = None,
     checkpoint: str | Path | None = None,
     checkpoint_every: int = 1,
     resume: bool = False,
@@ -76,7 +79,9 @@ def simulate(
             `hs.traces.LogNormal()`. Then deadlines, grace and quorum act in virtual time, and `RoundRecord.time_s` says
             when a round was over. By default no time passes; with an asynchronous strategy sites differ as
             `hs.traces.LogNormal(1.0)` says.
-        roles: of an `hs.RoleApp`, the site or sites of each role; the other arguments are not for it.
+        roles: of an `hs.RoleApp`, the site or sites of each role; of the other arguments only `outputs` and
+            `observer` are for it.
+        outputs: of an `hs.RoleApp` with `outputs_of`, the result of the earlier simulation.
         server: data sets that the server holds, which `@app.evaluate_on_server` loads.
         availability: who answers, a function of a visit such as `hs.traces.Diurnal()`.
         checkpoint: a folder in which the run is kept after a round.
@@ -103,10 +108,14 @@ def simulate(
     """
     stop_if_loading()
     population = population_of(sites)
-    if isinstance(app, RoleApp):
+    if isinstance(app, RolePlay):
         played = app.spec(roles)
         load = {name: Loader(population, name) for name in played.sites if name in population.names}
-        return run_to_end(simulate_roles(app, played, load, observer or (lambda event: None)))
+        return run_to_end(
+            simulate_roles(
+                app, played, load, observer or (lambda event: None), Arrays() if outputs is None else outputs.arrays
+            )
+        )
     if roles is not None:
         raise ConfigError("roles: expected none for an hs.App, which asks all sites the same; leave them out")
     spec = app.spec()
@@ -118,6 +127,7 @@ def simulate(
     set_threads(spec.threads)
     runs_on: Engine | None = None
     tracking: Tracking | None = None
+    collecting = _collect_rarely()
     try:
         runtime = ServerRuntime(app, held(server or {}))
         strategy = strategy_of(app, spec, runtime, population.names)
@@ -160,6 +170,7 @@ def simulate(
         set_threads(before)
         if tracking is not None:
             tracking.close()
+        collecting()
     if result.status == "failed":
         raise JobFailed(result.error, result)
     return result
@@ -177,6 +188,25 @@ def held(data: DataSets) -> Callable[[str], Any] | None:
         return data[name]
 
     return load
+
+
+def _collect_rarely() -> Callable[[], None]:
+    """Let Python look for cycles less often, and not among what is there already; answers what undoes it.
+
+    A reply leaves a dozen objects, so that for some ten replies all recent ones would be looked through, and for some
+    thousand everything that was ever imported: a tenth of the cost of a site.
+    """
+    thresholds, was_frozen = gc.get_threshold(), bool(gc.get_freeze_count())
+    if thresholds[0]:
+        gc.set_threshold(max(thresholds[0], 10_000), *thresholds[1:])
+    gc.freeze()
+
+    def undo() -> None:
+        gc.set_threshold(*thresholds)
+        if not was_frozen:
+            gc.unfreeze()
+
+    return undo
 
 
 def check_fits(spec: RunSpec, num_sites: int) -> None:

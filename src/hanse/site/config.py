@@ -19,6 +19,7 @@ FILE = "site.yaml"
 _KEYS = (
     "name",
     "server",
+    "aws",
     "durability",
     "isolation",
     "workers",
@@ -28,7 +29,26 @@ _KEYS = (
     "keep_models",
 )
 _WORKERS = ("limit", "preload", "memory_mb", "environment")
+_AWS = ("region", "profile", "role", "external_id", "endpoint")
 _ISOLATION = ("level", "read", "write", "uid", "gid", "network")
+
+
+@dataclass(frozen=True, slots=True)
+class AwsAccess:
+    """How this site reaches its queue where the federation has no server. Blobs come and go by links alone.
+
+    Args:
+        region: of the federation's queues.
+        profile: of this machine's AWS settings; empty for its default credentials.
+        role: ARN of a role to assume, empty for none; `external_id` goes with it.
+        endpoint: another URL than AWS's, for emulators.
+    """
+
+    region: str
+    profile: str = ""
+    role: str = ""
+    external_id: str = ""
+    endpoint: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +58,7 @@ class SiteConfig:
     Args:
         name: must be the certificate's; empty for not said.
         server: `host:port` instead of the address that the site was given when it joined.
+        aws: queues instead of a server; None for a server.
         durability: `power` (what must not be lost is on disk before it is answered) or `process`.
         isolation: of workers; the policy may demand more.
         max_workers: jobs whose worker is kept warm side by side.
@@ -52,6 +73,7 @@ class SiteConfig:
 
     name: str = ""
     server: str = ""
+    aws: AwsAccess | None = None
     durability: str = "power"
     isolation: Isolation = field(default_factory=Isolation)
     max_workers: int = 4
@@ -78,6 +100,7 @@ def read_config(path: Path) -> SiteConfig:
     return SiteConfig(
         name=document.text("name", ""),
         server=document.text("server", ""),
+        aws=_aws(document),
         durability=document.word("durability", "power", ("power", "process")),
         isolation=_isolation(document),
         max_workers=workers.whole("limit", 4, 1, 1024) or 4,
@@ -89,6 +112,16 @@ def read_config(path: Path) -> SiteConfig:
         tracking=_tracking(document),
         keep_models=document.flag("keep_models", False),
     )
+
+
+def _aws(document: Section) -> AwsAccess | None:
+    if "aws" not in document.values:
+        return None
+    section = document.section("aws", _AWS)
+    values = {name: section.text(name, "") for name in _AWS}
+    if not values["region"]:
+        raise section.error("region", "the region of the federation's queues, such as eu-central-1")
+    return AwsAccess(**values)
 
 
 def _isolation(document: Section) -> Isolation:

@@ -12,7 +12,7 @@ from hanse.server.config import ServerConfig
     "config",
     [
         ServerConfig("f"),
-        ServerConfig("f", "0.0.0.0", 0, 1, None, ("a.example", "10.0.0.1"), "process", 8, "everyone"),
+        ServerConfig("f", "0.0.0.0", 0, 1, None, ("a.example", "10.0.0.1"), "process", 8, results="everyone"),
         ServerConfig("123"),
         ServerConfig("f", listen="::1", hosts=("::1",)),
         ServerConfig("no"),

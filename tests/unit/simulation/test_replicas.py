@@ -157,7 +157,7 @@ def test_numbers_of_replicas_are_checked(app: Any, count: Any) -> None:
 
 def test_nothing_is_left_behind(app: Any) -> None:
     engine = Replicas(app, hs.Population(5, data=app.module_globals["made"]), 2, mixed_hardware=True)
-    engine._start()
+    engine.start()
     pids = engine.pids
     assert all(Path(f"/proc/{pid}").exists() for pid in pids)
     engine.close()
