@@ -171,6 +171,7 @@ class Run:
         self._left = Leftovers([] if state.model is None else [state.model[0]])
         self._refs: dict[BlobKey, BlobRef] = {}
         self._moved = Moved()
+        self._sizes: dict[str, int] = {}  # of models that tasks refer to, by id
         self._fingerprints: dict[str, str] = {}
         self._update_kind = "values"
         self._unkept: list[dict[str, Any]] = []
@@ -228,6 +229,7 @@ class Run:
         run._left.uploads = {round_: set() for round_ in record["uploads"]}
         run._fingerprints = record["fingerprints"]
         run._moved = Moved(*record["moved"])
+        run._sizes = dict(record.get("sizes", {}))
         run._update_kind = record["update_kind"]
         run._loaded(record)
         return run
@@ -738,6 +740,9 @@ class Run:
             ref = BlobRef(manifest, key[0], content)
             self._refs = {kept: r for kept, r in self._refs.items() if kept in self._needed()}
             self._refs[key] = ref
+            sizes = {kept.id: kept.manifest.size for kept in self._refs.values()}
+            needed = {blob for _, blob in self._needed()}
+            self._sizes = {blob: size for blob, size in self._sizes.items() if blob in needed} | sizes
         return ref
 
     def _needed(self) -> set[BlobKey]:
@@ -766,10 +771,8 @@ class Run:
         )
 
     def _saved(self, base: str, sent: int) -> int:
-        """An update that is not compressed is as long as its model; 0 where a later server does not know that."""
-        if not self.state.spec.compression:
-            return 0
-        return max((ref.manifest.size - sent for ref in self._refs.values() if ref.id == base), default=0)
+        """An update that is not compressed is as long as its model."""
+        return self._sizes[base] - sent if self.state.spec.compression and base in self._sizes else 0
 
     async def _load_replies(self) -> tuple[Answer, ...]:
         """Rows that exist and matter."""
@@ -897,6 +900,7 @@ class Run:
             "fingerprints": self._fingerprints,
             "update_kind": self._update_kind,
             "moved": [self._moved.down, self._moved.up, self._moved.saved],
+            "sizes": self._sizes if self.state.spec.compression else {},
         }
         return self._mark + b"," + json.dumps(record, separators=(",", ":")).encode()[1:]
 
