@@ -236,7 +236,7 @@ def test_asynchrony_repeats_bit_for_bit() -> None:
 
 
 def test_a_lost_evaluator_holds_up_nobody_who_trains() -> None:
-    """It is noticed after ten seconds; then the phase ends with the last evaluation, and not with training in flight."""
+    """That is noticed after ten seconds; the phase ends with the last evaluation, and not with training in flight."""
 
     def slow(visit: Visit) -> float:
         return 30.0 if visit.phase == "evaluate" else 20.0 * (1 + "abcdef".index(visit.site))
