@@ -3,7 +3,8 @@
 import atexit
 import functools
 import itertools
-from collections.abc import Iterator
+import logging
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -49,6 +50,7 @@ def _client(service: str) -> Any:
 def _endpoint() -> str:
     """The URL of this process's emulator, with a bucket and a table as a deployment makes them."""
     server = pytest.importorskip("moto.server", reason="needs moto").ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)  # a line for every request
     server.start()
     atexit.register(server.stop)
     host, port = server.get_host_and_port()
@@ -72,9 +74,13 @@ def _deployed() -> None:
 @contextmanager
 def emulated() -> Iterator[AwsConfig]:
     """A fresh federation: its queues, and its part of the bucket and the table."""
+    yield deployed(f"f{next(_numbers)}", SITES)
+
+
+def deployed(name: str, members: Iterable[str]) -> AwsConfig:
+    """A federation's queues, and its part of the bucket and the table."""
     pytest.importorskip("obstore", reason="needs the extra `aws`")
     _deployed()
-    name = f"f{next(_numbers)}"
-    for who in SITES:
+    for who in members:
         _client("sqs").create_queue(QueueName=f"hanse-{name}-{who}", Attributes={"VisibilityTimeout": "30"})
-    yield AwsConfig(name, BUCKET, TABLE, REGION, _endpoint())
+    return AwsConfig(name, BUCKET, TABLE, REGION, _endpoint())

@@ -26,10 +26,10 @@ from hanse.core.seams import BlobStore
 from hanse.demos.local_federation import LocalFederation
 from hanse.rounds.events import BlobKey
 from hanse.rounds.host import LocalHost, Member, PlanRequest, ReduceRequest, load_arrays
-from hanse.server.host import ServerHost
 from hanse.workers.launcher import Launcher
 from hanse.workers.load import Load
 from hanse.workers.pool import Workers
+from hanse.workers.server_host import ServerHost
 
 HEAD = """
 import os, signal

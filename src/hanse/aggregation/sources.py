@@ -178,12 +178,17 @@ class BlobSink:
         write(0, memoryview(header))
         self._write = write
         self._specs = layout.specs
-        self._starts = _data_starts(layout, len(header))
+        self._starts = data_starts(layout)
 
     def write(self, index: int, start: int, block: Block) -> None:
         """See `Sink.write`."""
         first = self._starts[index] + start * self._specs[index].dtype.itemsize
         self._write(first, np.ascontiguousarray(block).view(np.uint8).data)
+
+
+def data_starts(layout: Layout) -> list[int]:
+    """At which byte of the canonical form each array begins."""
+    return _data_starts(layout, len(header_of(layout)))
 
 
 def _data_starts(layout: Layout, start: int) -> list[int]:

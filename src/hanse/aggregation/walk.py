@@ -98,6 +98,7 @@ def aggregate(
     threads: int = 1,
     block_elements: int | None = None,
     allow_nonfinite: bool = False,
+    only: Sequence[Range] | None = None,
 ) -> float:
     """Reduce stored updates into a new model.
 
@@ -114,6 +115,8 @@ def aggregate(
         threads: how many take ranges side by side. Changes no bit.
         block_elements: elements of one block. Changes no bit.
         allow_nonfinite: take NaN and infinity as they come instead of refusing the update.
+        only: the elements to reduce where others reduce the rest (`shares`); None for all. Not for a `Gather`, which
+            needs to have seen all of them first.
 
     Returns:
         The total weight that was divided by.
@@ -132,6 +135,8 @@ def aggregate(
         sources, positions, weights, layout, plan_size=plan_size, needs_weight=not isinstance(rule, Select)
     )
     if isinstance(rule, Gather):
+        if only is not None:
+            raise ValueError("expected the whole range for a Gather, found a part")
         if kind == "values" and base is not None:
             cohort = replace(cohort, sources=tuple(Deltas(source, base) for source in cohort.sources))
             kind, update = "delta", from_values(update) if update else None
@@ -156,7 +161,8 @@ def aggregate(
         scalars or {},
         allow_nonfinite,
     )
-    run_side_by_side(ranges(layout, default if block_elements is None else block_elements), step, threads)
+    size = default if block_elements is None else block_elements
+    run_side_by_side(ranges(layout, size) if only is None else cut(only, size), step, threads)
     if step.refused:
         raise UpdatesRefused(step.refused)
     return cohort.total_weight
@@ -274,6 +280,13 @@ def ranges(layout: Layout, block_elements: int) -> Iterator[Range]:
     for index, spec in enumerate(layout.specs):
         for start in range(0, spec.size, block_elements):
             yield Range(index, start, min(start + block_elements, spec.size))
+
+
+def cut(parts: Sequence[Range], block_elements: int) -> Iterator[Range]:
+    """The elements of these ranges, in blocks."""
+    for at in parts:
+        for start in range(at.start, at.stop, block_elements):
+            yield Range(at.index, start, min(start + block_elements, at.stop))
 
 
 def select_elements(num_updates: int) -> int:

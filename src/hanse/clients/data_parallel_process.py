@@ -46,7 +46,7 @@ def main(link: Connection) -> None:
         given = decode(link.recv_bytes())
         number = facts["number"]
         if "X" in given:
-            data[number] = tuple(torch.from_numpy(given[part].copy()) for part in "Xy")  # type: ignore[assignment]  # two
+            data[number] = tuple(torch.from_numpy(given[part].copy()) for part in "Xy")
         data = {kept: pair for kept, pair in data.items() if kept in facts["keep"]}
         optimizer = _OPTIMIZERS[facts["kind"]](**facts["optimizer"])
         training = Training(facts["loss"], optimizer, facts["epochs"], facts["batch_size"])

@@ -1,11 +1,14 @@
 """`Site`: what user code sees of the place where it runs."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from hanse.core.errors import TaskError
+from hanse.channels.checkpoints import FileCheckpoints
+from hanse.core.arrays import Arrays
+from hanse.core.errors import ConfigError, TaskError
 from hanse.core.records import Task
 from hanse.core.seeds import generator, key_of, seed_globals
 
@@ -25,7 +28,16 @@ class Site:
         log: `log(text)` writes into the site's own log, which never leaves the site.
     """
 
-    def __init__(self, name: str, load: Callable[[str], Any], log: Callable[[str], None], seed: int = 0) -> None:
+    def __init__(
+        self,
+        name: str,
+        load: Callable[[str], Any],
+        log: Callable[[str], None],
+        seed: int = 0,
+        *,
+        outputs: Callable[[], Arrays] | None = None,
+        checkpoints: Path | None = None,
+    ) -> None:
         self.name = name
         self.log = log
         self.seed = seed
@@ -34,6 +46,8 @@ class Site:
         self._attempt = 0
         self._rng: np.random.Generator | None = None
         self._load = load
+        self._outputs = outputs
+        self._checkpoints = checkpoints
         self._loaded: dict[str, Any] = {}
         self._loadings = 0
         self._state: dict[str, Any] | None = None
@@ -59,6 +73,25 @@ class Site:
         self._loadings += 1
         seed_globals(self.key(f"globals {self._loadings}"))
         return self._loaded[dataset]
+
+    def outputs(self) -> Arrays:
+        """What the same role kept at this site in the earlier job that this one names (`RoleApp.outputs_of`).
+
+        Raises:
+            ConfigError: the job names none, or nothing is kept of it. CodecError: what is kept are no arrays.
+        """
+        if self._outputs is None:
+            raise ConfigError("site.outputs: expected a job that names an earlier one with outputs_of, found none")
+        return self._outputs()
+
+    @property
+    def checkpoints(self) -> Callable[[bytes], FileCheckpoints] | None:
+        """What this role has reached in earlier sessions of the job, which broke: a function of what it holds for.
+
+        See `hanse.channels.checkpoints`; None where nothing is kept.
+        """
+        folder = self._checkpoints
+        return None if folder is None else lambda about: FileCheckpoints(folder, about)
 
     @property
     def state(self) -> dict[str, Any]:

@@ -1,5 +1,5 @@
 """Many powers of one base: E. Brickell, D. Gordon, K. McCurley, D. Wilson, "Fast exponentiation with precomputation",
-EUROCRYPT 1992, with windows of eight bits over gmpy2.
+EUROCRYPT 1992, with windows of eight bits over gmpy2, or of other widths.
 
 An exponent of k bits costs k / 8 products. Which entries of the table are read depends on the exponent: not for a
 secret that is used twice on a machine shared with an attacker who watches its caches, and not for messages: their small
@@ -10,27 +10,26 @@ from typing import Any
 
 from hanse.crypto.gmp import gmpy2_module
 
-_WINDOW_BITS = 8
-
 
 class FixedBase:
     """base^e mod modulus for exponents below 2^exponent_bits.
 
     Args:
         base, modulus: as in base^e mod modulus.
-        exponent_bits: the longest exponent. The table holds 32 × exponent_bits numbers.
+        exponent_bits: the longest exponent.
+        window_bits: w: a power costs exponent_bits / w products, and the table holds 2^w / w × exponent_bits numbers.
     """
 
-    def __init__(self, base: int, modulus: int, exponent_bits: int) -> None:
+    def __init__(self, base: int, modulus: int, exponent_bits: int, *, window_bits: int = 8) -> None:
         mpz = gmpy2_module().mpz
         self._modulus = mpz(modulus)
         self._limit = 1 << exponent_bits
-        self._num_windows = -(-exponent_bits // _WINDOW_BITS)
+        self._window_bits, self._num_windows = window_bits, -(-exponent_bits // window_bits)
         self._table: list[list[Any]] = []
         step = mpz(base) % self._modulus
         for _ in range(self._num_windows):
             row = [mpz(1)]
-            for _ in range((1 << _WINDOW_BITS) - 1):
+            for _ in range((1 << window_bits) - 1):
                 row.append(row[-1] * step % self._modulus)
             self._table.append(row)
             step = row[-1] * step % self._modulus
@@ -43,7 +42,10 @@ class FixedBase:
         """
         if not 0 <= exponent < self._limit:
             raise ValueError(f"expected an exponent of at most {self._limit.bit_length() - 1} bits, not negative")
-        result, modulus = self._table[0][0], self._modulus
-        for row, digit in zip(self._table, int(exponent).to_bytes(self._num_windows, "little"), strict=True):
-            result = result * row[digit] % modulus
+        modulus, width = self._modulus, self._window_bits
+        mask, rest = (1 << width) - 1, int(exponent)
+        result = self._table[0][rest & mask]
+        for row in self._table[1:]:
+            rest >>= width
+            result = result * row[rest & mask] % modulus
         return result

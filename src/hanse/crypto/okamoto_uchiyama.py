@@ -144,7 +144,28 @@ class PrivateKey:
         base = self._logarithm(gmpy2.mpz(public.g))
         if base == 0:
             raise ConfigError("okamoto-uchiyama key: expected g of order divisible by p modulo p²")
+        self._base = base  # of g^(p − 1): minus the logarithm of g itself
         self._factor = gmpy2.invert(base, self._p)
+
+    @cached_property
+    def _parts(self) -> "_Parts":
+        return _Parts(int(self._p), self.public)
+
+    def encrypt(self, message: int, bound: int) -> Ciphertext:
+        """The same as `PublicKey.encrypt`, about twenty times as fast, by the Chinese remainder theorem.
+
+        Modulo p², g^m is (1 + p)^(m·L) times a power of h, with L the logarithm of g and (1 + p)^k = 1 + k·p; modulo q
+        it is a power of h. So a ciphertext is 1 + m·L·p times h^r for a fresh r of 2048 bits, which is drawn once and
+        reduced by both primes: the same distribution as that of g^m · h^r.
+
+        Raises:
+            TooLargeError: as `PublicKey.encrypt`.
+        """
+        _within(bound)
+        if abs(message) > bound:
+            raise TooLargeError("okamoto-uchiyama message: expected an absolute value within the declared bound")
+        known = 1 - message * self._base % self._p * self._p
+        return Ciphertext(self._parts.masked(known, secrets.randbits(MODULUS_BITS)), bound)
 
     def decrypt(self, ciphertext: Ciphertext) -> int:
         """The message.
@@ -166,6 +187,27 @@ class PrivateKey:
     def _logarithm(self, value: Any) -> Any:
         power = self._gmpy2.powmod_sec(value % self._squared, self._p - 1, self._squared)
         return (power - 1) // self._p
+
+
+class _Parts:
+    """What the primes make of powers of h."""
+
+    def __init__(self, p: int, public: PublicKey) -> None:
+        gmpy2 = gmpy2_module()
+        q = public.n // (p * p)
+        self._squared, self._q = gmpy2.mpz(p * p), gmpy2.mpz(q)
+        self._orders = p - 1, q - 1
+        self._powers = tuple(
+            FixedBase(public.h % modulus, modulus, order.bit_length(), window_bits=12)
+            for modulus, order in ((p * p, p - 1), (q, q - 1))
+        )
+        self._inverse = gmpy2.invert(self._squared, self._q)
+
+    def masked(self, known: Any, r: int) -> Any:
+        """The number that is known · h^r modulo p², and h^r modulo q."""
+        at_p, at_q = (powers.power(r % order) for powers, order in zip(self._powers, self._orders, strict=True))
+        at_p = known * at_p % self._squared
+        return at_p + self._squared * ((at_q - at_p) * self._inverse % self._q)
 
 
 def generate() -> PrivateKey:

@@ -4,30 +4,55 @@ import contextlib
 import json
 import time
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 import yaml
 
 from hanse.backends.grpc.client import Connection, Credentials
+from hanse.core.blobs import Manifest
 from hanse.core.errors import ConfigError, HanseError
 from hanse.core.proto import hanse_pb2 as pb
+from hanse.core.seams import BlobStore
+from hanse.tracking import Tracker, tracker_from
 from hanse.trust.identity import SigningRequest
 from hanse.trust.membership import Membership
 
-KEYS = ("federation", "address", "identity")
+KEYS = ("federation", "address", "identity", "aws", "tracking")
+
+
+@dataclass(frozen=True, slots=True)
+class AwsAccess:
+    """How a person reaches a federation without a server.
+
+    Args:
+        region, bucket: the federation's.
+        profile: of this machine's AWS settings; empty for its default credentials.
+        role: ARN of a role to assume, empty for none; `external_id` goes with it.
+        endpoint: another URL than AWS's, for emulators.
+    """
+
+    region: str
+    bucket: str
+    profile: str = ""
+    role: str = ""
+    external_id: str = ""
+    endpoint: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Federation:
-    """Where the server is, and who asks."""
+    """Where the server is, or where its queues and bucket are, and who asks."""
 
     name: str
     address: str
     membership: Membership
     directory: Path | None = None
     """Where the keys lie; a renewed certificate is kept there."""
+    tracking: Tracker | None = None
+    """Where the aggregator's run of every job that is followed from here is written."""
+    aws: AwsAccess | None = None
 
     @classmethod
     def load(cls, path: str | Path = "federation.yaml") -> "Federation":
@@ -47,16 +72,60 @@ class Federation:
             ) from None
         except yaml.YAMLError:
             raise ConfigError(f"{path}: expected YAML, found something else") from None
-        if not isinstance(value, dict) or not set(value) <= set(KEYS) or not {"federation", "address"} <= set(value):
+        if not isinstance(value, dict) or not set(value) <= set(KEYS) or "federation" not in value:
             raise ConfigError(f"{path}: expected the keys {', '.join(KEYS)}")
+        declared = value.pop("tracking", None)
+        tracking = None if declared is None else tracker_from(declared, f"{path}: tracking")
+        aws = _aws(value.pop("aws"), path) if "aws" in value else None
+        if aws is None and "address" not in value:
+            raise ConfigError(f"{path}: expected `address`, where the server is, or `aws`, where there is none")
         if not all(isinstance(item, str) for item in value.values()):
-            raise ConfigError(f"{path}: expected texts under {', '.join(KEYS)}")
+            raise ConfigError(f"{path}: expected texts under {', '.join(KEYS[:3])}")
         directory = path.parent / str(value.get("identity", "."))
-        return cls(value["federation"], value["address"], Membership.load(directory), directory)
+        membership = Membership.load(directory)
+        return cls(value["federation"], value.get("address", ""), membership, directory, tracking, aws)
 
-    def connect(self) -> "Session":
+    def connect(self) -> "AnySession":
         """A connection; use it as an async context manager."""
+        if self.aws is not None:
+            from hanse.person.over_aws import AwsSession
+
+            return AwsSession(self)
         return Session(self)
+
+
+def _aws(value: Any, path: Path) -> AwsAccess:
+    known = [item.name for item in fields(AwsAccess)]
+    if not isinstance(value, dict) or not set(value) <= set(known) or not {"region", "bucket"} <= set(value):
+        raise ConfigError(f"{path}: aws: expected region and bucket, and perhaps {', '.join(known[2:])}")
+    if not all(isinstance(item, str) for item in value.values()):
+        raise ConfigError(f"{path}: aws: expected texts")
+    return AwsAccess(**value)
+
+
+class Blobs(Protocol):
+    """What sessions upload to and download from."""
+
+    async def download(self, store: BlobStore, scope: str, manifest: Manifest, *, into: str | None = None) -> None: ...
+
+    async def upload(self, store: BlobStore, scope: str, manifest: Manifest, *, place: str, task: str = "") -> None: ...
+
+
+class AnySession(Protocol):
+    """Questions to a federation, however it is reached."""
+
+    @property
+    def connection(self) -> Blobs: ...
+
+    async def __aenter__(self) -> Self: ...
+
+    async def __aexit__(self, *_: object) -> None: ...
+
+    async def ask(self, op: str, *, sig: bytes = b"", **body: Any) -> dict[str, Any]: ...
+
+    async def ask_raw(self, op: str, *, sig: bytes = b"", **body: Any) -> pb.Answer: ...
+
+    def watch(self, job: str) -> AsyncIterator[dict[str, Any]]: ...
 
 
 class Session:

@@ -35,6 +35,7 @@ from hanse.aggregation import (
     from_values,
 )
 from hanse.aggregation.rounding import Wide, all_finite, is_float, round_to, widen_into
+from hanse.aggregation.shares import Share, share_ranges
 from hanse.core.arrays import Array, Arrays, ArraySpec, Layout, describe
 from hanse.core.errors import NotFoundError, RefusedError, TaskError, UpdateError
 from hanse.core.spec import RunSpec
@@ -83,6 +84,7 @@ def fold(
     memory: Memory = NOTHING,
     threads: int = 1,
     phase: str = "train",
+    share: Share | None = None,
 ) -> Refused:
     """Reduce the replies of a closed phase into a new model and strategy state.
 
@@ -93,6 +95,7 @@ def fold(
         base: the model that the updates began from.
         states: as `Strategy.state_names`; none at first.
         memory: what `remembered` answered for these replies.
+        share: which part of the range to reduce where others reduce the rest; see `can_share`.
 
     Returns:
         What was refused; empty if it is done.
@@ -125,7 +128,9 @@ def fold(
         elif isinstance(rule, WholeUpdates):
             _combine(rule, items, base, make_sink, named, round_, spec.allow_nonfinite)
         elif isinstance(rule, Fold | Select | Gather):
-            _walk(strategy, spec, rule, items, make_sink, named, kind, round_, size, base, states, memory, threads)
+            _walk(
+                strategy, spec, rule, items, make_sink, named, kind, round_, size, base, states, memory, threads, share
+            )
         else:
             raise TaskError(
                 "bad_reply",
@@ -152,12 +157,14 @@ def _walk(
     states: Sequence[Source],
     memory: Memory,
     threads: int,
+    share: Share | None,
 ) -> None:
     sources = [item.source for item in items if item.source is not None]
     weights = checked_weights(strategy, [item.about for item in items], named)
+    layout = (base or sources[0]).layout
     moves = moving(
         strategy,
-        (base or sources[0]).layout,
+        layout,
         make_sink,
         kind=kind,
         round_=round_,
@@ -180,7 +187,16 @@ def _walk(
         plan_size=size,
         threads=threads,
         allow_nonfinite=spec.allow_nonfinite,
+        only=None if share is None else share_ranges([layout, *([wide_layout(layout)] * len(moves.states))], share),
     )
+
+
+def can_share(strategy: Strategy, phase: str, kind: str) -> bool:
+    """Whether several may reduce a part each: not where what is to be done depends on all of the updates at once."""
+    if kind != "fold" or strategy.stepwise or not strategy.needs_model:
+        return False
+    rule = strategy.reducer_of(phase, None)
+    return isinstance(rule, Fold | Select) and not isinstance(rule, Gather | Totals | Answers | WholeUpdates)
 
 
 @dataclass(frozen=True, slots=True)

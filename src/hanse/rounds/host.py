@@ -14,6 +14,7 @@ from functools import partial
 from typing import Any, Protocol
 
 from hanse.aggregation import ArraySource, BlobSink, BlobSource, Sink, Source
+from hanse.aggregation.shares import Share, clipped
 from hanse.core.arrays import Arrays, Layout
 from hanse.core.codec import decode, encoded_size
 from hanse.core.errors import ConfigError, HanseError, NotFoundError, RefusedError, TaskError
@@ -23,12 +24,14 @@ from hanse.core.records import Config, Metrics, Reply, pack_values
 from hanse.core.seams import BlobStore
 from hanse.core.spec import RunSpec
 from hanse.rounds.events import BlobKey
-from hanse.rounds.folding import Item, Refused, fold, remembered, update_kind
+from hanse.rounds.folding import Item, Refused, can_share, fold, remembered, update_kind
 from hanse.strategies import Ask, Close, Context, PhasePlan, Strategy
 from hanse.strategies.catalogue import catalogue
 from hanse.strategies.schedule import rate_at, rate_of
 from hanse.strategies.strategy import Earlier, FoldInput
 
+Part = tuple[int, Mapping[int, bytes]]
+"""A blob's size, and hashes of some of its chunks."""
 SMALL_BYTES = 1 << 20
 """Reductions that read less than this are done on the spot: a thread would take longer."""
 
@@ -258,16 +261,50 @@ class LocalHost:
             raise TaskError("raised", "the app has no evaluation at the server")
         return self._evaluate(await load_arrays(self._blobs, model), round_)
 
+    async def reduce_share(self, request: ReduceRequest, share: Share) -> tuple[Refused, list[Part]]:
+        """Reduce a part of the range where others reduce the rest: see `folding.can_share`.
+
+        The store must be one whose chunks several may write: its writers tell which they have written.
+
+        Returns:
+            What is refused, and for every output its size and the hashes of this share's chunks.
+
+        Raises:
+            As `reduce`.
+        """
+        refused, outputs = await self._reduced(request, share)
+        parts = [] if refused else [output.part(share) for output in outputs]
+        for output in outputs:
+            output.abort()
+        return refused, parts
+
+    def memory_after(self, request: ReduceRequest) -> Mapping[str, Any]:
+        """What the strategy remembers of a reduction."""
+        return remembered(self._strategy, self._spec, request.memory, [member.about for member in request.members])
+
+    def can_share(self, request: ReduceRequest) -> bool:
+        """Whether several may do it."""
+        return can_share(self._strategy, request.phase, request.kind)
+
     async def _fold(self, request: ReduceRequest) -> ReduceAnswer:
+        memory = self.memory_after(request)
+        refused, outputs = await self._reduced(request, None)
+        if refused:
+            for output in outputs:
+                output.abort()
+            return ReduceAnswer(None, refused=refused)
+        keys = [await output.seal() for output in outputs]
+        return ReduceAnswer(keys[0] if keys else None, tuple(keys[1:]), memory=memory)
+
+    async def _reduced(self, request: ReduceRequest, share: Share | None) -> tuple[Refused, list["Output"]]:
         base = None if request.model is None else await self._source(request.model)
         states = [await self._source(key) for key in request.state]
         items = [self._item(member) for member in request.members]
         num_bytes = sum(m.reply.update.manifest.size for m in request.members if m.reply.update is not None)
         outputs: list[Output] = []
-        memory = remembered(self._strategy, self._spec, request.memory, [item.about for item in items])
 
         def make_sink(layout: Layout) -> Sink:
-            outputs.append(Output(self._blobs, request.scope, layout))
+            outputs.append(Output(self._blobs, request.scope, layout, share))
             return outputs[-1].sink
 
         def work() -> Refused:
@@ -280,9 +317,10 @@ class LocalHost:
                 size=request.size,
                 base=base,
                 states=states,
-                memory=memory,
+                memory=request.memory if share is not None else self.memory_after(request),
                 threads=self._threads if num_bytes >= SMALL_BYTES else 1,
                 phase=request.phase,
+                share=share,
             )
 
         try:
@@ -291,12 +329,7 @@ class LocalHost:
             for output in outputs:
                 output.abort()
             raise
-        if refused:
-            for output in outputs:
-                output.abort()
-            return ReduceAnswer(None, refused=refused)
-        keys = [await output.seal() for output in outputs]
-        return ReduceAnswer(keys[0] if keys else None, tuple(keys[1:]), memory=memory)
+        return refused, outputs
 
     def _item(self, member: Member) -> Item:
         reply, update = member.reply, member.reply.update
@@ -318,12 +351,20 @@ class LocalHost:
 
 
 class Output:
-    """A blob that the walk writes."""
+    """A blob that the walk writes, or a share of it."""
 
-    def __init__(self, blobs: BlobStore, scope: str, layout: Layout) -> None:
+    def __init__(self, blobs: BlobStore, scope: str, layout: Layout, share: Share | None = None) -> None:
         self._scope = scope
-        self._writer = blobs.create(scope, encoded_size(layout))
-        self.sink = BlobSink(layout, self._writer.write)
+        self._size = encoded_size(layout)
+        self._writer = blobs.create(scope, self._size)
+        write = self._writer.write
+        self.sink = BlobSink(layout, write if share is None else clipped(write, share.span(self._size)))
+
+    def part(self, share: Share) -> Part:
+        """The blob's size, and the hashes of a share's chunks."""
+        writer: Any = self._writer
+        hashes: Mapping[int, bytes] = writer.hashes
+        return self._size, {index: hashes[index] for index in share.chunks(self._size)}
 
     async def seal(self) -> BlobKey:
         """Make it readable; its key."""

@@ -16,18 +16,19 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from hanse.core.errors import ConflictError, NotFoundError, UnavailableError
+from hanse.core.errors import ConflictError, NotFoundError, StorageError, UnavailableError
 from hanse.core.ids import upload_scope
 from hanse.core.records import Reply
 from hanse.core.spec import RunSpec
-from hanse.rounds import machine
+from hanse.rounds import machine, run_state
 from hanse.rounds.clock import Clock
-from hanse.rounds.driver import Run, RunInfo, Seams
+from hanse.rounds.driver import Run, Seams
 from hanse.rounds.events import (
     Answer,
     Cancelled,
     Checkpoint,
     Event,
+    Failed,
     Replied,
     Resumed,
     SitesChanged,
@@ -36,6 +37,7 @@ from hanse.rounds.events import (
 )
 from hanse.rounds.host import StrategyHost
 from hanse.rounds.keeping import Keeping, run_record
+from hanse.rounds.outgoing import RunInfo
 from hanse.rounds.record import RoundRecord
 
 PATIENCE_MS = 10_000
@@ -55,18 +57,30 @@ class Outcome:
     Args:
         status: the run's: waiting, running, finished, failed, cancelled.
         wake_ms: when somebody must visit again though nothing has happened; None when the run is over.
-        round: the round that it is in.
-        error: why it failed or was cancelled.
+        state: where the run is; to be read, not changed.
+        moved: whether this visit has written it.
+        fingerprints: site → numerics fingerprint of its worker, as far as it has answered.
     """
 
     status: str
     wake_ms: int | None
-    round: int
-    error: str
+    state: run_state.RunState
+    moved: bool
+    fingerprints: Mapping[str, str]
+
+    @property
+    def round(self) -> int:
+        """The round that it is in."""
+        return self.state.round
+
+    @property
+    def error(self) -> str:
+        """Why it failed or was cancelled."""
+        return self.state.error
 
 
 async def begin(
-    state: machine.RunState, seams: Seams, host: StrategyHost, now_ms: Now, info: RunInfo | None = None
+    state: run_state.RunState, seams: Seams, host: StrategyHost, now_ms: Now, info: RunInfo | None = None
 ) -> bool:
     """Write a new run's record; the first `visit` starts it. False if there is a record already."""
     try:
@@ -90,7 +104,7 @@ async def collect(job: str, component: str, seams: Seams, now_ms: Now, reply: Re
         record, _, _ = await run_record(seams.ledger, seams.blobs, job, component)
     except NotFoundError:
         return "refused", "there is no such job"
-    state = machine.decode(record["state"])
+    state = run_state.decode(record["state"])
     ordinal, update = reply.task.ordinal, reply.update
     slot = state.open.get(ordinal) or state.released.get(ordinal)
     if state.over or slot is None:
@@ -118,13 +132,18 @@ async def visit(
     info: RunInfo | None = None,
     *,
     sites: Sequence[str],
+    undecided: int = 0,
+    unwilling: Mapping[str, str] | None = None,
     cancelled_by: str = "",
+    failed: str = "",
     patience_ms: int = PATIENCE_MS,
 ) -> Outcome:
     """Look at a run and do what follows.
 
     Args:
         sites: those that are there and accepted the job.
+        undecided, unwilling: how many may still answer, and what those said that do not take part; see `SitesChanged`.
+        failed: why it must end, "" for no reason.
         cancelled_by: who wants it to end, "" for nobody.
         patience_ms: longer than the longest reduction takes; only a waste if it is shorter.
 
@@ -136,7 +155,8 @@ async def visit(
         assert isinstance(run, _Visit)
         run._patience_ms = patience_ms
         try:
-            return await run.look(sites, cancelled_by)
+            changed = SitesChanged(tuple(sites), now_ms(), undecided, tuple(sorted((unwilling or {}).items())))
+            return await run.look(changed, cancelled_by, failed)
         except ConflictError:
             continue  # somebody else has decided meanwhile: look again at what is now
         except NotFoundError:
@@ -160,12 +180,13 @@ class _Still:
 class _Visit(Run):
     """A run that is loaded, moved and let go."""
 
+    _expected = (ConflictError, NotFoundError, StorageError, UnavailableError)
     _patience_ms = PATIENCE_MS
     _is_performed = True
     _written_ms = 0
 
     def __init__(
-        self, state: machine.RunState, seams: Seams, host: StrategyHost, clock: Clock, info: RunInfo | None = None
+        self, state: run_state.RunState, seams: Seams, host: StrategyHost, clock: Clock, info: RunInfo | None = None
     ) -> None:
         super().__init__(state, seams, host, clock, info)
         self._mark = _PERFORMED + b',"written_ms":0'
@@ -178,7 +199,7 @@ class _Visit(Run):
         self._written_ms = int(record.get("written_ms", 0))
         self._earlier = list(self._unkept)
 
-    async def look(self, sites: Sequence[str], cancelled_by: str) -> Outcome:
+    async def look(self, there: SitesChanged, cancelled_by: str, failed: str) -> Outcome:
         """One visit."""
         now, before = self._clock.now_ms(), self._written
         is_overdue = not self._is_performed and now >= self._written_ms + self._patience_ms
@@ -190,7 +211,7 @@ class _Visit(Run):
             for slot in (*self.state.open.values(), *self.state.carried.values(), *self.state.released.values()):
                 self._left.may_upload(slot.round, [slot.site])
             self._resumed.set()
-            self._queue.extend(self._news(rows, tuple(sites), cancelled_by, now, is_overdue))
+            self._queue.extend(self._news(rows, there, cancelled_by, failed, now, is_overdue))
             await self._work()
             while self._background and self._failure() is None:
                 await asyncio.wait(list(self._background), return_when=asyncio.FIRST_COMPLETED)
@@ -198,22 +219,31 @@ class _Visit(Run):
                 raise failure
             if self._written != before or is_overdue:
                 await self._note_performed()
-        return Outcome(self.state.status, self._wake_ms(), self.state.round, self.state.error)
+        moved = self._written != before or is_overdue
+        return Outcome(self.state.status, self._wake_ms(), self.state, moved, dict(self._fingerprints))
 
     def _news(
-        self, rows: tuple[Answer, ...], sites: tuple[str, ...], cancelled_by: str, now: int, is_overdue: bool
+        self,
+        rows: tuple[Answer, ...],
+        there: SitesChanged,
+        cancelled_by: str,
+        failed: str,
+        now: int,
+        is_overdue: bool,
     ) -> list[Event]:
         """All that may have happened since the record was written."""
-        machine.expect(self.state, sites)
-        news: list[Event] = [Resumed(rows, sites, now)] if is_overdue else []
+        machine.expect(self.state, there.sites)
+        news: list[Event] = [Resumed(rows, there.sites, now)] if is_overdue else []
         if rows and not is_overdue:
             news.append(Replied(rows, now))  # first: who has answered and gone is not asked again
         if not is_overdue:
-            news.append(SitesChanged(sites, now))
+            news.append(there)
         if self.state.stage == "waiting":
             news.append(Started(now))
         if cancelled_by:
             news.append(Cancelled(cancelled_by, now))
+        if failed:
+            news.append(Failed(failed, now))
         news += [TimerFired(timer.id, now) for timer in machine.timers(self.state) if timer.at_ms <= now]
         return news
 
@@ -290,8 +320,8 @@ class _Visit(Run):
             return error if isinstance(error, Exception) else None
         return None
 
-    def _later(self, work: Callable[[], Awaitable[None]]) -> None:
-        raise UnavailableError("cannot be done now; visit again")
+    def _later(self, what: str, why: Exception, work: Callable[[], Awaitable[None]]) -> None:
+        raise UnavailableError(f"cannot {what} now; visit again: {why}")
 
     async def _patiently(self, what: str, call: Callable[..., Awaitable[T]], *args: Any) -> T:
         return await call(*args)

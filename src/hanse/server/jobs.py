@@ -18,29 +18,27 @@ from typing import Any
 
 import structlog
 
-from hanse.aggregation import codec_named
 from hanse.backends.grpc.relay import Relays
-from hanse.channels.spec import RoleSpec
 from hanse.core.blobs import INLINE_BYTES
 from hanse.core.errors import ConfigError, ConflictError, HanseError, NotFoundError
 from hanse.core.ids import TaskId, bundle_scope, model_scope
-from hanse.core.records import BlobRef, Envelope, Reply
-from hanse.pipeline.request import ROLES, JobRequest, manifest_json
-from hanse.rounds import machine
+from hanse.core.records import BlobRef, Reply
+from hanse.pipeline.offering import check_request, check_roles, end_of, fetch_bundle, job_row, keep_request, proposal_of
+from hanse.pipeline.request import ROLES, JobRequest
+from hanse.rounds import machine, run_state
 from hanse.rounds.clock import LoopClock
-from hanse.rounds.driver import Run, RunInfo, Seams
+from hanse.rounds.driver import Run, Seams
 from hanse.rounds.events import Failed
 from hanse.rounds.keeping import round_records, run_record
+from hanse.rounds.outgoing import RunInfo
 from hanse.rounds.result import Result
-from hanse.server.host import ServerHost
+from hanse.server.removal import is_gone, remove_job
 from hanse.server.roles import RolesRun, kept_state, result_of
-from hanse.strategies import named
-from hanse.strategies.catalogue import CUSTOM, catalogue
-from hanse.strategies.schedule import rate_of
-from hanse.strategies.selection import selection_of
-from hanse.trust.bundle import read_bundle, unpack_bundle
+from hanse.strategies.catalogue import CUSTOM
+from hanse.trust.bundle import unpack_bundle
 from hanse.workers.load import Load
 from hanse.workers.pool import Workers
+from hanse.workers.server_host import ServerHost
 
 DECISION_S = 30.0
 """How long a connected site that says nothing to a proposal holds the start up."""
@@ -104,41 +102,13 @@ class Job:
     async def offer(self, site: str) -> None:
         """Propose the job to a site."""
         request = self.request
-        body = {
-            "v": 1,
-            "job": request.job,
-            "name": request.name,
-            "person": request.person,
-            "app": request.app,
-            "bundle": {"scope": bundle_scope(request.job), **manifest_json(request.bundle)},
-            "entry": request.entry,
-            "object": request.object,
-            "spec": request.spec.to_json(),
-            "person_record": self._person_record.decode(),
-            "bundle_signature": request.bundle_signature,
-            "submitted_at_ms": request.submitted_at_ms,
-            "request": request.to_json(),
-            "signature": self.signature.hex(),
-        }
         self.offered[site] = time.monotonic()
         self._seams.links.grant(site, read=[(bundle_scope(request.job), request.bundle.id)])
-        await self._seams.inbox.send(site, self._envelope(site, f"propose/{request.job}", "propose", body))
+        await self._seams.inbox.send(site, proposal_of(site, request, self.signature, self._person_record))
 
     async def dismiss(self, site: str, status: str) -> None:
         """Tell a site that the job is over."""
-        body = {"v": 1, "job": self.request.job, "status": status}
-        await self._seams.inbox.send(site, self._envelope(site, f"end/{self.request.job}", "end", body))
-
-    def _envelope(self, site: str, id: str, kind: str, body: Mapping[str, Any]) -> Envelope:
-        return Envelope(
-            sender="server",
-            recipient=site,
-            id=id,
-            kind=kind,
-            body=json.dumps(body).encode(),
-            federation=self.request.federation,
-            job=self.request.job,
-        )
+        await self._seams.inbox.send(site, end_of(site, self.request, status))
 
     def accepted(self) -> frozenset[str]:
         """Sites that have accepted, or had before the server restarted and have not said otherwise since."""
@@ -174,6 +144,7 @@ class Jobs:
 
     Args:
         directory: where server-side apps are unpacked.
+        datasets: what the server itself holds, by name; relative paths start beside `directory`.
         there: sites that hold a lease.
         expect: gives sites a lease before they have been heard.
         enrolled: sites that belong to the federation and are not revoked.
@@ -191,6 +162,7 @@ class Jobs:
         *,
         federation: str,
         threads: int,
+        datasets: Mapping[str, Mapping[str, Any]],
         there: Callable[[], frozenset[str]],
         expect: Callable[[Iterable[str]], None],
         enrolled: Callable[[], Sequence[str]],
@@ -204,6 +176,7 @@ class Jobs:
         self._directory = directory
         self._federation = federation
         self._threads = threads
+        self._datasets = datasets
         self._there = there
         self._expect = expect
         self._enrolled = enrolled
@@ -222,51 +195,14 @@ class Jobs:
         Raises:
             ConflictError: another job of this id. ConfigError, RefusedError: something in it does not hold.
         """
-        spec = request.spec
-        if request.federation != self._federation:
-            raise ConfigError(f"job: expected one for federation {self._federation}, found {request.federation}")
-        if spec.strategy in catalogue():
-            if not named(spec.strategy, spec.params).can_compress and spec.compression:
-                raise ConfigError(f"run.compression: expected none with the strategy {spec.strategy}")
-        elif request.roles is not None:
-            self._check_roles(request.roles, request.sites)
-        elif spec.strategy != CUSTOM:
-            known = ", ".join((*catalogue(), CUSTOM))
-            raise ConfigError(f"run.strategy: expected one of {known}; found {spec.strategy[:40]!r}")
-        if spec.compression:
-            codec_named(spec.compression)
-        selection_of(spec)
-        if spec.lr is not None:
-            rate_of("run.lr", spec.lr)
-        if request.sites is not None and not request.sites:
-            raise ConfigError("job: expected at least one site, or none named for all of them")
-        bundle = await self._bundle(request)
-        if bundle.manifest.object != request.object:
-            raise ConfigError("job: the request names another object than the bundle")
-        if request.entry != f"{bundle.manifest.module.replace('.', '/')}.py":
-            raise ConfigError("job: the request names another module than the bundle")
-        if request.initial is not None:
-            scope = model_scope(request.job, request.component, 0)
-            if await self._seams.blobs.missing(scope, request.initial):
-                raise ConfigError("job: the initial model has not been uploaded")
-        elif spec.initial == "given":
-            raise ConfigError("job: expected an initial model, found none")
-        row = {"request": request.to_json(), "signature": signature.hex(), "taken_at_ms": _now()}
-        content = json.dumps(row, separators=(",", ":")).encode()
-        if not await self._seams.ledger.create(f"job/{request.job}", content):
-            before = json.loads((await self._seams.ledger.get(f"job/{request.job}"))[0])
-            if before["request"] != row["request"]:
-                raise ConflictError(f"job {request.job} exists already and is another one")
+        await check_request(request, self._seams.blobs, federation=self._federation)
+        check_roles(request, self._enrolled())
+        if await is_gone(request.job, self._seams.ledger):
+            raise ConflictError(f"job {request.job} was removed; submit the app again for a new one")
+        if not await keep_request(request, signature, self._seams.ledger, _now()):
             return
         job = Job(request, signature, self._record_of(request.person), self._seams)
         await self._begin(job)
-
-    def _check_roles(self, roles: RoleSpec, sites: Sequence[str] | None) -> None:
-        if sorted(sites or ()) != list(roles.sites):
-            raise ConfigError("job: expected the sites that play roles, and no others")
-        unknown = sorted(set(roles.sites) - set(self._enrolled()))
-        if unknown:
-            raise ConfigError(f"roles: expected sites of the federation, found {', '.join(unknown)}")
 
     async def recover(self) -> None:
         """Take up every job that had not ended."""
@@ -461,10 +397,29 @@ class Jobs:
     async def is_known(self, job_id: str) -> bool:
         """Whether there is, or was, such a job."""
         try:
-            await self._seams.ledger.get(f"job/{job_id}")
+            await self._row(job_id)
         except NotFoundError:
-            return False
+            return await is_gone(job_id, self._seams.ledger)
         return True
+
+    async def owner(self, job_id: str) -> str:
+        """Who submitted a job.
+
+        Raises:
+            NotFoundError: there is none.
+        """
+        return str((await self._row(job_id))["request"]["person"])
+
+    async def remove(self, job_id: str) -> None:
+        """Forget a job that is over, with its models.
+
+        Raises:
+            NotFoundError: there is none. ConflictError: it is at work.
+        """
+        person = await self.owner(job_id)
+        if job_id in self.active or await self._end(job_id) is None:
+            raise ConflictError(f"job {job_id} is not over; end it first: hanse job cancel {job_id}")
+        await remove_job(job_id, person, self._seams.ledger, self._seams.blobs, self._directory, _now())
 
     async def cancel(self, job_id: str, by: str) -> None:
         """End a job.
@@ -539,7 +494,7 @@ class Jobs:
         if row["request"]["components"][0]["kind"] == ROLES:
             return await self._roles_result(row), None
         record, _, _ = await run_record(self._seams.ledger, self._seams.blobs, job_id, component)
-        state = machine.decode(record["state"])
+        state = run_state.decode(record["state"])
         records = [
             r
             for r in await round_records(self._seams.ledger, job_id, component, after, blobs=self._seams.blobs)
@@ -586,7 +541,7 @@ class Jobs:
         """
         job = self.active.get(job_id)
         if job is None or job.resumed or not job.history.complete:
-            yield await self._past(job_id)
+            yield await self.past(job_id)
         position = 0
         while job is not None:
             events, position = await job.history.since(position)
@@ -597,7 +552,8 @@ class Jobs:
         about = await self.describe(job_id)
         yield [{"what": "finished", "job": job_id, "status": about["status"], "error": about.get("error", "")}]
 
-    async def _past(self, job_id: str) -> list[dict[str, Any]]:
+    async def past(self, job_id: str) -> list[dict[str, Any]]:
+        """Events of the rounds that are over, made from what is kept of them."""
         row = await self._row(job_id)
         if row["request"]["components"][0]["kind"] == ROLES:
             records = (await self._roles_result(row))["rounds"]
@@ -629,6 +585,8 @@ class Jobs:
             role="server",
             seed=request.spec.seed,
             scratch=home / "scratch",
+            datasets=self._datasets,
+            base=self._directory.parent,
             options={"spec": request.spec.to_json()},
         )
         server_log = log.bind(job=request.job)
@@ -647,24 +605,12 @@ class Jobs:
     async def _unpack(self, request: JobRequest) -> None:
         target = self._directory / request.job / "bundle"
         if not target.exists():
-            bundle = await self._bundle(request)
+            bundle = await fetch_bundle(request, self._seams.blobs)
             target.parent.mkdir(parents=True, exist_ok=True)
             await asyncio.to_thread(unpack_bundle, bundle, target)
 
-    async def _bundle(self, request: JobRequest) -> Any:
-        scope = bundle_scope(request.job)
-        if await self._seams.blobs.missing(scope, request.bundle):
-            raise ConfigError("job: the app's bundle has not been uploaded")
-        content = bytes(self._seams.blobs.read(scope, request.bundle.id, 0, request.bundle.size))
-        return await asyncio.to_thread(lambda: read_bundle(content, expected_id=request.app))
-
     async def _row(self, job_id: str) -> dict[str, Any]:
-        try:
-            content, _ = await self._seams.ledger.get(f"job/{job_id}")
-        except NotFoundError:
-            raise NotFoundError(f"there is no job {job_id[:64]!r}; see: hanse job list") from None
-        row: dict[str, Any] = json.loads(content)
-        return row
+        return await job_row(job_id, self._seams.ledger)
 
     async def _end(self, job_id: str) -> dict[str, Any] | None:
         try:

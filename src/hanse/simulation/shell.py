@@ -57,11 +57,11 @@ from hanse.rounds.events import (
     TimerFired,
 )
 from hanse.rounds.host import PlanRequest, earlier, plan_phase
-from hanse.rounds.machine import RunState
 from hanse.rounds.names import Without
 from hanse.rounds.performing import planned, planned_parameters, record_of
 from hanse.rounds.record import RoundRecord, mean_metrics, server_metrics
 from hanse.rounds.result import Result
+from hanse.rounds.run_state import RunState
 from hanse.simulation.engine import Answered, Batch, Engine
 from hanse.simulation.models import Models
 from hanse.simulation.sites import Population, to_stderr

@@ -18,7 +18,8 @@ from hanse.core.spec import RunSpec
 from hanse.rounds.events import BlobKey, Folded, Reduce
 from hanse.rounds.folding import Item, fold, moving, remembered
 from hanse.rounds.host import SMALL_BYTES
-from hanse.rounds.machine import PARAMETERS, RunState
+from hanse.rounds.machine import PARAMETERS
+from hanse.rounds.run_state import RunState
 from hanse.simulation.engine import Answered, Summing, refusal, summing_of
 from hanse.simulation.models import Models
 from hanse.simulation.phase_sum import PhaseSum

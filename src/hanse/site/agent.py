@@ -11,19 +11,18 @@ from the server, for this site and federation, about a job that was accepted, wi
 
 import asyncio
 import contextlib
+import json
 import os
 import random
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import structlog
 
 from hanse import __version__
-from hanse.backends.grpc.client import Connection, Credentials
-from hanse.backends.grpc.link import Accepted, Deliver, Link
 from hanse.backends.local import LocalStore
 from hanse.core.codec import canonical_json
 from hanse.core.errors import CodecError, ConfigError, HanseError, TrustError
@@ -34,12 +33,14 @@ from hanse.site import policy as site_policy
 from hanse.site.control import serve
 from hanse.site.jobs import JobRunner, Seats, Surroundings, fetch_app
 from hanse.site.journal import JobRow, Journal
+from hanse.site.links import OpenLink
 from hanse.site.material import MaterialIndex
 from hanse.site.owner import verdict_of
 from hanse.site.policy import ACCEPT, HOLD, REFUSE, Decision, Policy, decide, read_policy
 from hanse.site.proposals import Proposal
-from hanse.site.replies import Outgoing, Replies
+from hanse.site.replies import Replies
 from hanse.site.roles import RoleSide
+from hanse.site.tracking import SiteRuns
 from hanse.site.transfers import Transfers
 from hanse.site.verdicts import described, owner_decides, record
 from hanse.trust.audit import AuditLog
@@ -62,45 +63,20 @@ ASK_AGAIN_S = 30.0
 log = structlog.get_logger("hanse.site")
 
 
-class SiteLink(Outgoing, Protocol):
-    """What the agent needs of `backends.grpc.link.Link`."""
-
-    last_error: str
-
-    async def run(self) -> None:
-        """Hold a session until cancelled."""
-        ...
-
-
-class OpenLink(Protocol):
-    """Makes a link; `Link` itself is one."""
-
-    def __call__(
-        self,
-        connect: Callable[[], Connection],
-        *,
-        deliver: Deliver,
-        accepted: Accepted,
-        holding: Callable[[], list[str]],
-        facts: Callable[[], dict[str, str]],
-        software: str,
-    ) -> SiteLink: ...
-
-
 class Agent:
     """A site at work.
 
     Args:
         directory: the site's own, as `join` has made it.
         launcher: started before anything that holds keys was imported.
-        open_link: makes the session; for tests.
+        open_link: makes the link to the server; by default the one that `site.yaml` describes.
 
     Raises:
         ConfigError: a file is missing or wrong. TrustError: the certificate has expired.
         ConflictError: another agent runs in this directory.
     """
 
-    def __init__(self, directory: Path, *, launcher: Launcher, open_link: OpenLink = Link) -> None:
+    def __init__(self, directory: Path, *, launcher: Launcher, open_link: OpenLink | None = None) -> None:
         self.directory = directory.absolute()
         self.membership = Membership.load(self.directory)
         self.config = _checked_config(self.directory, self.membership.identity.name)
@@ -121,8 +97,8 @@ class Agent:
             keys = self.membership.keys
             self._audit = opened.enter_context(AuditLog(self.directory / "audit.jsonl", keys.signing))
             self._files = opened.pop_all()
-        self.link = open_link(
-            self._connect,
+        self.link = (open_link or link_of(self.config, self.directory))(
+            lambda: self.membership,
             deliver=self.deliver,
             accepted=self.accepted,
             holding=self.holding,
@@ -143,6 +119,7 @@ class Agent:
             self._transfers,
             self.link,
             RoleSide(lambda: self.membership, self._material, self.directory / "outputs"),
+            SiteRuns(self.name, self.config.tracking, self.directory),
         )
 
     # ---- life ----
@@ -202,6 +179,7 @@ class Agent:
         self._replies.close()
         await asyncio.gather(*tasks, *(runner.close() for runner in self._runners.values()), return_exceptions=True)
         await self._workers.close()
+        await asyncio.to_thread(self._around.runs.close)
         self._files.close()
 
     def _restore(self) -> None:
@@ -241,12 +219,6 @@ class Agent:
         task.add_done_callback(self._background.discard)
 
     # ---- the link ----
-
-    def _connect(self) -> Connection:
-        membership = self.membership
-        membership.identity.check_time()  # said here: the server would only break off the handshake
-        credentials = Credentials(membership.certificate_pem, membership.keys.tls_pem(), membership.authority_pem)
-        return Connection(self.config.server or membership.address, credentials)
 
     def holding(self) -> list[str]:
         """Ids of tasks that need not be sent again."""
@@ -468,6 +440,7 @@ class Agent:
             job = check_name(envelope.job, "job")
         except ConfigError as error:
             return self._refused(envelope, str(error))
+        self._around.runs.ended(job, _status_in(envelope.body))
         await self._forget(job)
         self.link.done("end", envelope.id)
         return None
@@ -537,7 +510,7 @@ class Agent:
             "pid": os.getpid(),
             "site": self.name,
             "federation": self.federation,
-            "server": self.config.server or self.membership.address,
+            "server": server_of(self.config, self.membership),
             "connected": self.link.connected.is_set(),
             "last_error": self.link.last_error,
             "up_s": round(time.monotonic() - self._began, 1),
@@ -590,6 +563,31 @@ class Agent:
         await asyncio.to_thread(renewed.save, self.directory)
         self.membership = renewed
         log.info("certificate renewed", until_ms=renewed.identity.not_after_ms)
+
+
+def _status_in(body: bytes) -> str:
+    """How the server says a job ended; `cancelled` where it does not."""
+    try:
+        status = json.loads(body)["status"]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return "cancelled"
+    return status if status in ("finished", "failed") else "cancelled"
+
+
+def link_of(config: site_config.SiteConfig, directory: Path) -> OpenLink:
+    """The link that `site.yaml` describes: queues where it has a section `aws`, otherwise a server."""
+    if config.aws is not None:
+        from hanse.site.over_queues import over_sqs
+
+        return over_sqs(config.aws, directory)
+    from hanse.site.over_grpc import over_grpc
+
+    return over_grpc(config.server)
+
+
+def server_of(config: site_config.SiteConfig, membership: Membership) -> str:
+    """Where the server is, for people."""
+    return f"aws {config.aws.region}" if config.aws is not None else config.server or membership.address
 
 
 def _due(deadline_s: float) -> float | None:

@@ -11,13 +11,33 @@ from typing import Any
 from hanse.core.errors import ConfigError
 from hanse.core.ids import check_name
 from hanse.site.documents import Section, read_document
+from hanse.tracking import Tracker, tracker_from
 from hanse.workers.isolation import LEVELS, Isolation
 
 FILE = "site.yaml"
 
-_KEYS = ("name", "server", "durability", "isolation", "workers", "share_dataset_names", "datasets")
+_KEYS = ("name", "server", "aws", "durability", "isolation", "workers", "share_dataset_names", "datasets", "tracking")
 _WORKERS = ("limit", "preload", "memory_mb", "environment")
+_AWS = ("region", "profile", "role", "external_id", "endpoint")
 _ISOLATION = ("level", "read", "write", "uid", "gid", "network")
+
+
+@dataclass(frozen=True, slots=True)
+class AwsAccess:
+    """How this site reaches its queue where the federation has no server. Blobs come and go by links alone.
+
+    Args:
+        region: of the federation's queues.
+        profile: of this machine's AWS settings; empty for its default credentials.
+        role: ARN of a role to assume, empty for none; `external_id` goes with it.
+        endpoint: another URL than AWS's, for emulators.
+    """
+
+    region: str
+    profile: str = ""
+    role: str = ""
+    external_id: str = ""
+    endpoint: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +47,7 @@ class SiteConfig:
     Args:
         name: must be the certificate's; empty for not said.
         server: `host:port` instead of the address that the site was given when it joined.
+        aws: queues instead of a server; None for a server.
         durability: `power` (what must not be lost is on disk before it is answered) or `process`.
         isolation: of workers; the policy may demand more.
         max_workers: jobs whose worker is kept warm side by side.
@@ -35,10 +56,12 @@ class SiteConfig:
         environment: further variables for workers.
         share_dataset_names: whether the server is told the names of data sets.
         datasets: declarations by name, as the owner wrote them; checked by `check_datasets`.
+        tracking: where this site's own runs are written; None for nowhere.
     """
 
     name: str = ""
     server: str = ""
+    aws: AwsAccess | None = None
     durability: str = "power"
     isolation: Isolation = field(default_factory=Isolation)
     max_workers: int = 4
@@ -47,6 +70,7 @@ class SiteConfig:
     environment: Mapping[str, str] = field(default_factory=dict)
     share_dataset_names: bool = False
     datasets: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    tracking: Tracker | None = None
 
 
 def read_config(path: Path) -> SiteConfig:
@@ -63,6 +87,7 @@ def read_config(path: Path) -> SiteConfig:
     return SiteConfig(
         name=document.text("name", ""),
         server=document.text("server", ""),
+        aws=_aws(document),
         durability=document.word("durability", "power", ("power", "process")),
         isolation=_isolation(document),
         max_workers=workers.whole("limit", 4, 1, 1024) or 4,
@@ -71,7 +96,18 @@ def read_config(path: Path) -> SiteConfig:
         environment=workers.get("environment", {}, "a mapping from names to texts", _are_variables),
         share_dataset_names=document.flag("share_dataset_names", False),
         datasets=_datasets(document),
+        tracking=_tracking(document),
     )
+
+
+def _aws(document: Section) -> AwsAccess | None:
+    if "aws" not in document.values:
+        return None
+    section = document.section("aws", _AWS)
+    values = {name: section.text(name, "") for name in _AWS}
+    if not values["region"]:
+        raise section.error("region", "the region of the federation's queues, such as eu-central-1")
+    return AwsAccess(**values)
 
 
 def _isolation(document: Section) -> Isolation:
@@ -87,6 +123,11 @@ def _isolation(document: Section) -> Isolation:
         gid=section.whole("gid", 65534, 1, 2**31) or 65534,
         network=section.flag("network", False),
     )
+
+
+def _tracking(document: Section) -> Tracker | None:
+    value = document.values.get("tracking")
+    return None if value is None else tracker_from(value, document.where("tracking"))
 
 
 def _datasets(document: Section) -> dict[str, Mapping[str, Any]]:

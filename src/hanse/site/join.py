@@ -1,5 +1,7 @@
 """How a site joins a federation: keys and membership, and the two files that its owner edits."""
 
+import json
+from collections.abc import Mapping
 from pathlib import Path
 
 from hanse.backends.grpc.enrol import enrol
@@ -54,7 +56,23 @@ async def join_site(directory: Path, token: str, *, enrol: Enrol = enrol) -> Mem
     """
     directory = directory.absolute()
     membership = await join(directory, token, kind=SITE, enrol=enrol)
-    _write_new(directory / config.FILE, _SITE.format(name=membership.identity.name, address=membership.address))
+    settle(directory, membership)
+    return membership
+
+
+def settle(directory: Path, membership: Membership, aws: Mapping[str, str] | None = None) -> None:
+    """Write the files that the owner edits, unless they are there, and the first line of the audit log.
+
+    Args:
+        aws: how to reach the federation's queues, where it has no server.
+    """
+    text = _SITE.format(name=membership.identity.name, address=membership.address or "the one in the certificate")
+    if aws is not None:
+        lines = "\n".join(f"  {key}: {json.dumps(value)}" for key, value in aws.items())
+        text = text.replace(
+            "# durability:", f"aws:                                # queues instead of a server\n{lines}\n# durability:"
+        )
+    _write_new(directory / config.FILE, text)
     _write_new(directory / policy.FILE, _POLICY)
     with AuditLog(directory / "audit.jsonl", membership.keys.signing) as audit:
         identity = membership.identity
@@ -65,7 +83,6 @@ async def join_site(directory: Path, token: str, *, enrol: Enrol = enrol) -> Mem
             outcome="done",
             details={"serial": identity.serial},
         )
-    return membership
 
 
 def _write_new(path: Path, content: str) -> None:

@@ -9,7 +9,6 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
 
 import structlog
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -18,29 +17,14 @@ from hanse.core.errors import HanseError
 from hanse.core.ids import SERVER, TaskId
 from hanse.core.records import Envelope, Reply
 from hanse.site.journal import Journal, KeptReply
-from hanse.site.transfers import Session, Transfers
+from hanse.site.links import Outgoing
+from hanse.site.transfers import Transfers
 from hanse.trust.envelopes import sign_envelope
 
 LATER = "later"
 LATER_S = 2.0
 
 log = structlog.get_logger("hanse.site")
-
-
-class Outgoing(Session, Protocol):
-    """What is needed of `backends.grpc.link.Link`."""
-
-    def send(self, envelope: Envelope) -> None:
-        """Send until accepted."""
-        ...
-
-    def done(self, kind: str, id: str) -> None:
-        """A delivered message needs not come again."""
-        ...
-
-    def report(self, task: str, stage: str) -> None:
-        """Progress, for people."""
-        ...
 
 
 @dataclass(slots=True)

@@ -8,22 +8,14 @@ import os
 import random
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Protocol
 
-from hanse.backends.grpc.client import Connection
 from hanse.core.blobs import Manifest
 from hanse.core.errors import IntegrityError, NotFoundError, StorageError, UnavailableError
 from hanse.core.records import BlobRef
 from hanse.core.seams import BlobStore
+from hanse.site.links import Carrier, Session
 
 FIRST_WAIT_S, LONGEST_WAIT_S = 0.05, 5.0
-
-
-class Session(Protocol):
-    """What transfers need of `backends.grpc.link.Link`."""
-
-    connected: asyncio.Event
-    connection: Connection | None
 
 
 class Transfers:
@@ -62,7 +54,7 @@ class Transfers:
         """
         content = _Opened(path)
 
-        async def send(connection: Connection) -> None:
+        async def send(connection: Carrier) -> None:
             await connection.upload(content, ref.scope, ref.manifest, place=ref.scope, task=task)  # type: ignore[arg-type]
 
         try:
@@ -71,7 +63,7 @@ class Transfers:
             content.close()
 
     async def _persist(
-        self, move: Callable[[Connection], Awaitable[None]], passing: tuple[type[Exception], ...] = (UnavailableError,)
+        self, move: Callable[[Carrier], Awaitable[None]], passing: tuple[type[Exception], ...] = (UnavailableError,)
     ) -> None:
         wait_s = FIRST_WAIT_S
         while True:

@@ -1,4 +1,4 @@
-"""An app's server side behind calls by name; the server's end is `hanse.server.host`.
+"""An app's server side behind calls by name; the server's end is `hanse.workers.server_host`.
 
     config    {round, sites}                       → {site: {…}}
     evaluate  {round}, arrays `model`              → {metric: value}

@@ -17,7 +17,7 @@ from hanse.core.errors import ConflictError, NotFoundError, StorageError, Unavai
 from hanse.core.ids import TaskId, model_scope
 from hanse.core.records import Envelope, Metrics, Reply
 from hanse.core.spec import RunSpec
-from hanse.rounds import leftovers, machine
+from hanse.rounds import leftovers, machine, run_state
 from hanse.rounds.driver import Run
 from hanse.rounds.host import LocalHost, PlanAnswer, PlanRequest, ReduceAnswer, ReduceRequest, StrategyHost
 from hanse.strategies.strategy import FoldInput
@@ -334,8 +334,8 @@ class World:
         counted = (kinds["folded"], kinds["late"], kinds["refused"], kinds["failed"])
         return Outcome(status, state.error, model, rounds, *counted, self.lives, self.taken_over)
 
-    def _state(self, content: bytes) -> machine.RunState:
-        return machine.decode(self._record(content)["state"])
+    def _state(self, content: bytes) -> run_state.RunState:
+        return run_state.decode(self._record(content)["state"])
 
     def _record(self, content: bytes) -> dict[str, Any]:
         record: dict[str, Any] = json.loads(content)

@@ -86,6 +86,7 @@ CASES: dict[str, list[tuple[list[str], str]]] = {
     "job show": [([], "job"), (["0000000"], "federation.yaml: not found"), (["ab"], "at least 4 characters")],
     "job logs": [([], "job"), (["0000000"], "federation.yaml: not found")],
     "job result": [([], "job"), (["0000000"], "federation.yaml: not found")],
+    "job remove": [([], "JOB"), (["0000000", "--yes"], "federation.yaml: not found")],
     "job cancel": [([], "job"), (["0000000"], "federation.yaml: not found")],
     "job resume": [([], "job"), (["0000000"], "federation.yaml: not found")],
     "audit verify": [

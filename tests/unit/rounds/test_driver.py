@@ -211,7 +211,7 @@ async def test_what_compression_saves_is_known_after_a_restart() -> None:
     saved = bench.run._saved(model.id, 1)
     assert saved == model.manifest.size - 1
     await bench.restart("a", "b")
-    bench.run._refs.clear()  # a visit asks for none, as all tasks are out
+    bench.run._models._refs.clear()  # a visit asks for none, as all tasks are out
     assert bench.run._saved(model.id, 1) == saved
 
 

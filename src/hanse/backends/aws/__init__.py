@@ -7,6 +7,7 @@ Nothing here is created: what exists is deployed beforehand, and a missing bucke
 names it. Credentials and endpoints are boto3's own (environment, profile, role of the machine).
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,6 +50,9 @@ class AwsStore:
     blobs: ObjectBlobs
     inbox: QueueInbox
     links: PresignedLinks
+    objects: Objects
+    client: Callable[[str], Any]
+    """Makes a boto3 client of a service, with the settings of the others."""
 
     @classmethod
     def open(cls, config: AwsConfig, session: Any = None, *, max_blob_bytes: int = MAX_BLOB_BYTES) -> "AwsStore":
@@ -75,6 +79,8 @@ class AwsStore:
             blobs,
             QueueInbox(client("sqs"), f"hanse-{config.federation}"),
             PresignedLinks(client("s3"), config.bucket, objects.prefix, blobs, max_bytes=max_blob_bytes),
+            objects,
+            client,
         )
 
     def close(self) -> None:

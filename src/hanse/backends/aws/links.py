@@ -5,7 +5,7 @@ hash), its length and `If-None-Match: *`: a link that leaks can neither overwrit
 decided as everywhere (`Grants`); whoever holds a URL keeps it until it expires.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from hanse.backends.aws.errors import aws_errors
@@ -45,25 +45,30 @@ class PresignedLinks:
         """End rights; URLs given out before end by themselves."""
         self._grants.revoke(who, scope_prefix=scope_prefix)
 
-    async def get(self, who: str, scope: str, id: str) -> Link:
-        """URLs of the head and of every chunk, in that order."""
+    async def get(self, who: str, scope: str, id: str, *, only: Sequence[int] | None = None) -> Link:
+        """URLs of the head and of every chunk, in that order; with `only`, of these chunks."""
         link = await self._grants.get(who, scope, id)
         manifest = await self._blobs.manifest(scope, id)
-        keys = [head_key(scope, id)]
+        keys = [head_key(scope, id)] if only is None or manifest.size <= INLINE_BYTES else []
         if manifest.size > INLINE_BYTES:
-            keys += [chunk_key(scope, manifest.hash_of(n)) for n in range(manifest.num_chunks)]
+            wanted = range(manifest.num_chunks) if only is None else only
+            keys += [chunk_key(scope, manifest.hash_of(n)) for n in wanted if 0 <= n < manifest.num_chunks]
         urls = tuple(self._sign("get_object", key, {}) for key in keys)
         return Link(link.scope, link.id, urls, expires_s=LIFE_S)
 
-    async def put(self, who: str, scope: str, manifest: Manifest) -> UploadTicket:
-        """A URL for each missing chunk; the head is written by the server when it sees them all (`commit`)."""
+    async def put(self, who: str, scope: str, manifest: Manifest, *, only: Sequence[int] | None = None) -> UploadTicket:
+        """A URL for each missing chunk, or of those the ones in `only`.
+
+        The head is written by the server when it sees them all (`commit`).
+        """
         ticket = await self._grants.put(who, scope, manifest)
+        missing = ticket.missing if only is None else tuple(n for n in ticket.missing if n in set(only))
         urls: list[str] = []
-        for index in ticket.missing:
+        for index in missing:
             start, stop = manifest.span(index)
             key = chunk_key(scope, manifest.hash_of(index))
             urls.append(self._sign("put_object", key, {"ContentLength": stop - start, "IfNoneMatch": "*"}))
-        return UploadTicket(scope, manifest, ticket.missing, tuple(urls), (WRITE_ONCE,), LIFE_S)
+        return UploadTicket(scope, manifest, missing, tuple(urls), (WRITE_ONCE,), LIFE_S)
 
     def _sign(self, call: str, key: str, extra: dict[str, Any]) -> str:
         parameters = {"Bucket": self._bucket, "Key": f"{self._prefix}/{key}", **extra}

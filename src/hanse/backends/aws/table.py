@@ -1,5 +1,7 @@
 """The ledger as a DynamoDB table: `p` (string, the federation), `k` (binary, the key), `n` (version), `c` (content).
 
+`t` (string) is the key up to its first slash: the filter of a stream cannot look into binary keys.
+
 All records of a federation lie in one partition, so that a query by any prefix is one request in order of the key's
 bytes. A partition takes 1,000 writes a second: a round of 500 sites takes half a second of it.
 """
@@ -73,7 +75,7 @@ class TableLedger:
     def _create(self, key: str, value: bytes) -> bool:
         return self._conditional(
             self._client.put_item,
-            Item={**self._key(key), "n": {"N": "1"}, "c": {"B": value}},
+            Item=self._item(key, 1, value),
             ConditionExpression="attribute_not_exists(k)",
         )
 
@@ -112,7 +114,7 @@ class TableLedger:
     def _compare_and_set(self, key: str, value: bytes, version: int) -> bool:
         return self._conditional(
             self._client.put_item,
-            Item={**self._key(key), "n": {"N": str(version + 1)}, "c": {"B": value}},
+            Item=self._item(key, version + 1, value),
             ConditionExpression="n = :n",
             ExpressionAttributeValues={":n": {"N": str(version)}},
         )
@@ -134,6 +136,10 @@ class TableLedger:
                     return False
                 raise
         return True
+
+    def _item(self, key: str, version: int, value: bytes) -> dict[str, Any]:
+        kind = key.partition("/")[0]
+        return {**self._key(key), "t": {"S": kind}, "n": {"N": str(version)}, "c": {"B": value}}
 
     def _key(self, key: str) -> dict[str, Any]:
         return {"p": self._federation, "k": {"B": key.encode()}}

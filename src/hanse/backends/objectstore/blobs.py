@@ -129,6 +129,10 @@ class ObjectBlobs:
             joined[lo - start : hi - start] = self._chunk(scope, manifest, index)[lo - begin : hi - begin]
         return memoryview(joined).toreadonly()
 
+    def hold(self, chunks: int) -> None:
+        """Keep at least so many chunks after reading: of each of the blobs that are read side by side, one."""
+        self._chunks.hold(chunks)
+
     def create(self, scope: str, size: int) -> "ObjectWriter":
         """Begin a blob of `size` bytes; chunks leave as soon as they are whole."""
         return ObjectWriter(self, self._objects, check_scope(scope), size)
@@ -206,7 +210,7 @@ class ObjectBlobs:
             return self._heads.get((scope, id))
 
     def _keep(self, scope: str, id: str, content: bytes) -> tuple[Manifest, bytes]:
-        head = _unpacked(id, content)
+        head = read_head(id, content)
         with self._lock:
             self._heads[scope, id] = head
             if len(self._heads) > _HEADS:
@@ -252,6 +256,10 @@ class _ChunkCache:
                     self._kept.popitem(last=False)
             return found
 
+    def hold(self, size: int) -> None:
+        """Keep at least so many."""
+        self._size = max(self._size, size)
+
     def forget(self, prefix: str) -> None:
         """Let go of the chunks below `prefix`."""
         with self._lock:
@@ -275,7 +283,8 @@ class ObjectWriter:
         self._scope = scope
         self._coverage = Coverage(size)
         self._open: dict[int, tuple[bytearray, Coverage]] = {}
-        self._hashes: dict[int, bytes] = {}
+        self.hashes: dict[int, bytes] = {}
+        """Of the chunks that are whole, and written."""
         self._inline = b""
         self._ended = False
         self._lock = threading.Lock()
@@ -299,7 +308,7 @@ class ObjectWriter:
         self._coverage.check_whole()
         self._ended = True
         size = self._coverage.size
-        manifest = Manifest(size, b"".join(self._hashes[n] for n in range(-(-size // CHUNK_BYTES))))
+        manifest = Manifest(size, b"".join(self.hashes[n] for n in range(-(-size // CHUNK_BYTES))))
         await self._blobs.commit(self._scope, manifest, self._inline)
         return manifest
 
@@ -314,8 +323,8 @@ class ObjectWriter:
         with self._lock:
             if index not in self._open:
                 buffer, covered = bytearray(length), Coverage(length)
-                if index in self._hashes:  # written once more
-                    buffer[:] = self._inline or self._objects.get_now(chunk_key(self._scope, self._hashes[index]))
+                if index in self.hashes:  # written once more
+                    buffer[:] = self._inline or self._objects.get_now(chunk_key(self._scope, self.hashes[index]))
                     covered.add(0, length)
                 self._open[index] = buffer, covered
             buffer, covered = self._open[index]
@@ -333,7 +342,7 @@ class ObjectWriter:
             self._inline = content
         else:
             self._objects.put_now(chunk_key(self._scope, hash), content)
-        self._hashes[index] = hash
+        self.hashes[index] = hash
 
     def _check_open(self) -> None:
         if self._ended:
@@ -351,7 +360,7 @@ def _packed(manifest: Manifest, content: bytes) -> bytes:
     return _MAGIC + manifest.size.to_bytes(8, "big") + manifest.hashes + content
 
 
-def _unpacked(id: str, content: bytes) -> tuple[Manifest, bytes]:
+def read_head(id: str, content: bytes) -> tuple[Manifest, bytes]:
     """Manifest and inline content of a head.
 
     Raises:

@@ -1,0 +1,193 @@
+"""A person's session with a federation that has no server: requests through the server's queue, answers in the bucket.
+
+The person's role may send to the queue, put an app and an initial model, and read; what it asks for is signed by its
+own key as everywhere, and checked by the functions. Nobody pushes anything to a person: who follows a job looks, at
+first often, then every two seconds.
+"""
+
+import asyncio
+import secrets
+import time
+from collections.abc import AsyncIterator
+from typing import Any, Self
+
+from hanse.backends.aws import AwsConfig, AwsStore
+from hanse.backends.aws.access import session_of
+from hanse.core.blobs import INLINE_BYTES, Manifest
+from hanse.core.codec import canonical_json
+from hanse.core.errors import ConfigError, NotFoundError, RefusedError, UnavailableError
+from hanse.core.ids import SERVER
+from hanse.core.proto import hanse_pb2 as pb
+from hanse.core.records import BlobRef, Envelope, pack_blob
+from hanse.core.seams import BlobStore
+from hanse.person.federation import Federation
+from hanse.pipeline.documents import Documents
+from hanse.rounds.record import RoundRecord
+from hanse.rounds.result import Result
+from hanse.trust.envelopes import sign_envelope
+
+FIRST_LOOK_S, LONGEST_LOOK_S = 0.1, 2.0
+TAKEN_S = 120.0
+"""A request of which nothing is known after so long has met no function."""
+OVER = ("finished", "failed", "cancelled")
+
+
+class AwsSession:
+    """Questions to a federation without a server; the same shape as `Session`."""
+
+    def __init__(self, federation: Federation, store: AwsStore | None = None) -> None:
+        self.federation = federation
+        access = federation.aws
+        if access is None:
+            raise ConfigError("federation: expected a section `aws`")
+        config = AwsConfig(federation.name, access.bucket, "", access.region, access.endpoint or None)
+        self._store = store or AwsStore.open(
+            config, session_of(access.region, access.profile, access.role, access.external_id, access.endpoint)
+        )
+        self._documents = Documents(self._store.objects)
+        self.connection = BucketCarrier(self._store.blobs)
+
+    async def __aenter__(self) -> Self:
+        self.federation.membership.identity.check_time()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._store.close()
+
+    async def ask(self, op: str, *, sig: bytes = b"", **body: Any) -> dict[str, Any]:
+        """One question.
+
+        Raises:
+            ConfigError: nobody can answer it here. NotFoundError: no such job. RefusedError: the request was refused.
+        """
+        match op:
+            case "submit":
+                await self._send("submit", {"v": 1, "request": body["request"], "signature": sig.hex()})
+                about = await self._taken(body["request"]["job"])
+                if about.get("refused"):
+                    raise RefusedError(about["error"])
+                return {"job": about["job"]}
+            case "job":
+                return await self._documents.about(body["job"])
+            case "jobs":
+                jobs = await self._documents.jobs()
+                return {"jobs": [await self._documents.about(job) for job in reversed(jobs)]}
+            case "cancel" | "resume":
+                about = await self._documents.about(body["job"])
+                if about["status"] in OVER:
+                    raise NotFoundError(f"job {body['job']} is not at work")
+                more = {"at_ms": _now()} if op == "resume" else {}
+                await self._send(op, {"v": 1, "job": body["job"], **more})
+                return about
+            case "result":
+                return (await self._result(body["job"], int(body.get("after", 0))))[0]
+            case _:
+                raise ConfigError(f"{op}: a federation without a server is asked this with `hanse deploy aws`")
+
+    async def ask_raw(self, op: str, *, sig: bytes = b"", **body: Any) -> pb.Answer:
+        """One question; the whole answer: of `result`, where the model is."""
+        if op != "result":
+            return pb.Answer(body=canonical_json(await self.ask(op, sig=sig, **body)))
+        value, model = await self._result(body["job"], int(body.get("after", 0)))
+        content = b"" if model is None else pack_blob(model).SerializeToString()
+        return pb.Answer(body=canonical_json(value), content=content)
+
+    async def watch(self, job: str) -> AsyncIterator[dict[str, Any]]:
+        """A job's rounds and its end."""
+        seen, wait_s, told = 0, FIRST_LOOK_S, ""
+        while True:
+            about = await self._taken(job)
+            records = await self._documents.rounds(job, seen)
+            for record in records:
+                seen = record["number"]
+                yield {"what": "round", "job": job, "record": record}
+            if about["status"] in OVER:
+                yield {"what": "finished", "job": job, "status": about["status"], "error": about["error"]}
+                return
+            said = f"{about.get('round')} {about.get('phase')} {about['sites']}"
+            wait_s = FIRST_LOOK_S if records or said != told else min(2 * wait_s, LONGEST_LOOK_S)
+            told = said
+            await asyncio.sleep(wait_s)
+
+    async def _taken(self, job: str) -> dict[str, Any]:
+        """What is known of a job, as soon as anything is."""
+        wait_s, end = FIRST_LOOK_S, time.monotonic() + TAKEN_S
+        while True:
+            try:
+                return await self._documents.about(job)
+            except NotFoundError:
+                if time.monotonic() > end:
+                    raise UnavailableError(
+                        f"job {job}: no function has taken it; look at the dead letters and logs of `collect`"
+                    ) from None
+            await asyncio.sleep(wait_s)
+            wait_s = min(2 * wait_s, LONGEST_LOOK_S)
+
+    async def _result(self, job: str, after: int) -> tuple[dict[str, Any], BlobRef | None]:
+        about = await self._documents.about(job)
+        records = [RoundRecord.from_json(record) for record in await self._documents.rounds(job, after)]
+        sites = {site for record in records for site in (*record.folded, *record.late, *record.failed)}
+        result = Result(
+            about["status"],
+            rounds=tuple(records),
+            job=job,
+            error=about["error"],
+            sites=tuple(sorted(sites)),
+            seconds=(about.get("told_at_ms", 0) - about.get("taken_at_ms", 0)) / 1000,
+            fingerprints=about.get("fingerprints", {}),
+            about={
+                "app": about["name"],
+                "strategy": about["strategy"],
+                "person": about["person"],
+                "federation": self.federation.name,
+            },
+        )
+        if not about.get("model"):
+            return result.to_json(), None
+        scope, id = about["model"]
+        manifest = await self._store.blobs.manifest(scope, id)
+        inline = None
+        if manifest.size <= INLINE_BYTES:
+            inline = bytes(self._store.blobs.read(scope, id, 0, manifest.size))
+        return result.to_json(), BlobRef(manifest, scope, inline)
+
+    async def _send(self, kind: str, body: dict[str, Any]) -> None:
+        member = self.federation.membership
+        envelope = Envelope(
+            member.identity.name,
+            SERVER,
+            f"{kind}/{secrets.token_hex(8)}",
+            kind,
+            canonical_json(body),
+            self.federation.name,
+        )
+        await self._store.inbox.send(SERVER, sign_envelope(member.keys.signing, envelope))
+
+
+class BucketCarrier:
+    """Blobs straight in and out of the bucket."""
+
+    def __init__(self, blobs: BlobStore) -> None:
+        self._blobs = blobs
+
+    async def download(self, store: BlobStore, scope: str, manifest: Manifest, *, into: str | None = None) -> None:
+        """Bring a blob into `store`."""
+        await _copy(self._blobs, store, scope, manifest, into or scope)
+
+    async def upload(self, store: BlobStore, scope: str, manifest: Manifest, *, place: str, task: str = "") -> None:
+        """Bring a blob out of `store` into the bucket."""
+        await _copy(store, self._blobs, scope, manifest, place)
+
+
+async def _copy(source: BlobStore, target: BlobStore, scope: str, manifest: Manifest, into: str) -> None:
+    async def chunks(missing: list[int]) -> AsyncIterator[tuple[int, bytes]]:
+        for index in missing:
+            start, stop = manifest.span(index)
+            yield index, bytes(await asyncio.to_thread(source.read, scope, manifest.id, start, stop))
+
+    if missing := await target.missing(into, manifest):
+        await target.put(into, manifest, chunks(missing))
+
+
+def _now() -> int:
+    return time.time_ns() // 1_000_000

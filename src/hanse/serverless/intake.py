@@ -1,0 +1,332 @@
+"""What comes to the server's queue, checked and written down; what it means for a run is found by looking.
+
+    from a site      decision, reply, beat {jobs}, want {op, scope, size, hashes, chunks}
+    from a person    submit {request, signature}, cancel {job}, resume {job, at_ms}
+
+Every message is signed, and says for whom and in which federation. What does not hold is refused by name and does not
+come again; what cannot be written now is raised, and comes again.
+"""
+
+import asyncio
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import structlog
+
+from hanse.core.blobs import Manifest
+from hanse.core.codec import canonical_json
+from hanse.core.errors import (
+    CodecError,
+    ConfigError,
+    HanseError,
+    IntegrityError,
+    NotFoundError,
+    PolicyError,
+    StorageError,
+    TrustError,
+    UnavailableError,
+)
+from hanse.core.ids import SERVER, bundle_scope, check_name, model_scope, upload_scope
+from hanse.core.records import Envelope, Reply
+from hanse.pipeline.offering import check_request, keep_request, proposal_of
+from hanse.pipeline.request import JobRequest
+from hanse.rounds import machine, run_state
+from hanse.rounds.keeping import run_record
+from hanse.rounds.outgoing import RunInfo
+from hanse.rounds.visit import begin, collect
+from hanse.serverless.contract import execution_name, first_input
+from hanse.serverless.host import FunctionHost
+from hanse.serverless.looking import about_request, dismiss, is_over, row_of
+from hanse.serverless.place import Place
+from hanse.serverless.presence import DECISIONS, decided, heard
+from hanse.serverless.roster import Enrolled
+from hanse.trust.bundle_signature import verify_bundle_signature
+from hanse.trust.envelopes import verify_envelope
+
+PERSONS = ("submit", "cancel", "resume")
+SITES = ("decision", "reply", "beat", "want")
+ADMIN, RESEARCHER = "admin", "researcher"
+MAX_LINKS = 64
+"""URLs in one answer: a message to a queue holds 256 KiB."""
+log = structlog.get_logger("hanse.serverless")
+
+
+@dataclass(frozen=True, slots=True)
+class News:
+    """Something has happened to a job, and somebody should look.
+
+    Args:
+        kind: what the message was.
+        in_stream: whether a row tells of it that the table's stream shows.
+    """
+
+    job: str
+    kind: str
+    in_stream: bool = False
+    cancelled_by: str = ""
+
+
+async def take(place: Place, envelope: Envelope) -> list[News]:
+    """Take one message.
+
+    Raises:
+        StorageError, UnavailableError: it is not kept; it must come again.
+    """
+    try:
+        return await _take(place, envelope)
+    except (StorageError, UnavailableError):
+        raise
+    except HanseError as error:
+        log.warning(
+            "message refused",
+            sender=envelope.sender[:64],
+            kind=envelope.kind,
+            id=envelope.id[:200],
+            reason=f"{type(error).__name__}: {error}"[:500],
+        )
+        return []
+
+
+async def _take(place: Place, envelope: Envelope) -> list[News]:
+    if envelope.recipient != SERVER or envelope.federation != place.federation:
+        raise CodecError(f"expected a message to the server of {place.federation}")
+    if envelope.kind not in (*PERSONS, *SITES):
+        raise CodecError("expected a kind of message that a server takes")
+    kind = "person" if envelope.kind in PERSONS else "site"
+    sender = await place.roster.member(kind, check_name(envelope.sender))
+    verify_envelope(sender.key, envelope)
+    if envelope.kind == "reply":
+        return await _reply(place, envelope)
+    body = _body(envelope)
+    match envelope.kind:
+        case "decision":
+            return await _decision(place, envelope.sender, body)
+        case "beat":
+            return await _beat(place, envelope.sender, body)
+        case "want":
+            await _want(place, envelope, body)
+            return []
+        case "submit":
+            return await _submit(place, sender, body)
+        case "cancel":
+            return await _cancel(place, sender, body)
+        case _:
+            return await _resume(place, sender, body)
+
+
+# ---- sites ----
+
+
+async def _reply(place: Place, envelope: Envelope) -> list[News]:
+    reply = Reply.unpack(envelope.body)
+    if reply.site != envelope.sender:
+        raise TrustError("the reply names another site than its sender")
+    task, update = reply.task, reply.update
+    if update is not None and update.content is None and update.scope == upload_scope(task, reply.site):
+        try:
+            await place.blobs.commit(update.scope, update.manifest)
+        except (IntegrityError, NotFoundError) as error:
+            raise IntegrityError(f"the update of {task} has not been uploaded: {error}") from None
+    outcome, reason = await collect(task.job, task.component, place.seams, place.now_ms, reply)
+    if outcome == "refused":
+        raise PolicyError(reason)
+    return [News(task.job, outcome, in_stream=outcome == "received")]
+
+
+async def _decision(place: Place, site: str, body: Mapping[str, Any]) -> list[News]:
+    job = check_name(str(body.get("job")), "job")
+    row = await row_of(place, job)
+    if site not in row["asked"]:
+        raise PolicyError("the job was not offered to this site")
+    decision, reason = str(body.get("decision")), str(body.get("reason", ""))[:500]
+    if decision not in DECISIONS:
+        raise CodecError("expected accept, hold or refuse")
+    if await _dismissed(place, site, row):
+        return []
+    is_new = await decided(place.ledger, job, site, decision, reason, place.now_ms())
+    return [News(job, "decision", in_stream=is_new)]
+
+
+async def _beat(place: Place, site: str, body: Mapping[str, Any]) -> list[News]:
+    news: list[News] = []
+    jobs = body.get("jobs")
+    for job in jobs[:64] if isinstance(jobs, list) else []:
+        try:
+            row = await row_of(place, check_name(str(job), "job"))
+        except NotFoundError:
+            continue
+        if not await _dismissed(place, site, row) and await heard(place.ledger, str(job), site, place.now_ms()):
+            news.append(News(str(job), "beat"))
+    return news
+
+
+async def _dismissed(place: Place, site: str, row: Mapping[str, Any]) -> bool:
+    """Whether the job is over, which the site is told once more."""
+    request = JobRequest.from_json(row["request"])
+    if not await is_over(place, request.job):
+        return False
+    await dismiss(place, site, request, "over")
+    return True
+
+
+async def _want(place: Place, envelope: Envelope, body: Mapping[str, Any]) -> None:
+    """Links for a blob, if it is one that this site may read or write now."""
+    site = envelope.sender
+    try:
+        answer = await _links(place, site, body)
+    except (StorageError, UnavailableError):
+        raise
+    except HanseError as error:
+        answer = {"error": f"{error}"[:500], "kind": type(error).__name__}
+    await place.inbox.send(
+        site,
+        Envelope(SERVER, site, envelope.id, "links", canonical_json({"v": 1, **answer}), place.federation),
+    )
+
+
+async def _links(place: Place, site: str, body: Mapping[str, Any]) -> dict[str, Any]:
+    try:
+        manifest = Manifest(int(body["size"]), bytes.fromhex(body["hashes"]))
+        chunks = [int(n) for n in body["chunks"]][:MAX_LINKS]
+        op, scope = str(body["op"]), str(body["scope"])
+    except (KeyError, TypeError, ValueError):
+        raise CodecError("want: expected op, scope, size, hashes and chunks") from None
+    job = check_name(scope.partition("/")[0], "job")
+    row = await row_of(place, job)
+    if site not in row["asked"]:
+        raise PolicyError("the job was not offered to this site")
+    if op == "get":
+        await _grant_reading(place, site, row, scope, manifest)
+        link = await place.links.get(site, scope, manifest.id, only=chunks)
+        return {"urls": list(link.urls), "headers": [list(pair) for pair in link.headers], "chunks": chunks}
+    state = await _state(place, row)
+    slots = {**state.open, **state.released}
+    if scope not in {upload_scope(state.task_id(n, slot), site) for n, slot in slots.items() if slot.site == site}:
+        raise PolicyError("this site has no task whose answer belongs there")
+    place.links.grant(site, write=[scope])
+    ticket = await place.links.put(site, scope, manifest, only=chunks)
+    return {
+        "urls": list(ticket.urls),
+        "headers": [list(pair) for pair in ticket.headers],
+        "chunks": list(ticket.missing),
+    }
+
+
+async def _grant_reading(place: Place, site: str, row: Mapping[str, Any], scope: str, manifest: Manifest) -> None:
+    request = JobRequest.from_json(row["request"])
+    key = (scope, manifest.id)
+    if key != (bundle_scope(request.job), request.bundle.id):
+        state = await _state(place, row)
+        slots = (*state.open.values(), *state.released.values())
+        if key not in {slot.model for slot in slots if slot.site == site}:
+            raise PolicyError("this site has no task that names this blob")
+    place.links.grant(site, read=[key])
+
+
+async def _state(place: Place, row: Mapping[str, Any]) -> run_state.RunState:
+    request = JobRequest.from_json(row["request"])
+    record, _, _ = await run_record(place.ledger, place.blobs, request.job, request.component)
+    return run_state.decode(record["state"])
+
+
+# ---- people ----
+
+
+async def _submit(place: Place, sender: Enrolled, body: Mapping[str, Any]) -> list[News]:
+    request = JobRequest.from_json(body.get("request"))
+    try:
+        await _begin(place, sender, request, str(body.get("signature")))
+    except (StorageError, UnavailableError):
+        raise
+    except HanseError as error:
+        await _tell_refusal(place, request, error)
+        raise
+    return [News(request.job, "submit")]
+
+
+async def _begin(place: Place, sender: Enrolled, request: JobRequest, signed: str) -> None:
+    """Every step may have been done before, by a function that died."""
+    if not {ADMIN, RESEARCHER} & set(sender.roles):
+        raise PolicyError(f"person {sender.record.name} has not got the role {RESEARCHER}")
+    if request.person != sender.record.name:
+        raise TrustError(f"job: signed as {request.person}, sent by {sender.record.name}")
+    try:
+        signature = bytes.fromhex(signed)
+    except ValueError:
+        raise CodecError("job: expected a signature") from None
+    request.verify(sender.key, signature)
+    verify_bundle_signature(request.bundle_signature.encode(), bundle_id=request.app, record=sender.record)
+    if request.roles is not None:
+        raise ConfigError("job: expected an hs.App; roles exchange messages over a server, which is not there")
+    await check_request(request, place.blobs, federation=place.federation)
+    enrolled = await place.roster.sites()
+    asked = [site for site in enrolled if request.sites is None or site in request.sites]
+    if not asked:
+        raise ConfigError(
+            f"job: expected sites of the federation ({', '.join(enrolled) or 'none'}), found none of them"
+        )
+    person_record = sender.signed_record
+    await keep_request(
+        request, signature, place.ledger, place.now_ms(), asked=asked, person_record=person_record.decode()
+    )
+    model = None
+    if request.initial is not None:
+        model = (model_scope(request.job, request.component, 0), request.initial.id)
+    state = machine.begin(request.job, request.component, request.spec, model)
+    host = FunctionHost(place, request.job, request.component, request.spec)
+    await begin(state, place.seams, host, place.now_ms, RunInfo(place.federation, request.app))
+    await _offer(place, request, signature, person_record, asked)
+    name = execution_name(request.job, request.component, 0)
+    await place.machine.start(name, first_input(request.job, request.component))
+
+
+async def _offer(place: Place, request: JobRequest, signature: bytes, person_record: bytes, sites: list[str]) -> None:
+    offers = (proposal_of(site, request, signature, person_record) for site in sites)
+    await asyncio.gather(*(place.inbox.send(offer.recipient, offer) for offer in offers))
+
+
+async def _tell_refusal(place: Place, request: JobRequest, error: HanseError) -> None:
+    """The person reads it where it would have read of its job, unless there is such a job."""
+    try:
+        await row_of(place, request.job)
+    except NotFoundError:
+        about = {"status": "failed", "error": str(error)[:1000], "sites": {}, "refused": True}
+        await place.documents.put_about(request.job, about_request(request) | about)
+
+
+async def _own(place: Place, sender: Enrolled, body: Mapping[str, Any]) -> dict[str, Any]:
+    row = await row_of(place, check_name(str(body.get("job")), "job"))
+    if row["request"]["person"] != sender.record.name and ADMIN not in sender.roles:
+        raise PolicyError(f"person {sender.record.name} has not got the role {ADMIN}, and the job is another's")
+    return row
+
+
+async def _cancel(place: Place, sender: Enrolled, body: Mapping[str, Any]) -> list[News]:
+    await _own(place, sender, body)
+    return [News(str(body["job"]), "cancel", cancelled_by=f"person {sender.record.name}")]
+
+
+async def _resume(place: Place, sender: Enrolled, body: Mapping[str, Any]) -> list[News]:
+    """Offer the job again, and start another execution: the one before has failed, or sites have joined since."""
+    row = await _own(place, sender, body)
+    request = JobRequest.from_json(row["request"])
+    if await is_over(place, request.job):
+        raise ConfigError(f"job {request.job} is over")
+    await _offer(place, request, bytes.fromhex(row["signature"]), row["person_record"].encode(), row["asked"])
+    at_ms = body.get("at_ms")
+    generation = at_ms if isinstance(at_ms, int) and at_ms > 0 else place.now_ms()
+    name = execution_name(request.job, request.component, generation)
+    await place.machine.start(name, first_input(request.job, request.component, generation))
+    return [News(request.job, "resume")]
+
+
+def _body(envelope: Envelope) -> Mapping[str, Any]:
+    try:
+        body = json.loads(envelope.body)
+    except (ValueError, RecursionError):
+        raise CodecError("expected JSON") from None
+    if not isinstance(body, dict):
+        raise CodecError("expected a JSON object")
+    return body

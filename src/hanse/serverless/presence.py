@@ -1,0 +1,100 @@
+"""Which sites take part in a job, as far as they have said: one row a site, `decision/JOB/SITE`.
+
+    {decision: accept | hold | refuse, reason, seen_ms}
+
+Nobody holds a connection, so a site is there while it says so: with its decision, and then every `BEAT_S` as long as
+the job lasts. Where nothing trains, nobody says anything.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from hanse.core.errors import NotFoundError
+from hanse.core.seams import Ledger
+
+LEASE_MS = 120_000
+"""A site that has said nothing for so long is not there."""
+DECISION_MS = 30_000
+"""How long a site that says nothing to a proposal holds the start up."""
+DECISIONS = ("accept", "hold", "refuse")
+
+
+@dataclass(frozen=True, slots=True)
+class Presence:
+    """Who takes part now.
+
+    Args:
+        there: accepted, and heard lately.
+        undecided: asked, and may still answer in time.
+        unwilling: those that hold or refuse, with what they said.
+        changes_ms: when this changes although nobody says anything; None for never.
+        said: every site that has decided, with its row.
+    """
+
+    there: tuple[str, ...]
+    undecided: int
+    unwilling: Mapping[str, str]
+    changes_ms: int | None
+    said: Mapping[str, Mapping[str, Any]]
+
+    def refused_by_all(self, asked: Sequence[str]) -> str:
+        """What they said, if every site that was asked has refused."""
+        refused = {site: row["reason"] for site, row in self.said.items() if row["decision"] == "refuse"}
+        if not asked or not set(asked) <= set(refused):
+            return ""
+        causes = "; ".join(f"{site}: {refused[site]}" for site in sorted(refused)[:8])
+        return f"every site has refused the job ({causes})"
+
+
+async def presence(ledger: Ledger, job: str, asked: Sequence[str], taken_at_ms: int, now_ms: int) -> Presence:
+    """Read what sites have said.
+
+    Args:
+        asked: the sites that the job was proposed to.
+    """
+    said: dict[str, Mapping[str, Any]] = {}
+    prefix, after = f"decision/{job}/", None
+    while rows := await ledger.query(prefix, after):
+        said |= {key.removeprefix(prefix): json.loads(value) for key, value, _ in rows}
+        after = rows[-1][0]
+        if len(rows) < 1000:
+            break
+    until = {site: row["seen_ms"] + LEASE_MS for site, row in said.items() if row["decision"] == "accept"}
+    there = tuple(sorted(site for site, end in until.items() if now_ms < end))
+    decided_by = taken_at_ms + DECISION_MS
+    undecided = sum(site not in said for site in asked) if now_ms < decided_by else 0
+    changes = [until[site] for site in there] + ([decided_by] if undecided else [])
+    unwilling = {
+        site: f"{row['decision']}: {row['reason'][:200]}" if row["reason"] else row["decision"]
+        for site, row in said.items()
+        if row["decision"] != "accept"
+    }
+    return Presence(there, undecided, unwilling, min(changes, default=None), said)
+
+
+async def decided(ledger: Ledger, job: str, site: str, decision: str, reason: str, now_ms: int) -> bool:
+    """A site has answered a proposal, perhaps once more. Whether there is a new row."""
+    value = json.dumps({"decision": decision, "reason": reason, "seen_ms": now_ms}).encode()
+    key = f"decision/{job}/{site}"
+    while not await ledger.create(key, value):
+        _, version = await ledger.get(key)
+        if await ledger.compare_and_set(key, value, version):
+            return False
+    return True
+
+
+async def heard(ledger: Ledger, job: str, site: str, now_ms: int) -> bool:
+    """A site has given a sign of life. Whether it had been given up, and is back."""
+    key = f"decision/{job}/{site}"
+    try:
+        content, version = await ledger.get(key)
+    except NotFoundError:
+        return False
+    row = json.loads(content)
+    was = row["seen_ms"]
+    if row["decision"] != "accept" or now_ms <= was:
+        return False
+    await ledger.compare_and_set(key, json.dumps({**row, "seen_ms": now_ms}).encode(), version)
+    return bool(now_ms >= was + LEASE_MS)

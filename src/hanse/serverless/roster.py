@@ -1,0 +1,108 @@
+"""Who belongs to the federation, as the ledger says: read-only, and remembered for a minute by a function that is warm.
+
+Members are enrolled and revoked by the operator, who alone holds the authority's key (`hanse.server.members`). So a
+revocation takes effect within `FRESH_S`, and at once in a function that starts.
+"""
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
+from hanse.core.errors import NotFoundError, TrustError
+from hanse.core.seams import Ledger
+from hanse.trust.member_record import MemberRecord, verify_record
+from hanse.trust.revocation import RevocationList, read_revocations
+from hanse.trust.signing import load_signing_key
+
+FRESH_S = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Enrolled:
+    """A member that is enrolled and not revoked."""
+
+    record: MemberRecord
+    roles: tuple[str, ...]
+    signed_record: bytes
+
+    @property
+    def key(self) -> Ed25519PublicKey:
+        """Verifies its signatures."""
+        return load_signing_key(self.record.signing_key)
+
+
+class Roster:
+    """The members, each looked up when it is first heard of."""
+
+    def __init__(
+        self, ledger: Ledger, authority_pem: bytes, federation: str, *, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._ledger = ledger
+        self._authority_pem = authority_pem
+        self._federation = federation
+        self._clock = clock
+        self._kept: dict[str, tuple[float, Any]] = {}
+
+    async def member(self, kind: str, name: str) -> Enrolled:
+        """A member.
+
+        Raises:
+            TrustError: not enrolled, revoked, or its record does not hold now.
+        """
+        found: Enrolled = await self._remembered(f"member/{kind}/{name}", self._read)
+        await self._check(found.record)
+        return found
+
+    async def sites(self) -> list[str]:
+        """Every site that is enrolled and not revoked, by name."""
+        names: list[str] = await self._remembered("member/site/", self._list)
+        revoked = await self._revoked()
+        return [name for name in names if f"site/{name}" not in revoked.names]
+
+    async def _check(self, record: MemberRecord) -> None:
+        revoked = await self._revoked()
+        if record.serial in revoked.serials or f"{record.kind}/{record.name}" in revoked.names:
+            raise TrustError(f"{record.kind} {record.name} is revoked; ask the federation's operator")
+
+    async def _revoked(self) -> RevocationList:
+        found: RevocationList = await self._remembered("revocations", self._read_revocations)
+        return found
+
+    async def _remembered(self, key: str, read: Callable[[str], Any]) -> Any:
+        at, value = self._kept.get(key, (-FRESH_S, None))
+        if self._clock() - at >= FRESH_S or value is None:
+            value = await read(key)
+            self._kept[key] = self._clock(), value
+        return value
+
+    async def _read(self, key: str) -> Enrolled:
+        kind, name = key.split("/")[1:]
+        try:
+            content, _ = await self._ledger.get(key)
+        except NotFoundError:
+            raise TrustError(f"{kind} {name} is not enrolled; ask the federation's operator") from None
+        value = json.loads(content)
+        signed = value["record"].encode()
+        record = verify_record(signed, self._authority_pem)
+        if (record.kind, record.name, record.federation) != (kind, name, self._federation):
+            raise TrustError(f"the record of {kind} {name} is another member's")
+        return Enrolled(record, tuple(value["roles"]), signed)
+
+    async def _list(self, prefix: str) -> list[str]:
+        names: list[str] = []
+        after: str | None = None
+        while rows := await self._ledger.query(prefix, after):
+            after = rows[-1][0]
+            names += [key.removeprefix(prefix) for key, _, _ in rows]
+        return names
+
+    async def _read_revocations(self, key: str) -> RevocationList:
+        try:
+            content, _ = await self._ledger.get(key)
+        except NotFoundError:
+            return RevocationList(self._federation)
+        return read_revocations(content, self._authority_pem)

@@ -1,0 +1,167 @@
+"""Four organisations, one model: trained and asked as jobs, with commands as they are typed, each in its own folder."""
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+
+import hanse as hs
+from hanse.clients.loader import find_app
+from hanse.core.codec import decode
+from hanse.vertical.glm.saved import decode_part
+from tests.e2e.commands import Desk, Running, free_ports
+
+pytestmark = [pytest.mark.xdist_group("e2e"), pytest.mark.timeout(240)]
+
+TRAIN = """
+import hanse as hs
+
+app = hs.vertical.LogisticRegression(label="late", key="id", epochs=8, batch_rows=64, test=0.25, seed=3)
+"""
+TREES = """
+import hanse as hs
+
+app = hs.vertical.Boosting(label="late", key="id", num_trees=2, depth=2, test=0.25, seed=3)
+"""
+SCORE = """
+import hanse as hs
+
+model = hs.vertical.LogisticRegression(label="late", key="id")
+app = hs.vertical.Scoring(model, trained_by={job!r}, dataset={dataset!r}, if_offline={if_offline!r}, away_s=1)
+"""
+ROLES = {"bank": "guest", "shop": "host-1", "telco": "host-2", "notary": "arbiter"}
+COLUMNS = {"bank": ["income"], "shop": ["visits", "basket"], "telco": ["calls"], "notary": []}
+PEOPLE = {"bank": range(0, 240), "shop": range(20, 260), "telco": range(0, 250), "notary": range(0)}
+COMMON = 220
+
+
+def columns() -> dict[str, Any]:
+    """Everybody's values, by the number of the person."""
+    rng = np.random.default_rng(4)
+    x = rng.standard_normal((260, 4)) * [900, 1, 30, 5] + [2500, 4, 60, 0]
+    scaled = (x - x.mean(0)) / x.std(0)
+    late = scaled @ [-1, 2, -1, 1] + 0.5 * rng.standard_normal(260) > 0
+    return {"income": x[:, 0], "visits": x[:, 1], "basket": x[:, 2], "calls": x[:, 3], "late": late.astype(int)}
+
+
+def table(site: str, people: Any) -> dict[str, Any]:
+    """What a site knows of some of its people, in an order of its own."""
+    rows = np.random.default_rng(len(site)).permutation([each for each in people if each in PEOPLE[site]])
+    known = columns()
+    names = [*COLUMNS[site], *(["late"] if site == "bank" else [])]
+    return {"id": np.array([f"c{at}" for at in rows]), **{name: known[name][rows] for name in names}}
+
+
+class Town:
+    """Four organisations, each in its folder."""
+
+    def __init__(self, desk: Desk) -> None:
+        self.desk = desk
+        invited = [word for site in ROLES for word in ("--site", site)]
+        made = desk.ask("federation", "init", "town", *invited, "--port", free_ports(3))
+        self.file = desk.folder / made["federation_file"]
+        self.server = desk.start("server", "start", "--directory", "town")
+        self.server.await_line("server ready")
+        for site, token in made["tokens"].items():
+            desk.run("site", "join", "-", "--directory", site, stdin=token)
+            self.own(site)
+        self.sites = {site: self.start(site) for site in ROLES}
+
+    def own(self, site: str) -> None:
+        """What an owner does."""
+        folder, datasets = self.desk.folder / site, {"customers": range(260), "applicant": [100]}
+        for name, people in datasets.items():
+            found = table(site, people if site == "bank" else range(260))
+            with (folder / f"{name}.csv").open("w", newline="") as file:
+                rows = csv.writer(file)
+                rows.writerow(found)
+                rows.writerows(zip(*(column.tolist() for column in found.values()), strict=True))
+        settings = yaml.safe_load((folder / "site.yaml").read_text())
+        settings["datasets"] = {name: {"kind": "csv", "path": f"{name}.csv"} for name in datasets}
+        (folder / "site.yaml").write_text(yaml.safe_dump(settings))
+        role = ROLES[site].partition("-")[0]
+        (folder / "policy.yaml").write_text(
+            f"apps: any\npeople: any\ndatasets: any\nroles:\n  {role}:\n    peers: any\n    reveals: any\n"
+        )
+
+    def start(self, site: str) -> Running:
+        running = self.desk.start("site", "start", "--directory", site)
+        running.await_line("connected")
+        return running
+
+    def run(self, app: str, *, arbiter: bool, code: int = 0) -> dict[str, Any]:
+        """Submit and wait; the result, or nothing where it fails."""
+        (self.desk.folder / "app.py").write_text(app)
+        roles = {"guest": ["bank"], "host": ["shop", "telco"], **({"arbiter": ["notary"]} if arbiter else {})}
+        words = [word for role, sites in roles.items() for site in sites for word in ("--role", f"{role}={site}")]
+        done = self.desk.call("run", "app.py", *words, "--federation", self.file, "--json")
+        assert done.returncode == code, done
+        return {} if code else dict(json.loads(done.stdout))
+
+    def outputs(self, job: str, site: str) -> bytes:
+        """What a site has kept of a job."""
+        return (self.desk.folder / site / "outputs" / job / f"{ROLES[site]}.safetensors").read_bytes()
+
+
+def test_four_organisations_train_and_score(desk: Desk) -> None:
+    town = Town(desk)
+    trained = town.run(TRAIN, arbiter=True)
+    metrics = trained["rounds"][-1]["by_site"]
+    assert metrics["bank"]["common"] == COMMON
+    assert metrics["bank"]["auc"] > 0.9
+    assert "auc" not in metrics["shop"]
+    job = trained["job"]
+    parts = {site: decode_part(town.outputs(job, site)) for site in ("bank", "shop", "telco")}
+    assert not (desk.folder / "notary" / "outputs").exists()
+
+    # The file that was submitted, with the same tables in one process: the same rows, so the same training but for the
+    # last bit of each truncation, which the dealer's secret randomness decides.
+    sites: dict[str, Any] = {site: {"customers": table(site, range(260))} for site in ROLES}
+    roles = {"guest": "bank", "host": ["shop", "telco"], "arbiter": "notary"}
+    simulated = hs.simulate(find_app(desk.folder / "app.py"), sites, roles=roles)
+    for site, (part, _) in parts.items():
+        assert np.array_equal(simulated.arrays[f"{ROLES[site]}/means"], part.columns.means)
+        assert np.abs(simulated.arrays[f"{ROLES[site]}/weights"] - part.weights).max() < 1e-3
+
+    # Joint scores are those of whoever held all parts and all tables.
+    scored = town.run(SCORE.format(job=job, dataset="customers", if_offline="refuse"), arbiter=False)
+    found = decode(town.outputs(scored["job"], "bank"))
+    people = table("bank", range(260))["id"][found["places"]]
+    assert len(people) == COMMON
+
+    def offline(sites: list[str]) -> Any:
+        known, rows = columns(), [int(each[1:]) for each in people]
+        z = sum(parts[site][0].part(np.column_stack([known[name][rows] for name in COLUMNS[site]])) for site in sites)
+        return 1 / (1 + np.exp(-np.asarray(z)[:, 0]))
+
+    expected = offline(["bank", "shop", "telco"])
+    assert np.abs(found["predictions"] - expected).max() < 1e-9
+    assert not (desk.folder / "shop" / "outputs" / scored["job"]).exists()
+
+    # Trees are integers: the same bits, wherever they grow.
+    grown = town.run(TREES, arbiter=False)
+    forest = hs.simulate(find_app(desk.folder / "app.py"), sites, roles={"guest": "bank", "host": ["shop", "telco"]})
+    assert grown["rounds"][-1]["by_site"]["bank"]["auc"] == forest.metrics["guest_auc"] > 0.8
+    for site in ("bank", "shop", "telco"):
+        kept = decode(town.outputs(grown["job"], site))
+        names = set(kept) - {"about"}  # which writes a class of a CSV file as 1.0
+        assert len(names) > 3
+        for name in names:
+            assert kept[name].tobytes() == forest.arrays[f"{ROLES[site]}/{name}"].tobytes(), name
+
+    single = town.run(SCORE.format(job=job, dataset="applicant", if_offline="refuse"), arbiter=False)
+    one = decode(town.outputs(single["job"], "bank"))
+    assert abs(one["predictions"][0] - expected[people.tolist().index("c100")]) < 1e-9
+
+    # Without the telephone company: refused by name, or scored as if all its customers were average.
+    town.sites["telco"].end()
+    refused = town.run(SCORE.format(job=job, dataset="customers", if_offline="default"), arbiter=False)
+    assert set(refused["rounds"][-1]["by_site"]) == {"bank", "shop"}
+    found = decode(town.outputs(refused["job"], "bank"))
+    people = table("bank", range(260))["id"][found["places"]]
+    assert np.abs(found["predictions"] - offline(["bank", "shop"])).max() < 1e-9
+    assert {each.name for each in Path(desk.folder / "bank" / "outputs" / job).iterdir()} == {"guest.safetensors"}
