@@ -319,8 +319,10 @@ class _Visit(Run):
 
     def _record_of(self, checkpoint: Checkpoint) -> tuple[RoundRecord, dict[str, Any]]:
         """Bytes that came up are counted here: every visit before has seen the same replies."""
-        replies = (self._replies.get(ordinal) for ordinal in checkpoint.fates)
-        self._moved.up = sum(r.update.manifest.size for r in replies if r is not None and r.update is not None)
+        replies = [self._replies.get(ordinal) for ordinal in checkpoint.fates]
+        sent = [(r.base, r.update.manifest.size) for r in replies if r is not None and r.update is not None]
+        self._moved.up = sum(size for _, size in sent)
+        self._moved.saved = sum(self._saved(base, size) for base, size in sent)
         return super()._record_of(checkpoint)
 
     # ---- what nobody stays for ----
