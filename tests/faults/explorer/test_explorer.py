@@ -24,6 +24,12 @@ def test_one_schedule() -> None:
     print(explore(case))
 
 
+@pytest.mark.parametrize("seed", [13647, 29601])
+def test_a_row_that_is_written_while_the_run_ends_needs_no_fate(seed: int) -> None:
+    """Its driver is killed before it can tell the site, which has been released and keeps nothing."""
+    assert explore(draw(seed)).status in ("finished", "failed")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("batch", range(BATCHES))
 def test_schedules(batch: int) -> None:

@@ -182,6 +182,9 @@ class World:
             self.rows.discard(int(key.rpartition("/")[2]))
 
     def run_written(self, shell: Shell, value: bytes) -> None:
+        if b'"stage":"over"' in value and self.run is not None:
+            # Their rows came while the run ended: their sites are told so by this driver, or by no one.
+            self.rows -= self.run._taking.keys() - self.run._replies.keys()
         if shell.life < self.last_writer:
             self.problems.append("a driver that was taken over has written the run record")
         self.last_writer = shell.life
