@@ -101,8 +101,10 @@ _HOMES = {
     "fitted": "hanse.clients.sklearn",
     "forest": "hanse.clients.boosting",
     "job": "hanse.person.jobs",
+    "load_estimator": "hanse.clients.estimator_files",
     "mlp": "hanse.clients.mlp",
     "run": "hanse.person.jobs",
+    "save_estimator": "hanse.clients.estimator_files",
     "simulate": "hanse.simulation.simulate",
     "simulate_hierarchy": "hanse.simulation.hierarchy",
     "simulate_peers": "hanse.simulation.peers",
@@ -203,8 +205,10 @@ __all__ = [
     "fitted",
     "forest",
     "job",
+    "load_estimator",
     "mlp",
     "run",
+    "save_estimator",
     "simulate",
     "simulate_hierarchy",
     "simulate_peers",
@@ -219,6 +223,7 @@ if TYPE_CHECKING:
     from hanse import analytics as analytics
     from hanse import attacks as attacks
     from hanse import datasets as datasets
+    from hanse import tracking as tracking
     from hanse import vertical as vertical
     from hanse.aggregation import BFloat16 as BFloat16
     from hanse.aggregation import Bulyan as Bulyan
@@ -243,6 +248,8 @@ if TYPE_CHECKING:
     from hanse.clients.boosting import boosting as boosting
     from hanse.clients.boosting import forest as forest
     from hanse.clients.contrast import contrast as contrast
+    from hanse.clients.estimator_files import load_estimator as load_estimator
+    from hanse.clients.estimator_files import save_estimator as save_estimator
     from hanse.clients.mlp import mlp as mlp
     from hanse.clients.numpy_client import NumPyClient as NumPyClient
     from hanse.clients.server import StrategyContext as StrategyContext
@@ -326,6 +333,7 @@ _ROOMS = {
     "attacks": "hanse.attacks",
     "datasets": "hanse.datasets",
     "traces": "hanse.simulation.traces",
+    "tracking": "hanse.tracking",
     "vertical": "hanse.vertical",
 }
 """Modules that are used under their own name: `hs.datasets.iid(...)`."""

@@ -60,7 +60,7 @@ class Handler:
     async def may_upload(self, caller: Any, offer: pb.UploadOffer) -> str:
         return str(caller.name)
 
-    def may_download(self, caller: Any, request: pb.DownloadRequest) -> str:
+    async def may_download(self, caller: Any, request: pb.DownloadRequest) -> str:
         return str(caller.name)
 
     async def ask(self, caller: Any, call: pb.Call) -> pb.Answer:

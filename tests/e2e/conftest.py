@@ -20,3 +20,11 @@ def desk(tmp_path: Path) -> Iterator[Desk]:
     place = Desk(tmp_path)
     yield place
     place.close()
+
+
+@pytest.fixture(scope="module")
+def shared_desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
+    """One for all tests of a file."""
+    place = Desk(tmp_path_factory.mktemp("desk"))
+    yield place
+    place.close()

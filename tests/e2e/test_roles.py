@@ -1,4 +1,4 @@
-"""Two companies, one intersection: commands as they would type them, in folders of their own; each process killed."""
+"""Companies and what they share: commands as they would type them, in folders of their own; each process killed."""
 
 import csv
 import json
@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,7 @@ async def host(party, site):
 """
 IDS = {"bank": range(0, 300, 2), "shop": range(0, 300, 3)}
 ROLES = {"bank": "guest", "shop": "host", "notary": "arbiter"}
+REVEALS = "size, intersection, rows, common, shape, correlation, columns"
 COMMON = len(range(0, 300, 6))
 POLICY = """
 apps: any
@@ -69,20 +71,19 @@ roles:
 
 
 class Companies:
-    """A federation of a bank and a shop, each in its own folder."""
+    """A federation of a bank, a shop and a notary, each in its own folder."""
 
-    def __init__(
-        self, desk: Desk, reveals: str = "size, intersection, rows, common", sites: tuple[str, ...] = ("bank", "shop")
-    ) -> None:
+    def __init__(self, desk: Desk) -> None:
         self.desk = desk
-        invited = [word for site in sites for word in ("--site", site)]
+        invited = [word for site in ROLES for word in ("--site", site)]
         made = desk.ask("federation", "init", "city", *invited, "--port", free_ports(3))
         self.file = desk.folder / made["federation_file"]
         self.server = self.start_server()
         for site, token in made["tokens"].items():
             desk.run("site", "join", "-", "--directory", site, stdin=token)
-            self._own(desk.folder / site, site, reveals)
-        self.sites = {site: self.start(site) for site in sites}
+            self._own(desk.folder / site, site)
+            self.allow(site)
+        self.sites = {site: self.start(site) for site in ROLES}
 
     def start_server(self) -> Running:
         server = self.desk.start("server", "start", "--directory", "city")
@@ -97,9 +98,9 @@ class Companies:
     def ask(self, *arguments: object) -> Any:
         return self.desk.ask(*arguments, "--federation", self.file)
 
-    def submit(self, app: str = APP) -> str:
+    def submit(self, app: str = APP, sites: Iterable[str] = IDS) -> str:
         (self.desk.folder / "app.py").write_text(app)
-        roles = [word for site in self.sites for word in ("--role", f"{ROLES[site]}={site}")]
+        roles = [word for site in sites for word in ("--role", f"{ROLES[site]}={site}")]
         return self.desk.run("run", "app.py", *roles, "--detach", "--federation", self.file).strip()
 
     def hold(self, away_s: float = 60.0) -> str:
@@ -141,9 +142,15 @@ class Companies:
         assert self.places("bank", "guest", job) == self.places("shop", "host", job)
         assert sorted(self.places("bank", "guest", job)) == list(range(0, 300, 6))
 
+    def allow(self, site: str, reveals: str = REVEALS) -> None:
+        """What an owner allows; an agent that runs reads it anew."""
+        peers = ", ".join(sorted(set(ROLES) - {site}))
+        policy = POLICY.format(role=ROLES[site], peer=peers, reveals=reveals)
+        (self.desk.folder / site / "policy.yaml").write_text(policy)
+
     @staticmethod
-    def _own(folder: Path, site: str, reveals: str) -> None:
-        """What an owner does: put the data there, say so, and what it may be used for."""
+    def _own(folder: Path, site: str) -> None:
+        """What an owner does: put the data there, and say so."""
         with (folder / "customers.csv").open("w", newline="") as file:
             rows = csv.writer(file)
             rows.writerow(["id", "since", "visits"])
@@ -152,12 +159,19 @@ class Companies:
         (folder / "site.yaml").write_text(
             text.replace("datasets: {}", "datasets:\n  customers: {kind: csv, path: customers.csv}")
         )
-        peers = ", ".join(sorted(set(ROLES) - {site}))
-        (folder / "policy.yaml").write_text(POLICY.format(role=ROLES[site], peer=peers, reveals=reveals))
 
 
-def test_two_companies_one_intersection(desk: Desk) -> None:
-    companies = Companies(desk)
+@pytest.fixture(scope="module")
+def companies(shared_desk: Desk) -> Companies:
+    return Companies(shared_desk)
+
+
+@pytest.fixture
+def desk(companies: Companies) -> Desk:
+    return companies.desk
+
+
+def test_two_companies_one_intersection(companies: Companies, desk: Desk) -> None:
     job = companies.submit()
     companies.until(job, "finished")
     companies.check(job)
@@ -186,11 +200,9 @@ def test_two_companies_one_intersection(desk: Desk) -> None:
     assert explained["guarantee"]["adversary"] == "semi-honest"
 
 
-def test_three_companies_and_two_protocols(desk: Desk) -> None:
+def test_three_companies_and_two_protocols(companies: Companies, desk: Desk) -> None:
     """Intersection, then correlation over what is common, with a third site that deals: four processes."""
-    reveals = "size, intersection, shape, correlation, rows, common, columns"
-    companies = Companies(desk, reveals, sites=tuple(ROLES))
-    job = companies.submit(APP.replace("Intersection", "Correlation"))
+    job = companies.submit(APP.replace("Intersection", "Correlation"), ROLES)
     companies.until(job, "finished")
     common = np.arange(0, 300, 6)
     columns = np.stack([1900 + common % 100, common % 7]).astype(float)
@@ -201,18 +213,18 @@ def test_three_companies_and_two_protocols(desk: Desk) -> None:
     assert not (desk.folder / "notary" / "outputs").exists()
 
 
-def test_a_policy_refuses_what_would_be_revealed(desk: Desk) -> None:
-    companies = Companies(desk, reveals="size")
+def test_a_policy_refuses_what_would_be_revealed(companies: Companies) -> None:
+    companies.allow("shop", "size")
     job = companies.submit()
     error = companies.until(job, "failed")["error"]
+    companies.allow("shop")
     assert "has refused the job" in error
     assert "reveals: intersection" in error
 
 
 @pytest.mark.skipif(not HAS_PROC, reason="finds workers through /proc")
-def test_each_process_killed_and_the_same_result(desk: Desk) -> None:
+def test_each_process_killed_and_the_same_result(companies: Companies, desk: Desk) -> None:
     """In the middle of the first session, when one of its protocols is over. The second session has the same result."""
-    companies = Companies(desk)
     for victim in ("bank", "shop", "bank's worker", "shop's worker", "server"):
         kill_in_the_middle(desk, companies, victim)
 
@@ -227,16 +239,16 @@ def kill_in_the_middle(desk: Desk, companies: Companies, victim: str) -> None:
         companies.sites[victim] = companies.start(victim)
     else:
         site = victim.partition("'")[0]
-        worker = desk.ask("site", "status", "--directory", site)["jobs"][0]["worker_pid"]
-        os.kill(worker, signal.SIGKILL)
+        at_work = desk.ask("site", "status", "--directory", site)["jobs"]
+        os.kill(next(each["worker_pid"] for each in at_work if each["job"] == job), signal.SIGKILL)
     companies.go()
     companies.until(job, "finished")
     companies.check(job)
     assert (desk.folder / "held" / "bank-2").exists()  # another session
 
 
-def test_a_site_that_stays_away_is_named(desk: Desk) -> None:
-    companies = Companies(desk)
+def test_a_site_that_stays_away_is_named(companies: Companies) -> None:
+    """The last: nobody starts the shop again."""
     job = companies.hold(away_s=2)
     companies.sites["shop"].end(signal.SIGKILL)
     error = companies.until(job, "failed")["error"]

@@ -1,6 +1,7 @@
 """The tutorial's commands, as two organisations and a person would type them, in folders of their own."""
 
 import json
+import re
 import signal
 import socket
 from pathlib import Path
@@ -13,6 +14,8 @@ from tests.e2e.commands import Desk, Running, free_ports
 pytestmark = [pytest.mark.xdist_group("e2e"), pytest.mark.timeout(240)]
 
 APP = """
+import time
+
 import hanse as hs
 import numpy as np
 
@@ -27,6 +30,7 @@ class Mean(hs.NumPyClient):
         return [np.zeros(self.X.shape[1])]
 
     def fit(self, parameters, config):
+        time.sleep({takes_s})
         return [(parameters[0] + self.X.mean(axis=0)) / 2], len(self.X), {{}}
 
     def evaluate(self, parameters, config):
@@ -78,10 +82,15 @@ class Hospitals:
         (folder / "site.yaml").write_text(text)
 
 
+@pytest.fixture(scope="module")
+def hospitals(shared_desk: Desk) -> Hospitals:
+    (shared_desk.folder / "app.py").write_text(APP.format(rounds=3, takes_s=0))
+    return Hospitals(shared_desk)
+
+
 @pytest.fixture
-def hospitals(desk: Desk) -> Hospitals:
-    (desk.folder / "app.py").write_text(APP.format(rounds=3))
-    return Hospitals(desk)
+def desk(hospitals: Hospitals) -> Desk:
+    return hospitals.desk
 
 
 def test_the_tutorial(hospitals: Hospitals, desk: Desk) -> None:
@@ -146,13 +155,55 @@ def test_the_tutorial(hospitals: Hospitals, desk: Desk) -> None:
     assert "revoked" in desk.call("job", "list", *anna).stderr
     assert [person["state"] for person in hospitals.ask("person", "list")["people"]] == ["enrolled", "revoked"]
 
-    # A site that is revoked is out at once, and says what to do.
+
+def test_cancelling_and_refusing(hospitals: Hospitals, desk: Desk) -> None:
+    (desk.folder / "long.py").write_text(APP.format(rounds=100_000, takes_s=0.05))
+    for site in ("luebeck", "bergen"):
+        path = desk.folder / site / "policy.yaml"
+        path.write_text(re.sub("(?m)^apps: .*", "apps: any", path.read_text()))
+    following = desk.start("run", "long.py", "--federation", hospitals.file, "--name", "endless")
+    job = following.await_line("job ").split()[1]
+    hospitals.server.await_line("job submitted", job)
+    hospitals.sites["bergen"].await_line("job decided", job, "accept")
+
+    # Ctrl-C stops the following, not the job.
+    following.await_line("job ")
+    assert following.end(signal.SIGINT) == 130
+    following.await_line("The job goes on", job)
+    shown = hospitals.ask("job", "show", job)
+    assert (shown["status"], shown["name"]) in [("running", "endless"), ("waiting", "endless")]
+    assert hospitals.ask("job", "result", job)["status"] in ("running", "waiting")
+
+    hospitals.run("job", "cancel", job)
+    assert hospitals.ask("job", "show", job)["status"] == "cancelled"
+    again = desk.call("job", "cancel", job, "--federation", hospitals.file)
+    assert (again.returncode, again.stderr) == (1, f"error: job {job} is not at work\n")
+    unknown = desk.call("job", "show", "0" * 20, "--federation", hospitals.file)
+    assert unknown.returncode == 1
+    assert unknown.stderr.startswith("error: there is no job")
+
+    # An owner who refuses.
+    path = desk.folder / "bergen" / "policy.yaml"
+    path.write_text(path.read_text().replace("apps: any", "apps: []"))
+    (desk.folder / "other.py").write_text(APP.format(rounds=4, takes_s=0))
+    job = hospitals.run("run", "other.py", "--detach").strip()
+    hospitals.sites["bergen"].await_line(job, "hold")
+    desk.run("site", "refuse", job, "--reason", "not our study", "--directory", "bergen")
+    hospitals.sites["luebeck"].await_line(job, "accept")
+    for _ in range(100):
+        says = hospitals.ask("job", "show", job)["sites"]["bergen"]
+        if says["decision"] == "refuse":
+            break
+    assert (says["decision"], says["reason"]) == ("refuse", "not our study")
+    hospitals.run("job", "cancel", job)
+
+
+def test_the_tutorial_s_end(hospitals: Hospitals, desk: Desk) -> None:
+    """A site that is revoked is out at once, and says what to do."""
     hospitals.run("site", "revoke", "bergen")
     assert hospitals.sites["bergen"].process.wait(20) == 3
     assert hospitals.ask("site", "list")["sites"][0]["state"] == "revoked"
-    checks = {
-        check["about"]: check for check in json.loads(desk.run("doctor", "-d", "bergen", "--json", code=1))["checks"]
-    }
+    checks = {check["about"]: check for check in desk.ask("doctor", "-d", "bergen", code=1)["checks"]}
     assert checks["admission"]["state"] == "wrong"
 
     # What happened is in two logs that anybody with a public key can check.
@@ -180,55 +231,14 @@ def test_the_tutorial(hospitals: Hospitals, desk: Desk) -> None:
         assert running.end(signal.SIGINT) == 0
 
 
-def test_cancelling_and_refusing(hospitals: Hospitals, desk: Desk) -> None:
-    (desk.folder / "long.py").write_text(APP.format(rounds=100_000))
-    for site in ("luebeck", "bergen"):
-        path = desk.folder / site / "policy.yaml"
-        path.write_text(path.read_text().replace("apps: []", "apps: any"))
-    following = desk.start("run", "long.py", "--federation", hospitals.file, "--name", "endless")
-    job = following.await_line("job ").split()[1]
-    hospitals.server.await_line("job submitted")
-    hospitals.sites["bergen"].await_line("job decided", "accept")
-
-    # Ctrl-C stops the following, not the job.
-    following.await_line("job ")
-    assert following.end(signal.SIGINT) == 130
-    following.await_line("The job goes on", job)
-    shown = hospitals.ask("job", "show", job)
-    assert (shown["status"], shown["name"]) in [("running", "endless"), ("waiting", "endless")]
-    assert hospitals.ask("job", "result", job)["status"] in ("running", "waiting")
-
-    hospitals.run("job", "cancel", job)
-    assert hospitals.ask("job", "show", job)["status"] == "cancelled"
-    again = desk.call("job", "cancel", job, "--federation", hospitals.file)
-    assert (again.returncode, again.stderr) == (1, f"error: job {job} is not at work\n")
-    unknown = desk.call("job", "show", "0" * 20, "--federation", hospitals.file)
-    assert unknown.returncode == 1
-    assert unknown.stderr.startswith("error: there is no job")
-
-    # An owner who refuses.
-    path = desk.folder / "bergen" / "policy.yaml"
-    path.write_text(path.read_text().replace("apps: any", "apps: []"))
-    job = hospitals.run("run", "app.py", "--detach").strip()
-    hospitals.sites["bergen"].await_line(job, "hold")
-    desk.run("site", "refuse", job, "--reason", "not our study", "--directory", "bergen")
-    hospitals.sites["luebeck"].await_line(job, "accept")
-    for _ in range(100):
-        says = hospitals.ask("job", "show", job)["sites"]["bergen"]
-        if says["decision"] == "refuse":
-            break
-    assert (says["decision"], says["reason"]) == ("refuse", "not our study")
-    hospitals.run("job", "cancel", job)
-
-
-def test_a_port_that_is_taken_is_one_line(desk: Desk) -> None:
-    port = free_ports(3)
+def test_a_port_that_is_taken_is_one_line(tmp_path: Path) -> None:
+    desk, port = Desk(tmp_path), free_ports(3)
     desk.run("federation", "init", "hospitals", "--port", port)
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", port))
         taken.listen()
         found = desk.call("server", "start", "--directory", "hospitals")
-        wrong = json.loads(desk.run("doctor", "--directory", "hospitals", "--json", code=1))
+        wrong = desk.ask("doctor", "--directory", "hospitals", code=1)
     lines = [line for line in found.stderr.splitlines() if not line.startswith("timestamp=")]
     assert (found.returncode, len(lines)) == (2, 1), found.stderr
     assert lines[0].startswith(f"error: cannot listen on 127.0.0.1:{port}")

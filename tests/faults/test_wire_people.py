@@ -7,9 +7,12 @@ import json
 from collections.abc import AsyncIterator
 from typing import Any
 
+import grpc
+import grpc.aio
 import pytest
 import pytest_asyncio
 
+from hanse.backends.grpc.protocol import error_of
 from hanse.core.blobs import Manifest, manifest_of
 from hanse.core.errors import (
     CodecError,
@@ -216,6 +219,75 @@ async def test_another_person_s_job(wire: Wire) -> None:
             await upload(rival.connection, bundle_scope(job), b"something else")
         with pytest.raises(PolicyError):
             await upload(mine.connection, model_scope(job, "main", 0), b"something else")
+
+
+async def test_another_person_s_results(wire: Wire) -> None:
+    """Rounds and models are their submitter's and the admins', until the federation says otherwise."""
+    await wire.enrol("person", "curious", ("researcher",))
+    async with wire.session("researcher") as mine, wire.session("curious") as curious, wire.session("admin") as admin:
+        job = await submit(mine, wire.people["researcher"], sites=("healthy",))
+        assert wire.healthy is not None
+        await wire.healthy.work(job)
+        await until_over(mine, job)
+        scope = model_scope(job, "main", 1)
+        model = (await mine.ask("result", job=job))["rounds"][-1]["model"]
+        for session in (mine, admin):
+            await session.ask("result", job=job)
+            assert await read_model(session, scope, model)
+        assert job in {row["job"] for row in (await curious.ask("jobs"))["jobs"]}
+        for attempt in (curious.ask("result", job=job), read_model(curious, scope, model), anext(curious.watch(job))):
+            with pytest.raises(PolicyError, match="only researcher and admins"):
+                await attempt
+        wire.server.config = dataclasses.replace(wire.server.config, results="everyone")
+        try:
+            assert await read_model(curious, scope, model)
+        finally:
+            wire.server.config = dataclasses.replace(wire.server.config, results="owner")
+
+
+async def test_removing_a_job(wire: Wire) -> None:
+    """Only one that is over, by its submitter or an admin; it leaves nothing, and its request is not taken again."""
+    await wire.enrol("person", "remover", ("researcher",))
+    async with wire.session("researcher") as mine, wire.session("remover") as other:
+        job = await submit(mine, wire.people["researcher"], sites=("nobody-here",))
+        row = await wire.server._store.ledger.get(f"job/{job}")
+        with pytest.raises(ConflictError, match="not over"):
+            await mine.ask("remove", job=job)
+        await mine.ask("cancel", job=job)
+        await until_over(mine, job)
+        with pytest.raises(PolicyError, match="admin"):
+            await other.ask("remove", job=job)
+        await mine.ask("remove", job=job)
+        assert job not in {row["job"] for row in (await mine.ask("jobs"))["jobs"]}
+        for op in ("job", "result", "remove", "cancel"):
+            with pytest.raises(NotFoundError):
+                await mine.ask(op, job=job)
+        for kind in ("job", "jobend", "run", "reply", "round"):
+            assert not await wire.server._store.ledger.query(f"{kind}/{job}")
+        assert not list((wire.server.directory / "store").rglob(f"*{job}*"))
+        with pytest.raises(PolicyError):
+            await upload(mine.connection, bundle_scope(job), b"anything")
+        kept = json.loads(row[0])
+        call = pb.Call(
+            v=1,
+            body=json.dumps({"op": "submit", "request": kept["request"]}).encode(),
+            sig=bytes.fromhex(kept["signature"]),
+        )
+        await refused(mine, call)
+
+
+async def until_over(session: Session, job: str) -> None:
+    async for event in session.watch(job):
+        if event["what"] == "finished":
+            return
+
+
+async def read_model(session: Session, scope: str, id: str) -> bool:
+    call = session.connection._download(pb.DownloadRequest(scope=scope, id=id))
+    try:
+        return await call.read() is not grpc.aio.EOF
+    except grpc.RpcError as error:
+        raise error_of(error) from None
 
 
 # ---- job requests ----

@@ -287,9 +287,12 @@ async def test_what_agents_do(wire: Wire, tmp_path: Path) -> None:
             replace(part, sites={"guest": "healthy", "host": "third"}),
             replace(part, records={**part.records, "host": part.records["guest"]}),
             replace(part, records={}),
+            replace(part, sites={"guest": "healthy"}),  # nobody's role is optional here
         ):
             with pytest.raises((RefusedError, TrustError)):
                 await agents[0].play(replace(tasks[0], payload=wrong.pack()))
+        with pytest.raises(RefusedError, match="another seed"):
+            await agents[0].play(replace(tasks[0], seed=spec.seed + 1))
 
         done = await asyncio.gather(*(agent.play(task) for agent, task in zip(agents, tasks, strict=True)))
         reply = keep_arrays(agents[0].side, job, "guest", done[0], None)

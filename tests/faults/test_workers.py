@@ -56,7 +56,7 @@ async def test_killed_in_mid_task(tmp_path: Path) -> None:
         with pytest.raises(TaskError, match="killed by SIGKILL") as caught:
             await running
         assert caught.value.kind == "killed"
-        assert time.monotonic() - before < 0.5
+        assert time.monotonic() - before < 10  # of sixty
         assert (await worker.exited).kind == "killed"
         with pytest.raises(TaskError, match="SIGKILL"):
             await worker.execute(task(small_model()), model=small_model())
@@ -130,7 +130,7 @@ async def test_hanging_past_the_deadline(tmp_path: Path) -> None:
         with pytest.raises(TaskError, match=r"longer than its 0\.3 s") as caught:
             await worker.execute(task(small_model()), model=small_model(), timeout_s=0.3)
         assert caught.value.kind == "timeout"
-        assert time.monotonic() - before < 1.0
+        assert time.monotonic() - before < 10
         assert not worker.alive
         assert (await worker.exited).kind == "timeout"
 
@@ -143,7 +143,7 @@ async def test_cancelling_kills(tmp_path: Path) -> None:
         running.cancel()
         with pytest.raises(asyncio.CancelledError):
             await running
-        assert "cancelled" in str(await asyncio.wait_for(worker.exited, 2))
+        assert "cancelled" in str(await asyncio.wait_for(worker.exited, 20))
 
 
 async def test_printing_100_mb_neither_blocks_nor_fills(tmp_path: Path) -> None:
@@ -254,7 +254,7 @@ async def test_speaking_nonsense(tmp_path: Path, junk: str) -> None:
         with pytest.raises(TaskError) as caught:
             await asyncio.wait_for(worker.execute(task(small_model()), model=small_model()), 5)
         assert caught.value.kind == "bad_reply"
-        assert (await asyncio.wait_for(worker.exited, 2)).kind == "bad_reply"
+        assert (await asyncio.wait_for(worker.exited, 20)).kind == "bad_reply"
 
 
 @linux
@@ -369,7 +369,7 @@ async def test_launcher_killed_is_replaced(tmp_path: Path) -> None:
         pid = int((await started(b.lines)).split()[1])
         os.kill(b.workers.launcher.pid, signal.SIGKILL)
         with pytest.raises(TaskError) as caught:
-            await asyncio.wait_for(running, 2)
+            await asyncio.wait_for(running, 20)
         assert caught.value.kind in ("lost", "killed")
         assert await gone(pid, 1.0)
         fresh = await b.worker(ADD_ONE)

@@ -8,6 +8,10 @@ import pytest
 
 from benchmarks import harness
 
+PSI = ["core_s_both", "wall_s", "peak_mb", "messages", "sent_mb", "link_s"]
+METRICS = {"psi": {"default": PSI, "fallback": PSI}}
+"""Names that were agreed, by benchmark and case."""
+
 
 @pytest.mark.slow
 @pytest.mark.xdist_group("benchmarks")  # two at a time would share two cores
@@ -26,3 +30,7 @@ def test_smoke(name: str) -> None:
     assert rows
     assert {row["bench"] for row in rows} == {name}
     assert {row["ok"] for row in rows} == {None}
+    for case, metrics in METRICS.get(name, {}).items():
+        values = {row["metric"]: row["value"] for row in rows if row["case"] == case}
+        assert list(values) == metrics
+        assert all(value > 0 for value in values.values())

@@ -145,12 +145,14 @@ class AutoKernel:
 
     def fold(self, acc: Wide, blocks: Sequence[Coded], weights: Sequence[float], *, fresh: bool) -> None:
         """See `Kernel.fold`."""
-        self._count(blocks)
+        if self._left > 0:
+            self._count(blocks)
         self._kernel.fold(acc, blocks, weights, fresh=fresh)
 
     def join(self, acc: Wide, blocks: Sequence[Coded], weights: Sequence[float]) -> None:
         """See `Kernel.join`."""
-        self._count(blocks)
+        if self._left > 0:
+            self._count(blocks)
         self._kernel.join(acc, blocks, weights)
 
     def divide(self, acc: Wide, total: float, out: Block) -> bool:
@@ -158,10 +160,9 @@ class AutoKernel:
         return self._kernel.divide(acc, total, out)
 
     def _count(self, blocks: Sequence[Coded]) -> None:
-        if self._left > 0:
-            self._left -= len(blocks) * blocks[0].nbytes
-            if self._left <= 0 and numba_installed():
-                self._kernel = _numba_kernel()
+        self._left -= len(blocks) * blocks[0].nbytes
+        if self._left <= 0 and numba_installed():
+            self._kernel = _numba_kernel()
 
 
 def pick_kernel(name: KernelName = "auto") -> Kernel:

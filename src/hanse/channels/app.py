@@ -10,18 +10,17 @@
 Plain data (`RoleSpec`) travels in the signed job, the functions in the module's bundle. Nothing is called here.
 """
 
-import sys
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from hanse.channels.protocol import Protocol, Reveal
 from hanse.channels.spec import RoleSpec, assigned
 from hanse.core.arrays import Arrays
 from hanse.core.errors import ConfigError
 from hanse.core.ids import SERVER
-from hanse.core.origin import included, maker_of, name_in
+from hanse.core.origin import file_of, included, maker_of, name_in
 
 RoleProgram = Callable[[Any, Any], Awaitable[Any]]
 """`async f(party, site) -> metrics | (arrays, metrics) | None`.
@@ -30,7 +29,52 @@ Metrics are those that the app `tells`. Arrays stay at the site, in its folder `
 """
 
 
-class RoleApp:
+class RolePlay:
+    """An app of roles, before it is known how many sites of a kind there are: an `hs.RoleApp`, or a vertical model.
+
+    Attributes:
+        include: files that travel with the app's module.
+        module_globals: of the module in which it was made.
+    """
+
+    include: tuple[str, ...]
+    module_globals: dict[str, Any]
+    initial_arrays: ClassVar[Arrays | None] = None
+    """As `App.initial_arrays`: a job of roles brings no model."""
+
+    def cast(self, roles: Collection[str]) -> "RoleApp":
+        """The app for these roles.
+
+        Args:
+            roles: names as `assigned` gives them.
+
+        Raises:
+            ConfigError: roles that it has no use for.
+        """
+        raise NotImplementedError
+
+    def spec(self, roles: Mapping[str, str | Sequence[str]] | None) -> RoleSpec:
+        """The job as plain data.
+
+        Args:
+            roles: the site or sites of each role.
+
+        Raises:
+            ConfigError: a role without a program or a site, or a value that is wrong, by name.
+        """
+        return self.cast(() if roles is None else assigned(roles)).spec(roles)
+
+    @property
+    def name_in_module(self) -> str:
+        """The name under which its module holds this app.
+
+        Raises:
+            ConfigError: the module holds it under no name.
+        """
+        return name_in(self.module_globals, self, "hs.RoleApp")
+
+
+class RoleApp(RolePlay):
     """A federated program of roles.
 
     Args:
@@ -43,11 +87,10 @@ class RoleApp:
         retries: how many new sessions there may be after one that broke.
         seed: of the random streams that role programs are given as `site.rng`.
         threads: compute threads in every worker.
+        outputs_of: an earlier job: `site.outputs()` is what the same role kept at its site then.
+        optional: roles without which the others begin where their sites are away for `away_s`.
         include: files that the module imports or reads, relative to it; they travel with it.
     """
-
-    initial_arrays: Arrays | None = None
-    """As `App.initial_arrays`: a job of roles brings no model."""
 
     def __init__(
         self,
@@ -60,6 +103,8 @@ class RoleApp:
         retries: int = 2,
         seed: int = 0,
         threads: int = 1,
+        outputs_of: str = "",
+        optional: Sequence[str] = (),
         include: Sequence[str | Path] = (),
     ) -> None:
         if not isinstance(protocol, Protocol):
@@ -75,8 +120,10 @@ class RoleApp:
             "retries": retries,
             "seed": seed,
             "threads": threads,
+            "outputs_of": outputs_of,
+            "optional": tuple(optional),
         }
-        self.module_globals = maker_of(*(_file_of(kind) for kind in type(self).__mro__))
+        self.module_globals = maker_of(*(file_of(kind) for kind in type(self).__mro__))
 
     def role(self, name: str) -> Callable[[RoleProgram], RoleProgram]:
         """Register `async f(party, site)` as the program of a role."""
@@ -93,15 +140,13 @@ class RoleApp:
 
         return register
 
+    def cast(self, roles: Collection[str]) -> "RoleApp":
+        """Itself: what it declares does not depend on its roles."""
+        del roles
+        return self
+
     def spec(self, roles: Mapping[str, str | Sequence[str]] | None) -> RoleSpec:
-        """The job as plain data.
-
-        Args:
-            roles: the site or sites of each role.
-
-        Raises:
-            ConfigError: a role without a program or a site, or a value that is wrong, by name.
-        """
+        """See `RolePlay.spec`."""
         missing = [role for role in self.protocol.roles if role not in self.programs]
         if missing:
             raise ConfigError(f"app: found no program for {', '.join(missing)}; register it with @app.role")
@@ -110,21 +155,5 @@ class RoleApp:
             raise ConfigError(f"roles: expected {{{wanted}}}, found none")
         return RoleSpec(assigned(roles), self.protocol, **self._options)
 
-    @property
-    def name_in_module(self) -> str:
-        """The name under which its module holds this app.
-
-        Raises:
-            ConfigError: the module holds it under no name.
-        """
-        return name_in(self.module_globals, self, "hs.RoleApp")
-
     def __repr__(self) -> str:
         return f"RoleApp({self.protocol.name})"
-
-
-def _file_of(kind: type) -> str:
-    """Where one of our own classes is; a user's subclass is the user's module, like what it makes."""
-    if not kind.__module__.startswith("hanse."):
-        return ""
-    return str(getattr(sys.modules.get(kind.__module__), "__file__", ""))

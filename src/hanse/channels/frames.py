@@ -18,7 +18,13 @@ LOST = "!lost"
 """Not a declared message: the channel has lost its sender, and nothing of it comes any more."""
 ALIVE = "!alive"
 """Not a declared message: the sender's site was heard, though its program says nothing."""
-SIGNS = (STOPPED, LOST, ALIVE)
+WHY = "!why"
+"""Not a declared message: its sender has waited for the recipient in vain, and asks whom that one waits for."""
+WAITS = "!waits"
+"""Not a declared message: the answer, `seq` being the place of a role among the protocol's."""
+SIGNS = (STOPPED, LOST, ALIVE, WHY, WAITS)
+PASSED_ON = (STOPPED, WHY, WAITS)
+"""Signs that a party itself sends; the others are the channel's."""
 
 CheckHead = Callable[[str, str, str, int], None]
 """Called with sender, recipient, name and the content's length in bytes; raises `RefusedError` not to take it."""

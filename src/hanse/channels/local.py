@@ -6,7 +6,7 @@ looks for trouble.
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from typing import Any
 
 from hanse.channels.frames import CheckHead, Frame
@@ -60,18 +60,21 @@ async def run_local(
     programs: Mapping[str, Callable[[Party], Awaitable[Any]]],
     *,
     timeout_s: float = TIMEOUT_S,
+    absent: Collection[str] = (),
 ) -> dict[str, Any]:
-    """Run all roles in this process and return what each program returned.
+    """Run all roles in this process, but those that are absent, and return what each program returned.
 
     Raises:
-        ConfigError: programs that are not exactly the protocol's roles. Otherwise the first error of a role, once all
-            have ended. When cancelled, it cancels all roles and waits for their ends.
+        ConfigError: programs that are not exactly the protocol's other roles. Otherwise the first error of a role, once
+            all have ended. When cancelled, it cancels all roles and waits for their ends.
     """
-    if set(programs) != set(protocol.roles):
+    if set(programs) != set(protocol.roles) - set(absent):
         raise ConfigError(f"protocol {protocol.name}: expected programs for {protocol.roles}, found {tuple(programs)}")
     channels = local_channels(protocol.roles)
     tasks = {
-        role: asyncio.create_task(run_role(Party(role, protocol, channels[role], timeout_s=timeout_s), program))
+        role: asyncio.create_task(
+            run_role(Party(role, protocol, channels[role], timeout_s=timeout_s, absent=absent), program)
+        )
         for role, program in programs.items()
     }
     failed: list[BaseException] = []

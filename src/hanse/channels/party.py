@@ -6,17 +6,19 @@ deadline and a cause. One party runs one program: it is not for use from several
 """
 
 import contextlib
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from hanse.channels.frames import ALIVE, LOST, SIGNS, STOPPED, Channel, Frame
+from hanse.channels.frames import LOST, SIGNS, STOPPED, WAITS, WHY, Channel, Frame
 from hanse.channels.protocol import Message, Protocol
 from hanse.core.arrays import Array, Arrays
 from hanse.core.codec import decode, encode
 from hanse.core.errors import CodecError, ConfigError, RefusedError, TooLargeError, UnavailableError
 
 TIMEOUT_S = 30.0
+WHY_S = 1.0
+"""Seconds for hearing whom a silent peer waits for."""
 STOP_S = 1.0
 """Seconds for telling all others that a party stops."""
 MAX_WAITING_FRAMES = 1024
@@ -50,6 +52,7 @@ class Party:
         channel: carries the frames.
         names: the site behind each role, for messages to people; a role without one is called by its role.
         timeout_s: seconds that a wait for one message may last, > 0.
+        absent: roles without which the others have begun: sending to them and receiving from them fails at once.
 
     Raises:
         ConfigError: a role that the protocol does not have, a timeout that is not above 0.
@@ -63,6 +66,7 @@ class Party:
         *,
         names: Mapping[str, str] | None = None,
         timeout_s: float = TIMEOUT_S,
+        absent: Collection[str] = (),
     ) -> None:
         if role not in protocol.roles:
             raise ConfigError(f"protocol {protocol.name}: expected a role of {protocol.roles}, found {role!r}")
@@ -70,6 +74,7 @@ class Party:
             raise ConfigError(f"protocol {protocol.name}: expected timeout_s > 0, found {timeout_s}")
         self.role = role
         self.protocol = protocol
+        self.absent = frozenset(absent)
         self.counters = Counters()
         self.iteration: int | None = None
         """Which iteration the program is in; a program sets it, causes name it."""
@@ -81,8 +86,10 @@ class Party:
         self._waiting: dict[tuple[str, str], dict[int, Array]] = {}
         self._heard: dict[str, float] = {}
         self._waiting_bytes = 0
-        self._gone: dict[str, str] = {}
+        self._gone = dict.fromkeys(self.absent, "is away")
         self._last_was_sent = False
+        self._asked: set[str] = set()
+        self._waits_for: dict[str, str] = {}
         channel.expect(self._check_head)
 
     async def send(self, to: str, name: str, value: Array) -> None:
@@ -103,6 +110,8 @@ class Party:
         difference = message.difference(value.dtype, value.shape)
         if difference is not None:
             raise ConfigError(f"protocol {self.protocol.name}: message {name}: {difference}")
+        if to in self.absent:
+            raise UnavailableError(f"{self._who(to)} is away, and {self._which(message)} cannot be sent")
         content = encode(Arrays({name: value}))
         seq = self._next_sent.get((to, name), 0)
         self._next_sent[to, name] = seq + 1
@@ -137,13 +146,12 @@ class Party:
                     f"{self._who(sender)} {self._gone[sender]} before it sent {self._which(message)}"
                 )
             left_s = started + self._timeout_s - self._channel.now()
-            frame = await self._channel.receive(left_s) if left_s > 0 else None
-            if frame is not None:
-                self._take(frame)
-            elif self._channel.now() - started >= self._timeout_s:
+            frame = await self._take_next(left_s, sender) if left_s > 0 else None
+            if frame is None and self._channel.now() - started >= self._timeout_s:
+                silence = self._silence(sender)
                 raise UnavailableError(
                     f"{self._who(sender)} has not sent {self._which(message)} for {self._timeout_s:g} s; "
-                    f"{self._silence(sender)}"
+                    f"{await self._why(sender) or silence}"
                 )
         self._next_received[key] = seq + 1
         self.counters.turns += self._last_was_sent
@@ -152,9 +160,39 @@ class Party:
         self._waiting_bytes -= value.nbytes
         return value
 
-    def part(self, key: str) -> "Part":
-        """This party within one part of a joined protocol (`Protocol.joined`), for that part's role program."""
-        return Part(self, key)
+    async def _take_next(self, wait_s: float, sender: str) -> Frame | None:
+        """Take the next frame that comes, if one does, and answer whoever asks whom this party waits for."""
+        frame = await self._channel.receive(wait_s)
+        if frame is not None:
+            self._take(frame)
+        while self._asked:
+            await self._sign(self._asked.pop(), WAITS, self.protocol.roles.index(sender))
+        return frame
+
+    async def _why(self, silent: str) -> str:
+        """Whom a silent peer waits for itself, in words; empty if it does not say, since it computes or is stuck."""
+        self._waits_for.pop(silent, None)
+        await self._sign(silent, WHY, 0)
+        ends = self._channel.now() + WHY_S
+        while silent not in self._waits_for and silent not in self._gone and (left_s := ends - self._channel.now()) > 0:
+            await self._take_next(left_s, silent)
+        found = self._waits_for.get(silent)
+        return "" if found is None else f"it waits for {'this side' if found == self.role else self._who(found)} itself"
+
+    async def _sign(self, to: str, name: str, seq: int) -> None:
+        """Send a sign, if that can be done now."""
+        with contextlib.suppress(UnavailableError):
+            await self._channel.send(Frame(self.role, to, name, seq, b""), WHY_S)
+
+    def part(self, key: str, names: Mapping[str, str] | None = None) -> "Part":
+        """This party within one part of a joined protocol (`Protocol.joined`), for that part's role program.
+
+        Args:
+            key: the part's.
+            names: of roles, as in `Protocol.recast`, where the part was joined under other names than its program says:
+                `{"host": "host-2"}`.
+        """
+        return Part(self, key, names)
 
     async def stop(self) -> None:
         """Tell every other role that this one says no more; one that cannot be reached is left to its deadline.
@@ -163,7 +201,7 @@ class Party:
         """
         ends = self._channel.now() + STOP_S
         for role in self.protocol.roles:
-            if role != self.role:
+            if role != self.role and role not in self.absent:
                 with contextlib.suppress(Exception):
                     await self._channel.send(Frame(self.role, role, STOPPED, 0, b""), ends - self._channel.now())
 
@@ -173,8 +211,12 @@ class Party:
         if frame.name != LOST:
             self._heard[frame.sender] = self._channel.now()
         if message is None:
-            if frame.name != ALIVE:
+            if frame.name in _GONE:
                 self._gone.setdefault(frame.sender, _GONE[frame.name])
+            elif frame.name == WHY:
+                self._asked.add(frame.sender)
+            elif frame.name == WAITS and frame.seq < len(self.protocol.roles):
+                self._waits_for[frame.sender] = self.protocol.roles[frame.seq]
             return
         key = (frame.sender, frame.name)
         waiting = self._waiting.setdefault(key, {})
@@ -243,11 +285,14 @@ class Party:
 
 
 class Part(Party):
-    """A party as one part's program sees it: names without the part's own before them; everything else is shared."""
+    """A party as one part's program sees it: names of messages and roles are the part's own, the rest is shared."""
 
-    def __init__(self, whole: Party, key: str) -> None:
-        self.role = whole.role
-        self.protocol = whole.protocol.part(key)
+    def __init__(self, whole: Party, key: str, names: Mapping[str, str] | None = None) -> None:
+        self._there = dict(names or {})
+        here = {there: role for role, there in self._there.items()}
+        self.role = here.get(whole.role, whole.role)
+        self.protocol = whole.protocol.part(key).recast(here)
+        self.absent = frozenset(here.get(role, role) for role in whole.absent)
         self.counters = whole.counters
         self._whole, self._start = whole, f"{key}/"
 
@@ -262,15 +307,11 @@ class Part(Party):
 
     async def send(self, to: str, name: str, value: Array) -> None:
         """See `Party.send`."""
-        await self._whole.send(to, self._start + name, value)
+        await self._whole.send(self._there.get(to, to), self._start + name, value)
 
     async def recv(self, sender: str, name: str) -> Array:
         """See `Party.recv`."""
-        return await self._whole.recv(sender, self._start + name)
-
-    def part(self, key: str) -> "Part":
-        """A part of a part."""
-        return Part(self._whole, self._start + key)
+        return await self._whole.recv(self._there.get(sender, sender), self._start + name)
 
     async def stop(self) -> None:
         """See `Party.stop`."""

@@ -180,7 +180,7 @@ class Protocol:
         )
 
     def part(self, key: str) -> "Protocol":
-        """The messages of one part of a joined protocol, under their own names.
+        """The messages of one part of a joined protocol under their own names, and the roles that have some.
 
         Raises:
             ConfigError: there is none of that name.
@@ -193,7 +193,25 @@ class Protocol:
         )
         if not messages:
             raise ConfigError(f"protocol {self.name}: it has no part {key!r:.60}")
-        return Protocol(f"{self.name}/{key}", self.roles, messages, self.guarantee, self.reveals)
+        playing = {role for message in messages for role in (message.sender, message.recipient)}
+        roles = tuple(role for role in self.roles if role in playing)
+        reveals = tuple(each for each in self.reveals if {each.to, each.about} <= {*roles, SERVER})
+        return Protocol(f"{self.name}/{key}", roles, messages, self.guarantee, reveals)
+
+    def recast(self, names: Mapping[str, str]) -> "Protocol":
+        """The same protocol with other names for its roles, such as `{"host": "host-2"}`."""
+
+        def name(role: str) -> str:
+            return names.get(role, role)
+
+        return replace(
+            self,
+            roles=tuple(map(name, self.roles)),
+            messages=tuple(
+                replace(each, sender=name(each.sender), recipient=name(each.recipient)) for each in self.messages
+            ),
+            reveals=tuple(replace(each, to=name(each.to), about=name(each.about)) for each in self.reveals),
+        )
 
 
 def compose(protocols: Iterable[Protocol]) -> tuple[Reveal, ...]:

@@ -25,6 +25,9 @@ class RoleSpec:
         retries: how many new sessions there may be after one that broke, 0 to 1000.
         seed: of the random streams that user code is given; protocols draw their secrets elsewhere.
         threads: compute threads in every worker.
+        outputs_of: the id of an earlier job, whose outputs of the same role each site lends to this one; empty for
+            none.
+        optional: roles without which a session may begin once their sites were away for `away_s`.
 
     Raises:
         ConfigError: a value out of range, roles that are not the protocol's, a site with two roles.
@@ -38,6 +41,8 @@ class RoleSpec:
     retries: int = 2
     seed: int = 0
     threads: int = 1
+    outputs_of: str = ""
+    optional: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if set(self.roles) != set(self.protocol.roles):
@@ -52,6 +57,10 @@ class RoleSpec:
             check_name(site, f"site of role {role}")
         if len(set(self.roles.values())) != len(self.roles):
             raise ConfigError("roles: expected different sites, found one with two roles")
+        if self.outputs_of:
+            check_name(self.outputs_of, "outputs_of")
+        if not set(self.optional) <= set(self.roles) or len(set(self.optional)) > len(self.roles) - 1:
+            raise ConfigError("optional: expected some of the roles and not all, found others")
         for name, low in (("timeout_s", 0.0), ("deadline_s", 0.0), ("away_s", -1.0)):
             value = getattr(self, name)
             if not (isinstance(value, int | float) and math.isfinite(value) and low < value <= 1e9):
@@ -89,7 +98,13 @@ class RoleSpec:
                 raise ConfigError(f"roles: unknown field {str(key)[:60]!r}; known are {', '.join(sorted(known))}")
         if not all(type(site) is str for site in value["roles"].values()):
             raise ConfigError("roles: expected the name of a site for each")
-        return cls(**{**value, "protocol": Protocol.from_json(value.get("protocol"))})
+        optional = value.get("optional", ())
+        if not isinstance(optional, list | tuple) or not all(type(role) is str for role in optional):
+            raise ConfigError("optional: expected a list of roles")
+        if type(value.get("outputs_of", "")) is not str:
+            raise ConfigError("outputs_of: expected the id of a job")
+        protocol = Protocol.from_json(value.get("protocol"))
+        return cls(**{**value, "protocol": protocol, "optional": tuple(optional)})
 
 
 def assigned(roles: Mapping[str, str | Sequence[str]]) -> dict[str, str]:

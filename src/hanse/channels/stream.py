@@ -23,7 +23,8 @@ from hanse.core.codec import canonical_json
 from hanse.core.errors import RefusedError, TooLargeError, UnavailableError
 
 MAX_HEADER_BYTES = 1024
-MAX_CONTENT_BYTES = 1 << 34
+MAX_CONTENT_BYTES = 1 << 30
+"""Of one frame, refused by its head: as much as may wait for a party in all."""
 MAX_AHEAD_BYTES = 1 << 30
 """Content that a send may read ahead, but for the last frame."""
 _READ_BYTES = 1 << 16

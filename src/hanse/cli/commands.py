@@ -13,7 +13,7 @@ class Command:
     """One command.
 
     Args:
-        words: as typed behind `hanse`.
+        words: as typed behind `hanse`; three at most.
         summary: one line.
         examples: as typed, without `hanse`.
         function: `module:function` below `hanse.cli`.
@@ -32,6 +32,7 @@ GROUPS = {
     "person": "People who submit jobs or run the federation.",
     "stats": "Questions to the sites, without training; no site tells a small number.",
     "job": "What has been submitted.",
+    "deploy": "A federation on machines of others: without a server, on AWS.",
     "audit": "What has been decided, by whom, in an order that cannot be changed.",
 }
 
@@ -39,7 +40,12 @@ COMMANDS = (
     Command(
         "demo",
         "Train across four hospitals on this machine: one server, four sites, five processes.",
-        ("demo", "demo breast-cancer --rounds 5 --open", "demo heart-disease --data ~/heart_disease"),
+        (
+            "demo",
+            "demo breast-cancer --rounds 5 --open",
+            "demo heart-disease --data ~/heart_disease",
+            "demo --aws http://127.0.0.1:4566",
+        ),
         "demo:demo",
     ),
     Command(
@@ -78,8 +84,8 @@ COMMANDS = (
     ),
     Command(
         "site join",
-        "Join a federation with a token; keys are made here and stay here.",
-        ("site join hansejoin1… --directory luebeck",),
+        "Join a federation with a token, or with the admission that answers a request.",
+        ("site join hansejoin1… --directory luebeck", "site join luebeck-admission.json --directory luebeck"),
         "site:join",
     ),
     Command("site start", "Take part until Ctrl-C.", ("site start --directory luebeck",), "site:start"),
@@ -108,9 +114,15 @@ COMMANDS = (
     ),
     Command(
         "person join",
-        "Join a federation with a token; writes federation.yaml.",
-        ("person join hansejoin1… --directory anna",),
+        "Join a federation with a token or an admission; writes federation.yaml.",
+        ("person join hansejoin1… --directory anna", "person join anna-admission.json --directory anna"),
         "person:join",
+    ),
+    Command(
+        "person request",
+        "Make your keys, and a request to an operator who has no server.",
+        ("person request north anna --directory anna",),
+        "person:request",
     ),
     Command("person list", "People of the federation.", ("person list", "person list --json"), "person:list_"),
     Command("person revoke", "Let a person in no more (as admin).", ("person revoke anna",), "person:revoke"),
@@ -174,7 +186,102 @@ COMMANDS = (
         "job:result",
     ),
     Command("job cancel", "End a job.", ("job cancel 0k3v…",), "job:cancel"),
+    Command("job remove", "Forget jobs that are over.", ("job remove 0k3v… --yes",), "job:remove"),
     Command("job resume", "Take up a job that has stopped.", ("job resume 0k3v…",), "job:resume"),
+    Command(
+        "deploy aws init",
+        "Make a federation without a server: authority, keys, federation.yaml.",
+        ("deploy aws init north/federation.yaml --region eu-central-1 --site luebeck --site bergen",),
+        "deploy_aws:init",
+    ),
+    Command(
+        "deploy aws deploy",
+        "Bring federation.yaml about on AWS, or on an emulator; also after a change.",
+        (
+            "deploy aws deploy north/federation.yaml",
+            "deploy aws deploy north/federation.yaml --profile north",
+            "deploy aws deploy north/federation.yaml --endpoint-url http://127.0.0.1:4566",
+        ),
+        "deploy_aws:deploy",
+    ),
+    Command(
+        "deploy aws diff",
+        "What deploying would change, and what would be made anew.",
+        ("deploy aws diff north/federation.yaml", "deploy aws diff north/federation.yaml --json"),
+        "deploy_aws:diff",
+    ),
+    Command(
+        "deploy aws admit",
+        "Let a site or a person in: its request becomes an admission.",
+        ("deploy aws admit luebeck-request.json north/federation.yaml",),
+        "deploy_aws:admit",
+    ),
+    Command(
+        "deploy aws revoke",
+        "Let a site or a person in no more.",
+        ("deploy aws revoke site riga north/federation.yaml",),
+        "deploy_aws:revoke",
+    ),
+    Command(
+        "deploy aws package",
+        "The functions' zip and all templates, to deploy by other means.",
+        (
+            "deploy aws package north/federation.yaml --output out",
+            "deploy aws package north/federation.yaml --output out --lock requirements-dev.lock",
+        ),
+        "deploy_aws:package",
+    ),
+    Command(
+        "deploy aws cost",
+        "Calls and dollars of a round, for each site.",
+        ("deploy aws cost north/federation.yaml --rounds 100", "deploy aws cost north/federation.yaml --model-mb 400"),
+        "deploy_aws:cost",
+    ),
+    Command(
+        "deploy aws destroy",
+        "Remove everything from AWS, models too.",
+        ("deploy aws destroy north/federation.yaml", "deploy aws destroy north/federation.yaml --yes"),
+        "deploy_aws:destroy",
+    ),
+    Command(
+        "site request",
+        "Make a site's keys, and a request to an operator who has no server.",
+        ("site request north luebeck --directory luebeck",),
+        "site:request",
+    ),
+    Command(
+        "deploy sagemaker launch",
+        "Training jobs in other accounts, a federation over them, models on both sides.",
+        ("deploy sagemaker launch federation.yaml", "deploy sagemaker launch federation.yaml --local"),
+        "deploy_sagemaker:launch",
+    ),
+    Command(
+        "deploy sagemaker plan",
+        "What launching would create, and what it may cost.",
+        ("deploy sagemaker plan federation.yaml", "deploy sagemaker plan federation.yaml --json"),
+        "deploy_sagemaker:plan",
+    ),
+    Command(
+        "deploy sagemaker template",
+        "CloudFormation for one organisation's account, or for the server's.",
+        (
+            "deploy sagemaker template federation.yaml --site north > north.json",
+            "deploy sagemaker template federation.yaml > server.json",
+        ),
+        "deploy_sagemaker:template",
+    ),
+    Command(
+        "deploy sagemaker status",
+        "What the last launch is doing.",
+        ("deploy sagemaker status federation.yaml",),
+        "deploy_sagemaker:status",
+    ),
+    Command(
+        "deploy sagemaker stop",
+        "Stop every training job of the last launch.",
+        ("deploy sagemaker stop federation.yaml",),
+        "deploy_sagemaker:stop",
+    ),
     Command(
         "audit verify",
         "Check an audit log offline: signatures, order, nothing missing.",

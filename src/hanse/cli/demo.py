@@ -6,6 +6,7 @@ its hash, a person submits it, and everything is ended in order. Keys and stores
 
 import asyncio
 import contextlib
+import json
 import secrets
 import shutil
 import signal
@@ -14,21 +15,23 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
 from hanse.cli.live import display
 from hanse.cli.output import note, number, say
 from hanse.cli.processes import Children
+from hanse.cli.run import rounds_of
+from hanse.cli.scenarios import DATASET, BreastCancer, HeartDisease, Rows, Scenario, Vertical
 from hanse.cli.view import View
 from hanse.core.errors import ConfigError, HanseError, JobFailed, StorageError, UnavailableError
 
 if TYPE_CHECKING:
-    from hanse.clients.app import App
+    from hanse.clients.loader import AnyApp
     from hanse.person.federation import Federation
     from hanse.rounds.result import Result
     from hanse.server.init import NewFederation
@@ -39,7 +42,6 @@ TRIALS = 10
 SERVER = "server"
 FIRST_PORT, LAST_PORT = 20_000, 32_000
 """Below the range from which systems take ports for outgoing connections."""
-Rows = Sequence[Mapping[str, Any]]
 T = TypeVar("T")
 
 
@@ -58,31 +60,46 @@ def demo(
         Path | None, typer.Option(help="heart-disease: the folder with the four files of UCI; by default the cache.")
     ] = None,
     seeds: Annotated[int, typer.Option(min=1, max=100, help="heart-disease: how many splits.")] = 5,
+    mlflow: Annotated[
+        str | None, typer.Option(help="Track each hospital's run and the aggregator's in the MLflow at this address.")
+    ] = None,
+    vertical: Annotated[
+        bool, typer.Option("--vertical", help="Divide the columns, not the patients: a model whose parts stay apart.")
+    ] = False,
     keep: Annotated[bool, typer.Option("--keep", help="Keep keys, stores and logs of all members, too.")] = False,
     open_: Annotated[bool, typer.Option("--open", help="Show the report in a browser.")] = False,
+    aws: Annotated[
+        str, typer.Option("--aws", help="Without a server, on an emulator of AWS: its URL, as http://127.0.0.1:4566.")
+    ] = "",
 ) -> None:
     """Train across four hospitals on this machine, as five processes that talk gRPC over mutual TLS.
 
     breast-cancer: scikit-learn's 569 patients, divided so that no hospital sees the whole picture. heart-disease: four
-    real hospitals (UCI); the files are not part of Hanse, and the error says where they are. Ctrl-C ends everything.
+    real hospitals (UCI); the files are not part of Hanse, and the error says where they are. With --vertical three
+    organisations know other things about the breast-cancer patients. Ctrl-C ends everything.
     """
     began = time.monotonic()
-    scenario = _scenario(name, data, seeds)
+    scenario = _scenario(name, data, seeds, vertical)
     scenario.check()
     _claim(directory)
-    note(f"Starting a federation: one server, {len(scenario.sites)} hospitals, mutual TLS on loopback …")
+    if aws and (vertical or mlflow):
+        raise ConfigError("demo: expected --aws alone, found it with --vertical or --mlflow; leave one out")
+    place = f"queues, functions and a bucket at {aws}" if aws else "one server, mutual TLS on loopback"
+    note(f"Starting a federation: {scenario.who}, {place} …")
     try:
         with _stopped_by_signals(), _home(directory, keep) as home:
-            results, rows = _train(scenario, home, rounds)
+            results, rows = (
+                _train_on_aws(scenario, home, rounds, aws) if aws else _train(scenario, home, rounds, mlflow)
+            )
+            kept = scenario.keep(results[0], home, directory)
     except KeyboardInterrupt:
         note("\nstopped; every process has ended")
         raise
-    result = results[0]
-    model = result.save(directory / "model.safetensors")
-    report = result.report(directory / "report.html", comparison=rows, title=scenario.title)
+    report = results[0].report(directory / "report.html", comparison=rows, title=scenario.title)
     _show(scenario, rows)
     say()
-    say(f"model   {model}")
+    for what, where in kept.items():
+        say(f"{what:<7} {where}")
     say(f"report  {report}")
     if keep:
         say(f"kept    {directory / 'federation'}")
@@ -93,123 +110,12 @@ def demo(
         webbrowser.open(report.absolute().as_uri())
 
 
-# ---- what is trained ----
-
-
-class Scenario(Protocol):
-    """One demo's data, app and comparison."""
-
-    title: str
-    app: str
-    sites: tuple[str, ...]
-    runs: int
-    preload: tuple[str, ...]
-    about: str
-
-    def check(self) -> None:
-        """Fail early where something is missing."""
-
-    def write(self, run: int, folders: Mapping[str, Path]) -> Mapping[str, Mapping[str, Any]]:
-        """Put each site's data into its folder; site → declaration."""
-        ...
-
-    def compare(self, results: Sequence["Result"]) -> Rows:
-        """Rows for the table at the end."""
-        ...
-
-
-class BreastCancer:
-    """scikit-learn's bundled set over four invented hospitals."""
-
-    title = "Breast cancer, four hospitals"
-    app = "hanse.demos.breast_cancer_app"
-    runs = 1
-    preload: tuple[str, ...] = ("sklearn.linear_model", "sklearn.metrics", "sklearn.model_selection")
-    about = "Judged on the same 171 held-out patients, whom nobody trained on."
-
-    def __init__(self) -> None:
-        from hanse.demos.breast_cancer import COUNTS
-
-        self.sites = tuple(COUNTS)
-
-    def check(self) -> None:
-        """See `Scenario.check`."""
-        from importlib.util import find_spec
-
-        from hanse.core.errors import MissingExtraError
-
-        if find_spec("sklearn") is None:
-            raise MissingExtraError("scikit-learn", "demo")
-
-    def write(self, run: int, folders: Mapping[str, Path]) -> Mapping[str, Mapping[str, Any]]:
-        """See `Scenario.write`."""
-        from hanse.demos import breast_cancer
-
-        self._cut = breast_cancer.hospitals()
-        return breast_cancer.write(self._cut, folders)
-
-    def compare(self, results: Sequence["Result"]) -> Rows:
-        """See `Scenario.compare`."""
-        from hanse.demos import breast_cancer
-
-        return breast_cancer.comparison(results[0].arrays, self._cut)
-
-
-class HeartDisease:
-    """Four real hospitals, split anew by each seed; accuracies are means over seeds."""
-
-    title = "Heart disease, four hospitals"
-    app = "hanse.demos.heart_disease_app"
-    preload: tuple[str, ...] = ()
-
-    def __init__(self, data: Path | None, seeds: int) -> None:
-        from hanse.demos.heart_disease import FILES
-
-        self.sites = tuple(FILES)
-        self.runs = seeds
-        self.about = (
-            "Accuracy at 0.5 on each hospital's test patients and their mean"
-            f"{f', means over {seeds} splits' if seeds > 1 else ''}."
-        )
-        self._data = data
-        self._splits: list[Any] = []
-
-    def check(self) -> None:
-        """See `Scenario.check`."""
-        from hanse.demos.heart_disease import find
-
-        find(self._data)
-
-    def write(self, run: int, folders: Mapping[str, Path]) -> Mapping[str, Mapping[str, Any]]:
-        """See `Scenario.write`."""
-        from hanse.demos import heart_disease
-
-        sites = heart_disease.hospitals(self._data, seed=run)
-        self._splits.append(sites)
-        return heart_disease.write(sites, folders)
-
-    def compare(self, results: Sequence["Result"]) -> Rows:
-        """See `Scenario.compare`."""
-        from hanse.demos import heart_disease
-
-        tables = []
-        for result, sites in zip(results, self._splits, strict=True):
-            weights, bias = result.arrays.values()
-            tables.append(heart_disease.comparison(weights, bias, sites))
-        return [_mean_row([table[place] for table in tables]) for place in range(len(tables[0]))]
-
-
-def _scenario(name: Name, data: Path | None, seeds: int) -> Scenario:
-    if name is Name.heart_disease:
-        return HeartDisease(data, seeds)
-    return BreastCancer()
-
-
-def _mean_row(rows: Rows) -> Mapping[str, Any]:
-    return {
-        key: rows[0][key] if isinstance(rows[0][key], str) else sum(row[key] for row in rows) / len(rows)
-        for key in rows[0]
-    }
+def _scenario(name: Name, data: Path | None, seeds: int, vertical: bool) -> Scenario:
+    if vertical:
+        if name is not Name.breast_cancer:
+            raise ConfigError("--vertical: expected the demo breast-cancer, found another")
+        return Vertical()
+    return HeartDisease(data, seeds) if name is Name.heart_disease else BreastCancer()
 
 
 # ---- the federation ----
@@ -224,29 +130,56 @@ class _Member:
     token: str
 
 
-def _train(scenario: Scenario, home: Path, rounds: int | None) -> tuple[list["Result"], Rows]:
+def _train(
+    scenario: Scenario, home: Path, rounds: int | None, mlflow: str | None = None
+) -> tuple[list["Result"], Rows]:
     """Start the federation, train once per run, end it; results and the comparison."""
     with Children(home / "logs") as children:
         made = _found(scenario, home)
+        tracking = None if mlflow is None else {"kind": "mlflow", "uri": mlflow, "prefix": made.config.federation}
+        if tracking is not None:
+            with (made.person_directory / "federation.yaml").open("a") as file:
+                file.write(f"tracking: {json.dumps(tracking)}\n")
         children.start(SERVER, "server", made.directory)
         members = [_Member(name, home / name, token) for name, token in made.tokens.items()]
         folders = {member.name: member.folder for member in members}
         declarations = scenario.write(0, folders)
         app, bundle_id = _app(scenario, rounds)
         for member in members:
-            _own(member.folder, declarations[member.name], bundle_id, scenario.preload)
+            _own(scenario, member, declarations.get(member.name), bundle_id, tracking)
         children.wait_ready(SERVER)
         asyncio.run(_join(members))
         for member in members:
             children.start(member.name, "site", member.folder)
-        results = []
-        for run in range(scenario.runs):
-            if run:
-                scenario.write(run, folders)
-            title = scenario.title + (f", split {run + 1} of {scenario.runs}" if scenario.runs > 1 else "")
-            results.append(_run(app, made, title, children, first=run == 0))
-        rows = scenario.compare(results)
-    return results, rows
+        return _runs(scenario, app, made.person_directory, folders, children)
+
+
+def _train_on_aws(scenario: Scenario, home: Path, rounds: int | None, endpoint: str) -> tuple[list["Result"], Rows]:
+    """The same without a server."""
+    from hanse.cli.demo_aws import deployed, reach
+
+    members = [_Member(name, home / name, "") for name in scenario.sites]
+    folders = {member.name: member.folder for member in members}
+    declarations = scenario.write(0, folders)
+    app, bundle_id = _app(scenario, rounds)
+    for member in members:
+        _own(scenario, member, declarations.get(member.name), bundle_id, aws=reach(endpoint))
+    with deployed(home, endpoint, scenario.sites, PERSON) as person, Children(home / "logs") as children:
+        for member in members:
+            children.start(member.name, "site", member.folder)
+        return _runs(scenario, app, person, folders, children)
+
+
+def _runs(
+    scenario: Scenario, app: "AnyApp", person: Path, folders: Mapping[str, Path], children: Children
+) -> tuple[list["Result"], Rows]:
+    results = []
+    for run in range(scenario.runs):
+        if run:
+            scenario.write(run, folders)
+        title = scenario.title + (f", split {run + 1} of {scenario.runs}" if scenario.runs > 1 else "")
+        results.append(_run(app, scenario.roles, person, title, children))
+    return results, scenario.compare(results)
 
 
 def _found(scenario: Scenario, home: Path) -> "NewFederation":
@@ -260,30 +193,36 @@ def _found(scenario: Scenario, home: Path) -> "NewFederation":
     return init_federation(home / "federation", config, person=PERSON, sites=scenario.sites)
 
 
-def _app(scenario: Scenario, rounds: int | None) -> tuple["App", str]:
-    """The demo's app, set to wait for all sites, and the SHA-256 that the hospitals allow."""
-    from hanse.clients.app import App
+def _app(scenario: Scenario, rounds: int | None) -> tuple["AnyApp", str]:
+    """The demo's app, set to wait for all sites, and the SHA-256 that the sites allow."""
     from hanse.clients.loader import find_app, source_of
     from hanse.trust.bundle import build_bundle
 
     app = find_app(scenario.app)
-    if not isinstance(app, App):
-        raise ConfigError(f"{scenario.app}: expected an hs.App")
-    spec = replace(app._spec, min_sites=len(scenario.sites))
-    app._spec = spec if rounds is None else replace(spec, rounds=rounds)
+    scenario.set(app, rounds)
     return app, build_bundle(source_of(app), app.include, object_name=app.name_in_module).id
 
 
-def _own(folder: Path, declaration: Mapping[str, Any], app: str, preload: Sequence[str]) -> None:
-    """What a hospital's owner writes: where the patients are, and that this one app may see them."""
+def _own(
+    scenario: Scenario,
+    member: _Member,
+    declaration: Mapping[str, Any] | None,
+    app: str,
+    tracking: Mapping[str, Any] | None = None,
+    aws: Mapping[str, str] | None = None,
+) -> None:
+    """What a site's owner writes: where the patients are, that this one app may see them, who may see its runs."""
     import yaml
 
-    site = {"datasets": {"patients": dict(declaration)}, "workers": {"preload": list(preload)}}
-    site |= {"durability": "process"}
-    policy = {"apps": [app], "unlisted_apps": "refuse", "people": [PERSON], "datasets": ["patients"], "min_cohort": 3}
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    (folder / "site.yaml").write_text(yaml.safe_dump(site))
-    (folder / "policy.yaml").write_text(yaml.safe_dump(policy))
+    datasets = {} if declaration is None else {DATASET: dict(declaration)}
+    site = {"datasets": datasets, "workers": {"preload": list(scenario.preload)}}
+    site |= {"durability": "process"} | ({} if tracking is None else {"tracking": dict(tracking)})
+    site |= {} if aws is None else {"aws": dict(aws)}
+    policy = {"apps": [app], "unlisted_apps": "refuse", "people": [PERSON], "datasets": [DATASET]}
+    policy |= scenario.policy(member.name)
+    member.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    (member.folder / "site.yaml").write_text(yaml.safe_dump(site))
+    (member.folder / "policy.yaml").write_text(yaml.safe_dump(policy))
 
 
 async def _join(members: Sequence[_Member]) -> None:
@@ -302,13 +241,19 @@ async def _join(members: Sequence[_Member]) -> None:
     await asyncio.gather(*(one(member) for member in members))
 
 
-def _run(app: "App", made: "NewFederation", title: str, children: Children, *, first: bool) -> "Result":
+def _run(
+    app: "AnyApp",
+    roles: Mapping[str, Sequence[str]] | None,
+    person: Path,
+    title: str,
+    children: Children,
+) -> "Result":
     from hanse.person.federation import Federation
     from hanse.person.jobs import submit
 
-    federation = Federation.load(made.person_directory)
-    job = _patiently(lambda: submit(app, federation))
-    view = View(title, rounds=app._spec.rounds, job=job.id)
+    federation = Federation.load(person)
+    job = _patiently(lambda: submit(app, federation, roles=roles))
+    view = View(title, rounds=rounds_of(app), job=job.id)
     asyncio.run(_follow(job.id, federation, view, children))
     result = _patiently(job.snapshot)
     if not result.ok:
@@ -445,7 +390,7 @@ def _show(scenario: Scenario, rows: Rows) -> None:
     for name in columns:
         table.add_column({"auc": "AUC"}.get(name, name.replace("_", " ")), justify="right", no_wrap=True)
     for row in rows:
-        mine = "federated" in str(row["name"]).casefold()
+        mine = str(row["name"]).startswith(("Federated", "Joint"))
         cells = [
             Text(number(row[name]), style="bold" if number(row[name]) == number(best[name]) else "") for name in columns
         ]

@@ -11,21 +11,26 @@ from hanse.core.errors import ConfigError
 
 def explain(
     app: Annotated[str, typer.Argument(help="The file with the app, app.py or app.py:NAME, or a module.")],
+    role: Annotated[
+        list[str] | None,
+        typer.Option(help="ROLE=SITE as for hanse run, where what is revealed depends on how many sites there are."),
+    ] = None,
     json: Json = False,
 ) -> None:
     """Say what an app's protocols guarantee, and what they reveal, all of them together.
 
     The words under WHAT are those that a site's policy lists under roles.ROLE.reveals.
     """
-    from hanse.channels.app import RoleApp
-    from hanse.cli.run import load
+    from hanse.channels.app import RolePlay
+    from hanse.channels.spec import assigned
+    from hanse.cli.run import load, roles_of
 
     found = load(app)
-    if not isinstance(found, RoleApp):
+    if not isinstance(found, RolePlay):
         raise ConfigError(
             f"{app}: expected an hs.RoleApp, found an hs.App, whose sites answer what a server's strategy asks"
         )
-    protocol = found.protocol
+    protocol = found.cast(assigned(roles_of(role) or {})).protocol
     if json:
         show_json(protocol.describe())
         return

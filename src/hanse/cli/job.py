@@ -121,6 +121,24 @@ def cancel(job: Job, federation: Federation = FEDERATION, json: Json = False) ->
     show_json(found) if json else say(f"Job {found['job']} is cancelled.")
 
 
+def remove(
+    jobs: Annotated[list[str], typer.Argument(metavar="JOB...", help="Ids, or enough of their beginnings or ends.")],
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    federation: Federation = FEDERATION,
+    json: Json = False,
+) -> None:
+    """Forget jobs that are over: their rounds and their models go for good."""
+    found = [_resolved(federation, job) for job in jobs]
+    if not yes:
+        typer.confirm(f"Remove {', '.join(found)} with all rounds and models?", abort=True, err=True)
+    for job in found:
+        ask(federation, "remove", job=job)
+        if not json:
+            say(f"Job {job} is removed.")
+    if json:
+        show_json({"removed": found})
+
+
 def resume(job: Job, federation: Federation = FEDERATION, json: Json = False) -> None:
     """Take up a job that has stopped, such as after a disk was full. Jobs go on by themselves when a server starts."""
     found = ask(federation, "resume", job=_resolved(federation, job))

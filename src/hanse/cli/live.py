@@ -142,6 +142,10 @@ def _head(view: View, width: int, seconds: float) -> "RenderableType":
 
     phase = {"train": "training", "evaluate": "evaluating", "parameters": "starting"}.get(view.phase, view.phase)
     counter = f"round {view.round}" + (f" of {view.rounds}" if view.rounds else "")
+    if view.phase == "role":
+        from hanse.rounds.report import format_bytes
+
+        counter, phase = f"session {view.round}", f"{format_bytes(view.moved_bytes)} exchanged"
     clock = f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
     title = Table.grid(padding=(0, 1), expand=True)
     title.add_column(no_wrap=True, overflow="ellipsis")
@@ -161,13 +165,14 @@ def _table(view: View, width: int, most: int, seconds: float) -> "RenderableType
     from rich.text import Text
 
     widest = min(24, max(6, *(len(name) for name in view.sites)))
-    has_trend = width >= WIDE
+    has_trend = width >= WIDE and not view.plays
     room = width - widest - 24 - (26 if has_trend else 0) - 10
     measures = view.measures()[: max(0, room // (_COLUMN + 2))]
     table = Table(box=None, padding=(0, 1), header_style="dim", pad_edge=True)
     table.add_column("site", width=widest, no_wrap=True)
     table.add_column("state", width=20, no_wrap=True, overflow="ellipsis")
-    table.add_column("examples", justify="right", width=8)
+    if not view.plays:
+        table.add_column("examples", justify="right", width=8)
     for name in measures:
         table.add_column(name.removeprefix("train_").replace("_", " "), justify="right", width=_COLUMN, no_wrap=True)
     if has_trend:
@@ -178,7 +183,7 @@ def _table(view: View, width: int, most: int, seconds: float) -> "RenderableType
         row = [
             Text(site.name),
             Text(f"{mark} {site.state}", style=_COLOURS[site.tone]),
-            Text(f"{site.examples:,}" if site.examples else "–"),
+            *([] if view.plays else [Text(f"{site.examples:,}" if site.examples else "–")]),
             *(Text(number(site.metrics[name]) if name in site.metrics else "–") for name in measures),
         ]
         if has_trend:
@@ -186,7 +191,7 @@ def _table(view: View, width: int, most: int, seconds: float) -> "RenderableType
         table.add_row(*row)
     if len(shown) < len(view.sites):
         table.add_row(Text(f"and {len(view.sites) - len(shown)} more", style="dim"))
-    if view.metrics:
+    if view.metrics and not view.plays:
         whole = [
             Text("mean", style="bold"),
             Text(),

@@ -75,18 +75,16 @@ def _dispatch(words: list[str]) -> int:
 
         print(f"hanse {__version__}")
         return 0
-    name = words[0]
-    if name in GROUPS:
-        if len(words) == 1 or words[1] in HELP:
-            print(_group(name))
-            return 0
-        name, rest = " ".join(words[:2]), words[2:]
-    else:
-        rest = words[1:]
-    command = next((command for command in COMMANDS if command.words == name), None)
-    if command is None:
-        return _unknown(words)
-    return call(command, rest)
+    asked = words[:-1] if words[-1] in HELP else words
+    if any(command.words.startswith(f"{' '.join(asked)} ") for command in COMMANDS):
+        print(_group(" ".join(asked)))
+        return 0
+    known = {command.words: command for command in COMMANDS}
+    for length in (3, 2, 1):  # as in `deploy aws diff`, `site list`, `run`
+        command = known.get(" ".join(words[:length]))
+        if command is not None and len(words) >= length:
+            return call(command, words[length:])
+    return _unknown(words)
 
 
 def call(command: Command, arguments: Sequence[str]) -> int:
@@ -126,9 +124,10 @@ def _long_help(command: Command, text: str) -> str:
 def _unknown(words: list[str]) -> int:
     from difflib import get_close_matches
 
-    if words[0] in GROUPS:
-        known = [command.words.split()[1] for command in COMMANDS if command.words.startswith(f"{words[0]} ")]
-        shown, found = f"hanse {words[0]}", words[1]
+    group = next((g for n in (2, 1) if (g := " ".join(words[:n])) and len(words) > n and _below(g)), "")
+    if group:
+        known = list(dict.fromkeys(command.split()[0] for command in _below(group)))
+        shown, found = f"hanse {group}", words[len(group.split())]
     else:
         known = [*GROUPS, *(command.words for command in COMMANDS if " " not in command.words)]
         shown, found = "hanse", words[0]
@@ -136,6 +135,11 @@ def _unknown(words: list[str]) -> int:
     hint = f"did you mean {near[0]}?" if near else f"see: {shown} --help"
     print(f"error: {shown}: expected one of {', '.join(known)}; found {found[:60]!r}; {hint}", file=sys.stderr)
     return 2
+
+
+def _below(group: str) -> list[str]:
+    """What may be typed behind a group."""
+    return [command.words[len(group) + 1 :] for command in COMMANDS if command.words.startswith(f"{group} ")]
 
 
 def _overview() -> str:
@@ -164,8 +168,8 @@ def _overview() -> str:
 
 def _group(group: str) -> str:
     commands = [command for command in COMMANDS if command.words.startswith(f"{group} ")]
-    lines = [f"usage: hanse {group} COMMAND [ARGUMENTS]", "", GROUPS[group], ""]
-    lines += [f"  {command.words.split()[1]:<12} {command.summary}" for command in commands]
+    lines = [f"usage: hanse {group} COMMAND [ARGUMENTS]", "", GROUPS[group.split()[0]], ""]
+    lines += [f"  {command.words[len(group) + 1 :]:<12} {command.summary}" for command in commands]
     lines += ["", "Examples:"]
     lines += [f"  hanse {command.examples[0]}" for command in commands]
     return "\n".join(lines)

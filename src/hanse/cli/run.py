@@ -49,7 +49,7 @@ def run(
     from hanse.cli.live import Silent, display, follow
     from hanse.cli.view import View
 
-    view = View(name or Path(app.partition(":")[0]).stem, rounds=_rounds(found), job=job.id)
+    view = View(name or Path(app.partition(":")[0]).stem, rounds=rounds_of(found), job=job.id)
     note(f"job {job.id}")
     try:
         follow(job, Silent(view) if json else display(view))
@@ -90,7 +90,8 @@ def roles_of(words: list[str] | None) -> dict[str, list[str]] | None:
     return found
 
 
-def _rounds(app: "AnyApp") -> int:
+def rounds_of(app: "AnyApp") -> int:
+    """How many rounds a job of this app has; one, where sites play roles."""
     from hanse.clients.app import App
 
     return app.spec().rounds if isinstance(app, App) else 1

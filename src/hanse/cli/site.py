@@ -27,18 +27,42 @@ def invite(
     say(token)
 
 
+def request(
+    federation: Annotated[str, typer.Argument(help="The federation's name.")],
+    name: Annotated[str, typer.Argument(help="This site's name in it.")],
+    directory: Directory = HERE,
+) -> None:
+    """Make this site's keys, and a request for a federation that has no server. Nothing in the request is secret."""
+    from hanse.trust.admission import request as make
+    from hanse.trust.certificates import SITE
+
+    path = make(directory, federation, name, kind=SITE)
+    note("Hand this file to the federation's operator, who gives back an admission. Then: hanse site join ADMISSION")
+    say(str(path))
+
+
 def join(
-    token: Annotated[str, typer.Argument(help="The join token; - reads it from standard input.")],
+    token: Annotated[str, typer.Argument(help="The join token, or the operator's admission; - reads a token.")],
     directory: Directory = HERE,
 ) -> None:
     """Join a federation. Keys are made in this folder and never leave it; a certificate comes back."""
-    from hanse.site.join import join_site
+    if token.endswith(".json"):
+        from hanse.site.join import join_by_hand
+        from hanse.trust.certificates import fingerprint
 
-    membership = asyncio.run(join_site(directory, token_from(token)))
+        membership = join_by_hand(directory, Path(token))
+        say("Compare the authority's fingerprint with the one that the operator tells you:")
+        say(f"  {fingerprint(membership.authority_pem).hex()}")
+        renewed = "until {day}; ask the operator for another admission before that"
+    else:
+        from hanse.site.join import join_site
+
+        membership = asyncio.run(join_site(directory, token_from(token)))
+        renewed = "until {day} that renews itself"
     identity = membership.identity
     say(
-        f"Site {identity.name} belongs to federation {identity.federation}, with a certificate until "
-        f"{day(identity.not_after_ms)} that renews itself."
+        f"Site {identity.name} belongs to federation {identity.federation}, with a certificate "
+        f"{renewed.format(day=day(identity.not_after_ms))}."
     )
     say()
     say("Next:")

@@ -1,10 +1,11 @@
 """What is known of a job while it runs, made from its events; pure, so that the screen holds no rule.
 
-Events are those of `rounds.driver` and `server.jobs`: decision, phase, reply, round, finished; and `waiting`, which
-`person.jobs` adds while the server cannot be reached.
+Events are those of `rounds.driver`, `server.roles` and `server.jobs`: decision, phase, reply, moved, round, finished;
+and `waiting`, which `person.jobs` adds while the server cannot be reached.
 """
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -20,6 +21,8 @@ _DECISIONS = {"accept": "ready", "hold": "held by its owner", "refuse": "refused
 
 _COUNTERS = ("_examples", "sent_messages", "sent_bytes", "received_messages", "received_bytes", "turns")
 """Ends of names that are no measures: what is counted of every phase, and of every role's channel."""
+
+_WHOSE = re.compile("^(train|server|guest)_")
 
 Event = Mapping[str, Any]
 
@@ -60,6 +63,10 @@ class View:
     metrics: dict[str, float] = field(default_factory=dict)
     losses: list[float] = field(default_factory=list)
     seconds: float = 0.0
+    plays: bool = False
+    """Whether its sites play roles."""
+    moved_bytes: int = 0
+    """What roles have exchanged in their session."""
 
     @property
     def over(self) -> bool:
@@ -85,9 +92,11 @@ class View:
         """Names of metrics to show, the best known first; those in training only where there are no others."""
         found = {name for site in self.sites.values() for name in site.metrics} | set(self.metrics)
         found = {name for name in found if not name.endswith(_COUNTERS)}
+        if self.plays:  # the record says it twice: at the site, and with its role before it
+            found -= {name for name in found if name.partition("_")[2] in found}
         evaluated = {name for name in found if not name.startswith(("train_", "server_", "parameters_"))}
         chosen = evaluated or {name for name in found if name.startswith("train_")} or found
-        base = {name: name.removeprefix("train_").removeprefix("server_") for name in chosen}
+        base = {name: _WHOSE.sub("", name, count=1) for name in chosen}
         return sorted(chosen, key=lambda name: (FIRST.index(base[name]) if base[name] in FIRST else 99, name))
 
     def _decision(self, event: Event) -> None:
@@ -97,6 +106,7 @@ class View:
 
     def _phase(self, event: Event) -> None:
         self.status, self.round, self.phase = "running", int(event["round"]), str(event["phase"])
+        self.plays, self.moved_bytes = self.phase == "role", 0
         if self.phase == "parameters":
             return  # one site is asked, and the event does not say which
         for site in self.sites.values():
@@ -145,6 +155,9 @@ class View:
             if site.tone == "busy":
                 site.set("idle", "quiet")
 
+    def _moved(self, event: Event) -> None:
+        self.moved_bytes = int(event["bytes"])
+
     def _waiting(self, event: Event) -> None:
         self.trouble = clean(str(event.get("reason", "")), 300)
 
@@ -155,6 +168,7 @@ _TAKE = {
     "reply": View._reply,
     "round": View._round,
     "finished": View._finished,
+    "moved": View._moved,
     "waiting": View._waiting,
 }
 
@@ -178,7 +192,8 @@ def line_of(view: View, event: Event, *, every_reply: bool = False) -> str:
             total = f"/{view.rounds}" if view.rounds else ""
             seconds = sum(float(each) for each in record.get("seconds_by_phase", {}).values())
             failed = "".join(f"; {site}: {reason}" for site, reason in record.get("failed", {}).items())
-            shown = _metrics(view.metrics, view.measures()[:4])
+            values = view.metrics if not view.plays else _of_all(view)
+            shown = _metrics(values, view.measures()[:4])
             sites = len(record.get("folded", ()))
             text = f"round {record['number']:>3}{total}{shown}  {sites} sites  {seconds:.2f} s{failed}"
             return clean(text, 1000).replace("\n", " ")
@@ -211,6 +226,11 @@ def trend(values: list[float], width: int) -> str:
 
 def _metrics(values: Mapping[str, Any], names: list[str]) -> str:
     return "".join(f"  {name} {number(values[name])}" for name in names if _is_number(values.get(name)))
+
+
+def _of_all(view: View) -> dict[str, float]:
+    """What the sites of a session told, together."""
+    return {name: value for site in view.sites.values() for name, value in site.metrics.items()}
 
 
 def _is_number(value: object) -> bool:

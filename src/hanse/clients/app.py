@@ -26,6 +26,7 @@ from hanse.strategies.fedavg import FedAvg
 from hanse.strategies.query import Query
 from hanse.strategies.schedule import Rate, Schedule, rate_of
 from hanse.strategies.selection import Selection
+from hanse.tracking import KINDS, Tracker
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -65,6 +66,9 @@ class App:
         selection: which sites a round asks: `Uniform()`, `ByExamples()`, `PowerOfChoice(...)`, `Balanced()`.
         lr: a number or a `Schedule(...)`, which sites find as `config["lr"]`.
         include: files that the module imports or reads, relative to it; they travel with it.
+        tracking: where parameters and metrics of every run are to be seen: `hs.tracking.MLflow(uri)`, `File(folder)`, …
+            In a simulation that is every site's run and the aggregator's; at a federation the aggregator's, written by
+            the program of the person who follows the job. A site's own is its owner's affair (`site.yaml`).
         compression: how updates travel: `Int8()`, `BFloat16()`, `TopK(fraction)`, `RandomK(fraction)`; None for as they
             are.
 
@@ -104,6 +108,7 @@ class App:
         lr: Rate | None = None,
         include: Sequence[str | Path] = (),
         compression: Codec | None = None,
+        tracking: Tracker | None = None,
     ) -> None:
         if isinstance(strategy, Question):
             strategy = Analysis.of(strategy)
@@ -120,8 +125,14 @@ class App:
                 f"compression: expected hs.Int8(), hs.BFloat16(), hs.TopK(fraction) or "
                 f"hs.RandomK(fraction), found {found}{hint}"
             )
+        if tracking is not None and type(tracking) not in KINDS.values():
+            raise ConfigError(
+                f"tracking: expected hs.tracking.MLflow(uri), hs.tracking.File(folder), hs.tracking.TensorBoard(…) "
+                f"or hs.tracking.SageMaker(), found {type(tracking).__name__}"
+            )
         self.given_strategy = strategy
         self.compression = compression
+        self.tracking = tracking
         self._selection = selection
         _check_together(strategy, selection, compression)
         self.given_arrays = _initial_arrays(initial)
@@ -225,7 +236,11 @@ class App:
         return self._register_server("config", function)
 
     def evaluate_on_server(self, function: F) -> F:
-        """Register `f(arrays, round) -> metrics`, called with the new model after each round."""
+        """Register `f(arrays, round) -> metrics`, called with the new model after each round.
+
+        A third argument, `f(arrays, round, load)`, gives data of the server's own: `load("test")`, as its operator
+        declared them in `server.yaml`, or as `hs.simulate(server={"test": …})` has them.
+        """
         return self._register_server("evaluate", function)
 
     def strategy(self, function: F) -> F:

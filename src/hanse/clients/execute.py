@@ -33,8 +33,9 @@ from hanse.clients.numpy_client import METHODS, NumPyAdapter, is_numpy_client
 from hanse.clients.parts import with_part
 from hanse.clients.site import Site, stream_of
 from hanse.clients.state import decode_state, encode_state
-from hanse.core.arrays import Array, Arrays, Layout
+from hanse.core.arrays import Array, Arrays
 from hanse.core.errors import CodecError, TaskError
+from hanse.core.quickly import maker
 from hanse.core.records import MAX_ENTRIES, Metrics, Reply, Scalar, Task, Value
 from hanse.core.seeds import key_of, seed_globals
 from hanse.strategies.analysis import Analysis
@@ -43,6 +44,9 @@ CALLS = ("parameters", "train", "evaluate", "query", "step")
 MAX_LIST = 65_536
 BLOCK = 1 << 18
 """Elements checked for being finite at a time."""
+_reply = maker(Reply)
+_EXACT = frozenset({np.dtype(np.bool_), *(np.dtype(f"{sign}{size}") for sign in "iu" for size in (1, 2, 4, 8))})
+"""Dtypes without NaN and infinity."""
 
 
 class Outcome(NamedTuple):
@@ -111,37 +115,42 @@ class Runtime:
             failed = Reply.failed(task.id, self.site.name, kind, message)
             return Outcome(replace(failed, seconds=time.perf_counter() - started), None, state)
         trained = task.call == "train" and model is not None
-        reply = Reply(
+        reply = _reply(
             task.id,
             self.site.name,
-            num_examples=num_examples,
-            metrics=metrics,
-            update_kind=task.update_kind if trained else "values",
-            base=task.model.id if trained and task.model is not None else "",
-            seconds=time.perf_counter() - started,
-            fingerprint=fingerprint(),
+            "",
+            "",
+            num_examples,
+            metrics,
+            None,
+            task.update_kind if trained else "values",
+            task.model.id if trained and task.model is not None else "",
+            b"",
+            time.perf_counter() - started,
+            fingerprint(),
         )
         return Outcome(reply, arrays, after)
 
     def _call(
         self, task: Task, model: Arrays | None, state: bytes | None, private: Arrays | None
     ) -> tuple[Answer, dict[str, Any]]:
-        if task.call not in CALLS:
-            raise TaskError("refused", f"call: expected one of {', '.join(CALLS)}; found {task.call[:60]!r}")
-        client = self.client(task.seed)
+        call, site = task.call, self.site
+        if call not in CALLS:
+            raise TaskError("refused", f"call: expected one of {', '.join(CALLS)}; found {call[:60]!r}")
+        client = self._client if self._client is not None else self.client(task.seed)
         kept = decode_state(state)
-        self.site.begin(task, kept)
-        seed_globals(stream_of(task, self.site.name, "globals"))
+        site.begin(task, kept)
+        seed_globals(site.key("globals"))
         config: dict[str, Any] = dict(task.config)
-        if task.call == "parameters":
-            answer = Answer(client.parameters(config, self.site), 0, {})
-        elif task.call == "query":
-            answer = client.query(config, self.site)
-        elif task.call == "step":
-            answer = client.step(model, config, self.site)
+        if call == "parameters":
+            answer = Answer(client.parameters(config, site), 0, {})
+        elif call == "query":
+            answer = client.query(config, site)
+        elif call == "step":
+            answer = client.step(model, config, site)
         else:
             arrays = _private(task, model, private) if client.changes_arrays else _present(task, model)
-            answer = getattr(client, task.call)(arrays, config, self.site)
+            answer = client.train(arrays, config, site) if call == "train" else client.evaluate(arrays, config, site)
         return answer, kept
 
     def client(self, seed: int) -> Client:
@@ -159,11 +168,15 @@ class Runtime:
     ) -> Arrays | None:
         if task.call == "evaluate" or (task.call == "query" and answer.arrays is None):
             return None
-        names = list(model) if task.call == "train" and model is not None else None
-        arrays = arrays_of(answer.arrays, task.call, names)
+        arrays = answer.arrays
+        if not isinstance(arrays, Arrays):
+            names = list(model) if task.call == "train" and model is not None else None
+            arrays = arrays_of(arrays, task.call, names)
         is_own = lend
         if task.call == "train" and model is not None:
-            _check_layout(model.layout, arrays)
+            if not arrays.fits(model.layout):
+                difference = model.layout.difference(arrays.layout)
+                raise TaskError("bad_reply", f"train: arrays differ from the model's: {difference}")
             if task.update_kind == "delta":
                 arrays, is_own = delta_of(model, arrays), True
         if not task.allow_nonfinite:
@@ -210,6 +223,8 @@ def num_examples_of(value: Any, call: str) -> int:
     Raises:
         TaskError: `bad_reply`.
     """
+    if type(value) is int and 0 <= value < 2**53:
+        return value
     if isinstance(value, int | np.integer) and not isinstance(value, bool) and 0 <= int(value) < 2**53:
         return int(value)
     found = f"{value!r}" if isinstance(value, int | float | np.number) else type(value).__name__
@@ -227,6 +242,8 @@ def metrics_of(value: Any, call: str, *, what: str = "metrics") -> Metrics:
     Raises:
         TaskError: `bad_reply`.
     """
+    if type(value) is dict and not value:
+        return {}
     if not isinstance(value, Mapping) or len(value) > MAX_ENTRIES:
         found = f"{len(value)} entries" if isinstance(value, Mapping) else type(value).__name__
         raise TaskError("bad_reply", f"{call}: expected {what} to be a dict of at most {MAX_ENTRIES}, found {found}")
@@ -307,14 +324,9 @@ def _private(task: Task, model: Arrays | None, private: Arrays | None) -> Arrays
     return model.copy()
 
 
-def _check_layout(expected: Layout, found: Arrays) -> None:
-    if not found.fits(expected):
-        raise TaskError("bad_reply", f"train: arrays differ from the model's: {expected.difference(found.layout)}")
-
-
 def _check_finite(arrays: Arrays, call: str) -> None:
-    for name, array in arrays.items():
-        if array.dtype.kind not in "biu" and not all_finite(array):
+    for name, array in zip(arrays, arrays.to_list(), strict=True):
+        if array.dtype not in _EXACT and not all_finite(array):
             raise TaskError(
                 "bad_reply",
                 f"{call}: array {name[:60]!r} holds NaN or infinity; lower the learning rate, or set "
@@ -328,12 +340,17 @@ def all_finite(array: Array) -> bool:
     A sum of squares is finite only if every term is, and costs half of `isfinite`; if it overflows, that is asked.
     """
     flat = array.reshape(-1)
-    summable = flat.dtype == np.float32 or flat.dtype == np.float64
+    summable = flat.dtype in _SUMMABLE
+    if summable and flat.size <= BLOCK:
+        return math.isfinite(np.dot(flat, flat)) or bool(np.isfinite(flat).all())
     for start in range(0, flat.size, BLOCK):
         block = flat[start : start + BLOCK]
         if not (summable and math.isfinite(np.dot(block, block))) and not np.isfinite(block).all():
             return False
     return True
+
+
+_SUMMABLE = frozenset({np.dtype(np.float32), np.dtype(np.float64)})
 
 
 def _directory(app: App) -> Path | None:

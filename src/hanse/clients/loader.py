@@ -15,11 +15,11 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from hanse.channels.app import RoleApp
+from hanse.channels.app import RolePlay
 from hanse.clients.app import App
 from hanse.core.errors import ConfigError
 
-AnyApp = App | RoleApp
+AnyApp = App | RolePlay
 
 _state = threading.local()
 

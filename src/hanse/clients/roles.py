@@ -19,7 +19,7 @@ from hanse.channels.party import Party, run_role
 from hanse.channels.protocol import Protocol
 from hanse.clients.client import arrays_of
 from hanse.clients.execute import Outcome, metrics_of
-from hanse.clients.failures import failure_of, text_of
+from hanse.clients.failures import MAX_CAUSE, failure_of, text_of
 from hanse.clients.fingerprint import fingerprint
 from hanse.clients.site import Site, stream_of
 from hanse.core.arrays import Arrays
@@ -86,11 +86,22 @@ class RoleRuntime:
 
     Args:
         site_name, load, log: see `hanse.clients.execute.Runtime`.
+        outputs: see `Site.outputs`.
+        checkpoints: the folder of `Site.checkpoints`, if any are kept.
     """
 
-    def __init__(self, app: RoleApp, *, site_name: str, load: Callable[[str], Any], log: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        app: RoleApp,
+        *,
+        site_name: str,
+        load: Callable[[str], Any],
+        log: Callable[[str], None],
+        outputs: Callable[[], Arrays] | None = None,
+        checkpoints: Path | None = None,
+    ) -> None:
         self.app = app
-        self.site = Site(site_name, load, log)
+        self.site = Site(site_name, load, log, outputs=outputs, checkpoints=checkpoints)
         self._log = log
 
     async def play(self, task: Task, part: Part, channel: Channel) -> Outcome:
@@ -104,7 +115,9 @@ class RoleRuntime:
             kind, message = failure_of(error, Path(file).parent if isinstance(file, str) else None)
             if not isinstance(error, TaskError | UnavailableError):
                 self._log(f"task {task.id}: {text_of(error)}")
-            failed = Reply.failed(task.id, self.site.name, *(("lost", str(error)) if lost else (kind, message)))
+            failed = Reply.failed(
+                task.id, self.site.name, *(("lost", str(error)[:MAX_CAUSE]) if lost else (kind, message))
+            )
             return Outcome(replace(failed, seconds=time.perf_counter() - started), None, None)
         seconds = time.perf_counter() - started
         return Outcome(replace(reply, seconds=seconds, fingerprint=fingerprint()), arrays, None)
@@ -113,7 +126,9 @@ class RoleRuntime:
         program = self.app.programs.get(part.role)
         if program is None:
             raise ConfigError(f"app: it has no program for the role {part.role[:60]}")
-        party = Party(part.role, self.app.protocol, channel, names=part.sites, timeout_s=part.timeout_s)
+        protocol = self.app.protocol
+        absent = set(protocol.roles) - set(part.sites)
+        party = Party(part.role, protocol, channel, names=part.sites, timeout_s=part.timeout_s, absent=absent)
         self.site.begin(task, {})
         seed_globals(stream_of(task, self.site.name, "globals"))
         answer = await run_role(party, lambda own: program(own, self.site))
@@ -121,6 +136,17 @@ class RoleRuntime:
         check_told(metrics, self.app.protocol, part.role)
         counted = {name: getattr(party.counters, name) for name in COUNTERS}
         return Reply(task.id, self.site.name, metrics={**counted, **metrics}), arrays
+
+
+def kept_outputs(arrays: Arrays) -> Arrays:
+    """What a role kept in an earlier job, if that is anything.
+
+    Raises:
+        ConfigError: it is nothing.
+    """
+    if not arrays:
+        raise ConfigError("site.outputs: expected what this role kept in the earlier job, found nothing of it here")
+    return arrays
 
 
 def taken_apart(answer: Any, role: str) -> tuple[Metrics, Arrays | None]:
@@ -165,4 +191,4 @@ def play_to_end(runtime: RoleRuntime, task: Task, channel_of: Callable[[], Chann
     return asyncio.run(play())
 
 
-__all__ = ["CALL", "Part", "RoleRuntime", "check_told", "play_to_end", "taken_apart"]
+__all__ = ["CALL", "Part", "RoleRuntime", "check_told", "kept_outputs", "play_to_end", "taken_apart"]

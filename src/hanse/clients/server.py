@@ -4,6 +4,8 @@ It runs in a worker process of the server, never in the server itself. Every cal
 arguments: global random state is seeded from them before each, and a call that dies is repeated.
 """
 
+import inspect
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,7 @@ from hanse.clients.app import App
 from hanse.clients.execute import metrics_of
 from hanse.clients.failures import failure_of
 from hanse.core.arrays import Arrays
-from hanse.core.errors import TaskError
+from hanse.core.errors import NotFoundError, TaskError
 from hanse.core.ids import SERVER
 from hanse.core.records import Config, Metrics
 from hanse.core.seeds import key_of, seed_globals
@@ -41,12 +43,18 @@ class StrategyContext:
 class ServerRuntime:
     """Calls an app's server side.
 
+    Args:
+        load: gives a data set that the server's operator declared.
+
     Every method raises TaskError: `raised` (type and line of the app, no text) or `bad_reply`. The original
     exception is its cause (`__cause__`), for the server's own log.
     """
 
-    def __init__(self, app: App) -> None:
+    def __init__(self, app: App, load: Callable[[str], Any] | None = None) -> None:
         self.app = app
+        self._load = _none_held if load is None else load
+        self._held: dict[str, Any] = {}
+        self._round = self._loadings = 0
         self._seed = app.spec().seed
         self._strategy: Strategy | None = None
 
@@ -65,8 +73,18 @@ class ServerRuntime:
             return {}
         given = self.app.given_strategy
         shown = arrays if given is None else given.shown(arrays)
-        made = self._call(function, (shown, round_), round_, "evaluate", SERVER)
+        loads = (self.load,) if takes_load(function) else ()
+        self._round, self._loadings = round_, 0
+        made = self._call(function, (shown, round_, *loads), round_, "evaluate", SERVER)
         return metrics_of(made, "@app.evaluate_on_server")
+
+    def load(self, dataset: str) -> Any:
+        """A data set that the server holds; read once per worker. Random state is seeded anew, as by `Site.load`."""
+        if dataset not in self._held:
+            self._held[dataset] = self._load(dataset)
+        self._loadings += 1
+        seed_globals(key_of(self._seed, round_=self._round, phase="evaluate", purpose=f"loaded {self._loadings}"))
+        return self._held[dataset]
 
     def strategy(self, context: StrategyContext) -> Strategy:
         """The app's own strategy; the function is called once."""
@@ -93,3 +111,17 @@ class ServerRuntime:
             file = self.app.module_globals.get("__file__")
             kind, message = failure_of(error, Path(file).parent if isinstance(file, str) else None, log="server's log")
             raise TaskError(kind, f"{phase} on the server: {message}") from error
+
+
+def takes_load(function: Callable[..., Any]) -> bool:
+    """Whether `@app.evaluate_on_server` wants data of the server's, as its third argument."""
+    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    needed = [p for p in inspect.signature(function).parameters.values() if p.kind in kinds and p.default is p.empty]
+    return len(needed) > 2
+
+
+def _none_held(dataset: str) -> Any:
+    raise NotFoundError(
+        f"data set {dataset[:60]!r}: the server holds none of this name; declare it in server.yaml, or give "
+        "hs.simulate(server={...})"
+    )

@@ -1,13 +1,16 @@
 """`Site`: what user code sees of the place where it runs."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from hanse.core.errors import TaskError
+from hanse.channels.checkpoints import FileCheckpoints
+from hanse.core.arrays import Arrays
+from hanse.core.errors import ConfigError, TaskError
 from hanse.core.records import Task
-from hanse.core.seeds import generator, key_of, undrawn
+from hanse.core.seeds import generator, key_of, seed_globals
 
 SETUP = "setup"
 """The phase that `@app.client` sees while it runs: once per worker, outside any round."""
@@ -25,7 +28,16 @@ class Site:
         log: `log(text)` writes into the site's own log, which never leaves the site.
     """
 
-    def __init__(self, name: str, load: Callable[[str], Any], log: Callable[[str], None], seed: int = 0) -> None:
+    def __init__(
+        self,
+        name: str,
+        load: Callable[[str], Any],
+        log: Callable[[str], None],
+        seed: int = 0,
+        *,
+        outputs: Callable[[], Arrays] | None = None,
+        checkpoints: Path | None = None,
+    ) -> None:
         self.name = name
         self.log = log
         self.seed = seed
@@ -34,7 +46,10 @@ class Site:
         self._attempt = 0
         self._rng: np.random.Generator | None = None
         self._load = load
+        self._outputs = outputs
+        self._checkpoints = checkpoints
         self._loaded: dict[str, Any] = {}
+        self._loadings = 0
         self._state: dict[str, Any] | None = None
 
     @property
@@ -47,13 +62,36 @@ class Site:
     def load(self, dataset: str) -> Any:
         """A data set that the site's owner declared and granted to this job; read once per worker.
 
+        Afterwards global random state is seeded anew, whether it was read or known: a worker that has the data already
+        draws the same numbers as one whose loader has drawn some.
+
         Raises:
             PolicyError: not granted. ConfigError: not declared. Whatever the owner's loader raises.
         """
         if dataset not in self._loaded:
-            with undrawn():
-                self._loaded[dataset] = self._load(dataset)
+            self._loaded[dataset] = self._load(dataset)
+        self._loadings += 1
+        seed_globals(self.key(f"globals {self._loadings}"))
         return self._loaded[dataset]
+
+    def outputs(self) -> Arrays:
+        """What the same role kept at this site in the earlier job that this one names (`RoleApp.outputs_of`).
+
+        Raises:
+            ConfigError: the job names none, or nothing is kept of it. CodecError: what is kept are no arrays.
+        """
+        if self._outputs is None:
+            raise ConfigError("site.outputs: expected a job that names an earlier one with outputs_of, found none")
+        return self._outputs()
+
+    @property
+    def checkpoints(self) -> Callable[[bytes], FileCheckpoints] | None:
+        """What this role has reached in earlier sessions of the job, which broke: a function of what it holds for.
+
+        See `hanse.channels.checkpoints`; None where nothing is kept.
+        """
+        folder = self._checkpoints
+        return None if folder is None else lambda about: FileCheckpoints(folder, about)
 
     @property
     def state(self) -> dict[str, Any]:
@@ -83,12 +121,12 @@ class Site:
     def begin(self, task: Task, state: dict[str, Any]) -> None:
         """Turn to the next task. Called by the runtime."""
         self.round, self.phase, self.seed, self._attempt = task.id.round, task.id.phase, task.seed, task.attempt
-        self._rng, self._state = None, state
+        self._rng, self._state, self._loadings = None, state, 0
 
     def begin_setup(self, seed: int) -> None:
         """Turn to the making of the client: the same numbers in every worker, whatever task comes first."""
         self.round, self.phase, self.seed, self._attempt = 0, SETUP, seed, 0
-        self._rng, self._state = None, None
+        self._rng, self._state, self._loadings = None, None, 0
 
     def load_through(self, change: Callable[[Any], Any]) -> None:
         """Let what is loaded from now on pass through a function first. For attacks in simulation."""
@@ -98,7 +136,7 @@ class Site:
     def stand_in(self, beside: "Site", rng: np.random.Generator, state: dict[str, Any]) -> None:
         """Turn to the task that `beside` is at, with numbers and memory of one's own. For attacks in simulation."""
         self.round, self.phase, self.seed, self._attempt = beside.round, beside.phase, beside.seed, beside._attempt
-        self._rng, self._state = rng, state
+        self._rng, self._state, self._loadings = rng, state, 0
 
     def __repr__(self) -> str:
         return f"Site({self.name!r}, round={self.round}, phase={self.phase!r})"

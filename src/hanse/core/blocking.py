@@ -10,9 +10,7 @@ T = TypeVar("T")
 
 def run_to_end(work: Coroutine[Any, Any, T]) -> T:
     """Run a coroutine from plain code, also where a notebook's event loop runs already."""
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
+    if asyncio._get_running_loop() is None:  # not get_running_loop: its error would be the context of every other
         return asyncio.run(work)
     outcome: list[T] = []
     errors: list[BaseException] = []

@@ -17,6 +17,13 @@ def maker_of(*files: str) -> dict[str, Any]:
     return frame.f_globals
 
 
+def file_of(kind: type) -> str:
+    """Where one of our own classes is; a user's subclass is the user's module, like what it makes."""
+    if not kind.__module__.startswith("hanse."):
+        return ""
+    return str(getattr(sys.modules.get(kind.__module__), "__file__", ""))
+
+
 def name_in(module_globals: Mapping[str, Any], app: object, kind: str) -> str:
     """The name under which a module holds `app`.
 

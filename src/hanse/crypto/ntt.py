@@ -185,10 +185,10 @@ def _remainders(values: Any, primes: Any) -> None:
 
 @cache
 def _loops() -> tuple[Any, Any, Any] | None:
-    """Forward, inverse and remainders, compiled; None without numba."""
+    """Forward, inverse and remainders, compiled, and kept in numba's cache on disk; None without numba."""
     if importlib.util.find_spec("numba") is None:
         return None
     from numba import njit
 
-    forward, inverse, remainders = (njit(nogil=True)(each) for each in (_forward, _inverse, _remainders))
+    forward, inverse, remainders = (njit(cache=True, nogil=True)(each) for each in (_forward, _inverse, _remainders))
     return forward, inverse, remainders

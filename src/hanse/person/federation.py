@@ -15,10 +15,11 @@ from hanse.core.blobs import Manifest
 from hanse.core.errors import ConfigError, HanseError
 from hanse.core.proto import hanse_pb2 as pb
 from hanse.core.seams import BlobStore
+from hanse.tracking import Tracker, tracker_from
 from hanse.trust.identity import SigningRequest
 from hanse.trust.membership import Membership
 
-KEYS = ("federation", "address", "identity", "aws")
+KEYS = ("federation", "address", "identity", "aws", "tracking")
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +50,8 @@ class Federation:
     membership: Membership
     directory: Path | None = None
     """Where the keys lie; a renewed certificate is kept there."""
+    tracking: Tracker | None = None
+    """Where the aggregator's run of every job that is followed from here is written."""
     aws: AwsAccess | None = None
 
     @classmethod
@@ -71,13 +74,16 @@ class Federation:
             raise ConfigError(f"{path}: expected YAML, found something else") from None
         if not isinstance(value, dict) or not set(value) <= set(KEYS) or "federation" not in value:
             raise ConfigError(f"{path}: expected the keys {', '.join(KEYS)}")
+        declared = value.pop("tracking", None)
+        tracking = None if declared is None else tracker_from(declared, f"{path}: tracking")
         aws = _aws(value.pop("aws"), path) if "aws" in value else None
         if aws is None and "address" not in value:
             raise ConfigError(f"{path}: expected `address`, where the server is, or `aws`, where there is none")
         if not all(isinstance(item, str) for item in value.values()):
             raise ConfigError(f"{path}: expected texts under {', '.join(KEYS[:3])}")
         directory = path.parent / str(value.get("identity", "."))
-        return cls(value["federation"], value.get("address", ""), Membership.load(directory), directory, aws)
+        membership = Membership.load(directory)
+        return cls(value["federation"], value.get("address", ""), membership, directory, tracking, aws)
 
     def connect(self) -> "AnySession":
         """A connection; use it as an async context manager."""

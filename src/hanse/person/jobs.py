@@ -3,13 +3,14 @@
 import asyncio
 import json
 import queue
+import sys
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from hanse.backends.memory import MemoryBlobs
-from hanse.channels.app import RoleApp
+from hanse.channels.app import RolePlay
 from hanse.channels.spec import RoleSpec
 from hanse.clients.app import App
 from hanse.clients.loader import AnyApp, source_of, stop_if_loading
@@ -24,11 +25,16 @@ from hanse.person.federation import AnySession, Federation
 from hanse.person.loop import begin, wait_for
 from hanse.pipeline.request import JobRequest, run_spec_of
 from hanse.rounds.result import Result
+from hanse.tracking import Tracker, Tracking
+from hanse.tracking.events import follower
 from hanse.trust.bundle import Bundle, build_bundle
 from hanse.trust.bundle_signature import sign_bundle
 
 COMPONENT = "main"
 RETRY_S = 0.5
+BUFFER = "tracking.db"
+ABOUT = ("name", "person", "app", "strategy", "rounds")
+"""What the server says of a job that its tracked run begins with."""
 Event = dict[str, Any]
 Roles = Mapping[str, str | Sequence[str]]
 """The site or sites of each role."""
@@ -37,9 +43,10 @@ Roles = Mapping[str, str | Sequence[str]]
 class Job:
     """A job at a federation, from anywhere: attach again with `hs.job(id)`."""
 
-    def __init__(self, id: str, federation: Federation) -> None:
+    def __init__(self, id: str, federation: Federation, tracker: Tracker | None = None) -> None:
         self.id = id
         self._federation = federation
+        self._trackers = [each for each in (tracker, federation.tracking) if each is not None]
 
     def __repr__(self) -> str:
         return f"Job({self.id!r})"
@@ -64,7 +71,28 @@ class Job:
             yield event
 
     async def follow_async(self) -> AsyncIterator[Event]:
-        """As `follow`, on a running event loop."""
+        """As `follow`, on a running event loop. It is tracked where the app or `federation.yaml` says so."""
+        if not self._trackers:
+            async for event in self._events():
+                yield event
+            return
+        about = await _ask(self._federation, "job", job=self.id)
+        named: dict[str, Any] = {
+            name: about[name] for name in ("name", "person", "app", "strategy", "rounds") if name in about
+        }
+        buffer = None if self._federation.directory is None else self._federation.directory / BUFFER
+        tracking = [Tracking(tracker, buffer, say=_say) for tracker in self._trackers]
+        followers = [follower(each, named) for each in tracking]
+        try:
+            async for event in self._events():
+                for follow in followers:
+                    follow(event)
+                yield event
+        finally:
+            for each in tracking:
+                await asyncio.to_thread(each.close)
+
+    async def _events(self) -> AsyncIterator[Event]:
         seen_round = 0
         while True:
             try:
@@ -147,7 +175,7 @@ def submit(
     stop_if_loading()
     target = federation if isinstance(federation, Federation) else Federation.load(federation)
     job = wait_for(_submit(app, target, name, sites, roles))
-    return Job(job, target)
+    return Job(job, target, app.tracking if isinstance(app, App) else None)
 
 
 def run(
@@ -167,6 +195,10 @@ def job(id: str, federation: str | Path | Federation = "federation.yaml") -> Job
     """Attach to a job again."""
     target = federation if isinstance(federation, Federation) else Federation.load(federation)
     return Job(id, target)
+
+
+def _say(line: str) -> None:
+    sys.stderr.write(f"{line}\n")
 
 
 async def _submit(
@@ -219,7 +251,7 @@ def _played(app: AnyApp, sites: Sequence[str] | None, roles: Roles | None) -> Ro
     Raises:
         ConfigError: the arguments are those of the other kind.
     """
-    if not isinstance(app, RoleApp):
+    if not isinstance(app, RolePlay):
         if roles is not None:
             raise ConfigError("roles: expected none for an hs.App, which asks all sites the same; leave them out")
         return None

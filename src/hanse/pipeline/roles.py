@@ -1,9 +1,10 @@
 """The machine of a component in which sites play roles: pure, `step(state, event) -> (state, instructions)`.
 
-    waiting    until every role's site has accepted and is there
+    waiting    until every role's site has accepted and is there; for optional roles at most `away_s` seconds longer
     running    session number `attempt` is on
     settling   a session has broken; for `SETTLE_MS` the others' answers may still say why
-    paused     until every role's site is there again, at most for `away_s` seconds; then a new session
+    paused     until every role's site is there again, at most for `away_s` seconds; then a new session, if need be
+               without optional roles
     finished, failed, cancelled
 
 A session that breaks is not taken up in its middle: the whole protocol begins anew, under a session number that was
@@ -12,7 +13,7 @@ is part of the state, which is written before anything of the session leaves.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -35,8 +36,9 @@ class RolesState:
     Attributes:
         attempt: number of the latest session, from 1; 0 before the first.
         ready: sites that have accepted and are there.
+        absent: optional roles without which the latest session began.
         metrics: what each role of this session that has played to its end has answered.
-        until_ms: when `running`, `settling` or `paused` ends; 0 for never.
+        until_ms: when the status ends; 0 for never.
         cause: why the latest session broke.
         error: why the component failed.
         began_ms: when the latest session began.
@@ -46,12 +48,18 @@ class RolesState:
     status: str = "waiting"
     attempt: int = 0
     ready: frozenset[str] = frozenset()
+    absent: frozenset[str] = frozenset()
     metrics: Mapping[str, Metrics] = field(default_factory=dict)
     until_ms: int = 0
     cause: str = ""
     error: str = ""
     began_ms: int = 0
     v: int = VERSION
+
+    @property
+    def playing(self) -> dict[str, str]:
+        """The roles of the latest session, with their sites."""
+        return {role: site for role, site in self.spec.roles.items() if role not in self.absent}
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,9 +159,17 @@ def _sites(state: RolesState, refused: Mapping[str, str], now_ms: int) -> Step:
             return _end(state, "failed", f"{role} {site} has refused the job: {refused[site]}")
     away = _away(state)
     if state.status == "running" and away:
-        return _broken(state, f"{' and '.join(away)} was lost", now_ms)
-    if state.status in ("waiting", "paused") and not away:
+        return _broken(state, f"{_shown(state, away)} was lost", now_ms)
+    if state.status not in ("waiting", "paused"):
+        return state, ()
+    if not away:
         return _begin(state, now_ms)
+    if state.status == "waiting":
+        if not away <= set(state.spec.optional):
+            return replace(state, until_ms=0), ()
+        if not state.until_ms:
+            until = now_ms + int(state.spec.away_s * 1000)
+            return replace(state, until_ms=until), (SetTimer(until),)
     return state, ()
 
 
@@ -166,7 +182,7 @@ def _replied(state: RolesState, event: Replied) -> Step:
     if event.kind:
         return _end(state, "failed", f"{who}: {event.error}")
     state = replace(state, metrics={**state.metrics, event.role: event.metrics})
-    if set(state.metrics) == set(state.spec.roles):
+    if set(state.metrics) == set(state.playing):
         return _end(state, "finished", "")
     return state, ()
 
@@ -177,18 +193,21 @@ def _timer(state: RolesState, now_ms: int) -> Step:
     if state.status == "settling":
         return _pause(state, now_ms)
     if state.status == "running":
-        silent = " and ".join(f"{r} {s}" for r, s in sorted(state.spec.roles.items()) if r not in state.metrics)
+        silent = _shown(state, set(state.playing) - set(state.metrics))
         return _end(state, "failed", f"{silent} has not answered within the deadline of {state.spec.deadline_s:g} s")
+    away = _away(state)
+    if away <= set(state.spec.optional):  # or there would have been no timer while it waited
+        return _begin(state, now_ms, frozenset(away))
     if state.status == "paused":
-        away = " and ".join(_away(state))
-        return _end(
-            state, "failed", f"{away} has been away for {state.spec.away_s:g} s; the last session: {state.cause}"
-        )
+        for_s = f"has been away for {state.spec.away_s:g} s"
+        return _end(state, "failed", f"{_shown(state, away)} {for_s}; the last session: {state.cause}")
     return state, ()
 
 
 def _resumed(state: RolesState, now_ms: int) -> Step:
     state = replace(state, ready=frozenset())
+    if state.status == "waiting":
+        return replace(state, until_ms=0), ()
     if state.status in ("running", "settling"):
         return _pause(replace(state, cause="the server has started again"), now_ms)
     if state.status == "paused":
@@ -196,10 +215,12 @@ def _resumed(state: RolesState, now_ms: int) -> Step:
     return state, ()
 
 
-def _begin(state: RolesState, now_ms: int) -> Step:
+def _begin(state: RolesState, now_ms: int, absent: frozenset[str] = frozenset()) -> Step:
     attempt = state.attempt + 1
     until = now_ms + int(state.spec.deadline_s * 1000) + SETTLE_MS  # sites end by themselves at the deadline
-    state = replace(state, status="running", attempt=attempt, metrics={}, until_ms=until, began_ms=now_ms)
+    state = replace(
+        state, status="running", attempt=attempt, absent=absent, metrics={}, until_ms=until, began_ms=now_ms
+    )
     return state, (SetTimer(until), Open(attempt))
 
 
@@ -225,18 +246,21 @@ def _end(state: RolesState, status: str, error: str) -> Step:
     return replace(state, status=status, error=error, until_ms=0), (*closing, Finish())
 
 
-def _away(state: RolesState) -> list[str]:
-    """Roles with their sites that are needed and not there. Who has played to its end may leave."""
-    return [
-        f"{role} {site}"
-        for role, site in sorted(state.spec.roles.items())
-        if site not in state.ready and not (state.status == "running" and role in state.metrics)
-    ]
+def _away(state: RolesState) -> set[str]:
+    """Roles that are wanted and whose sites are not there. Who has played to its end may leave."""
+    done = {*state.absent, *state.metrics} if state.status == "running" else set()
+    return {role for role, site in state.spec.roles.items() if site not in state.ready and role not in done}
+
+
+def _shown(state: RolesState, roles: Collection[str]) -> str:
+    """Roles with their sites, for people."""
+    return " and ".join(f"{role} {state.spec.roles[role]}" for role in sorted(roles))
 
 
 def encode(state: RolesState) -> bytes:
     """The state as JSON."""
-    return json.dumps(asdict(state) | {"ready": sorted(state.ready)}, separators=(",", ":")).encode()
+    sets = {"ready": sorted(state.ready), "absent": sorted(state.absent)}
+    return json.dumps(asdict(state) | sets, separators=(",", ":")).encode()
 
 
 def decode(content: bytes) -> RolesState:
@@ -249,6 +273,7 @@ def decode(content: bytes) -> RolesState:
         value = json.loads(content)
         if value["v"] != VERSION:
             raise CodecError(f"roles: expected version {VERSION}, found {value['v']}; update Hanse")
-        return RolesState(**{**value, "spec": RoleSpec.from_json(value["spec"]), "ready": frozenset(value["ready"])})
+        sets = {name: frozenset(value.get(name, ())) for name in ("ready", "absent")}
+        return RolesState(**{**value, **sets, "spec": RoleSpec.from_json(value["spec"])})
     except (ValueError, KeyError, TypeError):
         raise CodecError("roles: expected a state") from None

@@ -22,7 +22,6 @@ from typing import Any, TypeVar
 import structlog
 
 from hanse.core.arrays import Arrays
-from hanse.core.blobs import INLINE_BYTES
 from hanse.core.errors import (
     ConfigError,
     ConflictError,
@@ -34,11 +33,11 @@ from hanse.core.errors import (
     UnavailableError,
 )
 from hanse.core.ids import TaskId, model_scope, upload_scope
-from hanse.core.records import BlobRef, Envelope, Reply, Task
+from hanse.core.records import Reply
 from hanse.core.seams import BlobStore, Inbox, Ledger, Links
 from hanse.core.spec import RunSpec
-from hanse.rounds import machine
-from hanse.rounds.clock import Clock
+from hanse.rounds import machine, run_state
+from hanse.rounds.clock import Alarms, Clock
 from hanse.rounds.events import (
     Answer,
     BlobKey,
@@ -67,10 +66,11 @@ from hanse.rounds.events import (
 from hanse.rounds.host import Member, PlanRequest, ReduceRequest, StrategyHost, earlier, load_arrays
 from hanse.rounds.keeping import Keeping, decode_asks, encode_asks, round_records, run_record
 from hanse.rounds.leftovers import Due, Leftovers
-from hanse.rounds.machine import RunState
+from hanse.rounds.outgoing import ModelRefs, RunInfo, release_envelope, task_envelope, task_of
 from hanse.rounds.performing import planned, planned_parameters, record_of
 from hanse.rounds.record import RoundRecord, mean_metrics, server_metrics
 from hanse.rounds.result import Result
+from hanse.rounds.run_state import RunState
 from hanse.strategies import Ask
 
 RETRY_MS = 2000
@@ -104,15 +104,6 @@ class Seams:
     private: bool = False
     overlap: bool = False
     unhurried: Ledger | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class RunInfo:
-    """What a task says besides its question. `app`: SHA-256 of the bundle; `bundle`: where the bundle is."""
-
-    federation: str = ""
-    app: str = ""
-    bundle: BlobRef | None = None
 
 
 @dataclass(slots=True)
@@ -172,13 +163,12 @@ class Run:
         self._receipt = 0
         self._taking: dict[int, asyncio.Future[None]] = {}
         self._left = Leftovers([] if state.model is None else [state.model[0]])
-        self._refs: dict[BlobKey, BlobRef] = {}
+        self._models = ModelRefs(seams.blobs)
         self._moved = Moved()
         self._fingerprints: dict[str, str] = {}
         self._update_kind = "values"
         self._unkept: list[dict[str, Any]] = []
-        self._timers: dict[str, tuple[int, str]] = {}
-        self._alarms: set[int] = set()
+        self._alarms = Alarms(clock, self._due, lambda: self.finished.done())
         self._background: set[asyncio.Task[None]] = set()
         self._cleaners: set[asyncio.Task[None]] = set()
         self._key = f"{state.job}/{state.component}"
@@ -221,7 +211,7 @@ class Run:
             NotFoundError: there is none. CodecError: it cannot be read by this version.
         """
         record, version, spilled = await run_record(seams.ledger, seams.blobs, job, component)
-        state = machine.decode(record["state"])
+        state = run_state.decode(record["state"])
         run = cls(state, seams, make_host(state.spec), clock, info)
         run._version, run._written = version, state.revision
         run._spilled = spilled
@@ -231,6 +221,7 @@ class Run:
         run._left.uploads = {round_: set() for round_ in record["uploads"]}
         run._fingerprints = record["fingerprints"]
         run._moved = Moved(*record["moved"])
+        run._models.sizes = dict(record.get("sizes", {}))
         run._update_kind = record["update_kind"]
         run._loaded(record)
         return run
@@ -529,8 +520,7 @@ class Run:
                 case Send():
                     await self._send(instruction)
                 case SetTimer(id, at_ms):
-                    self._timers[id.partition("/")[0]] = (at_ms, id)
-                    self._set_alarm()
+                    self._alarms.set(id, at_ms)
                 case Reduce():
                     self._spawn(lambda: self._reduce_and_post(instruction))
                 case Evaluate():
@@ -556,24 +546,10 @@ class Run:
 
     # ---- time ----
 
-    def _set_alarm(self) -> None:
-        """One call of the clock serves all timers; a timer of one kind replaces the one before."""
-        at_ms = min((at_ms for at_ms, _ in self._timers.values()), default=None)
-        if at_ms is not None and not any(alarm <= at_ms for alarm in self._alarms):
-            self._alarms.add(at_ms)
-            self._clock.call_at(at_ms, lambda: self._alarm(at_ms))
-
-    def _alarm(self, at_ms: int) -> None:
-        self._alarms.discard(at_ms)
+    def _due(self, timers: Sequence[str]) -> None:
         now_ms = self._clock.now_ms()
-        due = [(kind, id) for kind, (at, id) in self._timers.items() if at <= now_ms]
-        for kind, id in due:
-            del self._timers[kind]
-            self._queue.append(TimerFired(id, now_ms))
-        if due:
-            self._spawn(self._work)
-        if not self.finished.done():
-            self._set_alarm()
+        self._queue.extend(TimerFired(id, now_ms) for id in timers)
+        self._spawn(self._work)
 
     def _later(self, what: str, why: Exception, work: Work) -> None:
         self._log.error(f"cannot {what}; trying again", reason=str(why))
@@ -683,67 +659,23 @@ class Run:
         slot, ask = self.state.open.get(task_id.ordinal), self._asks.get(task_id.ordinal)
         if slot is None or ask is None or slot.answer:
             return
-        model = await self._ref(slot.model) if ask.with_model and slot.model is not None else None
-        spec = self.state.spec
-        task = Task(
-            id=task_id,
-            site=site,
-            call=ask.call,
-            app=self._info.app,
-            attempt=slot.attempt,
-            config=ask.config,
-            model=model,
-            update_kind=self._update_kind,
-            seed=spec.seed,
-            allow_nonfinite=spec.allow_nonfinite,
-            payload=ask.payload,
-            bundle=self._info.bundle,
-        )
-        read = [(ref.scope, ref.id) for ref in (model, self._info.bundle) if ref is not None and ref.content is None]
+        model = None
+        if ask.with_model and slot.model is not None:
+            model = await self._models.ref(slot.model, self._needed)
+        task = task_of(self._info, self.state.spec, task_id, slot, ask, model, self._update_kind)
+        read = [(ref.scope, ref.id) for ref in (model, task.bundle) if ref is not None and ref.content is None]
         self._seams.links.grant(site, read=read, write=[upload_scope(task_id, site)])
         self._left.may_upload(task_id.round, [site])
         if model is not None:
             self._moved.down += model.manifest.size
             if model.content is None:
                 self._left.readers.setdefault(model.scope, set()).add(site)
-        envelope = Envelope(
-            sender="server",
-            recipient=site,
-            id=str(task_id),
-            kind="task",
-            body=task.pack(),
-            federation=self._info.federation,
-            job=self.state.job,
-            component=self.state.component,
-            deadline_s=max(0.0, (instruction.deadline_ms - self._clock.now_ms()) / 1000),
-        )
-        await self._seams.inbox.send(site, envelope)
+        left_s = max(0.0, (instruction.deadline_ms - self._clock.now_ms()) / 1000)
+        await self._seams.inbox.send(site, task_envelope(self._info, task, left_s))
 
     async def _release(self, tasks: Sequence[tuple[TaskId, str]]) -> None:
         for task_id, site in tasks:
-            envelope = Envelope(
-                sender="server",
-                recipient=site,
-                id=str(task_id),
-                kind="release",
-                federation=self._info.federation,
-                job=self.state.job,
-                component=self.state.component,
-            )
-            await self._seams.inbox.send(site, envelope, durable=False)
-
-    async def _ref(self, key: BlobKey) -> BlobRef:
-        """How a model travels: inside its message while it is small."""
-        ref = self._refs.get(key)
-        if ref is None:
-            manifest = await self._seams.blobs.manifest(*key)
-            content = None
-            if manifest.size <= INLINE_BYTES:
-                content = bytes(self._seams.blobs.read(*key, 0, manifest.size))
-            ref = BlobRef(manifest, key[0], content)
-            self._refs = {kept: r for kept, r in self._refs.items() if kept in self._needed()}
-            self._refs[key] = ref
-        return ref
+            await self._seams.inbox.send(site, release_envelope(self._info, task_id, site), durable=False)
 
     def _needed(self) -> set[BlobKey]:
         slots = (*self.state.open.values(), *self.state.carried.values())
@@ -771,10 +703,9 @@ class Run:
         )
 
     def _saved(self, base: str, sent: int) -> int:
-        """An update that is not compressed is as long as its model; 0 where a later server does not know that."""
-        if not self.state.spec.compression:
-            return 0
-        return max((ref.manifest.size - sent for ref in self._refs.values() if ref.id == base), default=0)
+        """An update that is not compressed is as long as its model."""
+        size = self._models.sizes.get(base) if self.state.spec.compression else None
+        return 0 if size is None else size - sent
 
     async def _load_replies(self) -> tuple[Answer, ...]:
         """Rows that exist and matter."""
@@ -892,7 +823,7 @@ class Run:
         wanted = {ordinal for ordinal, slot in self.state.open.items() if not slot.answer}
         self._asks = {ordinal: ask for ordinal, ask in self._asks.items() if ordinal in wanted}
         record = {
-            "state": machine.encode(self.state),
+            "state": run_state.encode(self.state),
             "asks": encode_asks(self._asks),
             "checkpoints": self._unkept,
             "models": self._left.models,
@@ -900,6 +831,7 @@ class Run:
             "fingerprints": self._fingerprints,
             "update_kind": self._update_kind,
             "moved": [self._moved.down, self._moved.up, self._moved.saved],
+            "sizes": self._models.sizes if self.state.spec.compression else {},
         }
         return self._mark + b"," + json.dumps(record, separators=(",", ":")).encode()[1:]
 

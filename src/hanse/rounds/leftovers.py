@@ -7,7 +7,7 @@ refers to them, models but for the last two and those that a task refers to.
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from hanse.rounds.machine import RunState
+from hanse.rounds.run_state import RunState
 
 ROUNDS_TO_CLEAN = 8
 """After so many rounds without stored updates their rows and small models are deleted, together."""

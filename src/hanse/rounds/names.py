@@ -64,16 +64,16 @@ class Numbered(Names):
         self._form = f"{prefix}-%0{self._width}d"
         self._prefix = f"{prefix}-"
         self._start = len(self._prefix)
+        self._length = self._start + self._width
 
     def __len__(self) -> int:
         return self._count
 
     def __contains__(self, name: object) -> bool:
-        if not isinstance(name, str) or not name.startswith(self._prefix):
+        if not isinstance(name, str) or len(name) != self._length or not name.startswith(self._prefix):
             return False
         number = name[self._start :]
-        is_number = len(number) == self._width and number.isascii() and number.isdigit()
-        return is_number and int(number) < self._count
+        return number.isdigit() and number.isascii() and int(number) < self._count
 
     def _at(self, place: int) -> str:
         return self._form % place

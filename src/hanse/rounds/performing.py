@@ -67,10 +67,12 @@ def record_of(
         folded.append(site)
         if ordinal in with_update:
             with_arrays.append(site)
-        found = by_site.setdefault(site, {})
-        found.update(site_metrics(reply.task.phase, reply.metrics))
+        phase = reply.task.phase
+        measured = site_metrics(phase, reply.metrics) if reply.metrics else {}
         if reply.num_examples:
-            found[f"{reply.task.phase}_examples"] = reply.num_examples
+            measured[f"{phase}_examples"] = reply.num_examples
+        if (found := by_site.setdefault(site, measured)) is not measured:
+            found.update(measured)
     return RoundRecord(
         number=checkpoint.round,
         folded=tuple(dict.fromkeys(with_arrays or folded)),  # a round of metrics only has no updates

@@ -18,6 +18,8 @@ from hanse.core.errors import CodecError
 from hanse.core.records import Metrics, Value
 
 SERVER_PREFIX = "server_"
+ROLE_PHASE = "role"
+"""The one phase of a session in which sites play roles."""
 _PREFIXES = {"evaluate": "", "train": "train_"}
 _NON_FINITE = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
 
@@ -137,7 +139,7 @@ def role_record(sites: Mapping[str, str], metrics: Mapping[str, Metrics], second
         for role, values in metrics.items()
     }
     folded = tuple(sorted(sites.values()))
-    return RoundRecord(1, folded=folded, metrics=together, by_site=by_site, seconds_by_phase={"role": seconds})
+    return RoundRecord(1, folded=folded, metrics=together, by_site=by_site, seconds_by_phase={ROLE_PHASE: seconds})
 
 
 def fate_of(record: RoundRecord, site: str) -> tuple[str, str]:

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from importlib import resources
 from typing import Any
 
+from hanse.rounds import report_session
 from hanse.rounds.plots import NARROW, NUM_COLOURS, WIDE, Line, bar_plot, drawable, escape, line_plot, number
 from hanse.rounds.record import SERVER_PREFIX, RoundRecord, fate_of
 
@@ -26,6 +27,11 @@ TITLES = {
     "log_loss": "Log loss",
     "log loss": "Log loss",
     "f1": "F1",
+    "ks": "KS",
+    "r2": "R²",
+    "d2": "D²",
+    "rmse": "RMSE",
+    "mae": "MAE",
 }
 MEAN = "all sites"
 TRAIN_PREFIX = "train_"
@@ -50,13 +56,21 @@ def render(
         comparison: rows with `name` and measures such as `accuracy`, `auc`, `log_loss`.
     """
     sites = sites_of(rounds)
+    if report_session.is_session(rounds):
+        roles = report_session.roles_in(facts)
+        table = report_session.table(rounds[0], roles, TITLES, format_bytes, format_seconds)
+        sections = [_comparison(comparison), table]
+    else:
+        sections = [
+            _comparison(comparison),
+            _progress(rounds, sites),
+            _site_table(rounds, sites),
+            _costs(rounds),
+            _round_table(rounds),
+        ]
     body = [
         _header(rounds, title, status, error, facts),
-        _comparison(comparison),
-        _progress(rounds, sites),
-        _site_table(rounds, sites),
-        _costs(rounds),
-        _round_table(rounds),
+        *sections,
         "<footer>Written by Hanse. This page loads nothing and runs nothing; it holds measurements, no data.</footer>",
     ]
     return (
@@ -122,11 +136,15 @@ def _header(
 ) -> str:
     known = {"finished": "good", "failed": "bad", "cancelled": "fair"}
     rows = "".join(f"<div><dt>{escape(name)}</dt><dd>{escape(text)}</dd></div>" for name, text in facts if text)
-    tiles = "".join(_tile(rounds, measure) for measure in measures_of(rounds)[:4])
+    if report_session.is_session(rounds):
+        tiles = report_session.tiles(rounds[0], TITLES)
+    else:
+        drawn = "".join(_tile(rounds, measure) for measure in measures_of(rounds)[:4])
+        tiles = f'<div class="tiles">{drawn}</div>' if drawn else ""
     cause = f'<p class="cause">{escape(error, 2000)}</p>' if error else ""
     return (
         f'<header><h1>{escape(title)} <span class="status {known.get(status, "fair")}">{escape(status)}</span></h1>'
-        f'{cause}<dl class="facts">{rows}</dl></header>' + (f'<div class="tiles">{tiles}</div>' if tiles else "")
+        f'{cause}<dl class="facts">{rows}</dl></header>{tiles}'
     )
 
 
@@ -157,7 +175,7 @@ def _comparison(rows: Sequence[Mapping[str, Any]]) -> str:
     for row in rows:
         name = str(row.get("name", ""))
         cells = "".join(_cell(_value(row.get(column)), best[column]) for column in columns)
-        marked = ' class="marked"' if "federated" in name.casefold() else ""
+        marked = ' class="marked"' if name.startswith("Joint") or "federated" in name.casefold() else ""
         lines.append(f'<tr{marked}><th scope="row">{escape(name)}</th>{cells}</tr>')
     return (
         "<section><h2>What working together brings</h2>"

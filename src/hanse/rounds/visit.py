@@ -20,9 +20,9 @@ from hanse.core.errors import ConflictError, NotFoundError, StorageError, Unavai
 from hanse.core.ids import upload_scope
 from hanse.core.records import Reply
 from hanse.core.spec import RunSpec
-from hanse.rounds import machine
+from hanse.rounds import machine, run_state
 from hanse.rounds.clock import Clock
-from hanse.rounds.driver import Run, RunInfo, Seams
+from hanse.rounds.driver import Run, Seams
 from hanse.rounds.events import (
     Answer,
     Cancelled,
@@ -38,6 +38,7 @@ from hanse.rounds.events import (
 )
 from hanse.rounds.host import StrategyHost
 from hanse.rounds.keeping import MAX_RECORD_BYTES, Keeping, run_record
+from hanse.rounds.outgoing import RunInfo
 from hanse.rounds.record import RoundRecord
 
 PATIENCE_MS = 10_000
@@ -64,7 +65,7 @@ class Outcome:
 
     status: str
     wake_ms: int | None
-    state: machine.RunState
+    state: run_state.RunState
     moved: bool
     fingerprints: Mapping[str, str]
 
@@ -80,7 +81,7 @@ class Outcome:
 
 
 async def begin(
-    state: machine.RunState, seams: Seams, host: StrategyHost, now_ms: Now, info: RunInfo | None = None
+    state: run_state.RunState, seams: Seams, host: StrategyHost, now_ms: Now, info: RunInfo | None = None
 ) -> bool:
     """Write a new run's record; the first `visit` starts it. False if there is a record already."""
     try:
@@ -104,7 +105,7 @@ async def collect(job: str, component: str, seams: Seams, now_ms: Now, reply: Re
         record, _, _ = await run_record(seams.ledger, seams.blobs, job, component)
     except NotFoundError:
         return "refused", "there is no such job"
-    state = machine.decode(record["state"])
+    state = run_state.decode(record["state"])
     ordinal, update = reply.task.ordinal, reply.update
     slot = state.open.get(ordinal) or state.released.get(ordinal)
     if state.over or slot is None:
@@ -186,7 +187,7 @@ class _Visit(Run):
     _written_ms = 0
 
     def __init__(
-        self, state: machine.RunState, seams: Seams, host: StrategyHost, clock: Clock, info: RunInfo | None = None
+        self, state: run_state.RunState, seams: Seams, host: StrategyHost, clock: Clock, info: RunInfo | None = None
     ) -> None:
         super().__init__(state, seams, host, clock, info)
         self._mark = _PERFORMED + b',"written_ms":0'
@@ -318,8 +319,10 @@ class _Visit(Run):
 
     def _record_of(self, checkpoint: Checkpoint) -> tuple[RoundRecord, dict[str, Any]]:
         """Bytes that came up are counted here: every visit before has seen the same replies."""
-        replies = (self._replies.get(ordinal) for ordinal in checkpoint.fates)
-        self._moved.up = sum(r.update.manifest.size for r in replies if r is not None and r.update is not None)
+        replies = [self._replies.get(ordinal) for ordinal in checkpoint.fates]
+        sent = [(r.base, r.update.manifest.size) for r in replies if r is not None and r.update is not None]
+        self._moved.up = sum(size for _, size in sent)
+        self._moved.saved = sum(self._saved(base, size) for base, size in sent)
         return super()._record_of(checkpoint)
 
     # ---- what nobody stays for ----

@@ -55,11 +55,13 @@ def init_federation(
         raise ConfigError(f"{directory}: there is a federation already; choose another directory")
     directory.mkdir(parents=True, exist_ok=True, mode=0o700)
     authority = Authority.create(config.federation).save(directory_of(directory))
-    server, _ = _certify(authority, config, "server", "server", hosts=config.hosts, days=SERVER_DAYS)
+    server, _ = certify(
+        authority, config.federation, config.address, "server", "server", hosts=config.hosts, days=SERVER_DAYS
+    )
     for place in ("server", person):
         (directory / place).mkdir(mode=0o700)
     server.save(directory / "server")
-    member, issued = _certify(authority, config, "person", person)
+    member, issued = certify(authority, config.federation, config.address, "person", person)
     member.save(directory / person)
     tokens = asyncio.run(_invite(directory, config, authority, issued, sites, token_hours))
     write_federation_file(directory / person, config.federation, config.address)
@@ -82,14 +84,15 @@ def server_membership(directory: Path, config: ServerConfig, authority: Authorit
     except TrustError:
         pass  # it has expired
     keys = MemberKeys.load(place / "keys")
-    request = SigningRequest.request(keys, federation=config.federation, kind="server", name="server")
-    issued = authority.issue(request, kind="server", name="server", hosts=config.hosts, days=SERVER_DAYS)
-    membership = Membership.check(
-        keys,
-        certificate_pem=issued.certificate_pem,
-        authority_pem=authority.certificate_pem,
-        signed_record=issued.record,
-        address=config.address,
+    membership, _ = certify(
+        authority,
+        config.federation,
+        config.address,
+        "server",
+        "server",
+        hosts=config.hosts,
+        days=SERVER_DAYS,
+        keys=keys,
     )
     membership.save(place)
     return membership
@@ -116,18 +119,27 @@ def write_federation_file(directory: Path, federation: str, address: str) -> Pat
     return path
 
 
-def _certify(
-    authority: Authority, config: ServerConfig, kind: str, name: str, *, hosts: Sequence[str] = (), days: float = 30.0
+def certify(
+    authority: Authority,
+    federation: str,
+    address: str,
+    kind: str,
+    name: str,
+    *,
+    hosts: Sequence[str] = (),
+    days: float = 30.0,
+    keys: MemberKeys | None = None,
 ) -> tuple[Membership, Issued]:
-    keys = MemberKeys.generate()
-    request = SigningRequest.request(keys, federation=config.federation, kind=kind, name=name)
+    """A member certified by whoever holds the authority's key: its membership, with keys made here unless given."""
+    keys = keys or MemberKeys.generate()
+    request = SigningRequest.request(keys, federation=federation, kind=kind, name=name)
     issued = authority.issue(request, kind=kind, name=name, hosts=hosts, days=days)
     membership = Membership.check(
         keys,
         certificate_pem=issued.certificate_pem,
         authority_pem=authority.certificate_pem,
         signed_record=issued.record,
-        address=config.address,
+        address=address,
     )
     return membership, issued
 

@@ -25,12 +25,14 @@ from hanse.core.ids import TaskId, bundle_scope, model_scope
 from hanse.core.records import BlobRef, Reply
 from hanse.pipeline.offering import check_request, check_roles, end_of, fetch_bundle, job_row, keep_request, proposal_of
 from hanse.pipeline.request import ROLES, JobRequest
-from hanse.rounds import machine
+from hanse.rounds import machine, run_state
 from hanse.rounds.clock import LoopClock
-from hanse.rounds.driver import Run, RunInfo, Seams
+from hanse.rounds.driver import Run, Seams
 from hanse.rounds.events import Failed
 from hanse.rounds.keeping import round_records, run_record
+from hanse.rounds.outgoing import RunInfo
 from hanse.rounds.result import Result
+from hanse.server.removal import is_gone, remove_job
 from hanse.server.roles import RolesRun, kept_state, result_of
 from hanse.strategies.catalogue import CUSTOM
 from hanse.trust.bundle import unpack_bundle
@@ -104,9 +106,11 @@ class Job:
         self._seams.links.grant(site, read=[(bundle_scope(request.job), request.bundle.id)])
         await self._seams.inbox.send(site, proposal_of(site, request, self.signature, self._person_record))
 
-    async def dismiss(self, site: str, status: str) -> None:
-        """Tell a site that the job is over."""
-        await self._seams.inbox.send(site, end_of(site, self.request, status))
+    async def dismiss(self, site: str, status: str, model: BlobRef | None = None) -> None:
+        """Tell a site that the job is over, and where its last model is if the site is to have it."""
+        if model is not None:
+            self._seams.links.grant(site, read=[(model.scope, model.id)])
+        await self._seams.inbox.send(site, end_of(site, self.request, status, model))
 
     def accepted(self) -> frozenset[str]:
         """Sites that have accepted, or had before the server restarted and have not said otherwise since."""
@@ -142,6 +146,8 @@ class Jobs:
 
     Args:
         directory: where server-side apps are unpacked.
+        models_to_sites: whether sites get the last model of a job they took part in.
+        datasets: what the server itself holds, by name; relative paths start beside `directory`.
         there: sites that hold a lease.
         expect: gives sites a lease before they have been heard.
         enrolled: sites that belong to the federation and are not revoked.
@@ -159,6 +165,8 @@ class Jobs:
         *,
         federation: str,
         threads: int,
+        datasets: Mapping[str, Mapping[str, Any]],
+        models_to_sites: bool,
         there: Callable[[], frozenset[str]],
         expect: Callable[[Iterable[str]], None],
         enrolled: Callable[[], Sequence[str]],
@@ -172,6 +180,8 @@ class Jobs:
         self._directory = directory
         self._federation = federation
         self._threads = threads
+        self._datasets = datasets
+        self._models_to_sites = models_to_sites
         self._there = there
         self._expect = expect
         self._enrolled = enrolled
@@ -192,6 +202,8 @@ class Jobs:
         """
         await check_request(request, self._seams.blobs, federation=self._federation)
         check_roles(request, self._enrolled())
+        if await is_gone(request.job, self._seams.ledger):
+            raise ConflictError(f"job {request.job} was removed; submit the app again for a new one")
         if not await keep_request(request, signature, self._seams.ledger, _now()):
             return
         job = Job(request, signature, self._record_of(request.person), self._seams)
@@ -296,12 +308,17 @@ class Jobs:
             return
         finally:
             self.active.pop(request.job, None)
+        model = await self._last_model(run) if self._models_to_sites and status == "finished" else None
         for site in sorted(job.offered):
             self._seams.links.revoke(site, scope_prefix=request.job)
-            await job.dismiss(site, status)
+            await job.dismiss(site, status, model if site in run.fingerprints else None)
         await run.close()
         if job.host is not None:
             await job.host.close()
+
+    async def _last_model(self, run: Run | RolesRun) -> BlobRef | None:
+        key = run.state.model if isinstance(run, Run) else None
+        return None if key is None else BlobRef(await self._seams.blobs.manifest(*key), key[0])
 
     async def _keep_end(self, job: str, end: Mapping[str, Any]) -> None:
         await self._seams.ledger.create(f"jobend/{job}", json.dumps(end).encode())
@@ -392,8 +409,27 @@ class Jobs:
         try:
             await self._row(job_id)
         except NotFoundError:
-            return False
+            return await is_gone(job_id, self._seams.ledger)
         return True
+
+    async def owner(self, job_id: str) -> str:
+        """Who submitted a job.
+
+        Raises:
+            NotFoundError: there is none.
+        """
+        return str((await self._row(job_id))["request"]["person"])
+
+    async def remove(self, job_id: str) -> None:
+        """Forget a job that is over, with its models.
+
+        Raises:
+            NotFoundError: there is none. ConflictError: it is at work.
+        """
+        person = await self.owner(job_id)
+        if job_id in self.active or await self._end(job_id) is None:
+            raise ConflictError(f"job {job_id} is not over; end it first: hanse job cancel {job_id}")
+        await remove_job(job_id, person, self._seams.ledger, self._seams.blobs, self._directory, _now())
 
     async def cancel(self, job_id: str, by: str) -> None:
         """End a job.
@@ -468,7 +504,7 @@ class Jobs:
         if row["request"]["components"][0]["kind"] == ROLES:
             return await self._roles_result(row), None
         record, _, _ = await run_record(self._seams.ledger, self._seams.blobs, job_id, component)
-        state = machine.decode(record["state"])
+        state = run_state.decode(record["state"])
         records = [
             r
             for r in await round_records(self._seams.ledger, job_id, component, after, blobs=self._seams.blobs)
@@ -515,7 +551,7 @@ class Jobs:
         """
         job = self.active.get(job_id)
         if job is None or job.resumed or not job.history.complete:
-            yield await self._past(job_id)
+            yield await self.past(job_id)
         position = 0
         while job is not None:
             events, position = await job.history.since(position)
@@ -526,7 +562,8 @@ class Jobs:
         about = await self.describe(job_id)
         yield [{"what": "finished", "job": job_id, "status": about["status"], "error": about.get("error", "")}]
 
-    async def _past(self, job_id: str) -> list[dict[str, Any]]:
+    async def past(self, job_id: str) -> list[dict[str, Any]]:
+        """Events of the rounds that are over, made from what is kept of them."""
         row = await self._row(job_id)
         if row["request"]["components"][0]["kind"] == ROLES:
             records = (await self._roles_result(row))["rounds"]
@@ -558,6 +595,8 @@ class Jobs:
             role="server",
             seed=request.spec.seed,
             scratch=home / "scratch",
+            datasets=self._datasets,
+            base=self._directory.parent,
             options={"spec": request.spec.to_json()},
         )
         server_log = log.bind(job=request.job)

@@ -15,7 +15,7 @@ import structlog
 
 from hanse.backends.grpc.relay import Relays
 from hanse.clients.roles import CALL, Part
-from hanse.core.errors import ConflictError, HanseError
+from hanse.core.errors import ConflictError, HanseError, NotFoundError
 from hanse.core.ids import TaskId
 from hanse.core.records import Envelope, Reply, Task
 from hanse.pipeline import roles as machine
@@ -42,6 +42,8 @@ from hanse.rounds.result import Result
 PHASE = "role"
 MAX_METRICS_BYTES = 32 * 1024
 """Of all roles together, as JSON, each an equal part: the state is one record of the ledger."""
+WATCH_S, MAX_WATCH_S = 0.4, 10.0
+"""Between two words on the bytes exchanged, at first and later."""
 log = structlog.get_logger("hanse.roles")
 
 
@@ -93,6 +95,7 @@ class RolesRun:
         self._record_of = record_of
         self._turn = asyncio.Lock()
         self._is_closed = False
+        self._watching: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._tasks_behind: set[asyncio.Task[None]] = set()
         self.observers: list[Observer] = []
         self.finished: asyncio.Future[str] = asyncio.get_running_loop().create_future()
@@ -196,6 +199,7 @@ class RolesRun:
     async def close(self) -> None:
         """Stop driving; it can be taken up again."""
         self._is_closed = True
+        self._watching.cancel()
         self._relays.close(self._session(self._state.attempt))
 
     # ---- turns ----
@@ -220,6 +224,7 @@ class RolesRun:
             case Open(attempt):
                 await self._open(attempt)
             case Close(attempt):
+                self._watching.cancel()
                 self._relays.close(self._session(attempt))
                 for task in self._tasks(attempt):
                     await self._send(task, "release")
@@ -230,25 +235,41 @@ class RolesRun:
 
     async def _open(self, attempt: int) -> None:
         """Open the session, then ask every role."""
-        spec = self._state.spec
+        spec, playing = self._state.spec, self._state.playing
         session = self._session(attempt)
-        self._relays.open(session, spec.roles)
+        self._relays.open(session, playing)
         try:
-            records = {role: self._record_of(site).decode() for role, site in spec.roles.items()}
+            records = {role: self._record_of(site).decode() for role, site in playing.items()}
         except HanseError as error:  # revoked since it accepted
             self._spawn(Stopped("failed", str(error)))
             return
-        for role, task in zip(sorted(spec.roles), self._tasks(attempt), strict=True):
-            part = Part(session, role, spec.timeout_s, dict(spec.roles), records)
+        for role, task in zip(sorted(playing), self._tasks(attempt), strict=True):
+            part = Part(session, role, spec.timeout_s, playing, records)
             await self._send(task, "task", part.pack())
-        self._tell("phase", round=attempt, phase=PHASE, asked=len(spec.roles))
+        self._tell("phase", round=attempt, phase=PHASE, asked=len(playing))
+        self._watching.cancel()
+        self._watching = asyncio.ensure_future(self._watch(session))
+
+    async def _watch(self, session: str) -> None:
+        """Tell people who wait how many bytes roles have exchanged: all that a server sees of their progress."""
+        pause_s, told = WATCH_S, 0
+        while True:
+            await asyncio.sleep(pause_s)
+            try:
+                moved = self._relays.find(session).moved_bytes
+            except NotFoundError:
+                return
+            if moved != told:
+                told = moved
+                self._tell("moved", bytes=moved)
+            pause_s = min(pause_s * 1.05, MAX_WATCH_S)  # events are kept for those who come later
 
     def _tasks(self, attempt: int) -> list[tuple[TaskId, str]]:
         """Each role's task and site, in order of the roles' names."""
-        roles = self._state.spec.roles
+        playing = self._state.playing
         return [
-            (TaskId(self._request.job, self._request.component, attempt, PHASE, place), roles[role])
-            for place, role in enumerate(sorted(roles))
+            (TaskId(self._request.job, self._request.component, attempt, PHASE, place), playing[role])
+            for place, role in enumerate(sorted(playing))
         ]
 
     async def _send(self, task: tuple[TaskId, str], kind: str, payload: bytes = b"") -> None:
@@ -303,7 +324,7 @@ class RolesRun:
 
 def record_of(state: RolesState, now_ms: int) -> RoundRecord:
     """A session that has ended well, as a round is told of."""
-    return role_record(state.spec.roles, state.metrics, max(0.0, (now_ms - state.began_ms) / 1000))
+    return role_record(state.playing, state.metrics, max(0.0, (now_ms - state.began_ms) / 1000))
 
 
 def result_of(state: RolesState, request: JobRequest, *, ended_at_ms: int, seconds: float) -> Result:

@@ -33,12 +33,13 @@ from hanse.core.records import Envelope, Reply, pack_blob
 from hanse.core.spec import MAX_ROUNDS
 from hanse.pipeline.request import JobRequest
 from hanse.rounds.driver import Seams
-from hanse.server.config import ServerConfig
+from hanse.server.config import EVERYONE, ServerConfig
 from hanse.server.init import server_membership
 from hanse.server.jobs import Jobs
 from hanse.server.members import ADMIN, RESEARCHER, Members, directory_of
 from hanse.server.metrics import Metrics
 from hanse.server.presence import Presence
+from hanse.server.tracking import AggregatorRuns
 from hanse.trust.audit import AuditLog
 from hanse.trust.authority import Authority
 from hanse.trust.bundle import DEFAULT_LIMITS
@@ -88,7 +89,13 @@ class Server:
         authority = Authority.load(directory_of(self.directory))
         membership = server_membership(self.directory, config, authority)
         self._audit = AuditLog(self.directory / "audit.jsonl", membership.keys.signing, fsync=False)
-        self.members = Members(authority, self._store.ledger, address=config.address)
+        self.members = Members(
+            authority,
+            self._store.ledger,
+            address=config.address,
+            identities=config.aws_identities,
+            sts=config.aws_sts,
+        )
         await self.members.load()
         self._workers = Workers(self._launcher)
         store = self._store
@@ -102,12 +109,15 @@ class Server:
             unhurried=store.unhurried,
         )
         self._relays = Relays()
+        self._runs = AggregatorRuns(config.tracking, self.directory, self._request_of)
         self.jobs = Jobs(
             seams,
             self._workers,
             self.directory / "apps",
             federation=config.federation,
             threads=config.threads,
+            datasets=config.datasets,
+            models_to_sites=config.models_to_sites,
             there=self._presence.there,
             expect=lambda sites: self._presence.expect(sites, _monotonic_ms()),
             enrolled=lambda: [m.name for m in self.members.of_kind("site") if not m.revoked],
@@ -118,6 +128,10 @@ class Server:
         )
         self._service = Service(self, self._inbox, self._store.blobs, self._store.links, self._relays)
         await self.jobs.recover()  # before anyone can connect: a reply must find its job
+        if self._runs.is_on:
+            for job in list(self.jobs.active):  # rounds that were over before they were tracked
+                for event in await self.jobs.past(job):
+                    self._runs.take(event)
         await self._listen(membership)
         self._watch_leases()
         self.audit("server", "server.start", config.federation, "done")
@@ -159,6 +173,7 @@ class Server:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._workers.close()
+        await asyncio.to_thread(self._runs.close)
         self._audit.close()
         self._store.close()
 
@@ -258,14 +273,15 @@ class Server:
         self._store.links.grant(who, write=[offer.scope])
         return who
 
-    def may_download(self, caller: Caller, request: pb.DownloadRequest) -> str:
-        """Sites read what their tasks name; people read models."""
+    async def may_download(self, caller: Caller, request: pb.DownloadRequest) -> str:
+        """Sites read what their tasks name; people read models of their own jobs."""
         if caller.kind == "site":
             return caller.name
         self._require(caller, RESEARCHER)
         who = f"person/{caller.name}"
         if not request.scope.endswith("/model"):
             raise PolicyError("download: people may read models, nothing else")
+        await self._require_own(caller, request.scope.partition("/")[0], "read its models")
         self._store.links.grant(who, read=[(request.scope, request.id)])
         return who
 
@@ -288,6 +304,7 @@ class Server:
         """See `Handler.watch`: a job's events."""
         self._require(caller, RESEARCHER)
         body = _body(call)
+        await self._require_own(caller, str(body.get("job")), "follow it")
         async for events in self.jobs.follow(str(body.get("job"))):
             yield pb.Answer(v=1, body=json.dumps(events).encode())
 
@@ -311,6 +328,16 @@ class Server:
 
     def _require(self, caller: Caller, role: str) -> None:
         self.members.require(_identity(caller), role)
+
+    async def _require_own(self, caller: Caller, job: str, what: str) -> None:
+        """Who has submitted a job, admins, and everyone where the federation shares results."""
+        owner = await self.jobs.owner(job)
+        if owner == caller.name or self.config.results == EVERYONE:
+            return
+        try:
+            self._require(caller, ADMIN)
+        except PolicyError:
+            raise PolicyError(f"job {job}: only {owner} and admins may {what}") from None
 
     async def _submit(self, caller: Caller, body: Mapping[str, Any], call: pb.Call) -> tuple[Any, bytes]:
         request = JobRequest.from_json(body.get("request"))
@@ -337,10 +364,18 @@ class Server:
 
     async def _cancel_job(self, caller: Caller, body: Mapping[str, Any], call: pb.Call) -> tuple[Any, bytes]:
         job = str(body.get("job"))
-        if (await self.jobs.describe(job))["person"] != caller.name:
+        if await self.jobs.owner(job) != caller.name:
             self._require(caller, ADMIN)
         await self.jobs.cancel(job, f"person {caller.name}")
         self.audit(f"person/{caller.name}", "job.cancel", job, "allowed")
+        return {"job": job}, b""
+
+    async def _remove_job(self, caller: Caller, body: Mapping[str, Any], call: pb.Call) -> tuple[Any, bytes]:
+        job = str(body.get("job"))
+        if await self.jobs.owner(job) != caller.name:
+            self._require(caller, ADMIN)
+        await self.jobs.remove(job)
+        self.audit(f"person/{caller.name}", "job.remove", job, "allowed")
         return {"job": job}, b""
 
     async def _resume_job(self, caller: Caller, body: Mapping[str, Any], call: pb.Call) -> tuple[Any, bytes]:
@@ -350,6 +385,7 @@ class Server:
         return about, b""
 
     async def _job_result(self, caller: Caller, body: Mapping[str, Any], call: pb.Call) -> tuple[Any, bytes]:
+        await self._require_own(caller, str(body.get("job")), "read its result")
         value, model = await self.jobs.result(str(body.get("job")), int(_number(body, "after", 0, 0, MAX_ROUNDS)))
         return value, b"" if model is None else pack_blob(model).SerializeToString()
 
@@ -427,8 +463,13 @@ class Server:
         except StorageError as error:
             log.error("audit line lost", action=action, reason=str(error))
 
+    def _request_of(self, job: str) -> JobRequest | None:
+        found = self.jobs.active.get(job)
+        return None if found is None else found.request
+
     def _observe(self, event: dict[str, Any]) -> None:
         self.metrics.observe(event)
+        self._runs.take(event)
         match event["what"]:
             case "round":
                 record = event["record"]
@@ -460,6 +501,7 @@ _METHODS: dict[str, tuple[str, Method]] = {
     "jobs": (RESEARCHER, Server._list_jobs),
     "job": (RESEARCHER, Server._show_job),
     "cancel": (RESEARCHER, Server._cancel_job),
+    "remove": (RESEARCHER, Server._remove_job),
     "resume": (RESEARCHER, Server._resume_job),
     "result": (RESEARCHER, Server._job_result),
     "sites": (RESEARCHER, Server._list_sites),

@@ -32,9 +32,9 @@ from hanse.core.ids import SERVER, bundle_scope, check_name, model_scope, upload
 from hanse.core.records import Envelope, Reply
 from hanse.pipeline.offering import check_request, keep_request, proposal_of
 from hanse.pipeline.request import JobRequest
-from hanse.rounds import machine
-from hanse.rounds.driver import RunInfo
+from hanse.rounds import machine, run_state
 from hanse.rounds.keeping import run_record
+from hanse.rounds.outgoing import RunInfo
 from hanse.rounds.visit import begin, collect
 from hanse.serverless.contract import execution_name, first_input
 from hanse.serverless.host import FunctionHost
@@ -225,10 +225,10 @@ async def _grant_reading(place: Place, site: str, row: Mapping[str, Any], scope:
     place.links.grant(site, read=[key])
 
 
-async def _state(place: Place, row: Mapping[str, Any]) -> machine.RunState:
+async def _state(place: Place, row: Mapping[str, Any]) -> run_state.RunState:
     request = JobRequest.from_json(row["request"])
     record, _, _ = await run_record(place.ledger, place.blobs, request.job, request.component)
-    return machine.decode(record["state"])
+    return run_state.decode(record["state"])
 
 
 # ---- people ----

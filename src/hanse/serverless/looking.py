@@ -18,8 +18,8 @@ import structlog
 from hanse.core.errors import HanseError, NotFoundError, UnavailableError
 from hanse.pipeline.offering import end_of, job_row
 from hanse.pipeline.request import JobRequest
-from hanse.rounds.driver import RunInfo
 from hanse.rounds.keeping import round_records
+from hanse.rounds.outgoing import RunInfo
 from hanse.rounds.visit import PATIENCE_MS, Outcome, visit
 from hanse.serverless.contract import MAX_TURNS, Input, Instruction, execution_name
 from hanse.serverless.host import FunctionHost

@@ -22,7 +22,7 @@ from hanse.core.errors import CodecError, ConfigError, HanseError
 from hanse.core.ids import TaskId
 from hanse.core.records import Reply
 from hanse.core.spec import RunSpec
-from hanse.rounds import machine
+from hanse.rounds import run_state
 from hanse.rounds.events import BlobKey, Resumed, Send
 from hanse.rounds.keeping import decode_asks, encode_asks
 from hanse.rounds.record import RoundRecord
@@ -126,7 +126,7 @@ class Kept:
         self._arrays = arrays
         self._states = states
         self._records = records
-        self.state = machine.decode(facts["state"])
+        self.state = run_state.decode(facts["state"])
 
     @property
     def engine(self) -> Mapping[str, Any]:
@@ -179,7 +179,7 @@ class Kept:
         shell.receipt = facts["receipt"]
         shell.update_kind = facts["update_kind"]
         shell.timers.update({kind: (at, name) for kind, at, name in facts["timers"]})
-        shell.losses.extend((at, site) for at, site in facts["losses"])
+        shell.losses.extend((at, site, ordinal) for at, site, ordinal in facts["losses"])
         shell.lost.update(facts["lost"])
         for print_, sites in facts["fingerprints"].items():
             shell.fingerprints.update(dict.fromkeys(sites, print_))
@@ -228,7 +228,7 @@ def _taken(shell: Shell) -> tuple[dict[str, Any], Arrays, list[bytes]]:
     for site, print_ in shell.fingerprints.items():
         by_print.setdefault(print_, []).append(site)
     facts = {
-        "state": machine.encode(state),
+        "state": run_state.encode(state),
         "virtual": shell.virtual,
         "fingerprint": fingerprint(),
         "mixed": shell.is_mixed,

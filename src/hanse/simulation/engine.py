@@ -27,7 +27,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from hanse.aggregation import Partial, WeightedMean, WeightedSum
+from hanse.aggregation import GROUP, Partial, Subtree, WeightedMean, WeightedSum
+from hanse.aggregation.canonical import subtrees
 from hanse.clients.execute import Outcome
 from hanse.core.arrays import Arrays
 from hanse.core.records import Reply, Task
@@ -106,6 +107,11 @@ class Batch:
 
     def __len__(self) -> int:
         return len(self.positions)
+
+
+def whole_subtrees(batch: Batch) -> Iterator[Subtree]:
+    """The aligned subtrees whose members are all in this batch, largest first where that is possible."""
+    return subtrees(-(-batch.whole_from // GROUP), batch.whole_below // GROUP)
 
 
 @dataclass(slots=True)

@@ -176,6 +176,7 @@ class Auto:
         starting_s = STARTING_S + (IMPORTING_TORCH_S if "torch" in sys.modules else 0.0)
         if expected_s * (1 - 1 / self._count) < 2 * starting_s:
             return
+        replicas: Replicas | None = None
         try:
             replicas = Replicas(
                 self._places.app,
@@ -184,7 +185,10 @@ class Auto:
                 inner=inner,
                 mixed_hardware=self._mixed,
             )
+            replicas.start()
         except ConfigError as error:
+            if replicas is not None:
+                replicas.close()
             to_stderr(f"simulation: one process, since {error}")
         else:
             self._engine.close()

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from hanse.aggregation import ArraySource, Partial, RunningMean, Subtree
+from hanse.aggregation import Partial
 from hanse.clients.app import App
 from hanse.clients.execute import Outcome
 from hanse.clients.failures import text_of
@@ -26,7 +26,7 @@ from hanse.core.codec import decode
 from hanse.core.errors import ConfigError
 from hanse.rounds.names import Listed
 from hanse.simulation.data_file import FileData
-from hanse.simulation.engine import Answered, Batch, Engine, refusal
+from hanse.simulation.engine import Answered, Batch, Engine
 from hanse.simulation.sites import Places, Population
 from hanse.simulation.wire import Buffer, Closed, done_frame, read_batch, receive, send
 from hanse.strategies.catalogue import CUSTOM, named
@@ -55,8 +55,7 @@ class Worker:
                 return None
         assert self._engine is not None
         batch = read_batch(header, payload, self._models[header["needs"]] if header["needs"] else None)
-        subtree = None if header["subtree"] is None else Subtree(*header["subtree"])
-        facts, parts = done_frame(*run_chunk(self._engine, batch, subtree))
+        facts, parts = done_frame(*run_chunk(self._engine, batch))
         log, self._lines[:] = list(self._lines), []
         return {"kind": "done", "chunk": header["chunk"], "log": log, **facts}, parts
 
@@ -116,55 +115,19 @@ class _Sites(Population):
         self.data = data
 
 
-def run_chunk(engine: Engine, batch: Batch, subtree: Subtree | None) -> tuple[list[Answered], list[Partial]]:
-    """Run a chunk, and add its updates up where it is a whole subtree and somebody counted an example."""
-    summing, model = batch.summing, batch.model
-    total = None
-    if subtree is not None and summing is not None and model is not None:
-        total = RunningMean(model.layout, rule=summing.reducer(), within=subtree, checked=True)
+def run_chunk(engine: Engine, batch: Batch) -> tuple[list[Answered], list[Partial]]:
+    """Run a chunk. The engine adds updates up where the chunk is a whole subtree; what it lends is copied."""
     answers: list[Answered] = []
     partials: list[Partial] = []
-    uncounted: list[tuple[int, Arrays]] = []
     for item in engine.run(batch):
         if isinstance(item, Partial):
             partials.append(item)
             continue
-        outcome = item.outcome
-        arrays = outcome.arrays
-        if summing is None or total is None or model is None or arrays is None or item.summed:
-            answers.append(item if arrays is None else _kept(item))
-            continue
-        if outcome.reply.error_kind or refusal(summing, outcome.reply, arrays) or not arrays.fits(model.layout):
-            answers.append(_kept(item))
-            continue
-        weight = summing.weight(outcome.reply.num_examples)
-        if not weight and not any(answer.summed for answer in answers):
-            uncounted.append((len(answers), arrays.copy()))
-            answers.append(item)
-            continue
-        for place, early in uncounted:
-            total.add(answers[place].position, ArraySource(early), 0.0)
-            answers[place] = _summed(answers[place])
-        uncounted = []
-        total.add(item.position, ArraySource(arrays), weight)
-        answers.append(_summed(item))
-    for place, early in uncounted:  # nobody counted an example: whether each counts 1 is the whole phase's matter
-        answers[place].outcome = _with(answers[place].outcome, early)
-    partial = None if total is None else total.partial()
-    return answers, partials if partial is None else [*partials, partial]
-
-
-def _kept(item: Answered) -> Answered:
-    arrays = item.outcome.arrays
-    return Answered(item.position, _with(item.outcome, None if arrays is None else arrays.copy()))
-
-
-def _summed(item: Answered) -> Answered:
-    return Answered(item.position, _with(item.outcome, None), summed=True)
-
-
-def _with(outcome: Outcome, arrays: Arrays | None) -> Outcome:
-    return Outcome(outcome.reply, arrays, outcome.state)
+        reply, arrays, state = item.outcome
+        if arrays is not None:
+            item.outcome = Outcome(reply, arrays.copy(), state)
+        answers.append(item)
+    return answers, partials
 
 
 @contextlib.contextmanager

@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from hanse.aggregation import GROUP, Partial, Subtree
+from hanse.aggregation import GROUP, Partial
 from hanse.clients.app import App
 from hanse.clients.execute import Outcome
 from hanse.clients.fingerprint import fingerprint
@@ -44,11 +44,10 @@ DEATHS = 2
 
 @dataclass(slots=True)
 class Chunk:
-    """A part of a batch: a whole subtree of positions, or a few positions that are answered with their arrays."""
+    """A part of a batch: the members of one aligned subtree of positions."""
 
     number: int
     batch: Batch
-    subtree: Subtree | None
     cost: float
     deaths: int = 0
 
@@ -145,7 +144,7 @@ class Replicas:
 
     def run(self, batch: Batch) -> Iterator[Answered | Partial]:
         """See `Engine.run`; chunks in the order in which they are done."""
-        self._start()
+        self.start()
         for replica in self._replicas:  # of a batch that nobody wanted to its end
             replica.at_work.clear()
         chunks = self._cut(batch)
@@ -172,23 +171,21 @@ class Replicas:
             pieces.setdefault(position // span, []).append(place)
         chunks = []
         for index, places in pieces.items():
-            whole = batch.whole_from <= index * span and (index + 1) * span <= batch.whole_below
-            subtree = Subtree(level, index) if whole else None
-            chunks.append(self._chunk(batch, places, subtree))
+            first, end = max(batch.whole_from, index * span), min(batch.whole_below, (index + 1) * span)
+            chunks.append(self._chunk(batch, places, first, end))
         return chunks
 
-    def _chunk(self, batch: Batch, places: list[int], subtree: Subtree | None) -> Chunk:
+    def _chunk(self, batch: Batch, places: list[int], whole_from: int, whole_below: int) -> Chunk:
         part = replace(
             batch,
             positions=[batch.positions[place] for place in places],
             tasks=[batch.tasks[place] for place in places],
             states=[batch.states[place] for place in places],
-            summing=None if subtree is None else batch.summing,
-            whole_from=0 if subtree is None else subtree.positions.start,
-            whole_below=0 if subtree is None else subtree.positions.stop,
+            whole_from=whole_from,
+            whole_below=whole_below,
         )
         self._numbers += 1
-        return Chunk(self._numbers, part, subtree, sum(self._cost(task.site) for task in part.tasks))
+        return Chunk(self._numbers, part, sum(self._cost(task.site) for task in part.tasks))
 
     def _cost(self, site: str) -> float:
         """By the size of its data where that is known of sites, or else by the seconds that it took, or others did."""
@@ -216,8 +213,7 @@ class Replicas:
             replica.models = [*replica.models[1 - MODELS_KEPT :], needs]
             self._hands.give(replica, {"kind": "model", "id": needs, "keep": replica.models}, list(encode_parts(model)))
         header, parts = batch_frame(chunk.batch)
-        place = None if chunk.subtree is None else [chunk.subtree.level, chunk.subtree.index]
-        header |= {"kind": "batch", "chunk": chunk.number, "needs": needs, "subtree": place}
+        header |= {"kind": "batch", "chunk": chunk.number, "needs": needs}
         self._hands.give(replica, header, parts)
 
     def _hear(self) -> Iterator[Answered | Partial]:
@@ -244,19 +240,20 @@ class Replicas:
 
     # ---- replicas that come and go ----
 
-    def _start(self) -> None:
+    def start(self) -> None:
         """Bring the number of replicas up to what was asked for.
 
         Raises:
             ConfigError: one has not loaded what this process has, or runs on other hardware.
         """
-        for replica in self._hands.start(self._count - len(self._replicas)):
-            problem = self._problem(replica.loaded)
-            if problem:
+        fresh = self._hands.start(self._count - len(self._replicas))
+        problems = [problem for replica in fresh if (problem := self._problem(replica.loaded))]
+        if problems:
+            for replica in fresh:
                 self._hands.end(replica)
-                raise ConfigError(f"{self.name}: {self._shown} cannot run in another process: {problem}")
-            self._is_mixed = self._is_mixed or replica.loaded["fingerprint"] != fingerprint()
-            self._replicas.append(replica)
+            raise ConfigError(f"{self.name}: {self._shown} cannot run in another process: {problems[0]}")
+        self._is_mixed = self._is_mixed or any(one.loaded["fingerprint"] != fingerprint() for one in fresh)
+        self._replicas.extend(fresh)
 
     def _problem(self, loaded: Mapping[str, Any]) -> str:
         if "error" in loaded:
@@ -280,7 +277,7 @@ class Replicas:
             if chunk.deaths < DEATHS:
                 self._waiting.appendleft(chunk)
             elif len(chunk.batch) > 1:
-                singles = [self._chunk(chunk.batch, [i], None) for i in range(len(chunk.batch))]
+                singles = [self._chunk(chunk.batch, [i], 0, 0) for i in range(len(chunk.batch))]
                 for single in singles:
                     single.deaths = DEATHS - 1
                 self._waiting.extendleft(reversed(singles))
@@ -288,7 +285,7 @@ class Replicas:
                 task, state = chunk.batch.tasks[0], chunk.batch.states[0]
                 reply = Reply.failed(task.id, task.site, "killed", f"the process ended ({how})")
                 yield Answered(chunk.batch.positions[0], Outcome(reply, None, state))
-        self._start()
+        self.start()
 
     def close(self) -> None:
         """See `Engine.close`."""

@@ -10,11 +10,11 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from hanse.channels.app import RoleApp
+from hanse.channels.app import RolePlay
 from hanse.channels.local import local_channels
 from hanse.channels.spec import RoleSpec
 from hanse.clients.execute import Outcome
-from hanse.clients.roles import CALL, Part, RoleRuntime
+from hanse.clients.roles import CALL, Part, RoleRuntime, kept_outputs
 from hanse.core.arrays import Arrays
 from hanse.core.errors import ConfigError, JobFailed
 from hanse.core.ids import TaskId, new_job_id
@@ -26,27 +26,32 @@ COMPONENT, PHASE = "main", "role"
 
 
 async def simulate_roles(
-    app: RoleApp,
+    app: RolePlay,
     spec: RoleSpec,
     load: Mapping[str, Callable[[str], Any]],
     tell: Callable[[dict[str, Any]], None],
+    outputs: Arrays,
 ) -> Result:
     """Play one session.
 
     Args:
         load: each site's data sets by name.
         tell: told what happens.
+        outputs: what roles kept in the earlier job that this one names, as `ROLE/NAME`.
     """
     missing = sorted(set(spec.sites) - set(load))
     if missing:
         raise ConfigError(f"roles: expected sites of the simulation, found {', '.join(missing)}")
-    job, started = new_job_id(), time.perf_counter()
+    job, started, cast = new_job_id(), time.perf_counter(), app.cast(spec.roles)
     channels = local_channels(spec.protocol.roles)
     tell({"what": "phase", "job": job, "round": 1, "phase": PHASE, "asked": len(spec.roles)})
 
     async def play(place: int, role: str) -> Outcome:
         site = spec.roles[role]
-        runtime = RoleRuntime(app, site_name=site, load=load[site], log=_to_stderr)
+        kept = {name.partition("/")[2]: value for name, value in outputs.items() if name.partition("/")[0] == role}
+        runtime = RoleRuntime(
+            cast, site_name=site, load=load[site], log=_to_stderr, outputs=lambda: kept_outputs(Arrays(kept))
+        )
         task = Task(TaskId(job, COMPONENT, 1, PHASE, place), site, CALL, seed=spec.seed)
         part = Part(f"{job}/{COMPONENT}/1", role, spec.timeout_s, dict(spec.roles), {})
         return await runtime.play(task, part, channels[role])

@@ -7,8 +7,9 @@ from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar
 
 from hanse.aggregation import Partial
-from hanse.simulation.engine import Answered, Batch
+from hanse.simulation.engine import Answered, Batch, whole_subtrees
 from hanse.simulation.sites import Places
+from hanse.simulation.summing import SubtreeSum
 
 
 class Sequential:
@@ -27,13 +28,29 @@ class Sequential:
 
     def run(self, batch: Batch) -> Iterator[Answered | Partial]:
         """See `Engine.run`; in order of position."""
-        runtime, model = self._places.runtime, batch.model
+        runtime, model, summing = self._places.runtime, batch.model, batch.summing
         self._places.make_room(0 if model is None else model.nbytes)
+        whole = iter(whole_subtrees(batch))
+        subtree = next(whole, None)
+        total: SubtreeSum | None = None
         for position, task, state in zip(batch.positions, batch.tasks, batch.states, strict=True):
+            if total is not None and position >= total.stop:
+                yield from total.end()
+                total = None
+            if total is None and subtree is not None and summing is not None and model is not None:
+                while subtree is not None and subtree.positions.stop <= position:
+                    subtree = next(whole, None)
+                if subtree is not None and position >= subtree.positions.start:
+                    total = SubtreeSum(subtree, summing, model)
             outcome = runtime(task.site).execute(task, model, state, lend=True)
-            yield Answered(position, outcome)
+            if total is None:
+                yield Answered(position, outcome)
+            else:
+                yield from total.take(position, outcome)
             if batch.stop_at_failure and outcome.reply.error_kind:
                 return
+        if total is not None:
+            yield from total.end()
 
     def close(self) -> None:
         """See `Engine.close`."""

@@ -28,6 +28,7 @@ from hanse.clients.server import ServerRuntime
 from hanse.core.arrays import Arrays
 from hanse.core.errors import ConfigError, HanseError, RefusedError, TaskError
 from hanse.core.ids import TaskId
+from hanse.core.quickly import maker
 from hanse.core.records import Reply, Task
 from hanse.core.spec import RunSpec
 from hanse.rounds import machine
@@ -56,11 +57,11 @@ from hanse.rounds.events import (
     TimerFired,
 )
 from hanse.rounds.host import PlanRequest, earlier, plan_phase
-from hanse.rounds.machine import RunState
 from hanse.rounds.names import Without
 from hanse.rounds.performing import planned, planned_parameters, record_of
 from hanse.rounds.record import RoundRecord, mean_metrics, server_metrics
 from hanse.rounds.result import Result
+from hanse.rounds.run_state import RunState
 from hanse.simulation.engine import Answered, Batch, Engine
 from hanse.simulation.models import Models
 from hanse.simulation.sites import Population, to_stderr
@@ -68,6 +69,7 @@ from hanse.simulation.traces import Traces, Visit
 from hanse.simulation.updates import Updates
 from hanse.strategies import Ask, Strategy
 
+_task = maker(Task)
 LEASE_S = 10.0
 """Virtual seconds until it is noticed that a site has gone, as over gRPC."""
 Observer = Callable[[dict[str, Any]], None]
@@ -125,7 +127,7 @@ class Shell:
         self._asks: dict[int, Ask] = {}
         self.flights: dict[int, Flight] = {}
         self.arrivals: list[tuple[float, int]] = []
-        self.losses: list[tuple[float, str]] = []
+        self.losses: list[tuple[float, str, int]] = []
         self.lost: set[str] = set()
         self.timers: dict[str, tuple[int, str]] = {}
         self.replies: dict[int, Reply] = {}
@@ -177,12 +179,14 @@ class Shell:
     def _next(self) -> None:
         """What happens next: replies arrive, a site is found to be gone, or a timer fires."""
         timer = min(self.timers.values(), default=(math.inf, ""))
+        while self.losses and self.losses[0][2] not in self.flights:
+            heapq.heappop(self.losses)  # released: nobody waits for this site any more
         lost = self.losses[0][0] if self.losses else math.inf
         ready = self._ready(min(timer[0], lost) if self.virtual else math.inf)
         if ready:
             self._answer(ready)
         elif lost <= timer[0] and lost < math.inf:
-            at, site = heapq.heappop(self.losses)
+            at, site, _ = heapq.heappop(self.losses)
             self._pass_to(at)
             self.lost.add(site)
             self._sites_changed()
@@ -227,6 +231,9 @@ class Shell:
         while events:
             _, instructions = machine.step(self.state, events.pop(0))
             for instruction in instructions:
+                if type(instruction) is Send:  # most of them
+                    self._send(instruction)
+                    continue
                 answer = self._perform(instruction)
                 if answer is not None:
                     plans = isinstance(answer, Reduced | Evaluated)
@@ -237,8 +244,6 @@ class Shell:
 
     def _perform(self, instruction: Instruction) -> Event | None:
         match instruction:
-            case Send():
-                self._send(instruction)
             case Plan():
                 return self._plan(instruction)
             case SetTimer(name, at_ms):
@@ -310,7 +315,7 @@ class Shell:
         if arrives < math.inf:
             heapq.heappush(self.arrivals, (arrives, ordinal))
         else:
-            heapq.heappush(self.losses, (self.now_ms + LEASE_S * 1000, send.site))
+            heapq.heappush(self.losses, (self.now_ms + LEASE_S * 1000, send.site, ordinal))
             self.updates.never(send.position)
 
     def _release(self, tasks: Sequence[tuple[TaskId, str]]) -> None:
@@ -325,7 +330,7 @@ class Shell:
     def _ready(self, until_ms: float) -> list[int]:
         """The next replies to arrive, up to the one at which something may be decided; they leave the queue."""
         state = self.state
-        wanted = state.count - state.num_ok if state.stage == "open" else 0
+        wanted = min(state.count - state.num_ok, state.num_awaited) if state.stage == "open" else 0
         if state.stage == "open" and (state.refill or state.by_group):
             wanted = 1  # something may be decided at every reply
         unbounded = wanted <= 0
@@ -387,26 +392,19 @@ class Shell:
         ref = None if first.model is None else self.models.refs[first.model]
         here = (first.send.task.round, first.send.task.phase) == (state.round, state.phase)
         summing = self.updates.summing(state) if here and ref is not None else None
-        tasks = [
-            Task(
-                flight.send.task,
-                flight.send.site,
-                flight.ask.call,
-                "",
-                flight.send.attempt,
-                flight.ask.config,
-                ref,
-                self.update_kind,
-                spec.seed,
-                spec.allow_nonfinite,
-                flight.ask.payload,
+        kind, seed, any_value, states = self.update_kind, spec.seed, spec.allow_nonfinite, self.site_states
+        tasks: list[Task] = []
+        positions: list[int] = []
+        for send, ask, _, _ in flights:
+            name, site, position, attempt, _, _ = send
+            positions.append(position)
+            tasks.append(
+                _task(name, site, ask.call, "", attempt, ask.config, ref, kind, seed, any_value, ask.payload, None, 0.0)
             )
-            for flight in flights
-        ]
         return Batch(
-            [flight.send.position for flight in flights],
+            positions,
             tasks,
-            [self.site_states.get(task.site) for task in tasks],
+            [states.get(task.site) for task in tasks] if states else [None] * len(tasks),
             None if first.model is None else self.models.arrays[first.model],
             summing,
             0,
@@ -503,16 +501,11 @@ class Shell:
 
 def _alike(flights: dict[int, Flight]) -> list[list[int]]:
     """Ordinals by phase, round and model, each in order of position and with distinct sites."""
-    first = next(iter(flights.values()))
-    task = first.send.task
-    if all(
-        flight.model is first.model and flight.send.task.round == task.round and flight.send.task.phase == task.phase
-        for flight in flights.values()
-    ) and len({flight.send.site for flight in flights.values()}) == len(flights):
-        ordinals = list(flights)  # the common case; positions are issued in the order of ordinals
+    kinds = {(flight.model, flight.send.task.round, flight.send.task.phase) for flight in flights.values()}
+    if len(kinds) == 1 and len({flight.send.site for flight in flights.values()}) == len(flights):
         positions = [flight.send.position for flight in flights.values()]
         if positions == sorted(positions):
-            return [ordinals]
+            return [list(flights)]  # the common case; positions are issued in the order of ordinals
     groups: dict[tuple[int, str, BlobKey | None], list[list[int]]] = {}
     sites: dict[tuple[int, str, BlobKey | None], set[str]] = {}
     for ordinal, flight in sorted(flights.items(), key=lambda item: (item[1].send.task.round, item[1].send.position)):

@@ -1,19 +1,21 @@
 """`hs.simulate`: the call, its arguments, and what must be true before anything starts."""
 
+import gc
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from hanse.channels.app import RoleApp
+from hanse.channels.app import RolePlay
 from hanse.clients.app import App
 from hanse.clients.failures import text_of
 from hanse.clients.loader import AnyApp, stop_if_loading
 from hanse.clients.server import ServerRuntime, StrategyContext
 from hanse.clients.threads import num_threads, set_threads
+from hanse.core.arrays import Arrays
 from hanse.core.blocking import run_to_end
-from hanse.core.errors import ConfigError, JobFailed, TaskError
+from hanse.core.errors import ConfigError, JobFailed, NotFoundError, TaskError
 from hanse.core.ids import new_job_id
 from hanse.core.spec import RunSpec
 from hanse.rounds import machine
@@ -30,6 +32,8 @@ from hanse.simulation.traces import Availability, Durations, LogNormal, traces_o
 from hanse.strategies import Strategy, named
 from hanse.strategies.asynchronous import Asynchronous
 from hanse.strategies.catalogue import CUSTOM
+from hanse.tracking import Tracking
+from hanse.tracking.events import follower, settings_of
 
 ASYNCHRONOUS_S = 1.0
 """Median of the virtual seconds that a site takes where an asynchronous strategy is given no durations."""
@@ -47,6 +51,8 @@ def simulate(
     durations: Durations | float | None = None,
     availability: Availability | None = None,
     roles: Mapping[str, str | Sequence[str]] | None = None,
+    server: DataSets | None = None,
+    outputs: Result | None = None,
     checkpoint: str | Path | None = None,
     checkpoint_every: int = 1,
     resume: bool = False,
@@ -73,7 +79,10 @@ def simulate(
             `hs.traces.LogNormal()`. Then deadlines, grace and quorum act in virtual time, and `RoundRecord.time_s` says
             when a round was over. By default no time passes; with an asynchronous strategy sites differ as
             `hs.traces.LogNormal(1.0)` says.
-        roles: of an `hs.RoleApp`, the site or sites of each role; the other arguments are not for it.
+        roles: of an `hs.RoleApp`, the site or sites of each role; of the other arguments only `outputs` and
+            `observer` are for it.
+        outputs: of an `hs.RoleApp` with `outputs_of`, the result of the earlier simulation.
+        server: data sets that the server holds, which `@app.evaluate_on_server` loads.
         availability: who answers, a function of a visit such as `hs.traces.Diurnal()`.
         checkpoint: a folder in which the run is kept after a round.
         checkpoint_every: rounds between two of them.
@@ -99,10 +108,14 @@ def simulate(
     """
     stop_if_loading()
     population = population_of(sites)
-    if isinstance(app, RoleApp):
+    if isinstance(app, RolePlay):
         played = app.spec(roles)
         load = {name: Loader(population, name) for name in played.sites if name in population.names}
-        return run_to_end(simulate_roles(app, played, load, observer or (lambda event: None)))
+        return run_to_end(
+            simulate_roles(
+                app, played, load, observer or (lambda event: None), Arrays() if outputs is None else outputs.arrays
+            )
+        )
     if roles is not None:
         raise ConfigError("roles: expected none for an hs.App, which asks all sites the same; leave them out")
     spec = app.spec()
@@ -113,9 +126,11 @@ def simulate(
     before = num_threads()
     set_threads(spec.threads)
     runs_on: Engine | None = None
+    tracking: Tracking | None = None
+    collecting = _collect_rarely()
     try:
-        server = ServerRuntime(app)
-        strategy = strategy_of(app, spec, server, population.names)
+        runtime = ServerRuntime(app, held(server or {}))
+        strategy = strategy_of(app, spec, runtime, population.names)
         if durations is None and (strategy.order == "receipt" or isinstance(strategy, Asynchronous)):
             durations = LogNormal(ASYNCHRONOUS_S)  # it lives by the differences between sites
         traces = traces_of(durations, availability)
@@ -136,9 +151,11 @@ def simulate(
             rounds=spec.rounds - done,
             settings=None if kept is None else kept.engine["settings"],
         )
+        tracking = None if app.tracking is None else Tracking(app.tracking, say=to_stderr)
         with Bar(spec.rounds, shown, done=done) as advance:
-            observers = [watch for watch in (advance, observer) if watch is not None]
-            shell = Shell(app, strategy, server, population, runs_on, traces, state, observers)
+            tracked = None if tracking is None else follower(tracking, settings_of(spec), population.names)
+            observers = [watch for watch in (advance, observer, tracked) if watch is not None]
+            shell = Shell(app, strategy, runtime, population, runs_on, traces, state, observers)
             if folder is not None:
                 shell.on_checkpoint = partial(folder.save, engine=runs_on)
             if kept is None:
@@ -151,9 +168,45 @@ def simulate(
         if runs_on is not None:
             runs_on.close()
         set_threads(before)
+        if tracking is not None:
+            tracking.close()
+        collecting()
     if result.status == "failed":
         raise JobFailed(result.error, result)
     return result
+
+
+def held(data: DataSets) -> Callable[[str], Any] | None:
+    """How the app's server side loads what the server holds; None where that is nothing."""
+    if not data:
+        return None
+
+    def load(name: str) -> Any:
+        if name not in data:
+            known = ", ".join(sorted(data))
+            raise NotFoundError(f"data set {name[:60]!r}: expected one of hs.simulate(server={{...}}): {known}")
+        return data[name]
+
+    return load
+
+
+def _collect_rarely() -> Callable[[], None]:
+    """Let Python look for cycles less often, and not among what is there already; answers what undoes it.
+
+    A reply leaves a dozen objects, so that for some ten replies all recent ones would be looked through, and for some
+    thousand everything that was ever imported: a tenth of the cost of a site.
+    """
+    thresholds, was_frozen = gc.get_threshold(), bool(gc.get_freeze_count())
+    if thresholds[0]:
+        gc.set_threshold(max(thresholds[0], 10_000), *thresholds[1:])
+    gc.freeze()
+
+    def undo() -> None:
+        gc.set_threshold(*thresholds)
+        if not was_frozen:
+            gc.unfreeze()
+
+    return undo
 
 
 def check_fits(spec: RunSpec, num_sites: int) -> None:

@@ -5,23 +5,28 @@ of the model are those of `rounds.folding` and `aggregation`: a simulation refus
 """
 
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import overload
 
 from hanse.aggregation import ArraySink, ArraySource, Partial
 from hanse.core.arrays import Arrays, Layout
 from hanse.core.errors import TaskError
+from hanse.core.quickly import maker
 from hanse.core.records import Reply
 from hanse.core.spec import RunSpec
 from hanse.rounds.events import BlobKey, Folded, Reduce
 from hanse.rounds.folding import Item, fold, moving, remembered
 from hanse.rounds.host import SMALL_BYTES
-from hanse.rounds.machine import PARAMETERS, RunState
+from hanse.rounds.machine import PARAMETERS
+from hanse.rounds.run_state import RunState
 from hanse.simulation.engine import Answered, Summing, refusal, summing_of
 from hanse.simulation.models import Models
 from hanse.simulation.phase_sum import PhaseSum
 from hanse.strategies import FoldInput, Strategy
 from hanse.strategies.strategy import Memory
+
+_fold_input = maker(FoldInput)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,10 +66,10 @@ class Updates:
 
     def receive(self, state: RunState, ordinal: int, item: Answered) -> None:
         """Take what a reply bore, before the machine is told of it."""
-        reply, arrays = item.outcome.reply, item.outcome.arrays
         if item.summed:
-            self._bears(ordinal, self._total(state, None).layout)
+            self._bears(ordinal, (self._sum or self._total(state, None)).layout)
             return
+        reply, arrays = item.outcome.reply, item.outcome.arrays
         if arrays is not None:
             self._bears(ordinal, arrays.layout)
             if self._spec.compression and reply.base and state.model is not None:
@@ -205,8 +210,7 @@ class Updates:
 
     def _memory(self, state: RunState, reduce: Reduce, replies: Sequence[Reply]) -> Memory:
         """What the strategy knows after these replies."""
-        about = [_about(folded, reply) for folded, reply in zip(reduce.folded, replies, strict=True)]
-        return remembered(self._strategy, self._spec, state.memory, about)
+        return remembered(self._strategy, self._spec, state.memory, _Abouts(reduce.folded, replies))
 
     def _fold(self, state: RunState, reduce: Reduce, replies: Sequence[Reply]) -> Made:
         """Of updates that were kept."""
@@ -242,7 +246,29 @@ class Updates:
 
 def _about(folded: Folded, reply: Reply) -> FoldInput:
     """What the strategy may know of a reply."""
-    return FoldInput(reply.site, reply.num_examples, folded.staleness, reply.metrics, folded.seconds, folded.group)
+    return _fold_input(reply.site, reply.num_examples, folded.staleness, reply.metrics, folded.seconds, folded.group)
+
+
+class _Abouts(Sequence[FoldInput]):
+    """`_about` of each reply, made when it is looked at: most strategies remember nothing."""
+
+    def __init__(self, folded: Sequence[Folded], replies: Sequence[Reply]) -> None:
+        self._folded, self._replies = folded, replies
+
+    def __len__(self) -> int:
+        return len(self._folded)
+
+    @overload
+    def __getitem__(self, place: int) -> FoldInput: ...
+    @overload
+    def __getitem__(self, place: slice) -> Sequence[FoldInput]: ...
+    def __getitem__(self, place: int | slice) -> FoldInput | Sequence[FoldInput]:
+        if isinstance(place, slice):
+            return _Abouts(self._folded[place], self._replies[place])
+        return _about(self._folded[place], self._replies[place])
+
+    def __iter__(self) -> Iterator[FoldInput]:
+        return map(_about, self._folded, self._replies)
 
 
 def _nothing_moved(spec: RunSpec) -> dict[str, int]:

@@ -11,11 +11,23 @@ from typing import Any
 from hanse.core.errors import ConfigError
 from hanse.core.ids import check_name
 from hanse.site.documents import Section, read_document
+from hanse.tracking import Tracker, tracker_from
 from hanse.workers.isolation import LEVELS, Isolation
 
 FILE = "site.yaml"
 
-_KEYS = ("name", "server", "aws", "durability", "isolation", "workers", "share_dataset_names", "datasets")
+_KEYS = (
+    "name",
+    "server",
+    "aws",
+    "durability",
+    "isolation",
+    "workers",
+    "share_dataset_names",
+    "datasets",
+    "tracking",
+    "keep_models",
+)
 _WORKERS = ("limit", "preload", "memory_mb", "environment")
 _AWS = ("region", "profile", "role", "external_id", "endpoint")
 _ISOLATION = ("level", "read", "write", "uid", "gid", "network")
@@ -55,6 +67,8 @@ class SiteConfig:
         environment: further variables for workers.
         share_dataset_names: whether the server is told the names of data sets.
         datasets: declarations by name, as the owner wrote them; checked by `check_datasets`.
+        keep_models: whether a job's last model is kept, as `outputs/JOB/model.safetensors`, if the server offers it.
+        tracking: where this site's own runs are written; None for nowhere.
     """
 
     name: str = ""
@@ -68,6 +82,8 @@ class SiteConfig:
     environment: Mapping[str, str] = field(default_factory=dict)
     share_dataset_names: bool = False
     datasets: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    tracking: Tracker | None = None
+    keep_models: bool = False
 
 
 def read_config(path: Path) -> SiteConfig:
@@ -93,6 +109,8 @@ def read_config(path: Path) -> SiteConfig:
         environment=workers.get("environment", {}, "a mapping from names to texts", _are_variables),
         share_dataset_names=document.flag("share_dataset_names", False),
         datasets=_datasets(document),
+        tracking=_tracking(document),
+        keep_models=document.flag("keep_models", False),
     )
 
 
@@ -119,6 +137,11 @@ def _isolation(document: Section) -> Isolation:
         gid=section.whole("gid", 65534, 1, 2**31) or 65534,
         network=section.flag("network", False),
     )
+
+
+def _tracking(document: Section) -> Tracker | None:
+    value = document.values.get("tracking")
+    return None if value is None else tracker_from(value, document.where("tracking"))
 
 
 def _datasets(document: Section) -> dict[str, Mapping[str, Any]]:

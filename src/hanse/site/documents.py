@@ -53,9 +53,12 @@ class Section:
     def error(self, key: str, expected: str, found: Any = None) -> ConfigError:
         """What is wrong with `key`."""
         value = self.values.get(key) if found is None else found
+        return ConfigError(f"{self.where(key)}: expected {expected}, found {repr(value)[:60]}")
+
+    def where(self, key: str) -> str:
+        """The place of `key`, as an error begins: file, line and name."""
         line = self._lines.get(key)
-        where = self.file if line is None else f"{self.file}, line {line}"
-        return ConfigError(f"{where}: {self._name}{key}: expected {expected}, found {repr(value)[:60]}")
+        return f"{self.file if line is None else f'{self.file}, line {line}'}: {self._name}{key}"
 
     def get(self, key: str, default: Any, expected: str, fits: Callable[[Any], bool]) -> Any:
         """A value, or `default` where the key is absent.

@@ -34,7 +34,8 @@ from hanse.site.links import Outgoing
 from hanse.site.policy import Policy
 from hanse.site.proposals import Proposal
 from hanse.site.replies import Replies
-from hanse.site.roles import RoleSide, keep_arrays, play
+from hanse.site.roles import RoleSide, keep_arrays, lend_outputs, play
+from hanse.site.tracking import SiteRuns
 from hanse.site.transfers import Transfers
 from hanse.strategies.analysis import Analysis
 from hanse.trust.bundle import read_bundle, unpack_bundle
@@ -66,6 +67,7 @@ class Surroundings:
     transfers: Transfers
     link: Outgoing
     roles: RoleSide
+    runs: SiteRuns
 
 
 @dataclass(slots=True)
@@ -215,7 +217,10 @@ class JobRunner:
     # ---- tasks ----
 
     def enqueue(self, task: Task, due: float | None, packed: bytes | None = None) -> None:
-        """Take a task."""
+        """Take a task. A role's has at most the time that the job's person signed for a session."""
+        if task.call == ROLE and self.proposal.roles is not None:
+            most = asyncio.get_running_loop().time() + self.proposal.roles.deadline_s
+            due = most if due is None else min(due, most)
         self._queue.append(Item(task, due, packed))
         self._wake.set()
         self._abandon_if_released()
@@ -309,6 +314,7 @@ class JobRunner:
 
     async def _keep(self, item: Item, finished: _Finished) -> None:
         replies, component, state = self._around.replies, item.task.id.component, finished.state
+        self._around.runs.answered(self.proposal, item.task, finished.reply)
         changed = state is not None and state != self._states.get(component)
         task = replies.add(self.job, finished.reply, out=finished.out, packed=finished.packed)
         self._running = None  # `replies` has it now
@@ -368,6 +374,15 @@ class JobRunner:
         await self._around.seats.take(self)
         await self._unpack()
         await asyncio.to_thread(_empty, self.directory / "scratch")
+        checkpoints = None
+        if self.proposal.roles is not None:
+            checkpoints = self.directory / "checkpoints"
+            await asyncio.to_thread(checkpoints.mkdir, mode=0o700, exist_ok=True)
+            owner = self._load_options["isolation"]
+            role = self.proposal.roles.role_of(self._around.site) or ""
+            await asyncio.to_thread(
+                lend_outputs, self._around.roles, self.proposal.roles, role, self.directory / "scratch", owner
+            )
         worker = await self._around.workers.spawn(threads=self.proposal.spec.threads, on_log=self.log.line)
         load = Load(
             self.directory / "bundle",
@@ -376,6 +391,7 @@ class JobRunner:
             object=self.proposal.object,
             site=self._around.site,
             seed=self.proposal.spec.seed,
+            checkpoints=checkpoints,
             **self._load_options,
         )
         try:

@@ -1,13 +1,18 @@
 """How a site joins a federation: keys and membership, and the two files that its owner edits."""
 
+import json
+from collections.abc import Mapping
 from pathlib import Path
 
 from hanse.backends.grpc.enrol import enrol
 from hanse.site import config, policy
+from hanse.site.over_queues import SERVER_RECORD
+from hanse.trust.admission import accept
 from hanse.trust.audit import AuditLog
 from hanse.trust.certificates import SITE
 from hanse.trust.joining import Enrol, join
 from hanse.trust.membership import Membership
+from hanse.trust.private_files import write_file
 
 _SITE = """\
 # This machine: where the data are, and what workers may use. Restart the agent after a change.
@@ -54,7 +59,35 @@ async def join_site(directory: Path, token: str, *, enrol: Enrol = enrol) -> Mem
     """
     directory = directory.absolute()
     membership = await join(directory, token, kind=SITE, enrol=enrol)
-    _write_new(directory / config.FILE, _SITE.format(name=membership.identity.name, address=membership.address))
+    settle(directory, membership)
+    return membership
+
+
+def join_by_hand(directory: Path, admission: Path) -> Membership:
+    """Join with what an operator without a server gave back for a request. Again, with a newer one, renews.
+
+    Raises:
+        ConfigError, TrustError: see `trust.admission.accept`.
+    """
+    admitted = accept(directory, admission, kind=SITE, reach=config._AWS)
+    write_file(directory / SERVER_RECORD, admitted.server_record, mode=0o644)
+    settle(directory, admitted.membership, admitted.reach)
+    return admitted.membership
+
+
+def settle(directory: Path, membership: Membership, aws: Mapping[str, str] | None = None) -> None:
+    """Write the files that the owner edits, unless they are there, and the first line of the audit log.
+
+    Args:
+        aws: how to reach the federation's queues, where it has no server.
+    """
+    text = _SITE.format(name=membership.identity.name, address=membership.address or "the one in the certificate")
+    if aws is not None:
+        lines = "\n".join(f"  {key}: {json.dumps(value)}" for key, value in aws.items())
+        text = text.replace(
+            "# durability:", f"aws:                                # queues instead of a server\n{lines}\n# durability:"
+        )
+    _write_new(directory / config.FILE, text)
     _write_new(directory / policy.FILE, _POLICY)
     with AuditLog(directory / "audit.jsonl", membership.keys.signing) as audit:
         identity = membership.identity
@@ -65,7 +98,6 @@ async def join_site(directory: Path, token: str, *, enrol: Enrol = enrol) -> Mem
             outcome="done",
             details={"serial": identity.serial},
         )
-    return membership
 
 
 def _write_new(path: Path, content: str) -> None:

@@ -102,7 +102,7 @@ class Policy:
         unlisted_apps: what becomes of the others: `hold` until the owner approves, or `refuse`.
         people: whose jobs may run.
         datasets: which of the declared data sets jobs may load.
-        roles: what this site may play, in jobs in which sites play roles.
+        roles: what this site may play, in jobs in which sites play roles; `host` stands for `host-1`, `host-2`, …, too.
         strategies: by name; `custom` is an app's own.
         min_cohort: the least number of sites whose updates a job must combine.
         max_epsilon: by data set: the largest privacy loss that a job may cause.
@@ -126,9 +126,14 @@ class Policy:
 
     def grants(self, dataset: str, role: str | None = None) -> bool:
         """Whether jobs may load this data set; in a role, if they play one."""
-        if role is not None and not _allows(self.roles.get(role, RolePolicy()).datasets, dataset):
+        if role is not None and not _allows((self.role(role) or RolePolicy()).datasets, dataset):
             return False
         return _allows(self.datasets, dataset)
+
+    def role(self, name: str) -> RolePolicy | None:
+        """What is allowed in a role: of `host-2` what is written for it, or else for `host`."""
+        stem, _, number = name.rpartition("-")
+        return self.roles.get(name, self.roles.get(stem) if number.isdigit() else None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,7 +233,7 @@ def _objection(spec: RoleSpec, policy: Policy, site: str) -> str:
     role = spec.role_of(site)
     if role is None:
         return "roles: the job has no role for this site"
-    allowed = policy.roles.get(role)
+    allowed = policy.role(role)
     if allowed is None:
         return f"roles: {role} is not on the site's list"
     for other, peer in sorted(spec.roles.items()):

@@ -24,9 +24,9 @@ from typing import Protocol
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from hanse.backends.grpc import relay as wire
-from hanse.channels.frames import ALIVE, LOST, STOPPED, Frame
+from hanse.channels.frames import ALIVE, LOST, PASSED_ON, STOPPED, Frame
 from hanse.channels.protocol import Protocol as Declared
-from hanse.channels.stream import MAX_HEADER_BYTES, SocketReader, encode_head, parse_head
+from hanse.channels.stream import MAX_CONTENT_BYTES, MAX_HEADER_BYTES, SocketReader, encode_head, parse_head
 from hanse.core.codec import canonical_json
 from hanse.core.errors import CodecError, RefusedError, TooLargeError, TrustError, UnavailableError
 from hanse.trust.sessions import TAG_BYTES, Handshake, Opener, Sealer, SessionContext, SessionEnd
@@ -301,7 +301,7 @@ class Bridge:
         content = piece[3 + length :]
         if piece[:1] != b"\1" or [type(each) for each in (name, seq, size)] != [str, int, int]:
             raise RefusedError(f"{peer.role}: expected the beginning of a frame, found another piece")
-        if not (0 <= seq < 2**63 and len(content) <= size):
+        if not (0 <= seq < 2**63 and len(content) <= size <= MAX_CONTENT_BYTES):
             raise RefusedError(f"{peer.role}: a frame's head holds a number that cannot be")
         self._check(peer.role, self._role, name, size)
         return name, seq, size, content
@@ -324,7 +324,7 @@ class Bridge:
         if {sender, recipient} - {self._role, *self._peers} or sender == recipient:
             raise RefusedError("a frame from or to a role that is not in this session")
         message = self._protocol.find(sender, recipient, name)
-        if message is None and name != STOPPED:
+        if message is None and name not in PASSED_ON:
             raise RefusedError(f"{sender}: a message that {self._protocol.name} does not declare")
         limit = 0 if message is None else message.max_bytes()
         if limit is not None and size > limit:

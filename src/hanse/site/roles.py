@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import os
 import secrets
+import shutil
 import socket
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
@@ -28,6 +29,8 @@ from hanse.trust.certificates import SITE
 from hanse.trust.member_record import verify_record
 from hanse.trust.membership import Membership
 from hanse.trust.sessions import SessionContext, SessionEnd
+from hanse.workers.isolation import Isolation
+from hanse.workers.load import OUTPUTS
 from hanse.workers.pool import Done
 
 FLUSH_S = 60.0
@@ -107,11 +110,15 @@ def _checked(proposal: Proposal, task: Task, part: Part, site: str) -> RoleSpec:
     if spec is None:
         raise RefusedError("a task to play a role, of a job that has none")
     session = f"{task.id.job}/{task.id.component}/{task.id.round}"
-    asked = (part.session, part.role, part.sites, part.timeout_s)
+    missing = set(spec.roles) - set(part.sites)
+    expected = {role: site for role, site in spec.roles.items() if role not in missing}
+    asked = (part.session, part.role, part.sites, part.timeout_s, task.seed)
     if task.id.round > spec.retries + 1 or task.id.component != COMPONENT:
         raise RefusedError(f"a task to play once more, of a job that allows {spec.retries + 1} sessions")
-    if asked != (session, spec.role_of(site), dict(spec.roles), spec.timeout_s):
-        raise RefusedError("a task to play another role, with other sites or another patience, than its person signed")
+    if not missing <= set(spec.optional) or asked != (session, spec.role_of(site), expected, spec.timeout_s, spec.seed):
+        raise RefusedError(
+            "a task to play another role, with other sites, another patience or another seed, than its person signed"
+        )
     return spec
 
 
@@ -127,6 +134,18 @@ def _ends(part: Part, membership: Membership) -> dict[str, SessionEnd]:
     if own.key != membership.keys.sealing_public:
         raise TrustError("the server names another key for this site than its own; has it been renewed elsewhere?")
     return found
+
+
+def lend_outputs(side: RoleSide, spec: RoleSpec, role: str, scratch: Path, isolation: Isolation) -> None:
+    """Copy what this role kept in the earlier job that the signed job names to where the worker finds it."""
+    kept = side.outputs / spec.outputs_of / f"{role}.safetensors"
+    if not spec.outputs_of or not kept.is_file():
+        return  # the program says what it misses
+    lent = scratch / OUTPUTS
+    shutil.copyfile(kept, lent)
+    lent.chmod(0o600)
+    if isolation.level == "user":
+        os.chown(lent, isolation.uid, isolation.gid)
 
 
 def keep_arrays(side: RoleSide, job: str, role: str, done: Done, out: Path | None) -> Reply:

@@ -64,6 +64,7 @@ def described(row: JobRow) -> dict[str, Any]:
         return shown
     roles = proposal.roles
     if roles is not None:
+        shown |= {"outputs_of": roles.outputs_of} if roles.outputs_of else {}
         shown |= {"roles": dict(roles.roles), "reveals": [asdict(each) for each in roles.protocol.reveals]}
     return shown | {
         "name": proposal.name,

@@ -1,6 +1,7 @@
 """Built-in strategies by name, so that a job can hold one as plain data."""
 
 from collections.abc import Mapping
+from functools import cache
 from typing import Any
 
 from hanse.core.errors import ConfigError
@@ -10,7 +11,8 @@ CUSTOM = "custom"
 """The name under which a job says that the app brings its own strategy."""
 
 
-def catalogue() -> dict[str, type[Strategy]]:
+@cache
+def catalogue() -> Mapping[str, type[Strategy]]:
     """Every built-in strategy by its name."""
     from hanse.strategies.analysis import Analysis
     from hanse.strategies.boosting import Boosting

@@ -43,15 +43,24 @@ class Objective:
         """
         raise NotImplementedError
 
-    def derivatives(self, margins: Wide, target: Wide, unit: int) -> tuple[Array, Array]:
-        """g and h of every row and output: int64, `(outputs, rows)` each.
+    def gradients(self, margins: Wide, target: Wide) -> tuple[Wide, Wide]:
+        """First and second derivatives of every row's loss by its margins: float64, `(outputs, rows)` each.
 
         Args:
             margins: float64, `(outputs, rows)`.
             target: float64, `(rows,)`: the place of the class, or the value.
-            unit: see `start`.
         """
         raise NotImplementedError
+
+    def derivatives(self, margins: Wide, target: Wide, unit: int) -> tuple[Array, Array]:
+        """The same as whole numbers: int64, `(outputs, rows)` each.
+
+        Args:
+            margins, target: see `gradients`.
+            unit: see `start`. g and h are in the same unit, so that −g / h is a margin again.
+        """
+        g, h = self.gradients(margins, target)
+        return whole(np.ldexp(g, -unit)), whole(h)
 
     def predict(self, margins: Wide) -> Wide:
         """Probabilities `(rows, classes)`, or values `(rows,)`."""
@@ -68,10 +77,10 @@ class Binary(Objective):
         negative, positive = np.maximum(totals, 0.5).tolist()
         return np.array([math.log(positive / negative)]), 0
 
-    def derivatives(self, margins: Wide, target: Wide, unit: int) -> tuple[Array, Array]:
-        """See `Objective.derivatives`."""
+    def gradients(self, margins: Wide, target: Wide) -> tuple[Wide, Wide]:
+        """See `Objective.gradients`."""
         p = sigmoid(margins)
-        return _whole(p - target), _whole(p * (1 - p))
+        return p - target, p * (1 - p)
 
     def predict(self, margins: Wide) -> Wide:
         """See `Objective.predict`."""
@@ -94,11 +103,11 @@ class Multiclass(Objective):
         counts = np.maximum(totals, 0.5)
         return np.array([math.log(count / counts.sum()) for count in counts.tolist()]), 0
 
-    def derivatives(self, margins: Wide, target: Wide, unit: int) -> tuple[Array, Array]:
-        """See `Objective.derivatives`."""
+    def gradients(self, margins: Wide, target: Wide) -> tuple[Wide, Wide]:
+        """See `Objective.gradients`."""
         p = softmax(margins)
         mine = np.arange(self.num_classes)[:, None] == target[None, :]
-        return _whole(p - mine), _whole(2 * p * (1 - p))
+        return p - mine, 2 * p * (1 - p)
 
     def predict(self, margins: Wide) -> Wide:
         """See `Objective.predict`."""
@@ -115,10 +124,10 @@ class Regression(Objective):
         mean, deviation = totals.tolist()
         return np.array([mean]), math.frexp(deviation)[1] if deviation > 0 else 0
 
-    def derivatives(self, margins: Wide, target: Wide, unit: int) -> tuple[Array, Array]:
-        """See `Objective.derivatives`; h is in the same unit, so that −g / h is a value again."""
-        g = _whole(np.ldexp(margins - target, -unit))
-        return g, np.full(g.shape, 1 << SCALE_BITS, dtype=np.int64)
+    def gradients(self, margins: Wide, target: Wide) -> tuple[Wide, Wide]:
+        """See `Objective.gradients`."""
+        g = margins - target
+        return g, np.ones_like(g)
 
     def predict(self, margins: Wide) -> Wide:
         """See `Objective.predict`."""
@@ -155,5 +164,6 @@ def softmax(margins: Wide) -> Wide:
     return np.asarray(raised / raised.sum(axis=0))
 
 
-def _whole(values: Wide) -> Array:
+def whole(values: Wide) -> Array:
+    """round-half-even(x · 2**SCALE_BITS), int64."""
     return np.rint(np.ldexp(values, SCALE_BITS)).astype(np.int64)

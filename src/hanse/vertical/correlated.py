@@ -1,9 +1,10 @@
-"""`hs.vertical.Correlation`: how two companies' columns go together over the customers that they share, as an app.
+"""`hs.vertical.Correlation` and `hs.vertical.VIF`: how two companies' columns go together, as apps.
 
     app = hs.vertical.Correlation(dataset="customers", key="id")
 
 First `hanse.vertical.psi.chase_miao` aligns the rows, then `hanse.vertical.correlation` computes with a dealer: the
-role `arbiter`, a third site that holds no data and colludes with neither. What is revealed is what both reveal.
+role `arbiter`, a third site that holds no data and colludes with neither. `VIF` goes on with
+`hanse.vertical.inflation`. What is revealed is what all of them reveal.
 """
 
 from collections.abc import Sequence
@@ -11,17 +12,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from hanse.channels.app import RoleApp
 from hanse.channels.party import Party
 from hanse.channels.protocol import Protocol
 from hanse.core.errors import ConfigError
-from hanse.vertical import correlation
+from hanse.vertical import correlation, inflation
+from hanse.vertical.correlation import Table
 from hanse.vertical.intersection import identifiers
 from hanse.vertical.psi import chase_miao
 
 PROTOCOL = Protocol.joined("psi+correlation", {"psi": chase_miao.PROTOCOL, "correlation": correlation.PROTOCOL})
+VIF_PROTOCOL = Protocol.joined(
+    "psi+correlation+inflation",
+    {"psi": chase_miao.PROTOCOL, "correlation": correlation.PROTOCOL, "inflation": inflation.PROTOCOL},
+)
 _TELLS = {"common": "how many identifiers both hold", "columns": "how many columns this side has"}
 
 
@@ -41,26 +46,50 @@ class Correlation(RoleApp):
     def __init__(self, *, dataset: str, key: str, include: Sequence[str | Path] = (), **options: Any) -> None:
         super().__init__(PROTOCOL, tells=_TELLS, include=include, **options)
 
-        async def guest(party: Party, site: Any) -> Any:
-            table = site.load(dataset)
-            places = await chase_miao.guest(party.part("psi"), identifiers(table, dataset, key))
-            rows = numbers(table, dataset, key)[places]
-            return _answer(await correlation.guest(party.part("correlation"), rows), rows)
+        async def both(party: Party, site: Any) -> Any:
+            rows, found = await _correlated(party, site, dataset, key)
+            return {"correlation": found}, {"common": len(rows), "columns": rows.shape[1]}
 
-        async def host(party: Party, site: Any) -> Any:
-            table = site.load(dataset)
-            places = await chase_miao.host(party.part("psi"), identifiers(table, dataset, key))
-            rows = numbers(table, dataset, key)[places]
-            return _answer(await correlation.host(party.part("correlation"), rows), rows)
-
-        async def arbiter(party: Party, site: Any) -> None:
-            await correlation.arbiter(party.part("correlation"))
-
-        for role, program in (("guest", guest), ("host", host), ("arbiter", arbiter)):
+        for role, program in (("guest", both), ("host", both), ("arbiter", _deal)):
             self.role(role)(program)
 
 
-def numbers(table: Any, dataset: str, key: str) -> npt.NDArray[np.float64]:
+class VIF(RoleApp):
+    """The variance inflation factor of every column of guest and host among all of them, over their common rows.
+
+    Returns of guest and host: metrics `common` and `columns`; arrays `correlation` as of `Correlation`, and `vif`:
+    float64, `(own columns,)`, each party for its own alone. It is infinite where the other columns determine a column.
+
+    Arguments as of `Correlation`; at each party, too, no column may be a sum of its others.
+    """
+
+    def __init__(self, *, dataset: str, key: str, include: Sequence[str | Path] = (), **options: Any) -> None:
+        super().__init__(VIF_PROTOCOL, tells=_TELLS, include=include, **options)
+
+        async def both(party: Party, site: Any) -> Any:
+            rows, found = await _correlated(party, site, dataset, key)
+            between = found if party.role == "guest" else found.T
+            factors = await inflation.exchange(party.part("inflation"), rows, between)
+            return {"correlation": found, "vif": factors}, {"common": len(rows), "columns": rows.shape[1]}
+
+        for role, program in (("guest", both), ("host", both), ("arbiter", _deal)):
+            self.role(role)(program)
+
+
+async def _correlated(party: Party, site: Any, dataset: str, key: str) -> tuple[Table, Table]:
+    """This side's common rows, and the correlations."""
+    psi, fit = (chase_miao.guest, correlation.guest) if party.role == "guest" else (chase_miao.host, correlation.host)
+    table = site.load(dataset)
+    places = await psi(party.part("psi"), identifiers(table, dataset, key))
+    rows = numbers(table, dataset, key)[places]
+    return rows, await fit(party.part("correlation"), rows)
+
+
+async def _deal(party: Party, site: Any) -> None:
+    await correlation.arbiter(party.part("correlation"))
+
+
+def numbers(table: Any, dataset: str, key: str) -> Table:
     """Every column but the key: float64, `(rows, columns)`.
 
     Raises:
@@ -72,7 +101,3 @@ def numbers(table: Any, dataset: str, key: str) -> npt.NDArray[np.float64]:
         found = f"others in {', '.join(text)[:200]}" if text else "none"
         raise ConfigError(f"data set {dataset}: expected columns of numbers beside {key[:60]!r}, found {found}")
     return np.column_stack([values.astype(np.float64) for values in columns.values()])
-
-
-def _answer(found: npt.NDArray[np.float64], rows: npt.NDArray[np.float64]) -> Any:
-    return {"correlation": found}, {"common": len(rows), "columns": rows.shape[1]}

@@ -78,11 +78,24 @@ def identifiers(table: Any, dataset: str, key: str) -> Ids:
         raise ConfigError(
             f"data set {dataset}: expected a column {key[:60]!r}, found none; a target hides columns"
         ) from None
+    return as_identifiers(column, f"data set {dataset}: {key[:60]!r}")
+
+
+def as_identifiers(column: Any, what: str) -> Ids:
+    """A column as identifiers, see `identifiers`.
+
+    Args:
+        what: its name, for messages.
+
+    Raises:
+        ConfigError: a column of another kind.
+    """
+    column = np.asarray(column)
     if column.ndim != 1:
-        raise ConfigError(f"data set {dataset}: expected one identifier a row in {key[:60]!r}")
+        raise ConfigError(f"{what}: expected one identifier a row")
     if column.dtype.kind == "f":
         whole = np.isfinite(column) & (column == np.trunc(column)) & (np.abs(column) < 2.0**53)
         if not whole.all():
-            raise ConfigError(f"data set {dataset}: expected whole numbers or text in {key[:60]!r}")
+            raise ConfigError(f"{what}: expected whole numbers or text")
         column = column.astype(np.int64)
     return column if column.dtype.kind in "iuU" else list(column)

@@ -7,6 +7,8 @@ from typing import Any
 
 from hanse.workers.isolation import Isolation
 
+OUTPUTS = ".outputs.safetensors"
+"""In the scratch folder: what the same role kept in an earlier job, where the job names one."""
 Declaration = Mapping[str, Any]
 
 
@@ -27,6 +29,7 @@ class Load:
         scratch: an empty folder that the worker may write; it becomes its working directory, HOME and TMPDIR.
         isolation: what the worker may see. Paths of granted data sets are added by `Worker.load`.
         memory_bytes: limit on private memory; None for none.
+        checkpoints: a folder that the worker may write and that outlives it, for roles; None for none.
         options: anything else the runtime wants, JSON values.
     """
 
@@ -42,6 +45,7 @@ class Load:
     base: Path | None = None
     isolation: Isolation = field(default_factory=Isolation)
     memory_bytes: int | None = None
+    checkpoints: Path | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
@@ -59,13 +63,14 @@ class Load:
             "base": None if self.base is None else str(self.base),
             "isolation": self.isolation.to_json(),
             "memory_bytes": self.memory_bytes,
+            "checkpoints": None if self.checkpoints is None else str(self.checkpoints),
             "options": dict(self.options),
         }
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> "Load":
         """Read what `to_json` wrote."""
-        base = value["base"]
+        base, checkpoints = value["base"], value["checkpoints"]
         return cls(
             bundle=Path(value["bundle"]),
             entry=value["entry"],
@@ -79,5 +84,6 @@ class Load:
             base=None if base is None else Path(base),
             isolation=Isolation.from_json(value["isolation"]),
             memory_bytes=value["memory_bytes"],
+            checkpoints=None if checkpoints is None else Path(checkpoints),
             options=value["options"],
         )

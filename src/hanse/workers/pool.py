@@ -253,14 +253,17 @@ class Worker:
         require(isolation.level)
         base = load.base or Path()
         granted = [str(path.absolute()) for item in load.datasets.values() for path in paths_of(item, base)]
+        lasting = () if load.checkpoints is None else (str(load.checkpoints.absolute()),)
         if isolation.level == "user":
-            os.chown(load.scratch, isolation.uid, isolation.gid)
+            for folder in (load.scratch, *lasting):
+                os.chown(folder, isolation.uid, isolation.gid)
         load = replace(
             load,
             bundle=load.bundle.resolve(),
             scratch=load.scratch.resolve(),
             base=base.absolute(),
-            isolation=replace(isolation, read=(*isolation.read, *granted)),
+            checkpoints=None if load.checkpoints is None else load.checkpoints.absolute(),
+            isolation=replace(isolation, read=(*isolation.read, *granted), write=(*isolation.write, *lasting)),
         )
         answer = await self._ask(Frame("load", load.to_json()), "loaded", timeout_s)
         answer.close_fds()

@@ -2,23 +2,24 @@
 
 import socket
 import sys
+from pathlib import Path
 from typing import Any
 
-from hanse.channels.app import RoleApp
+from hanse.channels.app import RolePlay
 from hanse.channels.stream import StreamChannel
 from hanse.clients.app import App
 from hanse.clients.execute import Runtime as ClientRuntime
 from hanse.clients.loader import load_app
-from hanse.clients.roles import CALL, RoleRuntime, play_to_end
+from hanse.clients.roles import CALL, RoleRuntime, kept_outputs, play_to_end
 from hanse.core.arrays import Arrays
-from hanse.core.codec import canonical_json
+from hanse.core.codec import canonical_json, decode
 from hanse.core.errors import ConfigError, TaskError
 from hanse.core.records import Task
 from hanse.core.spec import RunSpec
 from hanse.strategies import named
 from hanse.workers.datasets import Datasets
 from hanse.workers.execute import Given, Outcome, Runtime
-from hanse.workers.load import Load
+from hanse.workers.load import OUTPUTS, Load
 
 
 def open_runtime(load: Load) -> Runtime:
@@ -29,17 +30,32 @@ def open_runtime(load: Load) -> Runtime:
     """
     app = _asked(load) or load_app(load.bundle, load.entry, load.object)
     datasets = Datasets(load.datasets, declared=load.declared, base=load.base)
-    if isinstance(app, RoleApp) != ("protocol" in load.options):
+    if isinstance(app, RolePlay) != ("protocol" in load.options):
         raise ConfigError("app: expected an hs.RoleApp in a job with roles and only there, found another")
-    if isinstance(app, RoleApp):
-        return RoleSide(RoleRuntime(app, site_name=load.site, load=datasets.load, log=_log), load)
+    if isinstance(app, RolePlay):
+        app = app.cast(load.options["protocol"]["roles"])
+        runtime = RoleRuntime(
+            app,
+            site_name=load.site,
+            load=datasets.load,
+            log=_log,
+            outputs=lambda: _outputs(load.scratch),
+            checkpoints=load.checkpoints,
+        )
+        return RoleSide(runtime, load)
     if load.role == "server":
         # Not above: a site's worker needs none of it, and its launcher starts in half the time.
         from hanse.clients.server import ServerRuntime
         from hanse.workers.server_side import ServerSide, spec_in
 
-        return ServerSide(ServerRuntime(app), spec_in(load.options))
+        return ServerSide(ServerRuntime(app, datasets.load), spec_in(load.options))
     return ClientSide(ClientRuntime(app, site_name=load.site, load=datasets.load, log=_log))
+
+
+def _outputs(scratch: Path) -> Arrays:
+    """What the agent has put there for a job that names an earlier one."""
+    path = scratch / OUTPUTS
+    return kept_outputs(decode(path.read_bytes()) if path.exists() else Arrays())
 
 
 def _asked(load: Load) -> App | None:

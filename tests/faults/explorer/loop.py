@@ -8,7 +8,7 @@ import asyncio
 import heapq
 from collections import deque
 from collections.abc import Callable, Coroutine
-from contextvars import Context
+from contextvars import Context, copy_context
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -20,13 +20,44 @@ class Stalled(Exception):
     """Nothing will happen any more, or not within the time that was given."""
 
 
+class Handle:
+    """A callback that waits for its turn: of asyncio's handles, what a schedule uses of them."""
+
+    __slots__ = ("_args", "_callback", "_context", "_when", "is_cancelled")
+
+    def __init__(self, callback: Callable[..., Any], args: tuple[Any, ...], context: Context | None, when: float):
+        self._callback, self._args, self._when = callback, args, when
+        self._context = copy_context() if context is None else context
+        self.is_cancelled = False
+
+    def cancel(self) -> None:
+        self.is_cancelled = True
+        self._callback, self._args = _nothing, ()
+
+    def cancelled(self) -> bool:
+        return self.is_cancelled
+
+    def when(self) -> float:
+        return self._when
+
+    def run(self, loop: "VirtualLoop") -> None:
+        try:
+            self._context.run(self._callback, *self._args)
+        except Exception as error:
+            loop.call_exception_handler({"message": f"in {self._callback!r}", "exception": error})
+
+
+def _nothing() -> None:
+    pass
+
+
 class VirtualLoop(asyncio.AbstractEventLoop):
     """The part of an event loop that tasks, futures, events and timeouts use."""
 
     def __init__(self) -> None:
         self.errors: list[dict[str, Any]] = []
-        self._ready: deque[asyncio.Handle] = deque()
-        self._timers: list[tuple[float, int, asyncio.TimerHandle]] = []
+        self._ready: deque[Handle] = deque()
+        self._timers: list[tuple[float, int, Handle]] = []
         self._tasks: set[asyncio.Task[Any]] = set()
         self._now = 0.0
         self._number = 0
@@ -36,8 +67,8 @@ class VirtualLoop(asyncio.AbstractEventLoop):
 
     def call_soon(  # type: ignore[override]
         self, callback: Callable[..., Any], *args: Any, context: Context | None = None
-    ) -> asyncio.Handle:
-        handle = asyncio.Handle(callback, args, self, context)
+    ) -> Handle:
+        handle = Handle(callback, args, context, self._now)
         self._ready.append(handle)
         return handle
 
@@ -45,19 +76,16 @@ class VirtualLoop(asyncio.AbstractEventLoop):
 
     def call_later(  # type: ignore[override]
         self, delay: float, callback: Callable[..., Any], *args: Any, context: Context | None = None
-    ) -> asyncio.TimerHandle:
+    ) -> Handle:
         return self.call_at(self._now + max(delay, 0.0), callback, *args, context=context)
 
     def call_at(  # type: ignore[override]
         self, when: float, callback: Callable[..., Any], *args: Any, context: Context | None = None
-    ) -> asyncio.TimerHandle:
-        handle = asyncio.TimerHandle(when, callback, args, self, context)
+    ) -> Handle:
+        handle = Handle(callback, args, context, when)
         self._number += 1
         heapq.heappush(self._timers, (when, self._number, handle))
         return handle
-
-    def _timer_handle_cancelled(self, handle: asyncio.TimerHandle) -> None:
-        """Cancelled timers are skipped when their time comes."""
 
     def create_future(self) -> "asyncio.Future[Any]":
         return asyncio.Future(loop=self)
@@ -91,11 +119,15 @@ class VirtualLoop(asyncio.AbstractEventLoop):
         before = asyncio._get_running_loop()
         asyncio._set_running_loop(self)
         try:
-            task = self.create_task(work)
+            task, ready = self.create_task(work), self._ready
             for _ in range(MAX_STEPS):
                 if task.done():
                     break
-                self._step(until_s)
+                if not ready:
+                    self._jump(until_s)
+                handle = ready.popleft()
+                if not handle.is_cancelled:
+                    handle.run(self)
             else:
                 raise Stalled(f"busy for ever at {self._now:g} s")
             self._cancel_all()
@@ -103,18 +135,15 @@ class VirtualLoop(asyncio.AbstractEventLoop):
         finally:
             asyncio._set_running_loop(before)
 
-    def _step(self, until_s: float) -> None:
-        if not self._ready:
-            if not self._timers:
-                raise Stalled("nothing is left to happen")
-            when, _, timer = heapq.heappop(self._timers)
-            if when > until_s:
-                raise Stalled(f"not at its end after {until_s:g} s")
-            self._now = max(self._now, when)
-            self._ready.append(timer)
-        handle = self._ready.popleft()
-        if not handle._cancelled:
-            handle._run()
+    def _jump(self, until_s: float) -> None:
+        """To the next timer; cancelled ones have their time, too."""
+        if not self._timers:
+            raise Stalled("nothing is left to happen")
+        when, _, timer = heapq.heappop(self._timers)
+        if when > until_s:
+            raise Stalled(f"not at its end after {until_s:g} s")
+        self._now = max(self._now, when)
+        self._ready.append(timer)
 
     def _cancel_all(self) -> None:
         for _ in range(3):  # a `finally` may wait once more
@@ -122,5 +151,5 @@ class VirtualLoop(asyncio.AbstractEventLoop):
                 task.cancel()
             while self._ready:
                 handle = self._ready.popleft()
-                if not handle._cancelled:
-                    handle._run()
+                if not handle.is_cancelled:
+                    handle.run(self)

@@ -1,5 +1,6 @@
 """Apps of roles as data: who plays what, protocols joined, declarations read from outside."""
 
+import asyncio
 import json
 from dataclasses import replace
 from typing import Any
@@ -10,11 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import hanse as hs
-from hanse.channels.local import run_local
+from hanse.channels.local import local_channels, run_local
 from hanse.channels.party import Party
 from hanse.channels.protocol import Guarantee, Message, Protocol, Reveal
 from hanse.channels.spec import RoleSpec, assigned
-from hanse.core.errors import ConfigError, JobFailed
+from hanse.core.errors import ConfigError, JobFailed, UnavailableError
 from hanse.pipeline.request import JobRequest, run_spec_of
 from hanse.vertical import correlation
 from hanse.vertical.psi import chase_miao, diffie_hellman
@@ -197,3 +198,61 @@ def test_garbage_for_a_job_of_roles_is_refused(value: Any) -> None:
     if not (isinstance(value, int | float) and 0 < value <= 1e9):
         with pytest.raises(ConfigError):
             RoleSpec.from_json({"roles": ROLES, "protocol": PAIR.describe(), "timeout_s": value})
+
+
+async def test_a_part_under_other_names_for_its_roles() -> None:
+    """Two hosts play the same protocol of two with one guest."""
+    names = [{"host": f"host-{number}"} for number in (1, 2)]
+    whole = Protocol.joined("twice", {f"psi-{each['host']}": chase_miao.PROTOCOL.recast(each) for each in names})
+    assert whole.roles == ("guest", "host-1", "host-2")
+    assert ("host-2", "guest", "intersection") in {(each.to, each.about, each.what) for each in whole.reveals}
+
+    async def guest(party: Party) -> Any:
+        found = []
+        for each in names:
+            part = party.part(f"psi-{each['host']}", each)
+            assert (part.role, part.protocol.roles) == ("guest", ("guest", "host"))
+            found.append(sorted(await chase_miao.guest(part, [1, 2, 3, 4])))
+        return found
+
+    def host(ids: list[int]) -> Any:
+        async def play(party: Party) -> Any:
+            return sorted(await chase_miao.host(party.part(f"psi-{party.role}", {"host": party.role}), ids))
+
+        return play
+
+    found = await run_local(whole, {"guest": guest, "host-1": host([3, 1]), "host-2": host([9, 4])})
+    assert found == {"guest": [[0, 2], [3]], "host-1": [0, 1], "host-2": [1]}
+
+
+async def test_who_is_absent_is_missed_at_once() -> None:
+    async def guest(party: Party) -> str:
+        assert party.absent == {"host"}
+        for wait in (party.send("host", "number", np.array(1.0)), party.recv("host", "number")):
+            with pytest.raises(UnavailableError, match=r"host (is away|is away before)"):
+                await wait
+        return "alone"
+
+    assert await run_local(PAIR, {"guest": guest}, absent=["host"]) == {"guest": "alone"}
+
+
+async def test_who_is_really_waited_for_is_named() -> None:
+    """The guest waits for the shop, which waits for a company that sleeps; the guest's time is up first."""
+    names = ("guest", "shop", "telco")
+    chain = Protocol(
+        "chain",
+        names,
+        tuple(Message("m", one, other, "uint8", ()) for one in names for other in names if one != other),
+        PAIR.guarantee,
+        (),
+    )
+    channels = local_channels(names)
+
+    async def waits(role: str, other: str, timeout_s: float) -> str:
+        with pytest.raises(UnavailableError) as lost:
+            await Party(role, chain, channels[role], timeout_s=timeout_s).recv(other, "m")
+        return str(lost.value)
+
+    found = await asyncio.gather(waits("guest", "shop", 0.1), waits("shop", "telco", 0.3))
+    assert found[0] == "shop has not sent `m` for 0.1 s; it waits for telco itself"
+    assert found[1].startswith("telco has not sent `m` for 0.3 s; last heard")  # it sleeps, and does not say for whom

@@ -86,8 +86,18 @@ CASES: dict[str, list[tuple[list[str], str]]] = {
     "job show": [([], "job"), (["0000000"], "federation.yaml: not found"), (["ab"], "at least 4 characters")],
     "job logs": [([], "job"), (["0000000"], "federation.yaml: not found")],
     "job result": [([], "job"), (["0000000"], "federation.yaml: not found")],
+    "job remove": [([], "JOB"), (["0000000", "--yes"], "federation.yaml: not found")],
     "job cancel": [([], "job"), (["0000000"], "federation.yaml: not found")],
     "job resume": [([], "job"), (["0000000"], "federation.yaml: not found")],
+    "deploy sagemaker launch": [
+        ([], "federation.yaml: not found"),
+        (["bad.yaml"], "expected YAML"),
+        (["keys.yaml", "--local"], "is not a setting"),
+    ],
+    "deploy sagemaker plan": [(["nothere.yaml"], "nothere.yaml: not found")],
+    "deploy sagemaker template": [(["nothere.yaml"], "nothere.yaml: not found")],
+    "deploy sagemaker status": [(["nothere.yaml"], "nothere.yaml: not found")],
+    "deploy sagemaker stop": [(["nothere.yaml"], "nothere.yaml: not found")],
     "audit verify": [
         ([], "file"),
         (["nothere.jsonl"], "no such file"),

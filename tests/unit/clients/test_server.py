@@ -111,3 +111,21 @@ def test_a_strategy_with_a_part_at_the_sites_is_given_to_the_app(kind: Any) -> N
     app = app_with(strategy=lambda ctx: kind())
     with pytest.raises(TaskError, match=rf"give it to hs.App\({kind.__name__}\(\)\)"):
         ServerRuntime(app).strategy(StrategyContext(app.spec(), ("a",)))
+
+
+def test_the_servers_own_data_reach_an_evaluation_that_asks_for_them() -> None:
+    loaded: list[str] = []
+
+    def load(name: str) -> int:
+        loaded.append(name)
+        return 7
+
+    def evaluate(arrays: Any, round: int, load: Any) -> Any:
+        return {"test": load("test") + round}
+
+    runtime = ServerRuntime(app_with(evaluate_on_server=evaluate), load)
+    assert [runtime.evaluate(Arrays({}), round_)["test"] for round_ in (1, 2)] == [8, 9]
+    assert loaded == ["test"], "read once"
+    with pytest.raises(TaskError) as caught:
+        ServerRuntime(app_with(evaluate_on_server=evaluate)).evaluate(Arrays({}), 1)
+    assert "the server holds none of this name" in str(caught.value.__cause__)

@@ -11,10 +11,14 @@ from hypothesis import strategies as st
 from hanse.clients.state import decode_state, encode_state
 from hanse.core.errors import CodecError
 
-plain = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(st.characters(codec="utf-8"))
+text = st.text(st.characters(codec="utf-8"), max_size=10)
+plain = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | text
 states = st.dictionaries(
-    st.text(st.characters(codec="utf-8")),
-    st.recursive(plain, lambda inner: st.lists(inner) | st.dictionaries(st.text(st.characters(codec="utf-8")), inner)),
+    text,
+    st.recursive(
+        plain, lambda inner: st.lists(inner, max_size=5) | st.dictionaries(text, inner, max_size=5), max_leaves=20
+    ),
+    max_size=8,
 )
 
 

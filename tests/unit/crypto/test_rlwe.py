@@ -1,5 +1,6 @@
 """Ring-LWE products: against Python's integers, at the bounds, with bad input, and what an answer hides."""
 
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,12 @@ from hanse.crypto import ntt, rlwe
 from hanse.crypto.rlwe import Answer, Encrypted, Layout, PrivateKey, PublicKey
 
 M = 1 << rlwe.WIDE_BITS
-KEY = PrivateKey()
+
+
+@cache
+def key() -> PrivateKey:
+    """One for all tests; not made while tests are collected."""
+    return PrivateKey()
 
 
 def test_primes_are_prime_and_of_the_form() -> None:
@@ -83,8 +89,8 @@ def test_inner_products_are_those_of_python(shape: tuple[int, int], seed: int) -
     vector = [int(a) << 48 ^ int(b) for a, b in rng.integers(-(2**62), 2**62, (shape[1], 2))]
     vector[0] = M - 1
     masks = [int(a) << 49 ^ int(b) for a, b in rng.integers(0, 2**63, (shape[0], 2))]
-    answer = KEY.public.inner_products(matrix, KEY.encrypt_vector(vector), masks)
-    found = KEY.decrypt_products(answer, *shape)
+    answer = key().public.inner_products(matrix, key().encrypt_vector(vector), masks)
+    found = key().decrypt_products(answer, *shape)
     for row, mask, value in zip(matrix.tolist(), masks, found, strict=True):
         exact = sum(x * y for x, y in zip(row, vector, strict=True)) + mask
         assert (value - exact) % M == 0
@@ -96,7 +102,7 @@ def test_inner_products_at_the_largest_rows() -> None:
     matrix = np.full((8, 1024), 2**22)
     matrix[1] *= -1
     vector = [M // 2 - 1] * 1024
-    found = KEY.decrypt_products(KEY.public.inner_products(matrix, KEY.encrypt_vector(vector), [0] * 8), 8, 1024)
+    found = key().decrypt_products(key().public.inner_products(matrix, key().encrypt_vector(vector), [0] * 8), 8, 1024)
     assert found[0] == rlwe.centred(2**22 * 1024 * (M // 2 - 1))
     assert found[1] == -found[0]
 
@@ -107,7 +113,7 @@ def test_slots_are_multiplied_one_by_one() -> None:
     values[0, 0], factors[0, 0] = 2**31, -(2**31)
     primes = rlwe.slot_transform().primes
     masks = rng.integers(0, 2**63, (2, 3, rlwe.SIZE)).astype(np.uint64) % primes[:, None]
-    found = KEY.decrypt_slots(KEY.public.slot_products(factors, KEY.encrypt_slots(values), masks), 2)
+    found = key().decrypt_slots(key().public.slot_products(factors, key().encrypt_slots(values), masks), 2)
     for at, p in enumerate(primes.tolist()):
         expected = (values.astype(object) * factors.astype(object) + masks[:, at].astype(object)) % p
         assert (found[:, at].astype(object) == expected).all()
@@ -118,9 +124,9 @@ def test_an_answer_s_noise_is_the_flood() -> None:
     """What the holder of the key sees beside the masked result: uniform, whatever the matrix was."""
     spread = []
     for matrix in (np.zeros((8, 1024), np.int64), np.full((8, 1024), 2**22)):
-        answer = KEY.public.inner_products(matrix, KEY.encrypt_vector([0] * 1024), [0] * 8)
+        answer = key().public.inner_products(matrix, key().encrypt_vector([0] * 1024), [0] * 8)
         where = rlwe.modulus(rlwe.ANSWER_PRIMES[7])
-        phases = KEY._phases(answer, 1, 7, Layout(8, 1024).places)[0]
+        phases = key()._phases(answer, 1, 7, Layout(8, 1024).places)[0]
         weights = [where.q // int(p) * pow(where.q // int(p), -1, int(p)) for p in where.transform.primes]
         noise = [sum(int(r) * w for r, w in zip(column, weights, strict=True)) % where.q for column in phases.T]
         noise = [each - where.q if each > where.q // 2 else each for each in noise]
@@ -130,16 +136,16 @@ def test_an_answer_s_noise_is_the_flood() -> None:
 
 
 def test_keys_and_ciphertexts_differ_each_time_and_look_uniform() -> None:
-    first, second = KEY.encrypt_vector([5] * 1024), KEY.encrypt_vector([5] * 1024)
+    first, second = key().encrypt_vector([5] * 1024), key().encrypt_vector([5] * 1024)
     assert not np.array_equal(first.body, second.body)
     for body in (
         first.body,
-        KEY.public.inner_products(np.ones((1, 4), np.int64), KEY.encrypt_vector([1] * 4), [0]).heads,
+        key().public.inner_products(np.ones((1, 4), np.int64), key().encrypt_vector([1] * 4), [0]).heads,
     ):
         scaled = body / rlwe.modulus(body.shape[1]).column
         # the mean of 57344 uniform numbers: 6 sigma, false alarm 4e-9 for both
         assert abs(scaled.mean() - 0.5) < 6 * np.sqrt(1 / 12 / scaled.size)
-    assert not np.array_equal(PrivateKey().public.body, KEY.public.body)
+    assert not np.array_equal(PrivateKey().public.body, key().public.body)
 
 
 def test_errors_and_secrets_have_their_distributions() -> None:
@@ -151,7 +157,7 @@ def test_errors_and_secrets_have_their_distributions() -> None:
 
 
 def bad_answers() -> list[Any]:
-    answer = KEY.public.inner_products(np.ones((2, 4), np.int64), KEY.encrypt_vector([1] * 4), [0, 0])
+    answer = key().public.inner_products(np.ones((2, 4), np.int64), key().encrypt_vector([1] * 4), [0, 0])
     large = answer.heads.copy()
     large[0, 0, 0] = 2**32 - 1
     return [
@@ -165,11 +171,11 @@ def bad_answers() -> list[Any]:
 @pytest.mark.parametrize("answer", bad_answers())
 def test_answers_that_do_not_fit_are_refused(answer: Answer) -> None:
     with pytest.raises(RefusedError, match="rlwe"):
-        KEY.decrypt_products(answer, 2, 4)
+        key().decrypt_products(answer, 2, 4)
 
 
 def test_questions_that_do_not_fit_are_refused() -> None:
-    good = KEY.encrypt_vector([1] * 4)
+    good = key().encrypt_vector([1] * 4)
     large = good.body.copy()
     large[0, 0, 0] = 2**32 - 1
     for bad in (
@@ -179,15 +185,15 @@ def test_questions_that_do_not_fit_are_refused() -> None:
         Encrypted(np.concatenate([good.body] * 2), np.concatenate([good.seeds] * 2)),
     ):
         with pytest.raises(RefusedError, match="rlwe"):
-            KEY.public.inner_products(np.ones((1, 4), np.int64), bad, [0])
+            key().public.inner_products(np.ones((1, 4), np.int64), bad, [0])
     with pytest.raises(RefusedError, match="ciphertexts of slots"):
-        KEY.public.slot_products(
+        key().public.slot_products(
             np.ones((2, rlwe.SIZE), np.int64),
-            KEY.encrypt_slots(np.ones((1, rlwe.SIZE), np.int64)),
+            key().encrypt_slots(np.ones((1, rlwe.SIZE), np.int64)),
             np.zeros((2, 3, rlwe.SIZE), np.uint64),
         )
-    for body in (KEY.public.body[:3], KEY.public.body + np.uint64(1 << 31), KEY.public.body.astype(np.int64)):
+    for body in (key().public.body[:3], key().public.body + np.uint64(1 << 31), key().public.body.astype(np.int64)):
         with pytest.raises(RefusedError, match="public key"):
-            PublicKey(body, KEY.public.other)
+            PublicKey(body, key().public.other)
     with pytest.raises(ConfigError, match="at least one row"):
         Layout(0, 4)

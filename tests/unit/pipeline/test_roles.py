@@ -111,6 +111,23 @@ def test_one_that_stays_away_is_named() -> None:
     assert found[-1] == Finish()
 
 
+def test_optional_roles_are_awaited_and_then_left_out() -> None:
+    spec = replace(SPEC, optional=("host",))
+    state, found = play(sites("bank", now_ms=7), sites("bank", now_ms=9), state=RolesState(spec))
+    assert (state.status, found) == ("waiting", [SetTimer(60_007)])
+    state, found = play(TimerFired(60_006), TimerFired(60_007), state=state)
+    assert (state.status, state.playing, found) == ("running", {"guest": "bank"}, [Open(1)])
+    assert play(replied("guest"), state=state)[0].status == "finished"
+    # Lost in the middle of a session it is awaited again, and taken back when it is there.
+    state, _ = play(sites(*BOTH), sites("bank", now_ms=5), TimerFired(5 + SETTLE_MS), state=RolesState(spec))
+    assert play(sites(*BOTH, now_ms=9000), state=state)[0].playing == dict(spec.roles)
+    state, found = play(TimerFired(5 + SETTLE_MS + 60_000), state=state)
+    assert (state.status, state.attempt, set(state.absent)) == ("running", 2, {"host"})
+    # The guest is not optional, and a server that starts again asks anew who is there.
+    state, found = play(sites("shop"), sites("bank"), Resumed(5), TimerFired(10**9), state=RolesState(spec))
+    assert (state.status, state.until_ms) == ("waiting", 0)
+
+
 def test_sessions_are_counted() -> None:
     state = play(sites(*BOTH))[0]
     for attempt in (1, 2, 3):

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from hanse.core.spec import RunSpec
-from hanse.rounds import machine
+from hanse.rounds import machine, run_state
 from hanse.rounds.events import (
     BlobKey,
     Event,
@@ -22,7 +22,7 @@ from hanse.rounds.events import (
     Started,
     TimerFired,
 )
-from hanse.rounds.machine import RunState
+from hanse.rounds.run_state import RunState
 
 T = TypeVar("T")
 MODEL = ("j/c/0/model", "m0")
@@ -112,7 +112,7 @@ class Play:
 
     def restart(self, *sites: str, rows: tuple[tuple[int, str, int], ...] = ()) -> list[Instruction]:
         """Written, read by another driver, resumed."""
-        self.state = machine.decode(machine.encode(self.state))
+        self.state = run_state.decode(run_state.encode(self.state))
         return self(Resumed(rows, sites, self.now))
 
     def folded(self) -> list[tuple[int, int]]:

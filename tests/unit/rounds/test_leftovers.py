@@ -1,7 +1,7 @@
 from hanse.core.ids import model_scope
 from hanse.rounds import leftovers
 from hanse.rounds.leftovers import Due, Leftovers
-from hanse.rounds.machine import RunState
+from hanse.rounds.run_state import RunState
 from tests.unit.rounds.play import given
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from hanse.core.errors import CodecError
 from hanse.core.spec import EarlyStop
-from hanse.rounds import machine
+from hanse.rounds import machine, run_state
 from hanse.rounds.events import (
     Cancelled,
     Checkpoint,
@@ -199,12 +199,12 @@ def test_a_lost_site_that_returns_is_waited_for_again() -> None:
 def test_duplicates_and_unknown_ordinals_do_nothing() -> None:
     play = opened(*ABC)
     play.reply(0)
-    before = machine.encode(play.state)
+    before = run_state.encode(play.state)
     assert play.reply(0) == []
     assert play.fail(0) == []
     assert play.reply(17) == []
     assert play.state.num_ok == 1
-    assert machine.encode(play.state) == before
+    assert run_state.encode(play.state) == before
 
 
 def test_expects_tells_what_a_reply_would_be() -> None:
@@ -543,7 +543,7 @@ def test_nothing_happens_after_the_end_but_the_end_is_told_again() -> None:
 @pytest.mark.parametrize("stage", ["waiting", "open", "reducing", "starved", "evaluating"])
 def test_events_of_another_stage_do_nothing(stage: str) -> None:
     play = at(stage)
-    before = machine.encode(play.state)
+    before = run_state.encode(play.state)
     stale: list[Event] = [
         Started(1),
         Planned(1, 0, 1, "train", (PlannedTask("a", "train"),), 1, 1, 0.0, 9.0, 1),
@@ -559,7 +559,7 @@ def test_events_of_another_stage_do_nothing(stage: str) -> None:
     ]
     for event in stale:
         assert play(event) == [], event
-    assert machine.encode(play.state) == before
+    assert run_state.encode(play.state) == before
 
 
 def at(stage: str) -> Play:
@@ -710,20 +710,20 @@ def test_late_replies_are_remembered_over_a_restart_for_some_rounds() -> None:
 def test_the_record_of_five_hundred_sites_is_small() -> None:
     sites = [f"hospital-{n:03d}" for n in range(500)]
     play = opened(*sites)
-    content = json.dumps(machine.encode(play.state), separators=(",", ":"))
+    content = json.dumps(run_state.encode(play.state), separators=(",", ":"))
     assert len(content) < 48 * 1024
 
 
 def test_an_unknown_version_is_refused() -> None:
-    value = machine.encode(opened("a").state)
+    value = run_state.encode(opened("a").state)
     with pytest.raises(CodecError, match="expected version 1, found 2; update this software"):
-        machine.decode({**value, "v": 2})
+        run_state.decode({**value, "v": 2})
 
 
 @pytest.mark.parametrize("damage", [{"open": [[1]]}, {"models": 3}, {"model": 7}, {"spec": {"rounds": 0}}])
 def test_a_record_that_is_not_a_runs_is_refused(damage: dict[str, object]) -> None:
     with pytest.raises(CodecError):
-        machine.decode({**machine.encode(opened("a").state), **damage})
+        run_state.decode({**run_state.encode(opened("a").state), **damage})
 
 
 def test_replies_do_not_move_the_revision() -> None:

@@ -2,9 +2,9 @@
 
 from typing import Any
 
-from hanse.rounds import machine
-from hanse.rounds.events import Plan, PlanFailed, Planned, PlannedTask, Reduced, SetTimer
-from hanse.rounds.machine import RunState
+from hanse.rounds import run_state
+from hanse.rounds.events import Plan, PlanFailed, Planned, PlannedTask, Reduce, Reduced, SetTimer
+from hanse.rounds.run_state import RunState
 from tests.unit.rounds.play import MODEL, Play, given
 
 SITES = ("a", "b", "c", "d")
@@ -138,7 +138,7 @@ def test_a_folded_reply_says_how_long_it_took() -> None:
     play.receipt = 1_000_000 + 2_500_000 - 1
     play.reply(0)
     play.reply(1)
-    (first, second) = play.one(machine.Reduce).folded
+    (first, second) = play.one(Reduce).folded
     assert (first.seconds, second.seconds) == (2.5, 2.500001)
 
 
@@ -156,10 +156,10 @@ def test_a_record_of_before_is_read() -> None:
     play = Play(given())
     play.start(*SITES)
     play.plan("a", "b")
-    record = machine.encode(play.state)
+    record = run_state.encode(play.state)
     for name in ("refill", "by_group", "refilling", "memory"):
         del record[name]
     record["open"] = [slot[:10] for slot in record["open"]]
-    found: RunState = machine.decode(record)
+    found: RunState = run_state.decode(record)
     assert (found.refill, found.by_group, found.refilling, dict(found.memory)) == (0, False, False, {})
     assert [(slot.site, slot.asked_ms, slot.group) for slot in found.open.values()] == [("a", 0, 0), ("b", 0, 0)]

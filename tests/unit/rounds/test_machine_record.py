@@ -9,7 +9,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 
 from hanse.core.spec import EarlyStop, RunSpec
-from hanse.rounds import machine
+from hanse.rounds import machine, run_state
 from hanse.rounds.events import Cancelled, Checkpoint, Evaluated, PlanFailed, Reduced, ReduceRefused, TimerFired
 from tests.unit.rounds.play import Play
 
@@ -95,16 +95,16 @@ def walk(
     play.start("a", "b", "c", "d")
     for number in range(120):
         play.wander(random.Random(f"{seed} {number}"), seen, rows)
-        value = machine.encode(play.state)
+        value = run_state.encode(play.state)
         text = json.dumps(value)
-        assert json.dumps(machine.encode(machine.decode(json.loads(text)))) == text
+        assert json.dumps(run_state.encode(run_state.decode(json.loads(text)))) == text
         if restarts and rng.random() < 0.2 and not play.state.over:
             answers = tuple((ordinal, reason, receipt) for ordinal, (reason, receipt) in rows.items())
             play.restart(*play.state.sites, rows=answers)
             seen += play.of(Checkpoint)
         if play.state.over:
             break
-    return machine.encode(play.state), seen, rows
+    return run_state.encode(play.state), seen, rows
 
 
 @settings(max_examples=200, deadline=None)
@@ -116,8 +116,8 @@ def test_a_record_reads_back_as_itself_and_no_fate_is_told_twice(spec: RunSpec, 
     assert set(told) <= set(rows)
     rounds = [checkpoint.round for checkpoint in seen]
     assert rounds == list(range(rounds[0], rounds[0] + len(rounds))) if rounds else True
-    if value["status"] in machine.OVER:
-        state = machine.decode(value)
+    if value["status"] in run_state.OVER:
+        state = run_state.decode(value)
         remembered = {*state.released, *told}
         assert {ordinal for ordinal in rows if ordinal not in remembered} == set()
 
@@ -127,8 +127,8 @@ def test_a_record_reads_back_as_itself_and_no_fate_is_told_twice(spec: RunSpec, 
 def test_a_copy_does_not_change_with_its_origin(spec: RunSpec, seed: int) -> None:
     play = Walk(spec)
     play.start("a", "b", "c")
-    before = machine.encode(machine.copy(play.state))
-    twin = machine.copy(play.state)
+    before = run_state.encode(run_state.copy(play.state))
+    twin = run_state.copy(play.state)
     for number in range(20):
         play.wander(random.Random(f"{seed} {number}"), [], {})
-    assert machine.encode(twin) == before
+    assert run_state.encode(twin) == before

@@ -8,7 +8,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from hanse.rounds.plots import Line, bar_plot, escape, line_plot, nice_ticks, number, spread, thinned, tick_label
-from hanse.rounds.record import RoundRecord
+from hanse.rounds.record import RoundRecord, role_record
 from hanse.rounds.report import format_bytes, format_seconds, render
 
 EVIL = '<script>alert(1)</script>"><img src=x onerror=alert(1)>'
@@ -76,6 +76,19 @@ class TestPage:
         page = Page(text)
         assert page.tags.count("svg") == (4 if num_rounds else 0)
         assert len(text) < 2_500_000
+
+    def test_a_session_of_roles_is_told_by_role(self) -> None:
+        told = {
+            "guest": {"auc": 0.75, "rows": 1234, "sent_bytes": 1500, "received_bytes": 0, "sent_messages": 7},
+            "host": {"rows": 5, "sent_bytes": 0, "received_bytes": 1500},
+        }
+        record = role_record({"guest": "bank", "host": "<shop>"}, told, 2.0)
+        text = page_of([record], facts=[("roles", "guest: bank, host: <shop>")])
+        page = Page(text)
+        assert re.search(r"AUC\s*0.750\s*told by bank", page.text)
+        assert re.search(r"bank\s*guest\s*0.750\s*1,234\s*1.5 kB\s*0 B\s*7", page.text)
+        assert re.search(r"<shop>\s*host\s*–\s*5\s*0 B", page.text)
+        assert "by round" not in text
 
     def test_nothing_is_loaded_and_nothing_runs(self) -> None:
         page = Page(page_of(records(3, ["a", "b"])))

@@ -12,7 +12,7 @@ from hanse.server.config import ServerConfig
     "config",
     [
         ServerConfig("f"),
-        ServerConfig("f", "0.0.0.0", 0, 1, None, ("a.example", "10.0.0.1"), "process", 8),
+        ServerConfig("f", "0.0.0.0", 0, 1, None, ("a.example", "10.0.0.1"), "process", 8, results="everyone"),
         ServerConfig("123"),
         ServerConfig("f", listen="::1", hosts=("::1",)),
         ServerConfig("no"),
@@ -51,6 +51,7 @@ def test_what_is_written_is_read(tmp_path: Path, config: ServerConfig) -> None:
         ("federation: f\ndurability: maybe\n", "power or process"),
         ("federation: f\ndurability: [power]\n", "power or process"),
         ("federation: f\nthreads: 0\n", "whole number"),
+        ("federation: f\nresults: nobody\n", "owner or everyone"),
         ("federation: f\nthreads: 1.5\n", "whole number"),
     ],
 )

@@ -80,7 +80,7 @@ class Sites:
         finally:
             await channel.close()
             with contextlib.suppress(BaseException):
-                await asyncio.wait_for(running, 5)
+                await asyncio.wait_for(running, 20)
 
     async def play(
         self,

@@ -273,6 +273,15 @@ def test_protocols_without_a_proof_want_a_word() -> None:
     assert decide(played(unproven), policy, "bank").verdict == ACCEPT
 
 
+def test_a_numbered_role_is_the_role_unless_it_is_named() -> None:
+    own, other = RolePolicy(peers=None), RolePolicy(datasets=frozenset({"few"}))
+    policy = dataclasses.replace(OPEN, datasets=None, roles={"host": own, "host-2": other})
+    assert [policy.role(name) for name in ("host", "host-1", "host-2")] == [own, own, other]
+    assert [policy.role(name) for name in ("guest-1", "host-x", "host1", "ghost-1")] == [None] * 4
+    assert policy.grants("many", "host-1")
+    assert not policy.grants("many", "host-2")
+
+
 def test_roles_in_a_file(tmp_path: Path) -> None:
     path = tmp_path / "policy.yaml"
     path.write_text(

@@ -105,7 +105,7 @@ class Harbour:
     async def may_upload(self, caller: Identity, offer: pb.UploadOffer) -> str:
         return caller.name
 
-    def may_download(self, caller: Identity, request: pb.DownloadRequest) -> str:
+    async def may_download(self, caller: Identity, request: pb.DownloadRequest) -> str:
         self.downloads += 1
         self.changed.set()
         return caller.name

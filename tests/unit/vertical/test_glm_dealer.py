@@ -120,7 +120,7 @@ def test_each_interleaving_ends_alike() -> None:
         outcome = play(columns, response, training, seed)
         assert np.abs(joined(outcome) - expected.weights).max() < 0.004
         assert outcome.elapsed_s == 0
-        for role in ("guest", "host1", "host2"):
+        for role in ("guest", "host-1", "host-2"):
             assert np.abs(np.subtract(outcome.results[role].changes, expected.changes)).max() < 0.005
 
 

@@ -16,12 +16,13 @@ from hanse.channels.schedule import run_scheduled
 from hanse.core.arrays import Arrays
 from hanse.core.codec import decode, encode
 from hanse.core.errors import CodecError, ConfigError, HanseError, NotFoundError, RefusedError, UnavailableError
-from hanse.vertical import alignment, metrics
-from hanse.vertical.glm import models, scoring
+from hanse.vertical import alignment, metrics, together
+from hanse.vertical.glm import scoring
 from hanse.vertical.glm.columns import prepare
 from hanse.vertical.glm.families import response_of
 from hanse.vertical.glm.saved import decode_part, encode_part
 from hanse.vertical.glm.scoring import PartyModel
+from hanse.vertical.parties import host_roles
 from hanse.vertical.tables import read_table
 
 
@@ -55,9 +56,9 @@ def test_three_parties_train_and_score_together() -> None:
     common = set(guest["id"]) & set(hosts[0]["id"]) & set(hosts[1]["id"])
     assert {guest["id"][at] for at in result.rows} == common
     assert result.metrics["auc"] > 0.97
-    assert set(result.coefficients) == {"guest", "host1", "host2"}
-    assert set(result.coefficients["host1"]) == {"sales", "visits"}
-    assert result.coefficients["host1"]["sales"] < 0 < result.coefficients["host1"]["visits"]
+    assert set(result.coefficients) == {"guest", "host-1", "host-2"}
+    assert set(result.coefficients["host-1"]) == {"sales", "visits"}
+    assert result.coefficients["host-1"]["sales"] < 0 < result.coefficients["host-1"]["visits"]
     assert result.classes == ("no", "yes")
 
     rows, chances = result.predict(guest, hosts)
@@ -73,7 +74,8 @@ def test_three_parties_train_and_score_together() -> None:
     assert np.abs(chances - 1 / (1 + np.exp(-z))).max() < 1e-9
     assert metrics.auc(guest["y"][rows] == "yes", chances) == pytest.approx(result.metrics["auc"], abs=1e-9)
     told = {(each.to, each.what) for each in result.reveals}
-    assert ("host1", "intersection") not in told  # roles of the meeting are guest and host
+    assert ("host-1", "intersection") in told
+    assert "server" not in {to for to, _ in told}
     assert {"intersection", "common_rows", "own_weights", "partial_score", "shape", "steps"} <= {
         what for _, what in told
     }
@@ -92,9 +94,9 @@ def test_a_single_row_scores_as_in_the_batch() -> None:
 def test_a_host_that_is_offline() -> None:
     guest, hosts = people()
     result = hs.vertical.simulate(hs.vertical.LogisticRegression(**MODEL), guest, hosts)
-    with pytest.raises(UnavailableError, match="host2"):
+    with pytest.raises(UnavailableError, match="host-2"):
         result.predict(guest, [hosts[0], None])
-    rows, chances = result.predict(guest, [hosts[0], None], if_offline="average")
+    rows, chances = result.predict(guest, [hosts[0], None], if_offline="default")
     assert len(rows) > 300
     assert 0.9 < metrics.auc(guest["y"][rows] == "yes", chances) < result.metrics["auc"]
 
@@ -313,9 +315,8 @@ def test_models_that_cannot_be_are_refused(options: dict[str, Any]) -> None:
 
 def test_what_a_model_declares_is_plain_data() -> None:
     for count in (1, 3):
-        declared = hs.vertical.LogisticRegression(tolerance=0.1).protocols(count)
-        assert all(isinstance(each, Protocol) for each in declared)
-        json.dumps([each.describe() for each in declared])
+        declared = hs.vertical.LogisticRegression(tolerance=0.1).whole(host_roles(count))
+        assert Protocol.from_json(json.loads(json.dumps(declared.describe()))) == declared
     assert {name for name in dir(hs.vertical) if not name.startswith("_")} >= {"LogisticRegression", "simulate"}
     with pytest.raises(AttributeError):
         _ = hs.vertical.nothing
@@ -372,7 +373,7 @@ def test_parts_that_do_not_fit_are_refused(answer: Any) -> None:
 
     outcome = run_scheduled(
         scoring.protocol(),
-        {"guest": lambda party: scoring.guest(party, own, table[:3], np.arange(3), if_offline="average"), "host": host},
+        {"guest": lambda party: scoring.guest(party, own, table[:3], np.arange(3), if_offline="default"), "host": host},
         0,
     )
     assert isinstance(outcome.errors["guest"], RefusedError)
@@ -388,4 +389,4 @@ def test_bad_questions_are_refused_at_home(rows: Any, policy: Any) -> None:
 
 
 def test_models_room_is_what_the_front_door_shows() -> None:
-    assert hs.vertical.simulate is models.simulate
+    assert hs.vertical.simulate is together.simulate

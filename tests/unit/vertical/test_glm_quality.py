@@ -39,7 +39,7 @@ def pooled_metrics(result: Any, guest: Path, hosts: list[Path]) -> dict[str, flo
     pooled = np.hstack(parts)
     found = plaintext.fit(pooled, result.response, model.training(), penalised=np.concatenate(penalised))
     assert table.label is not None
-    return models._metrics(result.response, table.label[result.rows], result.response.predict(pooled @ found.weights))
+    return models.measured(result.response, table.label[result.rows], result.response.predict(pooled @ found.weights))
 
 
 @pytest.mark.parametrize(

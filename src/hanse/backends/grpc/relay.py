@@ -117,8 +117,8 @@ class RelaySession:
     """
 
     def __init__(self, sites: Mapping[str, str]) -> None:
-        if not 2 <= len(sites) <= MAX_ROLES:
-            raise TooLargeError(f"relay: expected 2 to {MAX_ROLES} roles, found {len(sites)}")
+        if not 1 <= len(sites) <= MAX_ROLES:
+            raise TooLargeError(f"relay: expected 1 to {MAX_ROLES} roles, found {len(sites)}")
         self.sites = dict(sites)
         self.roles = tuple(sorted(sites))
         places = range(len(self.roles))
@@ -136,6 +136,11 @@ class RelaySession:
     def waiting_bytes(self) -> int:
         """Of DATA, held now."""
         return sum(len(each) for pair in self._pairs.values() for each in pair.waiting)
+
+    @property
+    def moved_bytes(self) -> int:
+        """Of DATA, that roles have sent so far."""
+        return sum(each.sent for each in self._pairs.values())
 
     def attach(self, role: str, site: str) -> End:
         """A site opens its stream, once.

@@ -94,7 +94,7 @@ class Handler(Protocol):
         """
         ...
 
-    def may_download(self, caller: Caller, request: pb.DownloadRequest) -> str:
+    async def may_download(self, caller: Caller, request: pb.DownloadRequest) -> str:
         """In whose name `Links` is asked for a blob.
 
         Raises:
@@ -259,7 +259,7 @@ class Service:
         with _mapped(context) as guard:
             request = pb.DownloadRequest.FromString(content)
             async with self._turns.enter(f"{caller.kind} {caller.name}") as turn:
-                who = self._handler.may_download(caller, request)
+                who = await self._handler.may_download(caller, request)
                 await self._links.get(who, request.scope, request.id)
                 manifest = await self._blobs.manifest(request.scope, request.id)
                 wanted = _wanted(request, manifest)

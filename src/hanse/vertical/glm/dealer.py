@@ -24,9 +24,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from hanse.channels.checkpoints import BEGINNING, Progress
 from hanse.channels.party import Party
 from hanse.channels.protocol import Guarantee, Message, Protocol, Reveal
-from hanse.core.arrays import Array
+from hanse.core.arrays import Array, Arrays
 from hanse.core.errors import ConfigError, RefusedError
 from hanse.crypto import fixed_point, sharing, truncation
 from hanse.crypto.aes import KEY_BYTES
@@ -50,10 +51,10 @@ from hanse.vertical.glm.precision import (
     step_of,
 )
 from hanse.vertical.glm.series import public_coefficients, series_of
-from hanse.vertical.glm.training import Training, batches, bounds
+from hanse.vertical.glm.training import Training, batches, bounds, first_step, has_ended
+from hanse.vertical.parties import host_roles
 
 VERSION = 1
-MAX_HOSTS = 16
 BLOCK_ROWS = 4096
 """Rows of a masked table in one message."""
 AHEAD = 64
@@ -65,10 +66,8 @@ _ENDINGS = ("masked_change", "change", "weights")
 
 
 def data_roles(num_hosts: int) -> tuple[str, ...]:
-    """The guest and the hosts: `host`, or `host1`, `host2`, … where there are several."""
-    if not 1 <= num_hosts <= MAX_HOSTS:
-        raise ConfigError(f"hosts: expected 1 to {MAX_HOSTS}, found {num_hosts}")
-    return ("guest", "host") if num_hosts == 1 else ("guest", *(f"host{at}" for at in range(1, num_hosts + 1)))
+    """The guest and the hosts."""
+    return ("guest", *host_roles(num_hosts))
 
 
 def protocol(num_hosts: int = 1, *, early_stop: bool = False) -> Protocol:
@@ -176,6 +175,7 @@ async def guest(
     *,
     sample_weights: Table | None = None,
     start: Table | None = None,
+    progress: Progress = BEGINNING,
 ) -> Trained:
     """The party with the label.
 
@@ -186,6 +186,7 @@ async def guest(
         training: as at all other parties.
         sample_weights: float64 `(num_rows,)`, ≥ 0; in fixed point with 8 bits below the largest.
         start: weights of its own columns to begin with.
+        progress: epochs that are done, with this party's shares after them.
 
     Returns:
         Its weights.
@@ -206,15 +207,22 @@ async def guest(
     if sample_weights is not None:
         u = fixed_point.encode(relative_weights(sample_weights, rows)[:, None], SAMPLE_WEIGHT_BITS)
     side = await _begin(party, columns, training, (response.num_outputs, u is not None), u, response.values, start)
-    return await _train(side)
+    return await _train(side, progress)
 
 
-async def host(party: Party, columns: Columns, training: Training, *, start: Table | None = None) -> Trained:
+async def host(
+    party: Party,
+    columns: Columns,
+    training: Training,
+    *,
+    start: Table | None = None,
+    progress: Progress = BEGINNING,
+) -> Trained:
     """A party with further columns; arguments, result and errors as for `guest`."""
-    return await _train(await _begin(party, columns, training, (0, False), None, None, start))
+    return await _train(await _begin(party, columns, training, (0, False), None, None, start), progress)
 
 
-async def arbiter(party: Party, training: Training) -> None:
+async def arbiter(party: Party, training: Training, progress: Progress = BEGINNING) -> None:
     """The dealer: learns sizes and how far the others are, sends what hides everything else.
 
     Raises:
@@ -229,8 +237,8 @@ async def arbiter(party: Party, training: Training) -> None:
     masks = [_table_mask(seed, rows, width) for seed, width in zip(seeds.values(), plan.columns, strict=True)]
     tables = [table for table, _ in masks]
     sample_weights = masks[0][1] if plan.weighted else None
-    reached = 0
-    for batch in batches(rows, training):
+    reached = first_step(rows, training, progress.number)
+    for batch in batches(rows, training, progress.number):
         party.iteration = batch.index
         while batch.index >= reached + AHEAD:
             reached = await _progress(party, reached)
@@ -333,8 +341,8 @@ async def _open_tables(side: _Side) -> None:
         side.opened_sample_weights = _of_shape(received, (side.num_rows, 1))
 
 
-async def _train(side: _Side) -> Trained:
-    weights, changes, num_steps = await _steps(side)
+async def _train(side: _Side, progress: Progress) -> Trained:
+    weights, changes, num_steps = await _steps(side, progress)
     parts = side.plan.parts()
     roles = side.party.protocol.roles[:-1]
     for peer in side.peers:
@@ -347,13 +355,18 @@ async def _train(side: _Side) -> Trained:
     return Trained(found, changes, num_steps)
 
 
-async def _steps(side: _Side) -> tuple[Ring, tuple[float, ...], int]:
+async def _steps(side: _Side, progress: Progress) -> tuple[Ring, tuple[float, ...], int]:
     """All steps; this party's share of the weights."""
     party, training = side.party, side.training
-    before, changes, taken = side.weights, [], 0
-    for batch in batches(side.num_rows, training):
+    first = taken = first_step(side.num_rows, training, progress.number)
+    changes: list[float] = []
+    if progress.number:
+        side.weights, side.velocity = (_kept(progress, name, side.weights.shape) for name in ("weights", "velocity"))
+        changes = progress.state["changes"].tolist()
+    before = side.weights
+    for batch in () if has_ended(changes, training) else batches(side.num_rows, training, progress.number):
         party.iteration = batch.index
-        if side.is_first and batch.index and batch.index % (AHEAD // 2) == 0:
+        if side.is_first and batch.index > first and batch.index % (AHEAD // 2) == 0:
             await party.send("arbiter", "progress", np.array([batch.index], np.int64))
         closes = batch.ends_epoch and training.tolerance > 0
         dealt_now = await _material(side, batch.index, side.plan.shapes(batch.num_rows, closes=closes))
@@ -362,11 +375,18 @@ async def _steps(side: _Side) -> tuple[Ring, tuple[float, ...], int]:
         if closes:
             changes.append(await _change(side, before, dealt_now))
             before = side.weights
-            if changes[-1] <= training.tolerance:
+        if batch.ends_epoch:
+            state = {"weights": side.weights, "velocity": side.velocity, "changes": np.array(changes)}
+            progress.keep(batch.epoch + 1, Arrays(state))
+            if has_ended(changes, training):
                 break
     if side.is_first:
         await party.send("arbiter", "progress", np.array([-1], np.int64))
     return side.weights, tuple(changes), taken
+
+
+def _kept(progress: Progress, name: str, shape: tuple[int, ...]) -> Ring:
+    return np.array(_of_shape(progress.state[name], shape), np.uint64)
 
 
 async def _step(side: _Side, batch: slice, dealt_now: Material, step: Step) -> None:

@@ -27,9 +27,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from hanse.channels.checkpoints import BEGINNING, Progress
 from hanse.channels.party import Party
 from hanse.channels.protocol import Guarantee, Message, Protocol, Reveal
-from hanse.core.arrays import Array
+from hanse.core.arrays import Array, Arrays
 from hanse.core.errors import ConfigError, RefusedError
 from hanse.crypto import rlwe
 from hanse.crypto.aes import prg
@@ -42,7 +43,7 @@ from hanse.vertical.glm.families import MAX_CLASSES, Response, Table
 from hanse.vertical.glm.plaintext import Optimiser, relative_weights
 from hanse.vertical.glm.precision import check_columns, check_weights
 from hanse.vertical.glm.series import Series, series_of
-from hanse.vertical.glm.training import Batch, Training, batches, bounds
+from hanse.vertical.glm.training import Batch, Training, batches, bounds, first_step, has_ended
 from hanse.vertical.glm.wide import Integers
 
 VERSION = 1
@@ -147,12 +148,14 @@ async def guest(
     own_gradients: bool,
     sample_weights: Table | None = None,
     start: Table | None = None,
+    progress: Progress = BEGINNING,
     cipher: type[PrivateKey] = PrivateKey,
 ) -> Trained:
     """The party with the label; arguments and errors as for `dealer.guest`.
 
     Args:
         own_gradients: which mode; see the module's text.
+        progress: epochs that are done, with this party's state after them.
         cipher: `rlwe.PrivateKey`; `mock_rlwe.PrivateKey` protects nothing and tells what the cipher costs.
     """
     rows = len(columns.values)
@@ -162,7 +165,7 @@ async def guest(
         raise ConfigError("sample weights: not for linear models without a dealer")
     u = None if sample_weights is None else relative_weights(sample_weights, rows)
     side = await _begin(party, columns, training, own_gradients, response.num_outputs, response.values, u, cipher)
-    return await _train(side, start)
+    return await _train(side, start, progress)
 
 
 async def host(
@@ -172,10 +175,11 @@ async def host(
     *,
     own_gradients: bool,
     start: Table | None = None,
+    progress: Progress = BEGINNING,
     cipher: type[PrivateKey] = PrivateKey,
 ) -> Trained:
     """The party with further columns; see `guest`."""
-    return await _train(await _begin(party, columns, training, own_gradients, 0, None, None, cipher), start)
+    return await _train(await _begin(party, columns, training, own_gradients, 0, None, None, cipher), start, progress)
 
 
 async def _begin(
@@ -251,16 +255,16 @@ def _largest_rank(table: npt.NDArray[np.int64], cuts: list[tuple[int, int]]) -> 
     return max(int(np.linalg.matrix_rank(table[start:stop].astype(np.float64))) for start, stop in cuts)
 
 
-async def _train(side: _Side, start: Table | None) -> Trained:
+async def _train(side: _Side, start: Table | None, progress: Progress) -> Trained:
     shape = (side.table.shape[1], side.outputs)
     if start is not None and start.shape != shape:
         raise ConfigError(f"start: expected weights of {shape}, found {start.shape}")
     begin = np.zeros(shape) if start is None else start
     check_weights(begin)
     if side.own_gradients:
-        weights, changes, taken = await _descend(side, begin)
+        weights, changes, taken = await _descend(side, begin, progress)
     else:
-        weights, changes, taken = await _descend_shared(side, begin)
+        weights, changes, taken = await _descend_shared(side, begin, progress)
     check_weights(weights)
     return Trained(weights, changes, taken)
 
@@ -268,12 +272,18 @@ async def _train(side: _Side, start: Table | None) -> Trained:
 # ---- own gradients ----
 
 
-async def _descend(side: _Side, start: Table) -> tuple[Table, tuple[float, ...], int]:
+async def _descend(side: _Side, start: Table, progress: Progress) -> tuple[Table, tuple[float, ...], int]:
     """All steps on weights that this party holds."""
-    optimiser, before = Optimiser(side.training, start, side.penalised), start
+    optimiser = Optimiser(side.training, start, side.penalised)
     changes: list[float] = []
-    taken = 0
-    for batch in batches(len(side.table), side.training):
+    taken = first_step(len(side.table), side.training, progress.number)
+    if progress.number:
+        kept = {name: _of_shape(progress.state[name], start.shape) for name in ("weights", "first", "second")}
+        optimiser.weights, optimiser.first, optimiser.second = (np.array(each, np.float64) for each in kept.values())
+        optimiser.count, changes = taken, progress.state["changes"].tolist()
+    before = optimiser.weights
+    ended = has_ended(changes, side.training)
+    for batch in () if ended else batches(len(side.table), side.training, progress.number):
         side.party.iteration = batch.index
         x = side.table[batch.rows]
         d = await _residuals(side, side.values[batch.rows] @ optimiser.weights, batch, 1.0)
@@ -292,15 +302,21 @@ async def _descend(side: _Side, start: Table) -> tuple[Table, tuple[float, ...],
                 raise RefusedError(f"{side.peer}: expected a finite change of the weights, found another")
             changes.append(float(np.sqrt(own + other)))
             before = optimiser.weights
-            if changes[-1] <= side.training.tolerance:
+        if batch.ends_epoch:
+            state = {"weights": optimiser.weights, "first": optimiser.first, "second": optimiser.second}
+            progress.keep(batch.epoch + 1, Arrays({**state, "changes": np.array(changes)}))
+            if has_ended(changes, side.training):
                 break
     return optimiser.weights, tuple(changes), taken
 
 
 # ---- shared weights ----
 
+_SHARES = ("own", "theirs", "own_velocity", "their_velocity")
+"""What a checkpoint holds."""
 
-async def _descend_shared(side: _Side, start: Table) -> tuple[Table, tuple[float, ...], int]:
+
+async def _descend_shared(side: _Side, start: Table, progress: Progress) -> tuple[Table, tuple[float, ...], int]:
     """All steps on shares; own weights at the end, once the other has sent its share of them."""
     training = side.training
     own = wide.from_floats(start, WEIGHT_BITS)
@@ -310,8 +326,14 @@ async def _descend_shared(side: _Side, start: Table) -> tuple[Table, tuple[float
     other_penalised = np.ones(side.num_theirs, np.bool_)
     if not side.is_guest:
         other_penalised[0] = False  # the guest's first column is the intercept
-    taken = 0
-    for batch in batches(len(side.table), training):
+    taken = first_step(len(side.table), training, progress.number)
+    if progress.number:
+        own, theirs, *moved = (
+            wide.from_words(_of_shape(progress.state[name], (*like.shape, 2)))
+            for name, like in zip(_SHARES, (own, theirs, own, theirs), strict=True)
+        )
+        velocities = moved[0], moved[1]
+    for batch in batches(len(side.table), training, progress.number):
         side.party.iteration = batch.index
         x = side.table[batch.rows]
         z = await _shared_scores(side, x, own, theirs)
@@ -332,6 +354,9 @@ async def _descend_shared(side: _Side, start: Table) -> tuple[Table, tuple[float
         velocities = moved[0], moved[1]
         own, theirs = wide.reduce(own - moved[0]), wide.reduce(theirs - moved[1])
         taken = batch.index + 1
+        if batch.ends_epoch:
+            words = [wide.to_words(each) for each in (own, theirs, *velocities)]
+            progress.keep(batch.epoch + 1, Arrays(zip(_SHARES, words, strict=True)))
     side.awaited["sum"] = own
     await side.party.send(side.peer, "weights", wide.to_words(theirs))
     rest = wide.from_words(_of_shape(await side.party.recv(side.peer, "weights"), (*own.shape, 2)))

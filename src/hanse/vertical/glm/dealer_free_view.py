@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from hanse.channels.checkpoints import BEGINNING
 from hanse.channels.party import Party
 from hanse.channels.protocol import Protocol
 from hanse.core.arrays import Array
@@ -49,7 +50,7 @@ def simulate_view(
     values, outputs = (None, 0) if response is None else (response.values, response.num_outputs)
     side = run_alone(dealer_free._begin(party, columns, training, own_gradients, outputs, values, u))
     party.side = side
-    run_alone(dealer_free._train(side, None))
+    run_alone(dealer_free._train(side, None, BEGINNING))
     return party.view
 
 
@@ -65,7 +66,7 @@ class _Imagined(Party):
         self._steps = 0
         self._epochs = 0
         self._last: dict[str, Array] = {}
-        self._next: dict[str, Array] = {}
+        self._coming: dict[str, Array] = {}
 
     async def send(self, to: str, name: str, value: Array) -> None:
         """See `Party.send`: nobody hears it."""
@@ -73,7 +74,7 @@ class _Imagined(Party):
 
     async def recv(self, sender: str, name: str) -> Array:
         """See `Party.recv`: made up, and noted in the view."""
-        value = self._next.pop(name) if name in self._next else self._made_up(name)
+        value = self._coming.pop(name) if name in self._coming else self._made_up(name)
         self.view.append((name, value))
         return value
 
@@ -95,11 +96,11 @@ class _Imagined(Party):
             return wide.to_words(self._reveals["gradients"][self._steps - 1] - own)
         if name == "vector":
             encrypted = self._key.encrypt_vector([0] * side.awaited["vector"])
-            self._next["vector_seeds"] = encrypted.seeds
+            self._coming["vector_seeds"] = encrypted.seeds
             return encrypted.body
         if name == "angles":
             encrypted = self._key.encrypt_slots(np.zeros((side.awaited["slots"], rlwe.SIZE), np.int64))
-            self._next["angle_seeds"] = encrypted.seeds
+            self._coming["angle_seeds"] = encrypted.seeds
             return encrypted.body
         if name == "heads":
             return self._answer(side.key)
@@ -111,7 +112,7 @@ class _Imagined(Party):
         masks = [int.from_bytes(np.random.default_rng().bytes(14), "little") for _ in range(rows)]
         zero = key.encrypt_vector([0] * length)
         answer = key.public.inner_products(np.zeros((rows, length), np.int64), zero, masks)
-        self._next["tails"] = answer.tails
+        self._coming["tails"] = answer.tails
         return answer.heads
 
     def _slots(self, key: PrivateKey) -> Array:
@@ -119,5 +120,5 @@ class _Imagined(Party):
         rows = self.side.awaited["slots"]
         nothing = np.zeros((rows, rlwe.SIZE), np.int64)
         answer = key.public.slot_products(nothing, key.encrypt_slots(nothing), dealer_free._slot_masks(rows))
-        self._next["residual_tails"] = answer.tails
+        self._coming["residual_tails"] = answer.tails
         return answer.heads

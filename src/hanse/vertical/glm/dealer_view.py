@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from hanse.channels.checkpoints import BEGINNING
 from hanse.channels.frames import CheckHead, Frame
 from hanse.channels.party import Party
 from hanse.channels.protocol import Protocol
@@ -52,7 +53,7 @@ def simulate_view(
     values = None if response is None else response.values
     side = run_alone(dealer._begin(party, columns, training, outputs, u, values, None))
     party.side = side
-    share, _, _ = run_alone(dealer._steps(side))
+    share, _, _ = run_alone(dealer._steps(side, BEGINNING))
     rest = fixed_point.encode(reveals["weights"], WEIGHT_BITS) - share[side.plan.parts()[side.place]]
     return [*party.view, *(("weights", each) for each in _summands(rest, len(hellos)))]
 

@@ -2,51 +2,55 @@
 
     model = hs.vertical.LogisticRegression(label="y", key="id", epochs=20)
     result = hs.vertical.simulate(model, guest=bank, hosts=[shop, telco])
-    result.metrics, result.coefficients["host1"], result.predict(new_bank, [new_shop, new_telco])
+    result.metrics, result.coefficients["host-1"], result.predict(new_bank, [new_shop, new_telco])
 
-A model is plain data. `simulate` runs all parties in this process over local channels: intersection, training, scoring.
+A model is plain data, and an app: `hs.run(model, roles={...})` trains it over real sites with the same programs.
 """
 
-import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
-from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
-from hanse.channels.local import run_local
 from hanse.channels.party import Party
-from hanse.channels.protocol import Protocol, Reveal, compose
+from hanse.channels.protocol import Protocol
+from hanse.core.arrays import Arrays
 from hanse.core.errors import ConfigError
-from hanse.vertical import alignment, metrics
+from hanse.vertical import metrics
 from hanse.vertical.glm import dealer, dealer_free, scoring
 from hanse.vertical.glm.columns import Columns, prepare
-from hanse.vertical.glm.dealer import Trained
 from hanse.vertical.glm.families import Response, response_of
-from hanse.vertical.glm.saved import encode_part
-from hanse.vertical.glm.scoring import IfOffline, PartyModel
+from hanse.vertical.glm.saved import part_arrays, part_in
+from hanse.vertical.glm.scoring import PartyModel
 from hanse.vertical.glm.series import RANGES
 from hanse.vertical.glm.training import Training
-from hanse.vertical.psi import chase_miao
-from hanse.vertical.tables import Table, read_table
+from hanse.vertical.model import Model, Played, Program
+from hanse.vertical.parties import IfOffline
+from hanse.vertical.psi.ids import Places
+from hanse.vertical.tables import Table
+from hanse.vertical.together import Together
 
 PROTOCOLS = ("dealer", "dealer-free", "own-gradient")
-TIMEOUT_S = 600.0
-"""Of a wait, where all parties share this process's processors."""
 _TRAINING = tuple(each.name for each in fields(Training) if each.name != "family")
-Program = Callable[[Party], Awaitable[Any]]
+_MEASURES = {
+    "logistic": {
+        "accuracy": "share of the judged rows whose likeliest class is right",
+        "log_loss": "mean log loss of the judged rows",
+        "auc": "area under the ROC curve of the judged rows",
+        "ks": "distance between the scores of both classes",
+    },
+    "linear": {"rmse": "of the judged rows", "mae": "of the judged rows", "r2": "explained variance"},
+    "poisson": {"rmse": "of the judged rows", "mae": "of the judged rows", "d2": "explained deviance"},
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LinearModel:
-    """What the models share; see `Training` for the settings of training.
+class LinearModel(Model):
+    """What the models share; see `Model` for tables and jobs, `Training` for the settings of training.
 
     Attributes:
-        label: the guest's column that is predicted.
-        key: the column of identifiers at every party; None where rows are in one common order already.
-        weight: the guest's column of sample weights, or None.
         protocol: `dealer`: secret sharing, with a third organisation that deals (the arbiter). Without a third, for one
             host: `dealer-free`, which reveals no more and takes about a hundred times the computation; `own-gradient`,
             in which each party sees the gradients of its own columns, and which takes half of that.
@@ -59,9 +63,6 @@ class LinearModel:
 
     family: ClassVar[str]
 
-    label: str = "y"
-    key: str | None = "id"
-    weight: str | None = None
     protocol: str = "dealer"
     standardise: bool = True
     clip: float | None = None
@@ -73,10 +74,10 @@ class LinearModel:
     l1: float = 0.0
     l2: float = 0.0
     tolerance: float = 0.0
-    seed: int = 0
     wide_scores: bool = False
 
     def __post_init__(self) -> None:
+        Model.__post_init__(self)
         if self.protocol not in PROTOCOLS:
             raise ConfigError(f"protocol: expected one of {', '.join(PROTOCOLS)}, found {self.protocol!r}")
         self.training()
@@ -85,43 +86,44 @@ class LinearModel:
         """The settings that all parties must hold alike."""
         return Training(family=self.family, **{name: getattr(self, name) for name in _TRAINING})
 
+    @property
+    def own_gradients(self) -> bool:
+        """Whether parties see the gradients of their own columns."""
+        return self.protocol == "own-gradient"
+
+    # ---- see Model ----
+
     def declared(self, num_hosts: int) -> Protocol:
-        """The declaration of the training."""
+        """See `Model.declared`."""
         if self.protocol == "dealer":
             return dealer.protocol(num_hosts, early_stop=self.tolerance > 0)
         if num_hosts != 1:
             raise ConfigError(f"hosts: expected one for {self.protocol}, found {num_hosts}; take the protocol dealer")
         return dealer_free.protocol(own_gradients=self.own_gradients, early_stop=self.tolerance > 0)
 
-    @property
-    def own_gradients(self) -> bool:
-        """Whether parties see the gradients of their own columns."""
-        return self.protocol == "own-gradient"
+    def scored(self, num_hosts: int) -> Protocol:
+        """See `Model.scored`."""
+        return scoring.protocol(num_hosts)
 
-    def protocols(self, num_hosts: int) -> tuple[Protocol, ...]:
-        """Everything that `simulate` and `predict` run, with intersection where there is a key."""
-        meeting = () if self.key is None else (chase_miao.PROTOCOL,)
-        rest = (alignment.PROTOCOL,) if meeting and num_hosts > 1 else ()
-        return (*meeting, *rest, self.declared(num_hosts), scoring.protocol(num_hosts))
+    def measures(self) -> Mapping[str, str]:
+        """See `Model.measures`."""
+        return _MEASURES[self.family]
 
     def columns(self, table: Table, *, is_guest: bool) -> Columns:
-        """A party's columns as they are trained on."""
+        """See `Model.columns`."""
         return prepare(table.values, table.names, intercept=is_guest, standardise=self.standardise, clip=self.clip)
+
+    def respond(self, label: npt.NDArray[Any]) -> Response:
+        """See `Model.respond`."""
+        return response_of(label, self.family)
 
     def program(
         self, role: str, columns: Columns | None = None, response: Response | None = None, **options: Any
     ) -> Program:
-        """The program of one role.
-
-        Args:
-            role: `guest`, a host, or `arbiter`.
-            columns: of the guest and the hosts.
-            response: of the guest.
-            options: `sample_weights` of the guest, `start` of either.
-        """
+        """See `Model.program`."""
         training = self.training()
         if role == "arbiter":
-            return lambda party: dealer.arbiter(party, training)
+            return lambda party: dealer.arbiter(party, training, **options)
         assert columns is not None
         if self.protocol != "dealer":
             options["own_gradients"] = self.own_gradients
@@ -130,6 +132,53 @@ class LinearModel:
             assert response is not None
             return lambda party: room.guest(party, columns, response, training, **options)
         return lambda party: room.host(party, columns, training, **options)
+
+    def part_of(self, columns: Columns, trained: Any) -> PartyModel:
+        """See `Model.part_of`."""
+        return PartyModel(replace(columns, values=columns.values[:0].copy()), trained.weights)
+
+    def names_in(self, part: PartyModel) -> tuple[str, ...]:
+        """See `Model.names_in`."""
+        return part.columns.own_names
+
+    async def ask(self, party: Party, part: PartyModel, values: Any, rows: Places, if_offline: IfOffline) -> Any:
+        """See `Model.ask`."""
+        return await scoring.guest(party, part, values, rows, if_offline=if_offline)
+
+    async def answer(self, party: Party, part: PartyModel, values: Any, *, max_rows: int | None = None) -> None:
+        """See `Model.answer`."""
+        await scoring.host(party, part, values, max_rows=scoring.MAX_ROWS if max_rows is None else max_rows)
+
+    def judge(self, response: Response, label: npt.NDArray[Any], scores: Any) -> Mapping[str, float]:
+        """See `Model.judge`."""
+        _check_range(self, scores)
+        return measured(response, label, self.predicted(response, scores))
+
+    def predicted(self, response: Response, scores: Any) -> npt.NDArray[np.float64]:
+        """See `Model.predicted` and `Response.predict`."""
+        return response.predict(scores)
+
+    def encoded(self, part: PartyModel, response: Response | None) -> Arrays:
+        """See `Model.encoded`."""
+        return part_arrays(part, response)
+
+    def decoded(self, arrays: Arrays) -> tuple[PartyModel, Response | None]:
+        """See `Model.decoded`."""
+        return part_in(arrays)
+
+    def result(self, played: Mapping[str, Played]) -> "Result":
+        """See `Model.result`."""
+        guest = played["guest"]
+        return Result(
+            self,
+            {role: each.part for role, each in played.items()},
+            guest.response,
+            guest.metrics,
+            guest.scores,
+            guest.rows,
+            guest.trained.changes,
+            guest.trained.num_steps,
+        )
 
 
 class LogisticRegression(LinearModel):
@@ -154,26 +203,14 @@ class PoissonRegression(LinearModel):
 
 
 @dataclass(frozen=True, slots=True)
-class Result:
+class Result(Together):
     """A trained model with all its parties' parts: what `simulate` alone can hold in one hand.
 
     Attributes:
-        model: what was trained.
-        parts: role → that party's part.
-        response: the guest's label as it was trained on, which turns predictors into predictions.
-        metrics: of the predictions for the rows that were trained on, computed by the guest.
-        scores: the predictors of these rows, float64 `(num_rows, num_outputs)`.
-        rows: places of these rows in the guest's table.
         changes: how far each epoch moved the weights; empty without a tolerance.
         num_steps: steps taken.
     """
 
-    model: LinearModel
-    parts: Mapping[str, PartyModel]
-    response: Response
-    metrics: Mapping[str, float]
-    scores: npt.NDArray[np.float64]
-    rows: npt.NDArray[np.int64]
     changes: tuple[float, ...]
     num_steps: int
 
@@ -191,169 +228,11 @@ class Result:
     @property
     def classes(self) -> tuple[Any, ...]:
         """Of a logistic regression: the label's values, in the order of its predictions."""
-        return self.response.classes
-
-    @property
-    def reveals(self) -> tuple[Reveal, ...]:
-        """What all that ran told whom, composed."""
-        return compose(self.model.protocols(len(self.parts) - 1))
+        return tuple(self.response.classes)
 
     def weights(self) -> dict[str, npt.NDArray[np.float64]]:
         """Role → weights for scaled columns: what a warm start takes."""
         return {role: part.weights for role, part in self.parts.items()}
-
-    def save(self, folder: str | Path) -> None:
-        """Write each party's part to `folder`/ROLE.safetensors. Between organisations, each keeps its own file."""
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        for role, part in self.parts.items():
-            content = encode_part(part, self.response if role == "guest" else None)
-            (folder / f"{role}.safetensors").write_bytes(content)
-
-    def predict(
-        self, guest: Any, hosts: Any, *, if_offline: IfOffline = "refuse"
-    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
-        """Score further rows together.
-
-        Args:
-            guest, hosts: tables as for `simulate`; a label is not looked at. A host that is None is offline.
-            if_offline: see `scoring.guest`.
-
-        Returns:
-            Places of the common rows in the guest's table, and their predictions, see `Response.predict`.
-        """
-        model = self.model
-        tables = [
-            None if each is None else read_table(each, key=model.key, only=part.columns.own_names, party=role)
-            for (role, part), each in zip(self.parts.items(), [guest, *_listed(hosts)], strict=True)
-        ]
-        return asyncio.run(self._predict(tables, if_offline))
-
-    async def _predict(self, tables: list[Table | None], if_offline: IfOffline) -> tuple[Any, Any]:
-        there = [each for each in tables if each is not None]
-        places = await _align(there, self.model.key)
-        aligned = iter([table.take(rows) for table, rows in zip(there, places, strict=True)])
-        z = await _score(self.parts, [None if each is None else next(aligned) for each in tables], if_offline)
-        return places[0], self.response.predict(z)
-
-
-def simulate(
-    model: LinearModel, guest: Any, hosts: Any, *, start: Mapping[str, npt.NDArray[np.float64]] | None = None
-) -> Result:
-    """Train with all parties in this process, over local channels, with the cryptography as between organisations.
-
-    Args:
-        model: what to train.
-        guest: the table of the party with the label; see `hanse.vertical.tables` for what is taken.
-        hosts: the table of one host, or a list of several.
-        start: `weights()` of an earlier result: training goes on from there.
-
-    Returns:
-        The trained model.
-
-    Raises:
-        ConfigError: tables that do not fit the model or each other, no common rows, a training that diverged.
-    """
-    return asyncio.run(_simulate(model, guest, _listed(hosts), start or {}))
-
-
-async def _simulate(model: LinearModel, guest: Any, hosts: list[Any], start: Mapping[str, Any]) -> Result:
-    roles = dealer.data_roles(len(hosts))
-    tables = [read_table(guest, key=model.key, label=model.label, weight=model.weight, party="guest")]
-    for role, each in zip(roles[1:], hosts, strict=True):
-        tables.append(read_table(each, key=model.key, not_here=model.label, party=role))
-    places = await _align(tables, model.key)
-    aligned = [table.take(rows) for table, rows in zip(tables, places, strict=True)]
-    label = aligned[0].label
-    assert label is not None
-    response = response_of(label, model.family)
-    columns = {role: model.columns(table, is_guest=role == "guest") for role, table in zip(roles, aligned, strict=True)}
-    declared = model.declared(len(hosts))
-    programs = {"arbiter": model.program("arbiter")} if "arbiter" in declared.roles else {}
-    for role in roles:
-        options: dict[str, Any] = {"start": start.get(role)}
-        if role == "guest":
-            options |= {"response": response, "sample_weights": aligned[0].sample_weights}
-        programs[role] = model.program(role, columns[role], **options)
-    trained: dict[str, Trained] = await run_local(declared, programs, timeout_s=TIMEOUT_S)
-    parts = {
-        role: PartyModel(replace(columns[role], values=columns[role].values[:0].copy()), trained[role].weights)
-        for role in roles
-    }
-    z = await _score(parts, list(aligned), "refuse")
-    _check_range(model, z)
-    found = _metrics(response, label, response.predict(z))
-    return Result(model, parts, response, found, z, places[0], trained["guest"].changes, trained["guest"].num_steps)
-
-
-async def _align(tables: Sequence[Table], key: str | None) -> list[npt.NDArray[np.int64]]:
-    """For each party, places of the common rows in its table, in the common order."""
-    if key is None:
-        rows = {table.num_rows for table in tables}
-        if len(rows) != 1:
-            raise ConfigError(f"tables: expected one number of rows without a key, found {sorted(rows)}")
-        return [np.arange(tables[0].num_rows, dtype=np.int64) for _ in tables]
-    meetings = []
-    guest_ids: Any = tables[0].ids
-    for table in tables[1:]:
-        host_ids: Any = table.ids
-        met = await run_local(
-            chase_miao.PROTOCOL,
-            {
-                "guest": _with(chase_miao.guest, guest_ids),
-                "host": _with(chase_miao.host, host_ids),
-            },
-        )
-        meetings.append(met)
-    everywhere, rows_of = alignment.common([met["guest"] for met in meetings])
-    if not len(everywhere):
-        raise ConfigError("tables: expected rows that all parties hold, found none in common")
-    if len(meetings) == 1:
-        return [everywhere, meetings[0]["host"]]
-    places = [everywhere]
-    for met, kept in zip(meetings, rows_of, strict=True):
-        told = await run_local(
-            alignment.PROTOCOL,
-            {
-                "guest": _with(alignment.guest, kept),
-                "host": _with(alignment.host, met["host"]),
-            },
-        )
-        places.append(told["host"])
-    return places
-
-
-async def _score(
-    parts: Mapping[str, PartyModel], tables: Sequence[Table | None], if_offline: IfOffline
-) -> npt.NDArray[np.float64]:
-    """The guest's predictors for aligned tables."""
-    own = tables[0]
-    assert own is not None
-    rows = np.arange(own.num_rows, dtype=np.int64)
-    programs: dict[str, Program] = {
-        "guest": lambda party: scoring.guest(party, parts["guest"], own.values, rows, if_offline=if_offline)
-    }
-    for (role, part), table in zip(list(parts.items())[1:], tables[1:], strict=True):
-        programs[role] = _offline if table is None else _answering(part, table)
-    results = await run_local(scoring.protocol(len(parts) - 1), programs)
-    z: npt.NDArray[np.float64] = results["guest"]
-    return z
-
-
-def _with(program: Callable[..., Awaitable[Any]], *arguments: Any) -> Program:
-    return lambda party: program(party, *arguments)
-
-
-def _answering(part: PartyModel, table: Table) -> Program:
-    return lambda party: scoring.host(party, part, table.values)
-
-
-async def _offline(party: Party) -> None:
-    await party.stop()
-
-
-def _listed(hosts: Any) -> list[Any]:
-    return list(hosts) if isinstance(hosts, list | tuple) else [hosts]
 
 
 def _check_range(model: LinearModel, z: npt.NDArray[np.float64]) -> None:
@@ -368,7 +247,8 @@ def _check_range(model: LinearModel, z: npt.NDArray[np.float64]) -> None:
         )
 
 
-def _metrics(response: Response, label: npt.NDArray[Any], predicted: npt.NDArray[np.float64]) -> dict[str, float]:
+def measured(response: Response, label: npt.NDArray[Any], predicted: npt.NDArray[np.float64]) -> dict[str, float]:
+    """Metrics of predictions, by the family."""
     if response.family.name == "logistic":
         return metrics.of_classes(label, predicted, response.classes)
     return (

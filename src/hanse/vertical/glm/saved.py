@@ -19,8 +19,8 @@ from hanse.vertical.glm.scoring import PartyModel
 VERSION = 1
 
 
-def encode_part(part: PartyModel, response: Response | None = None) -> bytes:
-    """A part as bytes; at the guest with its response, of which the rows are left out."""
+def part_arrays(part: PartyModel, response: Response | None = None) -> Arrays:
+    """A part as arrays; at the guest with its response, of which the rows are left out."""
     about: dict[str, Any] = {"v": VERSION, "names": list(part.columns.names), "clip": part.columns.clip}
     if response is not None:
         about |= {
@@ -35,7 +35,12 @@ def encode_part(part: PartyModel, response: Response | None = None) -> bytes:
         "means": part.columns.means,
         "deviations": part.columns.deviations,
     }
-    return encode(Arrays(arrays))
+    return Arrays(arrays)
+
+
+def encode_part(part: PartyModel, response: Response | None = None) -> bytes:
+    """`part_arrays` as bytes."""
+    return encode(part_arrays(part, response))
 
 
 def decode_part(content: bytes) -> tuple[PartyModel, Response | None]:
@@ -44,7 +49,15 @@ def decode_part(content: bytes) -> tuple[PartyModel, Response | None]:
     Raises:
         CodecError: it is something else.
     """
-    arrays = decode(content)
+    return part_in(decode(content))
+
+
+def part_in(arrays: Arrays) -> tuple[PartyModel, Response | None]:
+    """Read what `part_arrays` made.
+
+    Raises:
+        CodecError: it is something else.
+    """
     if list(arrays) != ["about", "weights", "means", "deviations"]:
         raise CodecError("model: expected the arrays about, weights, means and deviations")
     weights, means, deviations = (np.array(arrays[name]) for name in ("weights", "means", "deviations"))

@@ -7,10 +7,11 @@ With one host the guest learns its part in any protocol: it knows z and its own 
 to learn their sum; here it learns each, and Reveals says so. A part is one number a row of the host's columns: enough
 queries about rows with known columns give the weights away, and then columns. How often a guest may ask is for the
 host's policy.
+
+**Guarantee.** Semi-honest, whoever colludes, and no assumption: what is sent is what is revealed, and nothing else.
 """
 
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -21,9 +22,9 @@ from hanse.core.errors import ConfigError, RefusedError, UnavailableError
 from hanse.vertical.glm.columns import Columns
 from hanse.vertical.glm.dealer import data_roles
 from hanse.vertical.glm.families import Table
+from hanse.vertical.parties import IfOffline
 
 MAX_ROWS = 1 << 24
-IfOffline = Literal["refuse", "average"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +67,7 @@ def protocol(num_hosts: int = 1) -> Protocol:
                 Message("part", host, "guest", "float64", (None, None)),
             )
         ),
-        guarantee=Guarantee("none", 0, 0, 0, ("the guest does not ask for more rows than the hosts agreed to",)),
+        guarantee=Guarantee("semi-honest", num_hosts, 128, 128, ()),
         reveals=tuple(
             reveal
             for host in hosts
@@ -93,8 +94,8 @@ async def guest(
         model: the guest's part.
         table: the guest's columns of these rows, `(n, num_columns)`.
         rows: places of these rows in the common order, `(n,)`.
-        if_offline: what a host that cannot be reached means: `refuse` the scores, or take `average` columns for its
-            own, which is a part of 0 where columns were standardised.
+        if_offline: what a host that cannot be reached means: `refuse` the scores, or take average columns for its own
+            (`default`), which is a part of 0 where columns were standardised.
 
     Returns:
         z, float64 `(n, num_outputs)`.
@@ -105,8 +106,8 @@ async def guest(
     """
     if rows.shape != (len(table),) or not 1 <= len(rows) <= MAX_ROWS:
         raise ConfigError(f"scoring: expected one place for each of 1 to {MAX_ROWS} rows, found {rows.shape}")
-    if if_offline not in ("refuse", "average"):
-        raise ConfigError(f"if_offline: expected refuse or average, found {if_offline!r}")
+    if if_offline not in ("refuse", "default"):
+        raise ConfigError(f"if_offline: expected refuse or default, found {if_offline!r}")
     z = model.part(table)
     hosts = party.protocol.roles[1:]
     asked = []

@@ -5,7 +5,7 @@ possible, and each epoch takes them in another order, which depends on the seed 
 """
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from itertools import pairwise
 from math import isfinite
@@ -111,12 +111,22 @@ def bounds(num_rows: int, batch_rows: int) -> list[tuple[int, int]]:
     return list(pairwise(cuts))
 
 
-def batches(num_rows: int, training: Training) -> Iterator[Batch]:
-    """All steps of a training that does not end early, in order."""
+def batches(num_rows: int, training: Training, done: int = 0) -> Iterator[Batch]:
+    """All steps of a training that does not end early, in order, after `done` epochs."""
     cuts = bounds(num_rows, training.batch_rows)
-    for epoch in range(training.epochs):
+    for epoch in range(done, training.epochs):
         for place, cut in enumerate(_order(len(cuts), training.seed, epoch)):
             yield Batch(epoch * len(cuts) + place, epoch, *cuts[cut], ends_epoch=place == len(cuts) - 1)
+
+
+def first_step(num_rows: int, training: Training, done: int) -> int:
+    """The number of the first step after `done` epochs."""
+    return done * num_batches(num_rows, training.batch_rows)
+
+
+def has_ended(changes: Sequence[float], training: Training) -> bool:
+    """Whether training ends early: the last of these epochs has moved the weights by no more than the tolerance."""
+    return bool(changes) and training.tolerance > 0 and changes[-1] <= training.tolerance
 
 
 def _order(count: int, seed: int, epoch: int) -> list[int]:

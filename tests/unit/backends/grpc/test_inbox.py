@@ -94,10 +94,10 @@ async def test_answers_are_limited_and_deliveries_are_not(monkeypatch: pytest.Mo
 
 async def test_a_recipient_without_a_session_receives_by_asking() -> None:
     inbox = SessionInbox()
-    waiting = asyncio.ensure_future(inbox.receive("server", wait_s=5))
+    waiting = asyncio.ensure_future(inbox.receive("server", wait_s=60))
     await asyncio.sleep(0)
     await inbox.send("server", task())
-    (delivery,) = await asyncio.wait_for(waiting, 1)
+    (delivery,) = await asyncio.wait_for(waiting, 20)
     assert (delivery.envelope, delivery.count) == (task(), 1)
     await inbox.ack([delivery.receipt, delivery.receipt, "x", ""])
     assert await inbox.receive("server", wait_s=0) == []

@@ -1,0 +1,372 @@
+"""From a folder to a federation on AWS, and back to nothing.
+
+FOLDER/federation.yaml   what is wanted, see `settings`
+FOLDER/authority/        the certificate authority; its key never leaves this folder
+FOLDER/server/           the server's keys: a copy goes into the secret that the functions read
+FOLDER/admin/            the first person: keys, and the `federation.yaml` that `hanse run` is given
+"""
+
+import asyncio
+import contextlib
+import hashlib
+import secrets
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hanse.backends.aws.table import TableLedger
+from hanse.core.errors import ConfigError, HanseError, NotFoundError, TrustError
+from hanse.deploy.aws import cloudformation
+from hanse.deploy.aws.account import Account, calling
+from hanse.deploy.aws.cloudformation import Change, StackView, Tell
+from hanse.deploy.aws.identity import AUTHORITY, external_id, role
+from hanse.deploy.aws.package import Package
+from hanse.deploy.aws.settings import Deployment
+from hanse.deploy.aws.stacks import code_stack, server_stack
+from hanse.deploy.aws.storage import BUCKET, LOG_BUCKET
+from hanse.person.by_hand import write_aws_file
+from hanse.server.init import certify
+from hanse.server.members import ADMIN, RESEARCHER, Members
+from hanse.serverless.keys import pack
+from hanse.trust.authority import Authority, Issued
+from hanse.trust.certificates import current_ms
+from hanse.trust.identity import MemberKeys, SigningRequest
+from hanse.trust.membership import Membership
+
+SERVER_DAYS = 365.0
+MEMBER_DAYS = 90.0
+"""Without a server nobody renews a certificate: a member asks its operator again before this is over."""
+_DELETED_AT_ONCE = 1000
+_TRIALS = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Deployed:
+    """A federation that is there."""
+
+    account: str
+    region: str
+    bucket: str
+    table: str
+    outputs: Mapping[str, str]
+    changes: Sequence[Change]
+
+
+def init(path: Path, deployment: Deployment, text: str, *, person: str = "admin") -> Path:
+    """Make a federation's folder: authority, the server's keys, the first person, and `federation.yaml`.
+
+    Raises:
+        ConfigError: there is one already.
+    """
+    folder = path.parent
+    if path.exists() or (folder / "authority").exists():
+        raise ConfigError(f"{folder}: there is a federation already; edit {path.name} and run: hanse deploy aws deploy")
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    authority = Authority.create(deployment.federation).save(folder / "authority")
+    for kind, name in (("server", "server"), ("person", person)):
+        (folder / name).mkdir(mode=0o700)
+        hosts = ("serverless.invalid",) if kind == "server" else ()  # a server's certificate names one; nobody dials it
+        days = SERVER_DAYS if kind == "server" else MEMBER_DAYS
+        membership, _ = certify(authority, deployment.federation, "", kind, name, hosts=hosts, days=days)
+        membership.save(folder / name)
+    path.write_text(text)
+    return folder / person
+
+
+def planned(account: Account, deployment: Deployment) -> list[Change]:
+    """What `deploy` would change in the server stack, apart from code.
+
+    Raises:
+        NotFoundError: nothing is deployed.
+    """
+    view = cloudformation.look_at(account, deployment.stack)
+    if view is None:
+        raise NotFoundError(f"{deployment.stack}: not deployed yet; run: hanse deploy aws deploy")
+    template = server_stack(deployment)
+    parameters = _parameters(template, view, {})
+    bucket = _code_bucket(account, deployment)
+    name, found = cloudformation.changes(
+        account, deployment.stack, template, parameters, upload=lambda text: _upload_template(account, bucket, text)
+    )
+    if name:
+        cloudformation.forget(account, deployment.stack, name)
+    return found
+
+
+def deploy(account: Account, deployment: Deployment, folder: Path, package: Package, tell: Tell) -> Deployed:
+    """Make or change everything, and write down how members reach it.
+
+    Raises:
+        HanseError: what AWS says, in one line. What was there before is there still: a stack that fails rolls back.
+    """
+    authority = Authority.load(folder / "authority")
+    server = _server(folder, authority)
+    account_id = account.id()
+    bucket = _code_bucket(account, deployment, tell, make=True)
+    _upload(account, bucket, package.key, package.content, tell)
+    template = server_stack(deployment)
+    view = cloudformation.look_at(account, deployment.stack)
+    if view is not None and view.status == "ROLLBACK_COMPLETE":
+        # The first attempt failed: such a stack is empty, and can only be deleted.
+        cloudformation.delete(account, deployment.stack, tell)
+        view = None
+    known = {"CodeBucket": bucket, "CodeKey": package.key, AUTHORITY: authority.certificate_pem.decode()}
+    parameters = _parameters(template, view, known)
+    name, found = cloudformation.changes(
+        account, deployment.stack, template, parameters, upload=lambda text: _upload_template(account, bucket, text)
+    )
+    if name:
+        view = cloudformation.execute(account, deployment.stack, name, tell)
+    else:
+        tell(f"{deployment.stack}: nothing to change")
+    assert view is not None
+    view = cloudformation.look_at(account, deployment.stack) or view
+    _write_secret(account, view.outputs["SecretArn"], pack(server), tell)
+    deployed = Deployed(
+        account_id, deployment.region, view.outputs["BucketName"], view.outputs["TableName"], view.outputs, found
+    )
+    _write_people(account, deployment, folder, authority, deployed)
+    return deployed
+
+
+def admit(
+    account: Account, deployment: Deployment, folder: Path, request: bytes, *, days: float = MEMBER_DAYS
+) -> tuple[str, dict[str, Any]]:
+    """Let a member in whose signing request has come: certified here, enrolled in the ledger.
+
+    Returns:
+        The member's name, and what it is to be given back; nothing in it is secret.
+
+    Raises:
+        TrustError: a request that does not hold. ConfigError: a site that `federation.yaml` does not name.
+    """
+    asked = SigningRequest.parse(request)
+    if asked.kind == "site":
+        deployment.site(asked.name)
+    elif asked.kind != "person":
+        raise ConfigError(f"request: expected a site's or a person's, found one of a {asked.kind}")
+    view = cloudformation.look_at(account, deployment.stack)
+    if view is None:
+        raise NotFoundError(f"{deployment.stack}: not deployed yet; run: hanse deploy aws deploy")
+    authority = Authority.load(folder / "authority")
+    issued = authority.issue(asked, kind=asked.kind, name=asked.name, days=days)
+    _enrol(account, deployment, view.outputs["TableName"], authority, [(issued, _roles(asked.kind))])
+    reach = {"region": deployment.region} | _endpoint(account)
+    if asked.kind == "person":
+        reach["bucket"] = view.outputs["BucketName"]
+    elif deployment.site(asked.name).access == "role" and not account.is_emulated:
+        reach["role"] = view.outputs[f"{role(asked.name)}Arn"]
+        reach["external_id"] = view.parameters[external_id(asked.name)]
+    return asked.name, {
+        "v": 1,
+        "certificate": issued.certificate_pem.decode(),
+        "authority": authority.certificate_pem.decode(),
+        "record": issued.record.decode(),
+        "server_record": _server(folder, authority).signed_record.decode(),
+        "aws": reach,
+    }
+
+
+def revoke(account: Account, deployment: Deployment, folder: Path, kind: str, name: str) -> None:
+    """Let a member in no more; functions that are warm know it within a minute.
+
+    Raises:
+        NotFoundError: no such member. ConfigError: it is the last admin.
+    """
+    view = cloudformation.look_at(account, deployment.stack)
+    if view is None:
+        raise NotFoundError(f"{deployment.stack}: not deployed yet; run: hanse deploy aws deploy")
+    authority = Authority.load(folder / "authority")
+    table = view.outputs["TableName"]
+
+    async def write() -> None:
+        book = Members(authority, TableLedger(account.client("dynamodb"), table, deployment.federation), address="")
+        await book.load()
+        await book.revoke(kind, name)
+
+    asyncio.run(write())
+
+
+def destroy(account: Account, deployment: Deployment, tell: Tell) -> list[str]:
+    """Remove everything, models too.
+
+    Returns:
+        What AWS keeps for a while by its own rules, in words.
+    """
+    view = cloudformation.look_at(account, deployment.stack)
+    stays: list[str] = []
+    if view is not None:
+        _delete_secret(account, f"hanse/{deployment.federation}/server")
+        for trial in range(_TRIALS):
+            for name in (BUCKET, LOG_BUCKET):
+                _empty(account, _physical(account, deployment.stack, name), tell)
+            try:
+                cloudformation.delete(account, deployment.stack, tell)
+                break
+            except HanseError as error:
+                if trial == _TRIALS - 1 or "not empty" not in str(error):
+                    raise  # otherwise AWS has delivered access logs meanwhile
+        if key := view.outputs.get("KeyArn"):
+            stays.append(f"the key {key.rpartition('/')[2]}, which AWS deletes in seven days")
+        if not account.is_emulated:
+            stays.append("the table's last backup, which AWS keeps for 35 days")
+    with contextlib.suppress(NotFoundError):
+        _empty(account, _code_bucket(account, deployment), tell)
+        cloudformation.delete(account, f"{deployment.stack}-code", tell)
+    return stays
+
+
+# ---- parts ----
+
+
+def _server(folder: Path, authority: Authority) -> Membership:
+    """The server's membership; a new certificate for the same keys where two thirds of the old one's time are over."""
+    try:
+        membership = Membership.load(folder / "server")
+        if current_ms() < membership.identity.renew_at_ms:
+            return membership
+    except TrustError:
+        pass  # it has expired
+    keys = MemberKeys.load(folder / "server" / "keys")
+    membership, _ = certify(
+        authority,
+        authority.federation,
+        "",
+        "server",
+        "server",
+        hosts=("serverless.invalid",),
+        days=SERVER_DAYS,
+        keys=keys,
+    )
+    membership.save(folder / "server")
+    return membership
+
+
+def _endpoint(account: Account) -> dict[str, str]:
+    return {"endpoint": account.endpoint} if account.endpoint else {}
+
+
+def _roles(kind: str) -> list[str]:
+    return [RESEARCHER] if kind == "person" else []
+
+
+def _code_bucket(account: Account, deployment: Deployment, tell: Tell = lambda _: None, *, make: bool = False) -> str:
+    stack = f"{deployment.stack}-code"
+    view = cloudformation.look_at(account, stack)
+    if view is None and not make:
+        raise NotFoundError(f"{stack}: not deployed yet; run: hanse deploy aws deploy")
+    if make:
+        name, _ = cloudformation.changes(account, stack, code_stack(deployment), {})
+        if name:
+            view = cloudformation.execute(account, stack, name, tell)
+    assert view is not None
+    return view.outputs["Bucket"]
+
+
+def _parameters(template: Mapping[str, Any], view: StackView | None, known: Mapping[str, str]) -> dict[str, str]:
+    """Known ones; then those that the stack has; external ids of new sites are drawn."""
+    before = {} if view is None else view.parameters
+    values: dict[str, str] = {}
+    for key in template["Parameters"]:
+        drawn = secrets.token_hex(16) if key.startswith("ExternalId") else ""
+        values[key] = known.get(key) or before.get(key) or drawn
+    return values
+
+
+def _upload(account: Account, bucket: str, key: str, content: bytes, tell: Tell) -> None:
+    import botocore.exceptions
+
+    client = account.client("s3")
+    with calling(f"looking into s3 bucket {bucket}"):
+        try:
+            client.head_object(Bucket=bucket, Key=key)
+            return
+        except botocore.exceptions.ClientError as error:
+            if error.response["ResponseMetadata"]["HTTPStatusCode"] != 404:
+                raise
+    tell(f"uploading {len(content) / 2**20:.1f} MiB")
+    with calling(f"uploading to s3 bucket {bucket}"):
+        client.put_object(Bucket=bucket, Key=key, Body=content, ContentType="application/zip")
+
+
+def _upload_template(account: Account, bucket: str, text: str) -> str:
+    key = f"templates/{hashlib.sha256(text.encode()).hexdigest()[:32]}.json"
+    with calling(f"uploading to s3 bucket {bucket}"):
+        account.client("s3").put_object(Bucket=bucket, Key=key, Body=text.encode(), ContentType="application/json")
+    if account.endpoint:
+        return f"{account.endpoint.rstrip('/')}/{bucket}/{key}"
+    suffix = ".cn" if account.region.startswith("cn-") else ""
+    return f"https://{bucket}.s3.{account.region}.amazonaws.com{suffix}/{key}"
+
+
+def _write_secret(account: Account, secret: str, text: str, tell: Tell) -> None:
+    client = account.client("secretsmanager")
+    with calling("writing the server's keys into their secret"):
+        try:
+            if client.get_secret_value(SecretId=secret).get("SecretString") == text:
+                return
+        except client.exceptions.ResourceNotFoundException:
+            pass  # it is there and empty
+        client.put_secret_value(SecretId=secret, SecretString=text)
+    tell("the server's keys are in their secret")
+
+
+def _delete_secret(account: Account, name: str) -> None:
+    """At once, and not in thirty days, so that a federation of this name can be made again."""
+    client = account.client("secretsmanager")
+    with calling("deleting the server's keys"), contextlib.suppress(client.exceptions.ResourceNotFoundException):
+        client.delete_secret(SecretId=name, ForceDeleteWithoutRecovery=True)
+
+
+def _write_people(account: Account, deployment: Deployment, folder: Path, authority: Authority, to: Deployed) -> None:
+    """Enrol the people whose folders lie here, and write their `federation.yaml`."""
+    enrolled: list[tuple[Issued, list[str]]] = []
+    for path in sorted(folder.glob("*/membership.json")):
+        person = Membership.load(path.parent)
+        if person.identity.kind != "person":
+            continue
+        enrolled.append((Issued(person.identity, person.certificate_pem, person.signed_record), [ADMIN, RESEARCHER]))
+        reach = {"region": deployment.region, "bucket": to.bucket}
+        write_aws_file(path.parent, deployment.federation, reach | _endpoint(account))
+    _enrol(account, deployment, to.table, authority, enrolled)
+
+
+def _enrol(
+    account: Account,
+    deployment: Deployment,
+    table: str,
+    authority: Authority,
+    members: Sequence[tuple[Issued, list[str]]],
+) -> None:
+    async def write() -> None:
+        ledger = TableLedger(account.client("dynamodb"), table, deployment.federation)
+        book = Members(authority, ledger, address="")
+        await book.load()
+        for issued, roles in members:
+            await book.enrol(issued, roles)
+
+    asyncio.run(write())
+
+
+def _physical(account: Account, stack: str, name: str) -> str:
+    with calling(f"looking at stack {stack}"):
+        found = account.client("cloudformation").describe_stack_resource(StackName=stack, LogicalResourceId=name)
+    return str(found["StackResourceDetail"]["PhysicalResourceId"])
+
+
+def _empty(account: Account, bucket: str, tell: Tell) -> None:
+    """Remove every version of every object."""
+    client = account.client("s3")
+    count = 0
+    with calling(f"emptying s3 bucket {bucket}"):
+        for page in client.get_paginator("list_object_versions").paginate(Bucket=bucket):
+            found = [*page.get("Versions", []), *page.get("DeleteMarkers", [])]
+            keys = [{"Key": item["Key"], "VersionId": item["VersionId"]} for item in found]
+            for start in range(0, len(keys), _DELETED_AT_ONCE):
+                client.delete_objects(
+                    Bucket=bucket, Delete={"Objects": keys[start : start + _DELETED_AT_ONCE], "Quiet": True}
+                )
+            count += len(keys)
+    if count:
+        tell(f"{bucket}: {count} objects removed")

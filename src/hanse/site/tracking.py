@@ -1,0 +1,73 @@
+"""The site's own runs: what its workers answered, told to the tracker that its owner's `site.yaml` names, if it does.
+
+An app's wish counts for nothing here. What is told is what the reply holds anyway: numbers and texts, never arrays.
+"""
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from hanse.core.records import Reply, Task
+from hanse.site.proposals import Proposal
+from hanse.tracking import Tracker, Tracking
+from hanse.tracking.events import settings_of
+from hanse.tracking.records import Run, begin, end, of_reply
+
+BUFFER = "tracking.db"
+log = structlog.get_logger("hanse.site")
+
+
+class SiteRuns:
+    """The runs of one site; does nothing where `tracker` is None."""
+
+    def __init__(self, site: str, tracker: Tracker | None, directory: Path) -> None:
+        self._site = site
+        self._tracking: Tracking | None = None
+        if tracker is not None:
+            self._tracking = Tracking(tracker, directory / BUFFER, say=_say)
+
+    def answered(self, proposal: Proposal, task: Task, reply: Reply) -> None:
+        """A task was answered. The same task again, with whatever answer, changes nothing."""
+        if self._tracking is None or not reply.ok:
+            return
+        tracker, now_ms = self._tracking.tracker, time.time_ns() // 1_000_000
+        run = Run(tracker.prefix, task.id.job, self._site)
+        about: Mapping[str, Any] = {
+            "role": "site",
+            "site": self._site,
+            "name": proposal.name,
+            "person": proposal.person,
+            "app": proposal.app,
+            **settings_of(proposal.spec),
+            **tracker.params,
+        }
+        found = of_reply(
+            run,
+            now_ms,
+            key=f"reply/{task.id.round}/{task.id.phase}/{task.id.ordinal}",
+            round_=task.id.round,
+            phase=task.id.phase,
+            metrics=reply.metrics,
+            num_examples=reply.num_examples,
+            seconds=reply.seconds,
+            config=task.config if task.id.phase == "train" else None,
+        )
+        self._tracking.add([begin(run, now_ms, about), found])
+
+    def ended(self, job: str, status: str) -> None:
+        """A job is over here, if it ever began."""
+        if self._tracking is not None:
+            run = Run(self._tracking.tracker.prefix, job, self._site)
+            self._tracking.add_if_begun(end(run, time.time_ns() // 1_000_000, status))
+
+    def close(self) -> None:
+        """Deliver what waits, for a moment; the rest is delivered when the site starts again."""
+        if self._tracking is not None:
+            self._tracking.close(2.0)
+
+
+def _say(line: str) -> None:
+    log.warning("tracking", what=line)

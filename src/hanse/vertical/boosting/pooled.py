@@ -1,0 +1,34 @@
+"""The pooled booster: the specification with all columns in one place, which joint training must equal bit by bit."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from hanse.vertical.boosting.columns import BinnedColumns
+from hanse.vertical.boosting.forest import Questions
+from hanse.vertical.boosting.response import Response
+from hanse.vertical.boosting.settings import Settings
+from hanse.vertical.boosting.training import Grown, OwnColumns, boost
+
+
+@dataclass(frozen=True, slots=True)
+class Pooled:
+    """What it ends with: the training's end, and every party's questions."""
+
+    grown: Grown
+    questions: tuple[Questions, ...]
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the canonical tree list."""
+        return self.grown.forest.digest(self.questions)
+
+
+def pooled(columns: Sequence[BinnedColumns], response: Response, settings: Settings) -> Pooled:
+    """Train on the columns of all parties, the guest's first, in the clear."""
+    sources = [OwnColumns(each, settings) for each in columns]
+    training = boost(sources, response.objective, response.target, response.start(), settings)
+    try:
+        training.send(None)  # own columns never wait
+    except StopIteration as stop:
+        return Pooled(stop.value, tuple(source.asked.questions() for source in sources))
+    raise AssertionError("own columns do not wait")

@@ -1,0 +1,159 @@
+"""Tracking in a real federation: each site's own run as its owner says, the aggregator's as server and person say."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+from urllib.error import URLError
+from urllib.request import urlopen
+
+import numpy as np
+import pytest
+
+import hanse as hs
+from hanse.clients.app import App
+from hanse.clients.loader import find_app
+from hanse.demos import heart_disease
+from hanse.demos.local_federation import LocalFederation, free_ports
+
+SITES = ("cleveland", "hungarian", "switzerland", "va")
+
+
+def hospitals(folder: Path) -> dict[str, Any]:
+    """Four invented hospitals in the form of the demo's."""
+    rng = np.random.default_rng(4)
+    made = {}
+    for site in SITES:
+        X = rng.normal(size=(60, 13))
+        y = (X[:, 0] > 0).astype(np.int64)
+        made[site] = heart_disease.Hospital(X[:40], y[:40], X[40:], y[40:])
+    return heart_disease.write(made, {site: folder / site for site in SITES})
+
+
+def wait(until: Callable[[], bool], seconds: float = 60) -> None:
+    end = time.monotonic() + seconds
+    while not until():
+        assert time.monotonic() < end, "it did not come"
+        time.sleep(0.1)
+
+
+def app() -> App:
+    found = find_app("hanse.demos.heart_disease_app")
+    assert isinstance(found, App)
+    return found
+
+
+def rows(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_each_writes_its_own_run_and_nobody_elses(tmp_path: Path) -> None:
+    declared = hospitals(tmp_path / "data")
+    data = {site: {"patients": declared[site]} for site in ("cleveland", "va")}
+    tracking = {"kind": "file", "folder": str(tmp_path / "owners"), "params": {"centre": "here"}}
+    federation = LocalFederation(tmp_path / "fed", data, durability="process", settings={"tracking": tracking})
+    with federation:
+        operator = replace(federation.config, tracking=hs.tracking.File(str(tmp_path / "operator")))
+        operator.save(federation.directory / "server")
+        federation.server.signal(signal.SIGTERM)
+        federation.start_server()
+        federation.wait_for_sites()
+        wished = app().variant(rounds=3)
+        wished._spec = replace(wished._spec, quorum=2)
+        wished.tracking = hs.tracking.File(str(tmp_path / "person"))
+        result = hs.run(wished, federation.federation())
+        assert result.ok
+
+        def files(who: str) -> list[str]:
+            return sorted(path.name for path in (tmp_path / who).rglob("*.jsonl"))
+
+        begin = f"hanse-{result.job}"
+        assert files("person") == [f"{begin}-aggregator.jsonl"], "an app's wish is its person's"
+        wait(lambda: files("operator") == [f"{begin}-aggregator.jsonl"])
+        wait(lambda: files("owners") == [f"{begin}-cleveland.jsonl", f"{begin}-va.jsonl"])
+        path = tmp_path / "owners" / "hanse" / f"{begin}-va.jsonl"
+        wait(lambda: rows(path)[-1]["kind"] == "end")
+        own = rows(path)
+        assert own[0]["params"]["centre"] == "here"
+        assert own[-1]["status"] == "finished"
+        told = {(name, step): value for row in own for name, value, step in row["metrics"]}
+        for record in result.rounds:
+            assert told["accuracy", record.number] == record.by_site["va"]["accuracy"]
+            assert told["train_num_examples", record.number] == 40
+        for who in ("person", "operator"):
+            whole = rows(tmp_path / who / "hanse" / f"{begin}-aggregator.jsonl")
+            assert [row["key"] for row in whole] == ["begin", "round/1", "round/2", "round/3", "end"]
+            assert whole[0]["params"]["person"] == "admin"
+
+
+@contextmanager
+def mlflow_server(folder: Path, port: int) -> Iterator[str]:
+    store = f"sqlite:///{folder / 'mlflow.db'}"
+    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", store, "--host", "127.0.0.1"]
+    log = (folder / "mlflow.log").open("w")
+    place = ["--port", str(port), "--workers", "1", "--default-artifact-root", str(folder / "artifacts")]
+    server = subprocess.Popen([*command, *place], stdout=log, stderr=log, start_new_session=True)
+    try:
+        wait(lambda: _answers(port), 90)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        server.terminate()
+        server.wait(20)
+        log.close()
+
+
+def _answers(port: int) -> bool:
+    try:
+        with urlopen(f"http://127.0.0.1:{port}/health", timeout=2) as answer:
+            return bool(answer.status == 200)
+    except (URLError, OSError):
+        return False
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+@pytest.mark.skipif(
+    find_spec("mlflow") is None or find_spec("mlflow.server") is None or find_spec("sqlalchemy") is None,
+    reason="needs the whole of MLflow, whose server is started here (pip install mlflow)",
+)
+def test_five_runs_in_a_real_mlflow_that_was_away_during_the_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mlflow.tracking import MlflowClient
+
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    (port,) = free_ports(1)
+    tracking = {"kind": "mlflow", "uri": f"http://127.0.0.1:{port}", "prefix": "hospitals"}
+    data = {site: {"patients": each} for site, each in hospitals(tmp_path / "data").items()}
+    federation = LocalFederation(tmp_path / "fed", data, durability="process", settings={"tracking": tracking})
+    with federation:
+        with (federation.person / "federation.yaml").open("a") as file:
+            file.write(f"tracking: {json.dumps(tracking)}\n")
+        result = hs.run(app().variant(rounds=3), federation.federation())
+        assert result.ok
+        with mlflow_server(tmp_path, port) as uri:
+            hs.job(result.job, federation.federation()).result()  # looks again: what waited is delivered, once
+            client = MlflowClient(uri)
+
+            def runs() -> list[Any]:
+                found = client.get_experiment_by_name("hospitals")
+                return [] if found is None else list(client.search_runs([found.experiment_id]))
+
+            wait(lambda: len([run for run in runs() if run.info.status == "FINISHED"]) == 5)
+            by_name = {run.data.tags["hanse.who"]: run for run in runs()}
+            assert sorted(by_name) == ["aggregator", *SITES]
+            whole = by_name["aggregator"]
+            assert whole.info.run_name == f"aggregator-{result.job}"
+            history = client.get_metric_history(whole.info.run_id, "accuracy")
+            assert [(m.step, m.value) for m in history] == [(r.number, r.metrics["accuracy"]) for r in result.rounds]
+            site = by_name["va"]
+            assert site.data.params["site"] == "va"
+            history = client.get_metric_history(site.info.run_id, "accuracy")
+            assert [m.value for m in history] == [r.by_site["va"]["accuracy"] for r in result.rounds]
