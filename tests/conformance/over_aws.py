@@ -45,6 +45,7 @@ class AwsFederation:
     sites: Mapping[str, Mapping[str, Any]]
     settings: Mapping[str, Any] = field(default_factory=dict)
     environment: Mapping[str, str] = field(default_factory=dict)
+    batch: int = 10
     children: dict[str, Child] = field(init=False, default_factory=dict)
 
     def __enter__(self) -> Self:
@@ -102,7 +103,7 @@ class AwsFederation:
 
     async def _serve(self) -> Local:
         apps = Apps(Launcher.start(), self.directory / "apps")
-        local = Local(self.place(), apps=apps)
+        local = Local(self.place(), apps=apps, batch=self.batch)
         local.start_collecting()
         return local
 

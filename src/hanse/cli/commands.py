@@ -250,6 +250,39 @@ COMMANDS = (
         "site:request",
     ),
     Command(
+        "deploy sagemaker launch",
+        "Training jobs in other accounts, a federation over them, models on both sides.",
+        ("deploy sagemaker launch federation.yaml", "deploy sagemaker launch federation.yaml --local"),
+        "deploy_sagemaker:launch",
+    ),
+    Command(
+        "deploy sagemaker plan",
+        "What launching would create, and what it may cost.",
+        ("deploy sagemaker plan federation.yaml", "deploy sagemaker plan federation.yaml --json"),
+        "deploy_sagemaker:plan",
+    ),
+    Command(
+        "deploy sagemaker template",
+        "CloudFormation for one organisation's account, or for the server's.",
+        (
+            "deploy sagemaker template federation.yaml --site north > north.json",
+            "deploy sagemaker template federation.yaml > server.json",
+        ),
+        "deploy_sagemaker:template",
+    ),
+    Command(
+        "deploy sagemaker status",
+        "What the last launch is doing.",
+        ("deploy sagemaker status federation.yaml",),
+        "deploy_sagemaker:status",
+    ),
+    Command(
+        "deploy sagemaker stop",
+        "Stop every training job of the last launch.",
+        ("deploy sagemaker stop federation.yaml",),
+        "deploy_sagemaker:stop",
+    ),
+    Command(
         "audit verify",
         "Check an audit log offline: signatures, order, nothing missing.",
         (
