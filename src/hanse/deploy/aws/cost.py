@@ -51,7 +51,7 @@ BEHIND: tuple[Counted, ...] = (
     Counted("DynamoDB row deleted", 0.625 / MILLION, 0.0, 2.0),
     Counted("Step Functions state transition", 25.0 / MILLION, 0.5, 0.0),
     Counted("Lambda collect, invocation", 0.20 / MILLION, 0.0, 2.0),
-    Counted("Lambda step, invocation", 0.20 / MILLION, 1.0, 1.0),
+    Counted("Lambda step, invocation", 0.20 / MILLION, 0.2, 0.0),
 )
 """What AWS counts on top of the calls that we make. Data keys of bucket and queues are reused: KMS adds nothing."""
 INVOCATION_S = 0.25
@@ -128,7 +128,7 @@ def _model(deployment: Deployment, size: int, chunks: int) -> Iterator[Line]:
     if chunks:
         yield Line("S3 GET, chunks of 8 MiB", 2 * sites * chunks, 2 * sites * chunks * get)
         yield Line("S3 PUT, chunks of 8 MiB", (sites + 1) * chunks, (sites + 1) * chunks * put)
-    busy = {"collect": 2 * sites * INVOCATION_S, "step": (1 + sites) * INVOCATION_S + (sites + 1) * size / FUNCTION_BPS}
+    busy = {"collect": 2 * sites * INVOCATION_S + (sites + 1) * size / FUNCTION_BPS, "step": 0.2 * INVOCATION_S}
     seconds = sum(SHAPES[name].memory_mb / 1024 * each for name, each in busy.items())
     yield Line("Lambda, GB-seconds", seconds, seconds * GB_SECOND[deployment.architecture])
     gigabytes = sites * size / 1e9
