@@ -11,10 +11,10 @@ import contextlib
 import json
 import os
 import secrets
-import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -37,6 +37,7 @@ START_S = 900.0
 END_S = 180.0
 """How long jobs may take to end once the federation's job is over."""
 LOOK_S = 1.0
+STOP_S, RESTARTS = 15.0, 5
 CAPACITY_ATTEMPTS = 3
 Event = Mapping[str, Any]
 
@@ -261,28 +262,72 @@ def server_up(settings: Settings, *, by_identity: bool, log: Path) -> Iterator[F
     if _answers(federation):
         yield federation
         return
-    log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("ab") as out:
-        command = [sys.executable, "-m", "hanse.cli.processes", "server", str(place)]
-        child = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=out, start_new_session=True
-        )
+    server = _Server(place, log)
+    server.start()
     try:
-        assert child.stdout is not None
-        if child.stdout.readline() != b"ready\n":
-            child.wait(10)
-            raise UnavailableError(f"the server did not start: {_last_line(log)}")
         yield federation
     finally:
-        child.send_signal(signal.SIGTERM)
-        try:
-            child.wait(15)
-        except subprocess.TimeoutExpired:
-            child.kill()
-            child.wait()
-        for pipe in (child.stdin, child.stdout):
-            if pipe is not None:
-                pipe.close()
+        server.stop()
+
+
+class _Server:
+    """The server's process; one that ends by itself is started again, and its jobs go on."""
+
+    def __init__(self, place: Path, log: Path) -> None:
+        self._place, self._log = place, log
+        self._child: subprocess.Popen[bytes] | None = None
+        self._stopping = threading.Event()
+        self._watch = threading.Thread(target=self._keep_up, name="server", daemon=True)
+
+    def start(self) -> None:
+        """Returns when it can be reached.
+
+        Raises:
+            UnavailableError: it ends instead; with the last words of its log.
+        """
+        self._begin()
+        self._watch.start()
+
+    def stop(self) -> None:
+        """End it."""
+        self._stopping.set()
+        if self._child is not None:
+            _ended(self._child)
+        self._watch.join(STOP_S)
+
+    def _begin(self) -> None:
+        self._log.parent.mkdir(parents=True, exist_ok=True)
+        with self._log.open("ab") as out:
+            command = [sys.executable, "-m", "hanse.cli.processes", "server", str(self._place)]
+            self._child = child = subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=out, start_new_session=True
+            )
+        if child.stdout is None or child.stdout.readline() != b"ready\n":
+            _ended(child)
+            raise UnavailableError(f"the server did not start: {_last_line(self._log)}")
+
+    def _keep_up(self) -> None:
+        for _ in range(RESTARTS):
+            if self._child is not None:
+                self._child.wait()
+            if self._stopping.is_set():
+                return
+            with contextlib.suppress(UnavailableError):
+                self._begin()
+            if self._stopping.is_set() and self._child is not None:  # stopped in between
+                _ended(self._child)
+
+
+def _ended(child: "subprocess.Popen[bytes]") -> None:
+    child.terminate()
+    try:
+        child.wait(STOP_S)
+    except subprocess.TimeoutExpired:
+        child.kill()
+        child.wait()
+    for pipe in (child.stdin, child.stdout):
+        if pipe is not None:
+            pipe.close()
 
 
 def _found(settings: Settings, *, by_identity: bool) -> None:
