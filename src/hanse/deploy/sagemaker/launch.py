@@ -29,6 +29,7 @@ from hanse.deploy.sagemaker.settings import Account, Settings
 from hanse.person.federation import Federation
 from hanse.person.loop import wait_for
 from hanse.rounds.result import Result
+from hanse.trust.aws_identity import AwsIdentity
 
 RECORD = "launch.json"
 PERSON = "admin"
@@ -260,8 +261,12 @@ def server_up(settings: Settings, *, by_identity: bool, log: Path) -> Iterator[F
         _found(settings, by_identity=by_identity)
     federation = Federation.load(place / PERSON)
     if _answers(federation):
+        if by_identity:
+            _check_identities(settings, "restart the server after writing it")
         yield federation
         return
+    if by_identity:
+        _write_identities(settings)
     server = _Server(place, log)
     server.start()
     try:
@@ -334,14 +339,9 @@ def _found(settings: Settings, *, by_identity: bool) -> None:
     from hanse.server.config import ServerConfig
     from hanse.server.init import init_federation
     from hanse.tracking import tracker_from
-    from hanse.trust.aws_identity import AwsIdentity
 
     place = settings.server
     port, enrolment = (place.port, place.enrolment_port) if place.port else free_ports(2)
-    identities = {}
-    if by_identity:
-        joining = [account for account in settings.accounts if not account.token_secret]
-        identities = {each.site: AwsIdentity(each.account, each.execution_role) for each in joining}
     config = ServerConfig(
         federation=settings.federation,
         listen="127.0.0.1" if place.address == "127.0.0.1" else "0.0.0.0",
@@ -352,9 +352,37 @@ def _found(settings: Settings, *, by_identity: bool) -> None:
         models_to_sites=True,
         datasets=place.datasets,
         tracking=None if place.tracking is None else tracker_from(dict(place.tracking), "server.tracking"),
-        aws_identities=identities,
+        aws_identities=identities_of(settings) if by_identity else {},
     )
     init_federation(place.directory, config, person=PERSON)
+
+
+def identities_of(settings: Settings) -> dict[str, AwsIdentity]:
+    """Who may join as which site: the account's execution role, where the site has no token."""
+    joining = [account for account in settings.accounts if not account.token_secret]
+    return {each.site: AwsIdentity(each.account, each.execution_role) for each in joining}
+
+
+def _write_identities(settings: Settings) -> None:
+    """Have `server.yaml` know the accounts of today, before the server starts."""
+    from hanse.server.config import ServerConfig
+
+    config = ServerConfig.load(settings.server.directory)
+    known = {**config.aws_identities, **identities_of(settings)}
+    if known != config.aws_identities:
+        replace(config, aws_identities=known).save(settings.server.directory)
+
+
+def _check_identities(settings: Settings, advice: str) -> None:
+    from hanse.server.config import ServerConfig
+
+    known = ServerConfig.load(settings.server.directory).aws_identities
+    for site, identity in identities_of(settings).items():
+        if known.get(site) != identity:
+            raise ConfigError(
+                f"{settings.server.directory / 'server.yaml'}: aws_identities: expected {site}: {{account: "
+                f'"{identity.account}", role: {identity.role}}}; {advice}'
+            )
 
 
 def free_ports(count: int) -> list[int]:
