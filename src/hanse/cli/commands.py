@@ -40,7 +40,12 @@ COMMANDS = (
     Command(
         "demo",
         "Train across four hospitals on this machine: one server, four sites, five processes.",
-        ("demo", "demo breast-cancer --rounds 5 --open", "demo heart-disease --data ~/heart_disease"),
+        (
+            "demo",
+            "demo breast-cancer --rounds 5 --open",
+            "demo heart-disease --data ~/heart_disease",
+            "demo --aws http://127.0.0.1:4566",
+        ),
         "demo:demo",
     ),
     Command(
@@ -109,9 +114,15 @@ COMMANDS = (
     ),
     Command(
         "person join",
-        "Join a federation with a token; writes federation.yaml.",
-        ("person join hansejoin1… --directory anna",),
+        "Join a federation with a token or an admission; writes federation.yaml.",
+        ("person join hansejoin1… --directory anna", "person join anna-admission.json --directory anna"),
         "person:join",
+    ),
+    Command(
+        "person request",
+        "Make your keys, and a request to an operator who has no server.",
+        ("person request north anna --directory anna",),
+        "person:request",
     ),
     Command("person list", "People of the federation.", ("person list", "person list --json"), "person:list_"),
     Command("person revoke", "Let a person in no more (as admin).", ("person revoke anna",), "person:revoke"),
@@ -204,6 +215,12 @@ COMMANDS = (
         "Let a site or a person in: its request becomes an admission.",
         ("deploy aws admit luebeck-request.json north/federation.yaml",),
         "deploy_aws:admit",
+    ),
+    Command(
+        "deploy aws revoke",
+        "Let a site or a person in no more.",
+        ("deploy aws revoke site riga north/federation.yaml",),
+        "deploy_aws:revoke",
     ),
     Command(
         "deploy aws package",

@@ -204,6 +204,17 @@ async def test_a_restart_asks_only_those_who_have_not_answered(answered: int) ->
     assert status(bench) == "finished"
 
 
+async def test_what_compression_saves_is_known_after_a_restart() -> None:
+    bench = await two_sites(compression={"name": "bfloat16"})
+    model = bench.tasks()[0].model
+    assert model is not None
+    saved = bench.run._saved(model.id, 1)
+    assert saved == model.manifest.size - 1
+    await bench.restart("a", "b")
+    bench.run._models._refs.clear()  # a visit asks for none, as all tasks are out
+    assert bench.run._saved(model.id, 1) == saved
+
+
 async def test_a_run_that_is_over_tells_it_again_after_a_restart() -> None:
     bench = await two_sites(rounds=1)
     await bench.run.cancel("ada")
