@@ -17,7 +17,7 @@ from hanse.core.arrays import Arrays
 from hanse.core.errors import NotFoundError, TaskError
 from hanse.core.ids import SERVER
 from hanse.core.records import Config, Metrics
-from hanse.core.seeds import key_of, seed_globals, undrawn
+from hanse.core.seeds import key_of, seed_globals
 from hanse.core.spec import RunSpec
 from hanse.strategies import Strategy
 
@@ -55,6 +55,7 @@ class ServerRuntime:
         self._load = _none_held if load is None else load
         self._held: dict[str, Any] = {}
         self._seed = app.spec().seed
+        self._round, self._loadings = 0, 0
         self._strategy: Strategy | None = None
 
     def config(self, round_: int, site: str) -> Config:
@@ -77,10 +78,12 @@ class ServerRuntime:
         return metrics_of(made, "@app.evaluate_on_server")
 
     def load(self, dataset: str) -> Any:
-        """A data set that the server holds; read once per worker."""
+        """A data set that the server holds; read once per worker. Seeds global state anew, as `Site.load` does."""
         if dataset not in self._held:
-            with undrawn():
-                self._held[dataset] = self._load(dataset)
+            self._held[dataset] = self._load(dataset)
+        self._loadings += 1
+        purpose = f"server {self._loadings}"
+        seed_globals(key_of(self._seed, round_=self._round, phase="evaluate", site=SERVER, purpose=purpose))
         return self._held[dataset]
 
     def strategy(self, context: StrategyContext) -> Strategy:
@@ -102,6 +105,7 @@ class ServerRuntime:
 
     def _call(self, function: Any, arguments: tuple[Any, ...], round_: int, phase: str, site: str) -> Any:
         seed_globals(key_of(self._seed, round_=round_, phase=phase, site=site, purpose="server"))
+        self._round, self._loadings = round_, 0
         try:
             return function(*arguments)
         except (Exception, SystemExit) as error:
