@@ -54,8 +54,8 @@ class ServerRuntime:
         self.app = app
         self._load = _none_held if load is None else load
         self._held: dict[str, Any] = {}
+        self._round = self._loadings = 0
         self._seed = app.spec().seed
-        self._round, self._loadings = 0, 0
         self._strategy: Strategy | None = None
 
     def config(self, round_: int, site: str) -> Config:
@@ -74,16 +74,16 @@ class ServerRuntime:
         given = self.app.given_strategy
         shown = arrays if given is None else given.shown(arrays)
         loads = (self.load,) if takes_load(function) else ()
+        self._round, self._loadings = round_, 0
         made = self._call(function, (shown, round_, *loads), round_, "evaluate", SERVER)
         return metrics_of(made, "@app.evaluate_on_server")
 
     def load(self, dataset: str) -> Any:
-        """A data set that the server holds; read once per worker. Seeds global state anew, as `Site.load` does."""
+        """A data set that the server holds; read once per worker. Random state is seeded anew, as by `Site.load`."""
         if dataset not in self._held:
             self._held[dataset] = self._load(dataset)
         self._loadings += 1
-        purpose = f"server {self._loadings}"
-        seed_globals(key_of(self._seed, round_=self._round, phase="evaluate", site=SERVER, purpose=purpose))
+        seed_globals(key_of(self._seed, round_=self._round, phase="evaluate", purpose=f"loaded {self._loadings}"))
         return self._held[dataset]
 
     def strategy(self, context: StrategyContext) -> Strategy:
@@ -105,7 +105,6 @@ class ServerRuntime:
 
     def _call(self, function: Any, arguments: tuple[Any, ...], round_: int, phase: str, site: str) -> Any:
         seed_globals(key_of(self._seed, round_=round_, phase=phase, site=site, purpose="server"))
-        self._round, self._loadings = round_, 0
         try:
             return function(*arguments)
         except (Exception, SystemExit) as error:

@@ -11,6 +11,8 @@ label_counts     positive rows in a host's bins, counted over encrypted labels
 binned           `hs.vertical.Binning`: intersection, then these counts, as an app
 glm              generalised linear models
 boosting         gradient-boosted trees
+split            split networks, of PyTorch
+transfer         transfer learning for few common rows, with a dealer; `hs.vertical.TransferLearning`
 model            what models share: tables in, common rows, training, judging, a part for each party; as an app
 meeting, scores  the first and the last part of a model's job; `hs.vertical.Scoring` for further rows
 together         `hs.vertical.simulate`: all parties in this process
@@ -33,7 +35,9 @@ if TYPE_CHECKING:
     from hanse.vertical.glm.models import PoissonRegression as PoissonRegression
     from hanse.vertical.intersection import Intersection as Intersection
     from hanse.vertical.scores import Scoring as Scoring
+    from hanse.vertical.split.models import SplitNetwork as SplitNetwork
     from hanse.vertical.together import simulate as simulate
+    from hanse.vertical.transfer.models import TransferLearning as TransferLearning
 
 _WHERE = {
     "Binning": "hanse.vertical.binned",
@@ -44,6 +48,8 @@ _WHERE = {
     "LogisticRegression": "hanse.vertical.glm.models",
     "PoissonRegression": "hanse.vertical.glm.models",
     "Scoring": "hanse.vertical.scores",
+    "SplitNetwork": "hanse.vertical.split.models",
+    "TransferLearning": "hanse.vertical.transfer.models",
     "VIF": "hanse.vertical.correlated",
     "simulate": "hanse.vertical.together",
 }

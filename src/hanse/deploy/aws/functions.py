@@ -1,11 +1,13 @@
 """The functions, what wakes them, and what each of them may do: no more than its calls need."""
 
+import os
 from dataclasses import dataclass
 from typing import Any
 
 from hanse.core.ids import SERVER
 from hanse.deploy.aws.interpreter import definition
 from hanse.deploy.aws.messages import COLLECT_TIMEOUT_S, TOPIC, dead_queue, queue, queue_policy
+from hanse.deploy.aws.package import libraries_here
 from hanse.deploy.aws.settings import Deployment
 from hanse.deploy.aws.storage import BUCKET, KEY, SECRET, TABLE, log_group
 from hanse.deploy.aws.template import (
@@ -75,7 +77,8 @@ _NETWORK = (
     "ec2:DeleteNetworkInterface",
     "ec2:UnassignPrivateIpAddresses",
 )
-WITHOUT_RESOURCE_LEVEL = frozenset({*_NO_LEVEL, *_LOG_DELIVERY, *_DESCRIBE})
+_LIST = ("dynamodb:ListStreams",)
+WITHOUT_RESOURCE_LEVEL = frozenset({*_NO_LEVEL, *_LOG_DELIVERY, *_DESCRIBE, *_LIST})
 """The only actions that a policy here allows on `*`: AWS lets nobody name a resource for them."""
 
 
@@ -111,6 +114,8 @@ def environment(deployment: Deployment) -> dict[str, Any]:
         contract.STATE_MACHINE: machine_arn(deployment),
         contract.STREAM: "1",
     }
+    if deployment.is_emulated:
+        told["PYTHONPATH"] = os.pathsep.join(libraries_here())
     return told | ({contract.TOPIC: ref(TOPIC)} if deployment.topic else {})
 
 
@@ -194,6 +199,7 @@ def _rights(deployment: Deployment, right: str) -> list[Statement]:
             return [
                 allow([f"dynamodb:{action}" for action in reading], att(TABLE, "StreamArn")),
                 allow(["sqs:SendMessage"], att(STREAM_DEAD)),
+                allow(_LIST, "*"),
             ]
         case "answer":
             return [allow(["states:SendTaskFailure", "states:SendTaskSuccess"], machine_arn(deployment))]

@@ -105,7 +105,8 @@ class Deployment:
     vpc: Vpc | None = None
     tags: Mapping[str, str] = field(default_factory=dict)
     is_emulated: bool = False
-    """Whether this is for an emulator, which does not know `TimeoutSecondsPath`. Not a setting of the file."""
+    """Whether this is for an emulator on this machine, which runs functions with its Python and does not know
+    `TimeoutSecondsPath`. Not a setting of the file."""
 
     @property
     def stack(self) -> str:

@@ -190,9 +190,8 @@ class ModularAdder:
         for start in range(0, len(numbers), layout.per):
             fields = numbers[start : start + layout.per]
             constant = sum(layout.offset << layout.bits * at for at in range(len(fields)))
-            packed = self._products.shifted(fields, layout.bits) * self._known(constant) % self._products.modulus
-            made.append(self._masked(packed))
-        return self._products.write(made)
+            made.append(self._products.shifted(fields, layout.bits) * self._known(constant) % self._products.modulus)
+        return self._products.write(self._masked(made))
 
     def _known(self, message: int) -> Any:
         """A ciphertext that hides nothing."""
@@ -205,10 +204,11 @@ class ModularAdder:
             return (1 + message * self._public.n) % self._products.modulus
         return gmpy2_module().powmod(self._public.g, message, self._products.modulus)
 
-    def _masked(self, number: Any) -> Any:
+    def _masked(self, numbers: Sequence[Any]) -> list[Any]:
         if isinstance(self._public, paillier.PublicKey):
-            return self._public.rerandomise(number)
-        return self._public.rerandomise(okamoto_uchiyama.Ciphertext(number, 0)).value
+            return self._public.rerandomise_all(numbers)
+        sealed = [okamoto_uchiyama.Ciphertext(each, 0) for each in numbers]
+        return [each.value for each in self._public.rerandomise_all(sealed)]
 
 
 class OkamotoUchiyama:
@@ -228,7 +228,7 @@ class OkamotoUchiyama:
     def encrypt(self, messages: Sequence[int], layout: Layout) -> Array:
         """See `Keeper.encrypt`."""
         bound = layout.packing.bound
-        return self._products.write([self._key.encrypt(each, bound).value for each in messages])
+        return self._products.write([each.value for each in self._key.encrypt_all(messages, bound)])
 
     def decrypt(self, answers: Array, layout: Layout) -> list[int]:
         """See `Keeper.decrypt`."""
@@ -259,7 +259,7 @@ class Paillier:
 
     def encrypt(self, messages: Sequence[int], layout: Layout) -> Array:
         """See `Keeper.encrypt`."""
-        return self._products.write([self._key.public.encrypt(each) for each in messages])
+        return self._products.write(self._key.public.encrypt_all(messages))
 
     def decrypt(self, answers: Array, layout: Layout) -> list[int]:
         """See `Keeper.decrypt`."""
@@ -357,7 +357,7 @@ class MockAdder:
             sum(each << layout.bits * at for at, each in enumerate(whole[start : start + layout.per]))
             for start in range(0, len(whole), layout.per)
         ]
-        content = b"".join(each.to_bytes(_KEY_BYTES, "little") for each in made)
+        content = b"".join((each % (1 << 8 * _KEY_BYTES)).to_bytes(_KEY_BYTES, "little") for each in made)
         return np.frombuffer(content, np.uint8).reshape(-1, _KEY_BYTES)
 
 
