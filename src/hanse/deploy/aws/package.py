@@ -118,9 +118,10 @@ def libraries_here() -> list[str]:
 
 
 def own_files() -> dict[str, Path]:
-    """Hanse itself."""
+    """Hanse itself, without what this machine compiled: Python's modules and numba's loops."""
     root = Path(hanse.__file__).parent
-    found = {f"hanse/{path.relative_to(root)}": path for path in root.rglob("*") if path.is_file()}
+    own = (path for path in root.rglob("*") if path.is_file() and "__pycache__" not in path.parts)
+    found = {f"hanse/{path.relative_to(root)}": path for path in own}
     return {name: path for name, path in found.items() if PurePosixPath(name).parts[1] not in _NOT_OURS}
 
 
