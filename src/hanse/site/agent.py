@@ -267,7 +267,7 @@ class Agent:
         loop = asyncio.get_running_loop()
         first = self._late.setdefault(job, loop.time())
         if loop.time() - first >= ASK_AGAIN_S:
-            self._spawn(self._forget(job))
+            self._spawn(self._forget_late(job))
         else:
             loop.call_later(ASK_AGAIN_S, self._tell_again, job)
 
@@ -480,6 +480,12 @@ class Agent:
             log.info("model kept", job=job, file=str(target.relative_to(self.directory)))
         except (HanseError, OSError, KeyError, TypeError, ValueError) as error:
             log.error("the last model could not be kept", job=job, reason=str(error)[:300])
+
+    async def _forget_late(self, job: str) -> None:
+        """Forget a job that ended while nobody was here."""
+        self._around.runs.ended(job, "cancelled")
+        await self._forget(job)
+        self._on_end(job, "cancelled")
 
     async def _forget(self, job: str) -> None:
         self._late.pop(job, None)

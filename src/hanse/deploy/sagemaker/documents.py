@@ -90,6 +90,7 @@ def account_template(settings: Settings, account: Account) -> dict[str, Any]:
             "ExternalId": {**text("What the launcher must name; agreed beforehand"), "MinLength": 6, "NoEcho": True},
             "DataBucket": text("Bucket with this organisation's data"),
             "DataPrefix": {**text("Beginning of the data's keys"), "Default": "providers/"},
+            "LogBucket": {**text("Bucket for access logs of the models' bucket; empty for none"), "Default": ""},
             "VpcId": text("Network in which jobs run"),
             "ServerCidr": text("The server's network, such as 10.0.0.0/16"),
             "ServerVpcId": {**text("The server's network to peer with; empty for PrivateLink"), "Default": ""},
@@ -102,6 +103,7 @@ def account_template(settings: Settings, account: Account) -> dict[str, Any]:
         "Conditions": {
             "Peers": {"Fn::Not": [{"Fn::Equals": [ref("ServerVpcId"), ""]}]},
             "HasPeeringRole": {"Fn::Not": [{"Fn::Equals": [ref("PeeringRoleArn"), ""]}]},
+            "HasLogs": {"Fn::Not": [{"Fn::Equals": [ref("LogBucket"), ""]}]},
             "HasToken": {"Fn::Not": [{"Fn::Equals": [ref("TokenSecretArn"), ""]}]},
         },
         "Resources": {
@@ -151,6 +153,13 @@ def account_template(settings: Settings, account: Account) -> dict[str, Any]:
                     "BucketEncryption": {
                         "ServerSideEncryptionConfiguration": [
                             {"ServerSideEncryptionByDefault": {"SSEAlgorithm": "aws:kms"}, "BucketKeyEnabled": True}
+                        ]
+                    },
+                    "LoggingConfiguration": {
+                        "Fn::If": [
+                            "HasLogs",
+                            {"DestinationBucketName": ref("LogBucket"), "LogFilePrefix": "models/"},
+                            {"Ref": "AWS::NoValue"},
                         ]
                     },
                     "VersioningConfiguration": {"Status": "Enabled"},

@@ -103,6 +103,21 @@ def test_cfn_lint_has_nothing_to_say(settings: Settings, which: str, tmp_path: P
     assert told.returncode == 0, told.stdout + told.stderr
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(find_spec("checkov") is None, reason="checkov is not installed")
+def test_checkov_has_nothing_to_say(settings: Settings, tmp_path: Path) -> None:
+    for name, made in (
+        ("site", account_template(settings, settings.accounts[0])),
+        ("server", server_template(settings)),
+    ):
+        (tmp_path / f"{name}.json").write_text(json.dumps(made))
+    beside = Path(sys.executable).with_name("checkov")
+    command = [str(beside if beside.exists() else shutil.which("checkov")), "-d", str(tmp_path), "--skip-download"]
+    told = subprocess.run([*command, "--framework", "cloudformation", "--compact"], capture_output=True, text=True)
+    assert "Failed checks: 0" in told.stdout, told.stdout[-3000:]
+    assert told.returncode == 0
+
+
 def test_an_emulator_that_enforces_iam_shows_the_data_denied(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
