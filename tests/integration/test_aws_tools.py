@@ -23,6 +23,7 @@ PLAIN: dict[str, Any] = {"region": "eu-central-1", "sites": ["luebeck", {"name":
 FULL = PLAIN | {
     "sites": [*PLAIN["sites"], {"name": "riga-2", "access": "certificate"}],
     "topic": True,
+    "stream": True,
     "alarms": "ops@example.org",
     "tags": {"cost-centre": "42"},
     "vpc": {

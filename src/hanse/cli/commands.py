@@ -32,7 +32,7 @@ GROUPS = {
     "person": "People who submit jobs or run the federation.",
     "stats": "Questions to the sites, without training; no site tells a small number.",
     "job": "What has been submitted.",
-    "deploy": "A federation on machines of others: without a server, on AWS.",
+    "deploy": "Federations on machines of others: without a server on AWS, sites in SageMaker.",
     "audit": "What has been decided, by whom, in an order that cannot be changed.",
 }
 

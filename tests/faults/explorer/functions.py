@@ -115,12 +115,13 @@ class Case:
     repeat: float = 0.0
     late: float = 0.0
     crash: float = 0.0
+    slow: float = 0.0
     evaluate_every: int = 0
     batch: int = 10
     until_s: float = 60.0
 
     def calm(self) -> "Case":
-        return replace(self, seed=0, kill=0.0, repeat=0.0, late=0.0, crash=0.0, watched=False, batch=10)
+        return replace(self, seed=0, kill=0.0, repeat=0.0, late=0.0, crash=0.0, slow=0.0, watched=False, batch=10)
 
 
 def draw(seed: int) -> Case:
@@ -137,6 +138,7 @@ def draw(seed: int) -> Case:
         repeat=rng.choice((0.0, 0.3, 0.6)),
         late=rng.choice((0.0, 0.3)),
         crash=rng.choice((0.0, 0.3)),
+        slow=rng.choice((0.0, 0.0, 0.2)),
         evaluate_every=rng.choice((0, 1)),
         batch=rng.choice((1, 2, 10)),
     )
@@ -581,7 +583,8 @@ class Site:
 
     async def _work(self, task: Task) -> None:
         world, name = self.world, str(task.id)
-        await asyncio.sleep(world.rng.random() * 2)
+        # The longest outlast the time for which a message is hidden: it comes again, and finds its task at work.
+        await asyncio.sleep(world.rng.random() * (100 if world.happens(world.case.slow) else 2))
         if world.happens(world.case.crash):
             self.crash()
             return

@@ -242,6 +242,7 @@ def test_site_keys() -> None:
     expected = {*site_config._KEYS} - {"workers"}
     expected |= {f"workers.{key}" for key in site_config._WORKERS}
     expected |= {f"isolation.{key}" for key in site_config._ISOLATION}
+    expected |= {f"aws.{key}" for key in site_config._AWS}
     assert keys(text, "site.yaml") == expected
 
 

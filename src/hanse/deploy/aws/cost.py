@@ -1,9 +1,10 @@
 """What a round costs: calls that were counted, times list prices of a date. An estimate, not a bill.
 
-Calls are those of a synchronous round with a model of 40 kB, counted where they arrive (at an emulator's HTTP front) as
-the difference between jobs of twelve and of two rounds, with two and with four sites: a part for the round, and a part
-for each site. What a larger model adds is computed: it moves in chunks of 8 MiB. How long a function takes on AWS is
-assumed, and that no two messages come together. Not in it: starting and ending a job, and an app's own evaluation.
+Calls are those of a synchronous round (a phase that trains, one that evaluates) with a model of 40 kB, counted where
+they arrive, at an emulator's HTTP front, as the difference between jobs of twelve and of two rounds, with two and with
+four sites: a part for the round, and a part for each site. What a larger model adds is computed: it moves in chunks of
+8 MiB. How long a function takes on AWS is assumed, and that no two messages come together. Not in it: starting and
+ending a job, and an app's own evaluation. Prices change: look before you rely on one.
 """
 
 import math
@@ -34,22 +35,23 @@ class Counted:
 
 CALLS: tuple[Counted, ...] = (
     Counted("SQS SendMessage", 0.40 / MILLION, 0.0, 4.0),
-    Counted("SQS ReceiveMessage, with a message", 0.40 / MILLION, 2.7, 1.65),
-    Counted("SQS DeleteMessageBatch", 0.40 / MILLION, 2.7, 1.75),
+    Counted("SQS ReceiveMessage, with a message", 0.40 / MILLION, 2.1, 1.8),
+    Counted("SQS DeleteMessageBatch", 0.40 / MILLION, 2.1, 1.9),
     Counted("S3 PUT", 5.00 / MILLION, 5.0, 0.0),
-    Counted("S3 LIST", 5.00 / MILLION, 15.5, 1.25),
-    Counted("S3 GET", 0.40 / MILLION, 3.7, 2.15),
+    Counted("S3 LIST", 5.00 / MILLION, 5.4, 0.65),
+    Counted("S3 GET", 0.40 / MILLION, 5.4, 0.6),
     Counted("S3 DELETE", 0.0, 1.0, 0.0),
-    Counted("DynamoDB GetItem, up to 4 kB", 0.125 / MILLION, 4.2, 1.75),
-    Counted("DynamoDB Query, up to 4 kB", 0.125 / MILLION, 11.4, 3.65),
-    Counted("DynamoDB PutItem, up to 1 kB", 0.625 / MILLION, 5.8, 2.0),
-    Counted("DynamoDB BatchWriteItem, one row", 0.625 / MILLION, 0.0, 2.0),
+    Counted("DynamoDB GetItem, up to 4 kB", 0.125 / MILLION, 4.1, 1.8),
+    Counted("DynamoDB Query, up to 4 kB", 0.125 / MILLION, 5.7, 0.0),
+    Counted("DynamoDB PutItem, up to 1 kB", 0.625 / MILLION, 5.0, 2.0),
+    Counted("DynamoDB BatchWriteItem", 0.0, 1.0, 0.0),
 )
-"""Counted on 2026-11-28; the first list of what a faster function would spare."""
+"""Counted on 2026-11-29, a person who follows the job included."""
 BEHIND: tuple[Counted, ...] = (
+    Counted("DynamoDB row deleted", 0.625 / MILLION, 0.0, 2.0),
     Counted("Step Functions state transition", 25.0 / MILLION, 0.5, 0.0),
     Counted("Lambda collect, invocation", 0.20 / MILLION, 0.0, 2.0),
-    Counted("Lambda step, invocation", 0.20 / MILLION, 1.0, 1.0),
+    Counted("Lambda step, invocation", 0.20 / MILLION, 0.2, 0.0),
 )
 """What AWS counts on top of the calls that we make. Data keys of bucket and queues are reused: KMS adds nothing."""
 INVOCATION_S = 0.25
@@ -126,7 +128,7 @@ def _model(deployment: Deployment, size: int, chunks: int) -> Iterator[Line]:
     if chunks:
         yield Line("S3 GET, chunks of 8 MiB", 2 * sites * chunks, 2 * sites * chunks * get)
         yield Line("S3 PUT, chunks of 8 MiB", (sites + 1) * chunks, (sites + 1) * chunks * put)
-    busy = {"collect": 2 * sites * INVOCATION_S, "step": (1 + sites) * INVOCATION_S + (sites + 1) * size / FUNCTION_BPS}
+    busy = {"collect": 2 * sites * INVOCATION_S + (sites + 1) * size / FUNCTION_BPS, "step": 0.2 * INVOCATION_S}
     seconds = sum(SHAPES[name].memory_mb / 1024 * each for name, each in busy.items())
     yield Line("Lambda, GB-seconds", seconds, seconds * GB_SECOND[deployment.architecture])
     gigabytes = sites * size / 1e9

@@ -53,7 +53,7 @@ class Shape:
 
 _RUN = ("records", "objects", "keys", "send", "answer", "start")
 SHAPES: dict[str, Shape] = {
-    "collect": Shape(1024, COLLECT_TIMEOUT_S, (*_RUN, "receive")),
+    "collect": Shape(2048, COLLECT_TIMEOUT_S, (*_RUN, "receive")),
     "step": Shape(2048, 900, (*_RUN, "stream")),
     "timer": Shape(1024, 60, _RUN),
     "reduce": Shape(3008, 900, ("records", "objects", "keys")),
@@ -112,8 +112,9 @@ def environment(deployment: Deployment) -> dict[str, Any]:
         contract.SERVER_QUEUE: ref(queue(SERVER)),
         contract.KEYS: ref(SECRET),
         contract.STATE_MACHINE: machine_arn(deployment),
-        contract.STREAM: "1",
     }
+    if deployment.stream:
+        told[contract.STREAM] = "1"
     if deployment.is_emulated:
         told["PYTHONPATH"] = os.pathsep.join(libraries_here())
     return told | ({contract.TOPIC: ref(TOPIC)} if deployment.topic else {})
@@ -194,6 +195,8 @@ def _rights(deployment: Deployment, right: str) -> list[Statement]:
         case "receive":
             actions = ["ChangeMessageVisibility", "DeleteMessage", "GetQueueAttributes", "ReceiveMessage"]
             return [allow([f"sqs:{action}" for action in actions], att(queue(SERVER)))]
+        case "stream" if not deployment.stream:
+            return []
         case "stream":
             reading = ["DescribeStream", "GetRecords", "GetShardIterator"]
             return [
@@ -213,9 +216,7 @@ def _send(deployment: Deployment) -> list[Statement]:
 
 
 def _sources(deployment: Deployment, tags: dict[str, str]) -> Resources:
-    return {
-        STREAM_DEAD: dead_queue(f"hanse-{deployment.federation}-stream", None, tags),
-        f"{STREAM_DEAD}Policy": queue_policy(STREAM_DEAD),
+    found: Resources = {
         "QueueToCollect": {
             "Type": "AWS::Lambda::EventSourceMapping",
             "Properties": {
@@ -225,6 +226,14 @@ def _sources(deployment: Deployment, tags: dict[str, str]) -> Resources:
                 "FunctionResponseTypes": ["ReportBatchItemFailures"],
             },
         },
+    }
+    return together(found, _stream(deployment, tags) if deployment.stream else {})
+
+
+def _stream(deployment: Deployment, tags: dict[str, str]) -> Resources:
+    return {
+        STREAM_DEAD: dead_queue(f"hanse-{deployment.federation}-stream", None, tags),
+        f"{STREAM_DEAD}Policy": queue_policy(STREAM_DEAD),
         "StreamToStep": {
             "Type": "AWS::Lambda::EventSourceMapping",
             "Properties": {

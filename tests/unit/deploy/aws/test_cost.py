@@ -20,12 +20,12 @@ def test_by_hand() -> None:
     assert lines["SQS SendMessage"].count == 8
     assert lines["SQS SendMessage"].dollars == pytest.approx(8 * 0.40e-6)
     assert lines["SQS ReceiveMessage, empty"].count == 6  # two sites, three polls of 20 s
-    # 2·2 collects of 1 GB and 3 steps of 2 GB for a quarter of a second, and 3 models of 40 kB at 75 MB/s and 2 GB.
-    assert lines["Lambda, GB-seconds"].count == pytest.approx(1.0 + 1.5 + 2 * 3 * 40_000 / 75e6)
+    # 2·2 collects and a fifth of a step, of 2 GB, for a quarter of a second; and 3 models of 40 kB at 75 MB/s.
+    assert lines["Lambda, GB-seconds"].count == pytest.approx(2 * (4 * 0.25 + 0.2 * 0.25 + 3 * 40_000 / 75e6))
     assert "S3 GET, chunks of 8 MiB" not in lines
     assert found.round_dollars == pytest.approx(math.fsum(line.dollars for line in found.lines))
-    # A key, a secret, alarms (4 dead-letter queues, 2 lost, 5 functions, 1 failed), 648,000 polls.
-    assert found.month_dollars == pytest.approx(1 + 0.4 + 12 * 0.1 + 0.648 * 0.4)
+    # A key, a secret, alarms (3 dead-letter queues, 2 lost, 5 functions, 1 failed), 648,000 polls.
+    assert found.month_dollars == pytest.approx(1 + 0.4 + 11 * 0.1 + 0.648 * 0.4)
 
 
 def test_a_larger_model_moves_in_chunks() -> None:
