@@ -40,7 +40,7 @@ def people(rows: int = 500) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     return cut(age=x[:, 0], y=y), [cut(sales=x[:, 1], visits=x[:, 2]), cut(calls=x[:, 3], noise=x[:, 4])]
 
 
-MODEL: dict[str, Any] = {"epochs": 40, "batch_rows": 64, "learning_rate": 0.01}
+MODEL: dict[str, Any] = {"epochs": 25, "batch_rows": 64, "learning_rate": 0.01}
 
 
 def test_three_parties_train_what_no_linear_model_can(tmp_path: Path) -> None:
@@ -128,7 +128,7 @@ def test_as_a_job_and_in_later_scoring() -> None:
 def test_numbers() -> None:
     guest, hosts = people(300)
     guest["y"] = 50 + 3 * np.abs(guest["age"])
-    model = hs.vertical.SplitNetwork(loss="mse", **{**MODEL, "epochs": 30})
+    model = hs.vertical.SplitNetwork(loss="mse", **{**MODEL, "epochs": 25})
     result = hs.vertical.simulate(model, guest, hosts[0])
     assert result.metrics["r2"] > 0.9
     rows, found = result.predict(guest, hosts[0])
