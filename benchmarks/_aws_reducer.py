@@ -124,18 +124,18 @@ def main(folder: str, number: str, count: str) -> None:
         "shard": int(number),
         "shards": int(count),
     }
-    begin = time.perf_counter()
+    begin, cpu = time.perf_counter(), time.process_time()
     asyncio.run(functions.reduce(here, shard))
-    seconds = time.perf_counter() - begin
+    seconds, cpu = time.perf_counter() - begin, time.process_time() - cpu
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000
-    print(json.dumps({"read": read, "seconds": seconds, "peak_mb": peak}))
+    print(json.dumps({"read": read, "seconds": seconds, "cpu": cpu, "peak_mb": peak}))
 
 
 async def check(folder: Path, updates: int, elements: int) -> bool:
     """Whether two shards have written the mean."""
     here = place(folder, 2)
     shard_id = (folder / "id").read_text()
-    rows = await here.ledger.query(f"shard/{JOB}/main/{shard_id}/2/")
+    rows = sorted(await here.ledger.query(f"shard/{JOB}/main/{shard_id}/2/"))  # a folder is listed in any order
     parts = [json.loads(value)["parts"][0] for _, value, _ in rows]
     size, scope = parts[0]["size"], model_scope(JOB, "main", 1)
     manifest = Manifest(size, b"".join(bytes.fromhex(part["hashes"]) for part in parts))

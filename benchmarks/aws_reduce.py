@@ -43,6 +43,8 @@ def run(smoke: bool) -> Iterator[Row]:
     seconds = max(child["seconds"] for child in two)
     yield at_most("aws-reduce", case, "peak_mb", max(child["peak_mb"] for child in (one, *two)), "MB", PEAK_MB)
     yield at_most("aws-reduce", case, "two_shards_over_one", seconds / one["seconds"], "ratio", SHARED)
+    cpu = max(child["cpu"] for child in two) / one["cpu"]
+    yield note("aws-reduce", case, "two_shards_cpu_over_one", cpu, "ratio")
     limit = MORE_CHUNKS * updates * (8 << 20) / 1e6
     yield at_most("aws-reduce", case, "read_beyond_share_mb", read / 1e6, "MB", limit)
     yield note("aws-reduce", case, "one_s", one["seconds"], "s")

@@ -8,6 +8,7 @@ rows writes the heads. Done twice, or by a function that was thought dead, a sha
 """
 
 import base64
+import ctypes
 import json
 from collections.abc import Mapping
 from typing import Any
@@ -22,6 +23,7 @@ from hanse.serverless.place import Place
 from hanse.strategies import named
 
 MAX_SHARDS = 256
+_M_MMAP_THRESHOLD, _LARGE = -3, 1 << 20
 
 
 async def share_out(place: Place, job: str, component: str, request: ReduceRequest, num_bytes: int) -> list[Shard]:
@@ -71,11 +73,21 @@ async def reduce_shard(place: Place, shard: Shard, row: Mapping[str, Any]) -> No
     manifest = await place.blobs.manifest(scope, id)
     request = _unpacked(bytes(place.blobs.read(scope, id, 0, manifest.size)))
     spec = JobRequest.from_json(row["request"]).spec
-    host = LocalHost(named(spec.strategy, spec.params), spec, place.blobs)
-    place.blobs.hold(len(request.members) + 4)
+    _return_what_is_freed()
+    # One thread: a function has about one processor, and a second thread would hold chunks of its own.
+    host = LocalHost(named(spec.strategy, spec.params), spec, place.blobs, threads=1)
+    place.blobs.hold(len(request.members) + len(request.state) + 1)
     refused, parts = await host.reduce_share(request, Share(shard["shard"], shard["shards"]))
     value = {"parts": [_part_json(part) for part in parts], "refused": refused}
     await place.ledger.create(f"{_prefix(shard)}{shard['shard']:04d}", json.dumps(value).encode())
+
+
+def _return_what_is_freed() -> None:
+    """Have glibc give chunks back to the system; by itself it learns to keep them, twice over, in holes."""
+    try:
+        ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, _LARGE)
+    except (OSError, AttributeError):
+        return  # another C library
 
 
 def _part_json(part: Part) -> dict[str, Any]:

@@ -130,7 +130,7 @@ class ObjectBlobs:
         return memoryview(joined).toreadonly()
 
     def hold(self, chunks: int) -> None:
-        """Keep at least so many chunks after reading: of each of the blobs that are read side by side, one."""
+        """Keep so many chunks after reading: of each of the blobs that are read side by side, one."""
         self._chunks.hold(chunks)
 
     def create(self, scope: str, size: int) -> "ObjectWriter":
@@ -258,8 +258,11 @@ class _ChunkCache:
             return found
 
     def hold(self, size: int) -> None:
-        """Keep at least so many."""
-        self._size = max(self._size, size)
+        """Keep so many."""
+        with self._lock:
+            self._size = size
+            while len(self._kept) > size:
+                self._kept.popitem(last=False)
 
     def forget(self, prefix: str) -> None:
         """Let go of the chunks below `prefix`."""
