@@ -1,11 +1,14 @@
 """`hanse deploy sagemaker launch --local`: the whole recipe on one machine; what is left when a job cannot start."""
 
+import contextlib
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tarfile
+import time
 from pathlib import Path
 from typing import Any
 
@@ -73,3 +76,50 @@ def test_a_job_that_cannot_start_ends_the_launch_by_name_and_nothing_runs_on(pla
     assert "east: its training job" in line
     assert "expected policy.yaml beside the program" in line
     assert left_running(place) == []
+
+
+def launched(place: Path, rounds: int) -> "subprocess.Popen[str]":
+    """A launch of so many rounds, seen until its third."""
+    app = place.parent / "app.py"
+    app.write_text(app.read_text().replace("ROUNDS = 8", f"ROUNDS = {rounds}"))
+    command = [sys.executable, "-m", "hanse.cli.main", "deploy", "sagemaker", "launch", "federation.yaml", "--local"]
+    process = subprocess.Popen(command, cwd=place, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+    assert process.stderr is not None
+    seen = []
+    for line in process.stderr:
+        seen.append(line)
+        if line.startswith("round 3"):
+            return process
+    raise AssertionError("".join(seen))
+
+
+def server_of(place: Path) -> int:
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            command = (process / "cmdline").read_bytes()
+            if b"hanse.cli.processes" in command and str(place).encode() in command:
+                return int(process.name)
+    raise AssertionError("no server")
+
+
+def test_a_server_that_is_killed_comes_back_and_the_jobs_go_on(place: Path) -> None:
+    process = launched(place, 40)
+    os.kill(server_of(place), signal.SIGKILL)
+    _, told = process.communicate(timeout=200)
+    assert process.returncode == 0, told
+    result = json.loads((place / "results" / "model.safetensors.json").read_text())
+    assert [record["number"] for record in result["rounds"]] == list(range(1, 41))
+    assert left_running(place) == []
+
+
+def test_nothing_outlives_a_launcher_that_is_killed(place: Path) -> None:
+    process = launched(place, 100_000)
+    assert len(left_running(place)) >= 4
+    process.kill()
+    process.wait()
+    assert process.stderr is not None
+    process.stderr.close()
+    end = time.monotonic() + 60
+    while left_running(place):
+        assert time.monotonic() < end, left_running(place)
+        time.sleep(0.2)

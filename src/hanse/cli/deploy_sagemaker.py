@@ -1,5 +1,6 @@
 """`hanse deploy sagemaker …`: training jobs in other organisations' accounts, and a federation over them."""
 
+import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -36,8 +37,8 @@ def launch(file: File = HERE, local: Local = False, json: Json = False, endpoint
     launched = begin(settings.output)
     if local and launched.job:  # local jobs ended with the launcher that started them
         launched = type(launched)(launched.run + "r")
-    shown = _Lines(quiet=json)
-    with server_up(settings, by_identity=not local, log=settings.output / "server.log") as federation:
+    shown = _Table(settings) if _is_terminal() and not json else _Lines(quiet=json)
+    with shown, server_up(settings, by_identity=not local, log=settings.output / "server.log") as federation:
         backend = _backend(settings, federation, launched.run, local, endpoint_url)
         try:
             launcher = Launcher(settings, backend, launched, shown)
@@ -213,12 +214,63 @@ def _plain(launched: "Launched", settings: "Settings") -> dict[str, Any]:
     return {**found, "accounts": _rows(launched, settings), "output": str(settings.output)}
 
 
+def _is_terminal() -> bool:
+    return sys.stderr.isatty() and os.environ.get("TERM", "dumb") != "dumb"
+
+
+class _Table:
+    """A live table of the training jobs, with the round and its metrics below."""
+
+    def __init__(self, settings: "Settings") -> None:
+        from rich.console import Console
+        from rich.live import Live
+
+        self._settings = settings
+        self._round = ""
+        self._live = Live(console=Console(stderr=True), auto_refresh=False)
+
+    def __enter__(self) -> None:
+        self._live.start()
+
+    def __exit__(self, *_: object) -> None:
+        self._live.stop()
+
+    def __call__(self, launched: "Launched", event: Mapping[str, Any]) -> None:
+        from rich.console import Group
+        from rich.table import Table
+        from rich.text import Text
+
+        if event["what"] == "round":
+            self._round = _round_line(event["record"])
+        elif event["what"] == "waiting":
+            self._round = clean(f"waiting for the server: {event['reason']}")
+        table = Table(box=None, header_style="dim", padding=(0, 1), title=f"run {launched.run}", title_justify="left")
+        for head in ("site", "account", "training job", "status", "what it is doing"):
+            table.add_column(head, no_wrap=head != "what it is doing")
+        for row in _rows(launched, self._settings):
+            style = {"Failed": "red", "Completed": "green"}.get(row["status"], "")
+            doing = row.get("reason") or row.get("doing", "")
+            table.add_row(row["site"], row["account"], row["job"], Text(row["status"], style=style), Text(doing))
+        self._live.update(Group(table, Text(self._round)), refresh=True)
+
+
+def _round_line(record: Mapping[str, Any]) -> str:
+    metrics = [f"{n} {number(v)}" for n, v in sorted(record["metrics"].items()) if isinstance(v, int | float)]
+    return f"round {record['number']:<4} {len(record['folded'])} sites  {'  '.join(metrics[:6])}"
+
+
 class _Lines:
-    """One line for every change; a live table where there is a terminal."""
+    """One line for every change."""
 
     def __init__(self, *, quiet: bool) -> None:
         self._quiet = quiet
         self._last: dict[str, str] = {}
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, *_: object) -> None:
+        pass
 
     def __call__(self, launched: "Launched", event: Mapping[str, Any]) -> None:
         if self._quiet:
@@ -230,9 +282,7 @@ class _Lines:
                 self._last[state.site] = line
                 note(clean(line + ("  (adopted)" if state.adopted else "")))
         elif event["what"] == "round":
-            record = event["record"]
-            metrics = [f"{n} {number(v)}" for n, v in sorted(record["metrics"].items()) if isinstance(v, int | float)]
-            note(f"round {record['number']:<4} {len(record['folded'])} sites  {'  '.join(metrics[:6])}")
+            note(_round_line(event["record"]))
         elif event["what"] == "waiting":
             note(clean(f"waiting for the server: {event['reason']}"))
         sys.stderr.flush()

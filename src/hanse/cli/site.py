@@ -160,6 +160,7 @@ def _settings(job: dict[str, Any]) -> dict[str, str]:
     return {
         "roles": ", ".join(f"{role}: {site}" for role, site in sorted(job["roles"].items())),
         "reveals": "; ".join(learnt) or "nothing",
+        **({"uses": f"what this site kept of job {job['outputs_of']}"} if job.get("outputs_of") else {}),
     }
 
 

@@ -53,9 +53,8 @@ class FixedBase:
         if not 0 <= min(exponents) <= max(exponents) < self._limit:
             raise ValueError(f"expected exponents of at most {self._limit.bit_length() - 1} bits, not negative")
         montgomery, tables = self._eight
-        made = montgomery.write(montgomery.multiply_chosen(tables, self._digits(exponents)))
-        mpz = gmpy2_module().mpz
-        return [mpz(each) for each in made]
+        made: list[Any] = montgomery.write(montgomery.multiply_chosen(tables, self._digits(exponents)))
+        return made
 
     @cached_property
     def _eight(self) -> Any:

@@ -26,6 +26,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic as _intrinsic
 
 from hanse.core.arrays import Array
+from hanse.crypto.gmp import gmpy2_module
 
 LIMB_BITS = 52
 LANES = 8
@@ -229,27 +230,28 @@ class Montgomery:
     """
 
     def __init__(self, modulus: int) -> None:
-        self.modulus = modulus
         self.num_limbs = -(-(modulus.bit_length() + 2) // (LIMB_BITS * _DEPTH)) * _DEPTH
         self._width = self.num_limbs * LIMB_BITS // 8
         r = 1 << self.num_limbs * LIMB_BITS
-        self._into, self._out = r % modulus, pow(r, -1, modulus)
+        mpz = gmpy2_module().mpz
+        self._into, self._out, self._mpz = mpz(r % modulus), mpz(pow(r, -1, modulus)), mpz
+        self._modulus = mpz(modulus)
         self._limbs = np.pad(self._split([modulus]).reshape(-1), _DEPTH)
         self._inverse = np.uint64(-pow(modulus, -1, 1 << LIMB_BITS) % (1 << LIMB_BITS))
 
     def read(self, numbers: list[Any]) -> Array:
         """Into Montgomery's form: uint64, `(n, num_limbs)`."""
-        return self._split([each * self._into % self.modulus for each in numbers])
+        return self._split([each * self._into % self._modulus for each in numbers])
 
-    def write(self, limbs: Array) -> list[int]:
-        """Back: `(n, num_limbs)` to numbers from 0 to modulus − 1."""
+    def write(self, limbs: Array) -> list[Any]:
+        """Back: `(n, num_limbs)` to mpz from 0 to modulus − 1."""
         pairs = limbs.reshape(len(limbs), -1, 2)
         content = np.empty((*pairs.shape[:2], 13), np.uint8)
         content[..., :8] = _bytes(pairs[..., 0] | pairs[..., 1] << np.uint64(LIMB_BITS))
         content[..., 8:] = _bytes(pairs[..., 1] >> np.uint64(64 - LIMB_BITS))[..., :5]
         raw = content.tobytes()
         return [
-            int.from_bytes(raw[at : at + self._width], "little") * self._out % self.modulus
+            self._mpz(int.from_bytes(raw[at : at + self._width], "little")) * self._out % self._modulus
             for at in range(0, len(raw), self._width)
         ]
 

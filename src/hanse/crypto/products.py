@@ -107,9 +107,8 @@ class Products:
         work = [(rows.limbs, places, cells[at : at + 8], sizes[at : at + 8]) for at in starts]
         with ThreadPoolExecutor(min(len(work), numba.get_num_threads())) as threads:
             tables = list(threads.map(lambda each: self._eight(*each), work))
-        mpz = self._gmpy2.mpz
         return [
-            [mpz(each) for each in self._montgomery.write(table[lane, :size])]
+            self._montgomery.write(table[lane, :size])
             for table, at in zip(tables, starts, strict=True)
             for lane, size in enumerate(sizes[at : at + 8])
         ]

@@ -11,10 +11,10 @@ import contextlib
 import json
 import os
 import secrets
-import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -29,6 +29,7 @@ from hanse.deploy.sagemaker.settings import Account, Settings
 from hanse.person.federation import Federation
 from hanse.person.loop import wait_for
 from hanse.rounds.result import Result
+from hanse.trust.aws_identity import AwsIdentity
 
 RECORD = "launch.json"
 PERSON = "admin"
@@ -37,6 +38,7 @@ START_S = 900.0
 END_S = 180.0
 """How long jobs may take to end once the federation's job is over."""
 LOOK_S = 1.0
+STOP_S, RESTARTS = 15.0, 5
 CAPACITY_ATTEMPTS = 3
 Event = Mapping[str, Any]
 
@@ -259,44 +261,87 @@ def server_up(settings: Settings, *, by_identity: bool, log: Path) -> Iterator[F
         _found(settings, by_identity=by_identity)
     federation = Federation.load(place / PERSON)
     if _answers(federation):
+        if by_identity:
+            _check_identities(settings, "restart the server after writing it")
         yield federation
         return
-    log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("ab") as out:
-        command = [sys.executable, "-m", "hanse.cli.processes", "server", str(place)]
-        child = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=out, start_new_session=True
-        )
+    if by_identity:
+        _write_identities(settings)
+    server = _Server(place, log)
+    server.start()
     try:
-        assert child.stdout is not None
-        if child.stdout.readline() != b"ready\n":
-            child.wait(10)
-            raise UnavailableError(f"the server did not start: {_last_line(log)}")
         yield federation
     finally:
-        child.send_signal(signal.SIGTERM)
-        try:
-            child.wait(15)
-        except subprocess.TimeoutExpired:
-            child.kill()
-            child.wait()
-        for pipe in (child.stdin, child.stdout):
-            if pipe is not None:
-                pipe.close()
+        server.stop()
+
+
+class _Server:
+    """The server's process; one that ends by itself is started again, and its jobs go on."""
+
+    def __init__(self, place: Path, log: Path) -> None:
+        self._place, self._log = place, log
+        self._child: subprocess.Popen[bytes] | None = None
+        self._stopping = threading.Event()
+        self._watch = threading.Thread(target=self._keep_up, name="server", daemon=True)
+
+    def start(self) -> None:
+        """Returns when it can be reached.
+
+        Raises:
+            UnavailableError: it ends instead; with the last words of its log.
+        """
+        self._begin()
+        self._watch.start()
+
+    def stop(self) -> None:
+        """End it."""
+        self._stopping.set()
+        if self._child is not None:
+            _ended(self._child)
+        self._watch.join(STOP_S)
+
+    def _begin(self) -> None:
+        self._log.parent.mkdir(parents=True, exist_ok=True)
+        with self._log.open("ab") as out:
+            command = [sys.executable, "-m", "hanse.cli.processes", "server", str(self._place)]
+            self._child = child = subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=out, start_new_session=True
+            )
+        if child.stdout is None or child.stdout.readline() != b"ready\n":
+            _ended(child)
+            raise UnavailableError(f"the server did not start: {_last_line(self._log)}")
+
+    def _keep_up(self) -> None:
+        for _ in range(RESTARTS):
+            if self._child is not None:
+                self._child.wait()
+            if self._stopping.is_set():
+                return
+            with contextlib.suppress(UnavailableError):
+                self._begin()
+            if self._stopping.is_set() and self._child is not None:  # stopped in between
+                _ended(self._child)
+
+
+def _ended(child: "subprocess.Popen[bytes]") -> None:
+    child.terminate()
+    try:
+        child.wait(STOP_S)
+    except subprocess.TimeoutExpired:
+        child.kill()
+        child.wait()
+    for pipe in (child.stdin, child.stdout):
+        if pipe is not None:
+            pipe.close()
 
 
 def _found(settings: Settings, *, by_identity: bool) -> None:
     from hanse.server.config import ServerConfig
     from hanse.server.init import init_federation
     from hanse.tracking import tracker_from
-    from hanse.trust.aws_identity import AwsIdentity
 
     place = settings.server
     port, enrolment = (place.port, place.enrolment_port) if place.port else free_ports(2)
-    identities = {}
-    if by_identity:
-        joining = [account for account in settings.accounts if not account.token_secret]
-        identities = {each.site: AwsIdentity(each.account, each.execution_role) for each in joining}
     config = ServerConfig(
         federation=settings.federation,
         listen="127.0.0.1" if place.address == "127.0.0.1" else "0.0.0.0",
@@ -307,9 +352,37 @@ def _found(settings: Settings, *, by_identity: bool) -> None:
         models_to_sites=True,
         datasets=place.datasets,
         tracking=None if place.tracking is None else tracker_from(dict(place.tracking), "server.tracking"),
-        aws_identities=identities,
+        aws_identities=identities_of(settings) if by_identity else {},
     )
     init_federation(place.directory, config, person=PERSON)
+
+
+def identities_of(settings: Settings) -> dict[str, AwsIdentity]:
+    """Who may join as which site: the account's execution role, where the site has no token."""
+    joining = [account for account in settings.accounts if not account.token_secret]
+    return {each.site: AwsIdentity(each.account, each.execution_role) for each in joining}
+
+
+def _write_identities(settings: Settings) -> None:
+    """Have `server.yaml` know the accounts of today, before the server starts."""
+    from hanse.server.config import ServerConfig
+
+    config = ServerConfig.load(settings.server.directory)
+    known = {**config.aws_identities, **identities_of(settings)}
+    if known != config.aws_identities:
+        replace(config, aws_identities=known).save(settings.server.directory)
+
+
+def _check_identities(settings: Settings, advice: str) -> None:
+    from hanse.server.config import ServerConfig
+
+    known = ServerConfig.load(settings.server.directory).aws_identities
+    for site, identity in identities_of(settings).items():
+        if known.get(site) != identity:
+            raise ConfigError(
+                f"{settings.server.directory / 'server.yaml'}: aws_identities: expected {site}: {{account: "
+                f'"{identity.account}", role: {identity.role}}}; {advice}'
+            )
 
 
 def free_ports(count: int) -> list[int]:

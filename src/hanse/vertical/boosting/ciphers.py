@@ -71,7 +71,8 @@ class Layout:
         h_most, g_most = self.packing.largest
         if len(g) and (np.abs(g).max() > g_most or h.min() < 0 or h.max() > h_most):
             raise ConfigError("derivatives: expected values within their bounds")
-        return [(a << self.h_bits) + b for a, b in zip(g.tolist(), h.tolist(), strict=True)]
+        h_bits = self.h_bits
+        return [(a << h_bits) + b for a, b in zip(g.tolist(), h.tolist(), strict=True)]
 
     def cells(self, answers: Sequence[int], num_cells: int) -> tuple[Array, Array]:
         """Σg and Σh of each cell, int64.
@@ -79,9 +80,9 @@ class Layout:
         Raises:
             RefusedError: sums of more rows than there are.
         """
-        width, h_bits = self.bits, self.h_bits
+        width, h_bits, per = self.bits, self.h_bits, range(self.per)
         cell_mask, h_mask = (1 << width) - 1, (1 << h_bits) - 1
-        flat = [each >> width * at & cell_mask for each in answers for at in range(self.per)][:num_cells]
+        flat = [each >> width * at & cell_mask for each in answers for at in per][:num_cells]
         half = 1 << width - h_bits - 1
         g = np.array([(each >> h_bits) - half for each in flat], np.int64)
         h = np.array([each & h_mask for each in flat], np.int64)
@@ -186,11 +187,11 @@ class ModularAdder:
 
     def answers(self, numbers: Numbers, layout: Layout) -> Array:
         """See `Adder.answers`."""
-        made = []
+        made, bits, offset = [], layout.bits, layout.offset
         for start in range(0, len(numbers), layout.per):
             fields = numbers[start : start + layout.per]
-            constant = sum(layout.offset << layout.bits * at for at in range(len(fields)))
-            made.append(self._products.shifted(fields, layout.bits) * self._known(constant) % self._products.modulus)
+            constant = sum(offset << bits * at for at in range(len(fields)))
+            made.append(self._products.shifted(fields, bits) * self._known(constant) % self._products.modulus)
         return self._products.write(self._masked(made))
 
     def _known(self, message: int) -> Any:
@@ -350,11 +351,10 @@ class MockAdder:
 
     def answers(self, numbers: Numbers, layout: Layout) -> Array:
         """See `Adder.answers`."""
-        whole = [
-            sum(limb << _LIMB_BITS * at for at, limb in enumerate(limbs)) + layout.offset for limbs in numbers.tolist()
-        ]
+        bits, offset = layout.bits, layout.offset
+        whole = [sum(limb << _LIMB_BITS * at for at, limb in enumerate(limbs)) + offset for limbs in numbers.tolist()]
         made = [
-            sum(each << layout.bits * at for at, each in enumerate(whole[start : start + layout.per]))
+            sum(each << bits * at for at, each in enumerate(whole[start : start + layout.per]))
             for start in range(0, len(whole), layout.per)
         ]
         content = b"".join((each % (1 << 8 * _KEY_BYTES)).to_bytes(_KEY_BYTES, "little") for each in made)
