@@ -35,6 +35,10 @@ app = hs.App(hs.FedAvg(), rounds=3, quorum=2, min_sites=2)
 def client(site):
     X, y = site.load("patients")
     return hs.sklearn(LogisticRegression(), X, y, classes=[0, 1], test=0.2)
+
+@app.evaluate_on_server
+def evaluate_on_server(arrays, round):
+    return {"size": float(abs(arrays["coef"]).sum())}
 """
 SITES = {"bergen": 90, "luebeck": 140}
 
@@ -151,7 +155,8 @@ def test_a_model_is_trained_and_has_the_bits_of_a_simulation(home: Path, hanse: 
     try:
         for child in children:
             child.start({"PYTHONUNBUFFERED": "1", **hanse.credentials})
-        hanse("run", str(app), "--federation", str(home / "north" / "admin"), "--output", str(home / "m.safetensors"))
+        person, output = str(home / "north" / "admin"), str(home / "m.safetensors")
+        told = hanse("run", str(app), "--federation", person, "--output", output, "--json")
     finally:
         for child in children:
             child.signal(15)
@@ -164,6 +169,9 @@ def test_a_model_is_trained_and_has_the_bits_of_a_simulation(home: Path, hanse: 
     sys.modules["emulated_app"] = module
     spec.loader.exec_module(module)
     expected = hs.simulate(module.app, sites={site: {"patients": data(site)} for site in SITES})
+    # The last round's metrics too, also what the app's own code said in the function that runs it.
+    assert told["rounds"][-1]["metrics"] == expected.rounds[-1].metrics
+    assert "server_size" in expected.rounds[-1].metrics
     found = load_file(home / "m.safetensors")
     assert {name: array.tobytes() for name, array in found.items()} == {
         name: np.asarray(array).tobytes() for name, array in expected.arrays.items()

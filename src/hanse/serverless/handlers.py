@@ -2,6 +2,8 @@
 
 import asyncio
 import functools
+import os
+import sys
 import tempfile
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
@@ -30,7 +32,8 @@ def _apps() -> "Apps":
     from hanse.serverless.apps import Apps
     from hanse.workers.launcher import Launcher
 
-    launcher = Launcher.start()  # a fresh process, before this one holds keys
+    # A fresh process, before this one holds keys. A platform tells only its own process where the package lies.
+    launcher = Launcher.start(environment={"PYTHONPATH": os.pathsep.join(filter(None, sys.path))})
     return Apps(launcher, Path(tempfile.gettempdir()) / "hanse-apps")
 
 
