@@ -10,8 +10,7 @@ import sys
 import threading
 from functools import cache, lru_cache
 from importlib.abc import MetaPathFinder
-from importlib.machinery import ModuleSpec
-from importlib.util import find_spec
+from importlib.machinery import ModuleSpec, PathFinder
 from json import encoder
 from typing import Any
 
@@ -93,17 +92,16 @@ class _AwaitedTorch(MetaPathFinder):
     key = 0
 
     def find_spec(self, fullname: str, path: Any, target: Any = None) -> ModuleSpec | None:
-        """See `importlib`; finds what the others find, and is asked once."""
-        if fullname != "torch":
-            return None
-        sys.meta_path.remove(self)
-        spec = find_spec("torch")
+        """See `importlib`; finds what is found without it, which may be only a question whether it is there."""
+        spec = PathFinder.find_spec(fullname) if fullname == "torch" else None
         if spec is not None and spec.loader is not None:
             execute = spec.loader.exec_module
 
             def exec_module(module: Any) -> None:
                 execute(module)
                 _seed_torch(module, self.key)
+                if self in sys.meta_path:
+                    sys.meta_path.remove(self)
 
             spec.loader.exec_module = exec_module  # type: ignore[method-assign]  # of this one loader
         return spec

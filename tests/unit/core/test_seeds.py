@@ -92,7 +92,10 @@ def test_torch_is_seeded_when_user_code_imports_it_first(tmp_path: Path) -> None
         "    @classmethod\n    def manual_seed(cls, seed):\n        cls.seed = seed\n"
     )
     code = "import sys; sys.path.insert(0, sys.argv[1]); from hanse.core.seeds import seed_globals\n"
-    late = "seed_globals(1); seed_globals(77)\nimport torch\nprint(torch.default_generator.seed, len(sys.meta_path))"
+    late = (
+        "seed_globals(1); seed_globals(77)\nfrom importlib.util import find_spec; find_spec('torch')  # is it there?\n"
+        "import torch\nprint(torch.default_generator.seed, len(sys.meta_path))"
+    )
     early = "count = len(sys.meta_path)\nimport torch\nseed_globals(77)\nprint(torch.default_generator.seed, count)"
     said = [subprocess.check_output([sys.executable, "-c", code + then, tmp_path]) for then in (late, early)]
     assert said[0] == said[1]
