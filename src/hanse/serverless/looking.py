@@ -148,8 +148,8 @@ async def look_and_call(place: Place, job: str, *, cancelled_by: str = "", surel
 async def _call(place: Place, instruction: Instruction) -> None:
     """Call the state machine back if it waits for too long; if it does not wait just now, note until when it may.
 
-    A token whose time is over, or that somebody else has used, wakes nobody: the state machine is between two waits, told
-    something before this look, and what this look found must be noted.
+    A token whose time is over, or that somebody else has used, wakes nobody: the state machine is between two waits,
+    told something before this look, and what this look found must be noted.
     """
     key, look_ms = f"wait/{instruction['job']}", instruction["until_ms"] if instruction["kind"] == "Wait" else 0
     while True:

@@ -126,7 +126,9 @@ async def test_of_two_calls_with_one_token_the_shorter_one_counts(somewhere: Any
     assert somewhere.machine.called == [("t2", "Again", 1)]
 
 
-async def test_a_timer_that_dies_before_it_calls_is_made_up_for(somewhere: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_timer_that_dies_before_it_calls_is_made_up_for(
+    somewhere: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     await call(somewhere, instruction("Wait", 5000))
 
     async def die(token: str, output: Instruction) -> bool:

@@ -101,7 +101,11 @@ def _person_policy(deployment: Deployment) -> Resource:
                 allow(["s3:GetObject"], [sub(f"{objects}/documents/*"), *read]),
                 allow(["s3:PutObject"], written),
                 # What a single site has sent is for nobody to read, whatever the site is called.
-                {"Effect": "Deny", "Action": ["s3:GetObject", "s3:PutObject"], "Resource": sub(f"{objects}/blobs/*/up/*")},
+                {
+                    "Effect": "Deny",
+                    "Action": ["s3:GetObject", "s3:PutObject"],
+                    "Resource": sub(f"{objects}/blobs/*/up/*"),
+                },
                 allow(
                     ["s3:ListBucket"],
                     att(BUCKET),

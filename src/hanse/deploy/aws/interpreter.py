@@ -52,7 +52,7 @@ def definition(arns: dict[str, str], machine_arn: str, *, longest_wait_s: int | 
                     if longest_wait_s is None
                     else {"TimeoutSeconds": longest_wait_s}
                 ),
-                # A timer that fails or is killed has told nobody of its token: without another one nobody would be called.
+                # A timer that dies has told nobody of its token: nobody would ever be called.
                 "Retry": [_retry(_FAULTS), _retry(["States.TaskFailed"], attempts=4)],
                 # The Wait itself is the input of the step that looks at what has come.
                 "Catch": [{"ErrorEquals": ["States.Timeout"], "ResultPath": None, "Next": "Step"}],
