@@ -1,6 +1,9 @@
 """Which sites take part in a job, as far as they have said: one row a site, `decision/JOB/SITE`.
 
-    {decision: accept | hold | refuse, reason, seen_ms}
+    {decision: accept | hold | refuse, reason, seen_ms, at_ms}
+
+`at_ms` is the time of the decision by the site's own clock: queues bring a message late, or once more, and what a site
+has said before must not count again.
 
 Nobody holds a connection, so a site is there while it says so: with its decision, and then every `BEAT_S` as long as
 the job lasts. Where nothing trains, nobody says anything.
@@ -75,13 +78,20 @@ async def presence(ledger: Ledger, job: str, asked: Sequence[str], taken_at_ms: 
     return Presence(there, undecided, unwilling, min(changes, default=None), said)
 
 
-async def decided(ledger: Ledger, job: str, site: str, decision: str, reason: str, now_ms: int) -> bool:
-    """A site has answered a proposal, perhaps once more. Whether there is a new row."""
-    value = json.dumps({"decision": decision, "reason": reason, "seen_ms": now_ms}).encode()
+async def decided(
+    ledger: Ledger, job: str, site: str, decision: str, reason: str, now_ms: int, *, at_ms: int = 0
+) -> bool:
+    """A site has answered a proposal, perhaps once more. Whether there is a new row.
+
+    Args:
+        at_ms: when, by the site's clock; one that is fast counts as now, so that it may be set right.
+    """
+    at_ms = min(at_ms, now_ms)
+    value = json.dumps({"decision": decision, "reason": reason, "seen_ms": now_ms, "at_ms": at_ms}).encode()
     key = f"decision/{job}/{site}"
     while not await ledger.create(key, value):
-        _, version = await ledger.get(key)
-        if await ledger.compare_and_set(key, value, version):
+        content, version = await ledger.get(key)
+        if at_ms < json.loads(content).get("at_ms", 0) or await ledger.compare_and_set(key, value, version):
             return False
     return True
 
