@@ -45,8 +45,8 @@ class MLflow:
         checked(self, "uri")
         if "@" in urlsplit(self.uri).netloc:  # it would stand in logs, in the buffer and in configuration
             raise ConfigError(
-                "tracking.MLflow: uri: expected an address without a name or password; set MLFLOW_TRACKING_USERNAME and "
-                "MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN"
+                "tracking.MLflow: uri: expected an address without a name or password; set MLFLOW_TRACKING_USERNAME "
+                "and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN"
             )
 
     @property
