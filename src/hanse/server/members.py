@@ -245,6 +245,12 @@ class Members:
         await self._put(f"member/{identity.kind}/{identity.name}", json.dumps(value).encode())
         self._remember(value)
 
+    async def reinstate(self, kind: str, name: str) -> None:
+        """Let a name that was revoked be enrolled again; certificates of before stay revoked."""
+        async with self._changing:
+            if f"{kind}/{name}" in self._revoked.names:
+                await self._replace_revocations(self._revoked.reinstate(kind, name))
+
     async def renew(self, caller: Identity, request: pb.RenewRequest) -> pb.JoinReply:
         """A new certificate for the same member and the same keys.
 
