@@ -218,7 +218,8 @@ class QueueLink:
                 await self._insist("extend", lambda r=held: self._inbox.extend(r, HIDDEN_S))  # type: ignore[misc]
             if self._jobs:
                 number += 1
-                self.send(self._signed("beat", f"beat/{number}", {"v": 1, "jobs": sorted(self._jobs)}))
+                body = {"v": 1, "jobs": sorted(self._jobs), "at_ms": current_ms()}
+                self.send(self._signed("beat", f"beat/{number}", body))
 
     async def _insist(self, what: str, call: Callable[[], Awaitable[T]]) -> T:
         """Again until AWS, the network and this site's credentials let it."""

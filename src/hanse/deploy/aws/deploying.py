@@ -133,7 +133,7 @@ def deploy(account: Account, deployment: Deployment, folder: Path, package: Pack
 def admit(
     account: Account, deployment: Deployment, folder: Path, request: bytes, *, days: float = MEMBER_DAYS
 ) -> tuple[str, dict[str, Any]]:
-    """Let a member in whose signing request has come: certified here, enrolled in the ledger. Also one that was revoked.
+    """Let a member in whose signing request has come: certified here, enrolled in the ledger. Again if revoked.
 
     Returns:
         The member's name, and what it is to be given back; nothing in it is secret.
