@@ -241,6 +241,8 @@ async def _state(place: Place, row: Mapping[str, Any]) -> run_state.RunState:
 
 async def _submit(place: Place, sender: Enrolled, body: Mapping[str, Any]) -> list[News]:
     request = JobRequest.from_json(body.get("request"))
+    if await is_over(place, request.job):
+        return []  # a copy: sites are not asked again
     try:
         await _begin(place, sender, request, str(body.get("signature")))
     except (StorageError, UnavailableError):

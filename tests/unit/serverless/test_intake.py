@@ -9,6 +9,7 @@ from hanse.backends.memory import MemoryInbox, MemoryLedger
 from hanse.core.blobs import manifest_of, rechunk
 from hanse.core.codec import canonical_json
 from hanse.core.ids import bundle_scope
+from hanse.core.records import Envelope
 from hanse.core.spec import RunSpec
 from hanse.pipeline.documents import Documents
 from hanse.pipeline.request import JobRequest
@@ -51,6 +52,10 @@ async def a_place() -> Place:
 
 
 async def submit(place: Place, job: str, component: str = "main", sender: str = "anna") -> list[Any]:
+    return await take(place, await submission(place, job, component, sender))
+
+
+async def submission(place: Place, job: str, component: str = "main", sender: str = "anna") -> Envelope:
     anna = member("person", "anna")
     bundle = make_bundle({"app.py": b"app = None\n"}, module="app")
     manifest = manifest_of(bundle.content)
@@ -61,7 +66,7 @@ async def submit(place: Place, job: str, component: str = "main", sender: str = 
         job, "test", FEDERATION, "anna", 1, bundle.id, manifest, signature, "app.py", "app", spec, component
     )
     body = {"v": 1, "request": request.to_json(), "signature": request.sign(anna.keys.signing).hex()}
-    return await take(place, signed(sender, "submit", "submit/1", canonical_json(body), by=member("person", sender)))
+    return signed(sender, "submit", "submit/1", canonical_json(body), by=member("person", sender))
 
 
 @pytest.mark.parametrize(("job", "component", "taken"), [("j" * 20, "c" * 45, True), ("j" * 20, "c" * 46, False)])
@@ -80,6 +85,17 @@ async def test_a_job_whose_name_no_execution_can_bear_is_refused(job: str, compo
         assert len(started) == 5
         assert all(len(name) <= 80 for name in started)
         assert {name.rpartition("-")[2] for name in started} == {"0", "1700000000000", "1700000000001"}
+
+
+async def test_a_job_that_is_over_is_offered_to_nobody_again() -> None:
+    place = await a_place()
+    asked = await submission(place, "j1")
+    assert await take(place, asked)
+    assert await take(place, asked), "a function may have died before it offered the job"
+    await place.inbox.ack([each.receipt for each in await place.inbox.receive("site-1", 10, wait_s=0)])
+    await place.ledger.create("jobend/j1", b"{}")
+    assert await take(place, asked) == []
+    assert await place.inbox.receive("site-1", wait_s=0) == []
 
 
 async def test_nobody_leaves_a_document_in_another_s_name() -> None:
