@@ -128,6 +128,7 @@ def admit(
     """Let a site or a person in: certify the keys, enrol, and write what they need. Nothing in it is secret."""
     from hanse.core.codec import canonical_json
     from hanse.deploy.aws import deploying
+    from hanse.trust.admission import fingerprint_of
     from hanse.trust.certificates import fingerprint
 
     deployment, account, folder = _opened(path, profile, endpoint_url)
@@ -135,12 +136,14 @@ def admit(
         content = request.read_bytes()
     except OSError as error:
         raise ConfigError(f"{request}: {error.strerror}; a site makes one with: hanse site request") from None
+    asked = fingerprint_of(content)
+    note(f"The request's fingerprint, to be compared with what its sender tells you: {asked}")
     name, body = deploying.admit(account, deployment, folder, content, days=days)
     target = output or Path(f"{name}-admission.json")
     target.write_bytes(canonical_json(body))
     shown = fingerprint(body["authority"].encode()).hex()
     if json:
-        show_json({"name": name, "admission": str(target), "authority_sha256": shown})
+        show_json({"name": name, "admission": str(target), "authority_sha256": shown, "request_sha256": asked})
         return
     group = "person" if "bucket" in body["aws"] else "site"
     note(f"Give it to {name}, who runs: hanse {group} join {target.name}, and compares the authority's fingerprint:")

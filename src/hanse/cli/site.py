@@ -33,11 +33,13 @@ def request(
     directory: Directory = HERE,
 ) -> None:
     """Make this site's keys, and a request for a federation that has no server. Nothing in the request is secret."""
+    from hanse.trust.admission import fingerprint_of
     from hanse.trust.admission import request as make
     from hanse.trust.certificates import SITE
 
     path = make(directory, federation, name, kind=SITE)
     note("Hand this file to the federation's operator, who gives back an admission. Then: hanse site join ADMISSION")
+    note(f"Tell the operator its fingerprint by another way: {fingerprint_of(path.read_bytes())}")
     say(str(path))
 
 

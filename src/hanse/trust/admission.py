@@ -46,6 +46,15 @@ def request(directory: Path, federation: str, name: str, *, kind: str) -> Path:
     return path
 
 
+def fingerprint_of(content: bytes) -> str:
+    """What both ends of a request compare, since whoever swaps the file on its way would be let in: its SHA-256.
+
+    Raises:
+        TrustError, CodecError: not a request.
+    """
+    return SigningRequest.parse(content).digest
+
+
 def accept(directory: Path, path: Path, *, kind: str, reach: Sequence[str]) -> Admitted:
     """Take what the operator gave back. Again, with a newer one, renews.
 

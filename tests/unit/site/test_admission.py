@@ -1,5 +1,6 @@
 """Joining by hand: a request out, an admission back, and everything that may have been changed on the way."""
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from hanse.server.init import certify
 from hanse.site.config import AwsAccess, read_config
 from hanse.site.join import join_by_hand
 from hanse.site.over_queues import SERVER_RECORD
+from hanse.trust.admission import fingerprint_of
 from hanse.trust.admission import request as make_request
 from hanse.trust.authority import Authority
 from hanse.trust.identity import SigningRequest
@@ -54,6 +56,11 @@ def test_a_site_joins_and_knows_its_way(tmp_path: Path) -> None:
     request = asked(site, "north", "luebeck")
     assert request.name == "luebeck-request.json"
     assert b"PRIVATE" not in request.read_bytes()
+    assert fingerprint_of(request.read_bytes()) == hashlib.sha256(request.read_bytes()).hexdigest()
+    assert fingerprint_of(asked(tmp_path / "eve", "north", "luebeck").read_bytes()) not in (
+        "",
+        fingerprint_of(request.read_bytes()),
+    )
     joined = join_by_hand(site, written(tmp_path / "a.json", operator.admit(request)))
     assert str(joined.identity) == "site luebeck of north"
     assert str(Membership.load(site).identity) == "site luebeck of north"
