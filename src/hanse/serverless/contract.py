@@ -29,8 +29,8 @@ What others are told, besides their certificates:
     a person    `aws: {region, bucket, profile, role, external_id, endpoint}` in its federation.yaml
 
 All but `region` and `bucket` may be left out. A site's role may receive from and hide messages of its own queue, and
-send to the server's; blobs come and go by links. A person's may send to the server's queue, read `v1/FEDERATION/*` and
-put below `v1/FEDERATION/blobs/*/bundle/` and `v1/FEDERATION/blobs/*/0/model/`.
+send to the server's; blobs come and go by links. A person's may send to the server's queue, read documents, apps and
+models below `v1/FEDERATION/` (but no `up/`: what a single site has sent), and put apps and initial models.
 """
 
 from typing import Any, Final, Literal, NotRequired, TypedDict
