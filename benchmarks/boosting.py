@@ -11,6 +11,7 @@ with the slow oracle, too, which shares no code with either.
 """
 
 import asyncio
+import importlib.util
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, replace
@@ -54,8 +55,9 @@ def run(smoke: bool) -> Iterator[Row]:
     rows, widths = (1_500, (3, 9)) if smoke else (100_000, (30, 300))
     columns, response = _data(rows, *widths)
     settings = Settings(num_trees=1, depth=3, max_bins=32)
-    _play(columns, response, replace(settings, cipher="mock"), rows=300)  # what is loaded and compiled once
-    _play(columns, response, settings, rows=300)
+    _warm_up()
+    for cipher in ("mock", settings.cipher):
+        _play(columns, response, replace(settings, cipher=cipher), rows=300)
     goss = replace(settings, top_rate=0.2, other_rate=0.1)
     for case, mine, target_s in (("full", settings, 45.0), ("goss", goss, 20.0)):
         real = _play(columns, response, mine)
@@ -71,6 +73,19 @@ def run(smoke: bool) -> Iterator[Row]:
         yield note("boosting", case, "tree_messages", real.messages, "messages")
         yield note("boosting", case, "tree_mb", real.sent_bytes / 1e6, "MB")
         yield note("boosting", case, "link_s", real.sent_bytes / LINK_BYTES_PER_S + real.turns * LINK_DELAY_S, "s")
+
+
+def _warm_up() -> None:
+    """Compile what is compiled once."""
+    if importlib.util.find_spec("numba") is None:
+        return
+    from hanse.crypto import montgomery
+
+    if montgomery.usable():
+        one = montgomery.Montgomery((1 << 207) - 1)
+        nothing = np.zeros((8, 1), np.int32)
+        one.multiply_into(one.tables(1), nothing, one.read([1]), np.zeros(1, np.int64))
+        one.multiply_chosen(one.read([1])[None], nothing)
 
 
 @dataclass(frozen=True, slots=True)

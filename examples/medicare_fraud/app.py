@@ -41,7 +41,7 @@ def make_app(balance, tracking=None):
         "square": np.ones(FEATURES),
         "share": np.full(1, 0.5),
     }
-    app = hs.App(hs.FedAvg(), rounds=ROUNDS, initial=initial, tracking=tracking)
+    app = hs.App(hs.FedAvg(), rounds=ROUNDS, quorum=3, initial=initial, tracking=tracking)
 
     @app.config
     def config(round, site):

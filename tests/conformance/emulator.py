@@ -4,6 +4,7 @@ import atexit
 import functools
 import itertools
 import logging
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -52,9 +53,23 @@ def _endpoint() -> str:
     server = pytest.importorskip("moto.server", reason="needs moto").ThreadedMotoServer("127.0.0.1", 0, verbose=False)
     logging.getLogger("werkzeug").setLevel(logging.ERROR)  # a line for every request
     server.start()
+    inner = server._server.app
+    server._server.app = lambda environ, respond: (_count(environ), inner(environ, respond))[1]
     atexit.register(server.stop)
     host, port = server.get_host_and_port()
     return f"http://{host}:{port}"
+
+
+calls: Counter[str] = Counter()
+"""Every call that the emulator has taken: `SQS SendMessage`, `DynamoDB PutItem`, `S3 PUT KEY'S FIRST PARTS`."""
+
+
+def _count(environ: dict[str, Any]) -> None:
+    service, _, action = environ.get("HTTP_X_AMZ_TARGET", "").rpartition(".")
+    if action:
+        calls[f"{'SQS' if service == 'AmazonSQS' else 'DynamoDB'} {action}"] += 1
+    else:
+        calls[f"S3 {environ['REQUEST_METHOD']} {environ['PATH_INFO']} {environ['QUERY_STRING']}"] += 1
 
 
 @functools.cache

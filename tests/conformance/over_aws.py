@@ -1,7 +1,6 @@
 """A federation without a server on an emulator: real site processes; functions and state machine in a thread."""
 
 import asyncio
-import dataclasses
 import itertools
 import os
 import signal
@@ -46,9 +45,12 @@ class AwsFederation:
     sites: Mapping[str, Mapping[str, Any]]
     settings: Mapping[str, Any] = field(default_factory=dict)
     environment: Mapping[str, str] = field(default_factory=dict)
+    batch: int = 10
     children: dict[str, Child] = field(init=False, default_factory=dict)
 
     def __enter__(self) -> Self:
+        self._before = dict(os.environ)
+        os.environ.update(CREDENTIALS)  # the person's, in this process
         self.name = f"n{next(_numbers)}"
         self.config: AwsConfig = deployed(self.name, (*self.sites, "server"))
         self.store = AwsStore.open(self.config, Session())
@@ -67,9 +69,11 @@ class AwsFederation:
             child.signal(signal.SIGTERM)
         for child in self.children.values():
             child.wait()
-        self.on_loop(self.local.stop())
+        self.on_loop(self._stop())
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
+        os.environ.clear()
+        os.environ.update(self._before)
 
     def on_loop(self, work: Any) -> Any:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result(60)
@@ -93,9 +97,13 @@ class AwsFederation:
         }
         return on_aws(environment, Session())
 
+    async def _stop(self) -> None:
+        await self.local.stop()
+        self.store.close()
+
     async def _serve(self) -> Local:
         apps = Apps(Launcher.start(), self.directory / "apps")
-        local = Local(self.place(), apps=apps)
+        local = Local(self.place(), apps=apps, batch=self.batch)
         local.start_collecting()
         return local
 
@@ -104,7 +112,6 @@ class AwsFederation:
         members = Members(authority, self.store.ledger, address="aws:1")
         server = await self._member(authority, members, "server", "server")
         (self.directory / "keys.json").write_text(pack(server))
-        os.environ.update(CREDENTIALS)
         anna = await self._member(authority, members, "person", "anna", (ADMIN,))
         anna.save(self.directory / "anna")
         aws = {"region": REGION, "bucket": self.config.bucket, "endpoint": self.config.endpoint}
@@ -136,7 +143,3 @@ class AwsFederation:
             signed_record=issued.record,
             address="aws:1",
         )
-
-
-def with_machine(place: Place, machine: Any) -> Place:
-    return dataclasses.replace(place, machine=machine)

@@ -171,6 +171,16 @@ async def test_pages_by_after(ledger: Ledger) -> None:
     assert await ledger.query("job/", limit=0) == []
 
 
+async def test_records_are_forgotten_by_key(ledger: Ledger) -> None:
+    for n in range(30):
+        assert await ledger.create(f"a/{n:02d}", b"x")
+    await ledger.create("a/07/b", b"y")
+    await ledger.delete_keys([f"a/{n:02d}" for n in range(28)] + ["a/07", "nothing"])
+    assert [key for key, _, _ in await ledger.query("a/")] == ["a/07/b", "a/28", "a/29"]
+    await ledger.delete_keys([])
+    assert await ledger.create("a/07", b"again")
+
+
 async def test_delete_is_by_prefix(ledger: Ledger) -> None:
     await ledger.create_many([(key, b"") for key in ("a/1", "a/2", "a", "ab", "b/1")])
     await ledger.delete("a/")

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from hanse.core.codec import decode
 from hanse.rounds.result import Result
 from tests.e2e.commands import HANSE, HAS_PROC, Desk, alive, descendants, environment
 
@@ -49,6 +50,21 @@ def test_breast_cancer_on_a_terminal(desk: Desk) -> None:
     page = (folder / "report.html").read_text()
     assert "Pooled" in page
     assert "http://" not in page.replace("http://www.w3.org", "")
+
+
+def test_columns_at_three_organisations(desk: Desk) -> None:
+    out = desk.run("demo", "--vertical")
+    rows = {line[2:44].strip().partition(" (")[0]: line for line in out.splitlines() if line.startswith("  ")}
+    found = {name: float(re.findall(r"auc ([0-9.]+)", line)[0]) for name, line in rows.items()}
+    assert found["Clinic alone"] < 0.95 < found["Joint"]
+    assert abs(found["Joint"] - found["Pooled"]) < 0.002
+    folder = desk.folder / "hanse-demo"
+    parts = {path.parent.name: set(decode(path.read_bytes())) for path in folder.glob("parts/*/*.safetensors")}
+    assert set(parts) == {"clinic", "laboratory", "imaging"}  # the notary has nothing to keep
+    page = (folder / "report.html").read_text()
+    assert "Who played what" in page
+    assert "Joint" in page
+    assert "expected the demo breast-cancer" in desk.call("demo", "heart-disease", "--vertical").stderr
 
 
 def test_heart_disease_over_its_own_results_only(desk: Desk) -> None:

@@ -150,7 +150,7 @@ def test_five_runs_in_a_real_mlflow_that_was_away_during_the_training(
             by_name = {run.data.tags["hanse.who"]: run for run in runs()}
             assert sorted(by_name) == ["aggregator", *SITES]
             whole = by_name["aggregator"]
-            assert whole.info.run_name == f"hospitals-{result.job}-aggregator"
+            assert whole.info.run_name == f"aggregator-{result.job}"
             history = client.get_metric_history(whole.info.run_id, "accuracy")
             assert [(m.step, m.value) for m in history] == [(r.number, r.metrics["accuracy"]) for r in result.rounds]
             site = by_name["va"]

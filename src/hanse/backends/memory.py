@@ -112,6 +112,11 @@ class MemoryLedger:
             stop += 1
         del keys[start:stop]
 
+    async def delete_keys(self, keys: Sequence[str]) -> None:
+        """Forget these records."""
+        gone = {key for key in keys if self._rows.pop(key, None) is not None}
+        self._keys = [key for key in self._sorted() if key not in gone]
+
     def _sorted(self) -> list[str]:
         if len(self._fresh) < 16:
             for key in self._fresh:

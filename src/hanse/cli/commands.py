@@ -32,7 +32,7 @@ GROUPS = {
     "person": "People who submit jobs or run the federation.",
     "stats": "Questions to the sites, without training; no site tells a small number.",
     "job": "What has been submitted.",
-    "deploy": "A federation on machines of others: without a server, on AWS.",
+    "deploy": "Federations on machines of others: without a server on AWS, sites in SageMaker.",
     "audit": "What has been decided, by whom, in an order that cannot be changed.",
 }
 
@@ -40,7 +40,12 @@ COMMANDS = (
     Command(
         "demo",
         "Train across four hospitals on this machine: one server, four sites, five processes.",
-        ("demo", "demo breast-cancer --rounds 5 --open", "demo heart-disease --data ~/heart_disease"),
+        (
+            "demo",
+            "demo breast-cancer --rounds 5 --open",
+            "demo heart-disease --data ~/heart_disease",
+            "demo --aws http://127.0.0.1:4566",
+        ),
         "demo:demo",
     ),
     Command(
@@ -109,9 +114,15 @@ COMMANDS = (
     ),
     Command(
         "person join",
-        "Join a federation with a token; writes federation.yaml.",
-        ("person join hansejoin1… --directory anna",),
+        "Join a federation with a token or an admission; writes federation.yaml.",
+        ("person join hansejoin1… --directory anna", "person join anna-admission.json --directory anna"),
         "person:join",
+    ),
+    Command(
+        "person request",
+        "Make your keys, and a request to an operator who has no server.",
+        ("person request north anna --directory anna",),
+        "person:request",
     ),
     Command("person list", "People of the federation.", ("person list", "person list --json"), "person:list_"),
     Command("person revoke", "Let a person in no more (as admin).", ("person revoke anna",), "person:revoke"),
@@ -206,6 +217,12 @@ COMMANDS = (
         "deploy_aws:admit",
     ),
     Command(
+        "deploy aws revoke",
+        "Let a site or a person in no more.",
+        ("deploy aws revoke site riga north/federation.yaml",),
+        "deploy_aws:revoke",
+    ),
+    Command(
         "deploy aws package",
         "The functions' zip and all templates, to deploy by other means.",
         (
@@ -231,6 +248,39 @@ COMMANDS = (
         "Make a site's keys, and a request to an operator who has no server.",
         ("site request north luebeck --directory luebeck",),
         "site:request",
+    ),
+    Command(
+        "deploy sagemaker launch",
+        "Training jobs in other accounts, a federation over them, models on both sides.",
+        ("deploy sagemaker launch federation.yaml", "deploy sagemaker launch federation.yaml --local"),
+        "deploy_sagemaker:launch",
+    ),
+    Command(
+        "deploy sagemaker plan",
+        "What launching would create, and what it may cost.",
+        ("deploy sagemaker plan federation.yaml", "deploy sagemaker plan federation.yaml --json"),
+        "deploy_sagemaker:plan",
+    ),
+    Command(
+        "deploy sagemaker template",
+        "CloudFormation for one organisation's account, or for the server's.",
+        (
+            "deploy sagemaker template federation.yaml --site north > north.json",
+            "deploy sagemaker template federation.yaml > server.json",
+        ),
+        "deploy_sagemaker:template",
+    ),
+    Command(
+        "deploy sagemaker status",
+        "What the last launch is doing.",
+        ("deploy sagemaker status federation.yaml",),
+        "deploy_sagemaker:status",
+    ),
+    Command(
+        "deploy sagemaker stop",
+        "Stop every training job of the last launch.",
+        ("deploy sagemaker stop federation.yaml",),
+        "deploy_sagemaker:stop",
     ),
     Command(
         "audit verify",

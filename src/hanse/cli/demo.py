@@ -68,6 +68,9 @@ def demo(
     ] = False,
     keep: Annotated[bool, typer.Option("--keep", help="Keep keys, stores and logs of all members, too.")] = False,
     open_: Annotated[bool, typer.Option("--open", help="Show the report in a browser.")] = False,
+    aws: Annotated[
+        str, typer.Option("--aws", help="Without a server, on an emulator of AWS: its URL, as http://127.0.0.1:4566.")
+    ] = "",
 ) -> None:
     """Train across four hospitals on this machine, as five processes that talk gRPC over mutual TLS.
 
@@ -79,10 +82,15 @@ def demo(
     scenario = _scenario(name, data, seeds, vertical)
     scenario.check()
     _claim(directory)
-    note(f"Starting a federation: one server, {scenario.who}, mutual TLS on loopback …")
+    if aws and (vertical or mlflow):
+        raise ConfigError("demo: expected --aws alone, found it with --vertical or --mlflow; leave one out")
+    place = f"queues, functions and a bucket at {aws}" if aws else "one server, mutual TLS on loopback"
+    note(f"Starting a federation: {scenario.who}, {place} …")
     try:
         with _stopped_by_signals(), _home(directory, keep) as home:
-            results, rows = _train(scenario, home, rounds, mlflow)
+            results, rows = (
+                _train_on_aws(scenario, home, rounds, aws) if aws else _train(scenario, home, rounds, mlflow)
+            )
             kept = scenario.keep(results[0], home, directory)
     except KeyboardInterrupt:
         note("\nstopped; every process has ended")
@@ -143,14 +151,35 @@ def _train(
         asyncio.run(_join(members))
         for member in members:
             children.start(member.name, "site", member.folder)
-        results = []
-        for run in range(scenario.runs):
-            if run:
-                scenario.write(run, folders)
-            title = scenario.title + (f", split {run + 1} of {scenario.runs}" if scenario.runs > 1 else "")
-            results.append(_run(app, scenario.roles, made, title, children))
-        rows = scenario.compare(results)
-    return results, rows
+        return _runs(scenario, app, made.person_directory, folders, children)
+
+
+def _train_on_aws(scenario: Scenario, home: Path, rounds: int | None, endpoint: str) -> tuple[list["Result"], Rows]:
+    """The same without a server."""
+    from hanse.cli.demo_aws import deployed, reach
+
+    members = [_Member(name, home / name, "") for name in scenario.sites]
+    folders = {member.name: member.folder for member in members}
+    declarations = scenario.write(0, folders)
+    app, bundle_id = _app(scenario, rounds)
+    for member in members:
+        _own(scenario, member, declarations.get(member.name), bundle_id, aws=reach(endpoint))
+    with deployed(home, endpoint, scenario.sites, PERSON) as person, Children(home / "logs") as children:
+        for member in members:
+            children.start(member.name, "site", member.folder)
+        return _runs(scenario, app, person, folders, children)
+
+
+def _runs(
+    scenario: Scenario, app: "AnyApp", person: Path, folders: Mapping[str, Path], children: Children
+) -> tuple[list["Result"], Rows]:
+    results = []
+    for run in range(scenario.runs):
+        if run:
+            scenario.write(run, folders)
+        title = scenario.title + (f", split {run + 1} of {scenario.runs}" if scenario.runs > 1 else "")
+        results.append(_run(app, scenario.roles, person, title, children))
+    return results, scenario.compare(results)
 
 
 def _found(scenario: Scenario, home: Path) -> "NewFederation":
@@ -180,6 +209,7 @@ def _own(
     declaration: Mapping[str, Any] | None,
     app: str,
     tracking: Mapping[str, Any] | None = None,
+    aws: Mapping[str, str] | None = None,
 ) -> None:
     """What a site's owner writes: where the patients are, that this one app may see them, who may see its runs."""
     import yaml
@@ -187,6 +217,7 @@ def _own(
     datasets = {} if declaration is None else {DATASET: dict(declaration)}
     site = {"datasets": datasets, "workers": {"preload": list(scenario.preload)}}
     site |= {"durability": "process"} | ({} if tracking is None else {"tracking": dict(tracking)})
+    site |= {} if aws is None else {"aws": dict(aws)}
     policy = {"apps": [app], "unlisted_apps": "refuse", "people": [PERSON], "datasets": [DATASET]}
     policy |= scenario.policy(member.name)
     member.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -213,14 +244,14 @@ async def _join(members: Sequence[_Member]) -> None:
 def _run(
     app: "AnyApp",
     roles: Mapping[str, Sequence[str]] | None,
-    made: "NewFederation",
+    person: Path,
     title: str,
     children: Children,
 ) -> "Result":
     from hanse.person.federation import Federation
     from hanse.person.jobs import submit
 
-    federation = Federation.load(made.person_directory)
+    federation = Federation.load(person)
     job = _patiently(lambda: submit(app, federation, roles=roles))
     view = View(title, rounds=rounds_of(app), job=job.id)
     asyncio.run(_follow(job.id, federation, view, children))

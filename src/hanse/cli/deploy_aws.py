@@ -117,7 +117,7 @@ def diff(path: Where = FILE, profile: Profile = "", endpoint_url: Endpoint = "",
 
 
 def admit(
-    request: Annotated[Path, typer.Argument(help="What the site made with: hanse site request")],
+    request: Annotated[Path, typer.Argument(help="Made by: hanse site request, or hanse person request")],
     path: Where = FILE,
     days: Annotated[float, typer.Option(min=0.01, max=3650, help="How long the certificate holds.")] = 90.0,
     output: Annotated[Path | None, typer.Option(help="The admission; by default NAME-admission.json.")] = None,
@@ -125,7 +125,7 @@ def admit(
     endpoint_url: Endpoint = "",
     json: Json = False,
 ) -> None:
-    """Let a site in: certify its keys, enrol it, and write what it needs to take part. Nothing in it is secret."""
+    """Let a site or a person in: certify the keys, enrol, and write what they need. Nothing in it is secret."""
     from hanse.core.codec import canonical_json
     from hanse.deploy.aws import deploying
     from hanse.trust.certificates import fingerprint
@@ -142,9 +142,28 @@ def admit(
     if json:
         show_json({"name": name, "admission": str(target), "authority_sha256": shown})
         return
-    note(f"Give it to {name}, who runs: hanse site join {target.name}, and compares the authority's fingerprint:")
+    group = "person" if "bucket" in body["aws"] else "site"
+    note(f"Give it to {name}, who runs: hanse {group} join {target.name}, and compares the authority's fingerprint:")
     note(shown)
     say(str(target))
+
+
+def revoke(
+    kind: Annotated[str, typer.Argument(help="site or person.")],
+    name: Annotated[str, typer.Argument(help="Whom to let in no more.")],
+    path: Where = FILE,
+    profile: Profile = "",
+    endpoint_url: Endpoint = "",
+    json: Json = False,
+) -> None:
+    """Let a member in no more. Functions know it within a minute; removing a site's line is up to you."""
+    from hanse.deploy.aws import deploying
+
+    if kind not in ("site", "person"):
+        raise ConfigError(f"revoke: expected site or person, found {kind[:20]!r}")
+    deployment, account, folder = _opened(path, profile, endpoint_url)
+    deploying.revoke(account, deployment, folder, kind, name)
+    show_json({"kind": kind, "name": name, "revoked": True}) if json else say(f"{kind} {name} is revoked.")
 
 
 def package(
@@ -239,7 +258,8 @@ def destroy(
     if json:
         show_json({"federation": deployment.federation, "stays": stays})
         return
-    say(f"Nothing is left of {deployment.federation}{f' but {stays[0]}' if stays else ''}.")
+    but = f" but {', and '.join(stays)}" if stays else ""
+    say(f"Nothing is left of {deployment.federation}{but}.")
 
 
 def read_text(text: str, path: Path) -> Any:

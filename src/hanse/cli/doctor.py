@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 OK, WARN, WRONG = "ok", "warning", "wrong"
 _MARKS = {OK: "✓", WARN: "!", WRONG: "✗"}
 _DAY_MS = 24 * 60 * 60 * 1000
-_PACKAGES = ("blake3", "cryptography", "grpcio", "ml-dtypes", "numpy", "protobuf", "pydantic", "PyYAML", "safetensors")
+_PACKAGES = ("blake3", "cryptography", "grpcio", "ml-dtypes", "numpy", "protobuf", "PyYAML", "safetensors")
 _WHAT = "expected a server's folder (server.yaml), a site's (site.yaml) or a person's (federation.yaml)"
 _REACH_S = 5.0
 

@@ -1,7 +1,8 @@
 """`hanse person …`: who may submit jobs and who may run the federation."""
 
 import asyncio
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 
@@ -27,24 +28,50 @@ def add(
     say(answer["token"])
 
 
+def request(
+    federation: Annotated[str, typer.Argument(help="The federation's name.")],
+    name: Annotated[str, typer.Argument(help="Your name in it.")],
+    directory: Directory = HERE,
+) -> None:
+    """Make your keys, and a request for a federation that has no server. Nothing in the request is secret."""
+    from hanse.trust.admission import request as make
+    from hanse.trust.certificates import PERSON
+
+    path = make(directory, federation, name, kind=PERSON)
+    note("Hand this file to the federation's operator, who gives back an admission. Then: hanse person join ADMISSION")
+    say(str(path))
+
+
 def join(
-    token: Annotated[str, typer.Argument(help="The join token; - reads it from standard input.")],
+    token: Annotated[str, typer.Argument(help="The join token, or the operator's admission; - reads a token.")],
     directory: Directory = HERE,
 ) -> None:
     """Join a federation as a person. Keys are made in this folder and never leave it; federation.yaml is written."""
+    if token.endswith(".json"):
+        from hanse.person.by_hand import join_by_hand
+        from hanse.trust.certificates import fingerprint
+
+        membership, path = join_by_hand(directory, Path(token))
+        say("Compare the authority's fingerprint with the one that the operator tells you:")
+        say(f"  {fingerprint(membership.authority_pem).hex()}")
+    else:
+        membership, path = _join(directory, token)
+    identity = membership.identity
+    say(
+        f"{identity.name} belongs to federation {identity.federation}, with a certificate until "
+        f"{day(identity.not_after_ms)}."
+    )
+    say(f"Next: hanse run app.py --federation {path}")
+
+
+def _join(directory: Path, token: str) -> tuple[Any, Path]:
     from hanse.backends.grpc.enrol import enrol
     from hanse.server.init import write_federation_file
     from hanse.trust.certificates import PERSON
     from hanse.trust.joining import join as join_member
 
     membership = asyncio.run(join_member(directory, token_from(token), kind=PERSON, enrol=enrol))
-    identity = membership.identity
-    path = write_federation_file(directory, identity.federation, membership.address)
-    say(
-        f"{identity.name} belongs to federation {identity.federation}, with a certificate until "
-        f"{day(identity.not_after_ms)}."
-    )
-    say(f"Next: hanse run app.py --federation {path}")
+    return membership, write_federation_file(directory, membership.identity.federation, membership.address)
 
 
 def list_(federation: Federation = FEDERATION, json: Json = False) -> None:

@@ -33,9 +33,10 @@ def request(
     directory: Directory = HERE,
 ) -> None:
     """Make this site's keys, and a request for a federation that has no server. Nothing in the request is secret."""
-    from hanse.site.admission import request as make
+    from hanse.trust.admission import request as make
+    from hanse.trust.certificates import SITE
 
-    path = make(directory, federation, name)
+    path = make(directory, federation, name, kind=SITE)
     note("Hand this file to the federation's operator, who gives back an admission. Then: hanse site join ADMISSION")
     say(str(path))
 
@@ -46,10 +47,10 @@ def join(
 ) -> None:
     """Join a federation. Keys are made in this folder and never leave it; a certificate comes back."""
     if token.endswith(".json"):
-        from hanse.site.admission import accept
+        from hanse.site.join import join_by_hand
         from hanse.trust.certificates import fingerprint
 
-        membership = accept(directory, Path(token))
+        membership = join_by_hand(directory, Path(token))
         say("Compare the authority's fingerprint with the one that the operator tells you:")
         say(f"  {fingerprint(membership.authority_pem).hex()}")
         renewed = "until {day}; ask the operator for another admission before that"
@@ -159,6 +160,7 @@ def _settings(job: dict[str, Any]) -> dict[str, str]:
     return {
         "roles": ", ".join(f"{role}: {site}" for role, site in sorted(job["roles"].items())),
         "reveals": "; ".join(learnt) or "nothing",
+        **({"uses": f"what this site kept of job {job['outputs_of']}"} if job.get("outputs_of") else {}),
     }
 
 

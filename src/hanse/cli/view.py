@@ -229,8 +229,12 @@ def _metrics(values: Mapping[str, Any], names: list[str]) -> str:
 
 
 def _of_all(view: View) -> dict[str, float]:
-    """What the sites of a session told, together."""
-    return {name: value for site in view.sites.values() for name, value in site.metrics.items()}
+    """What the sites of a session told, together; without what they tell each of itself, such as its rows."""
+    told: dict[str, set[float]] = {}
+    for site in view.sites.values():
+        for name, value in site.metrics.items():
+            told.setdefault(name, set()).add(value)
+    return {name: values.pop() for name, values in told.items() if len(values) == 1}
 
 
 def _is_number(value: object) -> bool:

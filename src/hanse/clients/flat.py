@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from hanse.clients.data_parallel import Share
 from hanse.clients.flat_perceptron import gradients_of, is_perceptron, is_wide
 from hanse.clients.tensors import array_of_tensor, imported, tensor_of_array, travelling
 from hanse.clients.torch_optimizers import stepper_of
@@ -211,12 +212,13 @@ class FlatTrainer:
         by_hand = on_cpu and training.loss == "cross_entropy" and is_perceptron(module) and is_wide(module)
         self._by_hand = gradients_of(module) if by_hand else None
 
-    def train(self, module: Any, X: Any, y: Any, order: Order, effort: Effort) -> float:
+    def train(self, module: Any, X: Any, y: Any, order: Order, effort: Effort, share: Share | None = None) -> float:
         """Train from what was loaded.
 
         Args:
             X, y: tensors, one example a row.
             order: `(epochs, len(y))`.
+            share: of every batch, where several processes train together.
 
         Returns:
             The mean loss over the examples of all steps, each before its step.
@@ -229,18 +231,35 @@ class FlatTrainer:
             module.train()
         losses: list[Any] = []
         with torch.set_grad_enabled(self._by_hand is None):
-            for X_batch, y_batch in _batches(X, y, torch.from_numpy(order), self.training.batch_size):
-                if self._by_hand is not None and len(y_batch) > 1:
-                    losses.append(self._by_hand(X_batch, y_batch))
-                else:
-                    losses.append(self._by_autograd(module, X_batch, y_batch))
+            for rows in _rows(torch.from_numpy(order).to(y.device), self.training.batch_size):
+                own = rows if share is None else share.of(rows)
+                losses.append(self._gradients(module, X.index_select(0, own), y.index_select(0, own)))
+                if share is not None:
+                    losses[-1] = losses[-1] * (len(own) / len(rows))
+                    for part in self._parts:
+                        part.grads.mul_(len(own) / len(rows))
+                        share.add_up(part.grads)
                 for part in self._parts:
                     if effort.proximal_mu:
                         part.grads.add_(part.values - part.model, alpha=effort.proximal_mu)
                     if corrections is not None:
                         part.grads.add_(corrections[part.number])
                     part.stepper.step(part.values, part.grads)
+        if share is not None:
+            together = torch.stack(losses)
+            share.add_up(together)
+            losses = list(together)
         return _mean(losses, _counts(order.shape[1], self.training.batch_size) * len(order))
+
+    def _gradients(self, module: Any, X: Any, y: Any) -> Any:
+        """Fill the gradients of the mean loss of a batch, which may be empty; answers that loss."""
+        if not len(y):
+            for part in self._parts:
+                part.grads.zero_()
+            return self._parts[0].grads.new_zeros(())
+        if self._by_hand is not None and len(y) > 1:
+            return self._by_hand(X, y)
+        return self._by_autograd(module, X, y)
 
     def _by_autograd(self, module: Any, X: Any, y: Any) -> Any:
         for part in self._parts:
@@ -275,12 +294,10 @@ def loss_of(name: str) -> Callable[[Any, Any], Any]:
     return lambda output, target: function(output, target.view(output.shape))
 
 
-def _batches(X: Any, y: Any, orders: Any, size: int) -> Iterator[tuple[Any, Any]]:
-    orders = orders.to(y.device)
+def _rows(orders: Any, size: int) -> Iterator[Any]:
     for order in orders:
         for start in range(0, orders.shape[1], size):
-            rows = order[start : start + size]
-            yield X.index_select(0, rows), y.index_select(0, rows)
+            yield order[start : start + size]
 
 
 def _counts(num_examples: int, size: int) -> list[int]:

@@ -11,6 +11,11 @@ from hanse.core.arrays import Arrays
 Function = Callable[..., Any]
 
 
+def trainer_of(client: Client) -> Client:
+    """The client that trains: what `@app.client` made, where `@app.query` stands beside it."""
+    return client.inner if isinstance(client, FunctionClient) and client.side.train is None else client
+
+
 @dataclass(frozen=True, slots=True)
 class ClientSide:
     """What an app registered for its sites; either `client` or some of the bare functions, `query` beside both."""

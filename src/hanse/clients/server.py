@@ -17,7 +17,7 @@ from hanse.core.arrays import Arrays
 from hanse.core.errors import NotFoundError, TaskError
 from hanse.core.ids import SERVER
 from hanse.core.records import Config, Metrics
-from hanse.core.seeds import key_of, seed_globals, undrawn
+from hanse.core.seeds import key_of, seed_globals
 from hanse.core.spec import RunSpec
 from hanse.strategies import Strategy
 
@@ -54,6 +54,7 @@ class ServerRuntime:
         self.app = app
         self._load = _none_held if load is None else load
         self._held: dict[str, Any] = {}
+        self._round = self._loadings = 0
         self._seed = app.spec().seed
         self._strategy: Strategy | None = None
 
@@ -73,14 +74,16 @@ class ServerRuntime:
         given = self.app.given_strategy
         shown = arrays if given is None else given.shown(arrays)
         loads = (self.load,) if takes_load(function) else ()
+        self._round, self._loadings = round_, 0
         made = self._call(function, (shown, round_, *loads), round_, "evaluate", SERVER)
         return metrics_of(made, "@app.evaluate_on_server")
 
     def load(self, dataset: str) -> Any:
-        """A data set that the server holds; read once per worker."""
+        """A data set that the server holds; read once per worker. Random state is seeded anew, as by `Site.load`."""
         if dataset not in self._held:
-            with undrawn():
-                self._held[dataset] = self._load(dataset)
+            self._held[dataset] = self._load(dataset)
+        self._loadings += 1
+        seed_globals(key_of(self._seed, round_=self._round, phase="evaluate", purpose=f"loaded {self._loadings}"))
         return self._held[dataset]
 
     def strategy(self, context: StrategyContext) -> Strategy:

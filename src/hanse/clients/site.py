@@ -10,7 +10,7 @@ from hanse.channels.checkpoints import FileCheckpoints
 from hanse.core.arrays import Arrays
 from hanse.core.errors import ConfigError, TaskError
 from hanse.core.records import Task
-from hanse.core.seeds import generator, key_of, undrawn
+from hanse.core.seeds import generator, key_of, seed_globals
 
 SETUP = "setup"
 """The phase that `@app.client` sees while it runs: once per worker, outside any round."""
@@ -49,6 +49,7 @@ class Site:
         self._outputs = outputs
         self._checkpoints = checkpoints
         self._loaded: dict[str, Any] = {}
+        self._loadings = 0
         self._state: dict[str, Any] | None = None
 
     @property
@@ -61,12 +62,16 @@ class Site:
     def load(self, dataset: str) -> Any:
         """A data set that the site's owner declared and granted to this job; read once per worker.
 
+        Afterwards global random state is seeded anew, whether it was read or known: a worker that has the data already
+        draws the same numbers as one whose loader has drawn some.
+
         Raises:
             PolicyError: not granted. ConfigError: not declared. Whatever the owner's loader raises.
         """
         if dataset not in self._loaded:
-            with undrawn():
-                self._loaded[dataset] = self._load(dataset)
+            self._loaded[dataset] = self._load(dataset)
+        self._loadings += 1
+        seed_globals(self.key(f"globals {self._loadings}"))
         return self._loaded[dataset]
 
     def outputs(self) -> Arrays:
@@ -116,12 +121,12 @@ class Site:
     def begin(self, task: Task, state: dict[str, Any]) -> None:
         """Turn to the next task. Called by the runtime."""
         self.round, self.phase, self.seed, self._attempt = task.id.round, task.id.phase, task.seed, task.attempt
-        self._rng, self._state = None, state
+        self._rng, self._state, self._loadings = None, state, 0
 
     def begin_setup(self, seed: int) -> None:
         """Turn to the making of the client: the same numbers in every worker, whatever task comes first."""
         self.round, self.phase, self.seed, self._attempt = 0, SETUP, seed, 0
-        self._rng, self._state = None, None
+        self._rng, self._state, self._loadings = None, None, 0
 
     def load_through(self, change: Callable[[Any], Any]) -> None:
         """Let what is loaded from now on pass through a function first. For attacks in simulation."""
@@ -131,7 +136,7 @@ class Site:
     def stand_in(self, beside: "Site", rng: np.random.Generator, state: dict[str, Any]) -> None:
         """Turn to the task that `beside` is at, with numbers and memory of one's own. For attacks in simulation."""
         self.round, self.phase, self.seed, self._attempt = beside.round, beside.phase, beside.seed, beside._attempt
-        self._rng, self._state = rng, state
+        self._rng, self._state, self._loadings = rng, state, 0
 
     def __repr__(self) -> str:
         return f"Site({self.name!r}, round={self.round}, phase={self.phase!r})"

@@ -74,6 +74,9 @@ def torch(module: Any, *parts: Any, device: str | None = None, **declared: Any) 
         test: share of the examples held out for evaluation, or `(X, y)`; 0 evaluates nothing.
         seed: of the choice of what is held out.
         device: as above.
+        processes: of the site, that train together: each takes a share of every batch, and gradients are summed by
+            Gloo over loopback (on the CPU, for a function at the top level of a file). The same number gives the same
+            bits.
 
     Raises:
         ConfigError: not a module, or an argument that is wrong, by name. MissingExtraError: torch is not installed.
@@ -97,7 +100,7 @@ def torch(module: Any, *parts: Any, device: str | None = None, **declared: Any) 
 
 
 _NEEDED = frozenset({"X", "y", "loss", "optimizer"})
-_KNOWN = _NEEDED | {"epochs", "batch_size", "test", "seed"}
+_KNOWN = _NEEDED | {"epochs", "batch_size", "test", "seed", "processes"}
 
 
 def _named(given: dict[str, Any], form: str, needed: Sequence[str], optional: Sequence[str]) -> dict[str, Any]:

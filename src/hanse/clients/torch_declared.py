@@ -5,10 +5,13 @@ Sites of one process that name the same module (or the same function that makes 
 """
 
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from itertools import count
 from typing import Any
 from weakref import WeakKeyDictionary
 
 from hanse.clients.client import Config
+from hanse.clients.data_parallel import Helpers, helpers_of
 from hanse.clients.declared import Declared
 from hanse.clients.flat import FlatModule, FlatTrainer
 from hanse.clients.site import Site
@@ -20,6 +23,9 @@ from hanse.core.errors import ConfigError
 
 _MADE: WeakKeyDictionary[Any, dict[str | None, Any]] = WeakKeyDictionary()
 """Function that makes a module → device → the module that this process made with it."""
+
+_NUMBERS = count()
+"""Of this process's clients, by which other processes know their examples."""
 
 _FLAT: WeakKeyDictionary[Any, FlatModule] = WeakKeyDictionary()
 """Module → its flat state, which does not hold the module."""
@@ -42,6 +48,7 @@ class DeclaredTorch(Declared):
         test: float | tuple[Any, Any],
         seed: int,
         device: str | None,
+        processes: int = 1,
     ) -> None:
         super().__init__(training, X, y, test, seed)
         self._torch = imported()
@@ -52,6 +59,16 @@ class DeclaredTorch(Declared):
             )
         self.source, self.device = module, device
         self._make: Callable[[], Any] | None = None if is_module else module
+        if type(processes) is not int or not 1 <= processes <= 64:
+            raise ConfigError(f"processes: expected a whole number from 1 to 64, found {str(processes)[:40]!r}")
+        if processes > 1 and (is_module or device is not None):
+            raise ConfigError(
+                "processes: expected a function that makes the module, on the CPU; found "
+                + ("a module" if is_module else f"device={str(device)[:40]!r}")
+            )
+        self.processes = processes
+        self._helpers = helpers_of(module, processes) if processes > 1 else None
+        self._number = next(_NUMBERS)
 
     @property
     def module(self) -> Any:
@@ -91,8 +108,44 @@ class DeclaredTorch(Declared):
         module = self.module
         trainer = self.trainer(module)
         trainer.flat.load(arrays, (site.round, site.phase))
-        loss = trainer.train(module, *self.tensors((self.X, self.y)), order, effort)
+        X, y = self.tensors((self.X, self.y))
+        if self._helpers is None:
+            loss = trainer.train(module, X, y, order, effort)
+        else:
+            loss = self._together(self._helpers, module, arrays, (X, y), order, effort, site)
         return trainer.flat.arrays(), loss
+
+    def _together(
+        self,
+        helpers: Helpers,
+        module: Any,
+        arrays: Arrays,
+        data: tuple[Any, Any],
+        order: Order,
+        effort: Effort,
+        site: Site,
+    ) -> float:
+        """Train with the other processes; see `data_parallel.py`.
+
+        Raises:
+            TaskError: one of them has ended.
+        """
+        training = self.training
+        facts = {
+            "loss": training.loss,
+            "kind": type(training.optimizer).__name__,
+            "optimizer": asdict(training.optimizer),
+            "epochs": effort.epochs,
+            "batch_size": training.batch_size,
+            "lr": effort.lr,
+            "proximal_mu": effort.proximal_mu,
+            "key": site.key("processes"),
+        }
+        share = helpers.begin(facts, arrays, effort.correction, order, self._number, *data)
+        try:
+            return self.trainer(module).train(module, *data, order, effort, share)
+        except RuntimeError as error:
+            raise helpers.broken(error) from error
 
     def measured(self, arrays: Arrays, data: tuple[Any, Any], site: Site) -> Mapping[str, float]:
         """See `Declared`."""
@@ -121,10 +174,11 @@ def declared_torch(
     test: float | tuple[Any, Any] = 0.0,
     seed: int = 0,
     device: str | None = None,
+    processes: int = 1,
 ) -> DeclaredTorch:
     """See `hs.torch`."""
     training = training_of(loss, optimizer, epochs, batch_size)
-    return DeclaredTorch(module, X, y, training, test=test, seed=seed, device=device)
+    return DeclaredTorch(module, X, y, training, test=test, seed=seed, device=device, processes=processes)
 
 
 def _as_tensor(value: Any, torch: Any) -> Any:

@@ -137,6 +137,9 @@ class Ledger(Protocol):
     async def delete(self, prefix: str) -> None:
         """Forget every record whose key begins with `prefix`."""
 
+    async def delete_keys(self, keys: Sequence[str]) -> None:
+        """Forget these records and no others. Harmless where there is none."""
+
 
 @dataclass(frozen=True, slots=True)
 class Link:

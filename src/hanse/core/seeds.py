@@ -8,9 +8,10 @@ on every machine.
 import random
 import sys
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import cache, lru_cache
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec
+from importlib.util import find_spec
 from json import encoder
 from typing import Any
 
@@ -66,30 +67,49 @@ def _stream() -> tuple[np.random.Philox, Any]:
 def seed_globals(key: int) -> None:
     """Set the global state of `random`, numpy, and torch where it is already imported.
 
-    Called before every call of user code, so that code which draws from global state repeats too. numpy's takes 32
-    bits of the key: with more, seeding it would be a third of what a simulated site costs. Whoever needs streams that
-    never meet draws from `site.rng`.
+    Called before every call of user code and after every loading of data, so that code which draws from global state
+    repeats too, also where torch is first imported by that code. numpy's takes 32 bits of the key: with more, seeding
+    it would be a third of what a simulated site costs. Whoever needs streams that never meet draws from `site.rng`.
     """
     random.seed(key)
     np.random.seed(key & 0xFFFF_FFFF)
     torch = sys.modules.get("torch")
-    if torch is not None:
-        # where there is no accelerator, `torch.manual_seed` formats a stack trace for each kind: 300 µs
-        (torch.manual_seed if _has_accelerator() else torch.default_generator.manual_seed)(key & 0x7FFF_FFFF_FFFF_FFFF)
+    if torch is not None and hasattr(torch, "default_generator"):
+        _seed_torch(torch, key)
+    else:
+        _awaited.key = key
+        if _awaited not in sys.meta_path:
+            sys.meta_path.insert(0, _awaited)
 
 
-@contextmanager
-def undrawn() -> Iterator[None]:
-    """Whatever is drawn inside from global state is as if it had not been: a worker that has the data drew nothing."""
-    python, numpy, torch = random.getstate(), np.random.get_state(), sys.modules.get("torch")
-    words = None if torch is None else torch.get_rng_state()
-    try:
-        yield
-    finally:
-        random.setstate(python)
-        np.random.set_state(numpy)
-        if torch is not None:
-            torch.set_rng_state(words)
+def _seed_torch(torch: Any, key: int) -> None:
+    # where there is no accelerator, `torch.manual_seed` formats a stack trace for each kind: 300 µs
+    (torch.manual_seed if _has_accelerator() else torch.default_generator.manual_seed)(key & 0x7FFF_FFFF_FFFF_FFFF)
+
+
+class _AwaitedTorch(MetaPathFinder):
+    """Seeds torch when it is imported, as if it had been there when global state was last seeded."""
+
+    key = 0
+
+    def find_spec(self, fullname: str, path: Any, target: Any = None) -> ModuleSpec | None:
+        """See `importlib`; finds what the others find, and is asked once."""
+        if fullname != "torch":
+            return None
+        sys.meta_path.remove(self)
+        spec = find_spec("torch")
+        if spec is not None and spec.loader is not None:
+            execute = spec.loader.exec_module
+
+            def exec_module(module: Any) -> None:
+                execute(module)
+                _seed_torch(module, self.key)
+
+            spec.loader.exec_module = exec_module  # type: ignore[method-assign]  # of this one loader
+        return spec
+
+
+_awaited = _AwaitedTorch()
 
 
 @cache

@@ -1,5 +1,7 @@
-"""The one door to gmpy2, which is an extra: importing this floor needs none."""
+"""The doors to gmpy2, and to our own arithmetic over numba where it pays. Both are extras: importing needs neither."""
 
+import importlib.util
+import sys
 from functools import cache
 from typing import Any
 
@@ -18,3 +20,21 @@ def gmpy2_module() -> Any:
     except ImportError:
         raise MissingExtraError("gmpy2", "vertical") from None
     return gmpy2
+
+
+PATIENCE = 2_000_000
+"""Products modulo one number that are left to GMP before numba is loaded, which takes seconds; then a fiftieth."""
+
+
+def pays(num_products: int) -> bool:
+    """Whether so many products modulo one number are worth `montgomery_of`."""
+    return num_products >= (PATIENCE // 50 if "hanse.crypto.montgomery" in sys.modules else PATIENCE)
+
+
+def montgomery_of(modulus: int) -> Any:
+    """`montgomery.Montgomery`, or None where numba is not installed or the processor lacks the instructions."""
+    if importlib.util.find_spec("numba") is None:
+        return None
+    from hanse.crypto import montgomery
+
+    return montgomery.Montgomery(modulus) if montgomery.usable() else None

@@ -6,23 +6,27 @@ bits; the instruction adds the low or the high half of eight products of limbs t
 wait until the end. A product of two numbers below 2m stays below 2m where R > 4m, and no subtraction is needed.
 
 The eight lanes are eight tables that take the same number, each at a cell of its own: what histograms of many columns
-are. Some three times as fast as GMP one by one. Not for exponents or anything that is secret: which cells are touched
-is seen in the time.
+are. Or they are eight powers of one base, which are products of entries of a table (`fixed_base`). Some three times as
+fast as GMP one by one. Not for anything secret that is used twice: which cells are touched is seen in the time.
 
 Not imported unless it pays: loading numba and compiling takes seconds, once for each version of this file.
 """
 
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
+from itertools import pairwise
 from typing import Any
 
 import numba
 import numpy as np
-from llvmlite import ir
+from llvmlite import binding, ir
 from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic as _intrinsic
 
 from hanse.core.arrays import Array
+from hanse.crypto.gmp import gmpy2_module
 
 LIMB_BITS = 52
 LANES = 8
@@ -59,15 +63,20 @@ def _in_all_lanes(builder: Any, word: Any) -> Any:
     return builder.shuffle_vector(first, blank, ir.Constant(ir.VectorType(ir.IntType(32), LANES), None))
 
 
-def _adding(depth: int) -> Any:
-    """sums[k] += Σ_d low(a[d] · b[k − d]) + high(a[d] · b[k − d − 1]), d below `depth`; `b` points to b[k]."""
+def _adding(depth: int, *, lanes: bool = False) -> Any:
+    """sums[k] += Σ_d low(a[d] · b[k − d]) + high(a[d] · b[k − d − 1]), d below `depth`; `b` points to b[k].
+
+    b is one number for all lanes, or one for each.
+    """
 
     @intrinsic
     def add(typing: Any, sums: Any, a: Any, b: Any) -> Any:
         def generate(context: Any, builder: Any, _: Any, arguments: Any) -> Any:
             sums, a, b = arguments
             words = [
-                _in_all_lanes(builder, builder.load(_at(builder, b, -d * _WORD_BYTES, _WORD), align=_WORD_BYTES))
+                _load(builder, b, -d)
+                if lanes
+                else _in_all_lanes(builder, builder.load(_at(builder, b, -d * _WORD_BYTES, _WORD), align=_WORD_BYTES))
                 for d in range(depth + 1)
             ]
             low, high = _load(builder, sums), ir.Constant(_VECTOR, None)
@@ -83,7 +92,7 @@ def _adding(depth: int) -> Any:
     return add
 
 
-_add_four, _add_one = _adding(_DEPTH), _adding(1)
+_add_four, _add_one, _add_four_lanes = _adding(_DEPTH), _adding(1), _adding(_DEPTH, lanes=True)
 
 
 @intrinsic
@@ -113,6 +122,66 @@ def _carry(typing: Any, sums: Any) -> Any:
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
+def _reduce(sums: Any, quotients: Any, modulus: Any, inverse: Any, limbs: int) -> None:
+    """Make the lower half of the sums 0 by adding multiples of the modulus; what is left is the upper half."""
+    at_quotients, at_modulus = quotients.ctypes.data, modulus.ctypes.data + _WORD_BYTES * _DEPTH
+    for i in range(0, limbs, _DEPTH):
+        at_sums = sums.ctypes.data + _VECTOR_BYTES * i
+        for d in range(_DEPTH):  # the quotients of four limbs, each of which needs the ones before
+            at = at_sums + _VECTOR_BYTES * d
+            _quotient(at_quotients + _VECTOR_BYTES * d, at, inverse)
+            for j in range(_DEPTH - d):
+                _add_one(at + _VECTOR_BYTES * j, at_quotients + _VECTOR_BYTES * d, at_modulus + _WORD_BYTES * j)
+            _carry(at)
+        for j in range(_DEPTH, limbs + _DEPTH):
+            _add_four(at_sums + _VECTOR_BYTES * j, at_quotients, at_modulus + _WORD_BYTES * j)
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy")
+def multiply_chosen(tables: Any, digits: Any, made: Any, modulus: Any, inverse: Any) -> None:
+    """made[n] = ∏_w tables[w, digits[n, w]], in Montgomery's form.
+
+    Args:
+        tables: uint64, `(num_windows, any, num_limbs)`.
+        digits: int32, `(n, num_windows)`; n is a multiple of 8.
+        made: uint64, `(n, num_limbs)`.
+        modulus, inverse: see `multiply_into`.
+    """
+    limbs = tables.shape[2]
+    sums = np.empty((2 * limbs + _DEPTH, LANES), np.uint64)
+    factor = np.empty((limbs, LANES), np.uint64)
+    quotients = np.empty((_DEPTH, LANES), np.uint64)
+    other = np.zeros((limbs + 2 * _DEPTH, LANES), np.uint64)
+    at_sums, at_factor = sums.ctypes.data, factor.ctypes.data
+    at_other = other.ctypes.data + _VECTOR_BYTES * _DEPTH
+    for start in range(0, len(digits), LANES):
+        for lane in range(LANES):
+            entry = tables[0, digits[start + lane, 0]]
+            for limb in range(limbs):
+                factor[limb, lane] = entry[limb]
+        for window in range(1, len(tables)):
+            for lane in range(LANES):
+                entry = tables[window, digits[start + lane, window]]
+                for limb in range(limbs):
+                    other[_DEPTH + limb, lane] = entry[limb]
+            sums[:] = 0
+            for i in range(0, limbs, _DEPTH):
+                for j in range(limbs + _DEPTH):
+                    at = at_sums + _VECTOR_BYTES * (i + j)
+                    _add_four_lanes(at, at_factor + _VECTOR_BYTES * i, at_other + _VECTOR_BYTES * j)
+            _reduce(sums, quotients, modulus, inverse, limbs)
+            for lane in range(LANES):
+                carried = np.uint64(0)
+                for limb in range(limbs):
+                    carried += sums[limbs + limb, lane]
+                    factor[limb, lane] = carried & _MASK
+                    carried >>= np.uint64(LIMB_BITS)
+        for lane in range(LANES):
+            for limb in range(limbs):
+                made[start + lane, limb] = factor[limb, lane]
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy")
 def multiply_into(tables: Any, cells: Any, numbers: Any, places: Any, modulus: Any, inverse: Any) -> None:
     """tables[lane, cells[lane, r]] *= numbers[places[r]], for every r in order, in Montgomery's form.
 
@@ -129,9 +198,8 @@ def multiply_into(tables: Any, cells: Any, numbers: Any, places: Any, modulus: A
     factor = np.empty((limbs, LANES), np.uint64)
     quotients = np.empty((_DEPTH, LANES), np.uint64)
     other = np.zeros(limbs + 2 * _DEPTH, np.uint64)
-    at_sums, at_factor, at_quotients = sums.ctypes.data, factor.ctypes.data, quotients.ctypes.data
+    at_sums, at_factor = sums.ctypes.data, factor.ctypes.data
     at_other = other.ctypes.data + _WORD_BYTES * _DEPTH
-    at_modulus = modulus.ctypes.data + _WORD_BYTES * _DEPTH
     for row in range(len(places)):
         number = numbers[places[row]]
         for limb in range(limbs):
@@ -144,15 +212,7 @@ def multiply_into(tables: Any, cells: Any, numbers: Any, places: Any, modulus: A
         for i in range(0, limbs, _DEPTH):
             for j in range(limbs + _DEPTH):
                 _add_four(at_sums + _VECTOR_BYTES * (i + j), at_factor + _VECTOR_BYTES * i, at_other + _WORD_BYTES * j)
-        for i in range(0, limbs, _DEPTH):
-            for d in range(_DEPTH):  # the quotients of four limbs, each of which needs the ones before
-                at = at_sums + _VECTOR_BYTES * (i + d)
-                _quotient(at_quotients + _VECTOR_BYTES * d, at, inverse)
-                for j in range(_DEPTH - d):
-                    _add_one(at + _VECTOR_BYTES * j, at_quotients + _VECTOR_BYTES * d, at_modulus + _WORD_BYTES * j)
-                _carry(at)
-            for j in range(_DEPTH, limbs + _DEPTH):
-                _add_four(at_sums + _VECTOR_BYTES * (i + j), at_quotients, at_modulus + _WORD_BYTES * j)
+        _reduce(sums, quotients, modulus, inverse, limbs)
         for lane in range(LANES):
             mine = tables[lane, cells[lane, row]]
             carried = np.uint64(0)
@@ -170,27 +230,28 @@ class Montgomery:
     """
 
     def __init__(self, modulus: int) -> None:
-        self.modulus = modulus
         self.num_limbs = -(-(modulus.bit_length() + 2) // (LIMB_BITS * _DEPTH)) * _DEPTH
         self._width = self.num_limbs * LIMB_BITS // 8
         r = 1 << self.num_limbs * LIMB_BITS
-        self._into, self._out = r % modulus, pow(r, -1, modulus)
+        mpz = gmpy2_module().mpz
+        self._into, self._out, self._mpz = mpz(r % modulus), mpz(pow(r, -1, modulus)), mpz
+        self._modulus = mpz(modulus)
         self._limbs = np.pad(self._split([modulus]).reshape(-1), _DEPTH)
         self._inverse = np.uint64(-pow(modulus, -1, 1 << LIMB_BITS) % (1 << LIMB_BITS))
 
     def read(self, numbers: list[Any]) -> Array:
         """Into Montgomery's form: uint64, `(n, num_limbs)`."""
-        return self._split([each * self._into % self.modulus for each in numbers])
+        return self._split([each * self._into % self._modulus for each in numbers])
 
-    def write(self, limbs: Array) -> list[int]:
-        """Back: `(n, num_limbs)` to numbers from 0 to modulus − 1."""
+    def write(self, limbs: Array) -> list[Any]:
+        """Back: `(n, num_limbs)` to mpz from 0 to modulus − 1."""
         pairs = limbs.reshape(len(limbs), -1, 2)
         content = np.empty((*pairs.shape[:2], 13), np.uint8)
         content[..., :8] = _bytes(pairs[..., 0] | pairs[..., 1] << np.uint64(LIMB_BITS))
         content[..., 8:] = _bytes(pairs[..., 1] >> np.uint64(64 - LIMB_BITS))[..., :5]
         raw = content.tobytes()
         return [
-            int.from_bytes(raw[at : at + self._width], "little") * self._out % self.modulus
+            self._mpz(int.from_bytes(raw[at : at + self._width], "little")) * self._out % self._modulus
             for at in range(0, len(raw), self._width)
         ]
 
@@ -201,6 +262,15 @@ class Montgomery:
     def multiply_into(self, tables: Array, cells: Array, numbers: Array, places: Array) -> None:
         """See the function of that name."""
         multiply_into(tables, cells, numbers, places, self._limbs, self._inverse)
+
+    def multiply_chosen(self, tables: Array, digits: Array) -> Array:
+        """See the function of that name; `digits` of any number of rows. uint64, `(n, num_limbs)`."""
+        padded = np.pad(digits.astype(np.int32), ((0, -len(digits) % LANES), (0, 0)))
+        made = np.empty((len(padded), self.num_limbs), np.uint64)
+        in_threads(
+            lambda part: multiply_chosen(tables, padded[part], made[part], self._limbs, self._inverse), len(padded)
+        )
+        return made[: len(digits)]
 
     def _split(self, numbers: list[Any]) -> Array:
         raw = b"".join(int(each).to_bytes(self._width, "little") for each in numbers)
@@ -215,10 +285,17 @@ def _bytes(words: Array) -> Array:
     return np.ascontiguousarray(words[..., None]).view(np.uint8)
 
 
+def in_threads(work: Callable[[slice], None], count: int) -> None:
+    """Do work that lets go of Python's lock for eights of rows, on as many threads as numba has."""
+    num_threads = min(numba.get_num_threads(), count // LANES)
+    cuts = [count // LANES * at // max(1, num_threads) * LANES for at in range(num_threads + 1)]
+    with ThreadPoolExecutor(max(1, num_threads)) as threads:
+        for _ in threads.map(work, (slice(*each) for each in pairwise(cuts))):
+            pass
+
+
 @cache
 def usable() -> bool:
     """Whether this processor has the instructions."""
-    from llvmlite import binding
-
     features = binding.get_host_cpu_features()
     return bool(features.get("avx512ifma") and features.get("avx512f"))

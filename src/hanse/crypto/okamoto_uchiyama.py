@@ -15,6 +15,7 @@ Reveals: the declared bounds.
 """
 
 import secrets
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from math import gcd
@@ -112,7 +113,16 @@ class PublicKey:
 
     def rerandomise(self, a: Ciphertext) -> Ciphertext:
         """Another ciphertext of the same message, which tells nothing of how `a` was made."""
-        return Ciphertext(a.value * self._masks.power(secrets.randbits(MODULUS_BITS)) % self._modulus, a.bound)
+        (made,) = self.rerandomise_all([a])
+        return made
+
+    def rerandomise_all(self, ciphertexts: Sequence[Ciphertext]) -> list[Ciphertext]:
+        """`rerandomise` of many, at less cost each."""
+        masks = self._masks.powers([secrets.randbits(MODULUS_BITS) for _ in ciphertexts])
+        return [
+            Ciphertext(each.value * mask % self._modulus, each.bound)
+            for each, mask in zip(ciphertexts, masks, strict=True)
+        ]
 
     def check(self, value: int, bound: int) -> Ciphertext:
         """A ciphertext from outside.
@@ -152,7 +162,12 @@ class PrivateKey:
         return _Parts(int(self._p), self.public)
 
     def encrypt(self, message: int, bound: int) -> Ciphertext:
-        """The same as `PublicKey.encrypt`, about twenty times as fast, by the Chinese remainder theorem.
+        """See `encrypt_all`."""
+        (made,) = self.encrypt_all([message], bound)
+        return made
+
+    def encrypt_all(self, messages: Sequence[int], bound: int) -> list[Ciphertext]:
+        """The same as `PublicKey.encrypt` of each, ten times as fast and more, by the Chinese remainder theorem.
 
         Modulo p², g^m is (1 + p)^(m·L) times a power of h, with L the logarithm of g and (1 + p)^k = 1 + k·p; modulo q
         it is a power of h. So a ciphertext is 1 + m·L·p times h^r for a fresh r of 2048 bits, which is drawn once and
@@ -162,10 +177,11 @@ class PrivateKey:
             TooLargeError: as `PublicKey.encrypt`.
         """
         _within(bound)
-        if abs(message) > bound:
+        if messages and max(max(messages), -min(messages)) > bound:
             raise TooLargeError("okamoto-uchiyama message: expected an absolute value within the declared bound")
-        known = 1 - message * self._base % self._p * self._p
-        return Ciphertext(self._parts.masked(known, secrets.randbits(MODULUS_BITS)), bound)
+        known = [1 - message * self._base % self._p * self._p for message in messages]
+        masked = self._parts.masked(known, [secrets.randbits(MODULUS_BITS) for _ in known])
+        return [Ciphertext(each, bound) for each in masked]
 
     def decrypt(self, ciphertext: Ciphertext) -> int:
         """The message.
@@ -198,16 +214,21 @@ class _Parts:
         self._squared, self._q = gmpy2.mpz(p * p), gmpy2.mpz(q)
         self._orders = p - 1, q - 1
         self._powers = tuple(
-            FixedBase(public.h % modulus, modulus, order.bit_length(), window_bits=12)
+            FixedBase(public.h % modulus, modulus, order.bit_length(), window_bits=10)
             for modulus, order in ((p * p, p - 1), (q, q - 1))
         )
         self._inverse = gmpy2.invert(self._squared, self._q)
 
-    def masked(self, known: Any, r: int) -> Any:
-        """The number that is known · h^r modulo p², and h^r modulo q."""
-        at_p, at_q = (powers.power(r % order) for powers, order in zip(self._powers, self._orders, strict=True))
-        at_p = known * at_p % self._squared
-        return at_p + self._squared * ((at_q - at_p) * self._inverse % self._q)
+    def masked(self, known: list[Any], exponents: list[int]) -> list[Any]:
+        """For each the number that is known · h^r modulo p², and h^r modulo q."""
+        powers = [
+            base.powers([r % order for r in exponents]) for base, order in zip(self._powers, self._orders, strict=True)
+        ]
+        made = []
+        for each, at_p, at_q in zip(known, *powers, strict=True):
+            first = each * at_p % self._squared
+            made.append(first + self._squared * ((at_q - first) * self._inverse % self._q))
+        return made
 
 
 def generate() -> PrivateKey:

@@ -15,6 +15,7 @@ those of `encrypt` up to 2^-40, whoever knows p and q.
 """
 
 import secrets
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from math import gcd
@@ -90,8 +91,14 @@ class PublicKey:
         Raises:
             ConfigError: a message whose absolute value is not below n / 2.
         """
-        mask = self._powers.power(secrets.randbits(self.exponent_bits))
-        return self._plain(message) * mask % self._modulus
+        (made,) = self.encrypt_all([message])
+        return made
+
+    def encrypt_all(self, messages: Sequence[int]) -> list[Any]:
+        """`encrypt` of many, at less cost each."""
+        known = [self._plain(message) for message in messages]
+        masks = self._powers.powers([secrets.randbits(self.exponent_bits) for _ in known])
+        return [each * mask % self._modulus for each, mask in zip(known, masks, strict=True)]
 
     def add(self, a: Any, b: Any) -> Any:
         """A ciphertext of the sum of two ciphertexts' messages. Not re-randomised."""
@@ -110,7 +117,13 @@ class PublicKey:
 
     def rerandomise(self, a: Any) -> Any:
         """Another ciphertext of the same message, which tells not even the holder of the key how `a` was made."""
-        return a * self._wide_powers.power(secrets.randbits(self._wide_bits)) % self._modulus
+        (made,) = self.rerandomise_all([a])
+        return made
+
+    def rerandomise_all(self, ciphertexts: Sequence[Any]) -> list[Any]:
+        """`rerandomise` of many, at less cost each."""
+        masks = self._wide_powers.powers([secrets.randbits(self._wide_bits) for _ in ciphertexts])
+        return [each * mask % self._modulus for each, mask in zip(ciphertexts, masks, strict=True)]
 
     def check(self, ciphertext: int) -> Any:
         """A ciphertext from outside, as an mpz.

@@ -4,7 +4,6 @@ Over gmpy2, one by one; and where it pays and the processor has the instructions
 many threads as numba has. The results are the same numbers.
 """
 
-import importlib.util
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -15,14 +14,11 @@ import numpy as np
 
 from hanse.core.arrays import Array
 from hanse.core.errors import RefusedError
-from hanse.crypto.gmp import gmpy2_module
+from hanse.crypto import gmp
+from hanse.crypto.gmp import gmpy2_module, montgomery_of
 
 Numbers = list[Any]
 """mpz, each at least 0 and below the modulus."""
-
-
-PATIENCE = 2_000_000
-"""Products that a modulus takes by GMP before numba is loaded, which takes seconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +86,7 @@ class Products:
 
     def rows(self, numbers: Numbers, times: int) -> Rows:
         """Prepare numbers for `by_cells`, which each of them will go through some `times`."""
-        pays = len(numbers) * times >= PATIENCE and self._montgomery is not None
+        pays = gmp.pays(len(numbers) * times) and self._montgomery is not None
         return Rows(numbers, self._montgomery.read(numbers) if pays else None)
 
     def by_cells(self, rows: Rows, places: Array, cells: Sequence[Array], sizes: Sequence[int]) -> list[Numbers]:
@@ -111,9 +107,8 @@ class Products:
         work = [(rows.limbs, places, cells[at : at + 8], sizes[at : at + 8]) for at in starts]
         with ThreadPoolExecutor(min(len(work), numba.get_num_threads())) as threads:
             tables = list(threads.map(lambda each: self._eight(*each), work))
-        mpz = self._gmpy2.mpz
         return [
-            [mpz(each) for each in self._montgomery.write(table[lane, :size])]
+            self._montgomery.write(table[lane, :size])
             for table, at in zip(tables, starts, strict=True)
             for lane, size in enumerate(sizes[at : at + 8])
         ]
@@ -127,12 +122,7 @@ class Products:
 
     @cached_property
     def _montgomery(self) -> Any:
-        """None where it cannot be used."""
-        if importlib.util.find_spec("numba") is None:
-            return None
-        from hanse.crypto import montgomery
-
-        return montgomery.Montgomery(int(self.modulus)) if montgomery.usable() else None
+        return montgomery_of(int(self.modulus))
 
     def quotients(self, numbers: Numbers, divisors: Numbers) -> Numbers:
         """Each number divided by its divisor: one inversion for all (P. Montgomery, Math. Comp. 48, 1987)."""

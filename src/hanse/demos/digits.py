@@ -94,6 +94,9 @@ STRATEGIES: Sequence[hs.Strategy] = (
     hs.FedProx(0.01, partial=0.9),
     hs.Moon(mu=0.1),
     hs.FedBuff(20),
+    hs.FedBuff(10),
+    hs.FedAsync(),
+    hs.FedAT(),
 )
 SELECTIONS: Sequence[hs.Uniform | hs.ByExamples | hs.Balanced] = (hs.ByExamples(), hs.Balanced(), hs.PowerOfChoice(40))
 """Under FedAvg with equal weights."""
@@ -105,17 +108,31 @@ def skewed(digits: Digits, seed: int) -> Sites:
     return parts.sites("digits", digits.X, digits.y)
 
 
+def steps_in_a_round(strategy: hs.Strategy) -> int:
+    """How many steps of the model take about as many updates as a round of 20 sites."""
+    cohort = round(SAMPLE * NUM_SITES)
+    match strategy:
+        case hs.FedAT():
+            return strategy.tiers  # each step is a fifth of one tier
+        case hs.FedBuff():
+            return cohort // strategy.buffer
+        case hs.FedAsync():
+            return cohort
+    return 1
+
+
 def by_strategy(
     seeds: Sequence[int], rounds: int, strategies: Sequence[hs.Strategy] = STRATEGIES
 ) -> dict[str, list[list[float]]]:
-    """Accuracy of each strategy for each seed after each round."""
+    """Accuracy of each strategy for each seed after each round, or as many updates."""
     table: dict[str, list[list[float]]] = {described(strategy): [] for strategy in strategies}
     for seed in seeds:
         digits = load(seed)
         sites = skewed(digits, seed)
         for strategy in strategies:
-            app = app_of(strategy, rounds=rounds, seed=seed, sample=SAMPLE)
-            table[described(strategy)].append(accuracies(app, sites, digits))
+            steps = steps_in_a_round(strategy)
+            app = app_of(strategy, rounds=rounds * steps, seed=seed, sample=SAMPLE)
+            table[described(strategy)].append(accuracies(app, sites, digits)[steps - 1 :: steps])
     return table
 
 

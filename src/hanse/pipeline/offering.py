@@ -12,7 +12,7 @@ from typing import Any
 from hanse.aggregation import codec_named
 from hanse.core.errors import ConfigError, ConflictError, NotFoundError
 from hanse.core.ids import bundle_scope, model_scope
-from hanse.core.records import Envelope
+from hanse.core.records import BlobRef, Envelope
 from hanse.core.seams import BlobStore, Ledger
 from hanse.pipeline.request import JobRequest, manifest_json
 from hanse.strategies import named
@@ -136,9 +136,12 @@ def proposal_of(site: str, request: JobRequest, signature: bytes, person_record:
     return _envelope(site, request, "propose", body)
 
 
-def end_of(site: str, request: JobRequest, status: str) -> Envelope:
-    """The message that tells a site that a job is over."""
-    return _envelope(site, request, "end", {"v": 1, "job": request.job, "status": status})
+def end_of(site: str, request: JobRequest, status: str, model: BlobRef | None = None) -> Envelope:
+    """The message that tells a site that a job is over, and where its last model is if the site is to have it."""
+    body: dict[str, Any] = {"v": 1, "job": request.job, "status": status}
+    if model is not None:
+        body["model"] = {"scope": model.scope, **manifest_json(model.manifest)}
+    return _envelope(site, request, "end", body)
 
 
 def _envelope(site: str, request: JobRequest, kind: str, body: dict[str, Any]) -> Envelope:

@@ -221,6 +221,7 @@ class Run:
         run._left.uploads = {round_: set() for round_ in record["uploads"]}
         run._fingerprints = record["fingerprints"]
         run._moved = Moved(*record["moved"])
+        run._models.sizes = dict(record.get("sizes", {}))
         run._update_kind = record["update_kind"]
         run._loaded(record)
         return run
@@ -702,10 +703,9 @@ class Run:
         )
 
     def _saved(self, base: str, sent: int) -> int:
-        """An update that is not compressed is as long as its model; 0 where a later server does not know that."""
-        if not self.state.spec.compression:
-            return 0
-        return max((size - sent for size in self._models.sizes_of(base)), default=0)
+        """An update that is not compressed is as long as its model."""
+        size = self._models.sizes.get(base) if self.state.spec.compression else None
+        return 0 if size is None else size - sent
 
     async def _load_replies(self) -> tuple[Answer, ...]:
         """Rows that exist and matter."""
@@ -831,6 +831,7 @@ class Run:
             "fingerprints": self._fingerprints,
             "update_kind": self._update_kind,
             "moved": [self._moved.down, self._moved.up, self._moved.saved],
+            "sizes": self._models.sizes if self.state.spec.compression else {},
         }
         return self._mark + b"," + json.dumps(record, separators=(",", ":")).encode()[1:]
 

@@ -10,7 +10,7 @@ When which of them is written is the driver's matter, and when it goes is that o
 
 import base64
 import json
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -22,6 +22,8 @@ from hanse.rounds.host import plain, unplain
 from hanse.rounds.record import RoundRecord
 from hanse.strategies import Ask
 
+PAGE = 1000
+"""Records asked for at a time: fewer in an answer are the last ones."""
 MAX_RECORD_BYTES = 60 * 1024
 """A record above this becomes a blob, and the ledger holds its name."""
 
@@ -88,15 +90,21 @@ class Keeping:
     async def reply_rows(self) -> AsyncIterator[tuple[int, int, bytes]]:
         """Every row there is: the round in which it came, the task's ordinal, the row."""
         after: str | None = None
-        while rows := await self._ledger.query(f"reply/{self._key}/", after):
+        while rows := await self._ledger.query(f"reply/{self._key}/", after, PAGE):
             for key, value, _ in rows:
                 round_, ordinal = (int(part) for part in key.rsplit("/", 2)[1:])
                 yield round_, ordinal, value
             after = rows[-1][0]
+            if len(rows) < PAGE:
+                return
 
     async def delete_replies(self, round_: int | None) -> None:
         """Forget the replies that came in a round, or all."""
         await self._ledger.delete(f"reply/{self._key}/" + ("" if round_ is None else f"{round_:08d}/"))
+
+    async def delete_seen(self, round_: int, ordinals: Sequence[int]) -> None:
+        """Forget these replies of a round, and none that came since."""
+        await self._ledger.delete_keys([self.reply_key(round_, ordinal) for ordinal in ordinals])
 
     # ---- rounds ----
 
@@ -149,7 +157,7 @@ async def round_records(
     """A run's rounds after number `after`, in order. `blobs`: where a round of very many sites has its details."""
     records: list[RoundRecord] = []
     last = f"round/{job}/{component}/{after:08d}"
-    while rows := await ledger.query(f"round/{job}/{component}/", last):
+    while rows := await ledger.query(f"round/{job}/{component}/", last, PAGE):
         last = rows[-1][0]
         for _, value, _ in rows:
             record = json.loads(value)
@@ -157,6 +165,8 @@ async def round_records(
                 scope, blob, size = record["whole"]
                 record = json.loads(bytes(blobs.read(scope, blob, 0, size)))
             records.append(RoundRecord.from_json(record))
+        if len(rows) < PAGE:
+            break
     return records
 
 

@@ -29,6 +29,7 @@ from hanse.rounds.events import (
     Checkpoint,
     Event,
     Failed,
+    Finish,
     Replied,
     Resumed,
     SitesChanged,
@@ -36,7 +37,7 @@ from hanse.rounds.events import (
     TimerFired,
 )
 from hanse.rounds.host import StrategyHost
-from hanse.rounds.keeping import Keeping, run_record
+from hanse.rounds.keeping import MAX_RECORD_BYTES, Keeping, run_record
 from hanse.rounds.outgoing import RunInfo
 from hanse.rounds.record import RoundRecord
 
@@ -274,13 +275,19 @@ class _Visit(Run):
         self._content = content if not self._spilled else b""
 
     async def _note_performed(self) -> None:
-        """Not a step: nothing is lost if it is not written, or if somebody has gone on meanwhile."""
-        content = self._content
-        if not content:
-            content, version = await self._seams.ledger.get(self._keeping.run_key)
-            if version != self._version or not content.startswith(_PENDING):
-                return
-        noted = _PERFORMED + content[len(_PENDING) :]
+        """Not a step: nothing is lost if it is not written, or if somebody has gone on meanwhile.
+
+        It says as well what has been cleaned up, which nobody need clean up again.
+        """
+        self._mark = _PERFORMED + b',"written_ms":%d' % self._written_ms
+        noted = b"" if self._spilled else self._encode()
+        if not noted or len(noted) > MAX_RECORD_BYTES:
+            content = self._content
+            if not content:
+                content, version = await self._seams.ledger.get(self._keeping.run_key)
+                if version != self._version or not content.startswith(_PENDING):
+                    return
+            noted = _PERFORMED + content[len(_PENDING) :]
         self._is_performed = await self._seams.ledger.compare_and_set(self._keeping.run_key, noted, self._version)
 
     async def is_overtaken(self) -> bool:
@@ -294,6 +301,12 @@ class _Visit(Run):
         self._fingerprints |= {r.site: r.fingerprint for r in self._replies.values() if r.fingerprint}
         return rows
 
+    async def _finish(self, finish: Finish) -> None:
+        """Released sites may have uploaded for any round after it was cleaned up."""
+        for round_ in range(self.state.round + 1):
+            self._left.may_upload(round_)
+        await super()._finish(finish)
+
     def _row_seen(self, round_: int, ordinal: int) -> None:
         self._seen.setdefault(round_, []).append(ordinal)
 
@@ -301,13 +314,15 @@ class _Visit(Run):
         """Only what was seen, but at the end: another reply may have come since under the same round."""
         if round_ is None:
             await super()._delete_replies(None)
-        for ordinal in self._seen.pop(round_ or 0, []):
-            await self._seams.ledger.delete(self._keeping.reply_key(round_ or 0, ordinal))
+        elif seen := self._seen.pop(round_, []):
+            await self._keeping.delete_seen(round_, seen)
 
     def _record_of(self, checkpoint: Checkpoint) -> tuple[RoundRecord, dict[str, Any]]:
         """Bytes that came up are counted here: every visit before has seen the same replies."""
-        replies = (self._replies.get(ordinal) for ordinal in checkpoint.fates)
-        self._moved.up = sum(r.update.manifest.size for r in replies if r is not None and r.update is not None)
+        replies = [self._replies.get(ordinal) for ordinal in checkpoint.fates]
+        sent = [(r.base, r.update.manifest.size) for r in replies if r is not None and r.update is not None]
+        self._moved.up = sum(size for _, size in sent)
+        self._moved.saved = sum(self._saved(base, size) for base, size in sent)
         return super()._record_of(checkpoint)
 
     # ---- what nobody stays for ----

@@ -11,6 +11,7 @@ import yaml
 from hanse.core.errors import ConfigError
 from hanse.core.ids import check_name
 from hanse.tracking import Tracker, declared, tracker_from
+from hanse.trust.aws_identity import AwsIdentity, allowed
 from hanse.workers.datasets import check_declaration
 
 FILE = "server.yaml"
@@ -30,9 +31,12 @@ class ServerConfig:
         hosts: names and addresses under which members reach the server, as its certificate says.
         durability: `power` (survives a power cut) or `process` (survives a crash of the process).
         threads: threads that aggregate one model.
+        aws_identities: which AWS account and role may join as which site, without a token.
+        aws_sts: another address of STS than AWS's own, such as a private endpoint.
         datasets: data that the server itself holds, such as a test set, by name as in `site.yaml`; the server side of
             every app may load them.
         tracking: where every job's aggregator's run is written; None for nowhere.
+        models_to_sites: whether sites that took part in a job get its last model when it has ended well.
         results: who reads a job's rounds and models: `owner` (who submitted it, and admins) or `everyone`.
     """
 
@@ -44,9 +48,12 @@ class ServerConfig:
     hosts: tuple[str, ...] = ("127.0.0.1", "localhost")
     durability: str = "power"
     threads: int = 2
+    aws_identities: Mapping[str, AwsIdentity] = field(default_factory=dict)
+    aws_sts: str = ""
     datasets: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     tracking: Tracker | None = None
     results: str = OWNER
+    models_to_sites: bool = False
 
     @property
     def address(self) -> str:
@@ -72,7 +79,13 @@ class ServerConfig:
             f"durability: {self.durability}          # power | process\n"
             f"threads: {self.threads}\n"
             f"results: {self.results}             # owner | everyone: who reads a job's rounds and models\n"
+            f"models_to_sites: {str(self.models_to_sites).lower()}   # whether sites get the last model of their jobs\n"
         )
+        if self.aws_identities:
+            known = {site: {"account": each.account, "role": each.role} for site, each in self.aws_identities.items()}
+            text += f"aws_identities: {json.dumps(known)}\n"
+        if self.aws_sts:
+            text += f"aws_sts: {yaml_text(self.aws_sts)}\n"
         if self.datasets:
             text += f"datasets: {json.dumps({name: dict(each) for name, each in self.datasets.items()})}\n"
         if self.tracking is not None:
@@ -120,9 +133,12 @@ _KINDS: dict[str, tuple[str, tuple[type, ...]]] = {
     "hosts": ("a list of names", (list,)),
     "durability": ("power or process", (str,)),
     "threads": ("a whole number", (int,)),
+    "aws_identities": ("sites with account and role", (dict, type(None))),
+    "aws_sts": ("an address", (str,)),
     "datasets": ("declarations such as {test: {kind: csv, path: test.csv}}", (dict, type(None))),
     "tracking": ("a mapping with 'kind'", (dict, type(None))),
     "results": ("owner or everyone", (str,)),
+    "models_to_sites": ("true or false", (bool,)),
 }
 
 
@@ -147,6 +163,8 @@ def _checked(path: Path, key: str, item: Any) -> Any:
         wrong = wrong or item < 1
     if key == "tracking" and not wrong and item is not None:
         item = tracker_from(item, f"{path}: tracking")
+    if key == "aws_identities" and not wrong:
+        item = allowed(item or {}, f"{path}: {key}")
     if key == "datasets":
         item = item or {}
         wrong = wrong or not all(isinstance(each, dict) for each in item.values())

@@ -106,9 +106,11 @@ class Job:
         self._seams.links.grant(site, read=[(bundle_scope(request.job), request.bundle.id)])
         await self._seams.inbox.send(site, proposal_of(site, request, self.signature, self._person_record))
 
-    async def dismiss(self, site: str, status: str) -> None:
-        """Tell a site that the job is over."""
-        await self._seams.inbox.send(site, end_of(site, self.request, status))
+    async def dismiss(self, site: str, status: str, model: BlobRef | None = None) -> None:
+        """Tell a site that the job is over, and where its last model is if the site is to have it."""
+        if model is not None:
+            self._seams.links.grant(site, read=[(model.scope, model.id)])
+        await self._seams.inbox.send(site, end_of(site, self.request, status, model))
 
     def accepted(self) -> frozenset[str]:
         """Sites that have accepted, or had before the server restarted and have not said otherwise since."""
@@ -144,6 +146,7 @@ class Jobs:
 
     Args:
         directory: where server-side apps are unpacked.
+        models_to_sites: whether sites get the last model of a job they took part in.
         datasets: what the server itself holds, by name; relative paths start beside `directory`.
         there: sites that hold a lease.
         expect: gives sites a lease before they have been heard.
@@ -163,6 +166,7 @@ class Jobs:
         federation: str,
         threads: int,
         datasets: Mapping[str, Mapping[str, Any]],
+        models_to_sites: bool,
         there: Callable[[], frozenset[str]],
         expect: Callable[[Iterable[str]], None],
         enrolled: Callable[[], Sequence[str]],
@@ -177,6 +181,7 @@ class Jobs:
         self._federation = federation
         self._threads = threads
         self._datasets = datasets
+        self._models_to_sites = models_to_sites
         self._there = there
         self._expect = expect
         self._enrolled = enrolled
@@ -303,12 +308,17 @@ class Jobs:
             return
         finally:
             self.active.pop(request.job, None)
+        model = await self._last_model(run) if self._models_to_sites and status == "finished" else None
         for site in sorted(job.offered):
             self._seams.links.revoke(site, scope_prefix=request.job)
-            await job.dismiss(site, status)
+            await job.dismiss(site, status, model if site in run.fingerprints else None)
         await run.close()
         if job.host is not None:
             await job.host.close()
+
+    async def _last_model(self, run: Run | RolesRun) -> BlobRef | None:
+        key = run.state.model if isinstance(run, Run) else None
+        return None if key is None else BlobRef(await self._seams.blobs.manifest(*key), key[0])
 
     async def _keep_end(self, job: str, end: Mapping[str, Any]) -> None:
         await self._seams.ledger.create(f"jobend/{job}", json.dumps(end).encode())

@@ -9,7 +9,7 @@ import asyncio
 import json
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -21,7 +21,9 @@ from hanse.core.errors import ConfigError, NotFoundError, PolicyError, TrustErro
 from hanse.core.ids import check_name
 from hanse.core.proto import hanse_pb2 as pb
 from hanse.core.seams import Ledger
+from hanse.server.sts import post
 from hanse.trust.authority import Authority, Issued
+from hanse.trust.aws_identity import MARK, AwsIdentity, Proof, verify
 from hanse.trust.certificates import Identity, peer_identity
 from hanse.trust.identity import SigningRequest
 from hanse.trust.member_record import MemberRecord, verify_record
@@ -47,10 +49,25 @@ class Member:
 
 
 class Members:
-    """Enrolment and revocation. `load` first."""
+    """Enrolment and revocation. `load` first.
 
-    def __init__(self, authority: Authority, ledger: Ledger, *, address: str) -> None:
+    Args:
+        identities: the AWS identity that may join as a site.
+        sts: another address of STS than its own.
+    """
+
+    def __init__(
+        self,
+        authority: Authority,
+        ledger: Ledger,
+        *,
+        address: str,
+        identities: Mapping[str, AwsIdentity] | None = None,
+        sts: str = "",
+    ) -> None:
         self.authority = authority
+        self._identities = identities or {}
+        self._sts = sts
         self._ledger = ledger
         self._address = address
         self._revoked = RevocationList(authority.federation)
@@ -157,6 +174,8 @@ class Members:
 
     async def _join(self, request: pb.JoinRequest) -> pb.JoinReply:
         signing = SigningRequest.parse(request.signing_request)
+        if request.token_secret.startswith(MARK):
+            return await self._join_by_identity(request, signing)
         key = f"token/{token_key(request.token_secret)}"
         try:
             content, version = await self._ledger.get(key)
@@ -179,6 +198,35 @@ class Members:
         if f"{request.kind}/{request.name}" in self._revoked.names:
             await self._replace_revocations(self._revoked.reinstate(request.kind, request.name))
         await self.enrol(issued, roles)
+        return self._reply(issued)
+
+    async def _join_by_identity(self, request: pb.JoinRequest, signing: SigningRequest) -> pb.JoinReply:
+        """A site that STS says is the account and role that the operator allows under this name.
+
+        Whoever the operator allows may come again with new keys, as a machine that replaces another does; the keys
+        before then count no more.
+        """
+        expected = self._identities.get(request.name) if request.kind == "site" else None
+        if expected is None:
+            raise TrustError(f"site {request.name}: no AWS identity may join under this name; see server.yaml")
+        if f"site/{request.name}" in self._revoked.names:
+            raise TrustError(f"site {request.name} is revoked; ask the federation's operator")
+        authority = self.authority.sha256.hex()
+        bound = f"{self.authority.federation}/{authority}/{request.name}/{signing.digest}".encode()
+        found = await asyncio.to_thread(verify, Proof.decode(request.token_secret), bound, post, endpoint=self._sts)
+        if found != expected:
+            raise TrustError(
+                f"site {request.name}: expected role {expected.role} of account {expected.account}, "
+                f"found role {found.role} of account {found.account}"
+            )
+        if ("site", request.name) in self._records:
+            record, _ = self.record("site", request.name)
+            if record.signing_key != signing.signing_key:
+                serials = [i.serial for i in self.authority.issued() if (i.kind, i.name) == ("site", request.name)]
+                revoked = self._revoked.revoke_name("site", request.name, serials=serials)
+                await self._replace_revocations(revoked.reinstate("site", request.name))
+        issued = self.authority.issue(signing, kind="site", name=request.name)
+        await self.enrol(issued)
         return self._reply(issued)
 
     async def enrol(self, issued: Issued, roles: Sequence[str] = ()) -> None:

@@ -89,7 +89,13 @@ class Server:
         authority = Authority.load(directory_of(self.directory))
         membership = server_membership(self.directory, config, authority)
         self._audit = AuditLog(self.directory / "audit.jsonl", membership.keys.signing, fsync=False)
-        self.members = Members(authority, self._store.ledger, address=config.address)
+        self.members = Members(
+            authority,
+            self._store.ledger,
+            address=config.address,
+            identities=config.aws_identities,
+            sts=config.aws_sts,
+        )
         await self.members.load()
         self._workers = Workers(self._launcher)
         store = self._store
@@ -111,6 +117,7 @@ class Server:
             federation=config.federation,
             threads=config.threads,
             datasets=config.datasets,
+            models_to_sites=config.models_to_sites,
             there=self._presence.there,
             expect=lambda sites: self._presence.expect(sites, _monotonic_ms()),
             enrolled=lambda: [m.name for m in self.members.of_kind("site") if not m.revoked],

@@ -6,7 +6,6 @@ become calls. The federation's data lie where they always do, in its bucket, tab
 
 import asyncio
 import base64
-import contextlib
 import secrets
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
@@ -39,7 +38,8 @@ class Local:
     def __init__(
         self, place: Place, *, batch: int = 10, invoke: "Invoke | None" = None, apps: Apps | None = None
     ) -> None:
-        self.place = replace(place, machine=self)
+        ledger: Any = _Streamed(place.ledger, self) if place.watched else place.ledger
+        self.place = replace(place, machine=self, ledger=ledger)
         self.executions: dict[str, asyncio.Task[None]] = {}
         self.invocations: dict[str, int] = {}
         self._batch = batch
@@ -47,6 +47,7 @@ class Local:
         self._invoke = invoke or self._call
         self._waiting: dict[str, asyncio.Future[Instruction]] = {}
         self._collecting: asyncio.Task[None] | None = None
+        self._looking: set[asyncio.Task[Any]] = set()
 
     def start_collecting(self) -> None:
         """Take what comes to the server's queue."""
@@ -54,7 +55,7 @@ class Local:
 
     async def stop(self) -> None:
         """Stop; everything can be taken up again."""
-        tasks = [*self.executions.values(), *([] if self._collecting is None else [self._collecting])]
+        tasks = [*self._looking, *self.executions.values(), *([] if self._collecting is None else [self._collecting])]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -126,10 +127,20 @@ class Local:
                 for number, delivery in enumerate(deliveries)
             ]
             answer: Mapping[str, Any] = {"batchItemFailures": [{"itemIdentifier": r["messageId"]} for r in records]}
-            with contextlib.suppress(HanseError):
+            try:
                 answer = await self._invoke("collect", {"Records": records})
+            except Exception as error:  # as where functions are invoked: the whole batch comes again
+                log.error("function failed", function="collect", reason=f"{type(error).__name__}: {error}"[:500])
             failed = {failure["itemIdentifier"] for failure in answer["batchItemFailures"]}
             await self.place.inbox.ack([d.receipt for n, d in enumerate(deliveries) if str(n) not in failed])
+
+    def streamed(self, key: str) -> None:
+        """A row has appeared in the table."""
+        encoded = base64.b64encode(key.encode()).decode()
+        record = {"eventName": "INSERT", "dynamodb": {"Keys": {"k": {"B": encoded}}, "SequenceNumber": "1"}}
+        task = asyncio.ensure_future(self._surely("step", {"Records": [record]}))
+        self._looking.add(task)
+        task.add_done_callback(self._looking.discard)
 
     async def _surely(self, name: str, event: Mapping[str, Any]) -> Mapping[str, Any]:
         """A function, again while it fails, as the state machine does."""
@@ -148,6 +159,24 @@ class Local:
             return await functions.evaluate(self.place, event, self._apps)
         function: Function = getattr(functions, name)
         return await function(self.place, event)
+
+
+class _Streamed:
+    """A ledger whose new rows invoke `step`, as the table's stream does."""
+
+    def __init__(self, ledger: Any, local: Local) -> None:
+        self._ledger = ledger
+        self._local = local
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._ledger, name)
+
+    async def create(self, key: str, value: bytes) -> bool:
+        """As the ledger's."""
+        created: bool = await self._ledger.create(key, value)
+        if created and key.partition("/")[0] in functions.LOOKED_AT:
+            self._local.streamed(key)
+        return created
 
 
 Invoke = Callable[[str, Mapping[str, Any]], Awaitable[Mapping[str, Any]]]

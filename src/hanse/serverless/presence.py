@@ -13,6 +13,7 @@ from typing import Any
 
 from hanse.core.errors import NotFoundError
 from hanse.core.seams import Ledger
+from hanse.rounds.keeping import PAGE
 
 LEASE_MS = 120_000
 """A site that has said nothing for so long is not there."""
@@ -56,10 +57,10 @@ async def presence(ledger: Ledger, job: str, asked: Sequence[str], taken_at_ms: 
     """
     said: dict[str, Mapping[str, Any]] = {}
     prefix, after = f"decision/{job}/", None
-    while rows := await ledger.query(prefix, after):
+    while rows := await ledger.query(prefix, after, PAGE):
         said |= {key.removeprefix(prefix): json.loads(value) for key, value, _ in rows}
         after = rows[-1][0]
-        if len(rows) < 1000:
+        if len(rows) < PAGE:
             break
     until = {site: row["seen_ms"] + LEASE_MS for site, row in said.items() if row["decision"] == "accept"}
     there = tuple(sorted(site for site, end in until.items() if now_ms < end))

@@ -1,7 +1,7 @@
 """A reduction past one function's time: the same walk over ranges, each range by a function of its own.
 
     JOB/COMPONENT/shards    (blobs) what is to be reduced, JSON; its id is the reduction's
-    shard/JOB/COMPONENT/ID/N    {parts: [{size, first, hashes}], refused: {ordinal: reason}}
+    shard/JOB/COMPONENT/ID/OF/N    {parts: [{size, hashes}], refused: {ordinal: reason}}
 
 A shard writes whole chunks of every output, each under its own hash, and says which. Whoever looks next and finds all
 rows writes the heads. Done twice, or by a function that was thought dead, a shard writes the same chunks and row.
@@ -88,7 +88,7 @@ def _scope(job: str, component: str) -> str:
 
 
 def _prefix(shard: Shard) -> str:
-    return f"shard/{shard['job']}/{shard['component']}/{shard['id']}/"
+    return f"shard/{shard['job']}/{shard['component']}/{shard['id']}/{shard['shards']}/"
 
 
 def _packed(request: ReduceRequest) -> bytes:

@@ -23,6 +23,7 @@ from hanse.aggregation.folds import Sum
 from hanse.clients.declared import Declared
 from hanse.clients.execute import Outcome
 from hanse.clients.fingerprint import fingerprint
+from hanse.clients.functions import trainer_of
 from hanse.clients.site import stream_of
 from hanse.clients.training import Effort, Training, effort_of, orders_of, steps_of, wanted_metrics
 from hanse.core.arrays import Array, Arrays, Layout
@@ -128,7 +129,7 @@ class Batched:
             return
         for member in members:
             try:
-                client = self._places.runtime(member.task.site).client(member.task.seed)
+                client = trainer_of(self._places.runtime(member.task.site).client(member.task.seed))
                 if not isinstance(client, Declared):
                     self._stacks.alone(
                         f"{type(client).__name__} is no declared training such as hs.torch(module, X, y)"

@@ -179,7 +179,7 @@ class Kept:
         shell.receipt = facts["receipt"]
         shell.update_kind = facts["update_kind"]
         shell.timers.update({kind: (at, name) for kind, at, name in facts["timers"]})
-        shell.losses.extend((at, site) for at, site in facts["losses"])
+        shell.losses.extend((at, site, ordinal) for at, site, ordinal in facts["losses"])
         shell.lost.update(facts["lost"])
         for print_, sites in facts["fingerprints"].items():
             shell.fingerprints.update(dict.fromkeys(sites, print_))

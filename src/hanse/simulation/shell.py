@@ -127,7 +127,7 @@ class Shell:
         self._asks: dict[int, Ask] = {}
         self.flights: dict[int, Flight] = {}
         self.arrivals: list[tuple[float, int]] = []
-        self.losses: list[tuple[float, str]] = []
+        self.losses: list[tuple[float, str, int]] = []
         self.lost: set[str] = set()
         self.timers: dict[str, tuple[int, str]] = {}
         self.replies: dict[int, Reply] = {}
@@ -179,12 +179,14 @@ class Shell:
     def _next(self) -> None:
         """What happens next: replies arrive, a site is found to be gone, or a timer fires."""
         timer = min(self.timers.values(), default=(math.inf, ""))
+        while self.losses and self.losses[0][2] not in self.flights:
+            heapq.heappop(self.losses)  # released: nobody waits for this site any more
         lost = self.losses[0][0] if self.losses else math.inf
         ready = self._ready(min(timer[0], lost) if self.virtual else math.inf)
         if ready:
             self._answer(ready)
         elif lost <= timer[0] and lost < math.inf:
-            at, site = heapq.heappop(self.losses)
+            at, site, _ = heapq.heappop(self.losses)
             self._pass_to(at)
             self.lost.add(site)
             self._sites_changed()
@@ -313,7 +315,7 @@ class Shell:
         if arrives < math.inf:
             heapq.heappush(self.arrivals, (arrives, ordinal))
         else:
-            heapq.heappush(self.losses, (self.now_ms + LEASE_S * 1000, send.site))
+            heapq.heappush(self.losses, (self.now_ms + LEASE_S * 1000, send.site, ordinal))
             self.updates.never(send.position)
 
     def _release(self, tasks: Sequence[tuple[TaskId, str]]) -> None:

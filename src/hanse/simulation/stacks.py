@@ -168,6 +168,8 @@ class Stacks:
 
         if not isinstance(client, DeclaredTorch):
             raise Obstacle(f"{type(client).__name__} has no kernel")
+        if client.processes > 1:
+            raise Obstacle("each site trains in several processes")
         module = client.module
         flat = client.trainer(module).flat
         shape = None

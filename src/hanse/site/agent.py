@@ -16,7 +16,7 @@ import os
 import random
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +24,13 @@ import structlog
 
 from hanse import __version__
 from hanse.backends.local import LocalStore
+from hanse.core.blobs import CHUNK_BYTES, Manifest
 from hanse.core.codec import canonical_json
 from hanse.core.errors import CodecError, ConfigError, HanseError, TrustError
-from hanse.core.ids import SERVER, TaskId, check_name
+from hanse.core.ids import SERVER, TaskId, check_name, check_scope
 from hanse.core.records import Envelope, Task
+from hanse.core.seams import BlobStore
+from hanse.pipeline.request import manifest_from
 from hanse.site import config as site_config
 from hanse.site import policy as site_policy
 from hanse.site.control import serve
@@ -63,6 +66,9 @@ ASK_AGAIN_S = 30.0
 log = structlog.get_logger("hanse.site")
 
 
+OnEnd = Callable[[str, str], None]
+
+
 class Agent:
     """A site at work.
 
@@ -70,13 +76,17 @@ class Agent:
         directory: the site's own, as `join` has made it.
         launcher: started before anything that holds keys was imported.
         open_link: makes the link to the server; by default the one that `site.yaml` describes.
+        on_end: called with a job and its status when the server has ended it and everything of it is done here.
 
     Raises:
         ConfigError: a file is missing or wrong. TrustError: the certificate has expired.
         ConflictError: another agent runs in this directory.
     """
 
-    def __init__(self, directory: Path, *, launcher: Launcher, open_link: OpenLink | None = None) -> None:
+    def __init__(
+        self, directory: Path, *, launcher: Launcher, open_link: OpenLink | None = None, on_end: OnEnd | None = None
+    ) -> None:
+        self._on_end: OnEnd = on_end or (lambda job, status: None)
         self.directory = directory.absolute()
         self.membership = Membership.load(self.directory)
         self.config = _checked_config(self.directory, self.membership.identity.name)
@@ -138,6 +148,11 @@ class Agent:
             await self._hold_sessions()
         finally:
             await self._close(server)
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether no job is at hand."""
+        return not self._runners and not self._undecided
 
     def stop(self) -> None:
         """End `run`."""
@@ -440,10 +455,31 @@ class Agent:
             job = check_name(envelope.job, "job")
         except ConfigError as error:
             return self._refused(envelope, str(error))
-        self._around.runs.ended(job, _status_in(envelope.body))
+        status = _status_in(envelope.body)
+        self._around.runs.ended(job, status)
+        if self.config.keep_models and job in self._runners:
+            await self._keep_model(job, envelope.body)
         await self._forget(job)
         self.link.done("end", envelope.id)
+        self._on_end(job, status)
         return None
+
+    async def _keep_model(self, job: str, body: bytes) -> None:
+        """Keep the last model, if the server has said where it is."""
+        told = json.loads(body).get("model")
+        if not isinstance(told, dict):
+            return
+        try:
+            scope = check_scope(str(told.get("scope")))
+            if not scope.startswith(f"{job}/"):
+                raise CodecError("expected a model of this job")
+            manifest = manifest_from(told)
+            await self._transfers.download(scope, manifest)
+            target = self.directory / "outputs" / job / "model.safetensors"
+            await asyncio.to_thread(_write_blob, self._store.blobs, scope, manifest, target)
+            log.info("model kept", job=job, file=str(target.relative_to(self.directory)))
+        except (HanseError, OSError, KeyError, TypeError, ValueError) as error:
+            log.error("the last model could not be kept", job=job, reason=str(error)[:300])
 
     async def _forget(self, job: str) -> None:
         self._late.pop(job, None)
@@ -563,6 +599,15 @@ class Agent:
         await asyncio.to_thread(renewed.save, self.directory)
         self.membership = renewed
         log.info("certificate renewed", until_ms=renewed.identity.not_after_ms)
+
+
+def _write_blob(blobs: BlobStore, scope: str, manifest: Manifest, target: Path) -> None:
+    target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    draft = target.with_name(f".{target.name}")
+    with draft.open("wb") as file:
+        for start in range(0, manifest.size, CHUNK_BYTES):
+            file.write(blobs.read(scope, manifest.id, start, min(manifest.size, start + CHUNK_BYTES)))
+    os.replace(draft, target)
 
 
 def _status_in(body: bytes) -> str:

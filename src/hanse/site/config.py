@@ -16,7 +16,18 @@ from hanse.workers.isolation import LEVELS, Isolation
 
 FILE = "site.yaml"
 
-_KEYS = ("name", "server", "aws", "durability", "isolation", "workers", "share_dataset_names", "datasets", "tracking")
+_KEYS = (
+    "name",
+    "server",
+    "aws",
+    "durability",
+    "isolation",
+    "workers",
+    "share_dataset_names",
+    "datasets",
+    "tracking",
+    "keep_models",
+)
 _WORKERS = ("limit", "preload", "memory_mb", "environment")
 _AWS = ("region", "profile", "role", "external_id", "endpoint")
 _ISOLATION = ("level", "read", "write", "uid", "gid", "network")
@@ -56,6 +67,7 @@ class SiteConfig:
         environment: further variables for workers.
         share_dataset_names: whether the server is told the names of data sets.
         datasets: declarations by name, as the owner wrote them; checked by `check_datasets`.
+        keep_models: whether a job's last model is kept, as `outputs/JOB/model.safetensors`, if the server offers it.
         tracking: where this site's own runs are written; None for nowhere.
     """
 
@@ -71,6 +83,7 @@ class SiteConfig:
     share_dataset_names: bool = False
     datasets: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     tracking: Tracker | None = None
+    keep_models: bool = False
 
 
 def read_config(path: Path) -> SiteConfig:
@@ -97,6 +110,7 @@ def read_config(path: Path) -> SiteConfig:
         share_dataset_names=document.flag("share_dataset_names", False),
         datasets=_datasets(document),
         tracking=_tracking(document),
+        keep_models=document.flag("keep_models", False),
     )
 
 

@@ -6,10 +6,13 @@ from pathlib import Path
 
 from hanse.backends.grpc.enrol import enrol
 from hanse.site import config, policy
+from hanse.site.over_queues import SERVER_RECORD
+from hanse.trust.admission import accept
 from hanse.trust.audit import AuditLog
 from hanse.trust.certificates import SITE
 from hanse.trust.joining import Enrol, join
 from hanse.trust.membership import Membership
+from hanse.trust.private_files import write_file
 
 _SITE = """\
 # This machine: where the data are, and what workers may use. Restart the agent after a change.
@@ -58,6 +61,18 @@ async def join_site(directory: Path, token: str, *, enrol: Enrol = enrol) -> Mem
     membership = await join(directory, token, kind=SITE, enrol=enrol)
     settle(directory, membership)
     return membership
+
+
+def join_by_hand(directory: Path, admission: Path) -> Membership:
+    """Join with what an operator without a server gave back for a request. Again, with a newer one, renews.
+
+    Raises:
+        ConfigError, TrustError: see `trust.admission.accept`.
+    """
+    admitted = accept(directory, admission, kind=SITE, reach=config._AWS)
+    write_file(directory / SERVER_RECORD, admitted.server_record, mode=0o644)
+    settle(directory, admitted.membership, admitted.reach)
+    return admitted.membership
 
 
 def settle(directory: Path, membership: Membership, aws: Mapping[str, str] | None = None) -> None:

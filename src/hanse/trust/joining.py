@@ -46,7 +46,15 @@ async def join(directory: Path, token_text: str, *, kind: str, enrol: Enrol) -> 
         ConfigError: no token, or one for something else. ConflictError: another member lives in `directory`.
         TrustError: the token does not hold, or somebody else answers. UnavailableError: nobody answers.
     """
-    token = JoinToken.decode(token_text)
+    return await join_with(directory, JoinToken.decode(token_text), kind=kind, enrol=enrol)
+
+
+async def join_with(directory: Path, token: JoinToken, *, kind: str, enrol: Enrol) -> Membership:
+    """As `join`, with an invitation that was not handed over as a text.
+
+    Raises:
+        ConfigError, ConflictError, TrustError, UnavailableError: as `join`.
+    """
     if token.kind != kind:
         raise ConfigError(
             f"join token: expected one for a {kind}, found one for a {token.kind}; use `hanse {token.kind}`"

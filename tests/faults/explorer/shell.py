@@ -197,6 +197,9 @@ class _Ledger:
     async def delete(self, prefix: str) -> None:
         await self._shell.call(f"delete {prefix}", self._real.delete, prefix)
 
+    async def delete_keys(self, keys: Sequence[str]) -> None:
+        await self._shell.call(f"delete {' '.join(keys)}", self._real.delete_keys, keys)
+
 
 class _Ordered(_Ledger):
     def __init__(self, shell: Shell, order: Order, *, fenced: bool) -> None:

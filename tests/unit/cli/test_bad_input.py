@@ -89,6 +89,15 @@ CASES: dict[str, list[tuple[list[str], str]]] = {
     "job remove": [([], "JOB"), (["0000000", "--yes"], "federation.yaml: not found")],
     "job cancel": [([], "job"), (["0000000"], "federation.yaml: not found")],
     "job resume": [([], "job"), (["0000000"], "federation.yaml: not found")],
+    "deploy sagemaker launch": [
+        ([], "federation.yaml: not found"),
+        (["bad.yaml"], "expected YAML"),
+        (["keys.yaml", "--local"], "is not a setting"),
+    ],
+    "deploy sagemaker plan": [(["nothere.yaml"], "nothere.yaml: not found")],
+    "deploy sagemaker template": [(["nothere.yaml"], "nothere.yaml: not found")],
+    "deploy sagemaker status": [(["nothere.yaml"], "nothere.yaml: not found")],
+    "deploy sagemaker stop": [(["nothere.yaml"], "nothere.yaml: not found")],
     "audit verify": [
         ([], "file"),
         (["nothere.jsonl"], "no such file"),

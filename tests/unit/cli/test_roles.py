@@ -22,6 +22,9 @@ def test_an_owner_is_asked_about_what_others_learn() -> None:
     asked = _settings({"roles": {"host": "shop", "guest": "bank"}, "reveals": [reveal]})
     assert asked["roles"] == "guest: bank, host: shop"
     assert asked["reveals"] == "host learns intersection about guest (who is a customer)"
+    assert "uses" not in asked
+    uses = _settings({"roles": {"host": "shop"}, "reveals": [], "outputs_of": "j7"})["uses"]
+    assert uses == "what this site kept of job j7"
     assert _settings({"strategy": "fedavg", "rounds": 3, "quorum": 2}) == {"settings": "fedavg, 3 rounds, quorum 2"}
 
 
@@ -37,3 +40,7 @@ def test_what_is_counted_is_no_measure() -> None:
     assert view.measures() == ["common"]  # the record says it again, with roles before it
     assert "common 50" in line_of(view, event)
     assert "bytes" not in line_of(view, event)
+    view.take(
+        {**event, "record": {**record.to_json(), "by_site": {"bank": {"common": 50, "rows": 60}, "shop": {"rows": 9}}}}
+    )
+    assert "rows" not in line_of(view, event)  # which each tells of itself

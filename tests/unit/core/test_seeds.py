@@ -2,7 +2,9 @@
 
 import itertools
 import random
+import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -80,3 +82,18 @@ def test_global_state_repeats(key: int) -> None:
     finally:
         random.setstate(python_state)
         np.random.set_state(numpy_state)
+
+
+def test_torch_is_seeded_when_user_code_imports_it_first(tmp_path: Path) -> None:
+    """As where it was imported before the task began. A stand-in, since the real one takes seconds."""
+    (tmp_path / "torch.py").write_text(
+        "class cuda:\n    is_available = staticmethod(lambda: False)\n"
+        "class default_generator:\n    seed = None\n"
+        "    @classmethod\n    def manual_seed(cls, seed):\n        cls.seed = seed\n"
+    )
+    code = "import sys; sys.path.insert(0, sys.argv[1]); from hanse.core.seeds import seed_globals\n"
+    late = "seed_globals(1); seed_globals(77)\nimport torch\nprint(torch.default_generator.seed, len(sys.meta_path))"
+    early = "count = len(sys.meta_path)\nimport torch\nseed_globals(77)\nprint(torch.default_generator.seed, count)"
+    said = [subprocess.check_output([sys.executable, "-c", code + then, tmp_path]) for then in (late, early)]
+    assert said[0] == said[1]
+    assert said[0].startswith(b"77 ")

@@ -31,9 +31,9 @@ def ou_key() -> ou.PrivateKey:
 # ---- powers ----
 
 
-@given(st.integers(2, 10**6), st.integers(3, 10**9), st.integers(0, 2**70 - 1))
-def test_powers_are_those_of_pow(base: int, modulus: int, exponent: int) -> None:
-    assert FixedBase(base, modulus, 70).power(exponent) == pow(base, exponent, modulus)
+@given(st.integers(2, 10**6), st.integers(3, 10**9), st.integers(0, 2**70 - 1), st.sampled_from([1, 5, 8, 9]))
+def test_powers_are_those_of_pow(base: int, modulus: int, exponent: int, width: int) -> None:
+    assert FixedBase(base, modulus, 70, window_bits=width).power(exponent) == pow(base, exponent, modulus)
 
 
 @pytest.mark.parametrize("exponent", [-1, 1 << 16])
@@ -188,6 +188,24 @@ def test_okamoto_uchiyama_computes(ou_key: ou.PrivateKey, a: int, b: int, factor
     p = int(ou_key._p)
     rest = int(x.value) * pow(public.g, -a, public.n)
     assert pow(rest, p - 1, p * p) == 1
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(-(2**679), 2**679), st.integers(0, 2**2048 - 1))
+def test_the_holder_of_the_key_encrypts_the_same(ou_key: ou.PrivateKey, message: int, r: int) -> None:
+    public, bound = ou_key.public, 2**679
+    sealed = ou_key.encrypt(message, bound)
+    assert ou_key.decrypt(sealed) == message
+    assert sealed.bound == bound
+    assert sealed.value != ou_key.encrypt(message, bound).value
+    p = int(ou_key._p)
+    rest = int(sealed.value) * pow(public.g, -message, public.n)
+    assert pow(rest, p - 1, p * p) == 1
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("hanse.crypto.okamoto_uchiyama.secrets.randbits", lambda bits: r if bits == 2048 else None)
+        assert ou_key.encrypt(0, 0).value == pow(public.h, r, public.n)
+    with pytest.raises(TooLargeError, match="within the declared bound"):
+        ou_key.encrypt(5, 4)
 
 
 def test_okamoto_uchiyama_at_its_bound(ou_key: ou.PrivateKey) -> None:

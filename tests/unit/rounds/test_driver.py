@@ -3,7 +3,7 @@
 import asyncio
 import json
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import pytest
 
@@ -16,7 +16,7 @@ from hanse.core.ids import TaskId, upload_scope
 from hanse.core.records import BlobRef, Reply
 from hanse.core.spec import RunSpec
 from hanse.rounds import machine
-from hanse.rounds.driver import RETRY_MS, Run
+from hanse.rounds.driver import RETRY_MS, Run, Seams
 from hanse.strategies import Ask, Close, Context, PhasePlan, Strategy
 from hanse.strategies.fedavg import FedAvg
 from tests.unit.rounds.bench import START, Bench, rest
@@ -204,6 +204,17 @@ async def test_a_restart_asks_only_those_who_have_not_answered(answered: int) ->
     assert status(bench) == "finished"
 
 
+async def test_what_compression_saves_is_known_after_a_restart() -> None:
+    bench = await two_sites(compression={"name": "bfloat16"})
+    model = bench.tasks()[0].model
+    assert model is not None
+    saved = bench.run._saved(model.id, 1)
+    assert saved == model.manifest.size - 1
+    await bench.restart("a", "b")
+    bench.run._models._refs.clear()  # a visit asks for none, as all tasks are out
+    assert bench.run._saved(model.id, 1) == saved
+
+
 async def test_a_run_that_is_over_tells_it_again_after_a_restart() -> None:
     bench = await two_sites(rounds=1)
     await bench.run.cancel("ada")
@@ -324,6 +335,59 @@ async def test_a_round_of_more_sites_than_a_row_can_name_is_kept() -> None:
 
 
 # ---- order ----
+
+
+class Slow(Bench):
+    """Writes wait for a disk that promises order; details of rounds are put into blobs only when the gate opens."""
+
+    def __init__(self, strategy: Strategy, spec: RunSpec) -> None:
+        super().__init__(strategy, spec)
+        self.gate = asyncio.Event()
+        self.begun: list[str] = []
+
+    def seams(self) -> Seams:
+        begun, put = self.begun, self.store.blobs.put
+
+        class Watched(MemoryLedger):
+            async def create(self, key: str, value: bytes) -> bool:
+                begun.append(key)
+                return await super().create(key, value)
+
+            async def compare_and_set(self, key: str, value: bytes, version: int) -> bool:
+                begun.append(key)
+                return await super().compare_and_set(key, value, version)
+
+        async def put_later(scope: str, *rest: Any) -> None:
+            if "/rounds/" in scope:
+                await self.gate.wait()
+            await put(scope, *rest)
+
+        self.store.blobs.put = put_later  # type: ignore[method-assign]  # a disk that is slow
+        ledger, unhurried = Watched(), Watched()
+        ledger._rows = unhurried._rows = self.store.ledger._rows
+        return Seams(ledger, self.store.blobs, self.sent, self.store.links, overlap=True, unhurried=unhurried)
+
+
+async def test_a_long_record_of_a_round_is_on_its_way_before_the_next_run_record() -> None:
+    """The next one leaves it out: were that there first, a server that died then would have lost the round."""
+    sites = [f"site-{n:03d}" for n in range(40)]
+    bench = await Slow(FedAvg(), spec()).start(*sites)
+    replies = [bench.reply(n, *ONES, metrics={f"metric_{m}": 0.5 for m in range(120)}) for n in range(40)]
+    for reply in replies:
+        await bench.run.take(reply)
+    await bench.run.settle()
+    assert bench.run.state.round == 2
+    bench.begun.clear()
+    for n in range(40, 80):
+        await bench.run.take(bench.reply(n, *ONES))
+    ending = asyncio.ensure_future(bench.run.settle())
+    for _ in range(20):
+        await rest()
+    assert "run/j/c" not in bench.begun
+    bench.gate.set()
+    await ending
+    await bench.run.finished
+    assert bench.begun.index("round/j/c/00000001") < bench.begun.index("run/j/c")
 
 
 async def test_two_rounds_that_end_in_one_turn_are_both_recorded() -> None:

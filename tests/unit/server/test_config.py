@@ -6,6 +6,8 @@ import pytest
 
 from hanse.core.errors import ConfigError
 from hanse.server.config import ServerConfig
+from hanse.tracking import MLflow
+from hanse.trust.aws_identity import AwsIdentity
 
 
 @pytest.mark.parametrize(
@@ -17,6 +19,14 @@ from hanse.server.config import ServerConfig
         ServerConfig("f", listen="::1", hosts=("::1",)),
         ServerConfig("no"),
         ServerConfig("f", hosts=("1e5", "yes")),
+        ServerConfig(
+            "f",
+            models_to_sites=True,
+            datasets={"test": {"kind": "csv", "path": "test.csv", "target": "y"}},
+            tracking=MLflow("http://127.0.0.1:5000", prefix="f", params={"a": 1}),
+            aws_identities={"north": AwsIdentity("111111111111", "FL-execution")},
+            aws_sts="https://sts.internal:443/",
+        ),
     ],
 )
 def test_what_is_written_is_read(tmp_path: Path, config: ServerConfig) -> None:
@@ -53,6 +63,13 @@ def test_what_is_written_is_read(tmp_path: Path, config: ServerConfig) -> None:
         ("federation: f\nthreads: 0\n", "whole number"),
         ("federation: f\nresults: nobody\n", "owner or everyone"),
         ("federation: f\nthreads: 1.5\n", "whole number"),
+        ("federation: f\ndatasets: {test: {kind: sql}}\n", "data set test: kind: expected one of"),
+        ("federation: f\ndatasets: {test: 3}\n", "datasets: expected declarations"),
+        ("federation: f\ntracking: {kind: wandb}\n", "tracking: kind: expected one of file, mlflow"),
+        ("federation: f\ntracking: 3\n", "tracking: expected a mapping"),
+        ("federation: f\naws_identities: {n: {account: 1, role: x}}\n", "aws_identities: n: aws identity: expected"),
+        ("federation: f\naws_identities: [n]\n", "aws_identities: expected sites"),
+        ("federation: f\nmodels_to_sites: 1\n", "models_to_sites: expected true or false"),
     ],
 )
 def test_what_is_wrong_is_named(tmp_path: Path, text: str, said: str) -> None:

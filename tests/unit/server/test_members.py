@@ -10,6 +10,7 @@ from hanse.core.errors import ConfigError, NotFoundError, PolicyError, TrustErro
 from hanse.core.proto import hanse_pb2 as pb
 from hanse.server.members import ADMIN, RESEARCHER, Members
 from hanse.trust.authority import Authority
+from hanse.trust.aws_identity import AwsIdentity, prove
 from hanse.trust.certificates import Identity, peer_identity
 from hanse.trust.identity import MemberKeys, SigningRequest
 from hanse.trust.tokens import JoinToken
@@ -188,3 +189,53 @@ async def test_the_last_admin_stays(members: Members) -> None:
     await members.revoke("person", "a")
     with pytest.raises(ConfigError, match="c is the only admin"):
         await members.revoke("person", "c")
+
+
+class Sts:
+    """Answers as STS would, for whoever is set."""
+
+    arn = "arn:aws:sts::111111111111:assumed-role/FL-execution/SageMaker"
+
+    def __call__(self, address: str, headers: object, body: bytes) -> tuple[int, bytes]:
+        return 200, f"<R><Arn>{self.arn}</Arn></R>".encode()
+
+
+async def join_by_identity(
+    members: Members, name: str, keys: MemberKeys, *, bound_to: MemberKeys | None = None
+) -> bytes:
+    content = request_of(keys, "site", name)
+    signed = content if bound_to is None else request_of(bound_to, "site", name)
+    bound = f"f/{members.authority.sha256.hex()}/{name}/{SigningRequest.parse(signed).digest}".encode()
+    proof = prove("AKID", "secret", "", region="eu-central-1", bound=bound)
+    request = pb.JoinRequest(token_secret=proof.encode(), kind="site", name=name, signing_request=content)
+    return (await members.join(request)).certificate.encode()
+
+
+async def test_an_allowed_aws_identity_joins_and_its_replacement_takes_its_place(
+    authority: Authority, ledger: MemoryLedger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sts = Sts()
+    monkeypatch.setattr("hanse.server.members.post", sts)
+    allowed = {"north": AwsIdentity("111111111111", "FL-execution")}
+    members = Members(authority, ledger, address=ADDRESS, identities=allowed)
+    first = await join_by_identity(members, "north", MemberKeys.generate())
+    assert members.admit(first).name == "north"
+    with pytest.raises(TrustError, match="another federation, site or key"):
+        await join_by_identity(members, "north", MemberKeys.generate(), bound_to=MemberKeys.generate())
+    with pytest.raises(TrustError, match="no AWS identity may join"):
+        await join_by_identity(members, "south", MemberKeys.generate())
+    assert members.admit(first).name == "north", "what was refused has changed nothing"
+
+    replacement = await join_by_identity(members, "north", MemberKeys.generate())
+    assert members.admit(replacement).name == "north"
+    with pytest.raises(TrustError):
+        members.admit(first)
+
+    for other in ("222222222222:assumed-role/FL-execution/x", "111111111111:assumed-role/Other/x"):
+        sts.arn = f"arn:aws:sts::{other}"
+        with pytest.raises(TrustError, match="expected role FL-execution of account 111111111111"):
+            await join_by_identity(members, "north", MemberKeys.generate())
+    sts.arn = Sts.arn
+    await members.revoke("site", "north")
+    with pytest.raises(TrustError, match="is revoked"):
+        await join_by_identity(members, "north", MemberKeys.generate())

@@ -219,6 +219,22 @@ def test_what_needs_the_single_site_is_computed_alone() -> None:
     assert "site by site" in said[0]
 
 
+def test_a_query_beside_the_training_is_no_obstacle() -> None:
+    app, sites = app_of(), sites_of([6, 8, 5, 7])
+    model = model_of(app, sites)
+    app.query(lambda config, site: {"count": 1})
+    said: list[str] = []
+    engine = Batched(places(app, sites), say=said.append)
+    found = play(engine, batch_of(list(sites), model))
+    assert engine.group
+    assert not said
+    alone = play(Sequential(places(app, sites)), batch_of(list(sites), model))
+    for position, outcome in alone.outcomes.items():
+        assert outcome.arrays is not None
+        for name, array in outcome.arrays.items():
+            np.testing.assert_allclose(found.outcomes[position].arrays[name], array, rtol=1e-4, atol=1e-6)
+
+
 def test_memory_that_is_short_halves_the_group_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     app, sites = app_of(), sites_of([6, 9, 3, 4, 8, 8, 2, 6, 6, 11])
     model = model_of(app, sites)

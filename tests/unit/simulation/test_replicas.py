@@ -119,6 +119,18 @@ def test_auto_goes_over_to_replicas_where_it_pays(app: Any, monkeypatch: pytest.
     assert made[-1].name == "replicas"
 
 
+def test_auto_stays_in_one_process_where_replicas_do_not_start(
+    app: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Found when they are started: here they would load another app than the one that is run."""
+    monkeypatch.setattr(engines, "STARTING_S", 0.0)
+    monkeypatch.setattr(engines, "IMPORTING_TORCH_S", 0.0)
+    expected = run(app, crowd(app), "sequential")
+    monkeypatch.setattr(Replicas, "_problem", lambda self, loaded: "it is another one")
+    assert run(app, crowd(app), "auto", replicas=2) == expected
+    assert "simulation: one process, since" in capsys.readouterr().err
+
+
 def test_an_app_without_a_file_stays_in_this_process(capsys: pytest.CaptureFixture[str]) -> None:
     own: dict[str, Any] = {"__name__": "prompt", "hs": hs, "np": np}
     exec("app = hs.App(rounds=1, initial=[np.zeros(1)])", own)
@@ -165,11 +177,11 @@ def test_nothing_is_left_behind(app: Any) -> None:
 
 
 def test_chunks_are_whole_subtrees_and_the_longest_go_first(app: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every position is in one chunk; a chunk that is summed is a whole aligned subtree, never the last, broken one."""
+    """Every position is in one chunk; what is summed are whole groups: all that there are, and never the broken one."""
     engine = Replicas(app, hs.Population(1000, data=app.module_globals["made"]), 2)
     engine._sizes = {f"s{n}": float((n * 7919) % 101) for n in range(1000)}
     given: list[Any] = []
-    monkeypatch.setattr(engine, "_start", lambda: None)
+    monkeypatch.setattr(engine, "start", lambda: None)
     monkeypatch.setattr(engine, "_feed", lambda: iter(given.extend(engine._waiting) or ()))
     for size, first in ((1, 0), (7, 0), (50, 0), (997, 0), (64, 3)):
         given.clear()
@@ -181,10 +193,10 @@ def test_chunks_are_whole_subtrees_and_the_longest_go_first(app: Any, monkeypatc
             list(engine.run(batch))
         assert sorted(p for chunk in given for p in chunk.batch.positions) == positions
         assert [chunk.cost for chunk in given] == sorted((chunk.cost for chunk in given), reverse=True)
+        summed = [p for c in given for p in range(c.batch.whole_from, c.batch.whole_below)]
+        assert sorted(summed) == list(range(begins, size - size % GROUP))
         for chunk in given:
-            if chunk.subtree is not None:
-                assert list(chunk.batch.positions) == list(chunk.subtree.positions)
-                assert begins <= chunk.subtree.positions.start
-        whole = {p for chunk in given if chunk.subtree is not None for p in chunk.batch.positions}
-        assert len(whole) >= (size - begins) // 2 or size < 2 * GROUP
+            inside = range(chunk.batch.whole_from, chunk.batch.whole_below)
+            assert set(inside) <= set(chunk.batch.positions)
+            assert inside.start % GROUP == inside.stop % GROUP == 0 or not inside
     engine.close()

@@ -233,3 +233,35 @@ def test_asynchrony_repeats_bit_for_bit() -> None:
     assert first.arrays == second.arrays
     assert [r.time_s for r in first.rounds] == [r.time_s for r in second.rounds]
     assert len({r.time_s for r in first.rounds}) == 30
+
+
+def test_a_lost_evaluator_holds_up_nobody_who_trains() -> None:
+    """That is noticed after ten seconds; the phase ends with the last evaluation, and not with training in flight."""
+
+    def slow(visit: Visit) -> float:
+        return 30.0 if visit.phase == "evaluate" else 20.0 * (1 + "abcdef".index(visit.site))
+
+    def there(visit: Visit) -> bool:
+        return visit.phase == "train" or visit.site < "d"
+
+    app = app_with(hs.FedBuff(1), rounds=1, evaluate_every=1, sample=3)
+    app.evaluate(lambda arrays, config, site: (1, {"loss": 0.0}))
+    result = run(app, tuple("abcdef"), durations=slow, availability=there)
+    assert result.rounds[0].failed == {"d": "lost", "e": "lost", "f": "lost"}
+    assert result.rounds[0].time_s == 50.0, "a trains for 20 s and evaluates for 30; c trains until 60"
+
+
+def test_a_site_that_was_released_before_its_loss_was_noticed_is_not_lost_later() -> None:
+    """`c` is gone in round 1, which the deadline ends at 5 s; that it has been gone is no news at 10 s."""
+
+    def slow(visit: Visit) -> float:
+        return {1: 1.0, 2: 3.0, 3: 4.0 if visit.site == "c" else 1.0}[visit.round]
+
+    app = app_with(rounds=3, quorum=1, deadline_s=5.0)
+
+    def there(visit: Visit) -> bool:
+        return (visit.site, visit.round) != ("c", 1)
+
+    result = run(app, ("a", "b", "c"), durations=slow, availability=there)
+    assert [record.time_s for record in result.rounds] == [5.0, 8.0, 12.0]
+    assert result.rounds[-1].folded == ("a", "b", "c")

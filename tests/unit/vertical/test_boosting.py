@@ -390,8 +390,20 @@ def test_garbage_ends_by_name(data: Any) -> None:
     outcome = play(columns, response, held, spoil=spoil)
     for error in outcome.errors.values():
         assert isinstance(error, RefusedError | UnavailableError)
-    if not outcome.errors and sent["count"] > turn and name == "sums":
-        assert how == "longer" or turn >= 0
+
+
+def test_sums_that_do_not_add_up_to_the_node_are_refused() -> None:
+    columns, response = small(hosts=1)
+
+    def spoil(role: str, name: str, value: Array) -> Array:
+        if name != "sums":
+            return value
+        value = value.copy()
+        value[0, 0] ^= 1  # the last bit of one Σh
+        return value
+
+    outcome = play(columns, response, Settings(**OPTIONS, cipher="mock"), spoil=spoil)
+    assert "expected sums that add up to those of the node" in str(outcome.errors["guest"])
 
 
 def test_another_number_of_rows_or_other_settings_are_refused() -> None:

@@ -6,7 +6,9 @@ anyway. A poll that nobody waits for any more keeps what it found for the next o
 
 import asyncio
 import base64
+import contextlib
 import math
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -99,14 +101,17 @@ class QueueInbox:
             await self._run(self._in_batches, who, handles, "delete", {})
 
     def close(self) -> None:
-        """End the threads; a poll that runs ends by itself."""
+        """End the threads. A poll that runs ends by itself, and keeps no process from ending."""
+        for line in self._lines.values():
+            if line.poll is not None:
+                line.poll.cancel()
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     async def _run(self, call: Callable[..., T], *args: Any) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._threads, partial(call, *args))
 
     async def _poll(self, who: str, line: _Line, max: int, wait_s: float) -> None:
-        found = await self._run(self._receive, who, max, wait_s)
+        found = await _in_a_daemon(partial(self._receive, who, max, wait_s))
         now = time.monotonic()
         line.found.extend((now, delivery) for delivery in found)
 
@@ -145,6 +150,27 @@ class QueueInbox:
             check_name(who, "recipient")
             self._urls[who] = self._client.get_queue_url(QueueName=self._name(who))["QueueUrl"]
         return self._urls[who]
+
+
+async def _in_a_daemon(call: Callable[[], T]) -> T:
+    """Call in a thread that nobody waits for when the process ends: a poll may take twenty seconds more."""
+    loop = asyncio.get_running_loop()
+    answer: asyncio.Future[T] = loop.create_future()
+
+    def tell(tell: Callable[[Any], None], what: Any) -> None:
+        if not answer.done():
+            tell(what)
+
+    def work() -> None:
+        try:
+            done: tuple[Callable[[Any], None], Any] = (answer.set_result, call())
+        except Exception as error:
+            done = (answer.set_exception, error)
+        with contextlib.suppress(RuntimeError):  # the loop is closed
+            loop.call_soon_threadsafe(tell, *done)
+
+    threading.Thread(target=work, name="hanse-poll", daemon=True).start()
+    return await answer
 
 
 def _fresh(line: _Line, max: int) -> list[Delivery]:

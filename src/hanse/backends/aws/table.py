@@ -69,6 +69,11 @@ class TableLedger:
         """Forget every record below `prefix`."""
         await self._run(self._delete, prefix)
 
+    async def delete_keys(self, keys: Sequence[str]) -> None:
+        """Forget these records, 25 at a time."""
+        for start in range(0, len(keys), _BATCH):
+            await self._run(self._delete_keys, list(dict.fromkeys(keys[start : start + _BATCH])))
+
     async def _run(self, call: Callable[..., T], *args: Any) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._threads, partial(call, *args))
 
@@ -121,9 +126,15 @@ class TableLedger:
 
     def _delete(self, prefix: str) -> None:
         while keys := [key for key, _, _ in self._query(prefix, None, _BATCH)]:
-            requests = [{"DeleteRequest": {"Key": self._key(key)}} for key in keys]
+            self._delete_keys(keys)
+            if len(keys) < _BATCH:
+                return
+
+    def _delete_keys(self, keys: list[str]) -> None:
+        left: dict[str, Any] = {self._table: [{"DeleteRequest": {"Key": self._key(key)}} for key in keys]}
+        while left:  # a busy table does a part of it
             with aws_errors(f"writing table {self._table}"):
-                self._client.batch_write_item(RequestItems={self._table: requests})
+                left = self._client.batch_write_item(RequestItems=left).get("UnprocessedItems", {})
 
     def _conditional(self, call: Callable[..., Any], **arguments: Any) -> bool:
         import botocore.exceptions

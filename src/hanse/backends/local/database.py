@@ -70,6 +70,12 @@ def delete_records(prefix: str) -> Operation[None]:
     return lambda db: _done(db.execute("DELETE FROM ledger WHERE key >= ? AND key < ?", (start, start + b"\xff")))
 
 
+def delete_keys(keys: Sequence[str]) -> Operation[None]:
+    """Delete ledger records by key."""
+    rows = [(key.encode(),) for key in keys]
+    return lambda db: _done(db.executemany("DELETE FROM ledger WHERE key = ?", rows))
+
+
 def put_blob(scope: str, id: str, content: bytes) -> Operation[None]:
     """Keep a small blob."""
     return lambda db: _done(

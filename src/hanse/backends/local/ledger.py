@@ -57,3 +57,7 @@ class LocalLedger:
     async def delete(self, prefix: str) -> None:
         """Forget every record below `prefix`."""
         await self._database.write(sql.delete_records(prefix), patience_s=self._patience_s)
+
+    async def delete_keys(self, keys: Sequence[str]) -> None:
+        """Forget these records."""
+        await self._database.write(sql.delete_keys(keys), patience_s=self._patience_s)

@@ -182,6 +182,7 @@ class ObjectBlobs:
     async def _put_head(self, scope: str, manifest: Manifest, content: bytes) -> None:
         head = _packed(manifest, content if manifest.size <= INLINE_BYTES else b"")
         await self._objects.put(head_key(scope, manifest.id), head)
+        self._keep(scope, manifest.id, head)
 
     async def _has_head(self, scope: str, id: str) -> bool:
         try:

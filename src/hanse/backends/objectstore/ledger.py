@@ -83,6 +83,10 @@ class ObjectLedger:
         """Forget every record below `prefix`."""
         await self._objects.delete(*[_name(key) async for key in self._keys(prefix, None)])
 
+    async def delete_keys(self, keys: Sequence[str]) -> None:
+        """Forget these records."""
+        await self._objects.delete(*map(_name, keys))
+
     async def _keys(self, prefix: str, after: str | None) -> AsyncIterator[str]:
         wanted = prefix.encode().hex()
         start = _before(wanted)

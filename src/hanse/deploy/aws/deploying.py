@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from hanse.backends.aws.table import TableLedger
-from hanse.core.errors import ConfigError, NotFoundError
+from hanse.core.errors import ConfigError, HanseError, NotFoundError, TrustError
 from hanse.deploy.aws import cloudformation
 from hanse.deploy.aws.account import Account, calling
 from hanse.deploy.aws.cloudformation import Change, StackView, Tell
@@ -25,20 +25,20 @@ from hanse.deploy.aws.package import Package
 from hanse.deploy.aws.settings import Deployment
 from hanse.deploy.aws.stacks import code_stack, server_stack
 from hanse.deploy.aws.storage import BUCKET, LOG_BUCKET
-from hanse.server.config import yaml_text
+from hanse.person.by_hand import write_aws_file
 from hanse.server.init import certify
 from hanse.server.members import ADMIN, RESEARCHER, Members
 from hanse.serverless.keys import pack
 from hanse.trust.authority import Authority, Issued
+from hanse.trust.certificates import current_ms
 from hanse.trust.identity import MemberKeys, SigningRequest
 from hanse.trust.membership import Membership
-from hanse.trust.private_files import write_file
 
 SERVER_DAYS = 365.0
 MEMBER_DAYS = 90.0
 """Without a server nobody renews a certificate: a member asks its operator again before this is over."""
-SERVER_RECORD = "server-record.json"
 _DELETED_AT_ONCE = 1000
+_TRIALS = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +107,10 @@ def deploy(account: Account, deployment: Deployment, folder: Path, package: Pack
     _upload(account, bucket, package.key, package.content, tell)
     template = server_stack(deployment)
     view = cloudformation.look_at(account, deployment.stack)
+    if view is not None and view.status == "ROLLBACK_COMPLETE":
+        # The first attempt failed: such a stack is empty, and can only be deleted.
+        cloudformation.delete(account, deployment.stack, tell)
+        view = None
     known = {"CodeBucket": bucket, "CodeKey": package.key, AUTHORITY: authority.certificate_pem.decode()}
     parameters = _parameters(template, view, known)
     name, found = cloudformation.changes(
@@ -148,9 +152,7 @@ def admit(
     authority = Authority.load(folder / "authority")
     issued = authority.issue(asked, kind=asked.kind, name=asked.name, days=days)
     _enrol(account, deployment, view.outputs["TableName"], authority, [(issued, _roles(asked.kind))])
-    reach: dict[str, str] = {"region": deployment.region}
-    if account.endpoint:
-        reach["endpoint"] = account.endpoint
+    reach = {"region": deployment.region} | _endpoint(account)
     if asked.kind == "person":
         reach["bucket"] = view.outputs["BucketName"]
     elif deployment.site(asked.name).access == "role" and not account.is_emulated:
@@ -166,6 +168,26 @@ def admit(
     }
 
 
+def revoke(account: Account, deployment: Deployment, folder: Path, kind: str, name: str) -> None:
+    """Let a member in no more; functions that are warm know it within a minute.
+
+    Raises:
+        NotFoundError: no such member. ConfigError: it is the last admin.
+    """
+    view = cloudformation.look_at(account, deployment.stack)
+    if view is None:
+        raise NotFoundError(f"{deployment.stack}: not deployed yet; run: hanse deploy aws deploy")
+    authority = Authority.load(folder / "authority")
+    table = view.outputs["TableName"]
+
+    async def write() -> None:
+        book = Members(authority, TableLedger(account.client("dynamodb"), table, deployment.federation), address="")
+        await book.load()
+        await book.revoke(kind, name)
+
+    asyncio.run(write())
+
+
 def destroy(account: Account, deployment: Deployment, tell: Tell) -> list[str]:
     """Remove everything, models too.
 
@@ -175,10 +197,20 @@ def destroy(account: Account, deployment: Deployment, tell: Tell) -> list[str]:
     view = cloudformation.look_at(account, deployment.stack)
     stays: list[str] = []
     if view is not None:
-        for name in (BUCKET, LOG_BUCKET):
-            _empty(account, _physical(account, deployment.stack, name), tell)
-        stays.append(f"the key {view.outputs['KeyArn'].rpartition('/')[2]}, which AWS deletes in seven days")
-        cloudformation.delete(account, deployment.stack, tell)
+        _delete_secret(account, f"hanse/{deployment.federation}/server")
+        for trial in range(_TRIALS):
+            for name in (BUCKET, LOG_BUCKET):
+                _empty(account, _physical(account, deployment.stack, name), tell)
+            try:
+                cloudformation.delete(account, deployment.stack, tell)
+                break
+            except HanseError as error:
+                if trial == _TRIALS - 1 or "not empty" not in str(error):
+                    raise  # otherwise AWS has delivered access logs meanwhile
+        if key := view.outputs.get("KeyArn"):
+            stays.append(f"the key {key.rpartition('/')[2]}, which AWS deletes in seven days")
+        if not account.is_emulated:
+            stays.append("the table's last backup, which AWS keeps for 35 days")
     with contextlib.suppress(NotFoundError):
         _empty(account, _code_bucket(account, deployment), tell)
         cloudformation.delete(account, f"{deployment.stack}-code", tell)
@@ -190,9 +222,6 @@ def destroy(account: Account, deployment: Deployment, tell: Tell) -> list[str]:
 
 def _server(folder: Path, authority: Authority) -> Membership:
     """The server's membership; a new certificate for the same keys where two thirds of the old one's time are over."""
-    from hanse.core.errors import TrustError
-    from hanse.trust.certificates import current_ms
-
     try:
         membership = Membership.load(folder / "server")
         if current_ms() < membership.identity.renew_at_ms:
@@ -212,6 +241,10 @@ def _server(folder: Path, authority: Authority) -> Membership:
     )
     membership.save(folder / "server")
     return membership
+
+
+def _endpoint(account: Account) -> dict[str, str]:
+    return {"endpoint": account.endpoint} if account.endpoint else {}
 
 
 def _roles(kind: str) -> list[str]:
@@ -279,6 +312,13 @@ def _write_secret(account: Account, secret: str, text: str, tell: Tell) -> None:
     tell("the server's keys are in their secret")
 
 
+def _delete_secret(account: Account, name: str) -> None:
+    """At once, and not in thirty days, so that a federation of this name can be made again."""
+    client = account.client("secretsmanager")
+    with calling("deleting the server's keys"), contextlib.suppress(client.exceptions.ResourceNotFoundException):
+        client.delete_secret(SecretId=name, ForceDeleteWithoutRecovery=True)
+
+
 def _write_people(account: Account, deployment: Deployment, folder: Path, authority: Authority, to: Deployed) -> None:
     """Enrol the people whose folders lie here, and write their `federation.yaml`."""
     enrolled: list[tuple[Issued, list[str]]] = []
@@ -287,16 +327,8 @@ def _write_people(account: Account, deployment: Deployment, folder: Path, author
         if person.identity.kind != "person":
             continue
         enrolled.append((Issued(person.identity, person.certificate_pem, person.signed_record), [ADMIN, RESEARCHER]))
-        lines = [
-            f"# How you reach federation {deployment.federation}. Your keys lie beside this file; keep them safe.",
-            f"federation: {yaml_text(deployment.federation)}",
-            "identity: .",
-            "aws:",
-            f"  region: {deployment.region}",
-            f"  bucket: {to.bucket}",
-            *([f"  endpoint: {account.endpoint}"] if account.endpoint else []),
-        ]
-        write_file(path.parent / "federation.yaml", ("\n".join(lines) + "\n").encode(), mode=0o644)
+        reach = {"region": deployment.region, "bucket": to.bucket}
+        write_aws_file(path.parent, deployment.federation, reach | _endpoint(account))
     _enrol(account, deployment, to.table, authority, enrolled)
 
 

@@ -1,11 +1,13 @@
 """The functions, what wakes them, and what each of them may do: no more than its calls need."""
 
+import os
 from dataclasses import dataclass
 from typing import Any
 
 from hanse.core.ids import SERVER
 from hanse.deploy.aws.interpreter import definition
 from hanse.deploy.aws.messages import COLLECT_TIMEOUT_S, TOPIC, dead_queue, queue, queue_policy
+from hanse.deploy.aws.package import libraries_here
 from hanse.deploy.aws.settings import Deployment
 from hanse.deploy.aws.storage import BUCKET, KEY, SECRET, TABLE, log_group
 from hanse.deploy.aws.template import (
@@ -51,7 +53,7 @@ class Shape:
 
 _RUN = ("records", "objects", "keys", "send", "answer", "start")
 SHAPES: dict[str, Shape] = {
-    "collect": Shape(1024, COLLECT_TIMEOUT_S, (*_RUN, "receive")),
+    "collect": Shape(2048, COLLECT_TIMEOUT_S, (*_RUN, "receive")),
     "step": Shape(2048, 900, (*_RUN, "stream")),
     "timer": Shape(1024, 60, _RUN),
     "reduce": Shape(3008, 900, ("records", "objects", "keys")),
@@ -75,7 +77,8 @@ _NETWORK = (
     "ec2:DeleteNetworkInterface",
     "ec2:UnassignPrivateIpAddresses",
 )
-WITHOUT_RESOURCE_LEVEL = frozenset({*_NO_LEVEL, *_LOG_DELIVERY, *_DESCRIBE})
+_LIST = ("dynamodb:ListStreams",)
+WITHOUT_RESOURCE_LEVEL = frozenset({*_NO_LEVEL, *_LOG_DELIVERY, *_DESCRIBE, *_LIST})
 """The only actions that a policy here allows on `*`: AWS lets nobody name a resource for them."""
 
 
@@ -109,8 +112,11 @@ def environment(deployment: Deployment) -> dict[str, Any]:
         contract.SERVER_QUEUE: ref(queue(SERVER)),
         contract.KEYS: ref(SECRET),
         contract.STATE_MACHINE: machine_arn(deployment),
-        contract.STREAM: "1",
     }
+    if deployment.stream:
+        told[contract.STREAM] = "1"
+    if deployment.is_emulated:
+        told["PYTHONPATH"] = os.pathsep.join(libraries_here())
     return told | ({contract.TOPIC: ref(TOPIC)} if deployment.topic else {})
 
 
@@ -189,11 +195,14 @@ def _rights(deployment: Deployment, right: str) -> list[Statement]:
         case "receive":
             actions = ["ChangeMessageVisibility", "DeleteMessage", "GetQueueAttributes", "ReceiveMessage"]
             return [allow([f"sqs:{action}" for action in actions], att(queue(SERVER)))]
+        case "stream" if not deployment.stream:
+            return []
         case "stream":
             reading = ["DescribeStream", "GetRecords", "GetShardIterator"]
             return [
                 allow([f"dynamodb:{action}" for action in reading], att(TABLE, "StreamArn")),
                 allow(["sqs:SendMessage"], att(STREAM_DEAD)),
+                allow(_LIST, "*"),
             ]
         case "answer":
             return [allow(["states:SendTaskFailure", "states:SendTaskSuccess"], machine_arn(deployment))]
@@ -207,9 +216,7 @@ def _send(deployment: Deployment) -> list[Statement]:
 
 
 def _sources(deployment: Deployment, tags: dict[str, str]) -> Resources:
-    return {
-        STREAM_DEAD: dead_queue(f"hanse-{deployment.federation}-stream", None, tags),
-        f"{STREAM_DEAD}Policy": queue_policy(STREAM_DEAD),
+    found: Resources = {
         "QueueToCollect": {
             "Type": "AWS::Lambda::EventSourceMapping",
             "Properties": {
@@ -219,6 +226,14 @@ def _sources(deployment: Deployment, tags: dict[str, str]) -> Resources:
                 "FunctionResponseTypes": ["ReportBatchItemFailures"],
             },
         },
+    }
+    return together(found, _stream(deployment, tags) if deployment.stream else {})
+
+
+def _stream(deployment: Deployment, tags: dict[str, str]) -> Resources:
+    return {
+        STREAM_DEAD: dead_queue(f"hanse-{deployment.federation}-stream", None, tags),
+        f"{STREAM_DEAD}Policy": queue_policy(STREAM_DEAD),
         "StreamToStep": {
             "Type": "AWS::Lambda::EventSourceMapping",
             "Properties": {

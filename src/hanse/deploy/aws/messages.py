@@ -19,7 +19,8 @@ from hanse.deploy.aws.template import (
 )
 
 TOPIC = "Topic"
-COLLECT_TIMEOUT_S = 60
+COLLECT_TIMEOUT_S = 120
+"""The collector looks at the run too, which may end a round: what takes longer is shared out by ranges."""
 DAYS_S = 86_400
 KEPT_DAYS = 14
 """The longest that SQS keeps a message: a site may be away for so long."""

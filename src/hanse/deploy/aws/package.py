@@ -2,7 +2,7 @@
 
 No web framework and no gRPC: what the handlers do not import is not in it. Libraries come as wheels for the functions'
 Python and architecture, in the versions that are installed here or, with a lock file, in those that it names, checked
-against its hashes. An emulator runs functions with this machine's Python: for it the installed libraries are copied.
+against its hashes. An emulator runs functions with this machine's Python: it is told where the installed libraries are.
 """
 
 import hashlib
@@ -100,21 +100,21 @@ def package(python: str, architecture: Architecture, *, lock: Path | None = None
 
 
 def package_here() -> Package:
-    """The package for this machine's Python: what is installed here, copied.
+    """The package for an emulator on this machine: Hanse alone; the libraries are those installed here.
 
     Raises:
         MissingExtraError: a library is not installed here.
     """
-    files: dict[str, Path] = {}
-    libraries: dict[str, str] = {}
-    for name in DISTRIBUTIONS:
-        distribution = _distribution(name)
-        libraries[name] = distribution.version
-        for file in distribution.files or []:
-            path = Path(str(distribution.locate_file(file)))
-            if ".." not in file.parts and path.is_file():
-                files[str(file)] = path
-    return _zip(files, libraries, "this machine's Python")
+    return _zip({}, {name: _distribution(name).version for name in DISTRIBUTIONS}, "this machine's Python")
+
+
+def libraries_here() -> list[str]:
+    """The folders that hold the libraries on this machine.
+
+    Raises:
+        MissingExtraError: a library is not installed here.
+    """
+    return list(dict.fromkeys(str(_distribution(name).locate_file("")) for name in DISTRIBUTIONS))
 
 
 def own_files() -> dict[str, Path]:

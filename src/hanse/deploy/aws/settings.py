@@ -88,6 +88,7 @@ class Deployment:
         log_days: how long logs are kept.
         architecture, python: of the functions.
         topic: whether tasks go through an SNS topic with a filter for each site instead of straight into its queue.
+        stream: whether new rows look at a run through the table's stream, instead of who wrote them.
         alarms: an address for alarms; "" for none (the alarms and their topic are there all the same).
         vpc: None for AWS's own network.
         tags: further cost tags.
@@ -101,11 +102,13 @@ class Deployment:
     architecture: Architecture = "arm64"
     python: str = "3.13"
     topic: bool = False
+    stream: bool = False
     alarms: str = ""
     vpc: Vpc | None = None
     tags: Mapping[str, str] = field(default_factory=dict)
     is_emulated: bool = False
-    """Whether this is for an emulator, which does not know `TimeoutSecondsPath`. Not a setting of the file."""
+    """Whether this is for an emulator on this machine, which runs functions with its Python and does not know
+    `TimeoutSecondsPath`. Not a setting of the file."""
 
     @property
     def stack(self) -> str:
@@ -286,6 +289,7 @@ _CHECKS: dict[str, tuple[str, Any]] = {
     "architecture": ("arm64 or x86_64", _one_of("arm64", "x86_64")),
     "python": (f"one of {', '.join(PYTHONS)}, in quotes", _one_of(*PYTHONS)),
     "topic": ("true or false", _one_of(True, False)),
+    "stream": ("true or false", _one_of(True, False)),
     "alarms": ("an e-mail address", _matching(_EMAIL)),
     "vpc": (f"{', '.join(_VPC_KEYS)}, the last two as lists", _vpc),
     "tags": ("names and values, at most 20, none beginning with aws: or hanse:", _tags),

@@ -238,7 +238,7 @@ def _table(deployment: Deployment, tags: dict[str, str]) -> Resource:
                 {"AttributeName": "p", "KeyType": "HASH"},
                 {"AttributeName": "k", "KeyType": "RANGE"},
             ],
-            "StreamSpecification": {"StreamViewType": "NEW_IMAGE"},
+            **({"StreamSpecification": {"StreamViewType": "NEW_IMAGE"}} if deployment.stream else {}),
             "PointInTimeRecoverySpecification": {"PointInTimeRecoveryEnabled": True},
             "SSESpecification": {"SSEEnabled": True, "SSEType": "KMS", "KMSMasterKeyId": att(KEY)},
             "Tags": tagged(tags),

@@ -19,7 +19,7 @@ def watching(deployment: Deployment, tags: dict[str, str]) -> Resources:
     queues = [SERVER, *(site.name for site in deployment.sites)]
     parts = [
         _topic(deployment, tags),
-        {"StreamDeadAlarm": _dead_alarm(deployment, "stream", STREAM_DEAD, tags)},
+        {"StreamDeadAlarm": _dead_alarm(deployment, "stream", STREAM_DEAD, tags)} if deployment.stream else {},
         *({f"{logical(owner)}DeadAlarm": _dead_alarm(deployment, owner, dead(owner), tags)} for owner in queues),
         *({f"{logical(site.name)}LostAlarm": _lost_alarm(deployment, site.name, tags)} for site in deployment.sites),
         *({f"{handler.capitalize()}ErrorsAlarm": _errors_alarm(deployment, handler, tags)} for handler in SHAPES),

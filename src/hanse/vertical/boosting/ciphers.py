@@ -71,7 +71,8 @@ class Layout:
         h_most, g_most = self.packing.largest
         if len(g) and (np.abs(g).max() > g_most or h.min() < 0 or h.max() > h_most):
             raise ConfigError("derivatives: expected values within their bounds")
-        return [(a << self.h_bits) + b for a, b in zip(g.tolist(), h.tolist(), strict=True)]
+        h_bits = self.h_bits
+        return [(a << h_bits) + b for a, b in zip(g.tolist(), h.tolist(), strict=True)]
 
     def cells(self, answers: Sequence[int], num_cells: int) -> tuple[Array, Array]:
         """Σg and Σh of each cell, int64.
@@ -79,9 +80,9 @@ class Layout:
         Raises:
             RefusedError: sums of more rows than there are.
         """
-        width, h_bits = self.bits, self.h_bits
+        width, h_bits, per = self.bits, self.h_bits, range(self.per)
         cell_mask, h_mask = (1 << width) - 1, (1 << h_bits) - 1
-        flat = [each >> width * at & cell_mask for each in answers for at in range(self.per)][:num_cells]
+        flat = [each >> width * at & cell_mask for each in answers for at in per][:num_cells]
         half = 1 << width - h_bits - 1
         g = np.array([(each >> h_bits) - half for each in flat], np.int64)
         h = np.array([each & h_mask for each in flat], np.int64)
@@ -186,13 +187,12 @@ class ModularAdder:
 
     def answers(self, numbers: Numbers, layout: Layout) -> Array:
         """See `Adder.answers`."""
-        made = []
+        made, bits, offset = [], layout.bits, layout.offset
         for start in range(0, len(numbers), layout.per):
             fields = numbers[start : start + layout.per]
-            constant = sum(layout.offset << layout.bits * at for at in range(len(fields)))
-            packed = self._products.shifted(fields, layout.bits) * self._known(constant) % self._products.modulus
-            made.append(self._masked(packed))
-        return self._products.write(made)
+            constant = sum(offset << bits * at for at in range(len(fields)))
+            made.append(self._products.shifted(fields, bits) * self._known(constant) % self._products.modulus)
+        return self._products.write(self._masked(made))
 
     def _known(self, message: int) -> Any:
         """A ciphertext that hides nothing."""
@@ -205,10 +205,11 @@ class ModularAdder:
             return (1 + message * self._public.n) % self._products.modulus
         return gmpy2_module().powmod(self._public.g, message, self._products.modulus)
 
-    def _masked(self, number: Any) -> Any:
+    def _masked(self, numbers: Sequence[Any]) -> list[Any]:
         if isinstance(self._public, paillier.PublicKey):
-            return self._public.rerandomise(number)
-        return self._public.rerandomise(okamoto_uchiyama.Ciphertext(number, 0)).value
+            return self._public.rerandomise_all(numbers)
+        sealed = [okamoto_uchiyama.Ciphertext(each, 0) for each in numbers]
+        return [each.value for each in self._public.rerandomise_all(sealed)]
 
 
 class OkamotoUchiyama:
@@ -228,7 +229,7 @@ class OkamotoUchiyama:
     def encrypt(self, messages: Sequence[int], layout: Layout) -> Array:
         """See `Keeper.encrypt`."""
         bound = layout.packing.bound
-        return self._products.write([self._key.encrypt(each, bound).value for each in messages])
+        return self._products.write([each.value for each in self._key.encrypt_all(messages, bound)])
 
     def decrypt(self, answers: Array, layout: Layout) -> list[int]:
         """See `Keeper.decrypt`."""
@@ -259,7 +260,7 @@ class Paillier:
 
     def encrypt(self, messages: Sequence[int], layout: Layout) -> Array:
         """See `Keeper.encrypt`."""
-        return self._products.write([self._key.public.encrypt(each) for each in messages])
+        return self._products.write(self._key.public.encrypt_all(messages))
 
     def decrypt(self, answers: Array, layout: Layout) -> list[int]:
         """See `Keeper.decrypt`."""
@@ -350,14 +351,13 @@ class MockAdder:
 
     def answers(self, numbers: Numbers, layout: Layout) -> Array:
         """See `Adder.answers`."""
-        whole = [
-            sum(limb << _LIMB_BITS * at for at, limb in enumerate(limbs)) + layout.offset for limbs in numbers.tolist()
-        ]
+        bits, offset = layout.bits, layout.offset
+        whole = [sum(limb << _LIMB_BITS * at for at, limb in enumerate(limbs)) + offset for limbs in numbers.tolist()]
         made = [
-            sum(each << layout.bits * at for at, each in enumerate(whole[start : start + layout.per]))
+            sum(each << bits * at for at, each in enumerate(whole[start : start + layout.per]))
             for start in range(0, len(whole), layout.per)
         ]
-        content = b"".join(each.to_bytes(_KEY_BYTES, "little") for each in made)
+        content = b"".join((each % (1 << 8 * _KEY_BYTES)).to_bytes(_KEY_BYTES, "little") for each in made)
         return np.frombuffer(content, np.uint8).reshape(-1, _KEY_BYTES)
 
 

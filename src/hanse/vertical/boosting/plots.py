@@ -5,14 +5,15 @@ from html import escape
 
 from hanse.vertical.boosting.forest import LEAF, Forest
 
-_WIDTH, _HEIGHT, _STEP = 132, 40, 78
+_SLOT, _SPLIT_WIDTH, _LEAF_WIDTH, _HEIGHT, _STEP = 96, 132, 86, 40, 78
+"""Pixels. A split lies above two slots at least, so it may be wider than one."""
 _STYLE = """
 :root { color-scheme: light dark; --ink: #1b2733; --paper: #ffffff; --line: #9aa7b3; --soft: #eef2f5; --leaf: #f7f4ea;
   --p0: #2b6cb0; --p1: #b4570b; --p2: #2f7d4f; --p3: #7a4fb5; --p4: #a8325e; }
 @media (prefers-color-scheme: dark) { :root { --ink: #e4eaf0; --paper: #14191e; --line: #5c6a77; --soft: #202830;
   --leaf: #2a2820; --p0: #6aa9e9; --p1: #e69a5b; --p2: #6fc490; --p3: #b795ea; --p4: #e57ba1; } }
 body { font: 15px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--paper); margin: 2rem auto;
-  max-width: 72rem; padding: 0 1rem; }
+  max-width: 100rem; padding: 0 1rem; }
 h1 { font-size: 1.4rem; } h2 { font-size: 1.1rem; margin-top: 2rem; }
 details { border: 1px solid var(--line); border-radius: 6px; margin: .5rem 0; padding: .4rem .8rem; }
 summary { cursor: pointer; } .scroll { overflow-x: auto; }
@@ -74,14 +75,14 @@ def tree_svg(forest: Forest, tree: int, questions: Sequence[Mapping[str, str]]) 
     """One tree as SVG; arguments as for `page`."""
     places: dict[int, tuple[float, int]] = {}
     _lay_out(forest, tree, 0, 0, places, [0])
-    width = (max(x for x, _ in places.values()) + 1) * (_WIDTH + 14)
+    width = (max(x for x, _ in places.values()) + 1) * _SLOT
     height = (max(y for _, y in places.values()) + 1) * _STEP + 6
     edges, boxes = [], []
     for node, (across, down) in places.items():
-        x, y = (across + 0.5) * (_WIDTH + 14), down * _STEP + 4
+        x, y = (across + 0.5) * _SLOT, down * _STEP + 4
         if forest.party[tree, node] != LEAF:
             for child in (2 * node + 1, 2 * node + 2):
-                to_x, to_y = (places[child][0] + 0.5) * (_WIDTH + 14), places[child][1] * _STEP + 4
+                to_x, to_y = (places[child][0] + 0.5) * _SLOT, places[child][1] * _STEP + 4
                 middle = (y + _HEIGHT + to_y) / 2
                 edges.append(
                     f'<path d="M{x:.0f} {y + _HEIGHT} C{x:.0f} {middle} {to_x:.0f} {middle} {to_x:.0f} {to_y}"/>'
@@ -108,16 +109,17 @@ def _lay_out(
 
 def _box(forest: Forest, tree: int, node: int, questions: Sequence[Mapping[str, str]], x: float, y: float) -> str:
     party = int(forest.party[tree, node])
-    left = x - _WIDTH / 2
+    width = _LEAF_WIDTH if party == LEAF else _SPLIT_WIDTH
+    left = max(0.0, x - width / 2)
     if party == LEAF:
         first, second = f"{forest.value[tree, node]:+.4g}", f"Σh {forest.weight[tree, node] * 2.0**-26:.4g}"
-        rect = f'<rect class="leaf" x="{left:.0f}" y="{y}" width="{_WIDTH}" height="{_HEIGHT}" rx="6"/>'
+        rect = f'<rect class="leaf" x="{left:.0f}" y="{y}" width="{width}" height="{_HEIGHT}" rx="6"/>'
     else:
         asks = questions[party].get(str(forest.question[tree, node])) or f"column {forest.column[tree, node] + 1}"
         first = asks if len(asks) <= 20 else asks[:19] + "…"
         second = f"{questions[party]['role']}, gain {forest.gain[tree, node]:.3g}"
         rect = (
-            f'<rect style="stroke:var(--p{party % 5})" x="{left:.0f}" y="{y}" width="{_WIDTH}" height="{_HEIGHT}" '
+            f'<rect style="stroke:var(--p{party % 5})" x="{left:.0f}" y="{y}" width="{width}" height="{_HEIGHT}" '
             f'rx="3"><title>{escape(asks)}</title></rect>'
         )
     return (

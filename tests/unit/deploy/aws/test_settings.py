@@ -104,5 +104,5 @@ def test_no_file_says_how_to_make_one(tmp_path: Path) -> None:
 def test_the_documents_name_every_setting() -> None:
     from hanse.deploy.aws.settings import KEYS
 
-    page = (Path(__file__).resolve().parents[4] / "docs/how-to/deploy-on-aws.md").read_text()
+    page = (Path(__file__).resolve().parents[4] / "docs/aws.md").read_text()
     assert [key for key in KEYS if f"`{key}`" not in page] == []

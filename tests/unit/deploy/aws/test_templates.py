@@ -24,7 +24,7 @@ def deployment(sites: Any = None, **more: Any) -> Deployment:
 
 
 PLAIN = server_stack(deployment())
-FULL = server_stack(deployment(topic=True, vpc=VPC, alarms="ops@example.org"))
+FULL = server_stack(deployment(topic=True, stream=True, vpc=VPC, alarms="ops@example.org"))
 STACKS = pytest.mark.parametrize("template", [PLAIN, FULL], ids=["plain", "full"])
 
 
@@ -100,7 +100,8 @@ def test_only_the_reducer_has_no_voice_and_only_the_collector_reads_the_queue() 
         assert ("sqs:SendMessage" in found) == (handler != "reduce")
         assert ("states:SendTaskSuccess" in found) == (handler != "reduce")
         assert ("sqs:ReceiveMessage" in found) == (handler == "collect")
-        assert ("dynamodb:GetRecords" in found) == (handler == "step")
+        assert "dynamodb:GetRecords" not in found
+        assert ("dynamodb:GetRecords" in rights(FULL, f"{handler.capitalize()}Role")) == (handler == "step")
         assert all("v1/north/" in key for key in found["s3:PutObject"] | found["s3:GetObject"])
     conditions = [s["Condition"] for n, s in statements(PLAIN) if n == "StepRole" and "dynamodb:PutItem" in s["Action"]]
     assert conditions == [{"ForAllValues:StringEquals": {"dynamodb:LeadingKeys": ["north"]}}]
@@ -279,9 +280,11 @@ def test_functions_are_told_what_the_contract_says() -> None:
     assert handlers == {f"hanse.serverless.handlers.{name}" for name in contract.HANDLERS}
     (pattern,) = [
         p["FilterCriteria"]["Filters"]
-        for p in of_kind(PLAIN, "Lambda::EventSourceMapping").values()
+        for p in of_kind(FULL, "Lambda::EventSourceMapping").values()
         if "FilterCriteria" in p
     ]
+    assert contract.STREAM in of_kind(FULL, "Lambda::Function")["StepFunction"]["Environment"]["Variables"]
+    assert contract.STREAM not in of_kind(PLAIN, "Lambda::Function")["StepFunction"]["Environment"]["Variables"]
     assert pattern == [{"Pattern": render(NEWS, small=True)}]
     assert NEWS["dynamodb"]["NewImage"]["t"]["S"] == list(LOOKED_AT)  # type: ignore[index]  # a plain value
 

@@ -1,0 +1,150 @@
+"""The function of `aws_reduce`, and what it works on."""
+
+import asyncio
+import json
+import resource
+import time
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hanse.aggregation import BlobSource
+from hanse.backends.objectstore import ObjectBlobs, Objects
+from hanse.backends.objectstore.ledger import ObjectLedger
+from hanse.core.arrays import Arrays
+from hanse.core.blobs import CHUNK_BYTES, Manifest
+from hanse.core.codec import encode_parts
+from hanse.core.ids import TaskId, model_scope, upload_scope
+from hanse.core.records import BlobRef, Reply
+from hanse.core.spec import RunSpec
+from hanse.pipeline.request import JobRequest
+from hanse.rounds.host import Member, ReduceRequest
+from hanse.serverless import functions, shards
+from hanse.serverless.contract import Shard
+from hanse.serverless.place import Place
+
+JOB = "bench"
+
+
+def objects(folder: Path) -> Objects:
+    """Objects in a folder."""
+    from obstore.store import LocalStore
+
+    return Objects(LocalStore(str(folder), mkdir=True), "v1/bench")
+
+
+def place(folder: Path, count: int) -> Place:
+    """Where the function runs, its reductions in `count` shards."""
+    found: Any = objects(folder)
+    blobs = ObjectBlobs(found)
+    nothing: Any = None
+    request = JobRequest(
+        JOB, "bench", "bench", "anna", 1, "", Manifest(0, b""), "", "app.py", "app", RunSpec(rounds=1, initial="given")
+    )
+    return Place(
+        federation="bench",
+        ledger=ObjectLedger(found),
+        blobs=blobs,
+        inbox=nothing,
+        links=nothing,
+        documents=nothing,
+        machine=nothing,
+        identity=nothing,
+        roster=nothing,
+        now_ms=lambda: 0,
+        shard_bytes=-(-request_bytes(folder) // count),
+        rows={JOB: {"request": request.to_json()}},
+    )
+
+
+def request_bytes(folder: Path) -> int:
+    """Of all updates."""
+    return int((folder / "bytes").read_text())
+
+
+async def fill(folder: Path, updates: int, elements: int) -> None:
+    """Write a base of zeros and updates of which number n is n everywhere, and what is to be reduced."""
+    blobs = ObjectBlobs(objects(folder))
+    members: list[Member] = []
+    total = 0
+    base = await _write(blobs, model_scope(JOB, "main", 0), np.zeros(elements, np.float32))
+    for number in range(updates):
+        task = TaskId(JOB, "main", 1, "train", number)
+        site = f"site-{number}"
+        manifest = await _write(blobs, upload_scope(task, site), np.full(elements, number + 1, np.float32))
+        reply = Reply(task, site, num_examples=1, update=BlobRef(manifest, upload_scope(task, site)), base=base.id)
+        members.append(Member(number, reply, number, 0))
+        total += manifest.size
+    (folder / "bytes").write_text(str(total))
+    request = ReduceRequest(
+        1,
+        "train",
+        "fold",
+        tuple(members),
+        updates,
+        (model_scope(JOB, "main", 0), base.id),
+        (),
+        model_scope(JOB, "main", 1),
+    )
+    shared = await shards.share_out(place(folder, 1), JOB, "main", request, total)
+    (folder / "id").write_text(shared[0]["id"])
+
+
+async def _write(blobs: ObjectBlobs, scope: str, array: "np.typing.NDArray[np.float32]") -> Manifest:
+    arrays = Arrays({"w": array})
+    writer = blobs.create(scope, sum(len(memoryview(part).cast("B")) for part in encode_parts(arrays)))
+    at = 0
+    for part in encode_parts(arrays):
+        view = memoryview(part).cast("B")
+        for start in range(0, len(view), CHUNK_BYTES):
+            writer.write(at, view[start : start + CHUNK_BYTES])
+            at += len(view[start : start + CHUNK_BYTES])
+    return await writer.seal()
+
+
+def main(folder: str, number: str, count: str) -> None:
+    """One function's life: what it read, how long it took, and what it needed at most."""
+    here = place(Path(folder), int(count))
+    read = 0
+    fetch = here.blobs._objects.get_now  # type: ignore[attr-defined]
+
+    def counted(key: str) -> bytes:
+        nonlocal read
+        content: bytes = fetch(key)
+        read += len(content) if "/up/" in key else 0
+        return content
+
+    here.blobs._objects.get_now = counted  # type: ignore[attr-defined]
+    shard: Shard = {
+        "job": JOB,
+        "component": "main",
+        "id": (Path(folder) / "id").read_text(),
+        "shard": int(number),
+        "shards": int(count),
+    }
+    begin = time.perf_counter()
+    asyncio.run(functions.reduce(here, shard))
+    seconds = time.perf_counter() - begin
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000
+    print(json.dumps({"read": read, "seconds": seconds, "peak_mb": peak}))
+
+
+async def check(folder: Path, updates: int, elements: int) -> bool:
+    """Whether two shards have written the mean."""
+    here = place(folder, 2)
+    shard_id = (folder / "id").read_text()
+    rows = await here.ledger.query(f"shard/{JOB}/main/{shard_id}/2/")
+    parts = [json.loads(value)["parts"][0] for _, value, _ in rows]
+    size, scope = parts[0]["size"], model_scope(JOB, "main", 1)
+    manifest = Manifest(size, b"".join(bytes.fromhex(part["hashes"]) for part in parts))
+    await here.blobs.commit(scope, manifest)
+    mean, seen = np.float32((updates + 1) / 2), 0
+    source = BlobSource(partial(here.blobs.read, scope, manifest.id), size)
+    for start in range(0, elements, 1 << 20):
+        values = source.block(0, start, min(start + (1 << 20), elements))
+        if not (values == mean).all():
+            return False
+        seen += len(values)
+    return seen == elements

@@ -1,0 +1,61 @@
+"""A reduction by functions: 16 updates of 400 MB, each function a process of its own over objects in a local folder.
+
+What a function needs in memory does not grow with the model, two share the work, and each reads its part only. Over
+objects in a folder the time is that of this machine's disk and hash, not of S3.
+"""
+
+import asyncio
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from benchmarks.harness import Row, at_most, note
+
+UPDATES, ELEMENTS = 16, 100_000_000
+PEAK_MB, SHARED, MORE_CHUNKS = 256.0, 0.65, 2
+CHILD = """
+import sys
+from benchmarks import _aws_reducer
+_aws_reducer.main(*sys.argv[1:])
+"""
+
+
+def run(smoke: bool) -> Iterator[Row]:
+    """One function for everything, then two side by side; every element of the result is checked."""
+    from benchmarks import _aws_reducer
+
+    updates, elements = (4, 6_000_000) if smoke else (UPDATES, ELEMENTS)
+    case = f"{updates} updates of {elements * 4 // 10**6} MB"
+    with tempfile.TemporaryDirectory(prefix="hanse-bench-") as folder:
+        place = Path(folder)
+        asyncio.run(_aws_reducer.fill(place, updates, elements))
+        (one,) = _reduced(place, 1)
+        two = _reduced(place, 2)
+        checked = asyncio.run(_aws_reducer.check(place, updates, elements))
+        if not checked:
+            raise AssertionError("the shards' chunks are not those of the mean")
+    share = updates * elements * 4 / 2
+    read = max(child["read"] for child in two) - share
+    seconds = max(child["seconds"] for child in two)
+    yield at_most("aws-reduce", case, "peak_mb", max(child["peak_mb"] for child in (one, *two)), "MB", PEAK_MB)
+    yield at_most("aws-reduce", case, "two_shards_over_one", seconds / one["seconds"], "ratio", SHARED)
+    limit = MORE_CHUNKS * updates * (8 << 20) / 1e6
+    yield at_most("aws-reduce", case, "read_beyond_share_mb", read / 1e6, "MB", limit)
+    yield note("aws-reduce", case, "one_s", one["seconds"], "s")
+
+
+def _reduced(place: Path, shards: int) -> list[dict[str, Any]]:
+    children = [
+        subprocess.Popen(
+            [sys.executable, "-c", CHILD, str(place), str(number), str(shards)], stdout=subprocess.PIPE, text=True
+        )
+        for number in range(shards)
+    ]
+    found = [json.loads(child.communicate()[0]) for child in children]
+    if any(child.returncode for child in children):
+        raise AssertionError("a function failed")
+    return found

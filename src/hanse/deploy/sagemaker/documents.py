@@ -1,0 +1,339 @@
+"""Roles, policies and stacks, as documents. Pure: nothing here calls AWS.
+
+An organisation's account gets one stack: the kick-off role that the launcher assumes, the role that its jobs run as, a
+bucket for code, models and checkpoints, a security group, and, if it peers, the connection to the server's network. The
+server's account gets one policy. Deleting the stacks leaves nothing but the bucket's models, which are kept on purpose.
+
+The recipe that this follows gives its kick-off role the same actions on every resource, and three `ec2:Describe*`; the
+launcher needs neither, so here they are scoped to the federation's job names, and left out.
+"""
+
+from collections.abc import Iterable
+from typing import Any
+
+from hanse.deploy.sagemaker.request import prefix_of
+from hanse.deploy.sagemaker.settings import Account, Settings
+
+VERSION = "2012-10-17"
+JOB_ACTIONS = (
+    "CreateTrainingJob",
+    "DescribeTrainingJob",
+    "StopTrainingJob",
+    "UpdateTrainingJob",
+    "AddTags",
+    "ListTags",
+)
+SAGEMAKER = "sagemaker.amazonaws.com"
+_INTERFACES = (
+    "CreateNetworkInterface",
+    "CreateNetworkInterfacePermission",
+    "DeleteNetworkInterface",
+    "DeleteNetworkInterfacePermission",
+)
+_LOOKS = (
+    "DescribeNetworkInterfaces",
+    "DescribeVpcs",
+    "DescribeDhcpOptions",
+    "DescribeSubnets",
+    "DescribeSecurityGroups",
+)
+
+
+def kickoff_policy(federation_prefix: str, execution_role: Any, *, region: Any, account: Any) -> dict[str, Any]:
+    """What the kick-off role may do: this federation's training jobs, run as the one execution role."""
+    jobs = join("arn:", PARTITION, ":sagemaker:", region, ":", account, f":training-job/{federation_prefix}*")
+    return policy(
+        allow([f"sagemaker:{action}" for action in JOB_ACTIONS], jobs),
+        allow(["iam:GetRole"], execution_role),
+        allow(["iam:PassRole"], execution_role, {"StringEquals": {"iam:PassedToService": SAGEMAKER}}),
+    )
+
+
+def kickoff_trust(launcher: Any, external_id: Any) -> dict[str, Any]:
+    """Who may assume it: the launcher's own role or user, and only with the external id."""
+    return policy(
+        {
+            "Effect": "Allow",
+            "Principal": {"AWS": launcher},
+            "Action": "sts:AssumeRole",
+            "Condition": {"StringEquals": {"sts:ExternalId": external_id}},
+        }
+    )
+
+
+def execution_trust(account: Any) -> dict[str, Any]:
+    """SageMaker, on behalf of this account's jobs and no other's."""
+    return policy(
+        {
+            "Effect": "Allow",
+            "Principal": {"Service": SAGEMAKER},
+            "Action": "sts:AssumeRole",
+            "Condition": {"StringEquals": {"aws:SourceAccount": account}},
+        }
+    )
+
+
+def assume_policy(accounts: Iterable[Account]) -> dict[str, Any]:
+    """What the launcher needs in the server's account: to assume each kick-off role."""
+    return policy(allow(["sts:AssumeRole"], sorted(account.kickoff_arn for account in accounts)))
+
+
+def account_template(settings: Settings, account: Account) -> dict[str, Any]:
+    """The CloudFormation template of one organisation's account; its owner deploys it."""
+    prefix = prefix_of(settings)
+    bucket, data = ref("Bucket"), ref("DataBucket")
+    return {
+        "AWSTemplateFormatVersion": "2010-09-09",
+        "Description": f"Hanse: site {account.site} of federation {settings.federation}, as SageMaker training jobs",
+        "Parameters": {
+            "LauncherArn": text("ARN of the role or user that launches, in the server's account"),
+            "ExternalId": {**text("What the launcher must name; agreed beforehand"), "MinLength": 6, "NoEcho": True},
+            "DataBucket": text("Bucket with this organisation's data"),
+            "DataPrefix": {**text("Beginning of the data's keys"), "Default": "providers/"},
+            "VpcId": text("Network in which jobs run"),
+            "ServerCidr": text("The server's network, such as 10.0.0.0/16"),
+            "ServerVpcId": {**text("The server's network to peer with; empty for PrivateLink"), "Default": ""},
+            "ServerAccount": {**text("The server's account, for peering"), "Default": ""},
+            "ServerRegion": {**text("The server's region, for peering"), "Default": ""},
+            "PeeringRoleArn": {**text("Role in the server's account that accepts the peering"), "Default": ""},
+            "RouteTableId": {**text("Route table of the jobs' subnets, for peering"), "Default": ""},
+            "TokenSecretArn": {**text("Join token in Secrets Manager; empty to join by identity"), "Default": ""},
+        },
+        "Conditions": {
+            "Peers": {"Fn::Not": [{"Fn::Equals": [ref("ServerVpcId"), ""]}]},
+            "HasPeeringRole": {"Fn::Not": [{"Fn::Equals": [ref("PeeringRoleArn"), ""]}]},
+            "HasToken": {"Fn::Not": [{"Fn::Equals": [ref("TokenSecretArn"), ""]}]},
+        },
+        "Resources": {
+            "KickoffRole": {
+                "Type": "AWS::IAM::Role",
+                "Properties": {
+                    "RoleName": account.kickoff_role,
+                    "MaxSessionDuration": 3600,
+                    "AssumeRolePolicyDocument": kickoff_trust(ref("LauncherArn"), ref("ExternalId")),
+                    "Policies": [
+                        {
+                            "PolicyName": "launch-jobs",
+                            "PolicyDocument": kickoff_policy(
+                                prefix, att("ExecutionRole", "Arn"), region=REGION, account=ACCOUNT
+                            ),
+                        }
+                    ],
+                },
+            },
+            "ExecutionRole": {
+                "Type": "AWS::IAM::Role",
+                "Properties": {
+                    "RoleName": account.execution_role,
+                    "AssumeRolePolicyDocument": execution_trust(ACCOUNT),
+                    "Policies": [
+                        {"PolicyName": "run-jobs", "PolicyDocument": _execution_policy(bucket, data)},
+                        {
+                            "Fn::If": [
+                                "HasToken",
+                                {
+                                    "PolicyName": "read-token",
+                                    "PolicyDocument": policy(
+                                        allow(["secretsmanager:GetSecretValue"], ref("TokenSecretArn"))
+                                    ),
+                                },
+                                {"Ref": "AWS::NoValue"},
+                            ]
+                        },
+                    ],
+                },
+            },
+            "Bucket": {
+                "Type": "AWS::S3::Bucket",
+                "DeletionPolicy": "Retain",
+                "UpdateReplacePolicy": "Retain",
+                "Properties": {
+                    "BucketEncryption": {
+                        "ServerSideEncryptionConfiguration": [
+                            {"ServerSideEncryptionByDefault": {"SSEAlgorithm": "aws:kms"}, "BucketKeyEnabled": True}
+                        ]
+                    },
+                    "VersioningConfiguration": {"Status": "Enabled"},
+                    "OwnershipControls": {"Rules": [{"ObjectOwnership": "BucketOwnerEnforced"}]},
+                    "PublicAccessBlockConfiguration": {
+                        "BlockPublicAcls": True,
+                        "BlockPublicPolicy": True,
+                        "IgnorePublicAcls": True,
+                        "RestrictPublicBuckets": True,
+                    },
+                },
+            },
+            "BucketPolicy": {
+                "Type": "AWS::S3::BucketPolicy",
+                "Properties": {
+                    "Bucket": bucket,
+                    "PolicyDocument": policy(
+                        {
+                            "Effect": "Deny",
+                            "Principal": "*",
+                            "Action": "s3:*",
+                            "Resource": [att("Bucket", "Arn"), join(att("Bucket", "Arn"), "/*")],
+                            "Condition": {"Bool": {"aws:SecureTransport": "false"}},
+                        }
+                    ),
+                },
+            },
+            "SecurityGroup": {
+                "Type": "AWS::EC2::SecurityGroup",
+                "Properties": {
+                    "GroupDescription": "Training jobs: out to the server and to AWS, nothing in",
+                    "VpcId": ref("VpcId"),
+                    "SecurityGroupEgress": [
+                        {
+                            "IpProtocol": "tcp",
+                            "FromPort": settings.server.port or 7400,
+                            "ToPort": settings.server.enrolment_port or 7401,
+                            "CidrIp": ref("ServerCidr"),
+                            "Description": "Server of the federation",
+                        },
+                        {
+                            "IpProtocol": "tcp",
+                            "FromPort": 443,
+                            "ToPort": 443,
+                            "CidrIp": "0.0.0.0/0",
+                            "Description": "AWS endpoints",
+                        },
+                    ],
+                },
+            },
+            "Peering": {
+                "Type": "AWS::EC2::VPCPeeringConnection",
+                "Condition": "Peers",
+                "Properties": {
+                    "VpcId": ref("VpcId"),
+                    "PeerVpcId": ref("ServerVpcId"),
+                    "PeerOwnerId": ref("ServerAccount"),
+                    "PeerRegion": ref("ServerRegion"),
+                    "PeerRoleArn": {"Fn::If": ["HasPeeringRole", ref("PeeringRoleArn"), {"Ref": "AWS::NoValue"}]},
+                },
+            },
+            "Route": {
+                "Type": "AWS::EC2::Route",
+                "Condition": "Peers",
+                "Properties": {
+                    "RouteTableId": ref("RouteTableId"),
+                    "DestinationCidrBlock": ref("ServerCidr"),
+                    "VpcPeeringConnectionId": ref("Peering"),
+                },
+            },
+        },
+        "Outputs": {
+            "KickoffRoleArn": {"Value": att("KickoffRole", "Arn")},
+            "ExecutionRoleArn": {"Value": att("ExecutionRole", "Arn")},
+            "BucketName": {"Value": bucket},
+            "SecurityGroupId": {"Value": att("SecurityGroup", "GroupId")},
+        },
+    }
+
+
+def server_template(settings: Settings) -> dict[str, Any]:
+    """The CloudFormation template of the server's account: a policy for the launcher, a group that lets sites in."""
+    return {
+        "AWSTemplateFormatVersion": "2010-09-09",
+        "Description": f"Hanse: server of federation {settings.federation}, whose sites are SageMaker training jobs",
+        "Parameters": {
+            "LauncherRoleName": text("Role of the notebook or machine on which the server runs and that launches"),
+            "VpcId": text("The server's network"),
+            "SitesCidr": text("Networks of the sites, such as 10.0.0.0/8"),
+        },
+        "Resources": {
+            "AssumeKickoffRoles": {
+                "Type": "AWS::IAM::RolePolicy",
+                "Properties": {
+                    "PolicyName": f"hanse-{settings.federation}-launch",
+                    "RoleName": ref("LauncherRoleName"),
+                    "PolicyDocument": assume_policy(settings.accounts),
+                },
+            },
+            "SecurityGroup": {
+                "Type": "AWS::EC2::SecurityGroup",
+                "Properties": {
+                    "GroupDescription": "Server of the federation: in from sites, at its two ports",
+                    "VpcId": ref("VpcId"),
+                    "SecurityGroupIngress": [
+                        {
+                            "IpProtocol": "tcp",
+                            "FromPort": settings.server.port or 7400,
+                            "ToPort": settings.server.enrolment_port or 7401,
+                            "CidrIp": ref("SitesCidr"),
+                            "Description": "Sites",
+                        }
+                    ],
+                },
+            },
+        },
+        "Outputs": {"SecurityGroupId": {"Value": att("SecurityGroup", "GroupId")}},
+    }
+
+
+def _execution_policy(bucket: Any, data: Any) -> dict[str, Any]:
+    arn = "arn:"
+    objects = join(arn, PARTITION, ":s3:::", bucket)
+    data_objects = join(arn, PARTITION, ":s3:::", data, "/", ref("DataPrefix"), "*")
+    here = join(arn, PARTITION, ":ec2:", REGION, ":", ACCOUNT, ":")
+    interfaces = [join(here, f"{kind}/*") for kind in ("network-interface", "subnet", "security-group")]
+    logs = join(arn, PARTITION, ":logs:", REGION, ":", ACCOUNT, ":log-group:/aws/sagemaker/TrainingJobs:*")
+    images = join(arn, PARTITION, ":ecr:", REGION, ":*:repository/*")  # AWS's own images lie in accounts of its own
+    below = {"StringLike": {"s3:prefix": join(ref("DataPrefix"), "*")}}
+    namespace = {"StringEquals": {"cloudwatch:namespace": "/aws/sagemaker/TrainingJobs"}}
+    own = [join(objects, f"/{folder}/*") for folder in ("code", "models", "checkpoints")]
+    return policy(
+        allow(["s3:GetObject"], data_objects),
+        allow(["s3:ListBucket"], join(arn, PARTITION, ":s3:::", data), below),
+        allow(["s3:GetObject", "s3:PutObject"], own),
+        allow(["s3:ListBucket"], objects),
+        allow(["logs:CreateLogGroup", "logs:CreateLogStream", "logs:PutLogEvents", "logs:DescribeLogStreams"], logs),
+        allow(["cloudwatch:PutMetricData"], "*", namespace),
+        allow([f"ec2:{action}" for action in _INTERFACES], interfaces),
+        allow([f"ec2:{action}" for action in _LOOKS], "*", {"StringEquals": {"aws:RequestedRegion": REGION}}),
+        allow(["ecr:GetAuthorizationToken"], "*", {"StringEquals": {"aws:RequestedRegion": REGION}}),
+        allow(["ecr:BatchCheckLayerAvailability", "ecr:GetDownloadUrlForLayer", "ecr:BatchGetImage"], images),
+    )
+
+
+# ---- CloudFormation's words ----
+
+
+def ref(name: str) -> dict[str, Any]:
+    """A parameter's value, or a resource's name."""
+    return {"Ref": name}
+
+
+def att(resource: str, attribute: str) -> dict[str, Any]:
+    """A resource's attribute."""
+    return {"Fn::GetAtt": [resource, attribute]}
+
+
+def join(*parts: Any) -> Any:
+    """Parts one after another; a plain text where all are."""
+    if all(isinstance(part, str) for part in parts):
+        return "".join(parts)
+    flat: list[Any] = []
+    for part in parts:
+        inner = part["Fn::Join"][1] if isinstance(part, dict) and "Fn::Join" in part else [part]
+        flat += inner
+    return {"Fn::Join": ["", flat]}
+
+
+def text(about: str) -> dict[str, Any]:
+    """A parameter that is a text."""
+    return {"Type": "String", "Description": about}
+
+
+def allow(actions: list[str], resource: Any, condition: Any = None) -> dict[str, Any]:
+    """A statement that allows."""
+    statement = {"Effect": "Allow", "Action": actions, "Resource": resource}
+    return statement if condition is None else {**statement, "Condition": condition}
+
+
+def policy(*statements: dict[str, Any]) -> dict[str, Any]:
+    """A document of statements."""
+    return {"Version": VERSION, "Statement": list(statements)}
+
+
+PARTITION, REGION, ACCOUNT = ref("AWS::Partition"), ref("AWS::Region"), ref("AWS::AccountId")

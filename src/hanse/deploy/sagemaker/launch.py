@@ -1,0 +1,456 @@
+"""The whole recipe: a server, a training job in every account, the app, models on both sides, and nothing left running.
+
+    server up → jobs started or adopted → sites there → app submitted or attached to → rounds → models → jobs over
+
+What is decided is small and written down before it is done (`launch.json`: the run, each site's job, the federation's
+job), so that a launcher that was killed is started again and goes on: it starts nothing twice.
+"""
+
+import asyncio
+import contextlib
+import json
+import os
+import secrets
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from hanse.core.errors import ConfigError, HanseError, JobFailed, UnavailableError
+from hanse.deploy.sagemaker.entry import Told
+from hanse.deploy.sagemaker.jobs import JobState, TrainingJobs, capacity
+from hanse.deploy.sagemaker.settings import Account, Settings
+from hanse.person.federation import Federation
+from hanse.person.loop import wait_for
+from hanse.rounds.result import Result
+from hanse.trust.aws_identity import AwsIdentity
+
+RECORD = "launch.json"
+PERSON = "admin"
+START_S = 900.0
+"""How long sites may take to come: machines have to be found, and images to be fetched."""
+END_S = 180.0
+"""How long jobs may take to end once the federation's job is over."""
+LOOK_S = 1.0
+STOP_S, RESTARTS = 15.0, 5
+CAPACITY_ATTEMPTS = 3
+Event = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Launched:
+    """What `launch.json` holds, and what is shown.
+
+    Args:
+        run: names the jobs of one launch.
+        job: the federation's job; empty before it was submitted.
+        status: `starting`, `training`, `finished`, `failed` or `cancelled`.
+        sites: site → its training job.
+    """
+
+    run: str
+    job: str = ""
+    status: str = "starting"
+    error: str = ""
+    sites: Mapping[str, JobState] = field(default_factory=dict)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether this run has ended."""
+        return self.status in ("finished", "failed", "cancelled")
+
+
+Shown = Callable[[Launched, Event], None]
+"""Told of every change: of the jobs (event `{"what": "jobs"}`), and of every event of the federation's job."""
+
+
+def read_record(folder: Path) -> Launched | None:
+    """What an earlier launcher wrote.
+
+    Raises:
+        ConfigError: something else is there.
+    """
+    try:
+        value = json.loads((folder / RECORD).read_text())
+        return Launched(**{**value, "sites": {name: JobState(**state) for name, state in value["sites"].items()}})
+    except FileNotFoundError:
+        return None
+    except (ValueError, TypeError, KeyError, AttributeError):
+        raise ConfigError(f"{folder / RECORD}: expected what an earlier launch wrote; move it away") from None
+
+
+def write_record(folder: Path, launched: Launched) -> None:
+    """Keep it, in one step."""
+    folder.mkdir(parents=True, exist_ok=True)
+    draft = folder / f".{RECORD}"
+    draft.write_text(json.dumps(asdict(launched), indent=1))
+    os.replace(draft, folder / RECORD)
+
+
+def begin(folder: Path) -> Launched:
+    """The run that was begun and has not ended, or a new one."""
+    before = read_record(folder)
+    return before if before is not None and not before.is_over else Launched(secrets.token_hex(3))
+
+
+class Launcher:
+    """One launch.
+
+    Args:
+        backend: where the training jobs run.
+        launched: the run, new or taken up.
+        shown: told what happens.
+    """
+
+    def __init__(self, settings: Settings, backend: TrainingJobs, launched: Launched, shown: Shown) -> None:
+        self._settings, self._backend, self._shown = settings, backend, shown
+        self.launched = launched
+        self._attempts: dict[str, int] = {}
+        self._accounts = {account.site: account for account in settings.accounts}
+
+    def run(self, federation: Federation) -> Result:
+        """Start everything, follow it to the end, keep the model.
+
+        Raises:
+            JobFailed: the federation's job failed. HanseError: it could not be started; nothing is left running.
+        """
+        try:
+            for account in self._settings.accounts:
+                self._change(account.site, self._backend.start(account))
+            self._await_sites(federation)
+            result = self._train(federation)
+        except BaseException as error:
+            self._end(federation, error)
+            raise
+        self._await_ends()
+        self._set(status=result.status, error=result.error)
+        if not result.ok:
+            raise JobFailed(f"the federation's job {result.status}: {result.error}", result)
+        result.save(self._settings.output / "model.safetensors")
+        result.report(self._settings.output / "report.html")
+        return result
+
+    # ---- phases ----
+
+    def _await_sites(self, federation: Federation) -> None:
+        """Until every site is connected; a job that ends before that ends the launch."""
+        end = time.monotonic() + START_S
+        while True:
+            self._look()
+            there = connected(federation)
+            if set(self._accounts) <= there:
+                return
+            for site, state in self.launched.sites.items():
+                if state.is_over and site not in there:
+                    raise UnavailableError(
+                        f"{site}: its training job {state.name} {state.status.lower()}: {_why(state)}"
+                    )
+            if time.monotonic() > end:
+                missing = ", ".join(sorted(set(self._accounts) - there))
+                raise UnavailableError(
+                    f"after {START_S:.0f} s these sites are not there: {missing}; see their jobs' logs"
+                )
+            time.sleep(LOOK_S)  # two systems that announce nothing to us
+
+    def _train(self, federation: Federation) -> Result:
+        """Submit the app, or attach to the job that was submitted before; its events, and the training jobs beside."""
+        from hanse.clients.loader import find_app
+        from hanse.person.jobs import Job, submit
+
+        if self.launched.job:
+            job = Job(self.launched.job, federation)
+        else:
+            job = submit(find_app(self._settings.app), federation, sites=sorted(self._accounts))
+            self._set(job=job.id, status="training")
+        last = time.monotonic()
+        for event in job.follow():
+            self._shown(self.launched, event)
+            if time.monotonic() - last > LOOK_S:
+                self._look()
+                last = time.monotonic()
+        return job.snapshot()
+
+    def _await_ends(self) -> None:
+        """Until every training job is over; what takes too long is stopped."""
+        end = time.monotonic() + END_S
+        while not all(state.is_over for state in self.launched.sites.values()):
+            if time.monotonic() > end:
+                self._stop_all()
+                end = time.monotonic() + END_S
+            time.sleep(LOOK_S / 2)
+            self._look()
+
+    def _end(self, federation: Federation, error: BaseException) -> None:
+        """Leave nothing running."""
+        cancelled = isinstance(error, KeyboardInterrupt)
+        with contextlib.suppress(HanseError):
+            if self.launched.job:
+                wait_for(_ask(federation, "cancel", job=self.launched.job))
+        self._stop_all()
+        with contextlib.suppress(HanseError):
+            self._look()
+        self._set(status="cancelled" if cancelled else "failed", error=str(error)[:500])
+
+    def _stop_all(self) -> None:
+        for site, state in self.launched.sites.items():
+            if state.name and not state.is_over:
+                with contextlib.suppress(HanseError):  # one account's refusal must not keep the others running
+                    self._backend.stop(self._accounts[site], state.name)
+
+    # ---- what is known ----
+
+    def _look(self) -> None:
+        for site, state in list(self.launched.sites.items()):
+            if state.is_over:
+                continue
+            try:
+                found = replace(self._backend.look(self._accounts[site], state.name), adopted=state.adopted)
+            except UnavailableError:
+                continue  # asked again soon
+            if capacity(found) and self._attempts.get(site, 1) < CAPACITY_ATTEMPTS:
+                self._attempts[site] = self._attempts.get(site, 1) + 1
+                found = self._backend.start(self._accounts[site])
+            self._change(site, found)
+
+    def _change(self, site: str, state: JobState) -> None:
+        if self.launched.sites.get(site) != state:
+            self._set(sites={**self.launched.sites, site: state})
+            self._shown(self.launched, {"what": "jobs", "site": site})
+
+    def _set(self, **changed: Any) -> None:
+        self.launched = replace(self.launched, **changed)
+        write_record(self._settings.output, self.launched)
+
+
+def _why(state: JobState) -> str:
+    return state.reason or state.doing or "no reason was given"
+
+
+def connected(federation: Federation) -> set[str]:
+    """Sites that hold a session now; none where the server cannot be reached."""
+    try:
+        sites = wait_for(_ask(federation, "sites"))["sites"]
+    except UnavailableError:
+        return set()
+    return {site["site"] for site in sites if site["state"] == "there"}
+
+
+async def _ask(federation: Federation, op: str, **body: Any) -> dict[str, Any]:
+    async with federation.connect() as session:
+        return await session.ask(op, **body)
+
+
+# ---- the server ----
+
+
+@contextmanager
+def server_up(settings: Settings, *, by_identity: bool, log: Path) -> Iterator[Federation]:
+    """The federation's server: made if it is not there, started if it does not run; ended again if it was started here.
+
+    Raises:
+        UnavailableError: it does not come up; with the last words of its log.
+    """
+    place = settings.server.directory
+    if not (place / "server.yaml").exists():
+        _found(settings, by_identity=by_identity)
+    federation = Federation.load(place / PERSON)
+    if _answers(federation):
+        if by_identity:
+            _check_identities(settings, "restart the server after writing it")
+        yield federation
+        return
+    if by_identity:
+        _write_identities(settings)
+    server = _Server(place, log)
+    server.start()
+    try:
+        yield federation
+    finally:
+        server.stop()
+
+
+class _Server:
+    """The server's process; one that ends by itself is started again, and its jobs go on."""
+
+    def __init__(self, place: Path, log: Path) -> None:
+        self._place, self._log = place, log
+        self._child: subprocess.Popen[bytes] | None = None
+        self._stopping = threading.Event()
+        self._watch = threading.Thread(target=self._keep_up, name="server", daemon=True)
+
+    def start(self) -> None:
+        """Returns when it can be reached.
+
+        Raises:
+            UnavailableError: it ends instead; with the last words of its log.
+        """
+        self._begin()
+        self._watch.start()
+
+    def stop(self) -> None:
+        """End it."""
+        self._stopping.set()
+        if self._child is not None:
+            _ended(self._child)
+        self._watch.join(STOP_S)
+
+    def _begin(self) -> None:
+        self._log.parent.mkdir(parents=True, exist_ok=True)
+        with self._log.open("ab") as out:
+            command = [sys.executable, "-m", "hanse.cli.processes", "server", str(self._place)]
+            self._child = child = subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=out, start_new_session=True
+            )
+        if child.stdout is None or child.stdout.readline() != b"ready\n":
+            _ended(child)
+            raise UnavailableError(f"the server did not start: {_last_line(self._log)}")
+
+    def _keep_up(self) -> None:
+        for _ in range(RESTARTS):
+            if self._child is not None:
+                self._child.wait()
+            if self._stopping.is_set():
+                return
+            with contextlib.suppress(UnavailableError):
+                self._begin()
+            if self._stopping.is_set() and self._child is not None:  # stopped in between
+                _ended(self._child)
+
+
+def _ended(child: "subprocess.Popen[bytes]") -> None:
+    child.terminate()
+    try:
+        child.wait(STOP_S)
+    except subprocess.TimeoutExpired:
+        child.kill()
+        child.wait()
+    for pipe in (child.stdin, child.stdout):
+        if pipe is not None:
+            pipe.close()
+
+
+def _found(settings: Settings, *, by_identity: bool) -> None:
+    from hanse.server.config import ServerConfig
+    from hanse.server.init import init_federation
+    from hanse.tracking import tracker_from
+
+    place = settings.server
+    port, enrolment = (place.port, place.enrolment_port) if place.port else free_ports(2)
+    config = ServerConfig(
+        federation=settings.federation,
+        listen="127.0.0.1" if place.address == "127.0.0.1" else "0.0.0.0",
+        port=port,
+        enrolment_port=enrolment,
+        http_port=None,
+        hosts=tuple(dict.fromkeys((place.address, "127.0.0.1", "localhost"))),
+        models_to_sites=True,
+        datasets=place.datasets,
+        tracking=None if place.tracking is None else tracker_from(dict(place.tracking), "server.tracking"),
+        aws_identities=identities_of(settings) if by_identity else {},
+    )
+    init_federation(place.directory, config, person=PERSON)
+
+
+def identities_of(settings: Settings) -> dict[str, AwsIdentity]:
+    """Who may join as which site: the account's execution role, where the site has no token."""
+    joining = [account for account in settings.accounts if not account.token_secret]
+    return {each.site: AwsIdentity(each.account, each.execution_role) for each in joining}
+
+
+def _write_identities(settings: Settings) -> None:
+    """Have `server.yaml` know the accounts of today, before the server starts."""
+    from hanse.server.config import ServerConfig
+
+    config = ServerConfig.load(settings.server.directory)
+    known = {**config.aws_identities, **identities_of(settings)}
+    if known != config.aws_identities:
+        replace(config, aws_identities=known).save(settings.server.directory)
+
+
+def _check_identities(settings: Settings, advice: str) -> None:
+    from hanse.server.config import ServerConfig
+
+    known = ServerConfig.load(settings.server.directory).aws_identities
+    for site, identity in identities_of(settings).items():
+        if known.get(site) != identity:
+            raise ConfigError(
+                f"{settings.server.directory / 'server.yaml'}: aws_identities: expected {site}: {{account: "
+                f'"{identity.account}", role: {identity.role}}}; {advice}'
+            )
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports of loopback that nobody uses now."""
+    sockets = [socket.socket() for _ in range(count)]
+    try:
+        for each in sockets:
+            each.bind(("127.0.0.1", 0))
+        return [each.getsockname()[1] for each in sockets]
+    finally:
+        for each in sockets:
+            each.close()
+
+
+def _answers(federation: Federation) -> bool:
+    host, _, port = federation.address.rpartition(":")
+    try:
+        with socket.create_connection((host, int(port)), 2):
+            return True
+    except OSError:
+        return False
+
+
+def _last_line(log: Path) -> str:
+    lines = log.read_text(errors="replace").strip().splitlines() if log.exists() else []
+    return lines[-1][:300] if lines else f"see {log}"
+
+
+def told_of(
+    settings: Settings, federation: Federation, join: Callable[[Account], str], **more: Any
+) -> Callable[[Account], Told]:
+    """What each site's job is told.
+
+    Args:
+        join: how a site joins, as `Told.join`.
+    """
+    from hanse.server.config import ServerConfig
+    from hanse.trust.certificates import fingerprint
+
+    config = ServerConfig.load(settings.server.directory)
+    authority = fingerprint(federation.membership.authority_pem).hex()
+
+    def told(account: Account) -> Told:
+        return Told(
+            settings.federation,
+            account.site,
+            config.address,
+            config.enrolment_address,
+            authority,
+            join(account),
+            **more,
+        )
+
+    return told
+
+
+def local_token(federation: Federation, site: str, folder: Path) -> str:
+    """A join token in a private file, in the place of Secrets Manager; a site of an earlier launch is let in anew."""
+
+    async def invite() -> str:
+        async with federation.connect() as session:
+            known = {each["site"]: each["state"] for each in (await session.ask("sites"))["sites"]}
+            if known.get(site, "revoked") != "revoked":
+                await session.ask("revoke", kind="site", name=site)
+            return str((await session.ask("invite", kind="site", name=site, hours=24.0))["token"])
+
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    path = folder / site
+    path.touch(mode=0o600)
+    path.write_text(asyncio.run(invite()))
+    return f"file:{path}"

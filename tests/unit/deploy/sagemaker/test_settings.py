@@ -1,0 +1,190 @@
+"""The file of `hanse deploy sagemaker`: what is wrong in it is one line that names the place; records; launches."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from hanse.core.errors import ConfigError, UnavailableError
+from hanse.deploy.sagemaker.entry import Told, prepare
+from hanse.deploy.sagemaker.jobs import JobState
+from hanse.deploy.sagemaker.launch import Launched, Launcher, begin, read_record, write_record
+from hanse.deploy.sagemaker.settings import Account, Settings, read_settings
+
+EXAMPLE = Path(__file__).resolve().parents[4] / "examples" / "medicare_fraud" / "sagemaker"
+
+
+def changed(tmp_path: Path, *keys: str, to: Any) -> Path:
+    value = yaml.safe_load((EXAMPLE / "federation.yaml").read_text())
+    place = value
+    for key in keys[:-1]:
+        place = place[key]
+    if to is None:
+        del place[keys[-1]]
+    else:
+        place[keys[-1]] = to
+    path = tmp_path / "federation.yaml"
+    path.write_text(yaml.safe_dump(value))
+    return path
+
+
+def test_the_example_is_read() -> None:
+    settings = read_settings(EXAMPLE / "federation.yaml")
+    assert [account.site for account in settings.accounts] == ["north", "east", "south"]
+    assert settings.accounts[0].kickoff_arn == "arn:aws:iam::111111111111:role/FL-kickoff-client-job"
+    assert settings.accounts[0].instance == "ml.m5.xlarge"
+    assert settings.server.datasets["test"]["path"] == str(EXAMPLE / "data" / "test.csv")
+
+
+@pytest.mark.parametrize(
+    ("keys", "to", "named"),
+    [
+        (("federation",), None, "federation.yaml: expected federation, found it missing"),
+        (("federation",), "Med Care", "federation: expected 1 to 63 characters"),
+        (("accounts",), {}, "accounts: expected at least one site"),
+        (("accounts", "north"), {"role": "x"}, "accounts.north: 'role' is not a setting"),
+        (("accounts", "north", "account"), 111, "accounts.north.account: expected a text, found 111"),
+        (("accounts", "north", "account"), "12", "accounts.north.account: expected 12 digits"),
+        (("accounts", "north", "external_id"), None, "accounts.north: expected external_id"),
+        (("accounts", "north", "code"), "code.tar.gz", "accounts.north.code: expected an s3:// address"),
+        (("accounts", "north", "channels"), {"train": "/data"}, "accounts.north.train: expected an s3:// address"),
+        (("accounts", "north", "spot"), True, "accounts.north.spot: expected checkpoints"),
+        (("accounts", "north", "subnets"), "subnet-1", "accounts.north.subnets: expected a list of ids"),
+        (("defaults", "volume_gb"), 0, "volume_gb: expected a whole number above 0"),
+        (("defaults", "kickoff_role"), "a/b c", "kickoff_role: expected a role's name"),
+        (("server", "address"), None, "server: expected address"),
+        (("server", "address"), "8.8.8.8", "server.address: expected a private address"),
+        (("server", "port"), "7400", "server.port: expected a port"),
+    ],
+)
+def test_what_is_wrong_is_one_line(tmp_path: Path, keys: tuple[str, ...], to: Any, named: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        read_settings(changed(tmp_path, *keys, to=to))
+    assert named in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_local_needs_folders_and_no_account(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"accounts\.east\.local: code: expected something at"):
+        read_settings(changed(tmp_path, "federation", to="medicare"), local=True)
+    with pytest.raises(ConfigError, match="expected local:"):
+        read_settings(changed(tmp_path, "accounts", "east", "local", to=None), local=True)
+    (tmp_path / "federation.yaml").write_text("a: [")
+    with pytest.raises(ConfigError, match="expected YAML"):
+        read_settings(tmp_path / "federation.yaml")
+
+
+def test_hyperparameters_are_read_as_they_were_written() -> None:
+    told = Told("f", "north", "10.0.0.1:7400", "10.0.0.1:7401", "ab" * 32, "identity", idle_s=5.0)
+    read = {name: value.strip('"') for name, value in told.hyperparameters().items()}
+    again = Told.from_hyperparameters({**read, "hanse-idle-s": 5.0, "hanse-connect-s": 600.0, "other": 1})
+    assert again == told
+    with pytest.raises(ConfigError, match="hanse-authority"):
+        Told.from_hyperparameters({**read, "hanse-authority": ""})
+
+
+def test_the_owners_files_are_filled_in_and_both_are_needed(tmp_path: Path) -> None:
+    bundle = tmp_path / "code"
+    bundle.mkdir()
+    (bundle / "site.yaml").write_text("datasets: {p: {kind: csv, path: $SM_CHANNEL_TRAIN/p.csv, delimiter: $OTHER}}\n")
+    with pytest.raises(ConfigError, match=r"policy\.yaml beside the program"):
+        prepare(tmp_path / "site", bundle, {})
+    (bundle / "policy.yaml").write_text("apps: []\n")
+    prepare(tmp_path / "site", bundle, {"SM_CHANNEL_TRAIN": "/opt/ml/input/data/train", "OTHER": "no"})
+    text = (tmp_path / "site" / "site.yaml").read_text()
+    assert "/opt/ml/input/data/train/p.csv" in text
+    assert "$OTHER" in text, "only the container's own variables"
+    assert "keep_models: true" in text
+
+
+def test_a_run_that_has_not_ended_is_taken_up(tmp_path: Path) -> None:
+    assert read_record(tmp_path) is None
+    first = begin(tmp_path)
+    state = JobState("north", "fl-x-north-1", "InProgress", "training")
+    write_record(tmp_path, Launched(first.run, "job1", "training", "", {"north": state}))
+    again = begin(tmp_path)
+    assert (again.run, again.job, again.sites) == (first.run, "job1", {"north": state})
+    write_record(tmp_path, Launched(first.run, "job1", "finished"))
+    assert begin(tmp_path).run != first.run
+    (tmp_path / "launch.json").write_text("{}")
+    with pytest.raises(ConfigError, match="move it away"):
+        begin(tmp_path)
+
+
+class Backend:
+    """Jobs that do what a list says."""
+
+    def __init__(self, states: dict[str, list[JobState]]) -> None:
+        self.states, self.started, self.stopped = states, list[str](), list[str]()
+
+    def start(self, account: Account) -> JobState:
+        self.started.append(account.site)
+        if account.site not in self.states:
+            raise UnavailableError(f"{account.site}: the account's quota is used up")
+        return JobState(account.site, f"job-{account.site}-{len(self.started)}", "InProgress", "training")
+
+    def look(self, account: Account, name: str) -> JobState:
+        states = self.states[account.site]
+        return states.pop(0) if len(states) > 1 else states[0]
+
+    def stop(self, account: Account, name: str) -> None:
+        self.stopped.append(account.site)
+
+
+def running(site: str) -> JobState:
+    return JobState(site, f"job-{site}", "InProgress", "training")
+
+
+def launcher(tmp_path: Path, backend: Backend, monkeypatch: pytest.MonkeyPatch, there: set[str]) -> Launcher:
+    settings = read_settings(EXAMPLE / "federation.yaml")
+    placed = Settings(settings.federation, "app.py", settings.server, tmp_path, settings.accounts, tmp_path)
+    monkeypatch.setattr("hanse.deploy.sagemaker.launch.connected", lambda federation: there)
+    monkeypatch.setattr("hanse.deploy.sagemaker.launch.LOOK_S", 0.0)
+    return Launcher(placed, backend, Launched("r1"), lambda launched, event: None)
+
+
+def test_a_job_that_cannot_start_leaves_nothing_running(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    backend = Backend({site: [running(site)] for site in ("north", "east")})
+    with pytest.raises(UnavailableError, match="south: the account's quota"):
+        launcher(tmp_path, backend, monkeypatch, set()).run(None)  # type: ignore[arg-type]
+    assert backend.stopped == ["north", "east"]
+    record = read_record(tmp_path)
+    assert record is not None
+    assert (record.status, "quota" in record.error) == ("failed", True)
+
+
+def test_a_job_that_fails_before_its_site_is_there_is_the_cause(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dead = JobState("east", "job-east", "Failed", "failed", "no route to the server")
+    backend = Backend({"north": [running("north")], "east": [running("east"), dead], "south": [running("south")]})
+    with pytest.raises(UnavailableError, match="east: its training job job-east failed: no route to the server"):
+        launcher(tmp_path, backend, monkeypatch, {"north"}).run(None)  # type: ignore[arg-type]
+    assert sorted(backend.stopped) == ["north", "south"]
+
+
+def test_where_aws_has_no_machine_it_is_asked_again_a_few_times(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    none = JobState("south", "job-south", "Failed", "failed", "no such machine free (CapacityError: none)")
+    backend = Backend({"north": [running("north")], "east": [running("east")], "south": [none]})
+    with pytest.raises(UnavailableError, match="no such machine free"):
+        launcher(tmp_path, backend, monkeypatch, set()).run(None)  # type: ignore[arg-type]
+    assert backend.started.count("south") == 3
+
+
+def test_ctrl_c_stops_every_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    backend = Backend({site: [running(site)] for site in ("north", "east", "south")})
+    made = launcher(tmp_path, backend, monkeypatch, {"north", "east", "south"})
+
+    def interrupted(federation: Any) -> Any:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(made, "_train", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        made.run(None)  # type: ignore[arg-type]
+    assert sorted(backend.stopped) == ["east", "north", "south"]
+    record = read_record(tmp_path)
+    assert record is not None
+    assert record.status == "cancelled"
