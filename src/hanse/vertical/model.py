@@ -307,6 +307,7 @@ class Model(RolePlay):
         agreed = await (resuming.guest(part, have, hosts) if party.role == GUEST else resuming.host(part, have))
         if checkpoints is None:
             return Progress(), await self.meet(party, table, hosts)
+        checkpoints.drop_after(agreed)
         if agreed == resuming.NONE:
             places = await self.meet(party, table, hosts)
             checkpoints.keep(0, Arrays({"places": places}))
