@@ -149,7 +149,10 @@ async def test_what_one_party_reached_alone_is_never_mixed_with_a_later_session(
     model, num_hosts, tolerance = CASES["dealer"]
     undisturbed, _ = await session(model, num_hosts, None)
     last = host_roles(num_hosts)[-1]
-    for crash in (("guest", 2, True), (last, 2, True)):  # the host keeps 2 of the first session, the guest of the second
+    for crash in (
+        ("guest", 2, True),
+        (last, 2, True),
+    ):  # the host keeps 2 of the first session, the guest of the second
         with pytest.raises((Crash, HanseError)):
             await session(model, num_hosts, tmp_path, crash)
     again, _ = await session(model, num_hosts, tmp_path)
