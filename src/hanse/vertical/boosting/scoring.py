@@ -145,5 +145,5 @@ def _check_columns(part: PartyTrees, table: Wide) -> None:
 def _unpacked(raw: Array, num_rows: int, needed: int, who: str) -> npt.NDArray[np.bool_]:
     if len(raw) != num_rows or 8 * raw.shape[1] < needed:
         raise RefusedError(f"{who}: expected answers to {needed} splits for {num_rows} rows, found another number")
-    bits: Mask = np.unpackbits(raw, axis=1).astype(np.bool_)
+    bits: Mask = np.unpackbits(raw, axis=1, count=needed).view(np.bool_)  # a host may have sent a gibibyte
     return bits
