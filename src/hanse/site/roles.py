@@ -183,7 +183,8 @@ def keep_arrays(side: RoleSide, proposal: Proposal, role: str, done: Done, out: 
     if update is None:
         return done.reply
     folder = side.outputs / proposal.job
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    for each in (side.outputs, folder):
+        each.mkdir(mode=0o700, exist_ok=True)
     roles = {} if proposal.roles is None else dict(proposal.roles.roles)
     about = {"v": 1, "job": proposal.job, "person": proposal.person, "app": proposal.app, "roles": roles}
     _write(folder / ABOUT, canonical_json(about))

@@ -56,6 +56,7 @@ def test_to_the_same_person_among_the_same_sites(tmp_path: Path) -> None:
         assert lent(side, asked("j2", outputs_of="j1"), tmp_path / "a") == [0, 1, 2]
     finally:
         os.umask(umask)
+    assert {path.stat().st_mode & 0o777 for path in (side.outputs, side.outputs / "j1")} == {0o700}
     files = [path for path in tmp_path.rglob("*") if path.is_file()]
     assert {path.name for path in files} == {"host.safetensors", ABOUT, OUTPUTS}
     assert {path.stat().st_mode & 0o777 for path in files} == {0o600}

@@ -160,3 +160,13 @@ async def test_what_one_party_reached_alone_is_never_mixed_with_a_later_session(
     for name, value in expected.items():
         if name.endswith("weights"):
             assert np.abs(value - found[name]).max() < tolerance, name
+
+
+async def test_a_checkpoint_of_trees_holds_no_number_of_each_row_for_each_tree(tmp_path: Path) -> None:
+    model = hs.vertical.Boosting(num_trees=12, depth=2, cipher="mock", held_out=0.3, patience=12)
+    await session(model, 1, tmp_path)
+    rows = len(town()["bank"]["customers"]["id"])
+    sizes = {int(path.stem): path.stat().st_size for path in (tmp_path / "guest").iterdir()}
+    last = max(sizes)
+    assert last >= 12
+    assert sizes[last] - sizes[last - 1] < 8 * rows < sizes[last]
