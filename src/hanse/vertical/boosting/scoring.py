@@ -34,11 +34,13 @@ class PartyTrees:
         names: of the columns that it was trained on.
         questions: its own splits.
         forest: at the guest, the trees; None at hosts.
+        num_hosts: how many there were in the training; 0 if that is not known.
     """
 
     names: tuple[str, ...]
     questions: Questions
     forest: Forest | None = None
+    num_hosts: int = 0
 
 
 def protocol(num_hosts: int = 1) -> Protocol:
