@@ -222,7 +222,8 @@ def test_four_organisations_train_and_score(desk: Desk) -> None:
     found = decode(town.outputs(refused.job, "bank"))
     people = table("bank", range(260))["id"][found["places"]]
     assert np.abs(found["predictions"] - offline(["bank", "shop"])).max() < 1e-9
-    assert {each.name for each in Path(desk.folder / "bank" / "outputs" / job).iterdir()} == {"guest.safetensors"}
+    kept = {each.name for each in Path(desk.folder / "bank" / "outputs" / job).iterdir()}
+    assert kept == {"guest.safetensors", "job.json"}
 
 
 SPLIT = """
