@@ -169,13 +169,15 @@ class Members:
         Raises:
             TrustError: the token does not hold, or the request is not what it is for.
         """
-        async with self._changing:
-            return await self._join(request)
-
-    async def _join(self, request: pb.JoinRequest) -> pb.JoinReply:
         signing = SigningRequest.parse(request.signing_request)
         if request.token_secret.startswith(MARK):
-            return await self._join_by_identity(request, signing)
+            await self._prove_identity(request, signing)  # STS takes its time, and others renew meanwhile
+            async with self._changing:
+                return await self._join_by_identity(request, signing)
+        async with self._changing:
+            return await self._join_by_token(request, signing)
+
+    async def _join_by_token(self, request: pb.JoinRequest, signing: SigningRequest) -> pb.JoinReply:
         key = f"token/{token_key(request.token_secret)}"
         try:
             content, version = await self._ledger.get(key)
@@ -200,17 +202,12 @@ class Members:
         await self.enrol(issued, roles)
         return self._reply(issued)
 
-    async def _join_by_identity(self, request: pb.JoinRequest, signing: SigningRequest) -> pb.JoinReply:
-        """A site that STS says is the account and role that the operator allows under this name.
-
-        Whoever the operator allows may come again with new keys, as a machine that replaces another does; the keys
-        before then count no more.
-        """
+    async def _prove_identity(self, request: pb.JoinRequest, signing: SigningRequest) -> None:
+        """Return if STS says that this is the account and role that the operator allows under this name."""
         expected = self._identities.get(request.name) if request.kind == "site" else None
         if expected is None:
             raise TrustError(f"site {request.name}: no AWS identity may join under this name; see server.yaml")
-        if f"site/{request.name}" in self._revoked.names:
-            raise TrustError(f"site {request.name} is revoked; ask the federation's operator")
+        self._check_not_revoked(request.name)
         authority = self.authority.sha256.hex()
         bound = f"{self.authority.federation}/{authority}/{request.name}/{signing.digest}".encode()
         found = await asyncio.to_thread(verify, Proof.decode(request.token_secret), bound, post, endpoint=self._sts)
@@ -219,6 +216,18 @@ class Members:
                 f"site {request.name}: expected role {expected.role} of account {expected.account}, "
                 f"found role {found.role} of account {found.account}"
             )
+
+    def _check_not_revoked(self, site: str) -> None:
+        if f"site/{site}" in self._revoked.names:
+            raise TrustError(f"site {site} is revoked; ask the federation's operator")
+
+    async def _join_by_identity(self, request: pb.JoinRequest, signing: SigningRequest) -> pb.JoinReply:
+        """A site whose AWS identity is proven.
+
+        Whoever the operator allows may come again with new keys, as a machine that replaces another does; the keys
+        before then count no more.
+        """
+        self._check_not_revoked(request.name)  # it may have been revoked while STS was asked
         if ("site", request.name) in self._records:
             record, _ = self.record("site", request.name)
             if record.signing_key != signing.signing_key:
@@ -235,6 +244,12 @@ class Members:
         value = {"record": issued.record.decode(), "roles": list(roles), "enrolled_at_ms": _now()}
         await self._put(f"member/{identity.kind}/{identity.name}", json.dumps(value).encode())
         self._remember(value)
+
+    async def reinstate(self, kind: str, name: str) -> None:
+        """Let a name that was revoked be enrolled again; certificates of before stay revoked."""
+        async with self._changing:
+            if f"{kind}/{name}" in self._revoked.names:
+                await self._replace_revocations(self._revoked.reinstate(kind, name))
 
     async def renew(self, caller: Identity, request: pb.RenewRequest) -> pb.JoinReply:
         """A new certificate for the same member and the same keys.

@@ -29,8 +29,9 @@ async def remove_job(job: str, person: str, ledger: Ledger, blobs: BlobStore, ap
         await ledger.delete(f"{kind}/{job}/")
     await blobs.delete_scope(job)
     await asyncio.to_thread(shutil.rmtree, apps / job, ignore_errors=True)
-    await ledger.delete(f"job/{job}")
-    await ledger.delete(f"jobend/{job}")
+    # By key, not by prefix: a job's id is chosen by who submits it, and may be how another's begins.
+    await ledger.delete_keys([f"job/{job}"])
+    await ledger.delete_keys([f"jobend/{job}"])
 
 
 async def is_gone(job: str, ledger: Ledger) -> bool:

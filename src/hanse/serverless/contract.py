@@ -64,6 +64,8 @@ HANDLERS: Final = ("collect", "step", "timer", "reduce", "evaluate")
 KINDS: Final = ("Wait", "Reduce", "Evaluate", "Step", "Again", "Finish")
 MAX_TURNS: Final = 200
 """A turn of the state machine is at most about 20 of the 25,000 events that its history holds."""
+LONGEST_EXECUTION_NAME: Final = 80
+"""Characters; AWS takes no more."""
 
 Kind = Literal["Wait", "Reduce", "Evaluate", "Step", "Again", "Finish"]
 

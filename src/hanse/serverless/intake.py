@@ -36,7 +36,7 @@ from hanse.rounds import machine, run_state
 from hanse.rounds.keeping import run_record
 from hanse.rounds.outgoing import RunInfo
 from hanse.rounds.visit import begin, collect
-from hanse.serverless.contract import execution_name, first_input
+from hanse.serverless.contract import LONGEST_EXECUTION_NAME, execution_name, first_input
 from hanse.serverless.host import FunctionHost
 from hanse.serverless.looking import about_request, dismiss, is_over, row_of
 from hanse.serverless.place import Place
@@ -48,6 +48,8 @@ from hanse.trust.envelopes import verify_envelope
 PERSONS = ("submit", "cancel", "resume")
 SITES = ("decision", "reply", "beat", "want")
 ADMIN, RESEARCHER = "admin", "researcher"
+MAX_MS = 10**13
+"""Times are below this until the year 2286, and have 13 digits at most."""
 MAX_LINKS = 64
 """URLs in one answer: a message to a queue holds 256 KiB."""
 log = structlog.get_logger("hanse.serverless")
@@ -145,7 +147,8 @@ async def _decision(place: Place, site: str, body: Mapping[str, Any]) -> list[Ne
         raise CodecError("expected accept, hold or refuse")
     if await _dismissed(place, site, row):
         return []
-    is_new = await decided(place.ledger, job, site, decision, reason, place.now_ms())
+    at_ms = _number(body, "at_ms")
+    is_new = await decided(place.ledger, job, site, decision, reason, place.now_ms(), at_ms=at_ms)
     return [News(job, "decision", in_stream=is_new)]
 
 
@@ -157,7 +160,9 @@ async def _beat(place: Place, site: str, body: Mapping[str, Any]) -> list[News]:
             row = await row_of(place, check_name(str(job), "job"))
         except NotFoundError:
             continue
-        if not await _dismissed(place, site, row) and await heard(place.ledger, str(job), site, place.now_ms()):
+        if await _dismissed(place, site, row):
+            continue
+        if await heard(place.ledger, str(job), site, place.now_ms(), at_ms=_number(body, "at_ms")):
             news.append(News(str(job), "beat"))
     return news
 
@@ -189,9 +194,9 @@ async def _want(place: Place, envelope: Envelope, body: Mapping[str, Any]) -> No
 async def _links(place: Place, site: str, body: Mapping[str, Any]) -> dict[str, Any]:
     try:
         manifest = Manifest(int(body["size"]), bytes.fromhex(body["hashes"]))
-        chunks = [int(n) for n in body["chunks"]][:MAX_LINKS]
+        chunks = [int(n) for n in body["chunks"][:MAX_LINKS]]
         op, scope = str(body["op"]), str(body["scope"])
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, OverflowError):
         raise CodecError("want: expected op, scope, size, hashes and chunks") from None
     job = check_name(scope.partition("/")[0], "job")
     row = await row_of(place, job)
@@ -241,7 +246,8 @@ async def _submit(place: Place, sender: Enrolled, body: Mapping[str, Any]) -> li
     except (StorageError, UnavailableError):
         raise
     except HanseError as error:
-        await _tell_refusal(place, request, error)
+        if request.person == sender.record.name:  # nobody writes documents in another's name
+            await _tell_refusal(place, request, error)
         raise
     return [News(request.job, "submit")]
 
@@ -260,6 +266,8 @@ async def _begin(place: Place, sender: Enrolled, request: JobRequest, signed: st
     verify_bundle_signature(request.bundle_signature.encode(), bundle_id=request.app, record=sender.record)
     if request.roles is not None:
         raise ConfigError("job: expected an hs.App; roles exchange messages over a server, which is not there")
+    if len(execution_name(request.job, request.component, MAX_MS - 1)) > LONGEST_EXECUTION_NAME:
+        raise ConfigError("job: expected shorter names of job and component: together at most 65 characters on AWS")
     await check_request(request, place.blobs, federation=place.federation)
     enrolled = await place.roster.sites()
     asked = [site for site in enrolled if request.sites is None or site in request.sites]
@@ -315,11 +323,16 @@ async def _resume(place: Place, sender: Enrolled, body: Mapping[str, Any]) -> li
     if await is_over(place, request.job):
         raise ConfigError(f"job {request.job} is over")
     await _offer(place, request, bytes.fromhex(row["signature"]), row["person_record"].encode(), row["asked"])
-    at_ms = body.get("at_ms")
-    generation = at_ms if isinstance(at_ms, int) and at_ms > 0 else place.now_ms()
+    generation = _number(body, "at_ms") or place.now_ms()
     name = execution_name(request.job, request.component, generation)
     await place.machine.start(name, first_input(request.job, request.component, generation))
     return [News(request.job, "resume")]
+
+
+def _number(body: Mapping[str, Any], name: str) -> int:
+    """A time in milliseconds; 0 where there is none that can be."""
+    value = body.get(name)
+    return value if type(value) is int and 0 < value < MAX_MS else 0
 
 
 def _body(envelope: Envelope) -> Mapping[str, Any]:

@@ -69,11 +69,13 @@ class Local:
         if name not in self.executions:
             self.executions[name] = asyncio.ensure_future(self._execute(dict(input)))
 
-    async def succeed(self, token: str, output: Instruction) -> None:
-        """Call back whoever waits with this token."""
+    async def succeed(self, token: str, output: Instruction) -> bool:
+        """Call back whoever waits with this token; whether somebody did."""
         waiting = self._waiting.get(token)
-        if waiting is not None and not waiting.done():
-            waiting.set_result(output)
+        if waiting is None or waiting.done():
+            return False
+        waiting.set_result(output)
+        return True
 
     # ---- the interpreter ----
 

@@ -126,9 +126,9 @@ async def wait(place: Place, token: str, instruction: Instruction) -> None:
         row, version = await place.ledger.get(key)
         look_ms = json.loads(row).get("look_ms")
         is_due = look_ms is not None and look_ms < until_ms - SLACK_MS
+        if is_due:  # before it is noted, as in `_call`: twice is harmless, never is not
+            await place.machine.succeed(token, _said(_turn_of(instruction), "Again"))
         if await place.ledger.compare_and_set(key, _awake(None) if is_due else content, version):
-            if is_due:
-                await place.machine.succeed(token, _said(_turn_of(instruction), "Again"))
             return
 
 
@@ -146,7 +146,11 @@ async def look_and_call(place: Place, job: str, *, cancelled_by: str = "", surel
 
 
 async def _call(place: Place, instruction: Instruction) -> None:
-    """Call the state machine back if it waits for too long; if it does not wait just now, note until when it may."""
+    """Call the state machine back if it waits for too long; if it does not wait just now, note until when it may.
+
+    A token whose time is over, or that somebody else has used, wakes nobody: the state machine is between two waits,
+    told something before this look, and what this look found must be noted.
+    """
     key, look_ms = f"wait/{instruction['job']}", instruction["until_ms"] if instruction["kind"] == "Wait" else 0
     while True:
         try:
@@ -157,12 +161,14 @@ async def _call(place: Place, instruction: Instruction) -> None:
             continue
         row = json.loads(content)
         until_ms = row["until_ms"] if row["token"] else row["look_ms"]
-        if until_ms is not None and look_ms >= until_ms - SLACK_MS:
+        is_over = bool(row["token"]) and until_ms <= place.now_ms()
+        if until_ms is not None and not is_over and look_ms >= until_ms - SLACK_MS:
             return
+        is_told = False
         if row["token"]:
             instruction["turns"], instruction["generation"] = row["turns"] + 1, row["generation"]
-            await place.machine.succeed(row["token"], instruction)  # before it is noted: twice is harmless
-        if await place.ledger.compare_and_set(key, _awake(None if row["token"] else look_ms), version):
+            is_told = await place.machine.succeed(row["token"], instruction)  # before it is noted: twice is harmless
+        if await place.ledger.compare_and_set(key, _awake(None if is_told else look_ms), version):
             return
 
 

@@ -28,8 +28,8 @@ class Machine(Protocol):
         """Start an execution; one of this name that runs, or has run, is as good."""
         ...
 
-    async def succeed(self, token: str, output: contract.Instruction) -> None:
-        """Call back whoever waits with this token; nobody may."""
+    async def succeed(self, token: str, output: contract.Instruction) -> bool:
+        """Call back whoever waits with this token. False where nobody does, or somebody was faster."""
         ...
 
 

@@ -1,6 +1,9 @@
 """Which sites take part in a job, as far as they have said: one row a site, `decision/JOB/SITE`.
 
-    {decision: accept | hold | refuse, reason, seen_ms}
+    {decision: accept | hold | refuse, reason, seen_ms, at_ms, beat_ms}
+
+`at_ms` is the time of the decision by the site's own clock, `beat_ms` that of its last sign of life: queues bring a
+message late, or once more, and what a site has said before must not count again.
 
 Nobody holds a connection, so a site is there while it says so: with its decision, and then every `BEAT_S` as long as
 the job lasts. Where nothing trains, nobody says anything.
@@ -75,27 +78,41 @@ async def presence(ledger: Ledger, job: str, asked: Sequence[str], taken_at_ms: 
     return Presence(there, undecided, unwilling, min(changes, default=None), said)
 
 
-async def decided(ledger: Ledger, job: str, site: str, decision: str, reason: str, now_ms: int) -> bool:
-    """A site has answered a proposal, perhaps once more. Whether there is a new row."""
-    value = json.dumps({"decision": decision, "reason": reason, "seen_ms": now_ms}).encode()
+async def decided(
+    ledger: Ledger, job: str, site: str, decision: str, reason: str, now_ms: int, *, at_ms: int = 0
+) -> bool:
+    """A site has answered a proposal, perhaps once more. Whether there is a new row.
+
+    Args:
+        at_ms: when, by the site's clock; one that is fast counts as now, so that it may be set right.
+    """
+    value = {"decision": decision, "reason": reason, "seen_ms": now_ms, "at_ms": min(at_ms, now_ms), "beat_ms": 0}
     key = f"decision/{job}/{site}"
-    while not await ledger.create(key, value):
-        _, version = await ledger.get(key)
-        if await ledger.compare_and_set(key, value, version):
+    while not await ledger.create(key, json.dumps(value).encode()):
+        content, version = await ledger.get(key)
+        before = json.loads(content)
+        if value["at_ms"] < before.get("at_ms", 0):
+            return False
+        value["beat_ms"] = before.get("beat_ms", 0)
+        if await ledger.compare_and_set(key, json.dumps(value).encode(), version):
             return False
     return True
 
 
-async def heard(ledger: Ledger, job: str, site: str, now_ms: int) -> bool:
-    """A site has given a sign of life. Whether it had been given up, and is back."""
+async def heard(ledger: Ledger, job: str, site: str, now_ms: int, *, at_ms: int = 0) -> bool:
+    """A site has given a sign of life. Whether it had been given up, and is back.
+
+    Args:
+        at_ms: when, by the site's clock.
+    """
     key = f"decision/{job}/{site}"
     try:
         content, version = await ledger.get(key)
     except NotFoundError:
         return False
     row = json.loads(content)
-    was = row["seen_ms"]
-    if row["decision"] != "accept" or now_ms <= was:
+    was, at_ms = row["seen_ms"], min(at_ms, now_ms)
+    if row["decision"] != "accept" or now_ms <= was or 0 < at_ms <= row.get("beat_ms", 0):
         return False
-    await ledger.compare_and_set(key, json.dumps({**row, "seen_ms": now_ms}).encode(), version)
+    await ledger.compare_and_set(key, json.dumps({**row, "seen_ms": now_ms, "beat_ms": at_ms}).encode(), version)
     return bool(now_ms >= was + LEASE_MS)

@@ -437,7 +437,8 @@ class Agent:
             self._tell(row)
 
     def _tell(self, row: JobRow) -> None:
-        body = {"v": 1, "job": row.job, "decision": row.decision, "reason": row.reason}
+        # The time tells apart what queues bring late or once more from what holds now.
+        body = {"v": 1, "job": row.job, "decision": row.decision, "reason": row.reason, "at_ms": current_ms()}
         envelope = Envelope(
             sender=self.name,
             recipient=SERVER,

@@ -11,6 +11,7 @@ import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
+from urllib.parse import urlsplit
 
 import structlog
 
@@ -58,6 +59,9 @@ MAX_ANSWER_BYTES = 192 * 1024
 _ERRORS: dict[str, type[HanseError]] = {
     kind.__name__: kind for kind in (PolicyError, NotFoundError, IntegrityError, TooLargeError, CodecError, ConfigError)
 }
+_AWS_HOSTS = (".amazonaws.com", ".amazonaws.com.cn")
+_THIS_MACHINE = ("127.0.0.1", "localhost", "::1")
+_LINK_HEADERS = frozenset({"if-none-match"})
 Key = tuple[str, str]
 T = TypeVar("T")
 log = structlog.get_logger("hanse.link")
@@ -187,6 +191,10 @@ class QueueLink:
             try:
                 await self._insist("send", lambda e=envelope: self._inbox.send(SERVER, e))  # type: ignore[misc]
             except TooLargeError as error:
+                if asked := self._asked.get(envelope.id):  # for links to a blob of very many chunks
+                    if not asked.done():
+                        asked.set_exception(error)
+                    continue
                 if envelope.kind != "reply":
                     raise
                 self._outgoing.put_nowait(self._too_large(envelope, error))
@@ -210,7 +218,8 @@ class QueueLink:
                 await self._insist("extend", lambda r=held: self._inbox.extend(r, HIDDEN_S))  # type: ignore[misc]
             if self._jobs:
                 number += 1
-                self.send(self._signed("beat", f"beat/{number}", {"v": 1, "jobs": sorted(self._jobs)}))
+                body = {"v": 1, "jobs": sorted(self._jobs), "at_ms": current_ms()}
+                self.send(self._signed("beat", f"beat/{number}", body))
 
     async def _insist(self, what: str, call: Callable[[], Awaitable[T]]) -> T:
         """Again until AWS, the network and this site's credentials let it."""
@@ -381,19 +390,20 @@ class LinkCarrier:
 
 
 class Https:
-    """`Fetch` over HTTPS.
+    """`Fetch` over HTTPS, to AWS and nowhere else: whoever signs messages as the server must not send this site's agent
+    to addresses within the site's own network.
 
     Args:
-        plain: whether links may be plain HTTP: to an emulator on this machine only.
+        endpoint: of an emulator: links may go there too, and be plain HTTP if it is.
     """
 
-    def __init__(self, *, plain: bool = False) -> None:
+    def __init__(self, *, endpoint: str = "") -> None:
         import urllib3
 
         self._pool = urllib3.PoolManager(
             maxsize=AT_ONCE, timeout=urllib3.Timeout(connect=5.0, read=60.0), retries=False
         )
-        self._schemes = ("https://", "http://") if plain else ("https://",)
+        self._endpoint = urlsplit(endpoint) if endpoint else None
 
     async def get(self, url: str, headers: Sequence[tuple[str, str]], max_bytes: int) -> bytes:
         """See `Fetch.get`."""
@@ -406,8 +416,8 @@ class Https:
     def _request(self, method: str, url: str, headers: dict[str, str], content: bytes | None, max_bytes: int) -> bytes:
         import urllib3.exceptions
 
-        if not url.startswith(self._schemes):
-            raise CodecError("links: expected one of https://")
+        if not self._is_storage(url) or not {name.lower() for name in headers} <= _LINK_HEADERS:
+            raise CodecError("links: expected https:// addresses of AWS, and no headers of another kind")
         try:
             answer = self._pool.request(
                 method, url, body=content, headers=headers, preload_content=False, redirect=False
@@ -425,6 +435,23 @@ class Https:
         if len(found) > max_bytes:
             raise IntegrityError(f"link: expected at most {max_bytes} bytes")
         return found
+
+    def _is_storage(self, url: str) -> bool:
+        """Whether a link is one that AWS, or the emulator, can have been asked to sign."""
+        try:
+            parts = urlsplit(url)
+            host, port = parts.hostname or "", parts.port
+        except ValueError:
+            return False
+        if "\\" in url or parts.username is not None:  # read as another host by some
+            return False
+        if parts.scheme == "https" and port in (None, 443) and host.endswith(_AWS_HOSTS):
+            return True
+        own = self._endpoint
+        if own is None or parts.scheme not in ("https", own.scheme):
+            return False
+        # An emulator's functions may know it under another of this machine's names.
+        return host == own.hostname or (host in _THIS_MACHINE and own.hostname in _THIS_MACHINE)
 
 
 def over_queues(inbox: Inbox, fetch: Fetch, server_record: bytes, **settings: Any) -> OpenLink:
@@ -458,4 +485,4 @@ def over_sqs(access: AwsAccess, directory: Path) -> OpenLink:
     endpoint = access.endpoint or None
     client = session.client("sqs", endpoint_url=endpoint, config=settings("sqs", endpoint is not None))
     inbox = QueueInbox(client, f"hanse-{federation}")
-    return over_queues(inbox, Https(plain=access.endpoint.startswith("http://")), read_file(path))
+    return over_queues(inbox, Https(endpoint=access.endpoint), read_file(path))

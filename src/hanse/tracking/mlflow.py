@@ -9,8 +9,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from typing import Any
+from urllib.parse import urlsplit
 
-from hanse.core.errors import MissingExtraError, RefusedError
+from hanse.core.errors import ConfigError, MissingExtraError, RefusedError
 from hanse.tracking.places import checked
 from hanse.tracking.records import Metric, Plain, Record, Run, joined
 
@@ -42,6 +43,11 @@ class MLflow:
 
     def __post_init__(self) -> None:
         checked(self, "uri")
+        if "@" in urlsplit(self.uri).netloc:  # it would stand in logs, in the buffer and in configuration
+            raise ConfigError(
+                "tracking.MLflow: uri: expected an address without a name or password; set MLFLOW_TRACKING_USERNAME "
+                "and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN"
+            )
 
     @property
     def place(self) -> str:

@@ -8,13 +8,16 @@ import fcntl
 import os
 import sqlite3
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from hanse.core.errors import StorageError
 from hanse.tracking.records import Record, Run
 
 KEPT_MS = 30 * 24 * 3600 * 1000
+MAX_BYTES = 256 * 1024 * 1024
+"""What a backend that takes nothing may make of the file; further records are then lost, and said to be."""
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS records(
@@ -30,12 +33,13 @@ class Outbox:
     Args:
         path: the file, which several places and processes may share.
         place: what names the backend, such as its address.
+        max_bytes: the largest that the file may become.
 
     Raises:
         StorageError: the file cannot be used.
     """
 
-    def __init__(self, path: Path, place: str) -> None:
+    def __init__(self, path: Path, place: str, *, max_bytes: int = MAX_BYTES) -> None:
         self._path, self._place = path, place
         self._turn = threading.Lock()
         self._lock = -1
@@ -45,6 +49,8 @@ class Outbox:
             self._db.execute("PRAGMA journal_mode=WAL")
             self._db.execute("PRAGMA synchronous=NORMAL")
             self._db.executescript(_SCHEMA)
+            (page_bytes,) = self._db.execute("PRAGMA page_size").fetchone()
+            self._db.execute(f"PRAGMA max_page_count = {max_bytes // page_bytes}")
         except (sqlite3.Error, OSError) as error:
             raise StorageError(f"cannot use the tracking buffer {path}: {error}") from None
 
@@ -82,24 +88,40 @@ class Outbox:
         return [(seq, Record.from_json(body)) for seq, body in rows]
 
     def knows(self, run: Run) -> bool:
-        """Whether anything of a run was kept."""
+        """Whether anything of a run was kept.
+
+        Raises:
+            StorageError: the file cannot be read.
+        """
         query = "SELECT 1 FROM records WHERE place = ? AND run = ? LIMIT 1"
-        with self._turn:
+        with self._turn, self._reading():
             return self._db.execute(query, (self._place, run.name)).fetchone() is not None
 
     def __len__(self) -> int:
-        """How many wait."""
-        with self._turn:
+        """How many wait.
+
+        Raises:
+            StorageError: the file cannot be read.
+        """
+        with self._turn, self._reading():
             (count,) = self._db.execute(
                 "SELECT COUNT(*) FROM records WHERE place = ? AND body IS NOT NULL AND refused IS NULL", (self._place,)
             ).fetchone()
         return int(count)
 
+    @contextmanager
+    def _reading(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.Error as error:
+            raise StorageError(f"cannot read the tracking buffer {self._path}: {error}") from None
+
     def delivered(self, numbers: Iterable[int], now_ms: int) -> None:
-        """The backend has them; their keys stay known for a while."""
+        """The backend has them; their keys stay known for a while, as does what it refused."""
         with self._turn:
             self._db.executemany("UPDATE records SET body = NULL WHERE seq = ?", [(number,) for number in numbers])
-            self._db.execute("DELETE FROM records WHERE body IS NULL AND at_ms < ?", (now_ms - KEPT_MS,))
+            over = "DELETE FROM records WHERE (body IS NULL OR refused IS NOT NULL) AND at_ms < ?"
+            self._db.execute(over, (now_ms - KEPT_MS,))
 
     def refuse(self, number: int, reason: str) -> None:
         """The backend will never take this one; it is set aside, so that the others go on."""

@@ -92,7 +92,7 @@ class Tracking:
         except StorageError as error:
             say(f"nothing is tracked: {error}")
             return
-        if len(self._outbox):
+        if self._waiting(self._outbox):
             self._start()
 
     def add(self, records: Iterable[Record]) -> None:
@@ -110,7 +110,14 @@ class Tracking:
 
     def add_if_begun(self, record: Record) -> None:
         """As `add`, where something of its run was kept before."""
-        if self._outbox is not None and self._outbox.knows(record.run):
+        if self._outbox is None:
+            return
+        try:
+            is_begun = self._outbox.knows(record.run)
+        except StorageError as error:
+            self._say(f"records of a run are lost: {error}")
+            return
+        if is_begun:
             self.add([record])
 
     def close(self, timeout_s: float = CLOSE_S) -> int:
@@ -126,7 +133,7 @@ class Tracking:
         self._more.set()
         if self._thread is not None:
             self._thread.join(timeout_s)
-        left = len(outbox)
+        left = self._waiting(outbox)
         if left:
             self._tell(f"{left} records wait in {self._path} for {self.tracker.place}, and are delivered the next time")
         if self._thread is None or not self._thread.is_alive():  # else the process's end takes both
@@ -146,7 +153,7 @@ class Tracking:
         sink: Sink | None = None
         wait_s = 0.0
         while True:
-            self._more.wait(wait_s if len(outbox) else None)
+            self._more.wait(wait_s if self._waiting(outbox) else None)
             self._more.clear()
             wait_s = wait_s or FIRST_WAIT_S
             try:
@@ -163,6 +170,14 @@ class Tracking:
             if self._closing:
                 _let_go(sink)
                 return
+
+    def _waiting(self, outbox: Outbox) -> int:
+        """How many records wait; none that could be delivered where the file cannot be read."""
+        try:
+            return len(outbox)
+        except StorageError as error:
+            self._say(str(error))
+            return 0
 
     def _say(self, line: str) -> None:
         if line != self._said:

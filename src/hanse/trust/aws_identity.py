@@ -31,6 +31,10 @@ LARGEST = 8192
 _SENT = ("authorization", "content-type", "x-amz-date", "x-amz-security-token", HEADER)
 _REGION = re.compile(r"[a-z]{2}(-[a-z]+)+-\d")
 _ARN = re.compile(r"arn:aws[a-z-]*:(?:sts|iam)::(\d{12}):(assumed-role|role|user)/([\w+=,.@/-]+)")
+_AUTHORIZATION = re.compile(
+    r"AWS4-HMAC-SHA256 Credential=[\w/+-]+, ?SignedHeaders=([a-z0-9-]+(?:;[a-z0-9-]+)*), ?Signature=[0-9a-f]{64}"
+)
+"""The whole header: a second `SignedHeaders` could be the one that STS reads."""
 Post = Callable[[str, Mapping[str, str], bytes], tuple[int, bytes]]
 """Sends a POST: (address, headers, body) → (status, body)."""
 
@@ -65,7 +69,7 @@ class Proof:
         names = {str(name).lower(): text for name, text in headers.items()}
         if not set(names) <= set(_SENT) or not all(isinstance(t, str) and t.isprintable() for t in names.values()):
             raise TrustError(f"joining by AWS identity: expected no headers but {', '.join(_SENT)}")
-        signed = re.search(r"SignedHeaders=([\w;-]+)", names.get("authorization", ""))
+        signed = _AUTHORIZATION.fullmatch(names.get("authorization", ""))
         if signed is None or HEADER not in signed[1].split(";") or "host" not in signed[1].split(";"):
             raise TrustError(f"joining by AWS identity: expected a signature over host and {HEADER}")
         return cls(region, names)

@@ -1,6 +1,7 @@
 """What AWS adds to the seams: links that are URLs, queues with real time, and errors that name the next step."""
 
 import asyncio
+import base64
 import json
 import time
 import urllib.error
@@ -12,6 +13,7 @@ import pytest
 from hanse.backends.aws import AwsConfig, AwsStore
 from hanse.backends.aws.errors import aws_errors
 from hanse.backends.aws.links import LIFE_S
+from hanse.backends.aws.queues import QueueInbox
 from hanse.backends.objectstore.blobs import chunk_key, head_key
 from hanse.core.blobs import CHUNK_BYTES, manifest_of, split
 from hanse.core.errors import ConfigError, IntegrityError, NotFoundError, PolicyError, StorageError, TooLargeError
@@ -170,3 +172,25 @@ def test_what_aws_says_becomes_one_line(code: str, kind: type[Exception], said: 
         raise ClientError({"Error": {"Code": code, "Message": "because\nof that"}}, "Put")
     assert "\n" not in str(caught.value)
     json.dumps(str(caught.value))
+
+
+class Strewn:
+    """A queue into which somebody has put what is no message."""
+
+    def get_queue_url(self, **asked: str) -> dict[str, str]:
+        return {"QueueUrl": asked["QueueName"]}
+
+    def receive_message(self, **asked: object) -> dict[str, object]:
+        whole = base64.b64encode(Envelope("server", "site", "t", "task", b"body").pack()).decode()
+        bodies = ("%", base64.b64encode(b"\xff" * 40).decode(), whole)
+        attributes = {"ApproximateReceiveCount": "1"}
+        return {
+            "Messages": [{"Body": b, "ReceiptHandle": str(n), "Attributes": attributes} for n, b in enumerate(bodies)]
+        }
+
+
+async def test_what_is_no_message_keeps_no_other_from_coming() -> None:
+    inbox = QueueInbox(Strewn(), "hanse-north")
+    (found,) = await inbox.receive("site", 10, wait_s=0)
+    assert (found.receipt, found.envelope.id) == ("site/2", "t")
+    inbox.close()

@@ -1,6 +1,7 @@
 """Enrolment, roles, renewal and revocation, over a ledger in memory and after a restart."""
 
 import asyncio
+import threading
 from pathlib import Path
 
 import pytest
@@ -239,3 +240,29 @@ async def test_an_allowed_aws_identity_joins_and_its_replacement_takes_its_place
     await members.revoke("site", "north")
     with pytest.raises(TrustError, match="is revoked"):
         await join_by_identity(members, "north", MemberKeys.generate())
+
+
+async def test_while_sts_is_asked_others_are_served_and_revoking_counts(
+    authority: Authority, ledger: MemoryLedger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, answer = threading.Event(), threading.Event()
+
+    def slow(address: str, headers: object, body: bytes) -> tuple[int, bytes]:
+        asked.set()
+        assert answer.wait(10)
+        return Sts()(address, headers, body)
+
+    monkeypatch.setattr("hanse.server.members.post", slow)
+    allowed = {"north": AwsIdentity("111111111111", "FL-execution")}
+    members = Members(authority, ledger, address=ADDRESS, identities=allowed)
+    await join(members, "north")
+    joining = asyncio.ensure_future(join_by_identity(members, "north", MemberKeys.generate()))
+    await asyncio.to_thread(asked.wait, 10)
+    try:
+        async with asyncio.timeout(5):
+            await join(members, "bergen")
+            await members.revoke("site", "north")
+    finally:
+        answer.set()
+    with pytest.raises(TrustError, match="is revoked"):
+        await joining

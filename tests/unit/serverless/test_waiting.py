@@ -6,6 +6,7 @@ from typing import Any, cast
 import pytest
 
 from hanse.backends.memory import MemoryLedger
+from hanse.core.errors import UnavailableError
 from hanse.serverless import looking
 from hanse.serverless.contract import Instruction
 from hanse.serverless.place import Place
@@ -16,12 +17,17 @@ JOB = "j1"
 class Machine:
     def __init__(self) -> None:
         self.called: list[tuple[str, str, int]] = []
+        self.gone: set[str] = set()
 
     async def start(self, name: str, input: Any) -> None:
         raise AssertionError("nobody starts")
 
-    async def succeed(self, token: str, output: Instruction) -> None:
+    async def succeed(self, token: str, output: Instruction) -> bool:
+        if token in self.gone:
+            return False
+        self.gone.add(token)
         self.called.append((token, output["kind"], output["turns"]))
+        return True
 
 
 class Somewhere:
@@ -30,6 +36,10 @@ class Somewhere:
     def __init__(self) -> None:
         self.ledger = MemoryLedger()
         self.machine = Machine()
+        self.time_ms = 0
+
+    def now_ms(self) -> int:
+        return self.time_ms
 
 
 def instruction(kind: str, until_ms: int = 0, turns: int = 0) -> Instruction:
@@ -97,3 +107,36 @@ async def test_an_old_token_is_replaced(somewhere: Any) -> None:
     assert [token for token, _, _ in somewhere.machine.called] == ["t2"]
     row, _ = await somewhere.ledger.get(f"wait/{JOB}")
     assert "t2" not in json.loads(row)["token"]
+
+
+async def test_a_look_while_the_wait_has_just_timed_out_is_noted(somewhere: Any) -> None:
+    await wait(somewhere, "t1", 9000)
+    somewhere.time_ms = 9500  # t1 has timed out; the state machine is on its way to a longer wait
+    somewhere.machine.gone.add("t1")
+    await call(somewhere, instruction("Wait", 30_000))
+    await wait(somewhere, "t2", 86_400_000)
+    assert somewhere.machine.called == [("t2", "Again", 1)]
+
+
+async def test_of_two_calls_with_one_token_the_shorter_one_counts(somewhere: Any) -> None:
+    await wait(somewhere, "t1", 86_400_000)
+    somewhere.machine.gone.add("t1")  # told to wait until 60,000 by a function that died before it noted that
+    await call(somewhere, instruction("Wait", 30_000))
+    await wait(somewhere, "t2", 60_000)
+    assert somewhere.machine.called == [("t2", "Again", 1)]
+
+
+async def test_a_timer_that_dies_before_it_calls_is_made_up_for(
+    somewhere: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await call(somewhere, instruction("Wait", 5000))
+
+    async def die(token: str, output: Instruction) -> bool:
+        raise UnavailableError("killed")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(somewhere.machine, "succeed", die)
+        with pytest.raises(UnavailableError):
+            await wait(somewhere, "t1", 9000)
+    await wait(somewhere, "t2", 9000)
+    assert somewhere.machine.called == [("t2", "Again", 1)]

@@ -17,10 +17,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import hanse as hs
-from hanse.core.errors import ConfigError, MissingExtraError, RefusedError
+from hanse.core.errors import ConfigError, MissingExtraError, RefusedError, StorageError
 from hanse.tracking import tracker_from
 from hanse.tracking.events import Recorder
-from hanse.tracking.outbox import Outbox
+from hanse.tracking.outbox import KEPT_MS, Outbox
 from hanse.tracking.records import Metric, Record, Run, begin, end, of_reply, of_round
 from hanse.tracking.tensorboard import crc32c
 from hanse.tracking.tracker import Tracking
@@ -208,6 +208,43 @@ def test_the_outbox_keeps_each_key_once_and_in_order(
     assert got == list(dict.fromkeys(map(str, keys)))
 
 
+def test_a_backend_that_takes_nothing_fills_no_disk(tmp_path: Path) -> None:
+    path, said = tmp_path / "b.db", 0
+    outbox = Outbox(path, "away", max_bytes=256 * 1024)
+    for number in range(400):
+        try:
+            outbox.add([Record(RUN, "metrics", f"round/{number}", 1, {"note": "x" * 2000})])
+        except StorageError:
+            said += 1
+    assert 0 < said < 400
+    assert path.stat().st_size <= 256 * 1024
+    outbox.delivered([number for number, _ in outbox.waiting(400)], 2)
+    assert outbox.add([Record(RUN, "metrics", "round/last", 1)]) == 1
+    outbox.close()
+
+
+def test_what_was_refused_is_forgotten_in_time(tmp_path: Path) -> None:
+    outbox = Outbox(tmp_path / "b.db", "there")
+    outbox.add([Record(RUN, "metrics", f"round/{number}", 1) for number in range(3)])
+    for number, _ in outbox.waiting()[:2]:
+        outbox.refuse(number, "never")
+    outbox.delivered([number for number, _ in outbox.waiting()], KEPT_MS + 2)
+    assert not outbox.knows(RUN)
+    outbox.close()
+
+
+def test_a_buffer_that_breaks_stops_nothing(tmp_path: Path) -> None:
+    said: list[str] = []
+    tracking = Tracking(hs.tracking.File(str(tmp_path / "runs")), tmp_path / "b.db", say=said.append)
+    assert tracking._outbox is not None
+    tracking._outbox._db.execute("DROP TABLE records")
+    tracking.add_if_begun(end(RUN, 1, "finished"))
+    tracking.add([begin(RUN, 1, {})])
+    assert tracking.close() == 0
+    assert all("tracking buffer" in line for line in said)
+    assert said
+
+
 def test_two_places_share_a_file_and_do_not_mix(tmp_path: Path) -> None:
     one, other = Outbox(tmp_path / "t.db", "one"), Outbox(tmp_path / "t.db", "other")
     one.add([begin(RUN, 1, {})])
@@ -252,6 +289,7 @@ def test_what_a_site_is_told_is_in_its_run() -> None:
     [
         ({"kind": "wandb"}, "kind: expected one of file, mlflow, tensorboard, sagemaker; found 'wandb'"),
         ({"kind": "mlflow"}, "expected uri"),
+        ({"kind": "mlflow", "uri": "https://ada:secret@mlflow.example"}, "an address without a name or password"),
         ({"kind": "file", "token": "x"}, "'token' is not a setting"),
         ({"kind": "file", "prefix": "a/b"}, "prefix: expected 1 to 48 letters"),
         ({"kind": "file", "params": {"a": [1]}}, "expected names with texts or numbers, found list"),
@@ -261,6 +299,7 @@ def test_what_a_site_is_told_is_in_its_run() -> None:
 def test_a_wrong_declaration_is_one_line(value: Any, named: str) -> None:
     with pytest.raises(ConfigError) as caught:
         tracker_from(value, "site.yaml, line 7: tracking")
+    assert "secret" not in str(caught.value)
     assert named in str(caught.value)
     assert str(caught.value).startswith("site.yaml, line 7: tracking")
     assert "\n" not in str(caught.value)

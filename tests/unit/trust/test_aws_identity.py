@@ -75,6 +75,9 @@ def test_a_proof_for_something_else_never_reaches_sts() -> None:
         lambda proof: Proof(proof.region, {**proof.headers, "x-amz-date": "a\r\nb: c"}).encode(),
         lambda proof: proof.encode().replace(f";{HEADER},".encode(), b","),
         lambda proof: proof.encode().replace(b"SignedHeaders=content-type;host;", b"SignedHeaders=content-type;"),
+        # A call that was signed for something else, with our header named where only we would look.
+        lambda proof: proof.encode().replace(b"Credential=", f"SignedHeaders=host;{HEADER}, Credential=".encode()),
+        lambda proof: proof.encode().replace(b", Signature=", b", SignedHeaders=host;x-amz-date, Signature="),
         lambda proof: proof.encode() + b" " * 9000,
     ],
 )

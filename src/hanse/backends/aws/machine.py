@@ -26,9 +26,9 @@ class StateMachine:
         """Start an execution; one of this name that runs, or has run, is as good."""
         await asyncio.to_thread(self._start, name, json.dumps(input))
 
-    async def succeed(self, token: str, output: Mapping[str, Any]) -> None:
-        """Call back whoever waits with this token; nobody may."""
-        await asyncio.to_thread(self._succeed, token, json.dumps(output))
+    async def succeed(self, token: str, output: Mapping[str, Any]) -> bool:
+        """Call back whoever waits with this token. False where nobody does, or somebody was faster."""
+        return await asyncio.to_thread(self._succeed, token, json.dumps(output))
 
     def _start(self, name: str, input: str) -> None:
         import botocore.exceptions
@@ -40,7 +40,7 @@ class StateMachine:
                 if code_of(error) != "ExecutionAlreadyExists":
                     raise
 
-    def _succeed(self, token: str, output: str) -> None:
+    def _succeed(self, token: str, output: str) -> bool:
         import botocore.exceptions
 
         with aws_errors("calling the state machine back"):
@@ -49,3 +49,5 @@ class StateMachine:
             except botocore.exceptions.ClientError as error:
                 if code_of(error) not in _GONE:
                     raise
+                return False
+        return True

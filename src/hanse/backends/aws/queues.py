@@ -17,8 +17,10 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, TypeVar
 
+import structlog
+
 from hanse.backends.aws.errors import aws_errors
-from hanse.core.errors import TooLargeError
+from hanse.core.errors import CodecError, TooLargeError
 from hanse.core.ids import check_name
 from hanse.core.records import Envelope
 from hanse.core.seams import Delivery
@@ -32,6 +34,7 @@ _FRESH_S = 5.0
 _BATCH = 10
 _THREADS = 16
 T = TypeVar("T")
+log = structlog.get_logger("hanse.inbox")
 
 
 @dataclass(slots=True)
@@ -129,7 +132,11 @@ class QueueInbox:
             )
         found: list[Delivery] = []
         for message in answer.get("Messages", []):
-            envelope = Envelope.unpack(base64.b64decode(message["Body"], validate=True))
+            try:
+                envelope = Envelope.unpack(base64.b64decode(message["Body"], validate=True))
+            except (ValueError, CodecError):  # left to the dead letters; the others beside it are taken
+                log.error("not a message of ours", queue=self._name(who), id=str(message.get("MessageId"))[:64])
+                continue
             count = int(message["Attributes"]["ApproximateReceiveCount"])
             found.append(Delivery(f"{who}/{message['ReceiptHandle']}", envelope, count))
         return found

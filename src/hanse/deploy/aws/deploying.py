@@ -133,7 +133,7 @@ def deploy(account: Account, deployment: Deployment, folder: Path, package: Pack
 def admit(
     account: Account, deployment: Deployment, folder: Path, request: bytes, *, days: float = MEMBER_DAYS
 ) -> tuple[str, dict[str, Any]]:
-    """Let a member in whose signing request has come: certified here, enrolled in the ledger.
+    """Let a member in whose signing request has come: certified here, enrolled in the ledger. Again if revoked.
 
     Returns:
         The member's name, and what it is to be given back; nothing in it is secret.
@@ -151,7 +151,7 @@ def admit(
         raise NotFoundError(f"{deployment.stack}: not deployed yet; run: hanse deploy aws deploy")
     authority = Authority.load(folder / "authority")
     issued = authority.issue(asked, kind=asked.kind, name=asked.name, days=days)
-    _enrol(account, deployment, view.outputs["TableName"], authority, [(issued, _roles(asked.kind))])
+    _enrol(account, deployment, view.outputs["TableName"], authority, [(issued, _roles(asked.kind))], admit=True)
     reach = {"region": deployment.region} | _endpoint(account)
     if asked.kind == "person":
         reach["bucket"] = view.outputs["BucketName"]
@@ -338,13 +338,25 @@ def _enrol(
     table: str,
     authority: Authority,
     members: Sequence[tuple[Issued, list[str]]],
+    *,
+    admit: bool = False,
 ) -> None:
+    """Write members down, with the roles given, or those that they have: a new certificate changes nobody's role.
+
+    Args:
+        admit: the operator lets them in now, whether or not they were revoked.
+    """
+
     async def write() -> None:
         ledger = TableLedger(account.client("dynamodb"), table, deployment.federation)
         book = Members(authority, ledger, address="")
         await book.load()
         for issued, roles in members:
-            await book.enrol(issued, roles)
+            kind, name = issued.identity.kind, issued.identity.name
+            before = next((m for m in book.of_kind(kind) if m.name == name), None)
+            if admit:
+                await book.reinstate(kind, name)
+            await book.enrol(issued, roles if before is None or before.revoked else before.roles)
 
     asyncio.run(write())
 

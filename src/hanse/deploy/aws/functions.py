@@ -55,7 +55,7 @@ _RUN = ("records", "objects", "keys", "send", "answer", "start")
 SHAPES: dict[str, Shape] = {
     "collect": Shape(2048, COLLECT_TIMEOUT_S, (*_RUN, "receive")),
     "step": Shape(2048, 900, (*_RUN, "stream")),
-    "timer": Shape(1024, 60, _RUN),
+    "timer": Shape(1024, 60, ("records", "keys", "answer")),
     "reduce": Shape(3008, 900, ("records", "objects", "keys")),
     "evaluate": Shape(3008, 900, _RUN),
 }

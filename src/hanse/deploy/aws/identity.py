@@ -86,7 +86,11 @@ def _key_through(*services: str) -> Statement:
 def _person_policy(deployment: Deployment) -> Resource:
     """What whoever submits jobs needs on AWS; what a person may ask of the federation, its own signature decides."""
     objects = f"${{{BUCKET}.Arn}}/v1/{deployment.federation}"
-    written = ["bundle", "*/0/model"]
+    # Chunks and heads of exactly these scopes: a job's component is named by whoever submits it, `model` perhaps.
+    read, written = (
+        [sub(f"{objects}/blobs/*/{scope}/{part}/*") for scope in scopes for part in ("C", "H")]
+        for scopes in (("bundle", "model"), ("bundle", "0/model"))
+    )
     return {
         "Type": "AWS::IAM::ManagedPolicy",
         "Properties": {
@@ -94,14 +98,14 @@ def _person_policy(deployment: Deployment) -> Resource:
             "Description": f"Submit jobs to the federation {deployment.federation} and read what came of them",
             "PolicyDocument": policy(
                 allow(["sqs:GetQueueUrl", "sqs:SendMessage"], att(queue(SERVER))),
-                allow(
-                    ["s3:GetObject"],
-                    [
-                        sub(f"{objects}/documents/*"),
-                        *(sub(f"{objects}/blobs/*/{each}/*") for each in ("bundle", "model")),
-                    ],
-                ),
-                allow(["s3:PutObject"], [sub(f"{objects}/blobs/*/{each}/*") for each in written]),
+                allow(["s3:GetObject"], [sub(f"{objects}/documents/*"), *read]),
+                allow(["s3:PutObject"], written),
+                # What a single site has sent is for nobody to read, whatever the site is called.
+                {
+                    "Effect": "Deny",
+                    "Action": ["s3:GetObject", "s3:PutObject"],
+                    "Resource": sub(f"{objects}/blobs/*/up/*"),
+                },
                 allow(
                     ["s3:ListBucket"],
                     att(BUCKET),

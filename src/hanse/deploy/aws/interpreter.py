@@ -17,6 +17,8 @@ _FAULTS = [
     "Lambda.TooManyRequestsException",
 ]
 
+_EXISTS = "Sfn.ExecutionAlreadyExistsException"
+
 
 def definition(arns: dict[str, str], machine_arn: str, *, longest_wait_s: int | None = None) -> dict[str, Any]:
     """The definition in Amazon's States Language (JSONPath).
@@ -50,7 +52,8 @@ def definition(arns: dict[str, str], machine_arn: str, *, longest_wait_s: int | 
                     if longest_wait_s is None
                     else {"TimeoutSeconds": longest_wait_s}
                 ),
-                "Retry": [_retry(_FAULTS)],
+                # A timer that dies has told nobody of its token: nobody would ever be called.
+                "Retry": [_retry(_FAULTS), _retry(["States.TaskFailed"], attempts=4)],
                 # The Wait itself is the input of the step that looks at what has come.
                 "Catch": [{"ErrorEquals": ["States.Timeout"], "ResultPath": None, "Next": "Step"}],
                 "Next": "Which",
@@ -76,8 +79,11 @@ def definition(arns: dict[str, str], machine_arn: str, *, longest_wait_s: int | 
                     "Name.$": "$.name",
                     "Input.$": "States.JsonToString($.input)",
                 },
-                "Retry": [_retry(["Sfn.SdkClientException"])],
-                "Catch": [{"ErrorEquals": ["Sfn.ExecutionAlreadyExistsException"], "Next": "Continued"}],
+                "Retry": [
+                    {"ErrorEquals": [_EXISTS], "MaxAttempts": 0},
+                    _retry(["Sfn.SdkClientException", "States.TaskFailed"]),
+                ],
+                "Catch": [{"ErrorEquals": [_EXISTS], "Next": "Continued"}],
                 "Next": "Continued",
             },
             "Continued": {"Type": "Succeed"},

@@ -57,7 +57,8 @@ def test_a_function_that_dies_is_called_again() -> None:
     tasks = [STATES["Step"], STATES["Evaluate"], STATES["Wait"], STATES["Reduce"]["ItemProcessor"]["States"]["Shard"]]
     for state in tasks:
         errors = {error for retry in state["Retry"] for error in retry["ErrorEquals"]}
-        assert {"Lambda.ServiceException", "Lambda.TooManyRequestsException"} <= errors
+        assert {"Lambda.ServiceException", "Lambda.TooManyRequestsException", "States.TaskFailed"} <= errors
+    assert "States.Timeout" not in {error for retry in STATES["Wait"]["Retry"] for error in retry["ErrorEquals"]}
 
 
 def test_the_next_execution_bears_the_name_that_was_given() -> None:
@@ -68,3 +69,5 @@ def test_the_next_execution_bears_the_name_that_was_given() -> None:
         "Input.$": "States.JsonToString($.input)",
     }
     assert state["Catch"][0]["ErrorEquals"] == ["Sfn.ExecutionAlreadyExistsException"]
+    assert state["Retry"][0] == {"ErrorEquals": ["Sfn.ExecutionAlreadyExistsException"], "MaxAttempts": 0}
+    assert "States.TaskFailed" in state["Retry"][1]["ErrorEquals"]  # throttled: the job must go on

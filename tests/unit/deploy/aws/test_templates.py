@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator
+from fnmatch import fnmatchcase
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from hanse.deploy.aws.stacks import code_stack, server_stack, site_stack
 from hanse.deploy.aws.template import logical, render
 from hanse.serverless import contract
 from hanse.serverless.functions import LOOKED_AT
-from tests.unit.deploy.aws.resolved import ACCOUNT, resolved
+from tests.unit.deploy.aws.resolved import ACCOUNT, attribute_of, resolved
 
 VPC = {"id": "vpc-1", "cidr": "10.0.0.0/16", "subnets": ["subnet-1"], "route_tables": ["rtb-1"]}
 SITES = ["luebeck", {"name": "bergen", "account": "111122223333"}, {"name": "riga", "access": "certificate"}]
@@ -61,7 +62,8 @@ def rights(template: dict[str, Any], role: str) -> dict[str, set[str]]:
 def test_star_is_allowed_only_where_aws_knows_no_resource(template: dict[str, Any]) -> None:
     seen = 0
     for name, statement in statements(template):
-        assert statement["Effect"] == "Allow"
+        if statement["Effect"] == "Deny":
+            continue
         assert not {"NotAction", "NotResource"} & set(statement), name
         assert not any("*" in action for action in statement["Action"]), name
         if statement["Resource"] == "*":
@@ -97,14 +99,46 @@ def test_a_site_may_use_its_own_queue_and_send_to_the_server_s_and_nothing_else(
 def test_only_the_reducer_has_no_voice_and_only_the_collector_reads_the_queue() -> None:
     for handler in SHAPES:
         found = rights(PLAIN, f"{handler.capitalize()}Role")
-        assert ("sqs:SendMessage" in found) == (handler != "reduce")
+        assert ("sqs:SendMessage" in found) == (handler not in ("reduce", "timer"))
         assert ("states:SendTaskSuccess" in found) == (handler != "reduce")
         assert ("sqs:ReceiveMessage" in found) == (handler == "collect")
         assert "dynamodb:GetRecords" not in found
         assert ("dynamodb:GetRecords" in rights(FULL, f"{handler.capitalize()}Role")) == (handler == "step")
-        assert all("v1/north/" in key for key in found["s3:PutObject"] | found["s3:GetObject"])
+        assert ("s3:GetObject" in found) == ("states:StartExecution" in found or handler == "reduce")
+        assert ("states:StartExecution" in found) == (handler in ("collect", "step", "evaluate"))
+        assert all("v1/north/" in key for right in ("Put", "Get") for key in found.get(f"s3:{right}Object", ()))
     conditions = [s["Condition"] for n, s in statements(PLAIN) if n == "StepRole" and "dynamodb:PutItem" in s["Action"]]
     assert conditions == [{"ForAllValues:StringEquals": {"dynamodb:LeadingKeys": ["north"]}}]
+
+
+@pytest.mark.parametrize(
+    ("key", "reads", "writes"),
+    [
+        ("documents/j/about", True, False),
+        ("blobs/j/bundle/H/x", True, True),
+        ("blobs/j/main/0/model/C/x", True, True),
+        ("blobs/j/main/3/model/H/x", True, False),
+        ("blobs/j/main/1/up/bergen/C/x", False, False),
+        ("blobs/j/model/1/up/bergen/C/x", False, False),  # the component's name is the person's choice
+        ("blobs/j/bundle/1/up/bergen/H/x", False, False),
+        ("blobs/j/bundle/1/model/C/x", True, False),
+        ("blobs/j/main/1/up/model/C/x", False, False),  # a site's name, the operator's
+        ("blobs/j/main/shards/H/x", False, False),
+    ],
+)
+def test_a_person_reads_models_and_no_site_s_update(key: str, reads: bool, writes: bool) -> None:
+    def may(action: str) -> bool:
+        found = {
+            statement["Effect"]
+            for name, statement in statements(PLAIN)
+            for resource in [statement["Resource"]]
+            for each in ([resource] if isinstance(resource, str) else resource)
+            if name == "PersonPolicy" and action in statement["Action"] and fnmatchcase(object_, each)
+        }
+        return found == {"Allow"}
+
+    object_ = f"{attribute_of(PLAIN, 'Bucket', 'Arn')}/v1/north/{key}"
+    assert (may("s3:GetObject"), may("s3:PutObject")) == (reads, writes)
 
 
 def test_the_state_machine_may_call_its_functions_and_itself() -> None:
@@ -298,7 +332,7 @@ def test_a_site_more_leaves_the_others_as_they_are() -> None:
     assert all(name.startswith("Turku") for name in added)
     assert set(before["Resources"]) <= set(after["Resources"])
     changed = {n for n, r in before["Resources"].items() if r != after["Resources"][n]}
-    assert changed == {"CollectRole", "StepRole", "TimerRole", "EvaluateRole"}  # who may send to it
+    assert changed == {"CollectRole", "StepRole", "EvaluateRole"}  # who may send to it
 
 
 def test_names_that_look_alike_stay_apart() -> None:

@@ -1,0 +1,74 @@
+"""Who is let in from the operator's machine, with which roles, and who stays out."""
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hanse.backends.memory import MemoryLedger
+from hanse.core.errors import TrustError
+from hanse.deploy.aws import deploying
+from hanse.deploy.aws.settings import Deployment, read
+from hanse.server.members import ADMIN, RESEARCHER, Members
+from hanse.serverless.roster import Roster
+from hanse.trust.authority import Authority, Issued
+from hanse.trust.identity import MemberKeys, SigningRequest
+
+
+class Office:
+    """An operator's machine, and the ledger that functions read."""
+
+    account: Any = type("Account", (), {"client": lambda self, service: None})()
+
+    def __init__(self, folder: Path) -> None:
+        self.authority = Authority.create("north").save(folder / "authority")
+        self.ledger = MemoryLedger()
+        self.deployment: Deployment = read({"federation": "north", "aws": {"region": "eu-central-1", "sites": ["s"]}})
+
+    def certified(self, name: str) -> Issued:
+        request = SigningRequest.request(MemberKeys.generate(), federation="north", kind="person", name=name)
+        return self.authority.issue(request, kind="person", name=name)
+
+    def enrol(self, name: str, *roles: str, admit: bool) -> None:
+        members = [(self.certified(name), list(roles))]
+        deploying._enrol(self.account, self.deployment, "t", self.authority, members, admit=admit)
+
+    def revoke(self, name: str) -> None:
+        async def write() -> None:
+            book = Members(self.authority, self.ledger, address="")
+            await book.load()
+            await book.revoke("person", name)
+
+        asyncio.run(write())
+
+    def roles(self, name: str) -> tuple[str, ...]:
+        roster = Roster(self.ledger, self.authority.certificate_pem, "north")
+        return asyncio.run(roster.member("person", name)).roles
+
+
+@pytest.fixture
+def office(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Office:
+    found = Office(tmp_path)
+    monkeypatch.setattr(deploying, "TableLedger", lambda *_: found.ledger)
+    return found
+
+
+def test_a_new_certificate_or_deployment_changes_nobody_s_role(office: Office) -> None:
+    office.enrol("admin", ADMIN, RESEARCHER, admit=False)
+    office.enrol("bert", RESEARCHER, admit=True)
+    office.enrol("admin", RESEARCHER, admit=True)  # after ninety days, by his request
+    office.enrol("bert", ADMIN, RESEARCHER, admit=False)  # his folder lies beside the federation's
+    assert office.roles("admin") == (ADMIN, RESEARCHER)
+    assert office.roles("bert") == (RESEARCHER,)
+
+
+def test_who_was_revoked_comes_back_by_the_operator_s_word_and_not_by_deploying(office: Office) -> None:
+    office.enrol("admin", ADMIN, RESEARCHER, admit=False)
+    office.enrol("eve", ADMIN, RESEARCHER, admit=False)
+    office.revoke("eve")
+    office.enrol("eve", ADMIN, RESEARCHER, admit=False)
+    with pytest.raises(TrustError, match="revoked"):
+        office.roles("eve")
+    office.enrol("eve", RESEARCHER, admit=True)
+    assert office.roles("eve") == (RESEARCHER,)

@@ -1,0 +1,98 @@
+"""What is refused before anything of it is kept."""
+
+import json
+from typing import Any, cast
+
+import pytest
+
+from hanse.backends.memory import MemoryInbox, MemoryLedger
+from hanse.core.blobs import manifest_of, rechunk
+from hanse.core.codec import canonical_json
+from hanse.core.ids import bundle_scope
+from hanse.core.spec import RunSpec
+from hanse.pipeline.documents import Documents
+from hanse.pipeline.request import JobRequest
+from hanse.serverless.intake import take
+from hanse.serverless.keys import pack, unpack
+from hanse.serverless.place import Place, SignedInbox
+from hanse.serverless.roster import Roster
+from hanse.trust.bundle import make_bundle
+from hanse.trust.bundle_signature import sign_bundle
+from tests.faults.explorer.functions import FEDERATION, Bucket, Shelf, Signer, member, signed
+
+
+class Executions:
+    def __init__(self) -> None:
+        self.started: list[str] = []
+
+    async def start(self, name: str, input: Any) -> None:
+        self.started.append(name)
+
+
+async def a_place() -> Place:
+    ledger, blobs = MemoryLedger(), Bucket()
+    identity = unpack(pack(member("server", "server")))
+    for kind, name in (("person", "anna"), ("person", "bert"), ("site", "site-1")):
+        roles = ["researcher"] if kind == "person" else []
+        value = {"record": member(kind, name).signed_record.decode(), "roles": roles, "enrolled_at_ms": 1}
+        await ledger.create(f"member/{kind}/{name}", json.dumps(value).encode())
+    return Place(
+        federation=FEDERATION,
+        ledger=ledger,
+        blobs=blobs,
+        inbox=SignedInbox(MemoryInbox(), identity),
+        links=Signer(blobs),
+        documents=Documents(Shelf()),
+        machine=cast(Any, Executions()),
+        identity=identity,
+        roster=Roster(ledger, identity.authority_pem, FEDERATION),
+        now_ms=lambda: 1_700_000_000_000,
+    )
+
+
+async def submit(place: Place, job: str, component: str = "main", sender: str = "anna") -> list[Any]:
+    anna = member("person", "anna")
+    bundle = make_bundle({"app.py": b"app = None\n"}, module="app")
+    manifest = manifest_of(bundle.content)
+    await place.blobs.put(bundle_scope(job), manifest, rechunk([bundle.content]))
+    signature = sign_bundle(anna.keys.signing, bundle_id=bundle.id, federation=FEDERATION, person="anna").decode()
+    spec = RunSpec(rounds=1, initial="none", evaluate_every=0)
+    request = JobRequest(
+        job, "test", FEDERATION, "anna", 1, bundle.id, manifest, signature, "app.py", "app", spec, component
+    )
+    body = {"v": 1, "request": request.to_json(), "signature": request.sign(anna.keys.signing).hex()}
+    return await take(place, signed(sender, "submit", "submit/1", canonical_json(body), by=member("person", sender)))
+
+
+@pytest.mark.parametrize(("job", "component", "taken"), [("j" * 20, "c" * 45, True), ("j" * 20, "c" * 46, False)])
+async def test_a_job_whose_name_no_execution_can_bear_is_refused(job: str, component: str, taken: bool) -> None:
+    place = await a_place()
+    assert bool(await submit(place, job, component)) is taken
+    assert bool(await place.ledger.query("job/")) is taken
+    about = await place.documents.about(job) if not taken else {}
+    assert ("shorter names" in about.get("error", "")) is not taken
+    assert all(len(name) <= 80 for name in cast(Executions, place.machine).started)
+    if taken:  # also when it is resumed, whatever time is named
+        for at_ms in (True, 10**40, -1, 1_700_000_000_001):
+            body = canonical_json({"v": 1, "job": job, "at_ms": at_ms})
+            await take(place, signed("anna", "resume", "resume/1", body, by=member("person", "anna")))
+        started = cast(Executions, place.machine).started
+        assert len(started) == 5
+        assert all(len(name) <= 80 for name in started)
+        assert {name.rpartition("-")[2] for name in started} == {"0", "1700000000000", "1700000000001"}
+
+
+async def test_nobody_leaves_a_document_in_another_s_name() -> None:
+    place = await a_place()
+    assert await submit(place, "j1", sender="bert") == []
+    assert await place.documents.jobs() == []
+
+
+@pytest.mark.parametrize("spoilt", [{"size": float("inf")}, {"chunks": [float("inf")]}, {"chunks": {}}, {"hashes": 1}])
+async def test_a_question_for_links_that_cannot_be_is_answered(spoilt: dict[str, Any]) -> None:
+    place = await a_place()
+    asked = {"op": "get", "scope": "j1/bundle", "size": 1, "hashes": "00" * 32, "chunks": [0], **spoilt}
+    body = json.dumps({"v": 1, **asked}).encode()
+    assert await take(place, signed("site-1", "want", "want/1", body, by=member("site", "site-1"))) == []
+    (answer,) = await place.inbox.receive("site-1", wait_s=0)
+    assert json.loads(answer.envelope.body)["kind"] == "CodecError"

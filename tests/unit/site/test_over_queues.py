@@ -1,0 +1,121 @@
+"""Where a site's agent may be sent by links, and what becomes of a question that no queue takes."""
+
+import asyncio
+from typing import Any
+
+import pytest
+
+pytest.importorskip("urllib3", reason="needs the extra `aws`")
+
+from hanse.backends.memory import MemoryInbox
+from hanse.core.errors import CodecError, TooLargeError
+from hanse.core.records import Envelope
+from hanse.site.over_queues import Https, QueueLink
+from tests.faults.explorer.functions import member
+
+HEADERS = (("If-None-Match", "*"),)
+
+
+class Pool:
+    """Stands for the network: notes where somebody wanted to go."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+
+    def request(self, method: str, url: str, **more: Any) -> Any:
+        self.asked.append(url)
+        return self
+
+    status = 200
+
+    def read(self, amount: int) -> bytes:
+        return b"x"
+
+    def release_conn(self) -> None: ...
+
+
+def https(endpoint: str = "") -> tuple[Https, Pool]:
+    found, pool = Https(endpoint=endpoint), Pool()
+    found._pool = pool  # type: ignore[assignment]
+    return found, pool
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "url"),
+    [
+        ("", "https://north.s3.eu-central-1.amazonaws.com/v1/north/blobs/x?X-Amz-Signature=0"),
+        ("", "https://north.s3.cn-north-1.amazonaws.com.cn/x"),
+        ("http://127.0.0.1:4566", "http://127.0.0.1:4566/north/x"),
+        ("http://127.0.0.1:4566", "http://localhost:4567/north/x"),
+        ("https://vpce-1.example.org", "https://north.s3.eu-central-1.amazonaws.com/x"),
+    ],
+)
+async def test_links_to_storage_are_followed(endpoint: str, url: str) -> None:
+    fetch, pool = https(endpoint)
+    assert await fetch.get(url, HEADERS, 1) == b"x"
+    await fetch.put(url, HEADERS, b"x")
+    assert pool.asked == [url, url]
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "url"),
+    [
+        ("", "http://north.s3.eu-central-1.amazonaws.com/x"),
+        ("", "https://10.0.0.7/admin"),
+        ("", "https://intranet/"),
+        ("", "https://evil-amazonaws.com/x"),
+        ("", "https://x.amazonaws.com.evil.example/x"),
+        ("", "https://x.amazonaws.com:8443/x"),
+        ("", "https://a.amazonaws.com@10.0.0.7/x"),
+        ("", "https://10.0.0.7\\.amazonaws.com/x"),
+        ("", "https://[::1/x"),
+        ("", "http://169.254.169.254/latest/meta-data/"),
+        ("http://127.0.0.1:4566", "http://10.0.0.7:4566/x"),
+        ("https://vpce-1.example.org", "http://vpce-1.example.org/x"),
+        ("https://vpce-1.example.org", "https://127.0.0.1/x"),
+    ],
+)
+async def test_links_to_elsewhere_are_not(endpoint: str, url: str) -> None:
+    fetch, pool = https(endpoint)
+    with pytest.raises(CodecError):
+        await fetch.get(url, (), 1)
+    with pytest.raises(CodecError):
+        await fetch.put(url, HEADERS, b"x")
+    assert pool.asked == []
+
+
+async def test_a_link_s_headers_are_the_one_that_storage_needs() -> None:
+    fetch, pool = https()
+    with pytest.raises(CodecError):
+        await fetch.put("https://n.s3.amazonaws.com/x", (("Host", "intranet"),), b"x")
+    assert pool.asked == []
+
+
+class Narrow(MemoryInbox):
+    async def send(self, to: str, envelope: Envelope, *, durable: bool = True) -> None:
+        if len(envelope.body) > 1000:
+            raise TooLargeError("queue: expected less")
+        await super().send(to, envelope, durable=durable)
+
+
+async def test_a_question_that_no_queue_takes_is_answered_and_the_link_lives() -> None:
+    inbox = Narrow()
+    link = QueueLink(
+        lambda: member("site", "site-1"),
+        deliver=lambda envelope, count: asyncio.sleep(0),
+        accepted=lambda id, outcome, reason: None,
+        holding=list,
+        facts=dict,
+        software="test",
+        inbox=inbox,
+        fetch=https()[0],
+        server_record=member("server", "server").signed_record,
+    )
+    sending = asyncio.ensure_future(link._sending())
+    with pytest.raises(TooLargeError):
+        await link._ask({"hashes": "0" * 2000})
+    asking = asyncio.ensure_future(link._ask({"hashes": ""}))
+    assert [d.envelope.kind for d in await inbox.receive("server", wait_s=5)] == ["want"]
+    for task in (asking, sending):
+        task.cancel()
+    await asyncio.gather(asking, sending, return_exceptions=True)
