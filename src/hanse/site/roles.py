@@ -7,6 +7,7 @@ begins a new session.
 
 import asyncio
 import contextlib
+import hashlib
 import json
 import os
 import secrets
@@ -81,7 +82,7 @@ async def play(
     spec = _checked(proposal, task, part, membership.identity.name)
     ends = _ends(part, membership)
     context = SessionContext(
-        membership.identity.federation, proposal.job, task.id.component, part.session, proposal.agreement
+        membership.identity.federation, proposal.job, task.id.component, part.session, agreement(proposal, part.sites)
     )
     if connection is None:
         raise UnavailableError("the server cannot be reached now")
@@ -103,6 +104,16 @@ async def play(
         for work in (bridging, executing):
             work.cancel()
         await asyncio.gather(bridging, executing, return_exceptions=True)
+
+
+def agreement(proposal: Proposal, playing: Mapping[str, str]) -> str:
+    """What sites agree on before they understand each other: the signed job, and who is left out of this session.
+
+    So a server cannot tell one site that a role is away while it tells another that it plays.
+    """
+    if proposal.roles is None or playing == proposal.roles.roles:
+        return proposal.agreement
+    return hashlib.sha256(canonical_json([proposal.agreement, dict(playing)])).hexdigest()
 
 
 COMPONENT = "main"

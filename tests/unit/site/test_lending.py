@@ -16,7 +16,7 @@ from hanse.core.ids import TaskId
 from hanse.core.records import BlobRef, Reply
 from hanse.site.policy import Allowed
 from hanse.site.proposals import Proposal
-from hanse.site.roles import ABOUT, RoleSide, keep_arrays, lend_outputs
+from hanse.site.roles import ABOUT, RoleSide, agreement, keep_arrays, lend_outputs
 from hanse.workers.isolation import Isolation
 from hanse.workers.load import OUTPUTS
 from hanse.workers.pool import Done
@@ -92,3 +92,13 @@ def test_not_where_nothing_says_whose_it_is(tmp_path: Path, content: bytes | Non
         about.write_bytes(content)
     with pytest.raises(RefusedError, match="which says whose it is"):
         lent(side, asked("j2", outputs_of="j1"), tmp_path / "a", None)
+
+
+def test_who_is_left_out_is_part_of_what_sites_agree_on() -> None:
+    job = asked("j1")
+    assert job.roles is not None
+    everybody = dict(job.roles.roles)
+    assert agreement(job, everybody) == agreement(job, dict(reversed(everybody.items()))) == job.agreement
+    assert len({agreement(job, who) for who in (everybody, {"guest": "bank"}, {"host": "shop"})}) == 3
+    other = asked("j1", outputs_of="j0")
+    assert agreement(other, {"guest": "bank"}) != agreement(job, {"guest": "bank"})
