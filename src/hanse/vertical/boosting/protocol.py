@@ -17,8 +17,8 @@ _ASSUMPTIONS = {
     "mock": "none: the mock cipher encrypts nothing",
 }
 _SUMS = (
-    "in each node, each column's sums of derivatives over merged bins, how many these are, and whether so many rows have "
-    "no value that they have a sum of their own"
+    "in each node, each column's sums of derivatives over merged bins, how many these are, and whether so many rows "
+    "have no value that they have a sum of their own"
 )
 _MEMBERS = "how many trees there are, and which rows are in which node, which depends on the label"
 
