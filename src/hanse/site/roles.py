@@ -189,7 +189,11 @@ def lend_outputs(
 
 
 def keep_arrays(side: RoleSide, proposal: Proposal, role: str, done: Done, out: Path | None) -> Reply:
-    """Write the arrays that a role returned to this site's folder, and whose they are; the reply goes without them."""
+    """Write the arrays that a role returned to this site's folder, and whose they are; the reply goes without them.
+
+    Raises:
+        RefusedError: another job of that name has left something here.
+    """
     update = done.reply.update
     if update is None:
         return done.reply
@@ -197,8 +201,13 @@ def keep_arrays(side: RoleSide, proposal: Proposal, role: str, done: Done, out: 
     for each in (side.outputs, folder):
         each.mkdir(mode=0o700, exist_ok=True)
     roles = {} if proposal.roles is None else dict(proposal.roles.roles)
-    about = {"v": 1, "job": proposal.job, "person": proposal.person, "app": proposal.app, "roles": roles}
-    _write(folder / ABOUT, canonical_json(about))
+    about = canonical_json(
+        {"v": 1, "job": proposal.job, "person": proposal.person, "app": proposal.app, "roles": roles}
+    )
+    path = folder / ABOUT
+    if path.read_bytes() != about if path.exists() else any(folder.glob("*.safetensors")):
+        raise RefusedError(f"outputs: expected none of another job called {proposal.job} here, found some")
+    _write(path, about)
     content = update.content if update.content is not None else b"" if out is None else out.read_bytes()
     target = folder / f"{role}.safetensors"
     _write(target, content)
