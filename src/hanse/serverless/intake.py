@@ -160,7 +160,7 @@ async def _beat(place: Place, site: str, body: Mapping[str, Any]) -> list[News]:
             row = await row_of(place, check_name(str(job), "job"))
         except NotFoundError:
             continue
-        if await _dismissed(place, site, row):
+        if site not in row["asked"] or await _dismissed(place, site, row):
             continue
         if await heard(place.ledger, str(job), site, place.now_ms(), at_ms=_number(body, "at_ms")):
             news.append(News(str(job), "beat"))

@@ -93,6 +93,9 @@ async def look(
         await _end(place, request, row, outcome)
     if outcome.moved or outcome.state.over:
         await tell(place, request, row, outcome, there)
+        if not outcome.state.over and await is_over(place, job):
+            # Somebody was faster, and what was just told may lie over its end. (The end is in the ledger first.)
+            return await look(place, job, turn, patience_ms=patience_ms, host=host)
     return _next(outcome, there, turn, place.now_ms()), outcome.moved
 
 

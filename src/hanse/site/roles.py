@@ -7,6 +7,7 @@ begins a new session.
 
 import asyncio
 import contextlib
+import hashlib
 import json
 import os
 import secrets
@@ -81,7 +82,7 @@ async def play(
     spec = _checked(proposal, task, part, membership.identity.name)
     ends = _ends(part, membership)
     context = SessionContext(
-        membership.identity.federation, proposal.job, task.id.component, part.session, proposal.agreement
+        membership.identity.federation, proposal.job, task.id.component, part.session, agreement(proposal, part.sites)
     )
     if connection is None:
         raise UnavailableError("the server cannot be reached now")
@@ -103,6 +104,16 @@ async def play(
         for work in (bridging, executing):
             work.cancel()
         await asyncio.gather(bridging, executing, return_exceptions=True)
+
+
+def agreement(proposal: Proposal, playing: Mapping[str, str]) -> str:
+    """What sites agree on before they understand each other: the signed job, and who is left out of this session.
+
+    So a server cannot tell one site that a role is away while it tells another that it plays.
+    """
+    if proposal.roles is None or playing == proposal.roles.roles:
+        return proposal.agreement
+    return hashlib.sha256(canonical_json([proposal.agreement, dict(playing)])).hexdigest()
 
 
 COMPONENT = "main"
@@ -178,7 +189,11 @@ def lend_outputs(
 
 
 def keep_arrays(side: RoleSide, proposal: Proposal, role: str, done: Done, out: Path | None) -> Reply:
-    """Write the arrays that a role returned to this site's folder, and whose they are; the reply goes without them."""
+    """Write the arrays that a role returned to this site's folder, and whose they are; the reply goes without them.
+
+    Raises:
+        RefusedError: another job of that name has left something here.
+    """
     update = done.reply.update
     if update is None:
         return done.reply
@@ -186,8 +201,13 @@ def keep_arrays(side: RoleSide, proposal: Proposal, role: str, done: Done, out: 
     for each in (side.outputs, folder):
         each.mkdir(mode=0o700, exist_ok=True)
     roles = {} if proposal.roles is None else dict(proposal.roles.roles)
-    about = {"v": 1, "job": proposal.job, "person": proposal.person, "app": proposal.app, "roles": roles}
-    _write(folder / ABOUT, canonical_json(about))
+    about = canonical_json(
+        {"v": 1, "job": proposal.job, "person": proposal.person, "app": proposal.app, "roles": roles}
+    )
+    path = folder / ABOUT
+    if path.read_bytes() != about if path.exists() else any(folder.glob("*.safetensors")):
+        raise RefusedError(f"outputs: expected none of another job called {proposal.job} here, found some")
+    _write(path, about)
     content = update.content if update.content is not None else b"" if out is None else out.read_bytes()
     target = folder / f"{role}.safetensors"
     _write(target, content)

@@ -96,3 +96,15 @@ async def test_a_question_for_links_that_cannot_be_is_answered(spoilt: dict[str,
     assert await take(place, signed("site-1", "want", "want/1", body, by=member("site", "site-1"))) == []
     (answer,) = await place.inbox.receive("site-1", wait_s=0)
     assert json.loads(answer.envelope.body)["kind"] == "CodecError"
+
+
+async def test_a_sign_of_life_for_another_s_job_tells_nothing_of_it() -> None:
+    place = await a_place()
+    assert await submit(place, "j1")
+    value = {"record": member("site", "site-2").signed_record.decode(), "roles": [], "enrolled_at_ms": 1}
+    await place.ledger.create("member/site/site-2", json.dumps(value).encode())
+    await place.ledger.create("jobend/j1", b"{}")
+    for site, told in (("site-1", ["propose", "end"]), ("site-2", [])):
+        body = canonical_json({"v": 1, "jobs": ["j1", "j2"]})
+        assert await take(place, signed(site, "beat", "beat/1", body, by=member("site", site))) == []
+        assert [each.envelope.kind for each in await place.inbox.receive(site, 10, wait_s=0)] == told

@@ -16,7 +16,7 @@ from hanse.core.ids import TaskId
 from hanse.core.records import BlobRef, Reply
 from hanse.site.policy import Allowed
 from hanse.site.proposals import Proposal
-from hanse.site.roles import ABOUT, RoleSide, keep_arrays, lend_outputs
+from hanse.site.roles import ABOUT, RoleSide, agreement, keep_arrays, lend_outputs
 from hanse.workers.isolation import Isolation
 from hanse.workers.load import OUTPUTS
 from hanse.workers.pool import Done
@@ -92,3 +92,29 @@ def test_not_where_nothing_says_whose_it_is(tmp_path: Path, content: bytes | Non
         about.write_bytes(content)
     with pytest.raises(RefusedError, match="which says whose it is"):
         lent(side, asked("j2", outputs_of="j1"), tmp_path / "a", None)
+
+
+def test_nobody_gets_at_what_is_kept_by_a_job_of_the_same_name(tmp_path: Path) -> None:
+    side = kept_by_anna(tmp_path)
+    folder = side.outputs / "j1"
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    for at in range(2):
+        for other in (asked("j1", person="bert"), asked("j1", guest="rival")):
+            with pytest.raises(RefusedError, match="another job called j1"):
+                keep_arrays(side, other, "guest", done({"x": np.zeros(1)}), None)
+        assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+        if at == 0:  # arrays of which nothing says whose they are
+            (folder / ABOUT).unlink()
+            del before[ABOUT]
+    assert keep_arrays(side, asked("j2"), "host", done({"x": np.zeros(1)}), None).update is None
+    assert keep_arrays(side, asked("j2"), "host", done({"x": np.ones(1)}), None).update is None  # a session begun anew
+
+
+def test_who_is_left_out_is_part_of_what_sites_agree_on() -> None:
+    job = asked("j1")
+    assert job.roles is not None
+    everybody = dict(job.roles.roles)
+    assert agreement(job, everybody) == agreement(job, dict(reversed(everybody.items()))) == job.agreement
+    assert len({agreement(job, who) for who in (everybody, {"guest": "bank"}, {"host": "shop"})}) == 3
+    other = asked("j1", outputs_of="j0")
+    assert agreement(other, {"guest": "bank"}) != agreement(job, {"guest": "bank"})

@@ -1,0 +1,34 @@
+"""What people are told of a job, by functions that overlap."""
+
+import dataclasses
+from typing import Any
+
+import pytest
+
+from hanse.rounds import machine
+from hanse.rounds.visit import Outcome
+from hanse.serverless import looking
+from hanse.serverless.contract import first_input
+from tests.unit.serverless.test_intake import a_place, submit
+
+
+async def test_the_end_is_not_overwritten_by_who_was_slower(monkeypatch: pytest.MonkeyPatch) -> None:
+    place = await a_place()
+    assert await submit(place, "j1")
+    row = await looking.row_of(place, "j1")
+    request = looking.JobRequest.from_json(row["request"])
+    running = dataclasses.replace(machine.begin("j1", "main", request.spec, None), status="running", round=1)
+    finished = dataclasses.replace(running, status="finished")
+    looks: list[str] = []
+
+    async def visit(*_: Any, **__: Any) -> Outcome:
+        looks.append("visit")
+        if len(looks) > 1:
+            return Outcome("finished", None, finished, False, {})
+        await looking.look(place, "j1", first_input("j1", "main"))  # meanwhile, in another function
+        return Outcome("running", place.now_ms() + 9000, running, True, {})
+
+    monkeypatch.setattr(looking, "visit", visit)
+    instruction, _ = await looking.look(place, "j1", first_input("j1", "main"))
+    assert (await place.documents.about("j1"))["status"] == "finished"
+    assert instruction["kind"] == "Finish"
