@@ -26,6 +26,7 @@ from hanse.serverless.contract import Shard
 from hanse.serverless.place import Place
 
 JOB = "bench"
+PERIOD = 7_999_993
 
 
 def objects(folder: Path) -> Objects:
@@ -65,7 +66,7 @@ def request_bytes(folder: Path) -> int:
 
 
 async def fill(folder: Path, updates: int, elements: int) -> None:
-    """Write a base of zeros and updates of which number n is n everywhere, and what is to be reduced."""
+    """Write a base of zeros and updates of which number n is `pattern` + n + 1, and what is to be reduced."""
     blobs = ObjectBlobs(objects(folder))
     members: list[Member] = []
     total = 0
@@ -73,7 +74,7 @@ async def fill(folder: Path, updates: int, elements: int) -> None:
     for number in range(updates):
         task = TaskId(JOB, "main", 1, "train", number)
         site = f"site-{number}"
-        manifest = await _write(blobs, upload_scope(task, site), np.full(elements, number + 1, np.float32))
+        manifest = await _write(blobs, upload_scope(task, site), pattern(0, elements) + np.float32(number + 1))
         reply = Reply(task, site, num_examples=1, update=BlobRef(manifest, upload_scope(task, site)), base=base.id)
         members.append(Member(number, reply, number, 0))
         total += manifest.size
@@ -90,6 +91,11 @@ async def fill(folder: Path, updates: int, elements: int) -> None:
     )
     shared = await shards.share_out(place(folder, 1), JOB, "main", request, total)
     (folder / "id").write_text(shared[0]["id"])
+
+
+def pattern(start: int, stop: int) -> "np.typing.NDArray[np.float32]":
+    """Whole numbers that no two chunks share, and whose means are exact."""
+    return (np.arange(start, stop) % PERIOD).astype(np.float32)
 
 
 async def _write(blobs: ObjectBlobs, scope: str, array: "np.typing.NDArray[np.float32]") -> Manifest:
@@ -141,10 +147,12 @@ async def check(folder: Path, updates: int, elements: int) -> bool:
     manifest = Manifest(size, b"".join(bytes.fromhex(part["hashes"]) for part in parts))
     await here.blobs.commit(scope, manifest)
     mean, seen = np.float32((updates + 1) / 2), 0
+    size_of_step = 1 << 20
     source = BlobSource(partial(here.blobs.read, scope, manifest.id), size)
-    for start in range(0, elements, 1 << 20):
-        values = source.block(0, start, min(start + (1 << 20), elements))
-        if not (values == mean).all():
+    for start in range(0, elements, size_of_step):
+        stop = min(start + size_of_step, elements)
+        values = source.block(0, start, stop)
+        if not np.array_equal(values, pattern(start, stop) + mean):
             return False
         seen += len(values)
     return seen == elements

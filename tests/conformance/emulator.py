@@ -54,7 +54,12 @@ def _endpoint() -> str:
     logging.getLogger("werkzeug").setLevel(logging.ERROR)  # a line for every request
     server.start()
     inner = server._server.app
-    server._server.app = lambda environ, respond: (_count(environ), inner(environ, respond))[1]
+
+    def counting(environ: dict[str, Any], respond: Any) -> Any:
+        _count(environ)
+        return inner(environ, respond)
+
+    server._server.app = counting
     atexit.register(server.stop)
     host, port = server.get_host_and_port()
     return f"http://{host}:{port}"

@@ -295,7 +295,7 @@ async def test_what_agents_do(wire: Wire, tmp_path: Path) -> None:
             await agents[0].play(replace(tasks[0], seed=spec.seed + 1))
 
         done = await asyncio.gather(*(agent.play(task) for agent, task in zip(agents, tasks, strict=True)))
-        reply = keep_arrays(agents[0].side, job, "guest", done[0], None)
+        reply = keep_arrays(agents[0].side, agents[0].proposal, "guest", done[0], None)
         assert reply.update is None
         kept = tmp_path / "outputs" / job / "guest.safetensors"
         assert decode(kept.read_bytes())["values"].tolist() == [0, 1, 2]

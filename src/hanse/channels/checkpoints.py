@@ -37,6 +37,13 @@ class Checkpoints(Protocol):
     def keep(self, number: int, arrays: Arrays, *, since: int | None = None) -> None:
         """Durable when it returns. `since`: the first number that can be gone on from with these arrays."""
 
+    def drop_after(self, number: int) -> None:
+        """Forget what cannot be gone on from where all parties go on from `number`. Durable when it returns.
+
+        What one party reached without the others must be gone before these come as far again: shares of a number fit
+        the others' shares of the same session alone.
+        """
+
 
 @dataclass(slots=True)
 class FileCheckpoints:
@@ -66,20 +73,30 @@ class FileCheckpoints:
         mark = np.frombuffer(b"%d %d " % (number if since is None else since, number) + self.about, np.uint8)
         path = self.folder / f"{number:010d}.safetensors"
         draft = path.with_suffix(".draft")
-        with draft.open("wb") as file:
+        with open(draft, "wb", opener=_owner_only) as file:
             file.write(encode(Arrays({_MARK: mark, **arrays})))
             file.flush()
             os.fsync(file.fileno())
         os.replace(draft, path)
+        self._sync()
+        own = [each for _, _, each in self._all()]
+        for old in set(self.folder.glob("*.safetensors")) - set(own[-KEPT:]):
+            if old not in own or int(old.stem):  # of another table, or an older one
+                old.unlink()
+
+    def drop_after(self, number: int) -> None:
+        """See `Checkpoints.drop_after`."""
+        for since, _, path in self._all():
+            if since > number:
+                path.unlink()
+        self._sync()
+
+    def _sync(self) -> None:
         folder = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY)
         try:
             os.fsync(folder)
         finally:
             os.close(folder)
-        own = [each for _, _, each in self._all()]
-        for old in set(self.folder.glob("*.safetensors")) - set(own[-KEPT:]):
-            if old not in own or int(old.stem):  # of another table, or an older one
-                old.unlink()
 
     def _all(self) -> list[tuple[int, int, Path]]:
         found = []
@@ -88,6 +105,10 @@ class FileCheckpoints:
             if about == self.about:
                 found.append((int(since), int(number), path))
         return found
+
+
+def _owner_only(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
 
 
 @dataclass(frozen=True, slots=True)

@@ -239,7 +239,7 @@ def cost(
             "dollars a month standing still": f"{found.month_dollars:.2f}",
         }
     )
-    note(f"List prices of {found.region}, {found.date}, without free tiers: {found.source}")
+    note(f"Prices of {found.region} as known on {found.date}, without free tiers; compare: {found.source}")
 
 
 def destroy(

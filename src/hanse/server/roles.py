@@ -181,6 +181,8 @@ class RolesRun:
             return "refused", "this site was not asked"
         if reply.task.round != attempt or self._state.status not in ("running", "settling"):
             return "late", "the session is over"
+        if role not in self._state.playing:
+            return "refused", "the session began without this site"
         metrics = {name: to_plain(value) for name, value in reply.metrics.items() if not isinstance(value, bytes)}
         kind, error, most = reply.error_kind, reply.error, MAX_METRICS_BYTES // len(spec.roles)
         if len(json.dumps(metrics)) > most:

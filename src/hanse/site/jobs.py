@@ -31,7 +31,7 @@ from hanse.site.applog import AppLog
 from hanse.site.config import SiteConfig
 from hanse.site.journal import Journal
 from hanse.site.links import Outgoing
-from hanse.site.policy import Policy
+from hanse.site.policy import Allowed, Policy
 from hanse.site.proposals import Proposal
 from hanse.site.replies import Replies
 from hanse.site.roles import RoleSide, keep_arrays, lend_outputs, play
@@ -132,6 +132,9 @@ class JobRunner:
         self.log = AppLog(self.directory / "app.log")
         self._around = around
         self._load_options = _load_options(around.config, policy, around.directory, proposal, around.site)
+        role = None if proposal.roles is None else proposal.roles.role_of(around.site)
+        allowed = None if policy is None or role is None else policy.role(role)
+        self._lends: Allowed = frozenset() if allowed is None else allowed.lends
         self._queue: deque[Item] = deque()
         self._wake = asyncio.Event()
         self._running: Item | None = None
@@ -285,7 +288,7 @@ class JobRunner:
             if task.call == ROLE:
                 done = await self._play(worker, item, out, timeout_s)
                 role = self.proposal.roles.role_of(self._around.site) if self.proposal.roles is not None else None
-                kept = await asyncio.to_thread(keep_arrays, self._around.roles, self.job, role or "", done, out)
+                kept = await asyncio.to_thread(keep_arrays, self._around.roles, self.proposal, role or "", done, out)
                 done = replace(done, reply=kept, packed=kept.pack(), written=False)
                 return _Finished(done.reply, before, None, done.packed)
             done = await worker.execute(
@@ -380,9 +383,8 @@ class JobRunner:
             await asyncio.to_thread(checkpoints.mkdir, mode=0o700, exist_ok=True)
             owner = self._load_options["isolation"]
             role = self.proposal.roles.role_of(self._around.site) or ""
-            await asyncio.to_thread(
-                lend_outputs, self._around.roles, self.proposal.roles, role, self.directory / "scratch", owner
-            )
+            scratch = self.directory / "scratch"
+            await asyncio.to_thread(lend_outputs, self._around.roles, self.proposal, role, scratch, owner, self._lends)
         worker = await self._around.workers.spawn(threads=self.proposal.spec.threads, on_log=self.log.line)
         load = Load(
             self.directory / "bundle",

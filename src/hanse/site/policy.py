@@ -40,7 +40,7 @@ _KEYS = (
     "isolation",
     "analytics",
 )
-_ROLE_KEYS = ("peers", "reveals", "datasets", "unproven")
+_ROLE_KEYS = ("peers", "reveals", "datasets", "unproven", "lends")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -85,12 +85,14 @@ class RolePolicy:
         reveals: what others may learn about this role's input, by the words of a protocol's Reveals.
         datasets: which of the granted data sets the role may load; None for all of them.
         unproven: whether protocols may be played that have no proof.
+        lends: people whose jobs' outputs later jobs of others may use, too; their own they always may.
     """
 
     peers: Allowed = frozenset()
     reveals: Allowed = frozenset()
     datasets: Allowed = None
     unproven: bool = False
+    lends: Allowed = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -260,6 +262,7 @@ def _roles(document: Section) -> dict[str, RolePolicy]:
             reveals=_allowed(each, "reveals", frozenset()),
             datasets=_allowed(each, "datasets", None),
             unproven=each.flag("unproven", False),
+            lends=_allowed(each, "lends", frozenset()),
         )
     return found
 

@@ -7,11 +7,13 @@ begins a new session.
 
 import asyncio
 import contextlib
+import hashlib
+import json
 import os
 import secrets
 import shutil
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -19,10 +21,12 @@ import structlog
 
 from hanse.channels.spec import RoleSpec
 from hanse.clients.roles import Part, check_told
+from hanse.core.codec import canonical_json
 from hanse.core.errors import RefusedError, TrustError, UnavailableError
 from hanse.core.records import Reply, Task
 from hanse.site.links import Carrier
 from hanse.site.material import MaterialIndex
+from hanse.site.policy import Allowed
 from hanse.site.proposals import Proposal
 from hanse.site.relay import Bridge, worker_pair
 from hanse.trust.certificates import SITE
@@ -35,6 +39,8 @@ from hanse.workers.pool import Done
 
 FLUSH_S = 60.0
 """How long a program that has ended is given for what it has sent to be on its way."""
+ABOUT = "job.json"
+"""Beside the arrays that roles left: whose job it was, and who played what."""
 
 log = structlog.get_logger("hanse.site")
 
@@ -76,7 +82,7 @@ async def play(
     spec = _checked(proposal, task, part, membership.identity.name)
     ends = _ends(part, membership)
     context = SessionContext(
-        membership.identity.federation, proposal.job, task.id.component, part.session, proposal.agreement
+        membership.identity.federation, proposal.job, task.id.component, part.session, agreement(proposal, part.sites)
     )
     if connection is None:
         raise UnavailableError("the server cannot be reached now")
@@ -98,6 +104,16 @@ async def play(
         for work in (bridging, executing):
             work.cancel()
         await asyncio.gather(bridging, executing, return_exceptions=True)
+
+
+def agreement(proposal: Proposal, playing: Mapping[str, str]) -> str:
+    """What sites agree on before they understand each other: the signed job, and who is left out of this session.
+
+    So a server cannot tell one site that a role is away while it tells another that it plays.
+    """
+    if proposal.roles is None or playing == proposal.roles.roles:
+        return proposal.agreement
+    return hashlib.sha256(canonical_json([proposal.agreement, dict(playing)])).hexdigest()
 
 
 COMPONENT = "main"
@@ -136,32 +152,92 @@ def _ends(part: Part, membership: Membership) -> dict[str, SessionEnd]:
     return found
 
 
-def lend_outputs(side: RoleSide, spec: RoleSpec, role: str, scratch: Path, isolation: Isolation) -> None:
-    """Copy what this role kept in the earlier job that the signed job names to where the worker finds it."""
-    kept = side.outputs / spec.outputs_of / f"{role}.safetensors"
-    if not spec.outputs_of or not kept.is_file():
+def lend_outputs(
+    side: RoleSide, proposal: Proposal, role: str, scratch: Path, isolation: Isolation, lends: Allowed
+) -> None:
+    """Copy what this role kept in the earlier job that the signed job names to where the worker finds it.
+
+    **Guarantee.** It was the same person's job, or that of one whom the owner `lends`, and whoever plays a role in both
+    is the same site.
+
+    Args:
+        lends: people whose jobs' outputs jobs of others may use, too; None for anybody.
+
+    Raises:
+        RefusedError: the earlier job was another person's, or had other sites.
+    """
+    spec = proposal.roles
+    if spec is None or not spec.outputs_of:
+        return
+    folder = side.outputs / spec.outputs_of
+    kept = folder / f"{role}.safetensors"
+    if not kept.is_file():
         return  # the program says what it misses
+    person, roles = _kept_for(folder)
+    if person != proposal.person and lends is not None and person not in lends:
+        raise RefusedError(
+            f"outputs_of: {spec.outputs_of} is not a job of {proposal.person}; "
+            f"the site's owner may allow it (`lends` in policy.yaml)"
+        )
+    if any(roles.get(each, site) != site for each, site in spec.roles.items()):
+        raise RefusedError(f"outputs_of: expected the sites of {spec.outputs_of} in its roles, found others")
     lent = scratch / OUTPUTS
-    shutil.copyfile(kept, lent)
-    lent.chmod(0o600)
+    with open(lent, "xb", opener=_owner_only) as target, kept.open("rb") as source:
+        shutil.copyfileobj(source, target)
     if isolation.level == "user":
         os.chown(lent, isolation.uid, isolation.gid)
 
 
-def keep_arrays(side: RoleSide, job: str, role: str, done: Done, out: Path | None) -> Reply:
-    """Write the arrays that a role returned to this site's folder; the reply goes out without them."""
+def keep_arrays(side: RoleSide, proposal: Proposal, role: str, done: Done, out: Path | None) -> Reply:
+    """Write the arrays that a role returned to this site's folder, and whose they are; the reply goes without them.
+
+    Raises:
+        RefusedError: another job of that name has left something here.
+    """
     update = done.reply.update
     if update is None:
         return done.reply
-    folder = side.outputs / job
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    draft, target = folder / f".{role}.{secrets.token_hex(4)}", folder / f"{role}.safetensors"
+    folder = side.outputs / proposal.job
+    for each in (side.outputs, folder):
+        each.mkdir(mode=0o700, exist_ok=True)
+    roles = {} if proposal.roles is None else dict(proposal.roles.roles)
+    about = canonical_json(
+        {"v": 1, "job": proposal.job, "person": proposal.person, "app": proposal.app, "roles": roles}
+    )
+    path = folder / ABOUT
+    if path.read_bytes() != about if path.exists() else any(folder.glob("*.safetensors")):
+        raise RefusedError(f"outputs: expected none of another job called {proposal.job} here, found some")
+    _write(path, about)
+    content = update.content if update.content is not None else b"" if out is None else out.read_bytes()
+    target = folder / f"{role}.safetensors"
+    _write(target, content)
+    log.info("arrays kept", job=proposal.job, file=str(target.relative_to(side.outputs.parent)))
+    return replace(done.reply, update=None)
+
+
+def _kept_for(folder: Path) -> tuple[str, Mapping[str, str]]:
+    """Whose job left what is in this folder, and the site of each of its roles."""
     try:
-        content = update.content if update.content is not None else b"" if out is None else out.read_bytes()
-        draft.write_bytes(content)
-        draft.chmod(0o600)
-        os.replace(draft, target)
+        about = json.loads((folder / ABOUT).read_bytes())
+        if about["v"] == 1 and type(about["person"]) is str and isinstance(about["roles"], dict):
+            return about["person"], about["roles"]
+    except (OSError, ValueError, KeyError, TypeError):
+        pass
+    raise RefusedError(f"outputs_of: expected {ABOUT} beside what {folder.name} left, which says whose it is")
+
+
+def _write(path: Path, content: bytes) -> None:
+    """All of it, on disk and for the owner alone, or nothing."""
+    draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    try:
+        with open(draft, "xb", opener=_owner_only) as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(draft, path)
     finally:
         draft.unlink(missing_ok=True)
-    log.info("arrays kept", job=job, file=str(target.relative_to(side.outputs.parent)))
-    return replace(done.reply, update=None)
+
+
+def _owner_only(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)

@@ -32,7 +32,8 @@ class SessionContext:
     """What both sides must agree on; of two that differ in anything, no piece opens at the other.
 
     Attributes:
-        agreement: SHA-256 of the job request that both sites accepted, hexadecimal.
+        agreement: SHA-256 of the job request that both sites accepted, and of who plays where not everybody does,
+            hexadecimal.
         session: the run of it: never used twice.
     """
 

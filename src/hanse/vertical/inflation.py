@@ -69,8 +69,8 @@ async def exchange(party: Party, table: Table, between: Table) -> Table:
         raise ConfigError("columns: expected none that is a sum of this party's others; leave such ones out")
     await party.send(peer, "explained", (explained + explained.T) / 2)
     theirs = await party.recv(peer, "explained")
-    if theirs.shape != within.shape or not np.isfinite(theirs).all():
-        raise RefusedError(f"{peer}: expected finite numbers of {within.shape}, found others")
+    if theirs.shape != within.shape or not (np.abs(theirs) <= LARGEST).all():
+        raise RefusedError(f"{peer}: expected numbers of {within.shape} within ±2^20, found others")
     return inverse_diagonal(within - (theirs + theirs.T) / 2)
 
 

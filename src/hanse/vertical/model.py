@@ -134,8 +134,8 @@ class Model(RolePlay):
         """
         raise NotImplementedError
 
-    def part_of(self, columns: Any, trained: Any) -> Any:
-        """A party's part of the model, without its rows."""
+    def part_of(self, columns: Any, trained: Any, num_hosts: int) -> Any:
+        """A party's part of the model, without its rows; it has `num_hosts`, or 0 where it does not know."""
         raise NotImplementedError
 
     def judged(self, trained: Any, num_rows: int) -> Places:
@@ -281,7 +281,7 @@ class Model(RolePlay):
             if used.sample_weights is not None:
                 options["sample_weights"] = used.sample_weights
         trained = await self.program(party.role, columns, **options)(party.part("training"))
-        part = self.part_of(columns, trained)
+        part = self.part_of(columns, trained, len(hosts))
         judged = judged_by if self.test else trained_on
         values, scoring = aligned.values[judged], party.part("scoring")
         found = Played(part, places[judged], len(places), table.num_rows, trained, response)
@@ -307,6 +307,7 @@ class Model(RolePlay):
         agreed = await (resuming.guest(part, have, hosts) if party.role == GUEST else resuming.host(part, have))
         if checkpoints is None:
             return Progress(), await self.meet(party, table, hosts)
+        checkpoints.drop_after(agreed)
         if agreed == resuming.NONE:
             places = await self.meet(party, table, hosts)
             checkpoints.keep(0, Arrays({"places": places}))

@@ -136,9 +136,12 @@ class Scoring(RolePlay):
             hosts: names of the hosts' roles.
 
         Raises:
-            ConfigError: a table that does not fit, no common rows. UnavailableError: a host is away, and `refuse`.
+            ConfigError: a table that does not fit, no common rows, another number of hosts than were trained with.
+            UnavailableError: a host is away, and `refuse`.
         """
         model = self.model
+        if part.num_hosts not in (0, len(hosts)):
+            raise ConfigError(f"scoring: expected the {part.num_hosts} hosts of the training, found {len(hosts)}")
         if party.absent and self.if_offline == "refuse":
             raise UnavailableError(f"{', '.join(sorted(party.absent))} is away, and scores without are refused")
         table = model.table(source, party.role, only=model.names_in(part), scored=True)

@@ -30,6 +30,22 @@ def test_the_first_and_the_last_two_stay(tmp_path: Path) -> None:
         kept.load(1)
     assert FileCheckpoints(tmp_path, b"another").have() == []
     assert {path.suffix for path in tmp_path.iterdir()} == {".safetensors"}
+    assert {path.stat().st_mode & 0o777 for path in tmp_path.iterdir()} == {0o600}
+
+
+def test_what_one_party_reached_alone_is_dropped_and_does_not_push_out_what_follows(tmp_path: Path) -> None:
+    kept = FileCheckpoints(tmp_path)
+    for number in (0, 1, 7, 8):
+        kept.keep(number, some(number))
+    kept.drop_after(1)
+    assert kept.have() == [(0, 0)]  # 1 had gone already
+    kept.keep(1, some(1))
+    assert kept.have() == [(0, 0), (1, 1)]
+    kept.keep(5, some(5), since=2)
+    kept.drop_after(3)  # which lies in the range
+    assert kept.have() == [(0, 0), (1, 1), (2, 5)]
+    kept.drop_after(-1)
+    assert kept.have() == []
 
 
 RANGES = st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)).map(lambda pair: (min(pair), max(pair))), max_size=4)

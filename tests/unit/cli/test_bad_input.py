@@ -68,6 +68,8 @@ CASES: dict[str, list[tuple[list[str], str]]] = {
         ([TOKEN], "token"),
         ([" "], "token"),
     ],
+    "site request": [([], "federation"), (["hospitals", "UPPER"], "found 'UPPER'")],
+    "person request": [([], "federation"), (["hospitals", "UPPER"], "found 'UPPER'")],
     "site start": [
         ([], "membership.json"),
         (["-d", "nowhere"], "membership.json"),
@@ -89,6 +91,17 @@ CASES: dict[str, list[tuple[list[str], str]]] = {
     "job remove": [([], "JOB"), (["0000000", "--yes"], "federation.yaml: not found")],
     "job cancel": [([], "job"), (["0000000"], "federation.yaml: not found")],
     "job resume": [([], "job"), (["0000000"], "federation.yaml: not found")],
+    "deploy aws init": [
+        ([], "path"),
+        (["a.yaml", "--region", "mars", "--site", "x"], "region: expected a region such as"),
+    ],
+    "deploy aws deploy": [(["nothere.yaml"], "nothere.yaml: not found"), (["bad.yaml"], "expected YAML")],
+    "deploy aws diff": [(["nothere.yaml"], "nothere.yaml: not found")],
+    "deploy aws admit": [([], "request"), (["nothere.json"], "federation.yaml: not found")],
+    "deploy aws revoke": [([], "kind"), (["site", "riga"], "federation.yaml: not found")],
+    "deploy aws package": [(["nothere.yaml"], "nothere.yaml: not found")],
+    "deploy aws cost": [(["nothere.yaml"], "nothere.yaml: not found"), (["keys.yaml"], "expected keys")],
+    "deploy aws destroy": [(["nothere.yaml"], "nothere.yaml: not found")],
     "deploy sagemaker launch": [
         ([], "federation.yaml: not found"),
         (["bad.yaml"], "expected YAML"),

@@ -89,9 +89,8 @@ def test_liars_are_a_fifth_and_never_the_root() -> None:
 
 def test_tables_hold_every_strategy_that_trains() -> None:
     shown = {strategy.name for strategy in (*digits.STRATEGIES, *digits.PERSONAL, *digits.DEFENCES)}
-    # Questions and trees train no such model, there are no normalising layers, tiers depend on the clock, and FedAsync
-    # takes 1000 rounds.
-    without = {"query", "analysis", "boosting", "xgboost", "fedbn", "fedat", "fedasync"}
+    # Questions and trees train no such model, and there are no normalising layers.
+    without = {"query", "analysis", "boosting", "xgboost", "fedbn"}
     assert shown == set(catalogue()) - without
 
 

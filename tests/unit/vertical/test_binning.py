@@ -330,6 +330,18 @@ def test_a_column_that_the_other_party_holds_too_is_infinite() -> None:
     assert [(n, v.shape) for n, v in view] == [("explained", (4, 4))]
 
 
+@pytest.mark.parametrize("sent", [np.full((2, 2), 1.7e308), np.full((2, 2), np.nan), np.eye(3)])
+def test_what_no_correlations_explain_is_refused(sent: Any) -> None:
+    async def deviates(party: Party) -> None:
+        await party.recv("host", "explained")
+        await party.send("host", "explained", sent)
+
+    table = np.random.default_rng(1).standard_normal((50, 2))
+    programs = {"guest": deviates, "host": lambda party: inflation.exchange(party, table, np.zeros((2, 3)))}
+    failed = run_scheduled(inflation.PROTOCOL, programs, 0).errors["host"]
+    assert "guest: expected numbers of (2, 2)" in str(failed)
+
+
 @pytest.mark.parametrize(
     ("label", "words"),
     [([0.0, np.nan], "a label in every row"), ([0, 2], None), (["no", "yes"], None), ([1, 1], "two values, found 1")],

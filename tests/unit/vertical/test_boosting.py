@@ -406,6 +406,19 @@ def test_sums_that_do_not_add_up_to_the_node_are_refused() -> None:
     assert "expected sums that add up to those of the node" in str(outcome.errors["guest"])
 
 
+@pytest.mark.parametrize(("first", "second"), [(0, 0), (1, 0), (0, 3 * 64)])
+def test_a_host_answers_each_tree_once_and_no_more_than_were_agreed(first: int, second: int) -> None:
+    columns, response = small(hosts=1)
+    held = Settings(**{**OPTIONS, "num_trees": 3}, cipher="mock")
+    numbers = iter((first, second))
+
+    def spoil(role: str, name: str, value: Array) -> Array:
+        return np.array([next(numbers, 2), value[1]], np.int64) if name == "tree" else value
+
+    outcome = play(columns, response, held, spoil=spoil)
+    assert f"expected a tree from {first + 1} to 191, found {second}" in str(outcome.errors["host"])
+
+
 def test_another_number_of_rows_or_other_settings_are_refused() -> None:
     columns, response = small(hosts=1)
     held = Settings(**OPTIONS, cipher="mock")

@@ -200,6 +200,14 @@ def test_answers_that_do_not_fit_are_refused() -> None:
     assert play(None) == {}
 
 
+def test_no_more_answers_are_unpacked_than_there_are_questions() -> None:
+    raw = np.random.default_rng(0).integers(0, 256, (4, 1 << 16), np.uint8)
+    found = scoring._unpacked(raw, 4, 11, "host")
+    assert (found.shape, found.dtype) == ((4, 11), np.bool_)
+    assert (found == np.unpackbits(raw, axis=1)[:, :11]).all()
+    assert scoring._unpacked(raw[:, :0], 4, 0, "host").shape == (4, 0)
+
+
 def test_labels_and_columns_at_the_wrong_place() -> None:
     guest, hosts = people()
     model = hs.vertical.Boosting(**MODEL)

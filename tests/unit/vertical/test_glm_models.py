@@ -190,7 +190,17 @@ def test_a_file_that_is_no_part_is_refused(data: st.DataObject) -> None:
         arrays: dict[str, Any] = dict(decode(good))
         name = data.draw(st.sampled_from(list(arrays)))
         value = st.sampled_from([np.zeros(3), np.full((3, 3), np.nan), np.zeros((3, 3), np.float32), np.zeros((0, 3))])
-        text = st.sampled_from([b"", b"[]", b'{"v":1}', b'{"v":1,"names":["a","a","b"]}', b'{"v":2}', b"[" * 100_000])
+        text = st.sampled_from(
+            [
+                b"",
+                b"[]",
+                b'{"v":1}',
+                b'{"v":1,"names":["a","a","b"]}',
+                b'{"v":2}',
+                b'{"v":1,"names":["a","b","c"],"hosts":-1}',
+                b"[" * 100_000,
+            ]
+        )
         arrays[name] = np.frombuffer(data.draw(text), np.uint8) if name == "about" else data.draw(value)
         bad = encode(Arrays(arrays))
     try:

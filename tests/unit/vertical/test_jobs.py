@@ -115,6 +115,30 @@ def test_further_rows_are_scored_with_the_kept_parts_also_without_a_host() -> No
             replace(app, **bad)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize(
+    "model",
+    [
+        hs.vertical.LogisticRegression(epochs=1, batch_rows=60, label="y", key="id"),
+        hs.vertical.Boosting(num_trees=2, depth=1, cipher="mock", label="y", key="id"),
+    ],
+    ids=["linear", "trees"],
+)
+def test_scores_without_one_of_the_hosts_that_were_trained_with_are_refused_and_not_wrong(model: Any) -> None:
+    x = np.random.default_rng(0).normal(size=(60, 4))
+    ids = np.arange(60)
+    bank = {"id": ids, "y": (x.sum(axis=1) > 0).astype(int), "a": x[:, 0]}
+    hosts = [{"id": ids, f"x{at}": x[:, at]} for at in (1, 2, 3)]
+    trained = hs.vertical.simulate(model, bank, hosts)
+    parts = {
+        role: model.decoded(model.encoded(part, trained.response if role == "guest" else None))[0]
+        for role, part in trained.parts.items()
+    }
+    assert {part.num_hosts for part in parts.values()} == {3}
+    fewer = replace(trained, parts={role: part for role, part in parts.items() if role != "host-3"})
+    with pytest.raises(ConfigError, match="expected the 3 hosts of the training, found 2"):
+        fewer.predict(bank, hosts[:2])
+
+
 @given(st.lists(st.integers(0, 10**6), unique=True, min_size=1, max_size=40), st.integers(0, 2**63 - 1), st.randoms())
 def test_the_common_order_depends_on_who_is_there_and_on_the_seed(ids: list[int], seed: int, random: Any) -> None:
     mine, theirs = list(ids), [*ids, *range(10**7, 10**7 + 5)]

@@ -143,3 +143,30 @@ async def test_who_names_a_checkpoint_that_is_not_there_is_refused() -> None:
         await run_local(declared, {"guest": names, "host": lambda party: resuming.host(party, [(0, 6)])})
     with pytest.raises(RefusedError, match="host: expected at most 16 ranges"):
         await run_local(declared, {"guest": lambda party: resuming.guest(party, [], ("host",)), "host": tells})
+
+
+async def test_what_one_party_reached_alone_is_never_mixed_with_a_later_session(tmp_path: Path) -> None:
+    model, num_hosts, tolerance = CASES["dealer"]
+    undisturbed, _ = await session(model, num_hosts, None)
+    last = host_roles(num_hosts)[-1]
+    for crash in (
+        ("guest", 2, True),
+        (last, 2, True),
+    ):  # the host keeps 2 of the first session, the guest of the second
+        with pytest.raises((Crash, HanseError)):
+            await session(model, num_hosts, tmp_path, crash)
+    again, _ = await session(model, num_hosts, tmp_path)
+    expected, found = arrays_of(model, undisturbed), arrays_of(model, again)
+    for name, value in expected.items():
+        if name.endswith("weights"):
+            assert np.abs(value - found[name]).max() < tolerance, name
+
+
+async def test_a_checkpoint_of_trees_holds_no_number_of_each_row_for_each_tree(tmp_path: Path) -> None:
+    model = hs.vertical.Boosting(num_trees=12, depth=2, cipher="mock", held_out=0.3, patience=12)
+    await session(model, 1, tmp_path)
+    rows = len(town()["bank"]["customers"]["id"])
+    sizes = {int(path.stem): path.stat().st_size for path in (tmp_path / "guest").iterdir()}
+    last = max(sizes)
+    assert last >= 12
+    assert sizes[last] - sizes[last - 1] < 8 * rows < sizes[last]

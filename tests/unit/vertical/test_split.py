@@ -452,6 +452,35 @@ def test_networks_that_do_not_fit_are_refused() -> None:
         assert words in "".join(str(each) for each in outcome.errors.values())
     diverged = train(tables, y * 1e30, Settings(epochs=3, loss="mse", optimiser="sgd", learning_rate=16.0))
     assert "take a smaller learning rate" in str(diverged.errors["guest"])
+    assert not any("expected finite gradients" in str(error) for error in diverged.errors.values())  # it blames nobody
+
+
+def test_weights_that_only_the_last_step_spoils_are_no_model() -> None:
+    tables, y = people(rows=16)
+    chosen = Settings(epochs=1, batch_rows=16, chunks=1, optimiser="sgd", learning_rate=16.0)
+
+    class Deviates(Party):
+        async def send(self, to: str, name: str, value: Array) -> None:
+            spoilt = np.full_like(value, 3e38) if name == "gradient" else value
+            await super().send(to, name, spoilt)
+
+    found = train(tables, y, chosen, kind=Deviates)
+    assert "expected finite weights at its end" in str(found.errors[FIRST])
+    assert "guest" in found.results
+
+
+def test_a_top_network_that_leaves_a_host_out_is_refused() -> None:
+    class Own(torch.nn.Module):  # type: ignore[misc, name-defined]
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = torch.nn.Linear(5, 1)
+
+        def forward(self, x: Any) -> Any:
+            return self.layer(x[:, :5].detach() + self.layer.bias)
+
+    tables, y = people(rows=16)
+    found = train(tables, y, Settings(epochs=1), top=lambda inputs, outputs: Own())
+    assert "a top network that uses them all" in str(found.errors["guest"])
     for name, bad in (("bottom", ()), ("bottom", (0,)), ("top", [3]), ("top", 5)):
         with pytest.raises(ConfigError, match=f"{name}: expected widths"):
             networks.check_widths(name, bad)

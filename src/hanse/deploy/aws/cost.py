@@ -1,10 +1,11 @@
-"""What a round costs: calls that were counted, times list prices of a date. An estimate, not a bill.
+"""What a round costs: calls that were counted, times prices as known on a date. An estimate, not a bill.
 
 Calls are those of a synchronous round (a phase that trains, one that evaluates) with a model of 40 kB, counted where
 they arrive, at an emulator's HTTP front, as the difference between jobs of twelve and of two rounds, with two and with
 four sites: a part for the round, and a part for each site. What a larger model adds is computed: it moves in chunks of
 8 MiB. How long a function takes on AWS is assumed, and that no two messages come together. Not in it: starting and
-ending a job, and an app's own evaluation. Prices change: look before you rely on one.
+ending a job, and an app's own evaluation. Of the prices only those of Step Functions
+were compared with AWS's page; SOURCE is where to look before you rely on one.
 """
 
 import math

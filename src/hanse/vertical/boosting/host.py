@@ -16,6 +16,7 @@ from hanse.vertical.boosting.forest import Questions
 from hanse.vertical.boosting.guest import COLUMNS_A_MESSAGE, unpacked
 from hanse.vertical.boosting.levels import Level
 from hanse.vertical.boosting.protocol import VERSION
+from hanse.vertical.boosting.response import MAX_CLASSES
 from hanse.vertical.boosting.settings import Settings
 from hanse.vertical.boosting.training import Asked, sides, with_siblings
 
@@ -50,13 +51,14 @@ async def host(party: Party, columns: BinnedColumns, settings: Settings, progres
         raise RefusedError("guest: expected bounds of derivatives from 1 to 2^40, found others")
     adder: Adder = KEEPERS[settings.cipher].adder(await party.recv("guest", "public_key"))
     layout = Layout.of(g_most, h_most, rows, adder.capacity_bits)
-    asked = Asked.resumed(columns, progress)
+    asked, least, most = Asked.resumed(columns, progress), progress.number, settings.num_trees * MAX_CLASSES
     while True:
         tree, num_sampled = (int(each) for each in await party.recv("guest", "tree"))
         if tree < 0:
             return asked.questions()
-        if tree < progress.number:
-            raise RefusedError("guest: expected a tree that is not done, found an earlier one")
+        if not least <= tree < most:
+            raise RefusedError(f"guest: expected a tree from {least} to {most - 1}, found {tree}")
+        least = tree + 1
         if tree:
             progress.keep(tree, asked.kept(), since=1)
         asked.tree = party.iteration = tree

@@ -123,11 +123,11 @@ class Boosting(Model):
             return lambda party: guest.guest(party, columns, response, settings, progress)
         return lambda party: host.host(party, columns, settings, progress)
 
-    def part_of(self, columns: BinnedColumns, trained: Any) -> PartyTrees:
+    def part_of(self, columns: BinnedColumns, trained: Any, num_hosts: int) -> PartyTrees:
         """A party's part of the model, from what its program returned."""
         if isinstance(trained, Questions):
-            return PartyTrees(columns.names, trained)
-        return PartyTrees(columns.names, trained.questions, trained.grown.forest)
+            return PartyTrees(columns.names, trained, num_hosts=num_hosts)
+        return PartyTrees(columns.names, trained.questions, trained.grown.forest, num_hosts)
 
     def names_in(self, part: PartyTrees) -> tuple[str, ...]:
         """The columns of a party that its part was trained on, in their order."""

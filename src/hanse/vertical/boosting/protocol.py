@@ -16,6 +16,11 @@ _ASSUMPTIONS = {
     "paillier": "decisional composite residuosity for a modulus of 2048 bits",
     "mock": "none: the mock cipher encrypts nothing",
 }
+_SUMS = (
+    "in each node, each column's sums of derivatives over merged bins, how many these are, and whether so many rows "
+    "have no value that they have a sum of their own"
+)
+_MEMBERS = "how many trees there are, and which rows are in which node, which depends on the label"
 
 
 def protocol(num_hosts: int, settings: Settings) -> Protocol:
@@ -42,9 +47,9 @@ def protocol(num_hosts: int, settings: Settings) -> Protocol:
         reveals += [
             Reveal(host, "guest", "shape", "how many rows and columns it has, and how large derivatives can be"),
             Reveal("guest", host, "shape", "how many rows and columns it has"),
-            Reveal("guest", host, "bin_sums", "in each node, each column's sums of derivatives over merged bins"),
+            Reveal("guest", host, "bin_sums", _SUMS),
             Reveal("guest", host, "split_sides", "which rows of a node go left at each split on the host's columns"),
-            Reveal(host, "guest", "node_members", "which rows are in which node, which depends on the label"),
+            Reveal(host, "guest", "node_members", _MEMBERS),
             Reveal(host, "guest", "own_splits", "which of its columns and bins trees ask about"),
         ]
         if settings.samples:

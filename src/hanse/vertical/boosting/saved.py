@@ -16,6 +16,7 @@ from hanse.trees.objectives import objective_of
 from hanse.vertical.boosting.forest import LEAF, Forest, Questions
 from hanse.vertical.boosting.response import Response
 from hanse.vertical.boosting.scoring import PartyTrees
+from hanse.vertical.parties import hosts_in
 
 VERSION = 1
 _QUESTIONS = {"column": np.int64, "bin": np.int64, "threshold": np.float64, "missing_left": np.bool_}
@@ -32,7 +33,7 @@ _FOREST = {
 
 def part_arrays(part: PartyTrees, response: Response | None = None) -> Arrays:
     """A part as arrays; at the guest with its response, of which the rows are left out."""
-    about: dict[str, Any] = {"v": VERSION, "names": list(part.names)}
+    about: dict[str, Any] = {"v": VERSION, "names": list(part.names), "hosts": part.num_hosts}
     arrays: dict[str, Array] = {name: getattr(part.questions, name) for name in _QUESTIONS}
     if part.forest is not None:
         if response is None:
@@ -57,9 +58,9 @@ def part_in(arrays: Arrays) -> tuple[PartyTrees, Response | None]:
     names = tuple(about["names"])
     questions = _questions(arrays, len(names))
     if not at_guest:
-        return PartyTrees(names, questions), None
+        return PartyTrees(names, questions, num_hosts=hosts_in(about)), None
     response = _response(about)
-    return PartyTrees(names, questions, _forest(arrays, response, len(questions.column))), response
+    return PartyTrees(names, questions, _forest(arrays, response, len(questions.column)), hosts_in(about)), response
 
 
 def _about(raw: Any) -> dict[str, Any]:

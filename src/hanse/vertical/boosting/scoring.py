@@ -34,11 +34,13 @@ class PartyTrees:
         names: of the columns that it was trained on.
         questions: its own splits.
         forest: at the guest, the trees; None at hosts.
+        num_hosts: how many there were in the training; 0 if that is not known.
     """
 
     names: tuple[str, ...]
     questions: Questions
     forest: Forest | None = None
+    num_hosts: int = 0
 
 
 def protocol(num_hosts: int = 1) -> Protocol:
@@ -145,5 +147,5 @@ def _check_columns(part: PartyTrees, table: Wide) -> None:
 def _unpacked(raw: Array, num_rows: int, needed: int, who: str) -> npt.NDArray[np.bool_]:
     if len(raw) != num_rows or 8 * raw.shape[1] < needed:
         raise RefusedError(f"{who}: expected answers to {needed} splits for {num_rows} rows, found another number")
-    bits: Mask = np.unpackbits(raw, axis=1).astype(np.bool_)
+    bits: Mask = np.unpackbits(raw, axis=1, count=needed).view(np.bool_)  # a host may have sent a gibibyte
     return bits

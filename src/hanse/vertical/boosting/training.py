@@ -219,11 +219,9 @@ async def boost(
     margins = np.repeat(base[:, None], len(target), axis=1)
     trees: list[_Tree] = []
     losses: list[float] = []
-    best = 0
+    best, best_margins = 0, margins
     if progress.number:
-        trees, losses = _resumed(progress, settings)
-        for at, tree in enumerate(trees):
-            margins[at % len(base)] += tree.says
+        trees, losses, margins, best_margins = _resumed(progress, settings)
         best = int(np.argmin(losses)) if losses else 0
     done = len(trees) // objective.num_outputs
     if settings.patience and done and done - 1 - best >= settings.patience:
@@ -238,17 +236,14 @@ async def boost(
             trees.append(tree)
         if settings.patience:
             losses.append(mean_loss(objective, margins[:, out], target[out]))
-            best = turn if losses[-1] < losses[best] or turn == 0 else best
-        _keep(progress, sources[0], trees, losses)
+            if losses[-1] < losses[best] or turn == 0:
+                best, best_margins = turn, margins.copy()
+        _keep(progress, sources[0], trees, losses, margins, best_margins)
         if settings.patience and turn - best >= settings.patience:
             break
     kept = (best + 1) * objective.num_outputs if settings.patience else len(trees)
     forest = _joined(base, trees[:kept])
-    if kept < len(trees):
-        margins = np.repeat(base[:, None], len(target), axis=1)
-        for at, tree in enumerate(trees[:kept]):
-            margins[at % len(base)] += tree.says
-    return Grown(forest, margins, tuple(losses), out)
+    return Grown(forest, margins if kept == len(trees) else best_margins, tuple(losses), out)
 
 
 def mean_loss(objective: Objective, margins: Wide, target: Wide) -> float:
@@ -279,7 +274,6 @@ class _Tree:
         self.gain = np.zeros(nodes)
         self.heavier_left = np.zeros(nodes, np.bool_)
         self.weight = np.zeros(nodes)
-        self.says = np.empty(0)
 
     async def grow(self, sources: Sequence[Source], found: Derivatives, tree: int, settings: Settings) -> Wide:
         """All levels; returns what the tree says of every row, float64 `(num_rows,)`."""
@@ -314,8 +308,7 @@ class _Tree:
             level = below
             if not grown.any():
                 break
-        self.says = self.value[at]
-        return self.says
+        return self.value[at]
 
     def _split(
         self,
@@ -346,19 +339,22 @@ class _Tree:
         self.weight[node] = sums[1]
 
 
-_KEPT = ("party", "question", "column", "value", "gain", "heavier_left", "weight", "says")
+_KEPT = ("party", "question", "column", "value", "gain", "heavier_left", "weight")
 
 
-def _keep(progress: Progress, own: Source, trees: Sequence[_Tree], losses: Sequence[float]) -> None:
-    """A round is done: everything that the next one needs."""
+def _keep(
+    progress: Progress, own: Source, trees: Sequence[_Tree], losses: Sequence[float], margins: Wide, best: Wide
+) -> None:
+    """A round is done: everything that the next one needs; of rows their margins now and at the best round so far."""
     if progress.keeps and isinstance(own, OwnColumns):
         arrays = {name: np.stack([getattr(tree, name) for tree in trees]) for name in _KEPT}
-        state = {**arrays, "losses": np.array(losses), **own.asked.kept()}
+        of_rows = {"margins": margins, "best_margins": best} if losses else {"margins": margins}
+        state = {**arrays, **of_rows, "losses": np.array(losses), **own.asked.kept()}
         progress.keep(len(trees), Arrays({**state, "heavier_left": arrays["heavier_left"].astype(np.uint8)}))
 
 
-def _resumed(progress: Progress, settings: Settings) -> tuple[list[_Tree], list[float]]:
-    """Trees and losses as `_keep` left them."""
+def _resumed(progress: Progress, settings: Settings) -> tuple[list[_Tree], list[float], Wide, Wide]:
+    """Trees, losses and margins as `_keep` left them."""
     trees = []
     for at in range(progress.number):
         tree = _Tree(settings.depth)
@@ -366,7 +362,8 @@ def _resumed(progress: Progress, settings: Settings) -> tuple[list[_Tree], list[
             setattr(tree, name, np.array(progress.state[name][at]))
         tree.heavier_left = tree.heavier_left.astype(np.bool_)
         trees.append(tree)
-    return trees, progress.state["losses"].tolist()
+    margins = np.array(progress.state["margins"])
+    return trees, progress.state["losses"].tolist(), margins, np.array(progress.state.get("best_margins", margins))
 
 
 def _joined(base: Wide, trees: Sequence[_Tree]) -> Forest:

@@ -133,9 +133,9 @@ class LinearModel(Model):
             return lambda party: room.guest(party, columns, response, training, **options)
         return lambda party: room.host(party, columns, training, **options)
 
-    def part_of(self, columns: Columns, trained: Any) -> PartyModel:
+    def part_of(self, columns: Columns, trained: Any, num_hosts: int) -> PartyModel:
         """See `Model.part_of`."""
-        return PartyModel(replace(columns, values=columns.values[:0].copy()), trained.weights)
+        return PartyModel(replace(columns, values=columns.values[:0].copy()), trained.weights, num_hosts)
 
     def names_in(self, part: PartyModel) -> tuple[str, ...]:
         """See `Model.names_in`."""

@@ -15,6 +15,7 @@ from hanse.core.errors import CodecError
 from hanse.vertical.glm.columns import Columns
 from hanse.vertical.glm.families import FAMILIES, Response
 from hanse.vertical.glm.scoring import PartyModel
+from hanse.vertical.parties import hosts_in
 
 VERSION = 1
 
@@ -22,6 +23,7 @@ VERSION = 1
 def part_arrays(part: PartyModel, response: Response | None = None) -> Arrays:
     """A part as arrays; at the guest with its response, of which the rows are left out."""
     about: dict[str, Any] = {"v": VERSION, "names": list(part.columns.names), "clip": part.columns.clip}
+    about["hosts"] = part.num_hosts
     if response is not None:
         about |= {
             "family": response.family.name,
@@ -70,7 +72,7 @@ def part_in(arrays: Arrays) -> tuple[PartyModel, Response | None]:
     if clip is not None and not (isinstance(clip, float | int) and clip > 0):
         raise CodecError("model: expected a clip above 0 or none")
     empty = np.empty((0, len(names)))
-    part = PartyModel(Columns(empty, tuple(names), means, deviations, clip), weights)
+    part = PartyModel(Columns(empty, tuple(names), means, deviations, clip), weights, hosts_in(about))
     return part, _response(about, weights.shape[1]) if "family" in about else None
 
 

@@ -34,10 +34,12 @@ class PartyModel:
     Attributes:
         columns: how its columns are scaled; `columns.values` may be empty.
         weights: float64, `(num_columns, num_outputs)`, for scaled columns.
+        num_hosts: how many there were in the training; 0 if that is not known.
     """
 
     columns: Columns
     weights: Table
+    num_hosts: int = 0
 
     def part(self, table: Table) -> Table:
         """This party's part of z, float64 `(n, num_outputs)`, for rows of its columns without the intercept."""

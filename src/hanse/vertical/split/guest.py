@@ -17,6 +17,7 @@ from hanse.vertical.split.networks import (
     MAX_WIDTH,
     Bottom,
     Top,
+    check_finite,
     drawing,
     imported,
     load_progress,
@@ -110,8 +111,9 @@ async def guest(
             check_outputs(outputs, len(chunk), response.shape[1])
             loss = loss_of(settings, outputs, y[rows]) * (len(chunk) / step.num_rows)
             loss.backward()
-            for (role, (embedding, content)), leaf in zip(heard.items(), leaves, strict=True):
-                await party.send(role, "gradient", codec.gathered(leaf.grad.numpy(), content))
+            gradients = [gradient_by(leaf) for leaf in leaves]  # all of them, before any is sent
+            for (role, (embedding, content)), gradient in zip(heard.items(), gradients, strict=True):
+                await party.send(role, "gradient", codec.gathered(gradient, content))
                 if step.epoch == settings.epochs - 1:
                     sums[role] += embedding.sum(axis=0, dtype=np.float64)
             losses[step.epoch] += float(loss.detach()) * step.num_rows / len(table)
@@ -123,6 +125,7 @@ async def guest(
             told = {f"sum/{role}": total.copy() for role, total in sums.items()}
             state = {**progress_arrays(whole, optimiser), **told, "losses": losses[: step.epoch + 1].copy()}
             progress.keep(step.epoch + 1, Arrays(state))
+    check_finite(whole)
     defaults = {role: (total / len(table)).astype(np.float32) for role, total in sums.items()}
     return TrainedGuest(own, above, widths, defaults, tuple(losses.tolist()), taken)
 
@@ -139,6 +142,21 @@ async def hear(party: Party, role: str, codec: Codec, rows: int, width: int) -> 
     if embedding is None or not np.isfinite(embedding).all():
         raise RefusedError(f"{role}: expected finite embeddings of {(rows, width)}, found others")
     return embedding, content
+
+
+def gradient_by(leaf: Any) -> Numbers:
+    """The loss's gradient by a host's embedding.
+
+    Raises:
+        ConfigError: there is none, or it is not finite.
+    """
+    found: Numbers | None = None if leaf.grad is None else leaf.grad.numpy()
+    if found is None or not np.isfinite(found).all():
+        raise ConfigError(
+            "training: expected a finite gradient by every host's embedding, found another; take a smaller learning "
+            "rate, and a top network that uses them all"
+        )
+    return found
 
 
 def check_outputs(outputs: Any, rows: int, num_outputs: int) -> None:

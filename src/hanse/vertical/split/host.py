@@ -14,6 +14,7 @@ from hanse.core.errors import ConfigError, RefusedError
 from hanse.vertical.split.codecs import Codec, Numbers, codec_of
 from hanse.vertical.split.networks import (
     Bottom,
+    check_finite,
     clipped,
     drawing,
     imported,
@@ -116,6 +117,7 @@ async def host(
         taken = step.index + 1
         if step.ends_epoch and progress.keeps:
             progress.keep(step.epoch + 1, Arrays(progress_arrays(module, optimiser)))
+    check_finite(module)
     return TrainedHost(party.role, module, taken)
 
 

@@ -143,8 +143,9 @@ class SplitNetwork(Model):
             return lambda party: guest.guest(party, columns.values, y, settings, bottom, self.top, progress)
         return lambda party: host.host(party, columns.values, settings, bottom, progress)
 
-    def part_of(self, columns: Columns, trained: Any) -> SplitPart:
+    def part_of(self, columns: Columns, trained: Any, num_hosts: int) -> SplitPart:
         """A party's part of the model, without its rows."""
+        del num_hosts  # the guest's has a default for each
         scaled = replace(columns, values=columns.values[:0].copy())
         if isinstance(trained, guest.TrainedGuest):
             return SplitPart("guest", scaled, trained.bottom, trained.top, dict(trained.defaults))

@@ -116,6 +116,17 @@ def width_of(bottom: Any, num_columns: int, role: str) -> int:
     return int(found.shape[1])
 
 
+def check_finite(module: Any) -> None:
+    """Return if a training has ended with numbers.
+
+    Raises:
+        ConfigError: it diverged.
+    """
+    torch = imported()
+    if not all(bool(torch.isfinite(each).all()) for each in module.state_dict().values() if each.is_floating_point()):
+        raise ConfigError("training: expected finite weights at its end, found others; take a smaller learning rate")
+
+
 def optimiser_of(module: Any, settings: Settings) -> Any:
     """PyTorch's optimiser for all parameters of a module."""
     torch = imported()

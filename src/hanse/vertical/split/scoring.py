@@ -42,6 +42,11 @@ class SplitPart:
     top: Any = None
     defaults: dict[str, npt.NDArray[np.float32]] = field(default_factory=dict)
 
+    @property
+    def num_hosts(self) -> int:
+        """How many there were in the training, at the guest; 0 at hosts, which do not know."""
+        return len(self.defaults)
+
     def embedding(self, values: Table) -> Any:
         """Its network's output for rows of its columns, a float32 tensor `(n, width)`."""
         torch = imported()

@@ -19,6 +19,8 @@ def successors(state: dict[str, Any]) -> set[str]:
 def test_every_instruction_has_a_state_and_every_state_is_reached_and_left() -> None:
     choices = {choice["StringEquals"]: choice["Next"] for choice in STATES["Which"]["Choices"]}
     assert set(choices) == set(KINDS)
+    other = {"Step": "Continue", "Again": "Step"}  # the instruction Step starts the next execution
+    assert choices == {kind: other.get(kind, kind) for kind in KINDS}
     reached, todo = set(), {MACHINE["StartAt"]}
     while todo:
         name = todo.pop()
