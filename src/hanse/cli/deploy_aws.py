@@ -136,9 +136,8 @@ def admit(
         content = request.read_bytes()
     except OSError as error:
         raise ConfigError(f"{request}: {error.strerror}; a site makes one with: hanse site request") from None
-    asked = fingerprint_of(content)
-    note(f"The request's fingerprint, to be compared with what its sender tells you: {asked}")
     name, body = deploying.admit(account, deployment, folder, content, days=days)
+    asked = fingerprint_of(content)
     target = output or Path(f"{name}-admission.json")
     target.write_bytes(canonical_json(body))
     shown = fingerprint(body["authority"].encode()).hex()
@@ -146,6 +145,7 @@ def admit(
         show_json({"name": name, "admission": str(target), "authority_sha256": shown, "request_sha256": asked})
         return
     group = "person" if "bucket" in body["aws"] else "site"
+    note(f"Before you hand it out, compare the request's fingerprint with the one that {name} tells you: {asked}")
     note(f"Give it to {name}, who runs: hanse {group} join {target.name}, and compares the authority's fingerprint:")
     note(shown)
     say(str(target))
