@@ -312,7 +312,9 @@ def _factors(bins: range, places: Sequence[Places], ends: npt.NDArray[np.int64],
     for field, bin_ in enumerate(bins):
         column = int(np.searchsorted(ends, bin_, side="right"))
         first = int(ends[column - 1]) if column else 0
-        factors[places[column] == bin_ - first] += 1 << rows.bit_length() * field
+        here = places[column] == bin_ - first
+        if here.any():  # the field of an empty bin may lie above what a factor holds
+            factors[here] += 1 << rows.bit_length() * field
     return factors
 
 

@@ -193,6 +193,14 @@ def test_the_views_are_made_from_what_is_revealed(sees: Sees) -> None:
         assert [(n, v.dtype, v.shape) for n, v in view] == [(n, v.dtype, v.shape) for n, v in seen[role]]
 
 
+@pytest.mark.parametrize("sees", ["guest", "host"])
+def test_empty_bins_lie_beyond_what_a_factor_holds(sees: str) -> None:
+    """Twenty bins of which three hold rows: in one product there are fields of bins without rows above the 63rd bit."""
+    positive, places = people(3, 100, [3] * 2)
+    outcome = run(positive, places, [20] * 2, sees)
+    assert outcome.errors == {}
+
+
 def test_all_bits_but_the_counts_are_masked(monkeypatch: pytest.MonkeyPatch) -> None:
     """What the guest decrypts is uniform above the fields; what the host gets back is uniform in all bits."""
     opened: list[int] = []
