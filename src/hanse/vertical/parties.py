@@ -1,26 +1,13 @@
 """Names of the roles of vertical protocols: one guest, who holds the label, up to 16 hosts, and perhaps an arbiter."""
 
-from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Literal
 
-from hanse.core.errors import CodecError, ConfigError
+from hanse.core.errors import ConfigError
 
 GUEST, HOST, ARBITER = "guest", "host", "arbiter"
 MAX_HOSTS = 16
 IfOffline = Literal["refuse", "default"]
 """What a host that is away means for scores: none, or those of a model in which it says nothing."""
-
-
-def hosts_in(about: Mapping[str, Any]) -> int:
-    """How many hosts a saved part was trained with, by its field `hosts`; 0 where there is none.
-
-    Raises:
-        CodecError: something else.
-    """
-    found = about.get("hosts", 0)
-    if type(found) is not int or not 0 <= found <= MAX_HOSTS:
-        raise CodecError(f"model: expected 0 to {MAX_HOSTS} hosts")
-    return found
 
 
 def host_roles(num_hosts: int) -> tuple[str, ...]:

@@ -4,7 +4,6 @@ Arrays `about` (JSON as bytes), the party's own splits, and at the guest the tre
 everything.
 """
 
-import json
 from typing import Any
 
 import numpy as np
@@ -13,10 +12,10 @@ from hanse.core.arrays import Array, Arrays
 from hanse.core.codec import canonical_json
 from hanse.core.errors import CodecError, ConfigError
 from hanse.trees.objectives import objective_of
+from hanse.vertical.about import hosts_in, read_about
 from hanse.vertical.boosting.forest import LEAF, Forest, Questions
 from hanse.vertical.boosting.response import Response
 from hanse.vertical.boosting.scoring import PartyTrees
-from hanse.vertical.parties import hosts_in
 
 VERSION = 1
 _QUESTIONS = {"column": np.int64, "bin": np.int64, "threshold": np.float64, "missing_left": np.bool_}
@@ -54,26 +53,13 @@ def part_in(arrays: Arrays) -> tuple[PartyTrees, Response | None]:
     wanted = ["about", *_QUESTIONS, *(["base", *_FOREST] if at_guest else [])]
     if list(arrays) != wanted:
         raise CodecError(f"trees: expected the arrays {', '.join(wanted)}")
-    about = _about(arrays["about"])
+    about = read_about(arrays["about"], "trees", VERSION)
     names = tuple(about["names"])
     questions = _questions(arrays, len(names))
     if not at_guest:
         return PartyTrees(names, questions, num_hosts=hosts_in(about)), None
     response = _response(about)
     return PartyTrees(names, questions, _forest(arrays, response, len(questions.column)), hosts_in(about)), response
-
-
-def _about(raw: Any) -> dict[str, Any]:
-    try:
-        about = json.loads(raw.tobytes()) if raw.dtype == np.uint8 else None
-    except (ValueError, RecursionError):
-        about = None
-    if not isinstance(about, dict) or about.get("v") != VERSION:
-        raise CodecError(f"trees: expected a JSON object with v={VERSION}")
-    names = about.get("names")
-    if not isinstance(names, list) or not all(isinstance(name, str) for name in names) or len(set(names)) != len(names):
-        raise CodecError("trees: expected different names of columns")
-    return about
 
 
 def _questions(arrays: Arrays, num_columns: int) -> Questions:

@@ -4,7 +4,6 @@ Arrays `about` (JSON as bytes), `weights`, `means`, `deviations`. The guest's pa
 predictions. Reading runs nothing and checks everything.
 """
 
-import json
 from typing import Any
 
 import numpy as np
@@ -12,10 +11,10 @@ import numpy as np
 from hanse.core.arrays import Array, Arrays
 from hanse.core.codec import canonical_json, decode, encode
 from hanse.core.errors import CodecError
+from hanse.vertical.about import hosts_in, read_about
 from hanse.vertical.glm.columns import Columns
 from hanse.vertical.glm.families import FAMILIES, Response
 from hanse.vertical.glm.scoring import PartyModel
-from hanse.vertical.parties import hosts_in
 
 VERSION = 1
 
@@ -63,7 +62,7 @@ def part_in(arrays: Arrays) -> tuple[PartyModel, Response | None]:
     if list(arrays) != ["about", "weights", "means", "deviations"]:
         raise CodecError("model: expected the arrays about, weights, means and deviations")
     weights, means, deviations = (np.array(arrays[name]) for name in ("weights", "means", "deviations"))
-    about = _about(arrays["about"])
+    about = read_about(arrays["about"], "model", VERSION)
     names, clip = about["names"], about.get("clip")
     fitting = weights.ndim == 2 and means.shape == deviations.shape == (len(weights),) == (len(names),)
     floats = all(each.dtype == np.float64 and np.isfinite(each).all() for each in (weights, means, deviations))
@@ -74,19 +73,6 @@ def part_in(arrays: Arrays) -> tuple[PartyModel, Response | None]:
     empty = np.empty((0, len(names)))
     part = PartyModel(Columns(empty, tuple(names), means, deviations, clip), weights, hosts_in(about))
     return part, _response(about, weights.shape[1]) if "family" in about else None
-
-
-def _about(raw: Any) -> dict[str, Any]:
-    try:
-        about = json.loads(raw.tobytes()) if raw.dtype == np.uint8 else None
-    except (ValueError, RecursionError):
-        about = None
-    if not isinstance(about, dict) or about.get("v") != VERSION:
-        raise CodecError(f"model: expected a JSON object with v={VERSION}")
-    names = about.get("names")
-    if not isinstance(names, list) or not all(isinstance(name, str) for name in names) or len(set(names)) != len(names):
-        raise CodecError("model: expected different names of columns")
-    return about
 
 
 def _response(about: dict[str, Any], outputs: int) -> Response:

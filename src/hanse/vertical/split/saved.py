@@ -5,7 +5,6 @@ look like is the model's to say: whoever reads a part brings the model that it w
 that was read, and checks everything.
 """
 
-import json
 from typing import Any
 
 import numpy as np
@@ -13,6 +12,7 @@ import numpy as np
 from hanse.core.arrays import Array, Arrays
 from hanse.core.codec import canonical_json
 from hanse.core.errors import CodecError
+from hanse.vertical.about import read_about
 from hanse.vertical.glm.columns import Columns
 from hanse.vertical.glm.families import FAMILIES, Response
 from hanse.vertical.split.networks import Bottom, Top, load_state, made_bottom, made_top, state_arrays, width_of
@@ -92,18 +92,11 @@ def decoded(arrays: Arrays, bottom: Bottom, top: Top) -> tuple[SplitPart, Respon
 
 
 def _about(arrays: Arrays) -> dict[str, Any]:
-    raw = arrays.get("about")
-    try:
-        about = json.loads(raw.tobytes()) if raw is not None and raw.dtype == np.uint8 else None
-    except (ValueError, RecursionError):
-        about = None
-    if not isinstance(about, dict) or about.get("v") != VERSION or type(about.get("role")) is not str:
-        raise CodecError(f"model: expected a JSON object with v={VERSION} and a role")
-    names = about.get("names")
-    if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
+    about = read_about(arrays.get("about"), "model", VERSION)
+    if type(about.get("role")) is not str:
+        raise CodecError("model: expected a role")
+    if not about["names"]:
         raise CodecError("model: expected names of columns")
-    if len(set(names)) != len(names):
-        raise CodecError("model: expected different names of columns")
     return about
 
 
