@@ -106,7 +106,7 @@ def mlflow_server(folder: Path, port: int) -> Iterator[str]:
         yield f"http://127.0.0.1:{port}"
     finally:
         server.terminate()
-        server.wait(20)
+        server.wait(60)
         log.close()
 
 
