@@ -18,10 +18,11 @@ import numpy as np
 import pytest
 
 import hanse as hs
+from hanse.backends.local.ports import free_ports
 from hanse.clients.app import App
 from hanse.clients.loader import find_app
 from hanse.demos import heart_disease, local_federation
-from hanse.demos.local_federation import LocalFederation, free_ports
+from hanse.demos.local_federation import LocalFederation
 from tests.nursery import MEMBERS, forks
 
 SITES = ("cleveland", "hungarian", "switzerland", "va")
