@@ -17,7 +17,7 @@ from hanse.deploy.aws.settings import Deployment, read
 from hanse.deploy.aws.stacks import code_stack, server_stack, site_stack
 from hanse.deploy.aws.template import render
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.long, pytest.mark.timeout(600)]
 ROOT = Path(__file__).resolve().parents[2]
 PLAIN: dict[str, Any] = {"region": "eu-central-1", "sites": ["luebeck", {"name": "bergen", "account": "111122223333"}]}
 FULL = PLAIN | {
