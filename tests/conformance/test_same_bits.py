@@ -193,7 +193,7 @@ def functions(federation: LocalFederation, tmp_path_factory: pytest.TempPathFact
         yield place
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["stateful", "asking"])
 def test_a_federation_without_a_server_gives_the_same_bits(name: str, functions: AwsFederation) -> None:
     """Of a training with state at the sites and evaluations at the server, and of a question."""
