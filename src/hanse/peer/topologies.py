@@ -1,11 +1,16 @@
-"""What `simulate_peers` may be asked for, as plain values: who talks to whom, and how they average."""
+"""What peers may be asked to do, as plain values: who talks to whom, and how they average; and what each then plays."""
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from hanse.channels.local import ROOM
+from hanse.channels.party import Party
+from hanse.channels.protocol import Protocol
+from hanse.core.arrays import Array
 from hanse.core.errors import ConfigError
+from hanse.peer import cyclic, gossip
+from hanse.peer import ring as around
 from hanse.peer.graph import (
     Graph,
     Mixing,
@@ -16,6 +21,10 @@ from hanse.peer.graph import (
     random_regular,
     ring,
 )
+from hanse.peer.trainer import Trainer
+
+Program = Callable[[Party, Trainer, Array, int, int], Awaitable[Array]]
+"""`await program(party, trainer, start, rounds, done)`: a peer's last vector."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +78,52 @@ class Cyclic:
 
 
 Topology = Gossip | RingAllReduce | Cyclic
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What the peers of a topology play.
+
+    Attributes:
+        apart: rounds that two peers may be apart at most.
+    """
+
+    protocol: Protocol
+    program: Program
+    apart: int = 1
+
+
+def planned(topology: Topology, names: Sequence[str], seed: int, dtype: str, size: int | None) -> Plan:
+    """The declaration and every peer's program.
+
+    Args:
+        names: the peers, two at least, sorted.
+        seed: of a random graph.
+        dtype: of vectors: `float32` or `float64`.
+        size: elements of a vector, where that is known.
+
+    Raises:
+        ConfigError: a graph of others than these peers, a matrix that is none.
+    """
+    if isinstance(topology, Gossip):
+        joined = graph_of(topology, names, seed)
+        mixing = mixing_of(topology, joined)
+
+        async def mix(party: Party, trainer: Trainer, start: Array, rounds: int, done: int) -> Array:
+            return await gossip.peer(party, trainer, start, mixing[party.role], rounds, mix=topology.mix, done=done)
+
+        return Plan(gossip.protocol(joined, dtype, size), mix, apart=joined.diameter)
+    if isinstance(topology, RingAllReduce):
+
+        async def reduce(party: Party, trainer: Trainer, start: Array, rounds: int, done: int) -> Array:
+            return await around.peer(party, trainer, start, rounds, weights=topology.weights, done=done)
+
+        return Plan(around.protocol(names), reduce)
+
+    async def turn(party: Party, trainer: Trainer, start: Array, rounds: int, done: int) -> Array:
+        return await cyclic.peer(party, trainer, start, rounds, done=done)
+
+    return Plan(cyclic.protocol(names, dtype, size), turn)
 
 
 def graph_of(topology: Gossip, names: Sequence[str], seed: int) -> Graph:
