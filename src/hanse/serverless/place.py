@@ -10,8 +10,9 @@ from typing import Any, Protocol
 from hanse.core.blobs import Manifest
 from hanse.core.errors import ConfigError
 from hanse.core.records import Envelope
-from hanse.core.seams import BlobStore, Delivery, Inbox, Ledger, Link, UploadTicket
+from hanse.core.seams import Delivery, Inbox, Ledger, Link, UploadTicket
 from hanse.pipeline.documents import Documents
+from hanse.rounds.by_chunks import ChunkStore
 from hanse.rounds.driver import Seams
 from hanse.serverless import contract
 from hanse.serverless.keys import ServerIdentity, unpack
@@ -33,12 +34,10 @@ class Machine(Protocol):
         ...
 
 
-class Bucket(BlobStore, Protocol):
+class Bucket(ChunkStore, Protocol):
     """Blobs whose chunks others put."""
 
     async def commit(self, scope: str, manifest: Manifest, content: bytes = b"") -> None: ...
-
-    def hold(self, chunks: int) -> None: ...
 
 
 class Signer(Protocol):
