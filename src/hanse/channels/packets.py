@@ -24,6 +24,8 @@ from hanse.core.codec import canonical_json
 from hanse.core.errors import CodecError, ConfigError
 
 VERSION = 1
+CHANNEL = "channel"
+"""The kind of the message that carries a packet."""
 MAX_PACKET_BYTES = 8 << 20
 """Of one packet's content: one chunk of a blob."""
 INLINE_BYTES = 96 * 1024
@@ -171,7 +173,8 @@ class Lane:
                 flight.sent_s, flight.wait_s = now_s, min(2 * flight.wait_s, LONGEST_RESEND_S)
                 return self._said(Parcel(seq, self._expected, flight.content, is_new=False))
         if self._waiting and len(self._flying) < WINDOW:
-            parts, size = [], 0
+            parts: list[bytes] = []
+            size = 0
             while self._waiting and (not parts or size + 4 + len(self._waiting[0]) <= MAX_PACKET_BYTES):
                 message = self._waiting.popleft()
                 parts += [len(message).to_bytes(4, "little"), message]
@@ -208,8 +211,8 @@ class Lane:
         """
         if packet.ack > self._next:
             raise CodecError("packet: it speaks for packets that were never sent")
-        for seq in [seq for seq in self._flying if seq < packet.ack]:
-            del self._flying[seq]
+        for flown in [each for each in self._flying if each < packet.ack]:
+            del self._flying[flown]
         seq = packet.seq
         if seq is None:
             return []
