@@ -5,6 +5,7 @@
 
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 from hanse.clients.roles import CALL, PHASE, Part
 from hanse.core.ids import SERVER, TaskId
@@ -16,6 +17,33 @@ from hanse.rounds.result import Result
 
 MAX_METRICS_BYTES = 32 * 1024
 """Of all roles together, as JSON, each an equal part: the state is one record of the ledger."""
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """The state as listings and watchers ask for it, who know rounds."""
+
+    status: str
+    round: int
+    phase: str
+    stage: str
+    error: str
+    over: bool
+    model: None = None
+
+    @classmethod
+    def of(cls, state: RolesState) -> "Seen":
+        """What there is to be seen of a state."""
+        return cls(state.status, state.attempt, PHASE, state.status, state.error or state.cause, state.status in ENDED)
+
+
+def refusals(unwilling: Mapping[str, str]) -> dict[str, str]:
+    """Sites that refuse, with their reasons, of those that do not take part: `{site: "refuse: REASON" or "hold…"}`."""
+    return {
+        site: said.partition(": ")[2] or "without a reason"
+        for site, said in unwilling.items()
+        if said.startswith("refuse")
+    }
 
 
 def session_name(request: JobRequest, attempt: int) -> str:
@@ -75,13 +103,18 @@ def record_of(state: RolesState, now_ms: int) -> RoundRecord:
     return role_record(state.playing, state.metrics, max(0.0, (now_ms - state.began_ms) / 1000))
 
 
+def played(roles: Mapping[str, str]) -> str:
+    """Who plays what, for people."""
+    return ", ".join(f"{role}: {site}" for role, site in sorted(roles.items()))
+
+
 def about_roles(request: JobRequest) -> dict[str, str]:
     """What a result says of its job."""
     assert request.roles is not None
     return {
         "app": request.name,
         "protocol": request.roles.protocol.name,
-        "roles": ", ".join(f"{role}: {site}" for role, site in sorted(request.roles.roles.items())),
+        "roles": played(request.roles.roles),
         "person": request.person,
         "federation": request.federation,
     }

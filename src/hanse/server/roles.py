@@ -8,7 +8,6 @@ rounds does. What was decided and cannot be performed now is performed again, un
 
 import asyncio
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import structlog
@@ -30,7 +29,7 @@ from hanse.pipeline.roles import (
     SitesChanged,
     Stopped,
 )
-from hanse.pipeline.sessions import asks, judged, record_of, releases, session_name
+from hanse.pipeline.sessions import Seen, asks, judged, record_of, refusals, releases, session_name
 from hanse.rounds.clock import Clock
 from hanse.rounds.driver import Observer, Seams
 from hanse.rounds.events import Event as RoundEvent
@@ -41,17 +40,6 @@ WATCH_S, MAX_WATCH_S = 0.4, 10.0
 FIRST_RETRY_S, LONGEST_RETRY_S = 0.5, 15.0
 """Between two tries of performing what was decided."""
 log = structlog.get_logger("hanse.roles")
-
-
-@dataclass(frozen=True, slots=True)
-class Seen:
-    """The state as listings and watchers ask for it."""
-
-    status: str
-    round: int
-    phase: str
-    stage: str
-    error: str
 
 
 def key_of(job: str, component: str) -> str:
@@ -130,8 +118,7 @@ class RolesRun:
     @property
     def state(self) -> Seen:
         """Where it stands."""
-        state = self._state
-        return Seen(state.status, state.attempt, PHASE, state.status, state.error or state.cause)
+        return Seen.of(self._state)
 
     @property
     def trusted(self) -> set[str]:
@@ -154,11 +141,7 @@ class RolesRun:
     ) -> None:
         """Who has accepted and is there, and who will not."""
         del undecided
-        refused = {
-            site: reason.partition(": ")[2] or "without a reason"
-            for site, reason in (unwilling or {}).items()
-            if reason.startswith("refuse")
-        }
+        refused = refusals(unwilling or {})
         await self._post(SitesChanged(frozenset(sites), refused, self._clock.now_ms()))
 
     async def post(self, event: RoundEvent) -> None:
