@@ -39,6 +39,7 @@ class AwsFederation:
     Args:
         sites: site name → declarations of its data sets.
         settings: further lines of every `site.yaml`.
+        policy: every site's.
     """
 
     directory: Path
@@ -46,6 +47,7 @@ class AwsFederation:
     settings: Mapping[str, Any] = field(default_factory=dict)
     environment: Mapping[str, str] = field(default_factory=dict)
     batch: int = 10
+    policy: str = POLICY
     children: dict[str, Child] = field(init=False, default_factory=dict)
 
     def __enter__(self) -> Self:
@@ -125,7 +127,7 @@ class AwsFederation:
             access = {"region": REGION, "endpoint": self.config.endpoint}
             values = {"name": site, "durability": "process", "aws": access, "datasets": dict(datasets)}
             (place / "site.yaml").write_text(yaml.safe_dump({**values, **self.settings}))
-            (place / "policy.yaml").write_text(POLICY)
+            (place / "policy.yaml").write_text(self.policy)
             self.children[site] = Child("site", place)
 
     async def _member(

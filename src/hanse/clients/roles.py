@@ -30,6 +30,8 @@ from hanse.core.seeds import seed_globals
 
 CALL = "role"
 """The call of a task that asks a site to play its role."""
+PHASE = "role"
+"""The phase of such a task, whose round is the session's number."""
 COUNTERS = ("sent_messages", "sent_bytes", "received_messages", "received_bytes", "turns")
 
 

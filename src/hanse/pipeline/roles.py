@@ -153,6 +153,18 @@ def step(state: RolesState, event: Event) -> Step:
             return _resumed(state, now_ms)
 
 
+def standing(state: RolesState) -> tuple[Instruction, ...]:
+    """What whoever drives the machine has to have done in this state, whatever it came from. Twice is harmless."""
+    timer: tuple[Instruction, ...] = (SetTimer(state.until_ms),) if state.until_ms else ()
+    closing: tuple[Instruction, ...] = (Close(state.attempt),) if state.attempt else ()
+    if state.status in ENDED:
+        return (*closing, Finish())
+    if state.status == "running":
+        before: tuple[Instruction, ...] = (Close(state.attempt - 1),) if state.attempt > 1 else ()
+        return (*before, *timer, Open(state.attempt))
+    return (*(closing if state.status == "paused" else ()), *timer)
+
+
 def _sites(state: RolesState, refused: Mapping[str, str], now_ms: int) -> Step:
     for role, site in sorted(state.spec.roles.items()):
         if site in refused:

@@ -6,9 +6,10 @@ queue hides a message, or the site was restarted, the message comes again and fi
 """
 
 import asyncio
+import contextlib
 import random
 import secrets
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 from urllib.parse import urlsplit
@@ -16,7 +17,9 @@ from urllib.parse import urlsplit
 import structlog
 
 from hanse.backends.objectstore.blobs import read_head
-from hanse.core.blobs import INLINE_BYTES, Chunk, Manifest
+from hanse.channels.packets import CHANNEL, Packet
+from hanse.clients.roles import PHASE
+from hanse.core.blobs import INLINE_BYTES, Chunk, Manifest, manifest_of
 from hanse.core.codec import canonical_json
 from hanse.core.errors import (
     CodecError,
@@ -30,11 +33,12 @@ from hanse.core.errors import (
     TrustError,
     UnavailableError,
 )
-from hanse.core.ids import SERVER
+from hanse.core.ids import SERVER, TaskId
 from hanse.core.records import Envelope, Reply
 from hanse.core.seams import BlobStore, Delivery, Inbox
 from hanse.site.config import AwsAccess
 from hanse.site.links import Accepted, Deliver, OpenLink, Renewed, SiteLink
+from hanse.site.queue_streams import QueueStream, Streams
 from hanse.trust.certificates import current_ms
 from hanse.trust.envelopes import sign_envelope, verify_envelope
 from hanse.trust.member_record import verify_record
@@ -123,7 +127,8 @@ class QueueLink:
         self._asked: dict[str, asyncio.Future[dict[str, Any]]] = {}
         self._over: asyncio.Queue[list[str]] = asyncio.Queue()
         self.connected = asyncio.Event()
-        self.connection = LinkCarrier(self._ask, fetch)
+        self._streams = Streams(self)
+        self.connection = LinkCarrier(self._ask, fetch, self._streams)
         self.last_error = ""
 
     # ---- what the agent calls ----
@@ -140,6 +145,7 @@ class QueueLink:
         if kind == "end":
             job = id.partition("/")[2]
             self._jobs.discard(job)
+            self._streams.forget(job)
             for key in [key for key in self._held if key[1].startswith(f"{job}/") or key[1] == f"propose/{job}"]:
                 self._let_go(key)
 
@@ -161,6 +167,7 @@ class QueueLink:
                 task.result()
         finally:
             self.connected.clear()
+            self._streams.close()
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
@@ -256,6 +263,12 @@ class QueueLink:
             self._over.put_nowait([delivery.receipt])
             self._answered(envelope)
             return
+        if envelope.kind == CHANNEL:  # of a session that does not outlive this process
+            self._over.put_nowait([delivery.receipt])
+            self._packet(envelope)
+            return
+        if envelope.kind == "release":
+            self._released(envelope.id)
         self._held.setdefault(key, []).append(delivery.receipt)
         await self._deliver(envelope, delivery.count)
 
@@ -285,6 +298,37 @@ class QueueLink:
         content = body if isinstance(body, bytes) else canonical_json(body)
         envelope = Envelope(identity.name, SERVER, id, kind, content, identity.federation, job, component)
         return sign_envelope(membership.keys.signing, envelope)
+
+    # ---- channels ----
+
+    def _packet(self, envelope: Envelope) -> None:
+        try:
+            self._streams.take(Packet.unpack(envelope.body))
+        except HanseError as error:
+            log.error("packet refused", id=envelope.id[:200], reason=str(error))
+
+    def _released(self, task: str) -> None:
+        """Nobody waits for a task any more: a session of roles is over."""
+        with contextlib.suppress(HanseError):
+            id = TaskId.parse(task)
+            if id.phase == PHASE:
+                self._streams.end(f"{id.job}/{id.component}/{id.round}")
+
+    async def send_packet(self, packet: Packet) -> None:
+        """Put a packet into the server's queue, which passes it on."""
+        job, component, _ = packet.session.split("/")
+        id = f"{packet.session}/{packet.sender}/{packet.recipient}/{secrets.token_hex(4)}"
+        envelope = self._signed(CHANNEL, id, packet.pack(), job, component)
+        await self._insist("send", lambda: self._inbox.send(SERVER, envelope, durable=False))
+
+    async def put_blob(self, scope: str, content: bytes) -> Manifest:
+        """See `Carry.put_blob`."""
+        return await self.connection.put_content(scope, content)
+
+    async def get_blob(self, packet: Packet) -> bytes:
+        """See `Carry.get_blob`."""
+        assert packet.blob is not None
+        return await self.connection.get_content(packet.blob, packet.links)
 
     # ---- links ----
 
@@ -321,9 +365,12 @@ class QueueLink:
 class LinkCarrier:
     """Blobs through links: a `Carrier` without a connection."""
 
-    def __init__(self, ask: Callable[[dict[str, Any]], Awaitable[dict[str, Any]]], fetch: Fetch) -> None:
+    def __init__(
+        self, ask: Callable[[dict[str, Any]], Awaitable[dict[str, Any]]], fetch: Fetch, streams: Streams
+    ) -> None:
         self._ask = ask
         self._fetch = fetch
+        self._streams = streams
 
     async def download(self, store: BlobStore, scope: str, manifest: Manifest, *, into: str | None = None) -> None:
         """See `Carrier.download`."""
@@ -352,13 +399,35 @@ class LinkCarrier:
         """
         raise UnavailableError("no server renews certificates here; ask the federation's operator for a new one")
 
-    async def relay(self, session: str, role: str) -> Any:
-        """There is nobody to relay.
+    async def relay(self, session: str, role: str, sites: Mapping[str, str]) -> QueueStream:
+        """See `Carrier.relay`."""
+        return self._streams.open(session, role, sites)
+
+    async def put_content(self, scope: str, content: bytes) -> Manifest:
+        """Put a blob that is in memory.
 
         Raises:
-            ConfigError: always.
+            HanseError: what the server answered. UnavailableError: not now.
         """
-        raise ConfigError("sites play roles only where a server relays their messages")
+        manifest = manifest_of(content)
+        for index, url, headers in await self._links("put", scope, manifest, range(manifest.num_chunks)):
+            await self._fetch.put(url, headers, content[slice(*manifest.span(index))])
+        return manifest
+
+    async def get_content(self, manifest: Manifest, links: Sequence[tuple[str, Sequence[tuple[str, str]]]]) -> bytes:
+        """A blob of one chunk or a few, from links that came with the word on it.
+
+        Raises:
+            IntegrityError: it is another content. UnavailableError: not now, or the links have expired.
+        """
+        if len(links) != manifest.num_chunks:
+            raise CodecError("links: expected one for each chunk")
+        parts = []
+        for index, (url, headers) in enumerate(links):
+            start, stop = manifest.span(index)
+            parts.append(await self._fetch.get(url, headers, stop - start))
+            manifest.verify(index, parts[-1])
+        return b"".join(parts)
 
     async def _links(
         self, op: str, scope: str, manifest: Manifest, chunks: Sequence[int]

@@ -87,7 +87,7 @@ async def play(
     if connection is None:
         raise UnavailableError("the server cannot be reached now")
     side.material.take(part.session)
-    stream = await connection.relay(part.session, part.role)
+    stream = await connection.relay(part.session, part.role, part.sites)
     ours, theirs = worker_pair()
     bridge = Bridge(stream, ours, spec.protocol, part.role, ends=ends, context=context, key=membership.keys.sealing)
     bridging, executing = asyncio.ensure_future(bridge.run()), asyncio.ensure_future(execute(theirs))
