@@ -70,7 +70,7 @@ def seed_globals(key: int) -> None:
     repeats too, also where torch is first imported by that code. numpy's takes 32 bits of the key: with more, seeding
     it would be a third of what a simulated site costs. Whoever needs streams that never meet draws from `site.rng`.
     """
-    random.seed(key)
+    _seed_random(key)
     np.random.seed(key & 0xFFFF_FFFF)
     torch = sys.modules.get("torch")
     if torch is not None and hasattr(torch, "default_generator"):
@@ -79,6 +79,16 @@ def seed_globals(key: int) -> None:
         _awaited.key = key
         if _awaited not in sys.meta_path:
             sys.meta_path.insert(0, _awaited)
+
+
+_shared: random.Random = random.seed.__self__  # type: ignore[attr-defined]  # the instance behind `random`
+_seed_twister = super(random.Random, _shared).seed
+
+
+def _seed_random(key: int) -> None:
+    """`random.seed(key)` of a whole number, without asking first which of many kinds it is."""
+    _seed_twister(key)
+    _shared.gauss_next = None  # as `Random.seed` does
 
 
 def _seed_torch(torch: Any, key: int) -> None:

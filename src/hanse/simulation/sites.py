@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from hanse.clients.app import App
-from hanse.clients.execute import Runtime
+from hanse.clients.execute import Runtime, are_alike
 from hanse.core.errors import ConfigError, PolicyError
 from hanse.core.ids import check_name
 from hanse.rounds.names import Listed, Names, Numbered
@@ -142,6 +142,9 @@ class Places:
         self._log = log or to_stderr
         self._limit = self._most = KEPT_NAMES if population.data is None else KEPT
         self._runtimes: OrderedDict[str, Runtime] = OrderedDict()
+        self._bare: Runtime | None = None
+        if are_alike(app) and not population.has_data:
+            self._bare = Runtime(app, site_name="", load=Loader(population, ""), log=self._log)
 
     def make_room(self, model_bytes: int) -> None:
         """Keep fewer sites where each client may hold a model of that size."""
@@ -149,7 +152,15 @@ class Places:
             self._limit = min(self._most, max(16, CLIENT_BYTES // model_bytes))
 
     def runtime(self, site: str) -> Runtime:
-        """The one that executes this site's tasks."""
+        """The one that executes this site's tasks, until another one is asked for.
+
+        Bare functions without data leave nothing at a site, so that one runtime goes from site to site.
+        """
+        bare = self._bare
+        if bare is not None:
+            if bare.site.name != site:
+                bare.turn_to(site, Loader(self.population, site))
+            return bare
         found = self._runtimes.get(site)
         if found is not None:
             self._runtimes.move_to_end(site)
