@@ -401,13 +401,28 @@ class World:
         await self._enrol()
         self.local.start_collecting()
         for name in self.sites:
-            self.links[name] = Site(self, name)
+            self.links[name] = self.make_site(name)
             self.links[name].start()
         await self._submit()
         while not await self._is_over():  # noqa: ASYNC110 - a row tells it, and nobody else
             await asyncio.sleep(5.0)
         await asyncio.sleep(HIDDEN_S + VISIBILITY_S)  # copies that a site had hidden when it crashed come again
         return await self._outcome()
+
+    def make_site(self, name: str) -> "Site":
+        return Site(self, name)
+
+    def make_job(self) -> tuple[RunSpec, Arrays | None]:
+        """What is trained, and from what."""
+        spec = RunSpec(
+            rounds=self.case.rounds,
+            initial="given",
+            evaluate_every=self.case.evaluate_every,
+            quorum=self.case.sites,
+            min_sites=len(self.sites),
+            deadline_s=300.0,
+        )
+        return spec, LARGE if self.case.large else SMALL
 
     async def _enrol(self) -> None:
         for kind, names, roles in (("site", self.sites, []), ("person", [PERSON], ["researcher"])):
@@ -420,17 +435,12 @@ class World:
         bundle = make_bundle({"app.py": b"app = None\n"}, module="app")
         manifest = manifest_of(bundle.content)
         await self.blobs.put(bundle_scope(JOB), manifest, rechunk([bundle.content]))
-        content = encode(LARGE if self.case.large else SMALL)
-        initial = manifest_of(content)
-        await self.blobs.put(model_scope(JOB, "main", 0), initial, rechunk([content]))
-        spec = RunSpec(
-            rounds=self.case.rounds,
-            initial="given",
-            evaluate_every=self.case.evaluate_every,
-            quorum=self.case.sites,
-            min_sites=len(self.sites),
-            deadline_s=300.0,
-        )
+        spec, arrays = self.make_job()
+        initial = None
+        if arrays is not None:
+            content = encode(arrays)
+            initial = manifest_of(content)
+            await self.blobs.put(model_scope(JOB, "main", 0), initial, rechunk([content]))
         signature = sign_bundle(anna.keys.signing, bundle_id=bundle.id, federation=FEDERATION, person=PERSON)
         request = JobRequest(
             JOB, "test", FEDERATION, PERSON, 1, bundle.id, manifest, signature.decode(), "app.py", "app", spec,
