@@ -29,7 +29,7 @@ from hanse.vertical.psi import chase_miao, diffie_hellman
 from hanse.vertical.psi.ids import Ids, Places, secret_order
 from hanse.vertical.psi.keys import Key, Keyed, keyed, read_key
 
-_PROTOCOLS = {"default": chase_miao, "diffie-hellman": diffie_hellman}
+_PROTOCOLS: dict[str, Any] = {"default": chase_miao, "diffie-hellman": diffie_hellman}
 REPEATED = ("refuse", "pairs")
 
 
@@ -210,7 +210,7 @@ class Intersection(RolePlay):
     async def host(self, party: Party, table: Keyed, hosts: Sequence[str]) -> Places:
         """The other side: its own row of each joined row, −1 where it has none; errors as for `guest`."""
         names = {"host": party.role}
-        meeting = await _PROTOCOLS[self.protocol].host(party.part(f"psi-{party.role}", names), table.ids)
+        meeting: Places = await _PROTOCOLS[self.protocol].host(party.part(f"psi-{party.role}", names), table.ids)
         if not self._follows(hosts):
             return _row_of_each(table)[meeting]
         after = party.part(f"rows-{party.role}", names)

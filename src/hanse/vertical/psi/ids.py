@@ -5,7 +5,7 @@ numbers are their decimal digits. No message here says which identifier is meant
 """
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,8 +15,7 @@ import numpy.typing as npt
 from hanse.channels.party import Party
 from hanse.channels.protocol import Message
 from hanse.core.errors import ConfigError, RefusedError
-from hanse.crypto.matching import num_repeated
-from hanse.crypto.oprf import MAX_ITEMS, hash_items
+from hanse.crypto.oprf import MAX_ITEMS
 
 Places = npt.NDArray[np.int64]
 
@@ -43,7 +42,19 @@ class Composed(Sequence[bytes]):
 Ids = Sequence[str] | Sequence[bytes] | Sequence[int] | npt.NDArray[Any] | Composed
 """Identifiers, all text, all whole numbers or all bytes, each once."""
 
-VERSION = 1
+
+@dataclass(frozen=True, slots=True)
+class Stream:
+    """Identifiers that are read piece by piece, for lists beyond memory.
+
+    Attributes:
+        pieces: reads them from the beginning: lists or arrays, all of one kind, in a fixed order.
+    """
+
+    pieces: Callable[[], Iterator[Ids]]
+
+
+VERSION = 2
 KINDS = {1: "text", 2: "whole numbers", 3: "bytes"}
 MAX_COLUMNS = 15
 """Of a key: what a kind has room for, alternatives included."""
@@ -89,19 +100,6 @@ def encoded(ids: Ids, kind: int) -> Iterator[bytes]:
     if kind == 1:
         return (each.encode("utf-8", "surrogatepass") for each in values)
     return (b"%d" % each for each in values) if kind == 2 else iter(values)
-
-
-def hashed_once(ids: Ids, kind: int) -> npt.NDArray[np.uint64]:
-    """H1 of every identifier, see `hanse.crypto.oprf`.
-
-    Raises:
-        ConfigError: an identifier occurs twice. It says how many, not which.
-    """
-    blocks = hash_items(encoded(ids, kind), len(ids))
-    repeated = num_repeated(blocks)
-    if repeated:
-        raise ConfigError(f"ids: expected each once, found {repeated} that repeat another; remove or number them")
-    return blocks
 
 
 async def greet(party: Party, peer: str, kind: int, count: int) -> int:
