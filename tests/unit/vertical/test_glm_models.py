@@ -140,13 +140,13 @@ def test_several_classes() -> None:
     assert len(result.coefficients["host"]["q"]) == 3
 
 
-@pytest.mark.parametrize("protocol", ["dealer", "dealer-free", "own-gradient"])
+@pytest.mark.parametrize("protocol", ["dealer", "arbiter", "dealer-free", "own-gradient"])
 def test_every_protocol_ends_alike(protocol: str) -> None:
     guest, hosts = people(60)
     model = hs.vertical.LogisticRegression(protocol=protocol, epochs=2, batch_rows=30)
     result = hs.vertical.simulate(model, guest, hosts[0])
     assert result.metrics["auc"] > 0.8
-    assert ("own_gradient" in {each.what for each in result.reveals}) == (protocol == "own-gradient")
+    assert ("own_gradient" in {each.what for each in result.reveals}) == (protocol in ("own-gradient", "arbiter"))
 
 
 def test_two_hosts_without_a_dealer_are_refused() -> None:

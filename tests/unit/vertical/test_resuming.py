@@ -25,6 +25,13 @@ CASES: dict[str, tuple[Model, int, float]] = {  # model, hosts, how far weights 
         1,
         1e-3,
     ),
+    "arbiter": (
+        hs.vertical.LogisticRegression(
+            **{**LINEAR, "epochs": 3, "batch_rows": 300}, protocol="arbiter", tolerance=1e-9
+        ),
+        2,
+        1e-3,
+    ),
     "dealer-free": (
         hs.vertical.LogisticRegression(**{**LINEAR, "epochs": 3, "batch_rows": 300}, protocol="dealer-free"),
         1,
@@ -96,7 +103,7 @@ async def test_the_model_is_that_of_an_undisturbed_run(case: str, tmp_path: Path
     undisturbed, said = await session(model, num_hosts, None)
     assert said == []
     last = host_roles(num_hosts)[-1]
-    is_slow = case in ("own-gradient", "dealer-free")
+    is_slow = case in ("own-gradient", "arbiter", "dealer-free")
     for at, crash in enumerate([("guest", 2, True), (last, 2, False)][: 1 if is_slow else 2]):
         folder = tmp_path / str(at)
         folder.mkdir()
