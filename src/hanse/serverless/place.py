@@ -164,8 +164,12 @@ def on_aws(environment: Mapping[str, str] = os.environ, session: Any = None, *, 
         documents=Documents(store.objects),
         machine=StateMachine(store.client("stepfunctions"), environment[contract.STATE_MACHINE]),
         identity=identity,
-        roster=Roster(store.ledger, identity.authority_pem, federation) if signs else identity,
+        roster=_roster(store.ledger, identity) if signs else identity,
         now_ms=now_ms,
         watched=environment.get(contract.STREAM) == "1",
         shard_bytes=int(environment.get(contract.SHARD_BYTES) or DEFAULT_SHARD_BYTES),
     )
+
+
+def _roster(ledger: Ledger, identity: ServerIdentity) -> Roster:
+    return Roster(ledger, identity.authority_pem, identity.federation, least_revocations=identity.least_revocations)
