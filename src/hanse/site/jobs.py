@@ -196,7 +196,7 @@ class JobRunner:
 
     def begin(self) -> None:
         """Take tasks."""
-        self.directory.mkdir(parents=True, exist_ok=True)
+        self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._around.replies.open_job(self.job, self.directory)
         if self._main is None:
             self._main = asyncio.ensure_future(self._run())
@@ -489,11 +489,11 @@ def _unpack(content: bytes, proposal: Proposal, directory: Path) -> None:
             f"expected {entry}:{bundle.manifest.object}, which the bundle was signed for, "
             f"found {proposal.entry[:80]}:{proposal.object[:80]}"
         )
-    directory.mkdir(parents=True, exist_ok=True)
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     shutil.rmtree(directory / "bundle", ignore_errors=True)
     unpack_bundle(bundle, directory / "bundle")
 
 
 def _empty(directory: Path) -> None:
     shutil.rmtree(directory, ignore_errors=True)
-    directory.mkdir()
+    directory.mkdir(mode=0o700)

@@ -25,6 +25,8 @@ _TABLES = (
     "CREATE TABLE states(job TEXT NOT NULL, component TEXT NOT NULL, state BLOB NOT NULL,"
     " PRIMARY KEY(job, component)) WITHOUT ROWID",
 )
+_ENDED = "CREATE TABLE IF NOT EXISTS ended(job TEXT PRIMARY KEY) WITHOUT ROWID"
+"""Made beside the others without another version: an older Hanse does not miss it."""
 _SETTLE = "UPDATE replies SET envelope = NULL, out = NULL WHERE task = ?"
 
 
@@ -74,6 +76,8 @@ class Journal:
                     for table in _TABLES:
                         self._db.execute(table)
                     self._db.execute(f"PRAGMA user_version = {_VERSION}")
+            if version <= _VERSION:
+                self._db.execute(_ENDED)
         if version > _VERSION:
             self._db.close()
             raise ConfigError(f"{path}: expected a journal of version {_VERSION}, found {version}; update Hanse")
@@ -109,10 +113,16 @@ class Journal:
         return None if row is None else _job_row(row)
 
     def forget(self, job: str) -> None:
-        """Forget a job with everything of it."""
+        """Forget a job with everything of it, but that it has ended: its name is 20 bytes, and stays."""
         with _disk(self._path), self._transaction():
+            self._db.execute("INSERT OR IGNORE INTO ended VALUES(?)", (job,))
             for table in ("jobs", "replies", "states"):
                 self._db.execute(f"DELETE FROM {table} WHERE job = ?", (job,))
+
+    def has_ended(self, job: str) -> bool:
+        """Whether a job was forgotten: nobody may begin it here once more."""
+        with _disk(self._path):
+            return self._db.execute("SELECT 1 FROM ended WHERE job = ?", (job,)).fetchone() is not None
 
     # ---- replies and state ----
 
