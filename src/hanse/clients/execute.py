@@ -55,7 +55,7 @@ class Outcome(NamedTuple):
     Args:
         reply: without `update`, which the worker adds when it has encoded `arrays`.
         arrays: values or delta by `reply.update_kind`; None where there are none or the task failed.
-        state: the site's state after the task; after a failure the one before it.
+        state: the site's state after the task; after a failure the one before it, or None where that was a view.
     """
 
     reply: Reply
@@ -82,7 +82,7 @@ class Runtime:
         self,
         task: Task,
         model: Arrays | None,
-        state: bytes | None,
+        state: bytes | memoryview | None,
         *,
         private: Arrays | None = None,
         lend: bool = False,
@@ -113,7 +113,7 @@ class Runtime:
             if not isinstance(error, TaskError):
                 self._log(f"task {task.id}: {text_of(error)}")
             failed = Reply.failed(task.id, self.site.name, kind, message)
-            return Outcome(replace(failed, seconds=time.perf_counter() - started), None, state)
+            return Outcome(replace(failed, seconds=time.perf_counter() - started), None, _bytes_of(state))
         trained = task.call == "train" and model is not None
         reply = _reply(
             task.id,
@@ -132,7 +132,7 @@ class Runtime:
         return Outcome(reply, arrays, after)
 
     def _call(
-        self, task: Task, model: Arrays | None, state: bytes | None, private: Arrays | None
+        self, task: Task, model: Arrays | None, state: bytes | memoryview | None, private: Arrays | None
     ) -> tuple[Answer, dict[str, Any]]:
         call, site = task.call, self.site
         if call not in CALLS:
@@ -309,6 +309,11 @@ def _encoded(state: dict[str, Any]) -> bytes:
         return encode_state(state)
     except CodecError as error:
         raise TaskError("bad_reply", str(error)) from None
+
+
+def _bytes_of(state: bytes | memoryview | None) -> bytes | None:
+    """A view is of a file that its owner still has."""
+    return state if isinstance(state, bytes) else None
 
 
 def _present(task: Task, model: Arrays | None) -> Arrays:
