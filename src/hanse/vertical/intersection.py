@@ -163,15 +163,7 @@ class Intersection(RolePlay):
         Raises:
             ConfigError: no such column, one of another kind, or identifiers that repeat where that is refused.
         """
-        groups = [[_column(source, self.dataset, name) for name in group] for group in self.columns.alternatives]
-        several = not self.columns.is_plain
-        read = [
-            [key_column(column, f"data set {self.dataset}: {name[:60]!r}", missing=several) for name, column in group]
-            for group in groups
-        ]
-        found = keyed(
-            [[ids for ids, _ in group] for group in read], [[absent for _, absent in group] for group in read]
-        )
+        found = read_keyed(source, self.dataset, self.columns)
         num_repeated = len(found.places) - len(found.ids)
         if num_repeated and self.repeated == "refuse":
             raise ConfigError(
@@ -248,18 +240,34 @@ def _row_of_each(table: Keyed) -> Places:
     return found
 
 
+def read_keyed(source: Any, dataset: str, key: Key) -> Keyed:
+    """A data set's identifiers and the rows that hold them; repeated ones are one.
+
+    Raises:
+        ConfigError: no such column, or one of another kind; of a key of one column, missing values.
+    """
+    read = [
+        [
+            key_column(_column(source, dataset, name), f"data set {dataset}: {name[:60]!r}", missing=not key.is_plain)
+            for name in group
+        ]
+        for group in key.alternatives
+    ]
+    return keyed([[ids for ids, _ in group] for group in read], [[absent for _, absent in group] for group in read])
+
+
 def identifiers(table: Any, dataset: str, key: str) -> Ids:
     """A key column as identifiers: text, or whole numbers, which CSV files bring as floats.
 
     Raises:
         ConfigError: no such column, or one of another kind.
     """
-    return as_identifiers(_column(table, dataset, key)[1], f"data set {dataset}: {key[:60]!r}")
+    return as_identifiers(_column(table, dataset, key), f"data set {dataset}: {key[:60]!r}")
 
 
-def _column(table: Any, dataset: str, key: str) -> tuple[str, npt.NDArray[Any]]:
+def _column(table: Any, dataset: str, key: str) -> npt.NDArray[Any]:
     try:
-        return key, np.asarray(table[key])
+        return np.asarray(table[key])
     except (KeyError, IndexError, TypeError, ValueError):
         raise ConfigError(
             f"data set {dataset}: expected a column {key[:60]!r}, found none; a target hides columns"
