@@ -247,6 +247,10 @@ class Shelf:
             if key.startswith(folder + "/") and key > after:
                 yield type("Found", (), {"key": key})
 
+    async def delete(self, *keys: str) -> None:
+        for key in keys:
+            self.content.pop(key, None)
+
 
 class Invocation:
     """One function's life. What is killed never runs on: its call hangs for ever."""
