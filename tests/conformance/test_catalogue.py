@@ -1,6 +1,6 @@
-"""Every built-in strategy in simulation and between real processes: the same bits (DESIGN §3.10).
+"""Every built-in strategy in simulation, between real processes and over functions: the same bits (DESIGN §3.10).
 
-One federation serves all. Questions and trees are in `test_same_bits.py`, since they train no such model.
+One federation serves all. Questions and trees have apps in `test_same_bits.py`, since they train no such model.
 """
 
 from collections.abc import Iterator
@@ -15,7 +15,8 @@ from hanse.clients.loader import load_app
 from hanse.demos.local_federation import LocalFederation
 from hanse.strategies.catalogue import catalogue
 from tests.conformance.catalogue_apps import ELSEWHERE, NAMES, ONE_AT_A_TIME, SITES
-from tests.conformance.test_same_bits import said
+from tests.conformance.over_functions import over_functions
+from tests.conformance.test_same_bits import CASES, said, simulated
 
 PARAMS_OF: dict[str, dict[str, Any]] = {"fedasync": {}, "fedbuff": {"buffer": 3}, "fedat": {"tiers": 2}}
 HERE = Path(__file__).parent
@@ -48,6 +49,22 @@ def test_simulation_and_federation_give_the_same_bits(name: str, federation: Loc
     assert len(found["rounds"]) == 3
     assert not any(record["failed"] for record in found["rounds"])
     assert all(len(record["folded"]) <= (1 if name == "fedasync" else len(SITES)) for record in found["rounds"])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_functions_give_the_same_bits(name: str) -> None:
+    """Without a server; asynchronous ones too. (A few apps run so between real processes, in `test_same_bits.py`.)"""
+    app = app_of(name)
+    expected = said(hs.simulate(app, SITES, progress=False))
+    assert said(over_functions(app, {site: {} for site in SITES})) == expected
+
+
+@pytest.mark.parametrize(
+    "name", ["analytics", "surviving", "bagging", "boosting", "boosting_classes", "declared", "compressed"]
+)
+def test_questions_and_trees_over_functions_give_the_same_bits(name: str) -> None:
+    app, data = CASES[name].load()
+    assert said(over_functions(app, data)) == simulated(app, data)
 
 
 @pytest.mark.slow

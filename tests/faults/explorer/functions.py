@@ -12,6 +12,7 @@ import json
 import random
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, TypeVar
@@ -198,6 +199,9 @@ class Bucket(MemoryBlobs):
 
     def hold(self, chunks: int) -> None:
         pass
+
+    def reading_ahead(self, order: Sequence[Any], ahead: int) -> nullcontext[None]:
+        return nullcontext()
 
 
 class Signer(Grants):
@@ -405,7 +409,7 @@ class World:
         await self._enrol()
         self.local.start_collecting()
         for name in self.sites:
-            self.links[name] = Site(self, name)
+            self.links[name] = self.site(name)
             self.links[name].start()
         await self._submit()
         while not await self._is_over():  # noqa: ASYNC110 - a row tells it, and nobody else
@@ -419,15 +423,14 @@ class World:
                 value = {"record": member(kind, name).signed_record.decode(), "roles": roles, "enrolled_at_ms": 1}
                 await self.ledger.create(f"member/{kind}/{name}", json.dumps(value).encode())
 
-    async def _submit(self) -> None:
-        anna = member("person", PERSON)
-        bundle = make_bundle({"app.py": b"app = None\n"}, module="app")
-        manifest = manifest_of(bundle.content)
-        await self.blobs.put(bundle_scope(JOB), manifest, rechunk([bundle.content]))
-        content = encode(LARGE if self.case.large else SMALL)
-        initial = manifest_of(content)
-        await self.blobs.put(model_scope(JOB, "main", 0), initial, rechunk([content]))
-        spec = RunSpec(
+    def site(self, name: str) -> "Site":
+        return Site(self, name)
+
+    def initial(self) -> Arrays | None:
+        return LARGE if self.case.large else SMALL
+
+    def spec(self) -> RunSpec:
+        return RunSpec(
             rounds=self.case.rounds,
             initial="given",
             evaluate_every=self.case.evaluate_every,
@@ -435,9 +438,20 @@ class World:
             min_sites=len(self.sites),
             deadline_s=300.0,
         )
+
+    async def _submit(self) -> None:
+        anna = member("person", PERSON)
+        bundle = make_bundle({"app.py": b"app = None\n"}, module="app")
+        manifest = manifest_of(bundle.content)
+        await self.blobs.put(bundle_scope(JOB), manifest, rechunk([bundle.content]))
+        initial, arrays = None, self.initial()
+        if arrays is not None:
+            content = encode(arrays)
+            initial = manifest_of(content)
+            await self.blobs.put(model_scope(JOB, "main", 0), initial, rechunk([content]))
         signature = sign_bundle(anna.keys.signing, bundle_id=bundle.id, federation=FEDERATION, person=PERSON)
         request = JobRequest(
-            JOB, "test", FEDERATION, PERSON, 1, bundle.id, manifest, signature.decode(), "app.py", "app", spec,
+            JOB, "test", FEDERATION, PERSON, 1, bundle.id, manifest, signature.decode(), "app.py", "app", self.spec(),
             initial=initial,
         )  # fmt: skip
         body = {"v": 1, "request": request.to_json(), "signature": request.sign(anna.keys.signing).hex()}
