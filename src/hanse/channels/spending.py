@@ -53,7 +53,7 @@ class FileSpending:
                 _allow(peer, used.get(thing, 0), number, limit, "of what it was given")
                 if self._most is not None:
                     _allow(peer, sum(used.values()), number, self._most, "of `queries` in policy.yaml")
-                counted = used.get(thing, 0) + number
+                counted = int(used.get(thing, 0)) + number
                 db.execute("INSERT OR REPLACE INTO spent VALUES(?, ?, ?)", (peer, thing, counted))
             except BaseException:
                 db.execute("ROLLBACK")

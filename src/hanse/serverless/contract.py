@@ -57,9 +57,11 @@ filter {"eventName": ["INSERT"], "dynamodb": {"NewImage": {"t": {"S": ["reply", 
 ReportBatchItemFailures."""
 SHARD_BYTES: Final = "HANSE_SHARD_BYTES"
 """Optional: a reduction that reads more than this is sharded (default 2 GiB)."""
+KEEP_DAYS: Final = "HANSE_KEEP_DAYS"
+"""Optional: after how many days rows of old jobs expire, by their attribute `x` (default: never)."""
 
 REQUIRED: Final = (FEDERATION, BUCKET, TABLE, SERVER_QUEUE, STATE_MACHINE)
-OPTIONAL: Final = (TOPIC, STREAM, SHARD_BYTES)
+OPTIONAL: Final = (TOPIC, STREAM, SHARD_BYTES, KEEP_DAYS)
 HANDLERS: Final = ("collect", "step", "timer", "reduce", "evaluate")
 SIGNING: Final = ("collect", "step", "evaluate")
 """The handlers that send messages to sites, or verify those of others."""

@@ -142,9 +142,9 @@ def on_aws(environment: Mapping[str, str] = os.environ, session: Any = None, *, 
     federation = environment[contract.FEDERATION]
     endpoint = environment.get("AWS_ENDPOINT_URL") or None
     region = environment.get("AWS_REGION") or environment.get("AWS_DEFAULT_REGION") or ""
-    store = AwsStore.open(
-        AwsConfig(federation, environment[contract.BUCKET], environment[contract.TABLE], region, endpoint), session
-    )
+    keep_days = int(environment.get(contract.KEEP_DAYS) or 0)
+    bucket, table = environment[contract.BUCKET], environment[contract.TABLE]
+    store = AwsStore.open(AwsConfig(federation, bucket, table, region, endpoint, keep_days), session)
     inbox: Inbox = store.inbox
     identity: Any = _NoKeys()
     if signs:

@@ -111,6 +111,7 @@ def environment(deployment: Deployment, handler: str) -> dict[str, Any]:
         contract.TABLE: ref(TABLE),
         contract.SERVER_QUEUE: ref(queue(SERVER)),
         contract.STATE_MACHINE: machine_arn(deployment),
+        contract.KEEP_DAYS: str(deployment.keep_days),
     }
     if handler in contract.SIGNING:
         told[contract.KEYS] = ref(SECRET)

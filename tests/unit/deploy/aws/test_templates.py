@@ -240,6 +240,7 @@ def test_everything_is_encrypted_and_nothing_comes_in_clear(template: dict[str, 
     (table,) = of_kind(template, "DynamoDB::Table").values()
     assert table["SSESpecification"]["KMSMasterKeyId"] == key
     assert table["PointInTimeRecoverySpecification"] == {"PointInTimeRecoveryEnabled": True}
+    assert table["TimeToLiveSpecification"] == {"AttributeName": "x", "Enabled": True}
     for bucket in of_kind(template, "S3::Bucket").values():
         assert bucket["VersioningConfiguration"] == {"Status": "Enabled"}
         assert all(bucket["PublicAccessBlockConfiguration"].values())
