@@ -401,7 +401,7 @@ class World:
         await self._enrol()
         self.local.start_collecting()
         for name in self.sites:
-            self.links[name] = Site(self, name)
+            self.links[name] = self._site(name)
             self.links[name].start()
         await self._submit()
         while not await self._is_over():  # noqa: ASYNC110 - a row tells it, and nobody else
@@ -440,6 +440,9 @@ class World:
         envelope = signed(PERSON, "submit", "submit/1", canonical_json(body), by=anna)
         for _ in range(2 if self.happens(self.case.repeat) else 1):
             await self.inbox.send(SERVER, envelope)
+
+    def _site(self, name: str) -> "Site":
+        return Site(self, name)
 
     async def _is_over(self) -> bool:
         try:
