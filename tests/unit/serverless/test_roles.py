@@ -244,6 +244,24 @@ async def test_a_packet_is_passed_on_as_it_is() -> None:
     assert await here.came("site-1") == []
 
 
+async def test_a_packet_costs_one_read_and_one_message(monkeypatch: pytest.MonkeyPatch) -> None:
+    here = await running()
+    await here.say("site-1", CHANNEL, packet(content=b"\1\0\0\0x").pack())  # the function is warm
+    calls: list[str] = []
+    for seam in ("ledger", "blobs", "queues"):
+        target = here.queues if seam == "queues" else getattr(here.place, seam)
+        for name in ("get", "create", "query", "compare_and_set", "missing", "delete_scope", "send"):
+            if (real := getattr(target, name, None)) is not None:
+
+                async def counted(*args: Any, _real: Any = real, _name: str = f"{seam} {name}", **more: Any) -> Any:
+                    calls.append(_name)
+                    return await _real(*args, **more)
+
+                monkeypatch.setattr(target, name, counted)
+    await here.say("site-1", CHANNEL, packet(seq=1, content=b"\1\0\0\0x").pack())
+    assert calls == ["ledger get", "queues send"]
+
+
 @pytest.mark.parametrize(
     ("site", "spoilt"),
     [
