@@ -63,7 +63,7 @@ class AwsFederation:
         self._thread.start()
         self.local = self.on_loop(self._serve())
         for child in self.children.values():
-            child.start({"PYTHONUNBUFFERED": "1", **CREDENTIALS, **self.environment})
+            self._start(child)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -76,6 +76,16 @@ class AwsFederation:
         self._thread.join()
         os.environ.clear()
         os.environ.update(self._before)
+
+    def _start(self, child: Child) -> None:
+        child.start({"PYTHONUNBUFFERED": "1", **CREDENTIALS, **self.environment})
+
+    def restart(self, site: str) -> None:
+        """kill -9 of a site's agent, and start it again."""
+        child = self.children[site]
+        child.signal(signal.SIGKILL)
+        child.wait()
+        self._start(child)
 
     def on_loop(self, work: Any) -> Any:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result(60)

@@ -1,8 +1,6 @@
 """Companies on AWS, played by an emulator, with no server: what they find together, and a site that dies meanwhile."""
 
 import csv
-import os
-import signal
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -14,7 +12,6 @@ import pytest
 import hanse as hs
 from hanse.clients.loader import find_app
 from hanse.core.codec import decode
-from hanse.site.control import request
 from tests.conformance import emulator
 from tests.conformance.over_aws import AwsFederation
 
@@ -62,7 +59,7 @@ async def host(party, site):
     while not (folder / "go").exists():
         await asyncio.sleep(0.05)
     await party.send("guest", "sum", np.float64(numbers.sum()))
-    return None, {{"sum": float(numbers.sum())}}
+    return {{"count": np.array([len(numbers)])}}, {{"sum": float(numbers.sum())}}
 """
 ROLES = {"guest": "bank", "host": "shop", "arbiter": "notary"}
 ANY = "{peers: any, reveals: any, unproven: true}"
@@ -147,7 +144,7 @@ def test_trees_have_the_bits_that_they_have_in_one_process(companies: AwsFederat
         }
 
 
-def test_a_worker_that_dies_costs_a_session_and_nothing_is_left_behind(
+def test_a_site_that_is_killed_costs_a_session_and_nothing_is_left_behind(
     companies: AwsFederation, tmp_path: Path
 ) -> None:
     """With an array that travels as a blob, which goes when it was read."""
@@ -155,7 +152,7 @@ def test_a_worker_that_dies_costs_a_session_and_nothing_is_left_behind(
     before = emulator.calls.copy()
     job = hs.submit(app, companies.federation(), roles=roles)
     _until(lambda: (tmp_path / "1").exists())
-    _kill_worker(companies, "shop")
+    companies.restart("shop")
     _until(lambda: (tmp_path / "2").exists())
     (tmp_path / "go").touch()
     found = job.result()
@@ -172,11 +169,6 @@ def _until(ready: Any) -> None:
     while not ready():
         assert time.monotonic() < ends
         time.sleep(0.05)  # another process makes the file
-
-
-def _kill_worker(companies: AwsFederation, site: str) -> None:
-    status = request(companies.directory / site, {"op": "status"})
-    os.kill(max(each["worker_pid"] for each in status["jobs"] if each["worker_pid"]), signal.SIGKILL)
 
 
 def _objects(companies: AwsFederation) -> list[str]:

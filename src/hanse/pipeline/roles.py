@@ -188,8 +188,8 @@ def _sites(state: RolesState, refused: Mapping[str, str], now_ms: int) -> Step:
 def _replied(state: RolesState, event: Replied) -> Step:
     if event.attempt != state.attempt or state.status not in ("running", "settling"):
         return state, ()  # of a session that is over
-    if event.role not in state.playing:
-        return state, ()  # it was left out, and has come back
+    if event.role not in state.playing or event.role in state.metrics:
+        return state, ()  # it was left out, and has come back; or it has answered, and was started again since
     who = f"{event.role} {state.spec.roles.get(event.role, '')}".strip()
     if event.kind in BROKEN:
         return _broken(state, f"{who}: {event.error}", event.now_ms) if state.status == "running" else (state, ())

@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from hanse.clients.roles import CALL, PHASE, Part
+from hanse.clients.roles import CALL, PHASE, Part, role_task
 from hanse.core.ids import SERVER, TaskId
 from hanse.core.records import Envelope, Reply, Task
 from hanse.pipeline.request import JobRequest
@@ -51,11 +51,6 @@ def session_name(request: JobRequest, attempt: int) -> str:
     return f"{request.job}/{request.component}/{attempt}"
 
 
-def task_of(request: JobRequest, state: RolesState, attempt: int, role: str) -> TaskId:
-    """The task that asks a role to play in one session: the same, whoever is left out of it."""
-    return TaskId(request.job, request.component, attempt, PHASE, sorted(state.spec.roles).index(role))
-
-
 def asks(request: JobRequest, state: RolesState, records: Mapping[str, str]) -> list[Envelope]:
     """The messages that open the latest session, one for each role that plays.
 
@@ -66,7 +61,7 @@ def asks(request: JobRequest, state: RolesState, records: Mapping[str, str]) -> 
     session = session_name(request, state.attempt)
     found = []
     for role, site in sorted(playing.items()):
-        id = task_of(request, state, state.attempt, role)
+        id = role_task(request.job, request.component, state.attempt, role, spec.roles)
         part = Part(session, role, spec.timeout_s, playing, {each: records[each] for each in playing})
         task = Task(id, site, CALL, request.app, seed=spec.seed, payload=part.pack())
         found.append(_envelope(request, site, id, "task", task.pack(), spec.deadline_s))
@@ -75,9 +70,10 @@ def asks(request: JobRequest, state: RolesState, records: Mapping[str, str]) -> 
 
 def releases(request: JobRequest, state: RolesState, attempt: int) -> list[Envelope]:
     """The messages that end a session: nobody waits for its answers. To a site that did not play it says nothing."""
+    roles = state.spec.roles
     return [
-        _envelope(request, site, task_of(request, state, attempt, role), "release")
-        for role, site in sorted(state.spec.roles.items())
+        _envelope(request, site, role_task(request.job, request.component, attempt, role, roles), "release")
+        for role, site in sorted(roles.items())
     ]
 
 

@@ -209,12 +209,12 @@ async def _load(place: Place, request: JobRequest) -> _Kept:
     except NotFoundError:
         raise NotFoundError(f"job {request.job}: its component of roles has not begun") from None
     value = json.loads(content)
-    state = machine.decode(value["state"].encode())
+    state = machine.decode(json.dumps(value["state"]).encode())
     return _Kept(state, value["performed"], value["written_ms"], version, value["fingerprints"])
 
 
 def _packed(kept: _Kept) -> bytes:
-    state = machine.encode(kept.state).decode()
+    state = json.loads(machine.encode(kept.state))
     value = {"performed": kept.performed, "written_ms": kept.written_ms, "state": state}
     return json.dumps(value | {"fingerprints": dict(kept.fingerprints)}, separators=(",", ":")).encode()
 

@@ -24,6 +24,7 @@ import structlog
 
 from hanse import __version__
 from hanse.backends.local import LocalStore
+from hanse.clients.roles import role_task
 from hanse.core.blobs import CHUNK_BYTES, Manifest
 from hanse.core.codec import canonical_json
 from hanse.core.errors import CodecError, ConfigError, HanseError, TrustError
@@ -42,7 +43,7 @@ from hanse.site.owner import verdict_of
 from hanse.site.policy import ACCEPT, HOLD, REFUSE, Decision, Policy, decide, read_policy
 from hanse.site.proposals import Proposal
 from hanse.site.replies import Replies
-from hanse.site.roles import RoleSide, discard_arrays
+from hanse.site.roles import COMPONENT, RoleSide, discard_arrays
 from hanse.site.tracking import SiteRuns
 from hanse.site.transfers import Transfers
 from hanse.site.verdicts import described, owner_decides, record
@@ -215,6 +216,22 @@ class Agent:
                 self._spawn(self._warm(self._begin(Proposal.parse(row.proposal))))
             self._tell(row)
         self._replies.restore(jobs)
+        for row in rows:
+            if row.decision == ACCEPT:
+                self._give_up_session(Proposal.parse(row.proposal))
+
+    def _give_up_session(self, proposal: Proposal) -> None:
+        """Say at once that this site's part in a session broke with its agent, before the task comes again."""
+        spec = proposal.roles
+        role = None if spec is None else spec.role_of(self.name)
+        prefix = f"{proposal.job}/{COMPONENT}/"
+        attempts = [name.removeprefix(prefix) for name in self._material.taken(prefix)]
+        numbers = [int(each) for each in attempts if each.isdecimal()]
+        if spec is None or role is None or not numbers:
+            return
+        task = role_task(proposal.job, COMPONENT, max(numbers), role, spec.roles)
+        if not self._replies.knows(str(task)):
+            self._replies.refuse(task, "lost", "the site's agent has started again")
 
     def _begin(self, proposal: Proposal) -> JobRunner:
         runner = self._runners.get(proposal.job)

@@ -25,7 +25,7 @@ from hanse.core.ids import channel_scope
 
 ALIVE_S = 20.0
 """How often a site says to its peers that it is there: each word is a message through two queues."""
-MAX_EARLY, MAX_EARLY_SESSIONS, MAX_OVER = 64, 16, 256
+MAX_EARLY, MAX_EARLY_SESSIONS, MAX_OVER = 16, 16, 256
 """Packets of one session that come before it is open here: greetings; such sessions; sessions known to be over."""
 log = structlog.get_logger("hanse.link")
 

@@ -3,14 +3,17 @@
 import asyncio
 import random
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 
+from hanse.backends.aws import AwsStore
 from hanse.backends.memory import MemoryBlobs, MemoryInbox
+from hanse.backends.objectstore import ObjectStore
 from hanse.channels.packets import CHANNEL, INLINE_BYTES, Packet
 from hanse.channels.party import Party
 from hanse.core.blobs import Manifest, manifest_of, rechunk
@@ -20,21 +23,35 @@ from hanse.core.records import Envelope
 from hanse.site.queue_streams import MAX_EARLY, QueueStream, Streams
 from hanse.vertical import correlation
 from hanse.vertical.psi import chase_miao
+from tests.conformance.emulator import Session, emulated
 from tests.unit.site.relayed import CONTEXT, Sites
 from tests.unit.site.test_relay import TALK
 
 SESSION = CONTEXT.session
+QUEUES = {"guest": "a", "host": "b", "arbiter": "c"}
+"""Each role's site's, as places have them."""
 
 
 class Post:
     """The queues, the bucket, and somebody who passes packets on; a seed decides what becomes of each."""
 
-    def __init__(self, sites: Sites, *, seed: int = 0, loses: float = 0.0, repeats: float = 0.0, late_s: float = 0.0):
-        self.inbox, self.blobs = MemoryInbox(), MemoryBlobs()
+    def __init__(
+        self,
+        sites: Sites,
+        *,
+        seed: int = 0,
+        loses: float = 0.0,
+        repeats: float = 0.0,
+        late_s: float = 0.0,
+        place: Any = None,
+        resend_s: float = 0.05,
+    ) -> None:
+        self.inbox: Any = MemoryInbox() if place is None else place.inbox
+        self.blobs: Any = MemoryBlobs() if place is None else place.blobs
         self.sites = {role: end.site for role, end in sites.ends.items()}
         self.random, self.loses, self.repeats, self.late_s = random.Random(seed), loses, repeats, late_s
         self.seen: Counter[str] = Counter()
-        self.ends = {role: Streams(self, resend_s=0.05, answer_s=0.01) for role in self.sites}
+        self.ends = {role: Streams(self, resend_s=resend_s, answer_s=0.01) for role in self.sites}
         self.works = [asyncio.ensure_future(self._pass_on())]
         self.works += [asyncio.ensure_future(self._receive(role)) for role in self.sites]
         self.number = 0
@@ -94,12 +111,12 @@ class Post:
     async def _deliver(self, packet: Packet) -> None:
         await asyncio.sleep(self.random.random() * self.late_s)
         self.number += 1
-        envelope = Envelope(SERVER, packet.recipient, f"{self.number}", CHANNEL, packet.pack(), "f")
-        await self.inbox.send(packet.recipient, envelope)
+        to = QUEUES[packet.recipient]
+        await self.inbox.send(to, Envelope(SERVER, to, f"{self.number}", CHANNEL, packet.pack(), "f"))
 
     async def _receive(self, role: str) -> None:
         while True:
-            for delivery in await self.inbox.receive(role, 10):
+            for delivery in await self.inbox.receive(QUEUES[role], 10):
                 await self.inbox.ack([delivery.receipt])
                 packet = Packet.unpack(delivery.envelope.body)
                 self.seen["largest"] = max(self.seen["largest"], len(packet.content))
@@ -135,6 +152,28 @@ async def test_two_roles_exchange_arrays_of_every_size() -> None:
     assert found == {"guest": SIZES, "host": SIZES}
     assert post.seen["blobs"] >= 2
     assert 0 < post.seen["largest"] <= INLINE_BYTES
+
+
+@contextmanager
+def stored(name: str) -> Iterator[Any]:
+    """Seams of a place that is no server."""
+    if name == "objectstore":
+        objects = pytest.importorskip("obstore.store", reason="needs the extra `objectstore`").MemoryStore()
+        yield ObjectStore.open(objects, "federations/f")
+    else:
+        with emulated() as config:
+            store = AwsStore.open(config, Session())
+            yield store
+            store.close()
+
+
+@pytest.mark.parametrize("name", ["objectstore", "aws"])
+async def test_over_every_kind_of_queue_and_bucket(name: str) -> None:
+    with stored(name) as place:
+        sizes = [0, 1000, 40_000]
+        found, post = await exchange(sizes, place=place, resend_s=20.0)
+        assert found == {"guest": sizes, "host": sizes}
+        assert post.seen["blobs"] == 2
 
 
 @pytest.mark.parametrize("seed", range(6))
