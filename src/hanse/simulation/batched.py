@@ -28,7 +28,7 @@ from hanse.clients.site import stream_of
 from hanse.clients.training import Effort, Training, effort_of, orders_of, steps_of, wanted_metrics
 from hanse.core.arrays import Array, Arrays, Layout
 from hanse.core.records import Reply, Task
-from hanse.simulation.engine import Answered, Batch, Item, Summed, Summing, refusal
+from hanse.simulation.engine import Answered, Batch, Item, Summed, refusal
 from hanse.simulation.ragged import schedule_of
 from hanse.simulation.sites import Places, to_stderr
 from hanse.simulation.stacks import Kind, StackOfSites, Stacks, blocks_of, examples_of, split, vector_of

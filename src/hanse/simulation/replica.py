@@ -14,7 +14,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from hanse.aggregation import Partial
 from hanse.clients.app import App
 from hanse.clients.execute import Outcome
 from hanse.clients.failures import text_of

@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from hanse.aggregation import GROUP, Partial
+from hanse.aggregation import GROUP
 from hanse.clients.app import App
 from hanse.clients.execute import Outcome
 from hanse.clients.fingerprint import fingerprint
