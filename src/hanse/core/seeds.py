@@ -90,7 +90,7 @@ _seed_twister = super(random.Random, _shared).seed
 def _seed_random(key: int) -> None:
     """`random.seed(key)` of a whole number, without asking first which of many kinds it is."""
     _seed_twister(key)
-    _shared.gauss_next = None  # as `Random.seed` does
+    _shared.gauss_next = None  # type: ignore[attr-defined]  # as `Random.seed` does
 
 
 def _seed_torch(torch: Any, key: int) -> None:

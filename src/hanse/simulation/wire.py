@@ -202,7 +202,7 @@ def read_done(header: Mapping[str, Any], payload: memoryview, batch: Batch) -> I
     if count:
         yield Summed(positions[:count], replies[:count], states[:count])
     alone = zip(positions[count:], replies[count:], updates, states[count:], strict=True)
-    yield from (Answered(position, Outcome(*outcome)) for position, *outcome in alone)
+    yield from (Answered(position, Outcome(reply, arrays, state)) for position, reply, arrays, state in alone)
     for arrays in sums:
         assert batch.model is not None
         yield Partial.from_arrays(arrays, batch.model.layout)
