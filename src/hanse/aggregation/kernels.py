@@ -162,7 +162,9 @@ class AutoKernel:
     def fold_one(self, acc: Wide, block: Block, weight: float, *, fresh: bool) -> None:
         """See `Kernel.fold_one`."""
         if self._left > 0:
-            self._count((block,))
+            self._left -= block.nbytes
+            if self._left <= 0:
+                self._change()
         self._kernel.fold_one(acc, block, weight, fresh=fresh)
 
     def join(self, acc: Wide, blocks: Sequence[Coded], weights: Sequence[float]) -> None:
@@ -177,7 +179,11 @@ class AutoKernel:
 
     def _count(self, blocks: Sequence[Coded]) -> None:
         self._left -= len(blocks) * blocks[0].nbytes
-        if self._left <= 0 and numba_installed():
+        if self._left <= 0:
+            self._change()
+
+    def _change(self) -> None:
+        if numba_installed():
             self._kernel = _numba_kernel()
 
 

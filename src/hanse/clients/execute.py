@@ -104,8 +104,10 @@ class Runtime:
         trains = task.call == "train" and model is not None
         try:
             answer, kept = self._call(task, model, state, private)
-            num_examples = num_examples_of(answer.num_examples, task.call)
-            metrics = metrics_of(answer.metrics, task.call)
+            _, num_examples, metrics = answer
+            if type(num_examples) is not int or not 0 <= num_examples < 2**53:
+                num_examples = num_examples_of(num_examples, task.call)
+            metrics = metrics_of(metrics, task.call) if metrics or type(metrics) is not dict else {}
             arrays = self._checked(task, model, answer, kept, lend=lend)
             # an empty state after an empty one stays None, so that stateless sites store nothing
             after = _encoded(kept) if kept or state is not None else None
@@ -142,7 +144,7 @@ class Runtime:
         if call not in CALLS:
             raise TaskError("refused", f"call: expected one of {', '.join(CALLS)}; found {call[:60]!r}")
         client = self._client if self._client is not None else self.client(task.seed)
-        kept = decode_state(state)
+        kept = {} if state is None else decode_state(state)
         site.begin(task, kept)
         seed_globals(site.key("globals"))
         config: dict[str, Any] = dict(task.config)
@@ -328,11 +330,11 @@ def _bytes_of(state: bytes | memoryview | None) -> bytes | None:
 
 
 def _check_finite(arrays: Arrays, call: str) -> None:
-    for name, array in arrays.items():
+    for place, array in enumerate(arrays.to_list()):
         if array.dtype not in _EXACT and not all_finite(array):
             raise TaskError(
                 "bad_reply",
-                f"{call}: array {name[:60]!r} holds NaN or infinity; lower the learning rate, or set "
+                f"{call}: array {list(arrays)[place][:60]!r} holds NaN or infinity; lower the learning rate, or set "
                 "hs.App(allow_nonfinite=True)",
             )
 

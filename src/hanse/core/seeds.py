@@ -8,7 +8,7 @@ on every machine.
 import random
 import sys
 import threading
-from functools import cache, lru_cache
+from functools import lru_cache
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder
 from json import encoder
@@ -17,6 +17,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from blake3 import blake3
+
+from hanse.core.accelerators import has_accelerator
 
 _quoted = encoder.encode_basestring
 
@@ -98,7 +100,7 @@ def _seed_random(key: int) -> None:
 
 def _seed_torch(torch: Any, key: int) -> None:
     # where there is no accelerator, `torch.manual_seed` formats a stack trace for each kind: 300 µs
-    (torch.manual_seed if _has_accelerator() else torch.default_generator.manual_seed)(key & 0x7FFF_FFFF_FFFF_FFFF)
+    (torch.manual_seed if has_accelerator() else torch.default_generator.manual_seed)(key & 0x7FFF_FFFF_FFFF_FFFF)
 
 
 class _AwaitedTorch(MetaPathFinder):
@@ -123,10 +125,3 @@ class _AwaitedTorch(MetaPathFinder):
 
 
 _awaited = _AwaitedTorch()
-
-
-@cache
-def _has_accelerator() -> bool:
-    torch = sys.modules["torch"]
-    accelerator = getattr(torch, "accelerator", torch.cuda)
-    return bool(accelerator.is_available())

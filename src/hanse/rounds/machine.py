@@ -218,7 +218,7 @@ def _planned(state: RunState, event: Planned) -> list[Instruction]:
     attempts: Mapping[str, int] = _attempts(state) if event.extends else {}
     issued = _issue(state, event.tasks, attempts, event.now_ms)
     timer = SetTimer(_timer(state, "deadline"), state.deadline_ms)
-    return [*[_send(state, ordinal) for ordinal in issued], timer, *_close_if_due(state, event.now_ms)]
+    return [*_sends(state, issued), timer, *_close_if_due(state, event.now_ms)]
 
 
 def _take_over(state: RunState) -> None:
@@ -254,10 +254,10 @@ def _issue(state: RunState, tasks: Sequence[PlannedTask], attempts: Mapping[str,
     return issued
 
 
-def _send(state: RunState, ordinal: int) -> Send:
-    slot = state.open[ordinal]
-    task = state.task_id(ordinal, slot)
-    return Send(task, slot.site, slot.position, slot.attempt, slot.call, state.deadline_ms)
+def _sends(state: RunState, ordinals: Iterable[int]) -> list[Instruction]:
+    slots, task_id, deadline_ms = state.open, state.task_id, state.deadline_ms
+    pairs = [(ordinal, slots[ordinal]) for ordinal in ordinals]
+    return [Send(task_id(o, slot), slot.site, slot.position, slot.attempt, slot.call, deadline_ms) for o, slot in pairs]
 
 
 def _plan_failed(state: RunState, event: PlanFailed) -> list[Instruction]:
@@ -428,8 +428,8 @@ def _reduce_instruction(state: RunState) -> Reduce:
             state.task_id(ordinal, slot),
             slot.site,
             place if by_receipt else slot.position,
-            max(0, state.round - slot.round),
-            max(0, slot.receipt - 1000 * slot.asked_ms) / 1e6,
+            state.round - slot.round if slot.round < state.round else 0,
+            (slot.receipt - 1000 * slot.asked_ms) / 1e6 if slot.receipt > 1000 * slot.asked_ms else 0.0,
             slot.group,
         )
         for place, (ordinal, slot) in enumerate(state.closing.items())
@@ -633,7 +633,7 @@ def pending(state: RunState) -> list[Instruction]:
     """What is left to be done in this state; performing it again is harmless."""
     if state.over:
         return [Finish(state.status, state.error)]
-    sends: list[Instruction] = [_send(state, ordinal) for ordinal, slot in state.open.items() if not slot.answer]
+    sends = _sends(state, [ordinal for ordinal, slot in state.open.items() if not slot.answer])
     match state.stage:
         case "waiting":
             return [SetTimer(_timer(state, "sites"), state.deadline_ms)] if state.deadline_ms else []

@@ -14,10 +14,11 @@ nothing. Without traces time is the wall clock's, and no deadline passes while a
 import heapq
 import math
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from itertools import count
+from itertools import count, islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -306,24 +307,24 @@ class Shell:
 
     def _send(self, sends: Sequence[Send]) -> None:
         """Let tasks go out. One that is out already, or answered, does not go again."""
-        slots, asks, flights, refs = self.state.open, self._asks, self.flights, self.models.refs
-        down = 0
+        slots, asks, flights, virtual = self.state.open, self._asks, self.flights, self.virtual
+        before = len(flights)
         for send in sends:
             ordinal = send.task.ordinal
             slot, ask = slots.get(ordinal), asks.get(ordinal)
             if slot is None or ask is None or slot.answer or ordinal in flights:
                 continue
-            arrives = self.now_ms + self._traces.takes_ms(self._visit(send)) if self.virtual else 0.0
+            arrives = self.now_ms + self._traces.takes_ms(self._visit(send)) if virtual else 0.0
             model = slot.model if ask.with_model else None
-            if model is not None:
-                down += refs[model].manifest.size
             flights[ordinal] = Flight(send, ask, model, arrives)
             if arrives < math.inf:
                 heapq.heappush(self.arrivals, (arrives, ordinal))
             else:
                 heapq.heappush(self.losses, (self.now_ms + LEASE_S * 1000, send.site, ordinal))
                 self.updates.never(send.position)
-        self.updates.moved["down"] += down
+        sent = Counter(flight.model for flight in islice(flights.values(), before, None))
+        for model, times in sent.items():
+            self.updates.moved["down"] += 0 if model is None else times * self.models.refs[model].manifest.size
 
     def _release(self, tasks: Sequence[tuple[TaskId, str]]) -> None:
         """Who has not finished stops working; a reply of this very moment is on its way and will be late."""

@@ -27,6 +27,7 @@ class SubtreeSum:
         self.stop = subtree.positions.stop
         """The first position behind it."""
         self._summing, self._layout = summing, model.layout
+        self._kind, self._wants = summing.update_kind, summing.wants
         self._by_examples = summing.weights == "examples"
         self._running = RunningMean(model.layout, rule=summing.reducer(), within=subtree, checked=True)
         self._counted = not self._by_examples
@@ -39,8 +40,9 @@ class SubtreeSum:
     def take(self, position: int, outcome: Outcome) -> Item | None:
         """Take one outcome; who is to be told of now, which is seldom somebody."""
         reply, arrays, state = outcome
-        summing = self._summing
-        if reply.error_kind or refusal(summing, reply, arrays) or arrays is None or not arrays.fits(self._layout):
+        if arrays is None or reply.error_kind or not arrays.fits(self._layout):
+            return Answered(position, outcome)
+        if (self._wants or reply.update_kind != self._kind) and refusal(self._summing, reply, arrays):
             return Answered(position, outcome)
         weight = float(reply.num_examples) if self._by_examples else 1.0
         if not self._counted:
