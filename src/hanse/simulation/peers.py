@@ -5,6 +5,7 @@ It has no strategy: what a server would do is done by the topology. Every peer m
 """
 
 import asyncio
+import functools
 import math
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -13,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from hanse.aggregation.compression import encoded_layout
 from hanse.aggregation.rounding import is_float, round_to
 from hanse.channels.local import run_local
 from hanse.channels.party import Party
@@ -28,11 +30,11 @@ from hanse.core.ids import check_name, new_job_id
 from hanse.core.records import Value
 from hanse.core.seeds import generator, key_of
 from hanse.core.spec import RunSpec
-from hanse.peer import cyclic, gossip, ring
+from hanse.peer import choco, cyclic, gossip, ring
 from hanse.rounds.record import RoundRecord, mean_metrics, site_metrics
 from hanse.rounds.result import Result
 from hanse.simulation.site_trainer import SiteTrainer
-from hanse.simulation.topologies import Cyclic, Gossip, RingAllReduce, Topology, graph_of, mixing_of
+from hanse.simulation.topologies import Cyclic, Gossip, RingAllReduce, Topology, gamma_of, graph_of, mixing_of
 from hanse.strategies.fedavg import FedAvg
 
 DISAGREEMENT = "disagreement"
@@ -97,16 +99,17 @@ def simulate_peers(
         raise ConfigError(f"sites: expected two peers at least, found {len(data)}")
     for site in data:
         check_name(site, "site")
-    spec = _checked(app)
+    chosen = Gossip() if topology is None else topology
+    spec = _checked(app, chosen)
     before = num_threads()
     set_threads(spec.threads)
     try:
-        return _Run(app, spec, data, Gossip() if topology is None else topology).run()
+        return _Run(app, spec, data, chosen).run()
     finally:
         set_threads(before)
 
 
-def _checked(app: App) -> RunSpec:
+def _checked(app: App, topology: Topology) -> RunSpec:
     """The run's spec, if nothing in it needs a server.
 
     Raises:
@@ -119,12 +122,13 @@ def _checked(app: App) -> RunSpec:
         "sample": spec.sample not in (1, 1.0),
         "over_select": spec.over_select != 0,
         "stop": spec.stop is not None,
-        "compression": bool(spec.compression),
         "@app.evaluate_on_server": spec.server_evaluate,
     }
     for name, found in needs.items():
         if found:
             raise ConfigError(f"peers: found {name}, which needs a server; leave it out")
+    if app.compression is not None and not (isinstance(topology, Gossip) and topology.mix == "after"):
+        raise ConfigError("peers: found compression, which goes with hs.Gossip(mix='after') only; leave it out")
     return spec
 
 
@@ -140,6 +144,7 @@ class _Run:
         self._peers = {name: SiteTrainer(name, app, spec, data[name], self._job, config) for name in self._names}
         self._vectors: dict[int, list[Array]] = {}
         self._distances: dict[int, float] = {}
+        self._saved = 0
         for peer in self._peers.values():
             peer.told = self._hear
 
@@ -181,6 +186,7 @@ class _Run:
     def _programs(self) -> tuple[dict[str, Program], Protocol]:
         topology, rounds = self._topology, self._spec.rounds
         start = self._peers[self._names[0]].start
+        codec = self._app.compression
 
         def program(name: str) -> Program:
             trainer = self._peers[name]
@@ -192,6 +198,12 @@ class _Run:
                     return await ring.peer(party, trainer, start, rounds, weights=topology.weights)
                 if isinstance(topology, Cyclic):
                     return await cyclic.peer(party, trainer, start, rounds)
+                if codec is not None:
+                    key = functools.partial(self._key, name)
+                    gamma = gamma_of(topology, codec)
+                    return await choco.peer(
+                        party, trainer, start, mixing[name], rounds, codec=codec, gamma=gamma, key=key
+                    )
                 return await gossip.peer(party, trainer, start, mixing[name], rounds, mix=topology.mix)
 
             return run
@@ -204,7 +216,16 @@ class _Run:
             joined = graph_of(topology, self._names, self._spec.seed)
             mixing = mixing_of(topology, joined)
             protocol = gossip.protocol(joined, str(start.dtype), start.size)
+            if codec is not None:
+                links = sum(len(others) for others in joined.neighbours.values())
+                layout = choco.layout_of(start.dtype, start.size)
+                self._saved = links * (layout.nbytes - encoded_layout(layout, codec).nbytes)
+                protocol = choco.protocol(joined, codec, str(start.dtype), start.size)
         return {name: program(name) for name in self._names}, protocol
+
+    def _key(self, name: str, round_: int) -> int:
+        """Of the stream that a peer's codec draws from."""
+        return key_of(self._spec.seed, round_=round_, phase="train", site=name, purpose="compression")
 
     def _hear(self, round_: int, vector: Array) -> None:
         """Once the last peer has ended the round: how far they are apart. Their vectors are let go of then."""
@@ -227,13 +248,14 @@ class _Run:
                 if count:
                     by_site[name][f"{phase}_examples"] = count
         metrics[DISAGREEMENT] = self._distances[round_]
+        saved = {"saved": self._saved} if self._saved else {}
         return RoundRecord(
             number=round_,
             folded=tuple(self._names),
             metrics=metrics,
             by_site=by_site,
             seconds_by_phase={"train": max(each.seconds for each in said.values())},
-            bytes={"down": 0, "up": sum(each.sent_bytes for each in said.values())},
+            bytes={"down": 0, "up": sum(each.sent_bytes for each in said.values()), **saved},
         )
 
 

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from hanse.aggregation import Codec, RandomK, TopK
 from hanse.channels.local import ROOM
 from hanse.core.errors import ConfigError
 from hanse.peer.graph import (
@@ -17,6 +18,9 @@ from hanse.peer.graph import (
     ring,
 )
 
+MAX_PARTS = 2
+"""Messages that a peer sends to a neighbour in one round."""
+
 
 @dataclass(frozen=True, slots=True)
 class Gossip:
@@ -26,17 +30,23 @@ class Gossip:
         graph: `ring`, `complete`, `random` (every peer has `degree` others), a `Graph`, or a list of edges (a, b).
         mixing: `metropolis` for Metropolis–Hastings weights, or a doubly stochastic matrix, peer → peer → weight.
         mix: `after` training, or `before` it as in Lian et al. 2017, Algorithm 1.
+        gamma: γ of CHOCO-SGD, in (0, 1]: how far a peer goes towards its neighbours in a round, where the app has a
+            `compression`. None: 1 for codecs that round, `fraction` for those that leave elements out.
 
     Raises:
-        ConfigError: another word.
+        ConfigError: another word, or γ out of range.
     """
 
     graph: str | Graph | Sequence[tuple[str, str]] = "ring"
     degree: int = 4
     mixing: Literal["metropolis"] | Mixing = "metropolis"
     mix: str = "after"
+    gamma: float | None = None
 
     def __post_init__(self) -> None:
+        gamma: object = self.gamma
+        if gamma is not None and not (isinstance(gamma, int | float) and 0 < gamma <= 1):
+            raise ConfigError(f"gossip.gamma: expected a number above 0, at most 1, found {str(gamma)[:40]}")
         if isinstance(self.graph, str) and self.graph not in ("ring", "complete", "random"):
             raise ConfigError(f"gossip.graph: expected ring, complete, random or edges, found {self.graph[:60]!r}")
         if self.mix not in ("after", "before"):
@@ -71,6 +81,13 @@ class Cyclic:
 Topology = Gossip | RingAllReduce | Cyclic
 
 
+def gamma_of(topology: Gossip, codec: Codec) -> float:
+    """γ, given or by the codec. Sparse codecs diverged with γ = √fraction on random graphs of six peers."""
+    if topology.gamma is not None:
+        return float(topology.gamma)
+    return float(codec.fraction) if isinstance(codec, TopK | RandomK) else 1.0
+
+
 def graph_of(topology: Gossip, names: Sequence[str], seed: int) -> Graph:
     """Who is joined to whom.
 
@@ -90,8 +107,8 @@ def graph_of(topology: Gossip, names: Sequence[str], seed: int) -> Graph:
         raise ConfigError(
             f"gossip.graph: expected the {len(names)} sites as its peers, found {len(joined.peers)} others"
         )
-    if max(len(others) for others in joined.neighbours.values()) > ROOM:
-        raise ConfigError(f"gossip.graph: expected at most {ROOM} neighbours of a peer")
+    if max(len(others) for others in joined.neighbours.values()) > ROOM // MAX_PARTS:
+        raise ConfigError(f"gossip.graph: expected at most {ROOM // MAX_PARTS} neighbours of a peer")
     return joined
 
 
