@@ -96,7 +96,7 @@ class Peers(RolePlay):
         given = self.app.initial_arrays
         start = None if given is None else SiteTrainer.vector_of(given)
         dtype, size = (self._dtype, None) if start is None else (str(start.dtype), start.size)
-        plan = planned(self.topology, names, spec.seed, dtype, size)
+        plan = planned(self.topology, names, spec.seed, dtype, size, self.app.compression)
         parts = {"resuming": resuming.protocol(names[0], names[1:]), "training": plan.protocol}
         if given is None:
             parts = {"starting": _starting(first_peer(names, spec.seed), names), **parts}
@@ -134,7 +134,9 @@ class Peers(RolePlay):
             trainer.begin(initial)
             if trainer.start.dtype != dtype:
                 raise ConfigError(f"peers: the model is of {trainer.start.dtype}; write hs.Peers(dtype=...) with that")
-            kept = None if site.checkpoints is None else site.checkpoints(repr(self.topology).encode(), plan.apart + 1)
+            kept = None
+            if plan.goes_on and site.checkpoints is not None:
+                kept = site.checkpoints(repr(self.topology).encode(), plan.apart + 1)
             progress, start = await _resumed(party.part("resuming"), trainer, kept, names[0])
             trainer.told = lambda round_, vector: _kept(progress, trainer, round_, vector)
             last = await plan.program(party.part("training"), trainer, start, spec.rounds, progress.number)
@@ -160,7 +162,6 @@ def without_server(app: App) -> RunSpec:
         "sample": spec.sample not in (1, 1.0),
         "over_select": spec.over_select != 0,
         "stop": spec.stop is not None,
-        "compression": bool(spec.compression),
         "@app.evaluate_on_server": spec.server_evaluate,
     }
     for name, found in needs.items():

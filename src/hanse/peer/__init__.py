@@ -2,6 +2,7 @@
 
     graph       who is joined to whom, and the weights with which neighbours are averaged
     gossip      neighbours average with each other: D-PSGD
+    choco       the same with compressed messages: CHOCO-SGD
     ring        all peers get the one mean, by an all-reduce around a ring
     cyclic      one model goes from peer to peer
     topologies  which of them, as plain values

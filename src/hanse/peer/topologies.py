@@ -4,12 +4,17 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
+
+from hanse.aggregation import Codec, RandomK, TopK
+from hanse.aggregation.compression import encoded_layout
 from hanse.channels.local import ROOM
 from hanse.channels.party import Party
 from hanse.channels.protocol import Protocol
 from hanse.core.arrays import Array
 from hanse.core.errors import ConfigError
-from hanse.peer import cyclic, gossip
+from hanse.core.seeds import key_of
+from hanse.peer import choco, cyclic, gossip
 from hanse.peer import ring as around
 from hanse.peer.graph import (
     Graph,
@@ -26,6 +31,9 @@ from hanse.peer.trainer import Trainer
 Program = Callable[[Party, Trainer, Array, int, int], Awaitable[Array]]
 """`await program(party, trainer, start, rounds, done)`: a peer's last vector."""
 
+MAX_PARTS = 2
+"""Messages that a peer sends to a neighbour in one round."""
+
 
 @dataclass(frozen=True, slots=True)
 class Gossip:
@@ -35,17 +43,23 @@ class Gossip:
         graph: `ring`, `complete`, `random` (every peer has `degree` others), a `Graph`, or a list of edges (a, b).
         mixing: `metropolis` for Metropolis–Hastings weights, or a doubly stochastic matrix, peer → peer → weight.
         mix: `after` training, or `before` it as in Lian et al. 2017, Algorithm 1.
+        gamma: γ of CHOCO-SGD, in (0, 1]: how far a peer goes towards its neighbours in a round, where the app has a
+            `compression`. None: 1 for codecs that round, `fraction` for those that leave elements out.
 
     Raises:
-        ConfigError: another word.
+        ConfigError: another word, or γ out of range.
     """
 
     graph: str | Graph | Sequence[tuple[str, str]] = "ring"
     degree: int = 4
     mixing: Literal["metropolis"] | Mixing = "metropolis"
     mix: str = "after"
+    gamma: float | None = None
 
     def __post_init__(self) -> None:
+        gamma: object = self.gamma
+        if gamma is not None and not (isinstance(gamma, int | float) and 0 < gamma <= 1):
+            raise ConfigError(f"gossip.gamma: expected a number above 0, at most 1, found {str(gamma)[:40]}")
         if isinstance(self.graph, str) and self.graph not in ("ring", "complete", "random"):
             raise ConfigError(f"gossip.graph: expected ring, complete, random or edges, found {self.graph[:60]!r}")
         if self.mix not in ("after", "before"):
@@ -86,14 +100,20 @@ class Plan:
 
     Attributes:
         apart: rounds that two peers may be apart at most.
+        goes_on: whether the program can begin where some rounds are done.
+        saved: bytes that compression saves in a round, of all peers together.
     """
 
     protocol: Protocol
     program: Program
     apart: int = 1
+    goes_on: bool = True
+    saved: int = 0
 
 
-def planned(topology: Topology, names: Sequence[str], seed: int, dtype: str, size: int | None) -> Plan:
+def planned(
+    topology: Topology, names: Sequence[str], seed: int, dtype: str, size: int | None, codec: Codec | None = None
+) -> Plan:
     """The declaration and every peer's program.
 
     Args:
@@ -101,10 +121,13 @@ def planned(topology: Topology, names: Sequence[str], seed: int, dtype: str, siz
         seed: of a random graph.
         dtype: of vectors: `float32` or `float64`.
         size: elements of a vector, where that is known.
+        codec: how vectors travel; None for as they are.
 
     Raises:
-        ConfigError: a graph of others than these peers, a matrix that is none.
+        ConfigError: a graph of others than these peers, a matrix that is none, compression where it does not go.
     """
+    if codec is not None:
+        return _compressed(topology, names, seed, dtype, size, codec)
     if isinstance(topology, Gossip):
         joined = graph_of(topology, names, seed)
         mixing = mixing_of(topology, joined)
@@ -126,6 +149,36 @@ def planned(topology: Topology, names: Sequence[str], seed: int, dtype: str, siz
     return Plan(cyclic.protocol(names, dtype, size), turn)
 
 
+def _compressed(
+    topology: Topology, names: Sequence[str], seed: int, dtype: str, size: int | None, codec: Codec
+) -> Plan:
+    if not isinstance(topology, Gossip) or topology.mix != "after":
+        raise ConfigError("peers: found compression, which goes with hs.Gossip(mix='after') only; leave it out")
+    if size is None:
+        raise ConfigError("peers: found compression of a model whose size nobody knows; give hs.App(initial=...)")
+    joined = graph_of(topology, names, seed)
+    mixing, gamma = mixing_of(topology, joined), gamma_of(topology, codec)
+
+    async def mix(party: Party, trainer: Trainer, start: Array, rounds: int, done: int) -> Array:
+        def key(round_: int) -> int:
+            return key_of(seed, round_=round_, phase="train", site=party.role, purpose="compression")
+
+        assert not done
+        return await choco.peer(party, trainer, start, mixing[party.role], rounds, codec=codec, gamma=gamma, key=key)
+
+    layout = choco.layout_of(np.dtype(dtype), size)
+    links = sum(len(others) for others in joined.neighbours.values())
+    saved = links * (layout.nbytes - encoded_layout(layout, codec).nbytes)
+    return Plan(choco.protocol(joined, codec, dtype, size), mix, joined.diameter, goes_on=False, saved=saved)
+
+
+def gamma_of(topology: Gossip, codec: Codec) -> float:
+    """γ, given or by the codec. Sparse codecs diverged with γ = √fraction on random graphs of six peers."""
+    if topology.gamma is not None:
+        return float(topology.gamma)
+    return float(codec.fraction) if isinstance(codec, TopK | RandomK) else 1.0
+
+
 def graph_of(topology: Gossip, names: Sequence[str], seed: int) -> Graph:
     """Who is joined to whom.
 
@@ -145,8 +198,8 @@ def graph_of(topology: Gossip, names: Sequence[str], seed: int) -> Graph:
         raise ConfigError(
             f"gossip.graph: expected the {len(names)} sites as its peers, found {len(joined.peers)} others"
         )
-    if max(len(others) for others in joined.neighbours.values()) > ROOM:
-        raise ConfigError(f"gossip.graph: expected at most {ROOM} neighbours of a peer")
+    if max(len(others) for others in joined.neighbours.values()) > ROOM // MAX_PARTS:
+        raise ConfigError(f"gossip.graph: expected at most {ROOM // MAX_PARTS} neighbours of a peer")
     return joined
 
 

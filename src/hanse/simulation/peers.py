@@ -95,11 +95,12 @@ def simulate_peers(
         raise ConfigError(f"sites: expected two peers at least, found {len(data)}")
     for site in data:
         check_name(site, "site")
+    chosen = Gossip() if topology is None else topology
     spec = without_server(app)
     before = num_threads()
     set_threads(spec.threads)
     try:
-        return _Run(app, spec, data, Gossip() if topology is None else topology).run()
+        return _Run(app, spec, data, chosen).run()
     finally:
         set_threads(before)
 
@@ -119,6 +120,7 @@ class _Run:
         }
         self._vectors: dict[int, list[Array]] = {}
         self._distances: dict[int, float] = {}
+        self._saved = 0
         for peer in self._peers.values():
             peer.told = self._hear
 
@@ -158,7 +160,10 @@ class _Run:
 
     def _programs(self) -> tuple[dict[str, Program], Protocol]:
         start = self._peers[self._names[0]].start
-        plan = planned(self._topology, self._names, self._spec.seed, str(start.dtype), start.size)
+        plan = planned(
+            self._topology, self._names, self._spec.seed, str(start.dtype), start.size, self._app.compression
+        )
+        self._saved = plan.saved
 
         def program(trainer: SiteTrainer) -> Program:
             async def run(party: Party) -> Array:
@@ -191,13 +196,14 @@ class _Run:
                 if count:
                     by_site[name][f"{phase}_examples"] = count
         metrics[DISAGREEMENT] = self._distances[round_]
+        saved = {"saved": self._saved} if self._saved else {}
         return RoundRecord(
             number=round_,
             folded=tuple(self._names),
             metrics=metrics,
             by_site=by_site,
             seconds_by_phase={"train": max(each.seconds for each in said.values())},
-            bytes={"down": 0, "up": sum(each.sent_bytes for each in said.values())},
+            bytes={"down": 0, "up": sum(each.sent_bytes for each in said.values()), **saved},
         )
 
 
