@@ -24,6 +24,7 @@ from hanse.core.origin import file_of, included, maker_of
 from hanse.vertical.intersection import read_keyed
 from hanse.vertical.parties import GUEST
 from hanse.vertical.psi import directory
+from hanse.vertical.psi.ids import Stream
 from hanse.vertical.psi.keys import read_key
 
 
@@ -131,6 +132,8 @@ class Lookup(RolePlay):
         async def guest(party: Party, site: Any) -> Any:
             kept = directory.Directory.from_arrays(site.outputs())
             table = read_keyed(site.load(self.dataset), self.dataset, key)
+            if isinstance(table.ids, Stream):
+                raise ConfigError(f"data set {self.dataset}: expected a key in memory, found a stream")
             found = await directory.ask(party, kept, table.ids)
             await directory.leave(party)
             places = np.unique(table.rows[found[table.places]])

@@ -117,7 +117,9 @@ class Hashed:
             blocks[: len(found)] = found["block"]
             blocks[len(found) :] = np.frombuffer(os.urandom(_BLOCK_BYTES * (room - len(found))), "<u8").reshape(-1, 2)
             blocks[:, 1] &= _KEPT
-            yield Part(blocks, found["row"].astype(np.int64))
+            rows = found["row"].astype(np.int64)
+            del found  # not beside the part while it is worked on
+            yield Part(blocks, rows)
 
     def _split(self, key: bytes, num_parts: int) -> list[IO[bytes]]:
         function = BlockFunction(key)
@@ -218,10 +220,12 @@ def new_key() -> bytes:
 
 def mixed(rows: Places, key: bytes) -> Places:
     """`rows` in an order that both sides compute from the run's key, which hides nothing and favours no part."""
-    numbers = np.zeros((len(rows), 2), np.uint64)
-    numbers[:, 0] = np.arange(len(rows))
-    numbers[:, 1] = np.uint64(1)  # H1 has zeros there
-    return rows[np.argsort(BlockFunction(key)(numbers)[:, 0], kind="stable")]
+    function, order = BlockFunction(key), np.empty(len(rows), np.uint64)
+    for start in range(0, len(rows), _CHUNK):
+        numbers = np.ones((min(_CHUNK, len(rows) - start), 2), np.uint64)  # the second: H1 has zeros in its last bits
+        numbers[:, 0] = np.arange(start, start + len(numbers))
+        order[start : start + len(numbers)] = function(numbers)[:, 0]
+    return rows[np.argsort(order, kind="stable")]
 
 
 def _read(file: IO[bytes]) -> Any:
