@@ -117,7 +117,8 @@ class Directory:
     def to_arrays(self) -> Arrays:
         """As arrays, to be kept."""
         terms = np.array([VERSION, self.kind, len(self.values), self.budget], np.int64)
-        return Arrays({"terms": terms, "starts": self.starts, "values": self.values})
+        arrays: dict[str, Array] = {"terms": terms, "starts": self.starts, "values": self.values}
+        return Arrays(arrays)
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, Array]) -> "Directory":
@@ -151,7 +152,8 @@ class Secret:
     def to_arrays(self) -> Arrays:
         """As arrays, to be kept; whoever has them can try identifiers without being counted."""
         key = np.frombuffer(self.key.private_bytes_raw(), np.uint8)
-        return Arrays({"key": key, "terms": np.array([VERSION, self.budget], np.int64)})
+        arrays: dict[str, Array] = {"key": key, "terms": np.array([VERSION, self.budget], np.int64)}
+        return Arrays(arrays)
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, Array]) -> "Secret":
