@@ -4,7 +4,7 @@ Figure 3 of the paper, semi-honest, with the guest as its receiver and the host 
 by Naor and Pinkas; the matrix OPRF is `hanse.crypto.oprf`. An inner join: both learn the intersection, in one common
 random order. Keys, seeds and masks are drawn afresh in every run and used in it alone.
 
-Beyond a million identifiers of either side they are intersected part by part (`hanse.vertical.psi.parts`), each part
+Beyond half a million identifiers of either side they are intersected part by part (`hanse.vertical.psi.parts`), each part
 with seeds and keys of its own. Memory: about width / 6 bytes an identifier of a part.
 
 Not here: malicious parties, more than two parties.
