@@ -22,11 +22,12 @@ from hanse.channels.protocol import Protocol, Reveal
 from hanse.core.errors import ConfigError
 from hanse.core.ids import SERVER
 from hanse.core.origin import file_of, included, maker_of
+from hanse.core.stream import Stream
 from hanse.vertical import alignment
 from hanse.vertical.alignment import JOINS, NONE, Holdings
 from hanse.vertical.parties import GUEST, HOST, host_roles
 from hanse.vertical.psi import chase_miao, diffie_hellman
-from hanse.vertical.psi.ids import Ids, Places, Stream, secret_order
+from hanse.vertical.psi.ids import Ids, Places, secret_order
 from hanse.vertical.psi.keys import Key, Keyed, keyed, read_key, streamed
 
 _PROTOCOLS: dict[str, Any] = {"default": chase_miao, "diffie-hellman": diffie_hellman}

@@ -21,10 +21,10 @@ from hanse.channels.protocol import Protocol, Reveal
 from hanse.core.errors import ConfigError
 from hanse.core.ids import SERVER, check_name
 from hanse.core.origin import file_of, included, maker_of
+from hanse.core.stream import Stream
 from hanse.vertical.intersection import read_keyed
 from hanse.vertical.parties import GUEST
 from hanse.vertical.psi import directory
-from hanse.vertical.psi.ids import Stream
 from hanse.vertical.psi.keys import read_key
 
 

@@ -16,10 +16,11 @@ from hanse.channels.schedule import run_scheduled
 from hanse.channels.spec import RoleSpec
 from hanse.core.arrays import Array
 from hanse.core.errors import ConfigError, JobFailed, RefusedError
+from hanse.core.stream import Stream
 from hanse.vertical import alignment
 from hanse.vertical.alignment import NONE, Holdings
 from hanse.vertical.intersection import Intersection
-from hanse.vertical.psi.ids import Stream, kind_in_words
+from hanse.vertical.psi.ids import kind_in_words
 from hanse.vertical.psi.keys import read_key
 
 KEYS: list[tuple[Any, str, str]] = [

@@ -33,9 +33,10 @@ from hanse.channels.party import Party
 from hanse.channels.protocol import Guarantee, Message, Protocol, Reveal
 from hanse.core.arrays import Array, Arrays
 from hanse.core.errors import CodecError, ConfigError, RefusedError
+from hanse.core.stream import Stream
 from hanse.crypto.curve25519 import POINT_BYTES, Blinding, Encoder, multiply, new_secret
 from hanse.crypto.oprf import MAX_ITEMS, STATISTICAL_BITS
-from hanse.vertical.psi.ids import Ids, Stream, encoded, kind_in_words, kind_of
+from hanse.vertical.psi.ids import Ids, encoded, kind_in_words, kind_of
 
 VERSION = 1
 TAG = b"hanse-psi-directory-v1-curve25519_XMD:SHA-512_ELL2_NU_"

@@ -17,8 +17,9 @@ from typing import Any
 import numpy as np
 
 from hanse.core.errors import ConfigError
+from hanse.core.stream import Stream
 from hanse.crypto.oprf import hash_items
-from hanse.vertical.psi.ids import MAX_COLUMNS, Composed, Ids, Places, Stream, encoded, kind_of
+from hanse.vertical.psi.ids import MAX_COLUMNS, Composed, Ids, Places, encoded, kind_of
 
 MATCH = ("all", "any")
 

@@ -19,13 +19,14 @@ from typing import IO, Any
 import numpy as np
 
 from hanse.core.errors import ConfigError, RefusedError
+from hanse.core.stream import Stream
 from hanse.crypto.aes import KEY_BYTES, BlockFunction, Blocks
 from hanse.crypto.matching import num_repeated
 from hanse.crypto.oprf import MAX_ITEMS, STATISTICAL_BITS, hash_items
-from hanse.vertical.psi.ids import Ids, Places, Stream, encoded, kind_of
+from hanse.vertical.psi.ids import Ids, Places, encoded, kind_of
 
 PART = 1 << 19
-"""Identifiers of one side that are intersected at a time: about 150 bytes each in memory. With columns of this length the
+"""Identifiers of one side that are intersected at a time: about 150 bytes each in memory. With columns of this length
 bits are read from the cache: 10^6 took 8.3 core-s in two parts and 11.5 in one."""
 _CHUNK = 1 << 17
 _BLOCK_BYTES = 16
