@@ -59,7 +59,7 @@ def _asked(case: str, secret: Secret, made: Directory, ids: list[str]) -> Iterat
     async def host(party: Party) -> int:
         with tempfile.TemporaryDirectory() as folder:
             spending = FileSpending(Path(folder) / "queries.db")
-            return await directory.answer(party, secret, lambda n: void(spending.spend("bank", case, n, BUDGET)))
+            return await directory.answer(party, secret, lambda n: spending.spend("bank", case, n, BUDGET))
 
     cpu = time.process_time()
     asyncio.run(run_local(directory.ASKING, {"guest": guest, "host": host}))
@@ -68,7 +68,3 @@ def _asked(case: str, secret: Secret, made: Directory, ids: list[str]) -> Iterat
         raise RuntimeError(f"{case}: expected the first half to be found and the second not")
     yield note("psi", case, "query_ms_median", 1000 * statistics.median(seconds), "ms")
     yield note("psi", case, "query_core_ms", 1000 * cpu / NUM_QUERIES, "ms")
-
-
-def void(_: int) -> None:
-    """What is left of a budget does not matter here."""

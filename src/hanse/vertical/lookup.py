@@ -10,6 +10,7 @@ are counted at the host's site for good (`hanse.channels.spending`).
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from hashlib import blake2b
 from typing import Any
 
@@ -147,14 +148,10 @@ class Lookup(RolePlay):
         return app
 
 
-def counted(site: Any, peer: str, secret: directory.Secret) -> Callable[[int], None]:
+def counted(site: Any, peer: str, secret: directory.Secret) -> Callable[[int], int]:
     """What `directory.answer` counts with: at this site, for this peer and this directory, for good."""
     name = blake2b(secret.key.public_key().public_bytes_raw(), digest_size=16, person=b"hanse directory").hexdigest()
-
-    def count(number: int) -> None:
-        site.spending.spend(peer, f"directory {name}", number, secret.budget)
-
-    return count
+    return partial(site.spending.spend, peer, f"directory {name}", limit=secret.budget)
 
 
 def _app(play: Any, protocol: Protocol, told: dict[str, dict[str, str]], **options: Any) -> RoleApp:

@@ -115,10 +115,7 @@ def test_joins_of_unique_rows(join: str, num_hosts: int) -> None:
 @pytest.mark.parametrize("join", ["inner", "left"])
 def test_a_key_that_is_read_piece_by_piece(join: str) -> None:
     ids = {"bank": [f"{at}" for at in range(30)], "shop": [f"{at}" for at in range(50, 20, -1)]}
-    sites = {
-        site: {"d": {"id": Stream(lambda each=each: iter([each[:7], each[7:]]))}}  # type: ignore[misc]
-        for site, each in ids.items()
-    }
+    sites = {site: {"d": {"id": Stream(lambda each=each: iter([each[:7], each[7:]]))}} for site, each in ids.items()}
     roles = {"guest": "bank", "host": "shop"}
     result = hs.simulate(Intersection(dataset="d", key="id", join=join), sites, roles=roles)
     mine = [ids["bank"][at] for at in result.arrays["guest/places"]]
@@ -128,7 +125,7 @@ def test_a_key_that_is_read_piece_by_piece(join: str) -> None:
     assert theirs == [each if each in both else None for each in mine]
     for bad in ({"repeated": "pairs"}, {"only_count": True}, {"key": ["id", "id2"]}, {"protocol": "diffie-hellman"}):
         with pytest.raises(ConfigError, match=r"expected a .* in memory"):
-            Intersection(**({"dataset": "d", "key": "id"} | bad)).table(  # type: ignore[arg-type]
+            Intersection(**({"dataset": "d", "key": "id"} | bad)).table(
                 {"id": sites["bank"]["d"]["id"], "id2": sites["bank"]["d"]["id"]}
             )
 

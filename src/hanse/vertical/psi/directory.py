@@ -301,7 +301,7 @@ async def leave(party: Party) -> None:
     await party.send("host", "blinded", np.empty((0, POINT_BYTES), np.uint8))
 
 
-async def answer(party: Party, secret: Secret, count: Callable[[int], None]) -> int:
+async def answer(party: Party, secret: Secret, count: Callable[[int], object]) -> int:
     """Answer until the guest leaves.
 
     Args:
