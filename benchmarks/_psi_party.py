@@ -23,8 +23,8 @@ import numpy as np
 
 from hanse.channels.party import Party
 from hanse.channels.stream import StreamChannel
+from hanse.core.stream import Stream
 from hanse.vertical.psi import chase_miao, diffie_hellman, parts
-from hanse.vertical.psi.ids import Stream
 
 TIMEOUT_S = 900.0
 _SEEDS = {"common": 1, "guest": 2, "host": 3}

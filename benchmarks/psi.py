@@ -16,6 +16,7 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
+from benchmarks import _psi_directory
 from benchmarks.harness import Row, at_most, note
 
 ROLES = ("guest", "host")
@@ -51,6 +52,7 @@ def run(smoke: bool) -> Iterator[Row]:
         yield note("psi", case, "sent_mb", size / 1e6, "MB")
         turns = sum(each["turns"] for each in parties)
         yield note("psi", case, "link_s", size / LINK_BYTES_PER_S + turns * LINK_DELAY_S, "s")
+    yield from _psi_directory.rows(smoke)
 
 
 def _play(case: str, num_ids: int) -> list[dict[str, Any]]:

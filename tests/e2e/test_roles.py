@@ -23,6 +23,12 @@ import hanse as hs
 
 app = hs.vertical.Intersection(dataset="customers", key="id")
 """
+DIRECTORY = """
+import hanse as hs
+
+directory = hs.vertical.Directory(dataset="customers", key="id", budget=200)
+app = directory
+"""
 HELD_APP = """
 import asyncio
 from pathlib import Path
@@ -92,7 +98,7 @@ app = hs.Peers(inner, hs.Gossip("ring"))
 """
 IDS = {"bank": range(0, 300, 2), "shop": range(0, 300, 3)}
 ROLES = {"bank": "guest", "shop": "host", "notary": "arbiter"}
-REVEALS = "size, intersection, rows, common, shape, correlation, columns"
+REVEALS = "size, intersection, rows, common, shape, correlation, columns, membership, queries"
 COMMON = len(range(0, 300, 6))
 POLICY = """
 apps: any
@@ -211,7 +217,7 @@ def test_two_companies_one_intersection(companies: Companies, desk: Desk) -> Non
     companies.until(job, "finished")
     companies.check(job)
     shown = companies.ask("job", "show", job)
-    assert (shown["roles"], shown["protocol"]) == ({"guest": "bank", "host": "shop"}, "psi/chase-miao")
+    assert (shown["roles"], shown["protocol"]) == ({"guest": "bank", "host": "shop"}, "vertical/intersection")
     assert "finished" in desk.run("job", "logs", job, "--federation", companies.file)
     assert companies.ask("job", "list")["jobs"][0]["strategy"] == "roles"
 
@@ -255,6 +261,22 @@ def test_a_policy_refuses_what_would_be_revealed(companies: Companies) -> None:
     companies.allow("shop")
     assert "has refused the job" in error
     assert "reveals: intersection" in error
+
+
+def test_a_directory_is_asked_until_its_budget_is_used_up(companies: Companies, desk: Desk) -> None:
+    """The bank has 150 identifiers and may ask 200 times: once. Another job, worker and agent count on."""
+    pytest.importorskip("gmpy2", reason="directories need gmpy2 (extra `vertical`)")
+    made = companies.submit(DIRECTORY)
+    companies.until(made, "finished")
+    lookup = f"{DIRECTORY}app = hs.vertical.Lookup(directory, made_by={made!r}, dataset='customers')\n"
+    job = companies.submit(lookup)
+    companies.until(job, "finished")
+    assert companies.places("bank", "guest", job) == list(range(0, 300, 6))
+    assert not (desk.folder / "shop" / "outputs" / job).exists()
+    companies.sites["shop"].end(signal.SIGKILL)
+    companies.sites["shop"] = companies.start("shop")
+    error = companies.until(companies.submit(lookup), "failed")["error"]
+    assert "bank has used 150 of 200 of what it was given and asks for 150 more" in error
 
 
 @pytest.mark.skipif(not HAS_PROC, reason="finds workers through /proc")

@@ -49,11 +49,11 @@ class FileSpending:
             db = self._open()
             db.execute("BEGIN IMMEDIATE")
             try:
-                used = dict(db.execute("SELECT thing, number FROM spent WHERE peer = ?", (peer,)))
+                used: dict[str, int] = dict(db.execute("SELECT thing, number FROM spent WHERE peer = ?", (peer,)))
                 _allow(peer, used.get(thing, 0), number, limit, "of what it was given")
                 if self._most is not None:
                     _allow(peer, sum(used.values()), number, self._most, "of `queries` in policy.yaml")
-                counted = int(used.get(thing, 0)) + number
+                counted: int = used.get(thing, 0) + number
                 db.execute("INSERT OR REPLACE INTO spent VALUES(?, ?, ?)", (peer, thing, counted))
             except BaseException:
                 db.execute("ROLLBACK")

@@ -22,12 +22,13 @@ from hanse.channels.protocol import Protocol, Reveal
 from hanse.core.errors import ConfigError
 from hanse.core.ids import SERVER
 from hanse.core.origin import file_of, included, maker_of
+from hanse.core.stream import Stream
 from hanse.vertical import alignment
 from hanse.vertical.alignment import JOINS, NONE, Holdings
 from hanse.vertical.parties import GUEST, HOST, host_roles
 from hanse.vertical.psi import chase_miao, diffie_hellman
 from hanse.vertical.psi.ids import Ids, Places, secret_order
-from hanse.vertical.psi.keys import Key, Keyed, keyed, read_key
+from hanse.vertical.psi.keys import Key, Keyed, keyed, read_key, streamed
 
 _PROTOCOLS: dict[str, Any] = {"default": chase_miao, "diffie-hellman": diffie_hellman}
 REPEATED = ("refuse", "pairs")
@@ -140,11 +141,7 @@ class Intersection(RolePlay):
             table = self.table(site.load(self.dataset))
             told: dict[str, Any] = {"rows": table.num_rows}
             if self.only_count:
-                part = party.part(f"psi-{hosts[0]}", {"host": hosts[0]})
-                if party.role != GUEST:
-                    await diffie_hellman.count_host(part, table.ids)
-                    return told
-                return {**told, "common": await diffie_hellman.count_guest(part, table.ids)}
+                return {**told, **await self._count(party.part(f"psi-{hosts[0]}", {"host": hosts[0]}), table.ids)}
             if party.role == GUEST:
                 places, common = await self.guest(party, table, hosts)
             else:
@@ -157,6 +154,12 @@ class Intersection(RolePlay):
 
         return play
 
+    async def _count(self, party: Party, ids: Any) -> dict[str, int]:
+        if party.role == GUEST:
+            return {"common": await diffie_hellman.count_guest(party, ids)}
+        await diffie_hellman.count_host(party, ids)
+        return {}
+
     def table(self, source: Any) -> Keyed:
         """A data set's identifiers and the rows that hold them.
 
@@ -164,6 +167,13 @@ class Intersection(RolePlay):
             ConfigError: no such column, one of another kind, or identifiers that repeat where that is refused.
         """
         found = read_keyed(source, self.dataset, self.columns)
+        if isinstance(found.ids, Stream):
+            if self.linked or self.only_count or self.protocol != "default":
+                raise ConfigError(
+                    f"data set {self.dataset}: expected a key in memory; a stream's identifiers are intersected "
+                    "by the default protocol, each once"
+                )
+            return found
         num_repeated = len(found.places) - len(found.ids)
         if num_repeated and self.repeated == "refuse":
             raise ConfigError(
@@ -185,9 +195,9 @@ class Intersection(RolePlay):
         holdings = []
         for host in hosts:
             meeting = await play(party.part(f"psi-{host}", {"host": host}), table.ids)
-            mine = held(table, meeting)
             if not self._follows(hosts):
-                return _row_of_each(table)[meeting], len(meeting)
+                return table.rows_of(meeting), len(meeting)
+            mine = Holdings(*table.held(meeting))
             every = np.arange(len(meeting), dtype=np.int64)
             after = party.part(f"rows-{host}", {"host": host})
             theirs = await alignment.hear_holders(after, len(meeting)) if self.linked else Holdings(every, every)
@@ -204,40 +214,17 @@ class Intersection(RolePlay):
         names = {"host": party.role}
         meeting: Places = await _PROTOCOLS[self.protocol].host(party.part(f"psi-{party.role}", names), table.ids)
         if not self._follows(hosts):
-            return _row_of_each(table)[meeting]
+            return table.rows_of(meeting)
         after = party.part(f"rows-{party.role}", names)
         if self.linked:
-            mine = held(table, meeting)
-            own = await alignment.tell_holders(after, mine.places, mine.rows)
+            own = await alignment.tell_holders(after, *table.held(meeting))
         else:
-            own = _row_of_each(table)[meeting]
+            own = table.rows_of(meeting)
         return await alignment.host(after, own, left=self.join == "left", repeated=self.linked)
 
     def _follows(self, hosts: Sequence[str]) -> bool:
         """Whether intersection alone does not say which rows are joined."""
         return not self.only_count and (self.linked or self.join == "left" or len(hosts) > 1)
-
-
-def held(table: Keyed, meeting: Places) -> Holdings:
-    """The rows that hold common identifiers.
-
-    Args:
-        meeting: places of identifiers, as intersection returned them.
-
-    Returns:
-        Holdings over places in `meeting`.
-    """
-    index = np.full(len(table.ids), NONE, np.int64)
-    index[meeting] = np.arange(len(meeting))
-    places = index[table.places]
-    return Holdings(places[places != NONE], table.rows[places != NONE])
-
-
-def _row_of_each(table: Keyed) -> Places:
-    """The one row of each identifier."""
-    found = np.empty(len(table.ids), np.int64)
-    found[table.places] = table.rows
-    return found
 
 
 def read_keyed(source: Any, dataset: str, key: Key) -> Keyed:
@@ -246,6 +233,8 @@ def read_keyed(source: Any, dataset: str, key: Key) -> Keyed:
     Raises:
         ConfigError: no such column, or one of another kind; of a key of one column, missing values.
     """
+    if key.is_plain and isinstance(stream := _column(source, dataset, key.alternatives[0][0]), Stream):
+        return streamed(stream)
     read = [
         [
             key_column(_column(source, dataset, name), f"data set {dataset}: {name[:60]!r}", missing=not key.is_plain)
@@ -265,16 +254,17 @@ def identifiers(table: Any, dataset: str, key: str) -> Ids:
     return as_identifiers(_column(table, dataset, key), f"data set {dataset}: {key[:60]!r}")
 
 
-def _column(table: Any, dataset: str, key: str) -> npt.NDArray[Any]:
+def _column(table: Any, dataset: str, key: str) -> Any:
     try:
-        return np.asarray(table[key])
+        found = table[key]
+        return found if isinstance(found, Stream) else np.asarray(found)
     except (KeyError, IndexError, TypeError, ValueError):
         raise ConfigError(
             f"data set {dataset}: expected a column {key[:60]!r}, found none; a target hides columns"
         ) from None
 
 
-def key_column(column: npt.NDArray[Any], what: str, *, missing: bool) -> tuple[Ids, npt.NDArray[np.bool_]]:
+def key_column(column: Any, what: str, *, missing: bool) -> tuple[Ids, npt.NDArray[np.bool_]]:
     """A column as identifiers, and where it has none: None, NaN, or empty text.
 
     Args:
@@ -283,6 +273,8 @@ def key_column(column: npt.NDArray[Any], what: str, *, missing: bool) -> tuple[I
     Raises:
         ConfigError: a column of another kind, or missing values where there may be none.
     """
+    if isinstance(column, Stream):
+        raise ConfigError(f"{what}: expected a column in memory, found a stream")
     absent = np.zeros(len(column), np.bool_)
     if missing and column.ndim == 1:
         if column.dtype.kind == "f":
@@ -307,6 +299,8 @@ def as_identifiers(column: Any, what: str) -> Ids:
     Raises:
         ConfigError: a column of another kind.
     """
+    if isinstance(column, Stream):
+        raise ConfigError(f"{what}: expected a column in memory, found a stream")
     column = np.asarray(column)
     if column.ndim != 1:
         raise ConfigError(f"{what}: expected one identifier a row")

@@ -10,6 +10,7 @@ are counted at the host's site for good (`hanse.channels.spending`).
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from hashlib import blake2b
 from typing import Any
 
@@ -21,6 +22,7 @@ from hanse.channels.protocol import Protocol, Reveal
 from hanse.core.errors import ConfigError
 from hanse.core.ids import SERVER, check_name
 from hanse.core.origin import file_of, included, maker_of
+from hanse.core.stream import Stream
 from hanse.vertical.intersection import read_keyed
 from hanse.vertical.parties import GUEST
 from hanse.vertical.psi import directory
@@ -131,6 +133,8 @@ class Lookup(RolePlay):
         async def guest(party: Party, site: Any) -> Any:
             kept = directory.Directory.from_arrays(site.outputs())
             table = read_keyed(site.load(self.dataset), self.dataset, key)
+            if isinstance(table.ids, Stream):
+                raise ConfigError(f"data set {self.dataset}: expected a key in memory, found a stream")
             found = await directory.ask(party, kept, table.ids)
             await directory.leave(party)
             places = np.unique(table.rows[found[table.places]])
@@ -144,14 +148,10 @@ class Lookup(RolePlay):
         return app
 
 
-def counted(site: Any, peer: str, secret: directory.Secret) -> Callable[[int], None]:
+def counted(site: Any, peer: str, secret: directory.Secret) -> Callable[[int], int]:
     """What `directory.answer` counts with: at this site, for this peer and this directory, for good."""
     name = blake2b(secret.key.public_key().public_bytes_raw(), digest_size=16, person=b"hanse directory").hexdigest()
-
-    def count(number: int) -> None:
-        site.spending.spend(peer, f"directory {name}", number, secret.budget)
-
-    return count
+    return partial(site.spending.spend, peer, f"directory {name}", limit=secret.budget)
 
 
 def _app(play: Any, protocol: Protocol, told: dict[str, dict[str, str]], **options: Any) -> RoleApp:

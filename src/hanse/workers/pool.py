@@ -267,7 +267,7 @@ class Worker:
         granted = [str(path.absolute()) for item in load.datasets.values() for path in paths_of(item, base)]
         lasting = tuple(str(each.absolute()) for each in (load.checkpoints, load.spent) if each is not None)
         if isolation.level == "user":
-            for folder in (load.scratch, *lasting):
+            for folder in (str(load.scratch), *lasting):
                 os.chown(folder, isolation.uid, isolation.gid)
         load = replace(
             load,

@@ -16,6 +16,7 @@ from hanse.channels.schedule import run_scheduled
 from hanse.channels.spec import RoleSpec
 from hanse.core.arrays import Array
 from hanse.core.errors import ConfigError, JobFailed, RefusedError
+from hanse.core.stream import Stream
 from hanse.vertical import alignment
 from hanse.vertical.alignment import NONE, Holdings
 from hanse.vertical.intersection import Intersection
@@ -109,6 +110,24 @@ def test_joins_of_unique_rows(join: str, num_hosts: int) -> None:
         assert not set(mine[~there]) & set(ids[host])
         assert result.metrics["guest_rows"] == 40
     assert (result.metrics.get("host_joined" if num_hosts == 1 else "host-1_joined") == 40) == (join == "left")
+
+
+@pytest.mark.parametrize("join", ["inner", "left"])
+def test_a_key_that_is_read_piece_by_piece(join: str) -> None:
+    ids = {"bank": [f"{at}" for at in range(30)], "shop": [f"{at}" for at in range(50, 20, -1)]}
+    sites = {site: {"d": {"id": Stream(lambda each=each: iter([each[:7], each[7:]]))}} for site, each in ids.items()}
+    roles = {"guest": "bank", "host": "shop"}
+    result = hs.simulate(Intersection(dataset="d", key="id", join=join), sites, roles=roles)
+    mine = [ids["bank"][at] for at in result.arrays["guest/places"]]
+    theirs = [ids["shop"][at] if at != NONE else None for at in result.arrays["host/places"]]
+    both = set(ids["bank"]) & set(ids["shop"])
+    assert set(mine) == (both if join == "inner" else set(ids["bank"]))
+    assert theirs == [each if each in both else None for each in mine]
+    for bad in ({"repeated": "pairs"}, {"only_count": True}, {"key": ["id", "id2"]}, {"protocol": "diffie-hellman"}):
+        with pytest.raises(ConfigError, match=r"expected a .* in memory"):
+            Intersection(**({"dataset": "d", "key": "id"} | bad)).table(
+                {"id": sites["bank"]["d"]["id"], "id2": sites["bank"]["d"]["id"]}
+            )
 
 
 def test_the_number_alone_as_an_app() -> None:

@@ -11,8 +11,8 @@ from hanse.channels.party import Party
 from hanse.channels.schedule import Outcome, run_scheduled
 from hanse.core.arrays import Array
 from hanse.core.errors import ConfigError, RefusedError
+from hanse.core.stream import Stream
 from hanse.vertical.psi import chase_miao, parts
-from hanse.vertical.psi.ids import Stream
 from hanse.vertical.psi.parts import capacity, hashed, lay_out
 
 

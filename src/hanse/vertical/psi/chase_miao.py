@@ -4,8 +4,8 @@ Figure 3 of the paper, semi-honest, with the guest as its receiver and the host 
 by Naor and Pinkas; the matrix OPRF is `hanse.crypto.oprf`. An inner join: both learn the intersection, in one common
 random order. Keys, seeds and masks are drawn afresh in every run and used in it alone.
 
-Beyond a million identifiers of either side they are intersected part by part (`hanse.vertical.psi.parts`), each part
-with seeds and keys of its own. Memory: about width / 6 bytes an identifier of a part.
+Beyond half a million identifiers of either side they are intersected part by part (`hanse.vertical.psi.parts`), each
+part with seeds and keys of its own. Memory: about width / 6 bytes an identifier of a part.
 
 Not here: malicious parties, more than two parties.
 """
@@ -21,6 +21,7 @@ from hanse.channels.party import Party
 from hanse.channels.protocol import Guarantee, Message, Protocol, Reveal
 from hanse.core.arrays import Array
 from hanse.core.errors import RefusedError
+from hanse.core.stream import Stream
 from hanse.crypto import base_ot
 from hanse.crypto.aes import KEY_BYTES
 from hanse.crypto.matching import match
@@ -30,7 +31,6 @@ from hanse.vertical.psi.ids import (
     VERSION,
     Ids,
     Places,
-    Stream,
     checked_matches,
     greet,
     kind_of,

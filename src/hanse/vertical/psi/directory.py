@@ -33,9 +33,10 @@ from hanse.channels.party import Party
 from hanse.channels.protocol import Guarantee, Message, Protocol, Reveal
 from hanse.core.arrays import Array, Arrays
 from hanse.core.errors import CodecError, ConfigError, RefusedError
+from hanse.core.stream import Stream
 from hanse.crypto.curve25519 import POINT_BYTES, Blinding, Encoder, multiply, new_secret
 from hanse.crypto.oprf import MAX_ITEMS, STATISTICAL_BITS
-from hanse.vertical.psi.ids import Ids, Stream, encoded, kind_in_words, kind_of
+from hanse.vertical.psi.ids import Ids, encoded, kind_in_words, kind_of
 
 VERSION = 1
 TAG = b"hanse-psi-directory-v1-curve25519_XMD:SHA-512_ELL2_NU_"
@@ -117,7 +118,8 @@ class Directory:
     def to_arrays(self) -> Arrays:
         """As arrays, to be kept."""
         terms = np.array([VERSION, self.kind, len(self.values), self.budget], np.int64)
-        return Arrays({"terms": terms, "starts": self.starts, "values": self.values})
+        arrays: dict[str, Array] = {"terms": terms, "starts": self.starts, "values": self.values}
+        return Arrays(arrays)
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, Array]) -> "Directory":
@@ -151,7 +153,8 @@ class Secret:
     def to_arrays(self) -> Arrays:
         """As arrays, to be kept; whoever has them can try identifiers without being counted."""
         key = np.frombuffer(self.key.private_bytes_raw(), np.uint8)
-        return Arrays({"key": key, "terms": np.array([VERSION, self.budget], np.int64)})
+        arrays: dict[str, Array] = {"key": key, "terms": np.array([VERSION, self.budget], np.int64)}
+        return Arrays(arrays)
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, Array]) -> "Secret":
@@ -298,7 +301,7 @@ async def leave(party: Party) -> None:
     await party.send("host", "blinded", np.empty((0, POINT_BYTES), np.uint8))
 
 
-async def answer(party: Party, secret: Secret, count: Callable[[int], None]) -> int:
+async def answer(party: Party, secret: Secret, count: Callable[[int], object]) -> int:
     """Answer until the guest leaves.
 
     Args:

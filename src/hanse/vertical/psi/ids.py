@@ -5,7 +5,7 @@ numbers are their decimal digits. No message here says which identifier is meant
 """
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,17 +41,6 @@ class Composed(Sequence[bytes]):
 
 Ids = Sequence[str] | Sequence[bytes] | Sequence[int] | npt.NDArray[Any] | Composed
 """Identifiers, all text, all whole numbers or all bytes, each once."""
-
-
-@dataclass(frozen=True, slots=True)
-class Stream:
-    """Identifiers that are read piece by piece, for lists beyond memory.
-
-    Attributes:
-        pieces: reads them from the beginning: lists or arrays, all of one kind, in a fixed order.
-    """
-
-    pieces: Callable[[], Iterator[Ids]]
 
 
 VERSION = 2

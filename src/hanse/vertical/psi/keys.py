@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from hanse.core.errors import ConfigError
+from hanse.core.stream import Stream
 from hanse.crypto.oprf import hash_items
 from hanse.vertical.psi.ids import MAX_COLUMNS, Composed, Ids, Places, encoded, kind_of
 
@@ -67,12 +68,37 @@ class Keyed:
         ids: distinct ones.
         rows, places: int64, `(num_holdings,)` each: row `rows[i]` holds identifier `places[i]`.
         num_rows: how many rows the table has.
+
+    Of a `Stream` each row has its one identifier, and `rows` and `places` are empty.
     """
 
-    ids: Ids
+    ids: Ids | Stream
     rows: Places
     places: Places
     num_rows: int
+
+    def rows_of(self, places: Places) -> Places:
+        """The one row of each of these identifiers, where none repeats."""
+        if isinstance(self.ids, Stream):
+            return places
+        found = np.empty(len(self.ids), np.int64)
+        found[self.places] = self.rows
+        return found[places]
+
+    def held(self, places: Places) -> tuple[Places, Places]:
+        """All pairs (n, row) so that the row holds the identifier `places[n]`, as two arrays."""
+        if isinstance(self.ids, Stream):
+            return np.arange(len(places), dtype=np.int64), places
+        index = np.full(len(self.ids), -1, np.int64)
+        index[places] = np.arange(len(places))
+        numbers = index[self.places]
+        return numbers[numbers >= 0], self.rows[numbers >= 0]
+
+
+def streamed(stream: Stream) -> Keyed:
+    """A table whose key is one column that is read piece by piece, each identifier once; read once to count."""
+    none = np.empty(0, np.int64)
+    return Keyed(stream, none, none, sum(map(len, stream.pieces())))
 
 
 def keyed(columns: Sequence[Sequence[Ids]], missing: Sequence[Sequence[Any]]) -> Keyed:
