@@ -167,6 +167,10 @@ class Model(RolePlay):
         """Metrics of scores, some of those that are named in `measures`."""
         raise NotImplementedError
 
+    def also_told(self, trained: Any) -> Mapping[str, float]:
+        """Metrics of the training itself, at the guest, some of those that are named in `measures`; by default none."""
+        return {}
+
     def predicted(self, response: Any, scores: Any) -> npt.NDArray[np.float64]:
         """Scores as predictions of the label."""
         raise NotImplementedError
@@ -294,7 +298,8 @@ class Model(RolePlay):
         rows = np.arange(len(judged), dtype=np.int64) if self.test else self.judged(trained, len(judged))
         scores = await self.ask(scoring, part, scratch.take(values, rows), rows, "refuse")
         metrics = self.judge(response, _given(aligned.label)[judged][rows], scores)
-        return replace(found, rows=found.rows[rows], scores=scores, metrics=metrics)
+        told = {**metrics, **self.also_told(trained)}
+        return replace(found, rows=found.rows[rows], scores=scores, metrics=told)
 
     async def _begin(
         self,
