@@ -18,10 +18,11 @@ import numpy as np
 import pytest
 
 import hanse as hs
+from hanse.backends.local.ports import free_ports
 from hanse.clients.app import App
 from hanse.clients.loader import find_app
 from hanse.demos import heart_disease
-from hanse.demos.local_federation import LocalFederation, free_ports
+from hanse.demos.local_federation import LocalFederation
 
 SITES = ("cleveland", "hungarian", "switzerland", "va")
 

@@ -110,7 +110,7 @@ class Runtime:
             after = _encoded(kept) if kept or state is not None else None
         except (Exception, SystemExit) as error:
             kind, message = failure_of(error, _directory(self.app))
-            if not isinstance(error, TaskError):
+            if not isinstance(error, TaskError) or str(error) != message:
                 self._log(f"task {task.id}: {text_of(error)}")
             failed = Reply.failed(task.id, self.site.name, kind, message)
             return Outcome(replace(failed, seconds=time.perf_counter() - started), None, state)

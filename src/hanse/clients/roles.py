@@ -19,7 +19,7 @@ from hanse.channels.party import Party, run_role
 from hanse.channels.protocol import Protocol
 from hanse.clients.client import arrays_of
 from hanse.clients.execute import Outcome, metrics_of
-from hanse.clients.failures import MAX_CAUSE, failure_of, text_of
+from hanse.clients.failures import MAX_CAUSE, failure_of, is_ours, text_of
 from hanse.clients.fingerprint import fingerprint
 from hanse.clients.site import Site, stream_of
 from hanse.core.arrays import Arrays
@@ -110,10 +110,10 @@ class RoleRuntime:
         try:
             reply, arrays = await self._play(task, part, channel)
         except (Exception, SystemExit) as error:
-            lost = isinstance(error, UnavailableError)
+            lost = isinstance(error, UnavailableError) and is_ours(error)
             file = self.app.module_globals.get("__file__")
             kind, message = failure_of(error, Path(file).parent if isinstance(file, str) else None)
-            if not isinstance(error, TaskError | UnavailableError):
+            if not lost and (not isinstance(error, TaskError) or str(error) != message):
                 self._log(f"task {task.id}: {text_of(error)}")
             failed = Reply.failed(
                 task.id, self.site.name, *(("lost", str(error)[:MAX_CAUSE]) if lost else (kind, message))

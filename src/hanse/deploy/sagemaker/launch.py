@@ -22,6 +22,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from hanse.backends.local.ports import free_ports
 from hanse.core.errors import ConfigError, HanseError, JobFailed, UnavailableError
 from hanse.deploy.sagemaker.entry import Told
 from hanse.deploy.sagemaker.jobs import JobState, TrainingJobs, capacity
@@ -383,18 +384,6 @@ def _check_identities(settings: Settings, advice: str) -> None:
                 f"{settings.server.directory / 'server.yaml'}: aws_identities: expected {site}: {{account: "
                 f'"{identity.account}", role: {identity.role}}}; {advice}'
             )
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports of loopback that nobody uses now."""
-    sockets = [socket.socket() for _ in range(count)]
-    try:
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]
-    finally:
-        for each in sockets:
-            each.close()
 
 
 def _answers(federation: Federation) -> bool:
