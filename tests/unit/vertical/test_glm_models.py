@@ -261,7 +261,7 @@ def test_tables_in_many_forms_are_the_same(tmp_path: Path) -> None:
         ({"id": [1, 2], "x": ["red", "blue"]}, {"key": "id"}, "1 columns of other kinds: 'x'; encode categories"),
         ({"id": [1, 2], "x": [[0], [1]]}, {"key": "id"}, "one dimension, found 2 in 'x'"),
         ({}, {"key": "id"}, "found none"),
-        (7, {"key": "id"}, "a mapping, a data frame or a CSV file, found int"),
+        (7, {"key": "id"}, "a mapping, a data frame or the path of a CSV or Parquet file, found int"),
     ],
 )
 def test_tables_that_do_not_fit_are_refused(source: Any, options: dict[str, Any], words: str) -> None:

@@ -38,6 +38,11 @@ CASES: dict[str, tuple[Model, int, float]] = {  # model, hosts, how far weights 
         1e-3,
     ),
     "trees": (hs.vertical.Boosting(num_trees=4, depth=2, cipher="mock"), 2, 0.0),
+    "cross-validation": (
+        hs.vertical.Boosting(num_trees=5, learning_rate=0.1, depths=(1, 2), cross_validate=2, cipher="mock"),
+        1,
+        0.0,
+    ),
     "early end": (hs.vertical.Boosting(num_trees=9, depth=2, cipher="mock", held_out=0.3, patience=1), 1, 0.0),
 }
 SITES = {"guest": "bank", "host": "shop", "host-1": "shop", "host-2": "telco"}

@@ -27,6 +27,7 @@ import numpy as np
 from hanse.channels.checkpoints import BEGINNING, Progress
 from hanse.channels.party import Party
 from hanse.channels.protocol import Guarantee, Message, Protocol, Reveal
+from hanse.core import scratch
 from hanse.core.arrays import Array, Arrays
 from hanse.core.errors import ConfigError, RefusedError
 from hanse.crypto import fixed_point, sharing, truncation
@@ -308,7 +309,7 @@ async def _begin(
         num_rows=rows,
         seed=seed,
         table=table,
-        opened=[np.empty((rows, each), np.uint64) for each in plan.columns],
+        opened=[scratch.empty((rows, each), np.uint64) for each in plan.columns],
         sample_weights=sample_weights,
         opened_sample_weights=None,
         response=response,
