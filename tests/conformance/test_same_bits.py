@@ -69,6 +69,7 @@ CASES = {
     "sklearn_logreg": Case(EXAMPLES, "sklearn_logreg.py", "hospitals", "sklearn"),
     "numpy_client": Case(EXAMPLES, "numpy_client.py", "laboratories"),
     "torch_mlp": Case(EXAMPLES, "torch_mlp.py", "sites", "torch"),
+    "keras_mlp": Case(EXAMPLES, "keras_mlp.py", "sites", "keras"),
     "custom_strategy": Case(EXAMPLES, "custom_strategy.py", "sites"),
     "analytics": Case(EXAMPLES, "analytics.py", "clinics"),
     "surviving": Case(APPS, "surviving.py", "clinics"),

@@ -272,6 +272,10 @@ class Party:
         array.flags.writeable = False
         return array
 
+    def site_of(self, role: str) -> str:
+        """The site behind a role, or the role where sites have no names."""
+        return self._names.get(role, role)
+
     def _who(self, role: str) -> str:
         name = self._names.get(role)
         return role if name is None else f"{role} {name}"
@@ -313,6 +317,10 @@ class Part(Party):
     async def recv(self, sender: str, name: str) -> Array:
         """See `Party.recv`."""
         return await self._whole.recv(self._there.get(sender, sender), self._start + name)
+
+    def site_of(self, role: str) -> str:
+        """See `Party.site_of`."""
+        return self._whole.site_of(self._there.get(role, role))
 
     async def stop(self) -> None:
         """See `Party.stop`."""

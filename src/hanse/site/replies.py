@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hanse.core.errors import HanseError
 from hanse.core.ids import SERVER, TaskId
 from hanse.core.records import Envelope, Reply
-from hanse.site.journal import Journal, KeptReply
+from hanse.site.journal import Journal, KeptReply, KeptState
 from hanse.site.links import Outgoing
 from hanse.site.transfers import Transfers
 from hanse.trust.envelopes import sign_envelope
@@ -138,7 +138,7 @@ class Replies:
         self._waiting[task] = _Waiting(job, self._sign(reply, packed), out, journalled=False)
         return task
 
-    def keep(self, task: str, *, state: bytes | None = None) -> None:
+    def keep(self, task: str, *, state: bytes | KeptState | None = None) -> None:
         """Journal an answer. Harmless if the server has it by now.
 
         Args:

@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -100,8 +100,9 @@ class Connection:
             raise error_of(error) from None
         return reply
 
-    async def relay(self, session: str, role: str) -> "RelayStream":
+    async def relay(self, session: str, role: str, sites: Mapping[str, str] | None = None) -> "RelayStream":
         """Open this site's end of a channel between sites; what is wrong with it shows in reading."""
+        del sites  # the server knows them
         stream = RelayStream(self._relay())
         await stream.write(opening(session, role))
         return stream
@@ -163,6 +164,9 @@ class Connection:
 
 class RelayStream:
     """One role's stream through the server; see `backends.grpc.relay`."""
+
+    alive_s = 2.5
+    """How often a site says to its peers that it is there."""
 
     def __init__(self, call: Any) -> None:
         self._call = call
