@@ -23,7 +23,7 @@ from safetensors.numpy import load_file
 import hanse as hs
 from hanse.demos.local_federation import POLICY, Child
 
-pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(600), pytest.mark.xdist_group("emulated-aws")]
+pytestmark = [pytest.mark.e2e, pytest.mark.long, pytest.mark.timeout(600), pytest.mark.xdist_group("emulated-aws")]
 
 APP = """
 from sklearn.linear_model import LogisticRegression

@@ -94,6 +94,7 @@ def test_tables_hold_every_strategy_that_trains() -> None:
     assert shown == set(catalogue()) - without
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("strategy", digits.STRATEGIES, ids=lambda each: each.name)
 def test_strategies_learn(strategy: hs.Strategy) -> None:
     """Ten rounds of twenty sites with skewed labels: chance is 0.1, and FedAvg reaches 0.6 to 0.7 on this seed."""
@@ -102,6 +103,7 @@ def test_strategies_learn(strategy: hs.Strategy) -> None:
     assert run[0][-1] > 0.35
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("strategy", digits.PERSONAL, ids=lambda each: each.name)
 def test_personalised_ones_learn(strategy: hs.Strategy) -> None:
     (run,) = digits.by_personal([0], 5, [strategy]).values()
@@ -109,6 +111,7 @@ def test_personalised_ones_learn(strategy: hs.Strategy) -> None:
     assert 0.25 < run[0] < 1.0
 
 
+@pytest.mark.long
 def test_a_backdoor_opens_where_the_mean_is_taken_and_not_where_updates_are_bounded() -> None:
     cut = digits.load(0)
     sites = digits.CUTS["IID"](cut, 0).sites("digits", cut.X, cut.y)
