@@ -24,6 +24,7 @@ from hanse.deploy.aws.template import (
     tagged,
     together,
 )
+from hanse.serverless.contract import EVERYONE
 from hanse.trust.certificates import SITE, identity_uri
 
 AUTHORITY = "CertificateAuthority"
@@ -89,7 +90,7 @@ def _person_policy(deployment: Deployment) -> Resource:
     # Chunks and heads of exactly these scopes: a job's component is named by whoever submits it, `model` perhaps.
     read, written = (
         [sub(f"{objects}/blobs/*/{scope}/{part}/*") for scope in scopes for part in ("C", "H")]
-        for scopes in (("bundle", "model"), ("bundle", "0/model"))
+        for scopes in (("bundle", "model" if deployment.results == EVERYONE else "0/model"), ("bundle", "0/model"))
     )
     return {
         "Type": "AWS::IAM::ManagedPolicy",
