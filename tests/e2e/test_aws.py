@@ -209,7 +209,7 @@ def test_wrong_things_are_one_line(home: Path, hanse: Any, tmp_path: Path) -> No
     assert nobody.startswith("error: ")
     request = hanse("site", "request", "north", "nobody", "--directory", str(tmp_path / "nobody")).splitlines()[0]
     unknown = hanse("deploy", "aws", "admit", request, str(home / "north"), code=2)
-    assert "expected one of bergen, luebeck" in unknown
+    assert "expected one of riga, bergen, luebeck" in unknown
     other = hanse("site", "request", "south", "bergen", "--directory", str(tmp_path / "south")).splitlines()[0]
     assert "of south" in hanse("deploy", "aws", "admit", other, str(home / "north"), code=1)
     assert all(text.count("\n") == 1 for text in (nobody, unknown))
