@@ -183,6 +183,26 @@ def test_what_aws_says_becomes_one_line(code: str, kind: type[Exception], said: 
     json.dumps(str(caught.value))
 
 
+def test_a_role_that_cannot_be_taken_on_is_named_with_the_causes() -> None:
+    from botocore.exceptions import ClientError
+
+    from hanse.backends.aws.access import _assumed
+
+    class Sts:
+        def client(self, service: str, **_: Any) -> Any:
+            return self
+
+        def assume_role(self, **asked: Any) -> None:
+            assert asked["ExternalId"] == "e1"
+            said = "User: x is not authorized to perform: sts:AssumeRole"
+            raise ClientError({"Error": {"Code": "AccessDenied", "Message": said}}, "AssumeRole")
+
+    role = "arn:aws:iam::123456789012:role/hanse-north-site-luebeck"
+    with pytest.raises(PolicyError, match=r"role hanse-north-site-luebeck: .* not there, .* external id") as caught:
+        _assumed(None, Sts(), "eu-central-1", role, "e1", "")
+    assert "\n" not in str(caught.value)
+
+
 class Strewn:
     """A queue into which somebody has put what is no message."""
 
