@@ -29,6 +29,8 @@ from hanse.trust.certificates import SITE, identity_uri
 
 AUTHORITY = "CertificateAuthority"
 """The parameter with the federation's authority, for sites that come with certificates."""
+REVOKED, HAS_REVOKED = "RevokedCertificates", "HasRevokedCertificates"
+"""The parameter with the certificates of such sites that hold no more, as an X.509 list, and whether there are any."""
 ANCHOR, PERSON_POLICY = "Anchor", "PersonPolicy"
 SESSION_S = 3600
 
@@ -180,6 +182,17 @@ def _anchor(deployment: Deployment, sites: list[SitePlan], tags: dict[str, str])
                     "SourceType": "CERTIFICATE_BUNDLE",
                     "SourceData": {"X509CertificateData": ref(AUTHORITY)},
                 },
+                "Tags": tagged(tags),
+            },
+        },
+        "RevokedList": {
+            "Type": "AWS::RolesAnywhere::CRL",
+            "Condition": HAS_REVOKED,
+            "Properties": {
+                "Name": f"hanse-{deployment.federation}",
+                "CrlData": ref(REVOKED),
+                "Enabled": True,
+                "TrustAnchorArn": att(ANCHOR, "TrustAnchorArn"),
                 "Tags": tagged(tags),
             },
         },

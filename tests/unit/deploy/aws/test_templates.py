@@ -347,6 +347,22 @@ def test_a_function_may_do_what_it_does(handler: str) -> None:
         assert "dynamodb:Scan" not in allowed
 
 
+def test_certificates_that_hold_no_more_are_a_parameter() -> None:
+    sites = ["luebeck", {"name": "riga", "access": "certificate"}]
+    template = server_stack(deployment(sites))
+    crl = template["Resources"]["RevokedList"]
+    assert crl["Type"] == "AWS::RolesAnywhere::CRL"
+    assert crl["Properties"]["CrlData"] == {"Ref": "RevokedCertificates"}
+    assert crl["Properties"]["TrustAnchorArn"] == {"Fn::GetAtt": ["Anchor", "TrustAnchorArn"]}
+    assert template["Parameters"]["RevokedCertificates"]["Default"] == ""
+    assert template["Conditions"][crl["Condition"]] == {
+        "Fn::Not": [{"Fn::Equals": [{"Ref": "RevokedCertificates"}, ""]}]
+    }
+    without = server_stack(deployment(["luebeck"]))
+    assert "RevokedList" not in without["Resources"]
+    assert "Conditions" not in without
+
+
 # ---- a site more ----
 
 
