@@ -24,6 +24,7 @@ from hanse.core.records import BlobRef, Envelope, pack_blob
 from hanse.core.seams import BlobStore
 from hanse.person.federation import Federation
 from hanse.pipeline.documents import Documents
+from hanse.pipeline.sessions import played
 from hanse.rounds.record import RoundRecord
 from hanse.rounds.result import Result
 from hanse.trust.envelopes import sign_envelope
@@ -158,6 +159,7 @@ class AwsSession:
         about = await self._documents.about(job)
         records = [RoundRecord.from_json(record) for record in await self._documents.rounds(job, after)]
         sites = {site for record in records for site in (*record.folded, *record.late, *record.failed)}
+        sites |= set(about.get("roles", {}).values())
         result = Result(
             about["status"],
             rounds=tuple(records),
@@ -166,12 +168,7 @@ class AwsSession:
             sites=tuple(sorted(sites)),
             seconds=(about.get("told_at_ms", 0) - about.get("taken_at_ms", 0)) / 1000,
             fingerprints=about.get("fingerprints", {}),
-            about={
-                "app": about["name"],
-                "strategy": about["strategy"],
-                "person": about["person"],
-                "federation": self.federation.name,
-            },
+            about={"app": about["name"], "person": about["person"], "federation": self.federation.name, **_what(about)},
         )
         if not about.get("model"):
             return result.to_json(), None
@@ -217,6 +214,13 @@ class AwsSession:
             self.federation.name,
         )
         await self._store.inbox.send(SERVER, sign_envelope(member.keys.signing, envelope))
+
+
+def _what(about: dict[str, Any]) -> dict[str, str]:
+    """What a job did: a strategy, or a protocol among roles."""
+    if "roles" not in about:
+        return {"strategy": about["strategy"]}
+    return {"protocol": about["protocol"], "roles": played(about["roles"])}
 
 
 class BucketCarrier:

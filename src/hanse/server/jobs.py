@@ -27,6 +27,7 @@ from hanse.core.records import BlobRef, Reply
 from hanse.pipeline.offering import check_request, check_roles, end_of, fetch_bundle, job_row, keep_request, proposal_of
 from hanse.pipeline.removal import is_gone, remove_job
 from hanse.pipeline.request import ROLES, JobRequest
+from hanse.pipeline.sessions import result_of
 from hanse.rounds import machine, run_state
 from hanse.rounds.clock import LoopClock
 from hanse.rounds.driver import Run, Seams
@@ -34,7 +35,7 @@ from hanse.rounds.events import Failed
 from hanse.rounds.keeping import round_records, run_record
 from hanse.rounds.outgoing import RunInfo
 from hanse.rounds.result import Result
-from hanse.server.roles import RolesRun, kept_state, result_of
+from hanse.server.roles import RolesRun, kept_state
 from hanse.strategies.catalogue import CUSTOM
 from hanse.trust.bundle import unpack_bundle
 from hanse.workers.load import Load

@@ -1,6 +1,6 @@
 """What comes to the server's queue, checked and written down; what it means for a run is found by looking.
 
-    from a site      decision, reply, beat {jobs}, want {op, scope, size, hashes, chunks}
+    from a site      decision, reply, beat {jobs}, want {op, scope, size, hashes, chunks}, channel (a packet to a peer)
     from a person    submit {request, signature}, cancel {job}, resume {job, at_ms}, remove {job},
                      fetch {job, id}: links to the model, as a document for this person
 
@@ -18,6 +18,7 @@ from typing import Any
 
 import structlog
 
+from hanse.channels.packets import CHANNEL
 from hanse.core.blobs import INLINE_BYTES, Manifest
 from hanse.core.codec import canonical_json
 from hanse.core.errors import (
@@ -33,25 +34,27 @@ from hanse.core.errors import (
 )
 from hanse.core.ids import SERVER, bundle_scope, check_name, model_scope, upload_scope
 from hanse.core.records import Envelope, Reply
-from hanse.pipeline.offering import check_request, keep_request, proposal_of
+from hanse.pipeline.offering import check_request, check_roles, keep_request, proposal_of
 from hanse.pipeline.removal import is_gone
 from hanse.pipeline.request import JobRequest
 from hanse.rounds import machine, run_state
 from hanse.rounds.keeping import run_record
 from hanse.rounds.outgoing import RunInfo
 from hanse.rounds.visit import begin, collect
+from hanse.serverless.channels import check_writing, is_channel, pass_on
 from hanse.serverless.contract import LONGEST_EXECUTION_NAME, execution_name, first_input
 from hanse.serverless.host import FunctionHost
 from hanse.serverless.looking import about_request, dismiss, is_over, row_of
 from hanse.serverless.place import Place
 from hanse.serverless.presence import DECISIONS, decided, heard
 from hanse.serverless.removing import remove
+from hanse.serverless.roles import answered, begin_roles
 from hanse.serverless.roster import Enrolled
 from hanse.trust.bundle_signature import verify_bundle_signature
 from hanse.trust.envelopes import verify_envelope
 
 PERSONS = ("submit", "cancel", "resume", "remove", "fetch")
-SITES = ("decision", "reply", "beat", "want")
+SITES = ("decision", "reply", "beat", "want", CHANNEL)
 ADMIN, RESEARCHER = "admin", "researcher"
 _ANSWER = re.compile("[0-9a-f]{32}")
 MAX_MS = 10**13
@@ -107,6 +110,9 @@ async def _take(place: Place, envelope: Envelope) -> list[News]:
     verify_envelope(sender.key, envelope)
     if envelope.kind == "reply":
         return await _reply(place, envelope)
+    if envelope.kind == CHANNEL:
+        await pass_on(place, envelope, await row_of(place, check_name(envelope.job, "job")))
+        return []
     body = _body(envelope)
     match envelope.kind:
         case "decision":
@@ -136,6 +142,12 @@ async def _reply(place: Place, envelope: Envelope) -> list[News]:
     if reply.site != envelope.sender:
         raise TrustError("the reply names another site than its sender")
     task, update = reply.task, reply.update
+    request = JobRequest.from_json((await row_of(place, task.job))["request"])
+    if request.roles is not None:
+        outcome, reason = await answered(place, request, reply)
+        if outcome == "refused":
+            raise PolicyError(reason)
+        return [News(task.job, outcome, in_stream=outcome == "received")]
     if update is not None and update.content is None and update.scope == upload_scope(task, reply.site):
         try:
             await place.blobs.commit(update.scope, update.manifest)
@@ -216,10 +228,10 @@ async def _links(place: Place, site: str, body: Mapping[str, Any]) -> dict[str, 
         await _grant_reading(place, site, row, scope, manifest)
         link = await place.links.get(site, scope, manifest.id, only=chunks)
         return {"urls": list(link.urls), "headers": [list(pair) for pair in link.headers], "chunks": chunks}
-    state = await _state(place, row)
-    slots = {**state.open, **state.released}
-    if scope not in {upload_scope(state.task_id(n, slot), site) for n, slot in slots.items() if slot.site == site}:
-        raise PolicyError("this site has no task whose answer belongs there")
+    if is_channel(scope):
+        await check_writing(place, site, JobRequest.from_json(row["request"]), scope)
+    else:
+        await _check_answering(place, site, row, scope)
     place.links.grant(site, write=[scope])
     ticket = await place.links.put(site, scope, manifest, only=chunks)
     return {
@@ -227,6 +239,13 @@ async def _links(place: Place, site: str, body: Mapping[str, Any]) -> dict[str, 
         "headers": [list(pair) for pair in ticket.headers],
         "chunks": list(ticket.missing),
     }
+
+
+async def _check_answering(place: Place, site: str, row: Mapping[str, Any], scope: str) -> None:
+    state = await _state(place, row)
+    slots = {**state.open, **state.released}
+    if scope not in {upload_scope(state.task_id(n, slot), site) for n, slot in slots.items() if slot.site == site}:
+        raise PolicyError("this site has no task whose answer belongs there")
 
 
 async def _grant_reading(place: Place, site: str, row: Mapping[str, Any], scope: str, manifest: Manifest) -> None:
@@ -276,12 +295,11 @@ async def _begin(place: Place, sender: Enrolled, request: JobRequest, signed: st
         raise CodecError("job: expected a signature") from None
     request.verify(sender.key, signature)
     verify_bundle_signature(request.bundle_signature.encode(), bundle_id=request.app, record=sender.record)
-    if request.roles is not None:
-        raise ConfigError("job: expected an hs.App; roles exchange messages over a server, which is not there")
     if len(execution_name(request.job, request.component, MAX_MS - 1)) > LONGEST_EXECUTION_NAME:
         raise ConfigError("job: expected shorter names of job and component: together at most 65 characters on AWS")
     await check_request(request, place.blobs, federation=place.federation)
     enrolled = await place.roster.sites()
+    check_roles(request, enrolled)
     asked = [site for site in enrolled if request.sites is None or site in request.sites]
     if not asked:
         raise ConfigError(
@@ -292,15 +310,22 @@ async def _begin(place: Place, sender: Enrolled, request: JobRequest, signed: st
     await keep_request(
         request, signature, place.ledger, place.now_ms(), asked=asked, person_record=person_record.decode(), **readers
     )
+    if request.roles is not None:
+        await begin_roles(place, request)
+    else:
+        await _begin_rounds(place, request)
+    await _offer(place, request, signature, person_record, asked)
+    name = execution_name(request.job, request.component, 0)
+    await place.machine.start(name, first_input(request.job, request.component))
+
+
+async def _begin_rounds(place: Place, request: JobRequest) -> None:
     model = None
     if request.initial is not None:
         model = (model_scope(request.job, request.component, 0), request.initial.id)
     state = machine.begin(request.job, request.component, request.spec, model)
     host = FunctionHost(place, request.job, request.component, request.spec)
     await begin(state, place.seams, host, place.now_ms, RunInfo(place.federation, request.app))
-    await _offer(place, request, signature, person_record, asked)
-    name = execution_name(request.job, request.component, 0)
-    await place.machine.start(name, first_input(request.job, request.component))
 
 
 async def _offer(place: Place, request: JobRequest, signature: bytes, person_record: bytes, sites: list[str]) -> None:

@@ -409,7 +409,7 @@ class World:
         await self._enrol()
         self.local.start_collecting()
         for name in self.sites:
-            self.links[name] = self.site(name)
+            self.links[name] = self.make_site(name)
             self.links[name].start()
         await self._submit()
         while not await self._is_over():  # noqa: ASYNC110 - a row tells it, and nobody else
@@ -417,20 +417,12 @@ class World:
         await asyncio.sleep(HIDDEN_S + VISIBILITY_S)  # copies that a site had hidden when it crashed come again
         return await self._outcome()
 
-    async def _enrol(self) -> None:
-        for kind, names, roles in (("site", self.sites, []), ("person", [PERSON], ["researcher"])):
-            for name in names:
-                value = {"record": member(kind, name).signed_record.decode(), "roles": roles, "enrolled_at_ms": 1}
-                await self.ledger.create(f"member/{kind}/{name}", json.dumps(value).encode())
-
-    def site(self, name: str) -> "Site":
+    def make_site(self, name: str) -> "Site":
         return Site(self, name)
 
-    def initial(self) -> Arrays | None:
-        return LARGE if self.case.large else SMALL
-
-    def spec(self) -> RunSpec:
-        return RunSpec(
+    def make_job(self) -> tuple[RunSpec, Arrays | None]:
+        """What is trained, and from what."""
+        spec = RunSpec(
             rounds=self.case.rounds,
             initial="given",
             evaluate_every=self.case.evaluate_every,
@@ -438,20 +430,28 @@ class World:
             min_sites=len(self.sites),
             deadline_s=300.0,
         )
+        return spec, LARGE if self.case.large else SMALL
+
+    async def _enrol(self) -> None:
+        for kind, names, roles in (("site", self.sites, []), ("person", [PERSON], ["researcher"])):
+            for name in names:
+                value = {"record": member(kind, name).signed_record.decode(), "roles": roles, "enrolled_at_ms": 1}
+                await self.ledger.create(f"member/{kind}/{name}", json.dumps(value).encode())
 
     async def _submit(self) -> None:
         anna = member("person", PERSON)
         bundle = make_bundle({"app.py": b"app = None\n"}, module="app")
         manifest = manifest_of(bundle.content)
         await self.blobs.put(bundle_scope(JOB), manifest, rechunk([bundle.content]))
-        initial, arrays = None, self.initial()
+        spec, arrays = self.make_job()
+        initial = None
         if arrays is not None:
             content = encode(arrays)
             initial = manifest_of(content)
             await self.blobs.put(model_scope(JOB, "main", 0), initial, rechunk([content]))
         signature = sign_bundle(anna.keys.signing, bundle_id=bundle.id, federation=FEDERATION, person=PERSON)
         request = JobRequest(
-            JOB, "test", FEDERATION, PERSON, 1, bundle.id, manifest, signature.decode(), "app.py", "app", self.spec(),
+            JOB, "test", FEDERATION, PERSON, 1, bundle.id, manifest, signature.decode(), "app.py", "app", spec,
             initial=initial,
         )  # fmt: skip
         body = {"v": 1, "request": request.to_json(), "signature": request.sign(anna.keys.signing).hex()}
