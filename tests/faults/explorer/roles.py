@@ -6,7 +6,6 @@ import asyncio
 import random
 from collections import Counter
 from dataclasses import dataclass
-from typing import Any
 
 from hanse.backends.grpc import relay as wire
 from hanse.channels.protocol import Guarantee, Message, Protocol
