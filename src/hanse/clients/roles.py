@@ -17,6 +17,7 @@ from hanse.channels.app import RoleApp
 from hanse.channels.frames import Channel
 from hanse.channels.party import Party, run_role
 from hanse.channels.protocol import Protocol
+from hanse.channels.spending import Spending
 from hanse.clients.client import arrays_of
 from hanse.clients.execute import Outcome, metrics_of
 from hanse.clients.failures import MAX_CAUSE, failure_of, is_ours, text_of
@@ -100,6 +101,7 @@ class RoleRuntime:
         site_name, load, log: see `hanse.clients.execute.Runtime`.
         outputs: see `Site.outputs`.
         checkpoints: the folder of `Site.checkpoints`, if any are kept.
+        spending: see `Site.spending`.
     """
 
     def __init__(
@@ -111,9 +113,10 @@ class RoleRuntime:
         log: Callable[[str], None],
         outputs: Callable[[], Arrays] | None = None,
         checkpoints: Path | None = None,
+        spending: Spending | None = None,
     ) -> None:
         self.app = app
-        self.site = Site(site_name, load, log, outputs=outputs, checkpoints=checkpoints)
+        self.site = Site(site_name, load, log, outputs=outputs, checkpoints=checkpoints, spending=spending)
         self._log = log
 
     async def play(self, task: Task, part: Part, channel: Channel) -> Outcome:

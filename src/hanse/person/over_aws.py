@@ -15,7 +15,7 @@ from hanse.backends.aws import AwsConfig, AwsStore
 from hanse.backends.aws.access import session_of
 from hanse.core.blobs import INLINE_BYTES, Manifest
 from hanse.core.codec import canonical_json
-from hanse.core.errors import ConfigError, NotFoundError, RefusedError, UnavailableError
+from hanse.core.errors import ConfigError, ConflictError, NotFoundError, RefusedError, UnavailableError
 from hanse.core.ids import SERVER
 from hanse.core.proto import hanse_pb2 as pb
 from hanse.core.records import BlobRef, Envelope, pack_blob
@@ -80,6 +80,13 @@ class AwsSession:
                 more = {"at_ms": _now()} if op == "resume" else {}
                 await self._send(op, {"v": 1, "job": body["job"], **more})
                 return about
+            case "remove":
+                about = await self._documents.about(body["job"])
+                if about["status"] not in OVER:
+                    raise ConflictError(f"job {body['job']} is not over; end it first: hanse job cancel {body['job']}")
+                await self._send("remove", {"v": 1, "job": body["job"]})
+                await self._gone(body["job"])
+                return {"job": body["job"]}
             case "result":
                 return (await self._result(body["job"], int(body.get("after", 0))))[0]
             case _:
@@ -123,6 +130,20 @@ class AwsSession:
                     ) from None
             await asyncio.sleep(wait_s)
             wait_s = min(2 * wait_s, LONGEST_LOOK_S)
+
+    async def _gone(self, job: str) -> None:
+        """Return when nothing is known of a job any more."""
+        wait_s, end = FIRST_LOOK_S, time.monotonic() + TAKEN_S
+        while time.monotonic() < end:
+            try:
+                await self._documents.about(job)
+            except NotFoundError:
+                return
+            await asyncio.sleep(wait_s)
+            wait_s = min(2 * wait_s, LONGEST_LOOK_S)
+        raise UnavailableError(
+            f"job {job}: not removed; only who submitted it and admins may, and the log of `collect` says why"
+        )
 
     async def _result(self, job: str, after: int) -> tuple[dict[str, Any], BlobRef | None]:
         about = await self._documents.about(job)

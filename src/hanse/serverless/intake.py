@@ -1,7 +1,7 @@
 """What comes to the server's queue, checked and written down; what it means for a run is found by looking.
 
     from a site      decision, reply, beat {jobs}, want {op, scope, size, hashes, chunks}, channel (a packet to a peer)
-    from a person    submit {request, signature}, cancel {job}, resume {job, at_ms}
+    from a person    submit {request, signature}, cancel {job}, resume {job, at_ms}, remove {job}
 
 Every message is signed, and says for whom and in which federation. What does not hold is refused by name and does not
 come again; what cannot be written now is raised, and comes again.
@@ -32,6 +32,7 @@ from hanse.core.errors import (
 from hanse.core.ids import SERVER, bundle_scope, check_name, model_scope, upload_scope
 from hanse.core.records import Envelope, Reply
 from hanse.pipeline.offering import check_request, check_roles, keep_request, proposal_of
+from hanse.pipeline.removal import is_gone
 from hanse.pipeline.request import JobRequest
 from hanse.rounds import machine, run_state
 from hanse.rounds.keeping import run_record
@@ -43,12 +44,13 @@ from hanse.serverless.host import FunctionHost
 from hanse.serverless.looking import about_request, dismiss, is_over, row_of
 from hanse.serverless.place import Place
 from hanse.serverless.presence import DECISIONS, decided, heard
+from hanse.serverless.removing import remove
 from hanse.serverless.roles import answered, begin_roles
 from hanse.serverless.roster import Enrolled
 from hanse.trust.bundle_signature import verify_bundle_signature
 from hanse.trust.envelopes import verify_envelope
 
-PERSONS = ("submit", "cancel", "resume")
+PERSONS = ("submit", "cancel", "resume", "remove")
 SITES = ("decision", "reply", "beat", "want", CHANNEL)
 ADMIN, RESEARCHER = "admin", "researcher"
 MAX_MS = 10**13
@@ -118,6 +120,8 @@ async def _take(place: Place, envelope: Envelope) -> list[News]:
             return []
         case "submit":
             return await _submit(place, sender, body)
+        case "remove":
+            return await _remove(place, sender, body)
         case "cancel":
             return await _cancel(place, sender, body)
         case _:
@@ -260,7 +264,7 @@ async def _state(place: Place, row: Mapping[str, Any]) -> run_state.RunState:
 
 async def _submit(place: Place, sender: Enrolled, body: Mapping[str, Any]) -> list[News]:
     request = JobRequest.from_json(body.get("request"))
-    if await is_over(place, request.job):
+    if await is_over(place, request.job) or await is_gone(request.job, place.ledger):
         return []  # a copy: sites are not asked again
     try:
         await _begin(place, sender, request, str(body.get("signature")))
@@ -341,6 +345,12 @@ async def _own(place: Place, sender: Enrolled, body: Mapping[str, Any]) -> dict[
 async def _cancel(place: Place, sender: Enrolled, body: Mapping[str, Any]) -> list[News]:
     await _own(place, sender, body)
     return [News(str(body["job"]), "cancel", cancelled_by=f"person {sender.record.name}")]
+
+
+async def _remove(place: Place, sender: Enrolled, body: Mapping[str, Any]) -> list[News]:
+    row = await _own(place, sender, body)
+    await remove(place, str(body["job"]), str(row["request"]["person"]))
+    return []
 
 
 async def _resume(place: Place, sender: Enrolled, body: Mapping[str, Any]) -> list[News]:

@@ -82,7 +82,7 @@ class RolesWorld(World):
         self.totals: Counter[str] = Counter()
         self.messages = case.messages
 
-    def _site(self, name: str) -> Site:
+    def make_site(self, name: str) -> Site:
         return RoleSite(self, name)
 
     async def _submit(self) -> None:
