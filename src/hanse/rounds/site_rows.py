@@ -4,8 +4,9 @@ A simulation of a thousand sites keeps a thousand rows a round for as long as it
 some hundreds of bytes; as columns a number takes eight.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import ItemsView, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -30,11 +31,15 @@ class Columns:
 
     def row(self, place: int) -> dict[str, Value]:
         """Of one site; numbers are those of Python."""
-        row = {}
-        for name, column in zip(self.names, self.values, strict=True):
-            value: Any = column[place]
-            row[name] = value.item() if isinstance(value, np.generic) else value
-        return row
+        one = slice(place, place + 1)
+        return {name: _values(part, one)[0] for name, part in zip(self.names, self.values, strict=True)}
+
+    def rows(self) -> Iterator[tuple[str, dict[str, Value]]]:
+        """Of each site, in order."""
+        if not self.names:
+            return ((site, {}) for site in self.sites)
+        rows = zip(*[_values(column, slice(None)) for column in self.values], strict=True)
+        return ((site, dict(zip(self.names, row, strict=True))) for site, row in zip(self.sites, rows, strict=True))
 
 
 class SiteRows(Mapping[str, Row]):
@@ -58,6 +63,16 @@ class SiteRows(Mapping[str, Row]):
     def __len__(self) -> int:
         return len(self._found())
 
+    def items(self) -> ItemsView[str, Row]:
+        """As of any mapping; walking over it does not look each site up."""
+        return _Items(self)
+
+    def walk(self) -> Iterator[tuple[str, Row]]:
+        """Every site and its row, in order."""
+        if len(self) < sum(len(block.sites) for block in self._blocks):
+            return ((site, self[site]) for site in self)
+        return chain.from_iterable(block.rows() for block in self._blocks)
+
     def __repr__(self) -> str:
         return f"SiteRows({len(self)} sites)"
 
@@ -69,6 +84,13 @@ class SiteRows(Mapping[str, Row]):
                 for place, site in enumerate(block.sites):
                     self._places.setdefault(site, []).append((number, place))
         return self._places
+
+
+class _Items(ItemsView[str, Row]):
+    _mapping: SiteRows
+
+    def __iter__(self) -> Iterator[tuple[str, Row]]:
+        return self._mapping.walk()
 
 
 @dataclass(slots=True)
@@ -99,6 +121,12 @@ class RowsTaken:
             columns = [_column(column) for column in zip(*self._values, strict=True)]
             self._blocks.append(Columns(tuple(self._sites), self._names, columns))
         self._sites, self._values = [], []
+
+
+def _values(column: Sequence[Value], which: slice) -> Sequence[Value]:
+    """Some of a column, as Python has them."""
+    part: Any = column[which]
+    return part.tolist() if isinstance(part, np.ndarray) else part  # type: ignore[no-any-return]  # of values
 
 
 def _column(values: Sequence[Value]) -> Sequence[Value]:
