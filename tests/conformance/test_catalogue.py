@@ -14,12 +14,14 @@ import pytest
 
 import hanse as hs
 from hanse.clients.loader import load_app
+from hanse.demos import local_federation
 from hanse.demos.local_federation import LocalFederation
 from hanse.strategies.catalogue import catalogue
 from tests.conformance.catalogue_apps import ELSEWHERE, NAMES, ONE_AT_A_TIME, SITES
 from tests.conformance.over_functions import CALM, DISTURBED, over_functions
 from tests.conformance.test_same_bits import CASES, said
 from tests.faults.explorer.functions import Case
+from tests.nursery import MEMBERS, forks
 
 PARAMS_OF: dict[str, dict[str, Any]] = {"fedasync": {}, "fedbuff": {"buffer": 3}, "fedat": {"tiers": 2}}
 TREES_AND_QUESTIONS = {
@@ -39,7 +41,10 @@ def app_of(name: str) -> hs.App:
 @pytest.fixture(scope="module")
 def federation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalFederation]:
     folder = tmp_path_factory.mktemp("catalogue")
-    with LocalFederation(folder, {site: {} for site in SITES}, durability="process") as place:
+    with (
+        forks(local_federation, MEMBERS),
+        LocalFederation(folder, {site: {} for site in SITES}, durability="process") as place,
+    ):
         yield place
 
 

@@ -5,7 +5,6 @@ It has no strategy: what a server would do is done by the topology. Every peer m
 """
 
 import asyncio
-import functools
 import math
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -14,28 +13,25 @@ from typing import Any
 
 import numpy as np
 
-from hanse.aggregation.compression import encoded_layout
 from hanse.aggregation.rounding import is_float, round_to
 from hanse.channels.local import run_local
 from hanse.channels.party import Party
 from hanse.channels.protocol import Protocol
 from hanse.clients.app import App
 from hanse.clients.loader import stop_if_loading
-from hanse.clients.server import ServerRuntime
+from hanse.clients.peers import config_of, first_peer, without_server
+from hanse.clients.site_trainer import SiteTrainer
 from hanse.clients.threads import num_threads, set_threads
 from hanse.core.arrays import Array, Arrays, Layout
 from hanse.core.blocking import run_to_end
 from hanse.core.errors import ConfigError, HanseError, JobFailed
 from hanse.core.ids import check_name, new_job_id
 from hanse.core.records import Value
-from hanse.core.seeds import generator, key_of
 from hanse.core.spec import RunSpec
-from hanse.peer import choco, cyclic, gossip, ring
+from hanse.peer.topologies import Gossip, Topology, planned
 from hanse.rounds.record import RoundRecord, mean_metrics, site_metrics
 from hanse.rounds.result import Result
-from hanse.simulation.site_trainer import SiteTrainer
-from hanse.simulation.topologies import Cyclic, Gossip, RingAllReduce, Topology, gamma_of, graph_of, mixing_of
-from hanse.strategies.fedavg import FedAvg
+from hanse.simulation.sites import Loader, population_of, to_stderr
 
 DISAGREEMENT = "disagreement"
 """A round's metric: the root mean square distance of the peers' models from their mean."""
@@ -100,36 +96,13 @@ def simulate_peers(
     for site in data:
         check_name(site, "site")
     chosen = Gossip() if topology is None else topology
-    spec = _checked(app, chosen)
+    spec = without_server(app)
     before = num_threads()
     set_threads(spec.threads)
     try:
         return _Run(app, spec, data, chosen).run()
     finally:
         set_threads(before)
-
-
-def _checked(app: App, topology: Topology) -> RunSpec:
-    """The run's spec, if nothing in it needs a server.
-
-    Raises:
-        ConfigError: something does, by name.
-    """
-    spec = app.spec()
-    if spec.strategy != FedAvg.name or app.server_side.strategy is not None:
-        raise ConfigError(f"peers: expected no strategy, since there is no server, found {spec.strategy}; leave it out")
-    needs = {
-        "sample": spec.sample not in (1, 1.0),
-        "over_select": spec.over_select != 0,
-        "stop": spec.stop is not None,
-        "@app.evaluate_on_server": spec.server_evaluate,
-    }
-    for name, found in needs.items():
-        if found:
-            raise ConfigError(f"peers: found {name}, which needs a server; leave it out")
-    if app.compression is not None and not (isinstance(topology, Gossip) and topology.mix == "after"):
-        raise ConfigError("peers: found compression, which goes with hs.Gossip(mix='after') only; leave it out")
-    return spec
 
 
 class _Run:
@@ -139,9 +112,12 @@ class _Run:
         self._app, self._spec, self._topology = app, spec, topology
         self._job = new_job_id()
         self._names = sorted(data)
-        server = ServerRuntime(app)
-        config = server.config if spec.server_config else lambda round_, site: {}
-        self._peers = {name: SiteTrainer(name, app, spec, data[name], self._job, config) for name in self._names}
+        config = config_of(app, spec)
+        population = population_of(data)
+        self._peers = {
+            name: SiteTrainer(name, app, spec, Loader(population, name), self._job, config, to_stderr)
+            for name in self._names
+        }
         self._vectors: dict[int, list[Array]] = {}
         self._distances: dict[int, float] = {}
         self._saved = 0
@@ -180,52 +156,24 @@ class _Run:
         """What all begin from: given, or what one peer says, chosen by the seed as a server would."""
         if self._app.initial_arrays is not None:
             return self._app.initial_arrays
-        chosen = int(generator(key_of(self._spec.seed, purpose="initial")).integers(len(self._names)))
-        return self._peers[self._names[chosen]].parameters()
+        return self._peers[first_peer(self._names, self._spec.seed)].parameters()
 
     def _programs(self) -> tuple[dict[str, Program], Protocol]:
-        topology, rounds = self._topology, self._spec.rounds
         start = self._peers[self._names[0]].start
-        codec = self._app.compression
+        plan = planned(
+            self._topology, self._names, self._spec.seed, str(start.dtype), start.size, self._app.compression
+        )
+        self._saved = plan.saved
 
-        def program(name: str) -> Program:
-            trainer = self._peers[name]
-
+        def program(trainer: SiteTrainer) -> Program:
             async def run(party: Party) -> Array:
                 trainer.party = party
                 await asyncio.sleep(0)
-                if isinstance(topology, RingAllReduce):
-                    return await ring.peer(party, trainer, start, rounds, weights=topology.weights)
-                if isinstance(topology, Cyclic):
-                    return await cyclic.peer(party, trainer, start, rounds)
-                if codec is not None:
-                    key = functools.partial(self._key, name)
-                    gamma = gamma_of(topology, codec)
-                    return await choco.peer(
-                        party, trainer, start, mixing[name], rounds, codec=codec, gamma=gamma, key=key
-                    )
-                return await gossip.peer(party, trainer, start, mixing[name], rounds, mix=topology.mix)
+                return await plan.program(party, trainer, start, self._spec.rounds, 0)
 
             return run
 
-        if isinstance(topology, RingAllReduce):
-            protocol = ring.protocol(self._names)
-        elif isinstance(topology, Cyclic):
-            protocol = cyclic.protocol(self._names, str(start.dtype), start.size)
-        else:
-            joined = graph_of(topology, self._names, self._spec.seed)
-            mixing = mixing_of(topology, joined)
-            protocol = gossip.protocol(joined, str(start.dtype), start.size)
-            if codec is not None:
-                links = sum(len(others) for others in joined.neighbours.values())
-                layout = choco.layout_of(start.dtype, start.size)
-                self._saved = links * (layout.nbytes - encoded_layout(layout, codec).nbytes)
-                protocol = choco.protocol(joined, codec, str(start.dtype), start.size)
-        return {name: program(name) for name in self._names}, protocol
-
-    def _key(self, name: str, round_: int) -> int:
-        """Of the stream that a peer's codec draws from."""
-        return key_of(self._spec.seed, round_=round_, phase="train", site=name, purpose="compression")
+        return {name: program(self._peers[name]) for name in self._names}, plan.protocol
 
     def _hear(self, round_: int, vector: Array) -> None:
         """Once the last peer has ended the round: how far they are apart. Their vectors are let go of then."""

@@ -136,6 +136,7 @@ class JobRunner:
         role = None if proposal.roles is None else proposal.roles.role_of(around.site)
         allowed = None if policy is None or role is None else policy.role(role)
         self._lends: Allowed = frozenset() if allowed is None else allowed.lends
+        self._queries = None if allowed is None else allowed.queries
         self._queue: deque[Item] = deque()
         self._wake = asyncio.Event()
         self._running: Item | None = None
@@ -198,7 +199,7 @@ class JobRunner:
 
     def begin(self) -> None:
         """Take tasks."""
-        self.directory.mkdir(parents=True, exist_ok=True)
+        self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._around.replies.open_job(self.job, self.directory)
         if self._main is None:
             self._main = asyncio.ensure_future(self._run())
@@ -375,10 +376,11 @@ class JobRunner:
         await self._around.seats.take(self)
         await self._unpack()
         await asyncio.to_thread(_empty, self.directory / "scratch")
-        checkpoints = None
+        checkpoints = spent = None
         if self.proposal.roles is not None:
-            checkpoints = self.directory / "checkpoints"
-            await asyncio.to_thread(checkpoints.mkdir, mode=0o700, exist_ok=True)
+            checkpoints, spent = self.directory / "checkpoints", self._around.directory / "spent"
+            for folder in (checkpoints, spent):
+                await asyncio.to_thread(folder.mkdir, mode=0o700, exist_ok=True)
             owner = self._load_options["isolation"]
             role = self.proposal.roles.role_of(self._around.site) or ""
             scratch = self.directory / "scratch"
@@ -392,6 +394,8 @@ class JobRunner:
             site=self._around.site,
             seed=self.proposal.spec.seed,
             checkpoints=checkpoints,
+            spent=spent,
+            queries=self._queries,
             **self._load_options,
         )
         try:
@@ -487,11 +491,11 @@ def _unpack(content: bytes, proposal: Proposal, directory: Path) -> None:
             f"expected {entry}:{bundle.manifest.object}, which the bundle was signed for, "
             f"found {proposal.entry[:80]}:{proposal.object[:80]}"
         )
-    directory.mkdir(parents=True, exist_ok=True)
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     shutil.rmtree(directory / "bundle", ignore_errors=True)
     unpack_bundle(bundle, directory / "bundle")
 
 
 def _empty(directory: Path) -> None:
     shutil.rmtree(directory, ignore_errors=True)
-    directory.mkdir()
+    directory.mkdir(mode=0o700)

@@ -22,14 +22,16 @@ from hanse.core.errors import ConfigError, StorageError
 from hanse.trust.private_files import sync_directory
 
 _VERSION = 2
+_ENDED = "CREATE TABLE ended(job TEXT PRIMARY KEY) WITHOUT ROWID"
 _TABLES = (
     "CREATE TABLE jobs(job TEXT PRIMARY KEY, proposal BLOB NOT NULL, decision TEXT NOT NULL, reason TEXT NOT NULL,"
     " told INTEGER NOT NULL) WITHOUT ROWID",
     "CREATE TABLE replies(task TEXT PRIMARY KEY, job TEXT NOT NULL, envelope BLOB, out TEXT) WITHOUT ROWID",
     "CREATE TABLE states(job TEXT NOT NULL, component TEXT NOT NULL, state BLOB NOT NULL, file TEXT,"
     " PRIMARY KEY(job, component)) WITHOUT ROWID",
+    _ENDED,
 )
-_SINCE_1 = "ALTER TABLE states ADD COLUMN file TEXT"
+_SINCE_1 = ("ALTER TABLE states ADD COLUMN file TEXT", _ENDED)
 _SETTLE = "UPDATE replies SET envelope = NULL, out = NULL WHERE task = ?"
 
 
@@ -89,7 +91,8 @@ class Journal:
                     self._db.execute(f"PRAGMA user_version = {_VERSION}")
             elif version == 1:
                 with self._transaction():
-                    self._db.execute(_SINCE_1)
+                    for change in _SINCE_1:
+                        self._db.execute(change)
                     self._db.execute(f"PRAGMA user_version = {_VERSION}")
         if version > _VERSION:
             self._db.close()
@@ -126,10 +129,16 @@ class Journal:
         return None if row is None else _job_row(row)
 
     def forget(self, job: str) -> None:
-        """Forget a job with everything of it."""
+        """Forget a job with everything of it, but that it has ended: its name is 20 bytes, and stays."""
         with _disk(self._path), self._transaction():
+            self._db.execute("INSERT OR IGNORE INTO ended VALUES(?)", (job,))
             for table in ("jobs", "replies", "states"):
                 self._db.execute(f"DELETE FROM {table} WHERE job = ?", (job,))
+
+    def has_ended(self, job: str) -> bool:
+        """Whether a job was forgotten: nobody may begin it here once more."""
+        with _disk(self._path):
+            return self._db.execute("SELECT 1 FROM ended WHERE job = ?", (job,)).fetchone() is not None
 
     # ---- replies and state ----
 

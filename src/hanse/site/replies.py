@@ -219,14 +219,16 @@ class Replies:
         except (HanseError, OSError, ValueError) as error:
             # What cannot be handed in is an error like any other; a server that has moved on finds it late.
             log.warning("upload refused", task=task, reason=str(error))
-            message = f"the update could not be handed in: {error}"
-            failed = Reply.failed(reply.task, self._site, "lost", message)
-            waiting.envelope = self._sign(failed)
-            self._keep_failed(task)
+            self._fail(task, waiting, reply.task, str(error))
+        except Exception as error:  # the top of a task: nobody else would notice that no answer ever goes out
+            log.error("upload failed", task=task, exc_info=error)
+            self._fail(task, waiting, reply.task, "the site has failed; its log says why")
         waiting.upload = None
         self._link.send(waiting.envelope)
 
-    def _keep_failed(self, task: str) -> None:
+    def _fail(self, task: str, waiting: _Waiting, id: TaskId, reason: str) -> None:
+        failed = Reply.failed(id, self._site, "lost", f"the update could not be handed in: {reason}")
+        waiting.envelope = self._sign(failed)
         try:
             self.keep(task)
         except HanseError as error:  # after a crash, the upload is tried again

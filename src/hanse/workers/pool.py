@@ -265,9 +265,9 @@ class Worker:
         require(isolation.level)
         base = load.base or Path()
         granted = [str(path.absolute()) for item in load.datasets.values() for path in paths_of(item, base)]
-        lasting = () if load.checkpoints is None else (str(load.checkpoints.absolute()),)
+        lasting = tuple(str(each.absolute()) for each in (load.checkpoints, load.spent) if each is not None)
         if isolation.level == "user":
-            for folder in (load.scratch, *lasting):
+            for folder in (str(load.scratch), *lasting):
                 os.chown(folder, isolation.uid, isolation.gid)
         load = replace(
             load,
@@ -275,6 +275,7 @@ class Worker:
             scratch=load.scratch.resolve(),
             base=base.absolute(),
             checkpoints=None if load.checkpoints is None else load.checkpoints.absolute(),
+            spent=None if load.spent is None else load.spent.absolute(),
             isolation=replace(isolation, read=(*isolation.read, *granted), write=(*isolation.write, *lasting)),
         )
         answer = await self._ask(Frame("load", load.to_json()), "loaded", timeout_s)

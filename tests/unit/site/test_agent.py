@@ -533,6 +533,8 @@ async def test_the_end_of_a_job_leaves_its_log_only(town: Town, site: Path) -> N
         await b.reply(await b.task(large_model(), config={"do": "print"}))
         status = await b.agent.control({"op": "status"})
         pid = status["jobs"][0]["worker_pid"]
+        for folder in (site / "jobs", site / "jobs" / JOB, site / "jobs" / JOB / "scratch"):
+            assert folder.stat().st_mode & 0o777 == 0o700
         await b.task(ZERO, ordinal=1, config={"do": "hang"})
         await b.say("end", f"end/{JOB}", b'{"job":"job1","status":"completed"}')
         await b.link.until(lambda: ("end", f"end/{JOB}") in b.link.told_done)
@@ -543,7 +545,11 @@ async def test_the_end_of_a_job_leaves_its_log_only(town: Town, site: Path) -> N
         assert (b.link.holding(), (await b.agent.control({"op": "status"}))["jobs"]) == ([], [])
         await b.say("end", "end/job2", b"{}", "job2")
         await b.link.until(lambda: ("end", "end/job2") in b.link.told_done)
-        assert (await b.propose())["decision"] == "accept"  # the name is free again
+        for _ in range(2):  # nobody begins it here once more, whoever signed it
+            again = await b.propose()
+            assert (again["decision"], "has ended" in again["reason"]) == ("refuse", True)
+        assert (await b.reply(await b.task(ZERO, ordinal=2))).error_kind == "refused"
+        assert (await b.propose(job="job3"))["decision"] == "accept"
 
 
 async def test_jobs_share_the_places_for_workers(town: Town, tmp_path: Path) -> None:

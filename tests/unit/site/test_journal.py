@@ -36,6 +36,20 @@ def test_decisions(path: Path) -> None:
     assert path.stat().st_mode & 0o777 == 0o600
 
 
+def test_a_job_that_ended_is_remembered_by_name_also_in_a_journal_of_an_older_hanse(path: Path) -> None:
+    with Journal(path) as journal:
+        journal.decide("j1", b"{}", "accept")
+        journal._db.execute("DROP TABLE ended")
+    with Journal(path) as journal:
+        assert not journal.has_ended("j1")
+        journal.forget("j1")
+        journal.forget("j1")
+        assert journal.job("j1") is None
+    with Journal(path) as journal:
+        assert journal.has_ended("j1")
+        assert not journal.has_ended("j2")
+
+
 def test_replies_and_state(path: Path) -> None:
     with Journal(path) as journal:
         journal.keep("j/m/1/train/0", "j", "m", b"zero", state=b"s0")

@@ -1,12 +1,21 @@
-"""What `simulate_peers` may be asked for, as plain values: who talks to whom, and how they average."""
+"""What peers may be asked to do, as plain values: who talks to whom, and how they average; and what each then plays."""
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
+
 from hanse.aggregation import Codec, RandomK, TopK
+from hanse.aggregation.compression import encoded_layout
 from hanse.channels.local import ROOM
+from hanse.channels.party import Party
+from hanse.channels.protocol import Protocol
+from hanse.core.arrays import Array
 from hanse.core.errors import ConfigError
+from hanse.core.seeds import key_of
+from hanse.peer import choco, cyclic, gossip
+from hanse.peer import ring as around
 from hanse.peer.graph import (
     Graph,
     Mixing,
@@ -17,6 +26,10 @@ from hanse.peer.graph import (
     random_regular,
     ring,
 )
+from hanse.peer.trainer import Trainer
+
+Program = Callable[[Party, Trainer, Array, int, int], Awaitable[Array]]
+"""`await program(party, trainer, start, rounds, done)`: a peer's last vector."""
 
 MAX_PARTS = 2
 """Messages that a peer sends to a neighbour in one round."""
@@ -79,6 +92,84 @@ class Cyclic:
 
 
 Topology = Gossip | RingAllReduce | Cyclic
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What the peers of a topology play.
+
+    Attributes:
+        apart: rounds that two peers may be apart at most.
+        goes_on: whether the program can begin where some rounds are done.
+        saved: bytes that compression saves in a round, of all peers together.
+    """
+
+    protocol: Protocol
+    program: Program
+    apart: int = 1
+    goes_on: bool = True
+    saved: int = 0
+
+
+def planned(
+    topology: Topology, names: Sequence[str], seed: int, dtype: str, size: int | None, codec: Codec | None = None
+) -> Plan:
+    """The declaration and every peer's program.
+
+    Args:
+        names: the peers, two at least, sorted.
+        seed: of a random graph.
+        dtype: of vectors: `float32` or `float64`.
+        size: elements of a vector, where that is known.
+        codec: how vectors travel; None for as they are.
+
+    Raises:
+        ConfigError: a graph of others than these peers, a matrix that is none, compression where it does not go.
+    """
+    if codec is not None:
+        return _compressed(topology, names, seed, dtype, size, codec)
+    if isinstance(topology, Gossip):
+        joined = graph_of(topology, names, seed)
+        mixing = mixing_of(topology, joined)
+
+        async def mix(party: Party, trainer: Trainer, start: Array, rounds: int, done: int) -> Array:
+            return await gossip.peer(party, trainer, start, mixing[party.role], rounds, mix=topology.mix, done=done)
+
+        return Plan(gossip.protocol(joined, dtype, size), mix, apart=joined.diameter)
+    if isinstance(topology, RingAllReduce):
+
+        async def reduce(party: Party, trainer: Trainer, start: Array, rounds: int, done: int) -> Array:
+            return await around.peer(party, trainer, start, rounds, weights=topology.weights, done=done)
+
+        return Plan(around.protocol(names), reduce)
+
+    async def turn(party: Party, trainer: Trainer, start: Array, rounds: int, done: int) -> Array:
+        return await cyclic.peer(party, trainer, start, rounds, done=done)
+
+    return Plan(cyclic.protocol(names, dtype, size), turn)
+
+
+def _compressed(
+    topology: Topology, names: Sequence[str], seed: int, dtype: str, size: int | None, codec: Codec
+) -> Plan:
+    if not isinstance(topology, Gossip) or topology.mix != "after":
+        raise ConfigError("peers: found compression, which goes with hs.Gossip(mix='after') only; leave it out")
+    if size is None:
+        raise ConfigError("peers: found compression of a model whose size nobody knows; give hs.App(initial=...)")
+    joined = graph_of(topology, names, seed)
+    mixing, gamma = mixing_of(topology, joined), gamma_of(topology, codec)
+
+    async def mix(party: Party, trainer: Trainer, start: Array, rounds: int, done: int) -> Array:
+        def key(round_: int) -> int:
+            return key_of(seed, round_=round_, phase="train", site=party.role, purpose="compression")
+
+        assert not done
+        return await choco.peer(party, trainer, start, mixing[party.role], rounds, codec=codec, gamma=gamma, key=key)
+
+    layout = choco.layout_of(np.dtype(dtype), size)
+    links = sum(len(others) for others in joined.neighbours.values())
+    saved = links * (layout.nbytes - encoded_layout(layout, codec).nbytes)
+    return Plan(choco.protocol(joined, codec, dtype, size), mix, joined.diameter, goes_on=False, saved=saved)
 
 
 def gamma_of(topology: Gossip, codec: Codec) -> float:
