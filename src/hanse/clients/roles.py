@@ -8,7 +8,7 @@ goes wrong is the program's own failure.
 import asyncio
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -26,12 +26,24 @@ from hanse.clients.site import Site, stream_of
 from hanse.core.arrays import Arrays
 from hanse.core.codec import canonical_json
 from hanse.core.errors import CodecError, ConfigError, TaskError, UnavailableError
+from hanse.core.ids import TaskId
 from hanse.core.records import Metrics, Reply, Task
 from hanse.core.seeds import seed_globals
 
 CALL = "role"
 """The call of a task that asks a site to play its role."""
+PHASE = "role"
+"""The phase of such a task, whose round is the session's number."""
 COUNTERS = ("sent_messages", "sent_bytes", "received_messages", "received_bytes", "turns")
+
+
+def role_task(job: str, component: str, attempt: int, role: str, roles: Iterable[str]) -> TaskId:
+    """The task that asks a role to play in one session: the same, whoever is left out of it.
+
+    Args:
+        roles: every role of the job.
+    """
+    return TaskId(job, component, attempt, PHASE, sorted(roles).index(role))
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from hanse.channels.checkpoints import FileCheckpoints
+from hanse.channels.checkpoints import KEPT, FileCheckpoints
 from hanse.channels.spending import FileSpending, Spending
 from hanse.core.arrays import Arrays
 from hanse.core.errors import ConfigError, TaskError
@@ -88,13 +88,14 @@ class Site:
         return self._outputs()
 
     @property
-    def checkpoints(self) -> Callable[[bytes], FileCheckpoints] | None:
-        """What this role has reached in earlier sessions of the job, which broke: a function of what it holds for.
+    def checkpoints(self) -> Callable[..., FileCheckpoints] | None:
+        """What this role has reached in earlier sessions of the job, which broke: a function of what it holds for, and
+        of how many stay.
 
         See `hanse.channels.checkpoints`; None where nothing is kept.
         """
         folder = self._checkpoints
-        return None if folder is None else lambda about: FileCheckpoints(folder, about)
+        return None if folder is None else lambda about, kept=KEPT: FileCheckpoints(folder, about, kept)
 
     @property
     def spending(self) -> Spending:

@@ -109,7 +109,7 @@ def test_parquet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     datasets = Datasets({"d": {"kind": "parquet", "path": "d.parquet", "target": "y"}}, base=tmp_path)
     with monkeypatch.context() as without:
         without.setitem(sys.modules, "pyarrow", None)
-        with pytest.raises(MissingExtraError, match=r"pip install 'hanse\[parquet\]'"):
+        with pytest.raises(MissingExtraError, match=r"pip install 'hanse\[arrow\]'"):
             datasets.load("d")
     pyarrow = pytest.importorskip("pyarrow")
     with pytest.raises(ConfigError, match="not a parquet file"):
