@@ -249,6 +249,8 @@ async def test_garbage_from_the_server_is_refused_by_name(messages: list[bytes],
     sites = Sites(TALK)
 
     class Garbage:
+        alive_s = 2.5
+
         def __init__(self) -> None:
             self.left = [*messages, bytes((kind, 0, 1)) + b"".join(messages)]
 
