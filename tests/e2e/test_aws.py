@@ -24,7 +24,7 @@ import hanse as hs
 from hanse.demos.local_federation import POLICY, Child
 from tests.conformance import account
 
-pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(600), pytest.mark.xdist_group("emulated-aws")]
+pytestmark = [pytest.mark.e2e, pytest.mark.long, pytest.mark.timeout(600), pytest.mark.xdist_group("emulated-aws")]
 
 APP = """
 from sklearn.linear_model import LogisticRegression

@@ -22,7 +22,7 @@ def test_one_function_schedule() -> None:
     print(explore(case))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_schedules_of_functions() -> None:
     totals: Counter[str] = Counter()
     with unswept() as sweep:
