@@ -56,6 +56,7 @@ def rows(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
+@pytest.mark.long
 def test_each_writes_its_own_run_and_nobody_elses(tmp_path: Path) -> None:
     declared = hospitals(tmp_path / "data")
     data = {site: {"patients": declared[site]} for site in ("cleveland", "va")}
@@ -115,7 +116,7 @@ def mlflow_server(folder: Path, port: int) -> Iterator[str]:
         yield f"http://127.0.0.1:{port}"
     finally:
         server.terminate()
-        server.wait(20)
+        server.wait(60)
         log.close()
 
 
@@ -127,7 +128,7 @@ def _answers(port: int) -> bool:
         return False
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(300)
 @pytest.mark.skipif(
     find_spec("mlflow") is None or find_spec("mlflow.server") is None or find_spec("sqlalchemy") is None,
