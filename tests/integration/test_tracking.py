@@ -18,10 +18,12 @@ import numpy as np
 import pytest
 
 import hanse as hs
+from hanse.backends.local.ports import free_ports
 from hanse.clients.app import App
 from hanse.clients.loader import find_app
-from hanse.demos import heart_disease
-from hanse.demos.local_federation import LocalFederation, free_ports
+from hanse.demos import heart_disease, local_federation
+from hanse.demos.local_federation import LocalFederation
+from tests.nursery import MEMBERS, forks
 
 SITES = ("cleveland", "hungarian", "switzerland", "va")
 
@@ -54,12 +56,13 @@ def rows(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
+@pytest.mark.long
 def test_each_writes_its_own_run_and_nobody_elses(tmp_path: Path) -> None:
     declared = hospitals(tmp_path / "data")
     data = {site: {"patients": declared[site]} for site in ("cleveland", "va")}
     tracking = {"kind": "file", "folder": str(tmp_path / "owners"), "params": {"centre": "here"}}
     federation = LocalFederation(tmp_path / "fed", data, durability="process", settings={"tracking": tracking})
-    with federation:
+    with forks(local_federation, MEMBERS), federation:
         operator = replace(federation.config, tracking=hs.tracking.File(str(tmp_path / "operator")))
         operator.save(federation.directory / "server")
         federation.server.signal(signal.SIGTERM)
@@ -93,19 +96,27 @@ def test_each_writes_its_own_run_and_nobody_elses(tmp_path: Path) -> None:
             assert whole[0]["params"]["person"] == "admin"
 
 
+MLFLOW = """
+import os, sys
+import mlflow.server as server
+from werkzeug.serving import run_simple
+os.environ[server.BACKEND_STORE_URI_ENV_VAR], os.environ[server.ARTIFACT_ROOT_ENV_VAR] = sys.argv[1:3]
+run_simple("127.0.0.1", int(sys.argv[3]), server.app, threaded=True)
+"""
+"""MLflow's own server. Not by `mlflow server`, which takes twice as long, and whose helpers would outlive it."""
+
+
 @contextmanager
 def mlflow_server(folder: Path, port: int) -> Iterator[str]:
-    store = f"sqlite:///{folder / 'mlflow.db'}"
-    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", store, "--host", "127.0.0.1"]
+    command = [sys.executable, "-c", MLFLOW, f"sqlite:///{folder / 'mlflow.db'}", str(folder / "artifacts"), str(port)]
     log = (folder / "mlflow.log").open("w")
-    place = ["--port", str(port), "--workers", "1", "--default-artifact-root", str(folder / "artifacts")]
-    server = subprocess.Popen([*command, *place], stdout=log, stderr=log, start_new_session=True)
+    server = subprocess.Popen(command, stdout=log, stderr=log)
     try:
         wait(lambda: _answers(port), 90)
         yield f"http://127.0.0.1:{port}"
     finally:
         server.terminate()
-        server.wait(20)
+        server.wait(60)
         log.close()
 
 
@@ -117,7 +128,7 @@ def _answers(port: int) -> bool:
         return False
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(300)
 @pytest.mark.skipif(
     find_spec("mlflow") is None or find_spec("mlflow.server") is None or find_spec("sqlalchemy") is None,

@@ -55,7 +55,7 @@ class Outcome(NamedTuple):
     Args:
         reply: without `update`, which the worker adds when it has encoded `arrays`.
         arrays: values or delta by `reply.update_kind`; None where there are none or the task failed.
-        state: the site's state after the task; after a failure the one before it.
+        state: the site's state after the task; after a failure the one before it, or None where that was a view.
     """
 
     reply: Reply
@@ -82,7 +82,7 @@ class Runtime:
         self,
         task: Task,
         model: Arrays | None,
-        state: bytes | None,
+        state: bytes | memoryview | None,
         *,
         private: Arrays | None = None,
         lend: bool = False,
@@ -113,10 +113,10 @@ class Runtime:
             after = _encoded(kept) if kept or state is not None else None
         except (Exception, SystemExit) as error:
             kind, message = failure_of(error, _directory(self.app))
-            if not isinstance(error, TaskError):
+            if not isinstance(error, TaskError) or str(error) != message:
                 self._log(f"task {task.id}: {text_of(error)}")
             failed = Reply.failed(task.id, self.site.name, kind, message)
-            return Outcome(replace(failed, seconds=time.perf_counter() - started), None, state)
+            return Outcome(replace(failed, seconds=time.perf_counter() - started), None, _bytes_of(state))
         reply = _reply(
             task.id,
             self.site.name,
@@ -138,7 +138,7 @@ class Runtime:
         self.site = Site(site_name, load, self._log)
 
     def _call(
-        self, task: Task, model: Arrays | None, state: bytes | None, private: Arrays | None
+        self, task: Task, model: Arrays | None, state: bytes | memoryview | None, private: Arrays | None
     ) -> tuple[Answer, dict[str, Any]]:
         call, site = task.call, self.site
         if call not in CALLS:
@@ -322,6 +322,11 @@ def _encoded(state: dict[str, Any]) -> bytes:
         return encode_state(state)
     except CodecError as error:
         raise TaskError("bad_reply", str(error)) from None
+
+
+def _bytes_of(state: bytes | memoryview | None) -> bytes | None:
+    """A view is of a file that its owner still has."""
+    return state if isinstance(state, bytes) else None
 
 
 def _check_finite(arrays: Arrays, call: str) -> None:

@@ -44,10 +44,15 @@ def generator(key: int) -> np.random.Generator:
     return np.random.Generator(np.random.Philox(key=key))
 
 
-def words(key: int, count: int) -> npt.NDArray[np.uint64]:
-    """The first `count` 64-bit words of a stream, those of `generator(key)`, whose making takes ten times as long."""
+def words(key: int, count: int, part: int = 0) -> npt.NDArray[np.uint64]:
+    """The first `count` 64-bit words of a stream, those of `generator(key)`, whose making takes ten times as long.
+
+    Args:
+        part: 0 ≤ part < 2⁶⁴; where in the stream: 2⁶⁶ words of it for every part.
+    """
     stream, state = _stream()
     state["state"]["key"][:] = key & _WORD, key >> 64
+    state["state"]["counter"][1] = part
     stream.state = state
     drawn: npt.NDArray[np.uint64] = stream.random_raw(count)
     return drawn

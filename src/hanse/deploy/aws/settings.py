@@ -18,10 +18,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
-
 from hanse.core.errors import ConfigError
 from hanse.core.ids import SERVER, check_name
+from hanse.core.yaml_files import read_yaml
+from hanse.serverless.contract import EVERYONE, OWNER
 
 FILE = "federation.yaml"
 MAX_SITES = 50
@@ -88,6 +88,7 @@ class Deployment:
         log_days: how long logs are kept.
         architecture, python: of the functions.
         topic: whether tasks go through an SNS topic with a filter for each site instead of straight into its queue.
+        results: who reads a job's results, `owner` (who submitted it, and admins) or `everyone` with a person's rights.
         stream: whether new rows look at a run through the table's stream, instead of who wrote them.
         alarms: an address for alarms; "" for none (the alarms and their topic are there all the same).
         vpc: None for AWS's own network.
@@ -103,6 +104,7 @@ class Deployment:
     python: str = "3.13"
     topic: bool = False
     stream: bool = False
+    results: str = OWNER
     alarms: str = ""
     vpc: Vpc | None = None
     tags: Mapping[str, str] = field(default_factory=dict)
@@ -151,17 +153,7 @@ def load(path: Path) -> Deployment:
         ConfigError: it is not there, or something in it is wrong: where, expected, found.
     """
     path = path / FILE if path.is_dir() else path
-    try:
-        value = yaml.safe_load(path.read_text())
-    except FileNotFoundError:
-        raise ConfigError(f"{path}: not found; make one with: hanse deploy aws init {path}") from None
-    except (OSError, UnicodeDecodeError):
-        raise ConfigError(f"{path}: expected a text file that can be read") from None
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f":{mark.line + 1}" if mark is not None else ""
-        raise ConfigError(f"{path}{where}: expected YAML, found something else") from None
-    return read(value, str(path))
+    return read(read_yaml(path, f"make one with: hanse deploy aws init {path}"), str(path))
 
 
 def read(value: Any, where: str = FILE) -> Deployment:
@@ -290,6 +282,7 @@ _CHECKS: dict[str, tuple[str, Any]] = {
     "python": (f"one of {', '.join(PYTHONS)}, in quotes", _one_of(*PYTHONS)),
     "topic": ("true or false", _one_of(True, False)),
     "stream": ("true or false", _one_of(True, False)),
+    "results": ("owner or everyone", _one_of(OWNER, EVERYONE)),
     "alarms": ("an e-mail address", _matching(_EMAIL)),
     "vpc": (f"{', '.join(_VPC_KEYS)}, the last two as lists", _vpc),
     "tags": ("names and values, at most 20, none beginning with aws: or hanse:", _tags),
