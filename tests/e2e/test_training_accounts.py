@@ -60,13 +60,15 @@ class Place:
 
     def __init__(self, folder: Path, aws: Accounts, settings: Settings, processes: Processes) -> None:
         self.folder, self.aws, self.settings, self.processes = folder, aws, settings, processes
+        self.commands: list[subprocess.Popen[str]] = []
 
     def command(self, *words: str) -> "subprocess.Popen[str]":
         command = [sys.executable, "-m", "hanse.cli.main", "deploy", "sagemaker", *words]
         if words[0] != "plan":
             command += ["--endpoint-url", self.aws.url]
         pipe = subprocess.PIPE
-        return subprocess.Popen(command, cwd=self.folder, stdout=pipe, stderr=pipe, text=True)
+        self.commands.append(subprocess.Popen(command, cwd=self.folder, stdout=pipe, stderr=pipe, text=True))
+        return self.commands[-1]
 
     def ask(self, *words: str) -> dict[str, Any]:
         out, told = (asked := self.command(*words, "--json")).communicate(timeout=60)
@@ -130,9 +132,13 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Place]:
                 "AWS_SESSION_TOKEN": given["SessionToken"],
             }
         aws.live = processes
+        place = Place(tmp_path, aws, settings, processes)
         try:
-            yield Place(tmp_path, aws, settings, processes)
+            yield place
         finally:
+            for command in place.commands:
+                command.kill()
+                command.communicate()
             processes.runner.close()
 
 

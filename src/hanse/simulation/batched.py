@@ -189,7 +189,7 @@ class Batched:
         for item, blocks in answered:
             if not item.summed and blocks and item.outcome.arrays is None:
                 assert batch.model is not None
-                item.outcome = Outcome(item.outcome.reply, _named(blocks, batch.model.layout), item.outcome.state)
+                item.outcome = item.outcome._replace(arrays=_named(blocks, batch.model.layout))
             yield item
         yield from (partial for partial in partials if partial is not None)
 
@@ -261,7 +261,7 @@ def _summed(
     for item, _ in chosen:
         item.summed = True
         if item.outcome.arrays is not None:
-            item.outcome = Outcome(item.outcome.reply, None, item.outcome.state)
+            item.outcome = item.outcome._replace(arrays=None)
     return Partial(subtree, layout, tuple(split(sums, layout)), total_weight(positions, weights))
 
 

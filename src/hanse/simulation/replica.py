@@ -16,7 +16,6 @@ from typing import Any
 
 from hanse.aggregation import Partial
 from hanse.clients.app import App
-from hanse.clients.execute import Outcome
 from hanse.clients.failures import text_of
 from hanse.clients.fingerprint import fingerprint
 from hanse.clients.loader import load_app
@@ -123,9 +122,9 @@ def run_chunk(engine: Engine, batch: Batch) -> tuple[list[Answered], list[Partia
         if isinstance(item, Partial):
             partials.append(item)
             continue
-        reply, arrays, state = item.outcome
+        arrays = item.outcome.arrays
         if arrays is not None:
-            item.outcome = Outcome(reply, arrays.copy(), state)
+            item.outcome = item.outcome._replace(arrays=arrays.copy())
         answers.append(item)
     return answers, partials
 

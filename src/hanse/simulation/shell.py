@@ -435,6 +435,7 @@ class Shell:
                 metrics={name: value for name, value in reply.metrics.items() if not isinstance(value, bytes)},
                 num_examples=reply.num_examples,
                 seconds=reply.seconds,
+                **({"tracked": item.outcome.tracked} if item.outcome.tracked else {}),
             )
 
     # ---- reducing and evaluating ----

@@ -30,28 +30,28 @@ class SubtreeSum:
 
     def take(self, position: int, outcome: Outcome) -> Sequence[Answered]:
         """Answer one task; with the first that has counted an example, those before it, too."""
-        reply, arrays, state = outcome
+        reply, arrays = outcome.reply, outcome.arrays
         summing = self._summing
         if reply.error_kind or refusal(summing, reply, arrays) or arrays is None or not arrays.fits(self._layout):
             return (Answered(position, outcome),)
         weight = float(reply.num_examples) if self._by_examples else 1.0
         if not self._counted:
             if not weight:
-                self._uncounted.append(Answered(position, Outcome(reply, arrays.copy(), state)))
+                self._uncounted.append(Answered(position, outcome._replace(arrays=arrays.copy())))
                 return ()
             return (*self._begin(), self.take(position, outcome)[0])
         self._running.fold(position, arrays.flat(), weight)
-        return (Answered(position, Outcome(reply, None, state), True),)
+        return (Answered(position, Outcome(reply, None, outcome.state, outcome.tracked), True),)
 
     def _begin(self) -> list[Answered]:
         """Somebody has counted an example, so those who have not weigh nothing."""
         self._counted = True
         answers = []
         for early in self._uncounted:
-            reply, arrays, state = early.outcome
+            arrays = early.outcome.arrays
             assert arrays is not None
             self._running.fold(early.position, arrays.flat(), 0.0)
-            answers.append(Answered(early.position, Outcome(reply, None, state), True))
+            answers.append(Answered(early.position, early.outcome._replace(arrays=None), True))
         self._uncounted = []
         return answers
 

@@ -20,6 +20,7 @@ from hanse.core.codec import decode, encode_parts, encoded_size
 from hanse.core.errors import UnavailableError
 from hanse.core.ids import TaskId
 from hanse.core.records import BlobRef, Reply, Task
+from hanse.core.tracked import decode_tracked, encode_tracked
 from hanse.rounds.host import plain, unplain
 from hanse.simulation.engine import Answered, Batch, Summing
 
@@ -175,6 +176,11 @@ def done_frame(answers: Sequence[Answered], partials: Sequence[Partial]) -> tupl
         "fingerprint": next((reply.fingerprint for reply in replies if reply.fingerprint), ""),
         "updates": updates,
         "states": states,
+        "tracked": {
+            place: encode_tracked(answer.outcome.tracked).decode()
+            for place, answer in enumerate(answers)
+            if answer.outcome.tracked
+        },
         "sums": [encoded_size(arrays.layout) for arrays in sums],
     }
     return header, parts
@@ -203,7 +209,9 @@ def read_done(header: Mapping[str, Any], payload: memoryview, batch: Batch) -> I
             seconds=header["seconds"][place],
             fingerprint="" if kind else header["fingerprint"],
         )
-        yield Answered(position, Outcome(reply, arrays, state), header["summed"][place])
+        tracked = header["tracked"].get(str(place))
+        said = () if tracked is None else decode_tracked(tracked.encode())
+        yield Answered(position, Outcome(reply, arrays, state, said), header["summed"][place])
     assert batch.model is not None or not header["sums"]
     for size in header["sums"]:
         assert batch.model is not None

@@ -27,6 +27,7 @@ from hanse.core.errors import (
 )
 from hanse.core.records import Reply, Task
 from hanse.core.spec import RunSpec
+from hanse.core.tracked import Tracked
 from hanse.site.applog import AppLog
 from hanse.site.config import SiteConfig
 from hanse.site.journal import Journal
@@ -89,6 +90,7 @@ class _Finished:
     state: bytes | None
     out: Path | None
     packed: bytes | None = None
+    tracked: tuple[Tracked, ...] = ()
 
 
 class Seats:
@@ -290,11 +292,11 @@ class JobRunner:
                 role = self.proposal.roles.role_of(self._around.site) if self.proposal.roles is not None else None
                 kept = await asyncio.to_thread(keep_arrays, self._around.roles, self.proposal, role or "", done, out)
                 done = replace(done, reply=kept, packed=kept.pack(), written=False)
-                return _Finished(done.reply, before, None, done.packed)
+                return _Finished(done.reply, before, None, done.packed, done.tracked)
             done = await worker.execute(
                 task, packed=item.packed, model=model, state=before, out=out, timeout_s=timeout_s
             )
-            return _Finished(done.reply, done.state, out if done.written else None, done.packed)
+            return _Finished(done.reply, done.state, out if done.written else None, done.packed, done.tracked)
         except (HanseError, OSError) as error:
             self._log.warning("task failed", task=str(task.id), kind=getattr(error, "kind", type(error).__name__))
             self.log.line(f"task {task.id}: {error}")
@@ -317,7 +319,7 @@ class JobRunner:
 
     async def _keep(self, item: Item, finished: _Finished) -> None:
         replies, component, state = self._around.replies, item.task.id.component, finished.state
-        self._around.runs.answered(self.proposal, item.task, finished.reply)
+        self._around.runs.answered(self.proposal, item.task, finished.reply, finished.tracked)
         changed = state is not None and state != self._states.get(component)
         task = replies.add(self.job, finished.reply, out=finished.out, packed=finished.packed)
         self._running = None  # `replies` has it now

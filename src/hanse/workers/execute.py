@@ -12,7 +12,7 @@ import os
 import socket
 import sys
 import traceback
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Protocol
 
@@ -25,6 +25,7 @@ from hanse.core.codec import encode_parts, parse_header, view_arrays
 from hanse.core.errors import CodecError, ConfigError, HanseError, TooLargeError
 from hanse.core.ids import upload_scope
 from hanse.core.records import BlobRef, Reply, Task
+from hanse.core.tracked import Tracked, encode_tracked
 from hanse.workers.load import Load
 from hanse.workers.wire import MAX_BODY_BYTES, Frame
 
@@ -50,6 +51,10 @@ class Outcome(Protocol):
     @property
     def state(self) -> bytes | None:
         """`site.state` after the task."""
+
+    @property
+    def tracked(self) -> Sequence[Tracked]:
+        """What the site's code told its own tracker."""
 
 
 class Runtime(Protocol):
@@ -112,10 +117,10 @@ class Executor:
             model, private = _read(where, parts, fds)
             channel = socket.socket(fileno=fds.pop()) if frame.fields.get("channel") else None
             outcome = self._runtime.execute(task, model, state, private=private, channel=channel)
-            reply, arrays, after = outcome.reply, outcome.arrays, outcome.state
+            reply, arrays, after, tracked = outcome.reply, outcome.arrays, outcome.state, outcome.tracked
             del model, private, outcome
         except (Exception, SystemExit, KeyboardInterrupt) as error:
-            reply, arrays, after = self._failure(task, error), None, state
+            reply, arrays, after, tracked = self._failure(task, error), None, state, ()
         if reply.ok and arrays is not None:
             scope = upload_scope(task.id, self._load.site)
             reply = replace(reply, update=_write(arrays, fds.pop(0) if frame.fields.get("out") else None, scope))
@@ -125,8 +130,14 @@ class Executor:
             limit = MAX_BODY_BYTES // 2
             message = f"site.state: expected at most {limit} bytes, found {len(after)}"
             reply, after = Reply.failed(task.id, self._load.site, "refused", message), state
-        packed = reply.pack()
-        return Frame("done", {}, (packed,)) if after is None else Frame("done", {"state": True}, (packed, after))
+        fields, answered = {}, [reply.pack()]
+        if after is not None:
+            fields["state"] = True
+            answered.append(after)
+        if tracked and reply.ok:
+            fields["tracked"] = True
+            answered.append(encode_tracked(tracked))
+        return Frame("done", fields, tuple(answered))
 
     def _call(self, frame: Frame, fds: list[int]) -> Frame:
         arguments = json.loads(frame.parts[0])

@@ -30,6 +30,7 @@ from hanse.core.codec import decode
 from hanse.core.errors import CodecError, ConfigError, HanseError, StorageError, TaskError, UnavailableError
 from hanse.core.ids import upload_scope
 from hanse.core.records import Reply, Task
+from hanse.core.tracked import Tracked, decode_tracked
 from hanse.workers import wire
 from hanse.workers.datasets import paths_of
 from hanse.workers.isolation import require
@@ -58,12 +59,14 @@ class Done:
         packed: the reply as the worker packed it, to be signed and sent on as it is.
         written: whether the update is in the file; `reply.update.manifest` then describes all of it. The hashes are
             the worker's own: whoever receives the blob verifies it.
+        tracked: what the site's code told its own tracker, which is nobody else's business.
     """
 
     reply: Reply
     packed: bytes
     state: bytes | None
     written: bool
+    tracked: tuple[Tracked, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -320,7 +323,7 @@ class Worker:
             frame = await self._ask(Frame("execute", fields, parts, files.fds), "done", timeout_s)
         try:
             return self._done(task, frame, out)
-        except (CodecError, errors.IntegrityError, ValueError, IndexError) as error:
+        except (CodecError, errors.IntegrityError, ValueError, IndexError, StopIteration) as error:
             raise self._end(
                 TaskError("bad_reply", f"the worker answered something that is no reply: {error}")
             ) from None
@@ -440,14 +443,16 @@ class Worker:
         reply = Reply.unpack(frame.parts[0])
         if reply.task != task.id or (self._load is not None and reply.site != self._load.site):
             raise CodecError("a reply to another task, or of another site")
-        state = frame.parts[1] if frame.fields.get("state") is True else None
+        parts = iter(frame.parts[1:])
+        state = next(parts) if frame.fields.get("state") is True else None
+        tracked = decode_tracked(next(parts)) if frame.fields.get("tracked") is True else ()
         written = reply.update is not None and reply.update.content is None
         if written and reply.update is not None:
             if out is None or out.stat().st_size != reply.update.manifest.size:
                 raise CodecError("an update whose size is not its file's")
             if reply.update.scope != upload_scope(task.id, reply.site):
                 raise CodecError("an update outside the site's scope")
-        return Done(reply, frame.parts[0], state, written)
+        return Done(reply, frame.parts[0], state, written, tracked)
 
     def _too_late(self, timeout_s: float) -> None:
         self.kill(TaskError("timeout", f"the task took longer than its {timeout_s:g} s, and the worker was killed"))
