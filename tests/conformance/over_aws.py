@@ -39,6 +39,7 @@ class AwsFederation:
     Args:
         sites: site name → declarations of its data sets.
         settings: further lines of every `site.yaml`.
+        policy: every site's.
     """
 
     directory: Path
@@ -46,6 +47,7 @@ class AwsFederation:
     settings: Mapping[str, Any] = field(default_factory=dict)
     environment: Mapping[str, str] = field(default_factory=dict)
     batch: int = 10
+    policy: str = POLICY
     children: dict[str, Child] = field(init=False, default_factory=dict)
 
     def __enter__(self) -> Self:
@@ -61,7 +63,7 @@ class AwsFederation:
         self._thread.start()
         self.local = self.on_loop(self._serve())
         for child in self.children.values():
-            child.start({"PYTHONUNBUFFERED": "1", **CREDENTIALS, **self.environment})
+            self._start(child)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -74,6 +76,16 @@ class AwsFederation:
         self._thread.join()
         os.environ.clear()
         os.environ.update(self._before)
+
+    def _start(self, child: Child) -> None:
+        child.start({"PYTHONUNBUFFERED": "1", **CREDENTIALS, **self.environment})
+
+    def restart(self, site: str) -> None:
+        """kill -9 of a site's agent, and start it again."""
+        child = self.children[site]
+        child.signal(signal.SIGKILL)
+        child.wait()
+        self._start(child)
 
     def on_loop(self, work: Any) -> Any:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result(60)
@@ -125,7 +137,7 @@ class AwsFederation:
             access = {"region": REGION, "endpoint": self.config.endpoint}
             values = {"name": site, "durability": "process", "aws": access, "datasets": dict(datasets)}
             (place / "site.yaml").write_text(yaml.safe_dump({**values, **self.settings}))
-            (place / "policy.yaml").write_text(POLICY)
+            (place / "policy.yaml").write_text(self.policy)
             self.children[site] = Child("site", place)
 
     async def _member(

@@ -10,8 +10,9 @@ import pytest
 
 from hanse.backends.grpc.client import Connection, Credentials
 from hanse.backends.grpc.link import Link
+from hanse.backends.local.ports import free_ports
 from hanse.core.records import Envelope
-from hanse.demos.local_federation import LocalFederation, free_ports
+from hanse.demos.local_federation import LocalFederation
 from hanse.server.members import directory_of
 from hanse.trust.authority import Authority
 from hanse.trust.certificates import current_ms

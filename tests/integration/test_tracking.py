@@ -18,10 +18,12 @@ import numpy as np
 import pytest
 
 import hanse as hs
+from hanse.backends.local.ports import free_ports
 from hanse.clients.app import App
 from hanse.clients.loader import find_app
-from hanse.demos import heart_disease
-from hanse.demos.local_federation import LocalFederation, free_ports
+from hanse.demos import heart_disease, local_federation
+from hanse.demos.local_federation import LocalFederation
+from tests.nursery import MEMBERS, forks
 
 SITES = ("cleveland", "hungarian", "switzerland", "va")
 
@@ -77,7 +79,7 @@ def test_each_writes_its_own_run_and_nobody_elses(tmp_path: Path) -> None:
     (tmp_path / "app.py").write_text(APP)
     tracking = {"kind": "file", "folder": str(tmp_path / "owners"), "params": {"centre": "here"}}
     federation = LocalFederation(tmp_path / "fed", data, durability="process", settings={"tracking": tracking})
-    with federation:
+    with forks(local_federation, MEMBERS), federation:
         operator = replace(federation.config, tracking=hs.tracking.File(str(tmp_path / "operator")))
         operator.save(federation.directory / "server")
         federation.server.signal(signal.SIGTERM)

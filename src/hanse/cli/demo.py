@@ -5,12 +5,9 @@ its hash, a person submits it, and everything is ended in order. Keys and stores
 """
 
 import asyncio
-import contextlib
 import json
-import secrets
 import shutil
 import signal
-import socket
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -40,8 +37,6 @@ MARKER = ".hanse-demo"
 PERSON = "researcher"
 TRIALS = 10
 SERVER = "server"
-FIRST_PORT, LAST_PORT = 20_000, 32_000
-"""Below the range from which systems take ports for outgoing connections."""
 T = TypeVar("T")
 
 
@@ -183,10 +178,11 @@ def _runs(
 
 
 def _found(scenario: Scenario, home: Path) -> "NewFederation":
+    from hanse.backends.local.ports import free_ports
     from hanse.server.config import ServerConfig
     from hanse.server.init import init_federation
 
-    port, enrolment_port = _free_ports(2)
+    port, enrolment_port = free_ports(2)
     config = ServerConfig(
         federation="hospitals", port=port, enrolment_port=enrolment_port, http_port=None, durability="process"
     )
@@ -297,20 +293,6 @@ async def _follow(job: str, federation: "Federation", view: View, children: Chil
             if lost is not None:
                 raise lost from None
             raise
-
-
-def _free_ports(count: int) -> list[int]:
-    """Ports of loopback that nothing uses at this moment."""
-    found: list[int] = []
-    for _ in range(1000):
-        port = FIRST_PORT + secrets.randbelow(LAST_PORT - FIRST_PORT)
-        with socket.socket() as trial, contextlib.suppress(OSError):
-            trial.bind(("127.0.0.1", port))
-            if port not in found:
-                found.append(port)
-        if len(found) == count:
-            return found
-    raise UnavailableError(f"no free ports on 127.0.0.1 between {FIRST_PORT} and {LAST_PORT}")
 
 
 # ---- places and signals ----

@@ -267,11 +267,10 @@ def destroy(
 
 def read_text(text: str, path: Path) -> Any:
     """A deployment from the text of a file that is about to be written."""
-    import yaml
-
+    from hanse.core.yaml_files import parse_yaml
     from hanse.deploy.aws.settings import read
 
-    return read(yaml.safe_load(text), str(path))
+    return read(parse_yaml(text, str(path)), str(path))
 
 
 def _opened(path: Path, profile: str, endpoint: str) -> Any:

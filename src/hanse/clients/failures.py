@@ -7,23 +7,27 @@ import traceback
 from pathlib import Path
 from types import TracebackType
 
+import hanse
 from hanse.core.errors import HanseError, TaskError
 
 MAX_CAUSE = 400
+PACKAGE = Path(hanse.__file__).parent
 
 
 def failure_of(error: BaseException, directory: Path | None, *, log: str = "site's log") -> tuple[str, str]:
     """Kind and message for a reply.
 
     Args:
-        error: what user code raised. Errors of our own tree carry no data and keep their text.
+        error: what user code raised. Errors of our own tree keep their text where it is ours, which carries no data;
+            one that the app itself raised is as any other exception of its.
         directory: where the app's files are; the deepest line in one of them is named.
         log: where the traceback is.
     """
     where = _line_in_app(error.__traceback__, directory)
-    if isinstance(error, TaskError):
+    ours = is_ours(error)
+    if isinstance(error, TaskError) and ours:
         return error.kind, str(error)
-    if isinstance(error, HanseError):
+    if ours:
         return "raised", f"{type(error).__name__}{where}: {str(error)[:MAX_CAUSE]}"
     if isinstance(error, SystemExit):
         return "exited", f"the app called exit{where}; return from the function instead"
@@ -33,6 +37,16 @@ def failure_of(error: BaseException, directory: Path | None, *, log: str = "site
 def text_of(error: BaseException) -> str:
     """The whole traceback, for the site's own log."""
     return "".join(traceback.format_exception(error))
+
+
+def is_ours(error: BaseException) -> bool:
+    """Whether an error is of our own tree and was raised by a line of ours, so that its text is ours."""
+    if not isinstance(error, HanseError):
+        return False
+    deepest = None
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        deepest = frame
+    return deepest is None or Path(deepest.f_code.co_filename).is_relative_to(PACKAGE)
 
 
 def _type_name(error: BaseException) -> str:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from hanse.clients.data_parallel import Share
+from hanse.clients.dropout import Masks
 from hanse.clients.flat_perceptron import gradients_of, is_perceptron, is_wide
 from hanse.clients.tensors import array_of_tensor, imported, tensor_of_array, travelling
 from hanse.clients.torch_optimizers import stepper_of
@@ -212,12 +213,15 @@ class FlatTrainer:
         by_hand = on_cpu and training.loss == "cross_entropy" and is_perceptron(module) and is_wide(module)
         self._by_hand = gradients_of(module) if by_hand else None
 
-    def train(self, module: Any, X: Any, y: Any, order: Order, effort: Effort, share: Share | None = None) -> float:
+    def train(
+        self, module: Any, X: Any, y: Any, order: Order, effort: Effort, masks: Masks, share: Share | None = None
+    ) -> float:
         """Train from what was loaded.
 
         Args:
             X, y: tensors, one example a row.
             order: `(epochs, len(y))`.
+            masks: of dropout. A module that takes none in its first step is left to PyTorch from then on.
             share: of every batch, where several processes train together.
 
         Returns:
@@ -233,7 +237,7 @@ class FlatTrainer:
         with torch.set_grad_enabled(self._by_hand is None):
             for rows in _rows(torch.from_numpy(order).to(y.device), self.training.batch_size):
                 own = rows if share is None else share.of(rows)
-                losses.append(self._gradients(module, X.index_select(0, own), y.index_select(0, own)))
+                losses.append(self._gradients(module, X.index_select(0, own), y.index_select(0, own), masks))
                 if share is not None:
                     losses[-1] = losses[-1] * (len(own) / len(rows))
                     for part in self._parts:
@@ -251,7 +255,7 @@ class FlatTrainer:
             losses = list(together)
         return _mean(losses, _counts(order.shape[1], self.training.batch_size) * len(order))
 
-    def _gradients(self, module: Any, X: Any, y: Any) -> Any:
+    def _gradients(self, module: Any, X: Any, y: Any, masks: Masks) -> Any:
         """Fill the gradients of the mean loss of a batch, which may be empty; answers that loss."""
         if not len(y):
             for part in self._parts:
@@ -259,13 +263,18 @@ class FlatTrainer:
             return self._parts[0].grads.new_zeros(())
         if self._by_hand is not None and len(y) > 1:
             return self._by_hand(X, y)
-        return self._by_autograd(module, X, y)
+        return self._by_autograd(module, X, y, masks)
 
-    def _by_autograd(self, module: Any, X: Any, y: Any) -> Any:
+    def _by_autograd(self, module: Any, X: Any, y: Any, masks: Masks) -> Any:
         for part in self._parts:
             part.grads.zero_()
         with imported().enable_grad():
-            loss = self.loss(module(X), y)
+            if masks.may_be_taken:
+                with masks:
+                    output = module(X)
+            else:
+                output = module(X)
+            loss = self.loss(output, y)
         loss.backward()
         return loss.detach()
 

@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from hanse.channels.checkpoints import FileCheckpoints
+from hanse.channels.checkpoints import KEPT, FileCheckpoints
+from hanse.channels.spending import FileSpending, Spending
 from hanse.core.arrays import Arrays
 from hanse.core.errors import CodecError, ConfigError, TaskError
 from hanse.core.records import Task
@@ -38,6 +39,7 @@ class Site:
         *,
         outputs: Callable[[], Arrays] | None = None,
         checkpoints: Path | None = None,
+        spending: Spending | None = None,
     ) -> None:
         self.name = name
         self.log = log
@@ -49,6 +51,7 @@ class Site:
         self._load = load
         self._outputs = outputs
         self._checkpoints = checkpoints
+        self._spending = spending or FileSpending(":memory:")
         self._loaded: dict[str, Any] = {}
         self._loadings = 0
         self._state: dict[str, Any] | None = None
@@ -88,13 +91,19 @@ class Site:
         return self._outputs()
 
     @property
-    def checkpoints(self) -> Callable[[bytes], FileCheckpoints] | None:
-        """What this role has reached in earlier sessions of the job, which broke: a function of what it holds for.
+    def checkpoints(self) -> Callable[..., FileCheckpoints] | None:
+        """What this role has reached in earlier sessions of the job, which broke: a function of what it holds for, and
+        of how many stay.
 
         See `hanse.channels.checkpoints`; None where nothing is kept.
         """
         folder = self._checkpoints
-        return None if folder is None else lambda about: FileCheckpoints(folder, about)
+        return None if folder is None else lambda about, kept=KEPT: FileCheckpoints(folder, about, kept)
+
+    @property
+    def spending(self) -> Spending:
+        """Counts what other sites have used up here, whatever the job; in a simulation, within it."""
+        return self._spending
 
     @property
     def state(self) -> dict[str, Any]:

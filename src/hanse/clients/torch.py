@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, overload
 
 from hanse.clients.client import Answer, Client, Config, taken_apart
+from hanse.clients.dropout import Masks, drawing
 from hanse.clients.site import Site
 from hanse.clients.tensors import array_of_tensor, imported, tensor_of_array, travelling
 from hanse.clients.training import Optimizer
@@ -133,7 +134,8 @@ class TorchClient(Client):
         """See `Client`."""
         load_into(self.module, arrays)
         self.module.train()
-        with _frozen(self.module, config.get("frozen", ())):
+        masks = Masks(lambda: site.key("dropout"))
+        with _frozen(self.module, config.get("frozen", ())), drawing(self.module, masks):
             made = self._train(self.module, config, site)
         answer = taken_apart(made, 2, "train to return (num_examples, metrics)")
         return Answer(arrays_of_module(self.module), *answer)

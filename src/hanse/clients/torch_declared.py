@@ -13,6 +13,7 @@ from weakref import WeakKeyDictionary
 from hanse.clients.client import Config
 from hanse.clients.data_parallel import Helpers, helpers_of
 from hanse.clients.declared import Declared
+from hanse.clients.dropout import Masks
 from hanse.clients.flat import FlatModule, FlatTrainer
 from hanse.clients.site import Site
 from hanse.clients.tensors import imported
@@ -110,7 +111,7 @@ class DeclaredTorch(Declared):
         trainer.flat.load(arrays, (site.round, site.phase))
         X, y = self.tensors((self.X, self.y))
         if self._helpers is None:
-            loss = trainer.train(module, X, y, order, effort)
+            loss = trainer.train(module, X, y, order, effort, Masks(lambda: site.key("dropout")))
         else:
             loss = self._together(self._helpers, module, arrays, (X, y), order, effort, site)
         return trainer.flat.arrays(), loss
@@ -143,7 +144,7 @@ class DeclaredTorch(Declared):
         }
         share = helpers.begin(facts, arrays, effort.correction, order, self._number, *data)
         try:
-            return self.trainer(module).train(module, *data, order, effort, share)
+            return self.trainer(module).train(module, *data, order, effort, Masks(lambda: site.key("dropout")), share)
         except RuntimeError as error:
             raise helpers.broken(error) from error
 

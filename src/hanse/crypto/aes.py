@@ -12,6 +12,8 @@ import numpy as np
 import numpy.typing as npt
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
+from hanse.core import scratch
+
 KEY_BYTES = 16
 BLOCK_BYTES = 16
 
@@ -25,7 +27,13 @@ def prg(seed: bytes, size: int) -> npt.NDArray[np.uint8]:
         uint8, `(size,)`.
     """
     encryptor = Cipher(algorithms.AES128(seed), modes.CTR(bytes(BLOCK_BYTES))).encryptor()
-    return np.frombuffer(encryptor.update(bytes(size)), np.uint8)
+    if size <= scratch.LARGE_BYTES:
+        return np.frombuffer(encryptor.update(bytes(size)), np.uint8)
+    stream, zeros = scratch.empty((size,), np.uint8), bytes(scratch.BLOCK_BYTES)
+    for start in range(0, size, len(zeros)):
+        piece = encryptor.update(zeros[: size - start])
+        stream[start : start + len(piece)] = np.frombuffer(piece, np.uint8)
+    return stream
 
 
 class BlockFunction:

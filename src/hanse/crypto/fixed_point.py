@@ -6,6 +6,7 @@ Not here: truncation after a product, which between parties takes a dealer's pai
 import numpy as np
 import numpy.typing as npt
 
+from hanse.core import scratch
 from hanse.core.errors import ConfigError
 
 Ring = npt.NDArray[np.uint64]
@@ -23,7 +24,13 @@ def encode(values: npt.NDArray[np.float64], fraction_bits: int) -> Ring:
         ConfigError: a number that is not finite or too large. It says how many, not which.
     """
     _check(fraction_bits)
-    scaled = np.rint(np.asarray(values, np.float64) * 2.0**fraction_bits)
+    values = np.asarray(values, np.float64)
+    if scratch.is_large(values):
+        ring = scratch.empty(values.shape, np.uint64)
+        for block in scratch.blocks(values):
+            ring[block] = encode(values[block], fraction_bits)
+        return ring
+    scaled = np.rint(values * 2.0**fraction_bits)
     bad = int((~(np.abs(scaled) < 2.0**63)).sum())  # NaN and infinity, too
     if bad:
         raise ConfigError(f"fixed point: expected finite numbers below 2^{63 - fraction_bits}, found {bad} others")

@@ -20,6 +20,18 @@ _LIMB_BITS = 24
 _LIMBS = -(-rlwe.WIDE_BITS // _LIMB_BITS)
 
 
+def _limbs_of(vector: Sequence[int]) -> rlwe.Wire:
+    """Where a ciphertext's body would be: `(pieces, num_primes, N)`."""
+    layout = Layout(1, len(vector))
+    flat = np.zeros((NUM_PRIMES, layout.num_pieces * layout.length), np.uint32)
+    values = np.array([each % (1 << rlwe.WIDE_BITS) for each in vector], object)
+    for at in range(_LIMBS):
+        flat[at, : len(vector)] = (values >> _LIMB_BITS * at) % (1 << _LIMB_BITS)
+    body = np.zeros((layout.num_pieces, NUM_PRIMES, SIZE), np.uint32)
+    body[..., : layout.length] = flat.reshape(NUM_PRIMES, layout.num_pieces, -1).transpose(1, 0, 2)
+    return body
+
+
 class PublicKey(rlwe.PublicKey):
     """See `rlwe.PublicKey`."""
 
@@ -35,6 +47,13 @@ class PublicKey(rlwe.PublicKey):
             tails[at, : len(total)] = (total >> _LIMB_BITS * at) % (1 << _LIMB_BITS)
         heads = np.zeros((layout.num_answers, kept, SIZE), np.uint32)
         return Answer(heads, tails.reshape(kept, layout.num_answers, -1).transpose(1, 0, 2))
+
+    def plus(self, vector: Encrypted, values: Sequence[int]) -> Encrypted:
+        """See `rlwe.PublicKey.plus`."""
+        layout = Layout(1, len(values))
+        limbs = vector.body[:, :_LIMBS, : layout.length].transpose(1, 0, 2).reshape(_LIMBS, -1)[:, : len(values)]
+        known = sum(limbs[at].astype(object) << _LIMB_BITS * at for at in range(_LIMBS))
+        return Encrypted(_limbs_of((known + np.array(values, object)).tolist()), vector.seeds)
 
     def slot_products(self, factors: Integers, values: Encrypted, masks: Polynomials) -> Answer:
         """See `rlwe.PublicKey.slot_products`."""
@@ -54,14 +73,7 @@ class PrivateKey(rlwe.PrivateKey):
 
     def encrypt_vector(self, vector: Sequence[int]) -> Encrypted:
         """See `rlwe.PrivateKey.encrypt_vector`."""
-        layout = Layout(1, len(vector))
-        flat = np.zeros((NUM_PRIMES, layout.num_pieces * layout.length), np.uint32)
-        values = np.array([each % (1 << rlwe.WIDE_BITS) for each in vector], object)
-        for at in range(_LIMBS):
-            flat[at, : len(vector)] = (values >> _LIMB_BITS * at) % (1 << _LIMB_BITS)
-        body = np.zeros((layout.num_pieces, NUM_PRIMES, SIZE), np.uint32)
-        body[..., : layout.length] = flat.reshape(NUM_PRIMES, layout.num_pieces, -1).transpose(1, 0, 2)
-        return Encrypted(body, np.zeros((len(body), 16), np.uint8))
+        return Encrypted(_limbs_of(vector), np.zeros((Layout(1, len(vector)).num_pieces, 16), np.uint8))
 
     def decrypt_products(self, answer: Answer, num_rows: int, length: int) -> list[int]:
         """See `rlwe.PrivateKey.decrypt_products`."""

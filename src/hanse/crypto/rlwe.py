@@ -190,6 +190,16 @@ def centred(value: int) -> int:
     return value - _WIDE if value >= _WIDE // 2 else value
 
 
+def _coefficients(vector: Sequence[int]) -> Polynomials:
+    """A vector modulo 2^112 as polynomials of its pieces, in the ciphertexts' range: `(pieces, num_primes, N)`."""
+    layout = Layout(1, len(vector))
+    lifted = np.zeros((NUM_PRIMES, layout.num_pieces * layout.length), np.uint64)
+    lifted[:, : len(vector)] = _lifted_wide(vector, modulus(NUM_PRIMES))
+    messages = np.zeros((layout.num_pieces, NUM_PRIMES, SIZE), np.uint64)
+    messages[..., : layout.length] = lifted.reshape(NUM_PRIMES, layout.num_pieces, layout.length).transpose(1, 0, 2)
+    return messages
+
+
 # ---- keys and ciphertexts ----
 
 
@@ -280,6 +290,21 @@ class PublicKey:
         lifted = _lifted_wide(padded, where).reshape(NUM_PRIMES, layout.num_answers, layout.rows_each)
         return self._answer(first, second, where, layout.places, lifted.transpose(1, 0, 2))
 
+    def plus(self, vector: Encrypted, values: Sequence[int]) -> Encrypted:
+        """vector + values modulo 2^112, under the same key. It hides both from whoever does not hold the key.
+
+        Args:
+            vector: of `PrivateKey.encrypt_vector`.
+            values: in the clear, as many.
+        """
+        where = modulus(NUM_PRIMES)
+        messages = _coefficients(values)
+        body, _ = vector.halves(NUM_PRIMES)
+        if len(body) != len(messages):
+            raise RefusedError(f"rlwe: expected {len(messages)} ciphertexts for the vector, found {len(body)}")
+        total = (body + where.transform.forward(messages)) % where.column
+        return Encrypted(total.astype(np.uint32), vector.seeds)
+
     def slot_products(self, factors: Integers, values: Encrypted, masks: Polynomials) -> Answer:
         """factors · values + masks in every slot, modulo the three slot primes.
 
@@ -316,13 +341,7 @@ class PrivateKey:
 
     def encrypt_vector(self, vector: Sequence[int]) -> Encrypted:
         """Integers modulo 2^112, for `PublicKey.inner_products`."""
-        where = modulus(NUM_PRIMES)
-        layout = Layout(1, len(vector))
-        lifted = np.zeros((NUM_PRIMES, layout.num_pieces * layout.length), np.uint64)
-        lifted[:, : len(vector)] = _lifted_wide(vector, where)
-        messages = np.zeros((layout.num_pieces, NUM_PRIMES, SIZE), np.uint64)
-        messages[..., : layout.length] = lifted.reshape(NUM_PRIMES, layout.num_pieces, layout.length).transpose(1, 0, 2)
-        return self._encrypt(messages, where)
+        return self._encrypt(_coefficients(vector), modulus(NUM_PRIMES))
 
     def decrypt_products(self, answer: Answer, num_rows: int, length: int) -> list[int]:
         """The n results of `PublicKey.inner_products`, masked, centred modulo 2^112.

@@ -18,6 +18,7 @@ from typing import Any, Self
 
 import yaml
 
+from hanse.backends.local.ports import free_ports
 from hanse.core.errors import UnavailableError
 from hanse.person.federation import Federation
 from hanse.person.loop import wait_for
@@ -255,18 +256,6 @@ class LocalFederation:
 
     def _environment(self) -> dict[str, str]:
         return {"PYTHONUNBUFFERED": "1", **self.environment}
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports of loopback that nobody uses now."""
-    sockets = [socket.socket() for _ in range(count)]
-    try:
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]
-    finally:
-        for each in sockets:
-            each.close()
 
 
 def tail(path: Path, lines: int = 12) -> str:

@@ -8,13 +8,12 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Protocol, Self
 
-import yaml
-
 from hanse.backends.grpc.client import Connection, Credentials
 from hanse.core.blobs import Manifest
 from hanse.core.errors import ConfigError, HanseError
 from hanse.core.proto import hanse_pb2 as pb
 from hanse.core.seams import BlobStore
+from hanse.core.yaml_files import read_yaml
 from hanse.tracking import Tracker, tracker_from
 from hanse.trust.identity import SigningRequest
 from hanse.trust.membership import Membership
@@ -64,14 +63,7 @@ class Federation:
         path = Path(path)
         if path.is_dir():
             path = path / "federation.yaml"
-        try:
-            value = yaml.safe_load(path.read_text())
-        except (FileNotFoundError, NotADirectoryError):
-            raise ConfigError(
-                f"{path}: not found; give the federation.yaml that `hanse federation init` or `hanse person join` wrote"
-            ) from None
-        except yaml.YAMLError:
-            raise ConfigError(f"{path}: expected YAML, found something else") from None
+        value = read_yaml(path, "give the federation.yaml that `hanse federation init` or `hanse person join` wrote")
         if not isinstance(value, dict) or not set(value) <= set(KEYS) or "federation" not in value:
             raise ConfigError(f"{path}: expected the keys {', '.join(KEYS)}")
         declared = value.pop("tracking", None)

@@ -15,13 +15,14 @@ from hanse.backends.aws import AwsConfig, AwsStore
 from hanse.backends.aws.access import session_of
 from hanse.core.blobs import INLINE_BYTES, Manifest
 from hanse.core.codec import canonical_json
-from hanse.core.errors import ConfigError, NotFoundError, RefusedError, UnavailableError
+from hanse.core.errors import ConfigError, ConflictError, NotFoundError, RefusedError, UnavailableError
 from hanse.core.ids import SERVER
 from hanse.core.proto import hanse_pb2 as pb
 from hanse.core.records import BlobRef, Envelope, pack_blob
 from hanse.core.seams import BlobStore
 from hanse.person.federation import Federation
 from hanse.pipeline.documents import Documents
+from hanse.pipeline.sessions import played
 from hanse.rounds.record import RoundRecord
 from hanse.rounds.result import Result
 from hanse.trust.envelopes import sign_envelope
@@ -79,6 +80,13 @@ class AwsSession:
                 more = {"at_ms": _now()} if op == "resume" else {}
                 await self._send(op, {"v": 1, "job": body["job"], **more})
                 return about
+            case "remove":
+                about = await self._documents.about(body["job"])
+                if about["status"] not in OVER:
+                    raise ConflictError(f"job {body['job']} is not over; end it first: hanse job cancel {body['job']}")
+                await self._send("remove", {"v": 1, "job": body["job"]})
+                await self._gone(body["job"])
+                return {"job": body["job"]}
             case "result":
                 return (await self._result(body["job"], int(body.get("after", 0))))[0]
             case _:
@@ -123,10 +131,25 @@ class AwsSession:
             await asyncio.sleep(wait_s)
             wait_s = min(2 * wait_s, LONGEST_LOOK_S)
 
+    async def _gone(self, job: str) -> None:
+        """Return when nothing is known of a job any more."""
+        wait_s, end = FIRST_LOOK_S, time.monotonic() + TAKEN_S
+        while time.monotonic() < end:
+            try:
+                await self._documents.about(job)
+            except NotFoundError:
+                return
+            await asyncio.sleep(wait_s)
+            wait_s = min(2 * wait_s, LONGEST_LOOK_S)
+        raise UnavailableError(
+            f"job {job}: not removed; only who submitted it and admins may, and the log of `collect` says why"
+        )
+
     async def _result(self, job: str, after: int) -> tuple[dict[str, Any], BlobRef | None]:
         about = await self._documents.about(job)
         records = [RoundRecord.from_json(record) for record in await self._documents.rounds(job, after)]
         sites = {site for record in records for site in (*record.folded, *record.late, *record.failed)}
+        sites |= set(about.get("roles", {}).values())
         result = Result(
             about["status"],
             rounds=tuple(records),
@@ -135,12 +158,7 @@ class AwsSession:
             sites=tuple(sorted(sites)),
             seconds=(about.get("told_at_ms", 0) - about.get("taken_at_ms", 0)) / 1000,
             fingerprints=about.get("fingerprints", {}),
-            about={
-                "app": about["name"],
-                "strategy": about["strategy"],
-                "person": about["person"],
-                "federation": self.federation.name,
-            },
+            about={"app": about["name"], "person": about["person"], "federation": self.federation.name, **_what(about)},
         )
         if not about.get("model"):
             return result.to_json(), None
@@ -162,6 +180,13 @@ class AwsSession:
             self.federation.name,
         )
         await self._store.inbox.send(SERVER, sign_envelope(member.keys.signing, envelope))
+
+
+def _what(about: dict[str, Any]) -> dict[str, str]:
+    """What a job did: a strategy, or a protocol among roles."""
+    if "roles" not in about:
+        return {"strategy": about["strategy"]}
+    return {"protocol": about["protocol"], "roles": played(about["roles"])}
 
 
 class BucketCarrier:

@@ -22,6 +22,8 @@ class Shelf(Protocol):
 
     def list(self, folder: str, after: str = "") -> Any: ...
 
+    async def delete(self, *keys: str) -> None: ...
+
 
 class Documents:
     """The documents of a federation's jobs."""
@@ -55,6 +57,13 @@ class Documents:
         folder = f"{_FOLDER}/{job}/round"
         keys = [found.key async for found in self._objects.list(folder, after=f"{folder}/{after:08d}")]
         return [json.loads((await self._objects.get(key))[0]) for key in keys]
+
+    async def delete(self, job: str) -> None:
+        """Forget what there is of a job; what it is known by goes last."""
+        keys = [found.key async for found in self._objects.list(f"{_FOLDER}/{job}")]
+        about = f"{_FOLDER}/{job}/about"
+        await self._objects.delete(*(key for key in keys if key != about))
+        await self._objects.delete(about)
 
     async def jobs(self) -> list[str]:
         """Every job of which there is something, oldest first."""

@@ -23,7 +23,7 @@ def planned(plan: Plan, answer: PlanAnswer, now_ms: int) -> Planned:
         plan.phase_index,
         num_phases=len(answer.phases),
         phase=answer.phases[plan.phase_index],
-        tasks=tuple(PlannedTask(ask.site, ask.call, ask.group) for ask in answer.plan.asks),
+        tasks=tuple([PlannedTask(ask.site, ask.call, ask.group) for ask in answer.plan.asks]),
         count=close.count,
         quorum=close.quorum,
         grace_s=close.grace_s,

@@ -10,6 +10,7 @@ import yaml
 
 from hanse.core.errors import ConfigError
 from hanse.core.ids import check_name
+from hanse.core.yaml_files import read_yaml
 from hanse.tracking import Tracker, declared, tracker_from
 from hanse.trust.aws_identity import AwsIdentity, allowed
 from hanse.workers.datasets import check_declaration
@@ -100,16 +101,7 @@ class ServerConfig:
             ConfigError: it is not there, or something in it is wrong: where, expected, found.
         """
         path = directory / FILE
-        try:
-            value = yaml.safe_load(path.read_text())
-        except FileNotFoundError:
-            raise ConfigError(f"{path}: not found; make a federation with: hanse federation init NAME") from None
-        except (OSError, UnicodeDecodeError):
-            raise ConfigError(f"{path}: expected a text file that can be read") from None
-        except yaml.YAMLError as error:
-            mark = getattr(error, "problem_mark", None)
-            where = f":{mark.line + 1}" if mark is not None else ""
-            raise ConfigError(f"{path}{where}: expected YAML, found something else") from None
+        value = read_yaml(path, "make a federation with: hanse federation init NAME")
         if not isinstance(value, dict):
             raise ConfigError(f"{path}: expected keys and values, found {type(value).__name__}")
         return cls(**{key: _checked(path, key, item) for key, item in value.items()} | _needed(path, value))

@@ -10,6 +10,7 @@ lease and have accepted the proposal.
 
 import asyncio
 import json
+import shutil
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
@@ -24,7 +25,9 @@ from hanse.core.errors import ConfigError, ConflictError, HanseError, NotFoundEr
 from hanse.core.ids import TaskId, bundle_scope, model_scope
 from hanse.core.records import BlobRef, Reply
 from hanse.pipeline.offering import check_request, check_roles, end_of, fetch_bundle, job_row, keep_request, proposal_of
+from hanse.pipeline.removal import is_gone, remove_job
 from hanse.pipeline.request import ROLES, JobRequest
+from hanse.pipeline.sessions import result_of
 from hanse.rounds import machine, run_state
 from hanse.rounds.clock import LoopClock
 from hanse.rounds.driver import Run, Seams
@@ -32,8 +35,7 @@ from hanse.rounds.events import Failed
 from hanse.rounds.keeping import round_records, run_record
 from hanse.rounds.outgoing import RunInfo
 from hanse.rounds.result import Result
-from hanse.server.removal import is_gone, remove_job
-from hanse.server.roles import RolesRun, kept_state, result_of
+from hanse.server.roles import RolesRun, kept_state
 from hanse.strategies.catalogue import CUSTOM
 from hanse.trust.bundle import unpack_bundle
 from hanse.workers.load import Load
@@ -439,7 +441,11 @@ class Jobs:
         person = await self.owner(job_id)
         if job_id in self.active or await self._end(job_id) is None:
             raise ConflictError(f"job {job_id} is not over; end it first: hanse job cancel {job_id}")
-        await remove_job(job_id, person, self._seams.ledger, self._seams.blobs, self._directory, _now())
+
+        async def code() -> None:
+            await asyncio.to_thread(shutil.rmtree, self._directory / job_id, ignore_errors=True)
+
+        await remove_job(job_id, person, self._seams.ledger, self._seams.blobs, _now(), code)
 
     async def cancel(self, job_id: str, by: str) -> None:
         """End a job.

@@ -45,7 +45,7 @@ SERVER_QUEUE: Final = "HANSE_SERVER_QUEUE"
 """The URL of the server's queue, `hanse-FEDERATION-server`; a site's is `hanse-FEDERATION-SITE`."""
 KEYS: Final = "HANSE_KEYS"
 """The name or ARN of the Secrets Manager secret with the server's identity: what `hanse.serverless.keys.pack` makes.
-`file:PATH` reads a file instead, for tests."""
+`file:PATH` reads a file instead, for tests. Told to `SIGNING` only, who alone may read it."""
 STATE_MACHINE: Final = "HANSE_STATE_MACHINE"
 """The state machine's ARN. Write it out by name: the functions come before it."""
 TOPIC: Final = "HANSE_TOPIC"
@@ -57,10 +57,14 @@ filter {"eventName": ["INSERT"], "dynamodb": {"NewImage": {"t": {"S": ["reply", 
 ReportBatchItemFailures."""
 SHARD_BYTES: Final = "HANSE_SHARD_BYTES"
 """Optional: a reduction that reads more than this is sharded (default 2 GiB)."""
+KEEP_DAYS: Final = "HANSE_KEEP_DAYS"
+"""Optional: after how many days rows of old jobs expire, by their attribute `x` (default: never)."""
 
-REQUIRED: Final = (FEDERATION, BUCKET, TABLE, SERVER_QUEUE, KEYS, STATE_MACHINE)
-OPTIONAL: Final = (TOPIC, STREAM, SHARD_BYTES)
+REQUIRED: Final = (FEDERATION, BUCKET, TABLE, SERVER_QUEUE, STATE_MACHINE)
+OPTIONAL: Final = (TOPIC, STREAM, SHARD_BYTES, KEEP_DAYS)
 HANDLERS: Final = ("collect", "step", "timer", "reduce", "evaluate")
+SIGNING: Final = ("collect", "step", "evaluate")
+"""The handlers that send messages to sites, or verify those of others."""
 KINDS: Final = ("Wait", "Reduce", "Evaluate", "Step", "Again", "Finish")
 MAX_TURNS: Final = 200
 """A turn of the state machine is at most about 20 of the 25,000 events that its history holds."""

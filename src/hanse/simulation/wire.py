@@ -20,9 +20,9 @@ from hanse.core.codec import decode, encode_parts, encoded_size
 from hanse.core.errors import UnavailableError
 from hanse.core.ids import TaskId
 from hanse.core.records import BlobRef, Reply, Task
-from hanse.core.tracked import decode_tracked, encode_tracked
+from hanse.core.tracked import Tracked, decode_tracked, encode_tracked
 from hanse.rounds.host import plain, unplain
-from hanse.simulation.engine import Answered, Batch, Summing
+from hanse.simulation.engine import Answered, Batch, Item, Summed, Summing
 
 Buffer = bytes | memoryview
 _LENGTHS = struct.Struct("<IQ")
@@ -150,23 +150,38 @@ def read_batch(header: Mapping[str, Any], payload: memoryview, model: Arrays | N
 # ---- replies ----
 
 
-def done_frame(answers: Sequence[Answered], partials: Sequence[Partial]) -> tuple[dict[str, Any], list[Buffer]]:
-    """What came of a chunk, and the sums over its subtrees."""
-    replies = [answer.outcome.reply for answer in answers]
+def done_frame(items: Sequence[Item]) -> tuple[dict[str, Any], list[Buffer]]:
+    """What came of a chunk: first who was summed, then who was not, then the sums over its subtrees."""
+    positions: list[int] = []
+    replies: list[Reply] = []
+    kept: list[bytes | None] = []
+    tracked: dict[int, tuple[Tracked, ...]] = {}
+    updates: list[int] = []
     parts: list[Buffer] = []
-    updates, states = [], []
-    for answer in answers:
-        arrays, state = answer.outcome.arrays, answer.outcome.state
-        updates.append(-1 if arrays is None else encoded_size(arrays.layout))
-        parts.extend(() if arrays is None else encode_parts(arrays))
-        states.append(-1 if state is None else len(state))
-        parts.append(state or b"")
-    sums = [partial.to_arrays() for partial in partials]
+    for item in items:
+        if isinstance(item, Summed):
+            positions.extend(item.positions)
+            replies.extend(item.replies)
+            kept.extend(item.states)
+            tracked |= item.tracked
+    num_summed = len(positions)
+    for item in items:
+        if isinstance(item, Answered):
+            reply, arrays, state, said = item.outcome
+            positions.append(item.position)
+            if said:
+                tracked[item.position] = said
+            replies.append(reply)
+            kept.append(state)
+            updates.append(-1 if arrays is None else encoded_size(arrays.layout))
+            parts.extend(() if arrays is None else encode_parts(arrays))
+    sums = [item.to_arrays() for item in items if isinstance(item, Partial)]
     for arrays in sums:
         parts.extend(encode_parts(arrays))
+    parts.extend(state for state in kept if state is not None)
     header = {
-        "positions": [answer.position for answer in answers],
-        "summed": [answer.summed for answer in answers],
+        "positions": positions,
+        "num_summed": num_summed,
         "errors": {place: [r.error_kind, r.error] for place, r in enumerate(replies) if r.error_kind},
         "num_examples": [reply.num_examples for reply in replies],
         "metrics": [plain(reply.metrics)["map"] if reply.metrics else {} for reply in replies],
@@ -175,29 +190,38 @@ def done_frame(answers: Sequence[Answered], partials: Sequence[Partial]) -> tupl
         "seconds": [reply.seconds for reply in replies],
         "fingerprint": next((reply.fingerprint for reply in replies if reply.fingerprint), ""),
         "updates": updates,
-        "states": states,
-        "tracked": {
-            place: encode_tracked(answer.outcome.tracked).decode()
-            for place, answer in enumerate(answers)
-            if answer.outcome.tracked
-        },
+        "states": [-1 if state is None else len(state) for state in kept],
+        "tracked": {position: encode_tracked(said).decode() for position, said in tracked.items()},
         "sums": [encoded_size(arrays.layout) for arrays in sums],
     }
     return header, parts
 
 
-def read_done(header: Mapping[str, Any], payload: memoryview, batch: Batch) -> Iterator[Answered | Partial]:
+def read_done(header: Mapping[str, Any], payload: memoryview, batch: Batch) -> Iterator[Item]:
     """Read what `done_frame` wrote of this batch."""
     pieces = _pieces(payload)
-    tasks = dict(zip(batch.positions, batch.tasks, strict=True))
+    updates = [None if size < 0 else decode(pieces(size)) for size in header["updates"]]
+    sums = [decode(pieces(size)) for size in header["sums"]]
+    states = [None if size < 0 else bytes(pieces(size)) for size in header["states"]]
+    replies = list(_replies(header, dict(zip(batch.positions, batch.tasks, strict=True))))
+    positions, count = header["positions"], header["num_summed"]
+    tracked = {int(position): decode_tracked(said.encode()) for position, said in header["tracked"].items()}
+    if count:
+        yield Summed(positions[:count], replies[:count], states[:count], tracked)
+    alone = zip(positions[count:], replies[count:], updates, states[count:], strict=True)
+    for position, reply, arrays, state in alone:
+        yield Answered(position, Outcome(reply, arrays, state, tracked.get(position, ())))
+    for arrays in sums:
+        assert batch.model is not None
+        yield Partial.from_arrays(arrays, batch.model.layout)
+
+
+def _replies(header: Mapping[str, Any], tasks: Mapping[int, Task]) -> Iterator[Reply]:
     for place, position in enumerate(header["positions"]):
         task = tasks[position]
-        size, state_size = header["updates"][place], header["states"][place]
-        arrays = None if size < 0 else decode(pieces(size))
-        state = None if state_size < 0 else bytes(pieces(state_size))
         kind, error = header["errors"].get(str(place), ("", ""))
         metrics = header["metrics"][place]
-        reply = Reply(
+        yield Reply(
             task.id,
             task.site,
             error_kind=kind,
@@ -209,13 +233,6 @@ def read_done(header: Mapping[str, Any], payload: memoryview, batch: Batch) -> I
             seconds=header["seconds"][place],
             fingerprint="" if kind else header["fingerprint"],
         )
-        tracked = header["tracked"].get(str(place))
-        said = () if tracked is None else decode_tracked(tracked.encode())
-        yield Answered(position, Outcome(reply, arrays, state, said), header["summed"][place])
-    assert batch.model is not None or not header["sums"]
-    for size in header["sums"]:
-        assert batch.model is not None
-        yield Partial.from_arrays(decode(pieces(size)), batch.model.layout)
 
 
 def _pieces(payload: memoryview) -> Any:

@@ -18,15 +18,17 @@ import numpy as np
 import numpy.typing as npt
 from blake3 import blake3
 
+from hanse.channels import resuming
 from hanse.channels.app import RoleApp, RolePlay, RoleProgram
 from hanse.channels.checkpoints import Checkpoints, Progress
 from hanse.channels.party import Party
 from hanse.channels.protocol import Protocol, Reveal
+from hanse.core import scratch
 from hanse.core.arrays import Arrays
 from hanse.core.errors import ConfigError
 from hanse.core.ids import SERVER
 from hanse.core.origin import file_of, included, maker_of
-from hanse.vertical import meeting, resuming
+from hanse.vertical import meeting
 from hanse.vertical.intersection import as_identifiers
 from hanse.vertical.parties import ARBITER, GUEST, HOST, IfOffline, host_roles
 from hanse.vertical.psi.ids import Places
@@ -166,6 +168,10 @@ class Model(RolePlay):
         """Metrics of scores, some of those that are named in `measures`."""
         raise NotImplementedError
 
+    def also_told(self, trained: Any) -> Mapping[str, float]:
+        """Metrics of the training itself, at the guest, some of those that are named in `measures`; by default none."""
+        return {}
+
     def predicted(self, response: Any, scores: Any) -> npt.NDArray[np.float64]:
         """Scores as predictions of the label."""
         raise NotImplementedError
@@ -197,7 +203,7 @@ class Model(RolePlay):
         meet = {} if self.key is None else meeting.parts(hosts)
         training = self.declared(len(hosts))
         parts = {
-            "resuming": resuming.protocol(hosts, arbiter=ARBITER in training.roles),
+            "resuming": resuming.protocol(GUEST, hosts, [role for role in training.roles if role == ARBITER]),
             **meet,
             "training": training,
             "scoring": self.scored(len(hosts)),
@@ -238,7 +244,7 @@ class Model(RolePlay):
 
     async def deal(self, party: Party) -> None:
         """Play the role without data."""
-        done = max(0, await resuming.arbiter(party.part("resuming")))
+        done = max(0, await resuming.listen(party.part("resuming"), GUEST))
         await self.program(ARBITER, progress=Progress(done))(party.part("training"))
 
     async def play(
@@ -271,7 +277,7 @@ class Model(RolePlay):
         progress, places = await self._begin(party, table, hosts, checkpoints, log)
         aligned = table.take(places)
         trained_on, judged_by = meeting.held_out(len(places), self.test, self.seed)
-        used = aligned.take(trained_on)
+        used = aligned.take(trained_on) if self.test else aligned
         columns = self.columns(used, is_guest=is_guest)
         options: dict[str, Any] = {"progress": progress} if start is None else {"progress": progress, "start": start}
         response = None
@@ -283,15 +289,18 @@ class Model(RolePlay):
         trained = await self.program(party.role, columns, **options)(party.part("training"))
         part = self.part_of(columns, trained, len(hosts))
         judged = judged_by if self.test else trained_on
-        values, scoring = aligned.values[judged], party.part("scoring")
+        values, scoring = aligned.values, party.part("scoring")
+        if self.test:
+            values = scratch.take(values, judged)
         found = Played(part, places[judged], len(places), table.num_rows, trained, response)
         if not is_guest:
             await self.answer(scoring, part, values)
             return found
         rows = np.arange(len(judged), dtype=np.int64) if self.test else self.judged(trained, len(judged))
-        scores = await self.ask(scoring, part, values[rows], rows, "refuse")
+        scores = await self.ask(scoring, part, scratch.take(values, rows), rows, "refuse")
         metrics = self.judge(response, _given(aligned.label)[judged][rows], scores)
-        return replace(found, rows=found.rows[rows], scores=scores, metrics=metrics)
+        told = {**metrics, **self.also_told(trained)}
+        return replace(found, rows=found.rows[rows], scores=scores, metrics=told)
 
     async def _begin(
         self,
@@ -304,7 +313,7 @@ class Model(RolePlay):
         """Agree on a checkpoint, and meet unless it says who is common."""
         have = [] if checkpoints is None else checkpoints.have()
         part = party.part("resuming")
-        agreed = await (resuming.guest(part, have, hosts) if party.role == GUEST else resuming.host(part, have))
+        agreed = await (resuming.lead(part, have) if party.role == GUEST else resuming.follow(part, have, GUEST))
         if checkpoints is None:
             return Progress(), await self.meet(party, table, hosts)
         checkpoints.drop_after(agreed)
@@ -323,7 +332,11 @@ class Model(RolePlay):
         for column in (table.ids, table.values, table.label, table.sample_weights):
             if column is not None:
                 found.update(f"{column.dtype} {column.shape} ".encode())
-                found.update(repr(column.tolist()).encode() if column.dtype.hasobject else column.tobytes())
+                if column.dtype.hasobject:
+                    found.update(repr(column.tolist()).encode())
+                else:
+                    for block in scratch.blocks(column):
+                        found.update(column[block].tobytes())
         return found.digest()
 
     def table(self, source: Any, role: str, *, only: tuple[str, ...] | None = None, scored: bool = False) -> Table:

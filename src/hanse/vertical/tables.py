@@ -1,7 +1,8 @@
 """A party's table as it is handed in: identifiers, columns of numbers, and at the guest a label.
 
 Taken are mappings from names to columns, data frames (pandas, polars, pyarrow tables: whatever has column names and
-gives columns by name), and paths of CSV files, also gzipped. Nothing is installed for it.
+gives columns by name), and paths of files: CSV, also gzipped, and Parquet (extra `arrow`). Tables that are too large
+for memory lie in the temporary folder, see `hanse.core.scratch`.
 """
 
 import csv
@@ -14,7 +15,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from hanse.core import scratch
 from hanse.core.errors import ConfigError, NotFoundError
+from hanse.core.parquet import read_parquet
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +47,7 @@ class Table:
         """These rows, in this order."""
         parts = (self.ids, self.label, self.sample_weights)
         ids, label, weights = (None if each is None else each[rows] for each in parts)
-        return Table(ids, self.names, self.values[rows], label, weights)
+        return Table(ids, self.names, scratch.take(self.values, rows), label, weights)
 
 
 def read_table(
@@ -98,7 +101,7 @@ def read_table(
             f"{party}: expected numbers in every column, found {len(other)} columns of other kinds: "
             f"{', '.join(map(repr, other[:5]))}; encode categories as numbers first"
         )
-    values = np.empty((rows, len(columns)))
+    values = scratch.empty((rows, len(columns)), np.float64)
     for at, column in enumerate(columns.values()):
         values[:, at] = column
     weights = None if weight is None else taken["weight"].astype(np.float64)
@@ -107,14 +110,22 @@ def read_table(
 
 def _columns_of(source: Any, party: str) -> dict[str, npt.NDArray[Any]]:
     if isinstance(source, str | Path):
-        return _read_csv(Path(source))
+        path = Path(source)
+        if path.suffix != ".parquet":
+            return _read_csv(path)
+        if not path.is_file():
+            raise NotFoundError(f"no file {path}")
+        return {name: _plain(column) for name, column in read_parquet(path, path.name).items()}
     if isinstance(source, Mapping):
         names: Any = source.keys()
     else:
         names = getattr(source, "column_names", None)
         names = getattr(source, "columns", None) if names is None else names
     if names is None:
-        raise ConfigError(f"{party}: expected a mapping, a data frame or a CSV file, found {type(source).__name__}")
+        raise ConfigError(
+            f"{party}: expected a mapping, a data frame or the path of a CSV or Parquet file, "
+            f"found {type(source).__name__}"
+        )
     columns: dict[str, npt.NDArray[Any]] = {}
     for name in names:
         column = np.asarray(source[name])

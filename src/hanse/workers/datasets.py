@@ -1,13 +1,14 @@
 """The owner's data sets: `{patients: {kind: csv, path: patients.csv, target: sick}}` and how each kind is read.
 
-    csv      path, target?, columns?, delimiter = ",", missing = error | nan | drop
+    csv      path, target?, columns?, delimiter = ",", missing = error | nan | drop, streamed = text | numbers ?
     npz      path, x?, y?                 (x, y) where both names are given, otherwise a dict; never pickled objects
-    parquet  path, target?, columns?, missing       needs pyarrow
+    parquet  path, target?, columns?, missing, streamed       needs pyarrow (extra `arrow`)
     python   path, function, arguments?   the owner's own function, called as function(**arguments)
 
 With a `target`, csv and parquet give `(X, y)`: X float64 `(rows, columns)`, y float64 or, if every value is whole,
-int64. Without, a dict of column name → array. The declaration is the owner's and so is the loader; an app only says
-a name. Messages name columns and lines, never a value.
+int64. Without, a dict of column name → array, or → `Stream` where they are `streamed`. The declaration is the owner's
+and so is the loader; an app only says a name. Columns that are too large for memory lie in the temporary folder
+(`hanse.core.scratch`). Messages name columns and lines, never a value.
 """
 
 import csv
@@ -22,17 +23,20 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from hanse.core import scratch
 from hanse.core.arrays import Array
-from hanse.core.errors import ConfigError, MissingExtraError, PolicyError
+from hanse.core.errors import ConfigError, PolicyError
+from hanse.core.parquet import read_parquet
+from hanse.workers import streamed
 from hanse.workers.load import Declaration
 
 Columns = dict[str, Array]
 
 _MISSING_WORDS = {"", "na", "n/a", "nan", "null", "none", "?"}
 _FIELDS: dict[str, tuple[set[str], set[str]]] = {
-    "csv": ({"path"}, {"target", "columns", "delimiter", "missing"}),
+    "csv": ({"path"}, {"target", "columns", "delimiter", "missing", "streamed"}),
     "npz": ({"path"}, {"x", "y"}),
-    "parquet": ({"path"}, {"target", "columns", "missing"}),
+    "parquet": ({"path"}, {"target", "columns", "missing", "streamed"}),
     "python": ({"path", "function"}, {"arguments", "read"}),
 }
 _BLOCK_ROWS = 16_384
@@ -96,6 +100,11 @@ def check_declaration(name: str, declaration: Declaration) -> Declaration:
     missing = declaration.get("missing", "error")
     if missing not in ("error", "nan", "drop"):
         raise ConfigError(f"data set {name}: missing: expected error, nan or drop; found {missing!r:.40}")
+    kept_whole = {"target", "missing"} & given
+    if "streamed" in given and (declaration["streamed"] not in streamed.KINDS or kept_whole):
+        raise ConfigError(
+            f"data set {name}: streamed: expected {' or '.join(streamed.KINDS)}, and neither target nor missing"
+        )
     return declaration
 
 
@@ -111,18 +120,22 @@ def paths_of(declaration: Declaration, base: Path) -> tuple[Path, ...]:
 
 
 def _load_csv(name: str, path: Path, declaration: Declaration) -> Any:
+    if "streamed" in declaration:
+        delimiter = str(declaration.get("delimiter", ","))
+        return streamed.csv_columns(
+            name, path, declaration["streamed"], delimiter, lambda header: _wanted(name, header, declaration)
+        )
     texts: set[str] = set()
     while True:
-        columns = _read_csv(name, path, declaration, texts)
-        mixed = {column for column, pieces in columns.items() if len({piece.dtype.kind for piece in pieces}) > 1}
+        growing = _read_csv(name, path, declaration, texts)
+        mixed = {column for column, kinds in growing.kinds.items() if len(kinds) > 1}
         if not mixed:
             break
         texts |= mixed  # numbers in one block and text in another: read once more, as text
-    joined = {column: np.concatenate(pieces) if pieces else np.empty(0) for column, pieces in columns.items()}
-    return _finish(name, joined, declaration)
+    return _finish(name, growing.columns(), declaration)
 
 
-def _read_csv(name: str, path: Path, declaration: Declaration, texts: set[str]) -> dict[str, list[Array]]:
+def _read_csv(name: str, path: Path, declaration: Declaration, texts: set[str]) -> scratch.Growing:
     """Read block by block, so that the text of no more than a block is in memory; columns in `texts` stay text."""
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
@@ -131,7 +144,7 @@ def _read_csv(name: str, path: Path, declaration: Declaration, texts: set[str]) 
             if not header or len(set(header)) != len(header):
                 raise ConfigError(f"data set {name}: expected a first line of distinct column names")
             places = {column: header.index(column) for column in _wanted(name, header, declaration)}
-            blocks: dict[str, list[Array]] = {column: [] for column in places}
+            growing = scratch.Growing(places)
             while block := list(itertools.islice(rows, _BLOCK_ROWS)):
                 filled = [row for row in block if row]
                 if any(len(row) != len(header) for row in filled):
@@ -140,10 +153,11 @@ def _read_csv(name: str, path: Path, declaration: Declaration, texts: set[str]) 
                         f"data set {name}: expected {len(header)} columns, found {found} "
                         f"in one of the lines up to {rows.line_num}"
                     )
-                for column, place in places.items():
-                    values = [row[place] for row in filled]
-                    blocks[column].append(_texts(values) if column in texts else _numbers(values))
-            return blocks
+                values = {column: [row[place] for row in filled] for column, place in places.items()}
+                growing.append(
+                    {column: _texts(each) if column in texts else _numbers(each) for column, each in values.items()}
+                )
+            return growing
     except (csv.Error, UnicodeDecodeError) as error:
         raise ConfigError(f"data set {name}: not a CSV file in UTF-8 ({type(error).__name__})") from None
 
@@ -165,16 +179,11 @@ def _texts(texts: list[str]) -> Array:
 
 
 def _load_parquet(name: str, path: Path, declaration: Declaration) -> Any:
-    try:
-        from pyarrow import lib, parquet
-    except ImportError:
-        raise MissingExtraError("pyarrow", "parquet") from None
-    try:
-        header = parquet.read_schema(path).names
-        table = parquet.read_table(path, columns=_wanted(name, header, declaration))
-        columns = {column: np.asarray(table[column].to_numpy()) for column in table.column_names}
-    except lib.ArrowException as error:
-        raise ConfigError(f"data set {name}: not a parquet file ({type(error).__name__})") from None
+    if "streamed" in declaration:
+        return streamed.parquet_columns(
+            name, path, declaration["streamed"], lambda header: _wanted(name, header, declaration)
+        )
+    columns = read_parquet(path, f"data set {name}", lambda header: _wanted(name, header, declaration))
     return _finish(name, columns, declaration)
 
 
@@ -236,7 +245,8 @@ def _finish(name: str, columns: Columns, declaration: Declaration) -> Any:
         )
     if holed and policy == "drop":
         keep = ~np.any([absent[column] for column in holed], axis=0)
-        columns = {column: array[keep] for column, array in columns.items()}
+        kept = np.flatnonzero(keep)
+        columns = {column: scratch.take(array, kept) for column, array in columns.items()}
     target = declaration.get("target")
     if target is None:
         return columns

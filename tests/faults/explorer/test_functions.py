@@ -6,6 +6,7 @@ from collections import Counter
 import pytest
 
 from tests.faults.explorer.functions import HOSTILITIES, Violation, draw, explore
+from tests.faults.explorer.world import unswept
 
 SCHEDULES = 200
 SEED = os.environ.get("HANSE_EXPLORER_SEED")
@@ -21,14 +22,17 @@ def test_one_function_schedule() -> None:
 @pytest.mark.slow
 def test_schedules_of_functions() -> None:
     totals: Counter[str] = Counter()
-    for seed in range(SCHEDULES):
-        case = draw(seed)
-        try:
-            outcome = explore(case)
-        except Violation as violation:
-            raise AssertionError(f"HANSE_EXPLORER_SEED={seed}: {violation}") from violation
-        totals["killed"] += outcome.killed
-        totals["refusals"] += outcome.refusals
-        totals[f"hostile {case.hostile}"] += 1
+    with unswept() as sweep:
+        for seed in range(SCHEDULES):
+            case = draw(seed)
+            try:
+                outcome = explore(case)
+            except Violation as violation:
+                raise AssertionError(f"HANSE_EXPLORER_SEED={seed}: {violation}") from violation
+            totals["killed"] += outcome.killed
+            totals["refusals"] += outcome.refusals
+            totals[f"hostile {case.hostile}"] += 1
+            if seed % 20 == 0:
+                sweep()
     assert totals["killed"] > 2 * SCHEDULES
     assert all(totals[f"hostile {name}"] for name in HOSTILITIES)

@@ -6,6 +6,7 @@ import json
 import time
 import urllib.error
 import urllib.request
+from typing import Any, ClassVar
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
@@ -194,3 +195,23 @@ async def test_what_is_no_message_keeps_no_other_from_coming() -> None:
     (found,) = await inbox.receive("site", 10, wait_s=0)
     assert (found.receipt, found.envelope.id) == ("site/2", "t")
     inbox.close()
+
+
+async def test_rows_of_jobs_expire_with_their_objects_and_others_stay() -> None:
+    from hanse.backends.aws.table import EXPIRING, TableLedger
+
+    class Client:
+        items: ClassVar[list[dict[str, Any]]] = []
+
+        def put_item(self, **arguments: Any) -> None:
+            self.items.append(arguments["Item"])
+
+    ledger = TableLedger(Client(), "t", "north", keep_days=90)
+    for key in ("reply/j/main/1/0", "member/site/a", "jobend/j", "jobgone/j", "job/j", "revocations"):
+        assert await ledger.create(key, b"{}")
+    assert await ledger.compare_and_set("run/j/main", b"{}", 3)
+    left = {item["t"]["S"]: int(item.get("x", {"N": "0"})["N"]) - time.time() for item in Client.items}
+    assert {kind for kind, seconds in left.items() if seconds > 0} == {"reply", "run"} < EXPIRING
+    assert 89 * 86400 < left["run"] <= 90 * 86400
+    await TableLedger(Client(), "t", "north").create("reply/j/main/1/1", b"{}")
+    assert "x" not in Client.items[-1]

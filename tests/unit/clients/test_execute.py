@@ -7,13 +7,14 @@ import ml_dtypes
 import numpy as np
 import pytest
 
+import hanse as hs
 from hanse.clients.app import App
 from hanse.clients.execute import Outcome, Runtime, all_finite
 from hanse.clients.numpy_client import NumPyClient
 from hanse.core.arrays import Arrays
 from hanse.core.blobs import manifest_of
 from hanse.core.codec import decode, encode
-from hanse.core.errors import PolicyError
+from hanse.core.errors import PolicyError, TaskError
 from hanse.core.ids import TaskId
 from hanse.core.records import BlobRef, Task
 
@@ -243,9 +244,26 @@ def test_exit_is_a_failure_of_its_own() -> None:
 
 def test_our_own_errors_keep_their_text() -> None:
     def train(arrays: Arrays, config: Any, site: Any) -> Any:
-        raise PolicyError("data set 'patients' is not granted to this app")
+        hs.FedAvgM(momentum=-1.0)
 
-    assert "'patients' is not granted" in train_with(train).reply.error
+    assert "ConfigError at test_execute.py" in (error := train_with(train).reply.error)
+    assert "-1.0" in error
+
+
+@pytest.mark.parametrize("kind", [PolicyError, lambda text: TaskError("raised", text)])
+def test_our_own_errors_raised_by_the_app_do_not(kind: Any) -> None:
+    log: list[str] = []
+
+    def train(arrays: Arrays, config: Any, site: Any) -> Any:
+        raise kind("patient 4711 has diabetes")
+
+    app = App(initial=MODEL)
+    app.train(train)
+    outcome = run(app, task_of(), log=log)
+    assert outcome.reply.error_kind == "raised"
+    assert "in train; the site's log has the rest" in outcome.reply.error
+    assert "4711" not in outcome.reply.error
+    assert "patient 4711" in "".join(log)
 
 
 def test_an_unknown_call_and_a_missing_model_are_refused() -> None:

@@ -107,6 +107,19 @@ def test_inner_products_at_the_largest_rows() -> None:
     assert found[1] == -found[0]
 
 
+@pytest.mark.parametrize("length", [3, 5000])
+def test_what_is_added_to_a_vector_is_in_its_products(length: int) -> None:
+    rng = np.random.default_rng(length)
+    matrix = rng.integers(-(2**18), 2**18, (2, length))
+    vector, values = ([int(a) << 49 ^ int(b) for a, b in rng.integers(0, 2**63, (length, 2))] for _ in range(2))
+    total = key().public.plus(key().encrypt_vector(vector), values)
+    found = key().decrypt_products(key().public.inner_products(matrix, total, [0, 0]), 2, length)
+    for row, value in zip(matrix.tolist(), found, strict=True):
+        assert (value - sum(x * (y + z) for x, y, z in zip(row, vector, values, strict=True))) % M == 0
+    with pytest.raises(RefusedError, match="ciphertexts for the vector"):
+        key().public.plus(key().encrypt_vector(vector), [1] * 9000)
+
+
 def test_slots_are_multiplied_one_by_one() -> None:
     rng = np.random.default_rng(0)
     values, factors = (rng.integers(-(2**20), 2**20, (2, rlwe.SIZE)) for _ in range(2))

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from hanse.demos.local_federation import free_ports
+from hanse.backends.local.ports import free_ports
 from hanse.server.config import ServerConfig
 from hanse.server.init import hosts_of, init_federation, server_membership
 from hanse.server.members import directory_of

@@ -8,6 +8,7 @@ import pytest
 from hanse.backends.memory import MemoryInbox, MemoryLedger
 from hanse.core.blobs import manifest_of, rechunk
 from hanse.core.codec import canonical_json
+from hanse.core.errors import NotFoundError
 from hanse.core.ids import bundle_scope
 from hanse.core.records import Envelope
 from hanse.core.spec import RunSpec
@@ -124,3 +125,26 @@ async def test_a_sign_of_life_for_another_s_job_tells_nothing_of_it() -> None:
         body = canonical_json({"v": 1, "jobs": ["j1", "j2"]})
         assert await take(place, signed(site, "beat", "beat/1", body, by=member("site", site))) == []
         assert [each.envelope.kind for each in await place.inbox.receive(site, 10, wait_s=0)] == told
+
+
+async def test_a_removed_job_is_gone_with_all_that_is_its_own_and_cannot_come_again() -> None:
+    place = await a_place()
+    asked = await submission(place, "j1")
+    assert await take(place, asked)
+    assert await submit(place, "j1-more")
+    await place.documents.put_about("j1", {"status": "finished"})
+    await place.documents.put_round("j1", {"number": 1})
+    await take(place, signed("anna", "remove", "remove/1", b'{"v":1,"job":"j1"}', by=member("person", "anna")))
+    assert await place.ledger.query("job/j1", limit=9), "it is at work"
+    await place.ledger.create("jobend/j1", b"{}")
+    await take(place, signed("bert", "remove", "remove/2", b'{"v":1,"job":"j1"}', by=member("person", "bert")))
+    assert await place.documents.jobs() == ["j1"]
+    await take(place, signed("anna", "remove", "remove/3", b'{"v":1,"job":"j1"}', by=member("person", "anna")))
+    assert await place.documents.jobs() == []
+    left = [key for key, _, _ in await place.ledger.query("") if "/j1" in key]
+    assert {key for key in left if "j1-more" not in key} == {"jobgone/j1"}
+    assert any("j1-more" in key for key in left)
+    with pytest.raises(NotFoundError):
+        await place.blobs.manifest(bundle_scope("j1"), manifest_of(b"x").id)
+    assert await take(place, asked) == [], "a copy of its request is not taken"
+    assert {key for key, _, _ in await place.ledger.query("job/")} == {"job/j1-more"}

@@ -23,6 +23,8 @@ Tamper = Callable[[bytes], list[bytes]]
 class MemoryStream:
     """A site's stream straight into a `RelaySession`; `tamper` is what a dishonest server makes of a message."""
 
+    alive_s = 2.5
+
     def __init__(self, end: End, tamper: Tamper = lambda message: [message]) -> None:
         self._end, self._tamper = end, tamper
         self._closed = asyncio.Event()

@@ -15,7 +15,7 @@ from hanse.channels.protocol import Guarantee, Message, Protocol
 from hanse.core.errors import ConflictError, HanseError, NotFoundError, PolicyError, TrustError, UnavailableError
 from hanse.vertical import correlation
 from hanse.vertical.psi import chase_miao
-from tests.unit.site.relayed import CONTEXT, Sites
+from tests.unit.site.relayed import CONTEXT, MemoryStream, Sites
 
 TALK = Protocol(
     "talk",
@@ -142,7 +142,7 @@ async def test_one_that_has_ended_is_named_at_once() -> None:
 
 
 async def test_a_silent_program_s_site_is_still_heard(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("hanse.site.relay.ALIVE_S", 0.05)
+    monkeypatch.setattr(MemoryStream, "alive_s", 0.05)
     over = asyncio.Event()
 
     async def silent(party: Party) -> None:

@@ -7,7 +7,7 @@ import hashlib
 import itertools
 import json
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any
 
@@ -32,6 +32,8 @@ class Settings:
     held_out: float = 0.0
     patience: int = 0
     seed: int = 0
+    folds: int = 0
+    fold: int = 0
 
 
 # ---- §2 bins ----
@@ -152,6 +154,9 @@ class Booster:
         rows = range(len(target))
         by_key = sorted(rows, key=lambda row: (key(s.seed, 0, row), row))
         self.out = set(by_key[: int(s.held_out * len(target))])
+        if s.fold:
+            self.out = {row for place, row in enumerate(by_key) if place % s.folds == s.fold - 1}
+        self.losses: list[Fraction] = []
         start = base(kind, target, classes)
         self.outputs = len(start)
         self.margins = [[start[k] for _ in rows] for k in range(self.outputs)]
@@ -169,6 +174,8 @@ class Booster:
                 for row in rows:
                     self.margins[k][row] += says[row]
                 self.trees.append(tree)
+            if self.s.fold:
+                self.losses.append(self.loss())
             if self.s.patience:
                 loss = self.loss()
                 if turn == 0 or loss < lowest:
@@ -262,3 +269,17 @@ class Booster:
     def digest(self) -> str:
         """§8."""
         return hashlib.sha256(json.dumps(self.trees, separators=(",", ":")).encode()).hexdigest()
+
+
+def cross_validated(
+    parties: list[list[Row]], kind: str, target: list[float], classes: int, s: Settings, depths: list[int]
+) -> list[list[Fraction]]:
+    """For each depth and number of rounds, the sum of all rows' losses, each by trees that did not know it."""
+    found = []
+    for depth in depths:
+        folds = [
+            Booster(parties, kind, target, classes, replace(s, depth=depth, fold=fold)).losses
+            for fold in range(1, s.folds + 1)
+        ]
+        found.append([sum(each, Fraction(0)) for each in zip(*folds, strict=True)])
+    return found

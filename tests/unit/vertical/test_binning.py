@@ -18,6 +18,7 @@ from hanse.crypto import rlwe
 from hanse.vertical import binned, inflation, label_counts
 from hanse.vertical.binning import Bins, cut, information_value, transform, woe
 from hanse.vertical.label_counts import Sees, shared_products
+from hanse.vertical.psi import chase_miao
 from hanse.vertical.tables import read_table
 
 SHARED = Path(__file__).parents[4] / "shared" / "data" / "fate"
@@ -352,7 +353,13 @@ def test_what_no_correlations_explain_is_refused(sent: Any) -> None:
 
 @pytest.mark.parametrize(
     ("label", "words"),
-    [([0.0, np.nan], "a label in every row"), ([0, 2], None), (["no", "yes"], None), ([1, 1], "two values, found 1")],
+    [
+        ([0.0, np.nan], "a label in every row"),
+        ([0, 2], None),
+        (["no", "yes"], None),
+        ([1, 1], "2 to 64 values, found 1"),
+        ([0, 1, 2], "of two values, found 3"),
+    ],
 )
 def test_labels(label: list[Any], words: str | None) -> None:
     table = {"y": np.array(label)}
@@ -361,6 +368,51 @@ def test_labels(label: list[Any], words: str | None) -> None:
         return
     with pytest.raises(ConfigError, match=words):
         binned.positives_of(table, "d", "y")
+
+
+@pytest.mark.parametrize("sees", ["guest", "host"])
+def test_every_class_is_counted_against_the_rest(sees: Sees) -> None:
+    rng = np.random.default_rng(4)
+    ids, y = np.arange(150), np.array(["low", "mid", "high"])[rng.integers(0, 3, 150)]
+    shop = {"id": ids, "x": rng.standard_normal(150) + (y == "high"), "z": rng.standard_normal(150)}
+    bank = {"id": ids[::-1], "y": y[::-1], "w": (rng.standard_normal(150) - (y == "low"))[::-1]}
+    app = hs.vertical.Binning(dataset="d", key="id", label="y", num_bins=4, sees=sees)
+    found = hs.simulate(app, {"bank": {"d": bank}, "shop": {"d": shop}}, roles={"guest": "bank", "host": "shop"})
+    assert found.arrays["guest/host_iv"].shape == (3, 2)
+    assert found.arrays["guest/iv"].shape == (3, 1)
+    arrays = {name.removeprefix("host/"): each for name, each in found.arrays.items() if name.startswith("host/")}
+    guests = {name.removeprefix("guest/"): each for name, each in found.arrays.items() if name.startswith("guest/")}
+    for kind, value in enumerate(["high", "low", "mid"]):
+        for columns, iv, bins in (
+            ([shop["x"], shop["z"]], guests["host_iv"], binned.bins_of(arrays)),
+            ([bank["w"][::-1]], guests["iv"], binned.bins_of(guests)),
+        ):
+            for at, (column, each) in enumerate(zip(columns, bins, strict=True)):
+                own = [each.place(column) == b for b in range(each.num_bins)]
+                rows, positives = (np.array([int((o & w).sum()) for o in own]) for w in (y == y, y == value))
+                assert iv[kind, at] == pytest.approx(information_value(rows, positives), abs=1e-12)
+                if sees == "host" and columns[0] is shop["x"]:
+                    assert binned.woe_of(arrays, kind)[at] == pytest.approx(woe(rows, positives), abs=1e-12)
+    if sees == "guest":
+        sizes = guests["host_bins"]
+        by_kind = [np.split(each, np.cumsum(sizes)[:-1]) for each in guests["host_positives"]]
+        assert all(
+            int(part.sum()) == int((y == v).sum()) for v, p in zip(np.unique(y), by_kind, strict=True) for part in p
+        )
+    assert "label_kinds" in {each.what for each in app.protocol.reveals}
+
+
+def test_a_host_counts_no_more_often_than_a_label_has_values() -> None:
+    async def guest(party: Party, site: Any) -> Any:
+        await chase_miao.guest(party.part("psi"), np.arange(50))
+        await party.part("classes").send("host", "kinds", np.array(2, np.int64))
+        return None
+
+    table = {"id": np.arange(50), "x": np.arange(50.0), "y": np.arange(50) % 2}
+    app = hs.vertical.Binning(dataset="d", key="id", label="y")
+    app.programs["guest"] = guest
+    with pytest.raises(JobFailed, match="expected a label of two values, or of 3 to 64"):
+        hs.simulate(app, {"bank": {"d": table}, "shop": {"d": table}}, roles={"guest": "bank", "host": "shop"})
 
 
 def test_no_label_at_the_guest_ends_it_for_both() -> None:

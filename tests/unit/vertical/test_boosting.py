@@ -137,6 +137,52 @@ def test_joint_trees_are_the_oracles(task: Any, seed: int) -> None:
     assert digest(play(columns, response, held, seed)) == oracles(tables, response, kind, held)
 
 
+# ---- cross-validation ----
+
+
+@settings(max_examples=8, deadline=None)
+@given(tasks(), st.integers(2, 3), st.lists(st.integers(1, 3), unique=True, max_size=2), st.integers(0, 2**32))
+def test_cross_validation_is_the_pooled_one_and_the_oracles(
+    task: Any, folds: int, depths: list[int], seed: int
+) -> None:
+    tables, label, kind, options = task
+    tables = tables if len(tables) > 1 else [tables[0], -tables[0]]
+    options = {name: value for name, value in options.items() if name not in ("held_out", "patience")}
+    options |= {"cross_validate": folds, "depths": tuple(depths)}
+    columns, response, held = prepared(tables, label, kind, options)
+    expected = pooled(columns, response, held)
+    outcome = play(columns, response, held, seed)
+    assert digest(outcome) == expected.digest
+    found = outcome.results["guest"].selection
+    assert expected.selection is not None
+    assert found.losses.tobytes() == expected.selection.losses.tobytes()
+    assert (found.depth, found.num_trees) == (expected.selection.depth, expected.selection.num_trees)
+
+    parties = [[column.tolist() for column in table.T] for table in tables]
+    slow = oracle.Settings(
+        held.num_trees, held.depth, held.learning_rate, held.reg_lambda, held.min_split_gain, held.min_child_weight,
+        held.min_bin_rows, held.max_bins, held.top_rate, held.other_rate, held.guest_trees, 0.0, 0, held.seed, folds,
+    )  # fmt: skip
+    target = response.target.tolist()
+    sums = oracle.cross_validated(parties, kind, target, len(response.classes), slow, list(held.tried))
+    scale = 2 * len(target) if kind == "regression" else len(target) << 26
+    assert np.allclose(found.losses, [[float(each / scale) for each in row] for row in sums], rtol=1e-9, atol=1e-12)
+    parts = [outcome.results["guest"].questions, *list(outcome.results.values())[1:]]
+    assert sum(len(each.column) for each in parts) == int((outcome.results["guest"].grown.forest.party >= 0).sum())
+
+
+def test_the_guest_may_choose_only_what_was_tried() -> None:
+    columns, response = small(hosts=1)
+    held = Settings(num_trees=2, depth=2, cipher="mock", cross_validate=2, depths=(1, 2))
+    for wrong in ([3, 1], [2, 3], [2, 0]):
+
+        def spoil(role: str, name: str, value: Array, wrong: list[int] = wrong) -> Array:
+            return np.array(wrong, np.int64) if name == "selected" else value
+
+        outcome = play(columns, response, held, spoil=spoil)
+        assert "one of the depths that were tried" in str(outcome.errors["host"])
+
+
 # ---- under ciphers ----
 
 
@@ -456,6 +502,11 @@ def test_numbers_that_are_no_ciphertexts_are_refused() -> None:
         ({"top_rate": 0.2}, "expected both 0, or both above 0"),
         ({"top_rate": 0.9, "other_rate": 0.001}, "other_rate: expected at least"),
         ({"patience": 3}, "expected both, for early stopping"),
+        ({"cross_validate": 1}, "cross_validate: expected 2 folds or more"),
+        ({"cross_validate": 3, "held_out": 0.2, "patience": 1}, "without held_out and patience"),
+        ({"depths": (2, 3)}, "depths go with it"),
+        ({"cross_validate": 3, "depths": (2, 2)}, "depths: expected different whole numbers from 1 to 10"),
+        ({"cross_validate": 3, "fold": 4}, "fold: expected a whole number from 0 to 3"),
         ({"cipher": "rot13"}, "cipher: expected one of okamoto-uchiyama, paillier, mock"),
         ({"reg_lambda": float("nan")}, "reg_lambda: expected a number from 0"),
     ],

@@ -219,3 +219,23 @@ def test_labels_and_columns_at_the_wrong_place() -> None:
         model.program("guest", start=1)
     with pytest.raises(ConfigError, match="objective: expected one of"):
         hs.vertical.Boosting(objective="rank")
+
+
+def test_cross_validation_chooses_depth_and_rounds() -> None:
+    """The label is a product of two parties' columns: one question is not enough, and noise makes many rounds worse."""
+    rng = np.random.default_rng(3)
+    x = rng.standard_normal((600, 3))
+    y = ((x[:, 0] > 0) ^ (x[:, 1] > 0)) ^ (rng.random(600) < 0.25)
+    model = hs.vertical.Boosting(
+        key=None, num_trees=25, depths=[1, 3], cross_validate=3, cipher="mock", min_bin_rows=5, learning_rate=0.5
+    )
+    result = hs.vertical.simulate(model, {"y": y.astype(int), "a": x[:, 0]}, {"b": x[:, 1], "noise": x[:, 2]})
+    assert result.selection is not None
+    assert result.selection.depth == 3
+    assert 1 <= result.selection.num_trees < 20
+    assert result.forest.num_trees == result.selection.num_trees
+    assert result.selection.losses.shape == (2, 25)
+    assert result.selection.loss == result.selection.losses.min() == result.metrics["cv_loss"]
+    assert (result.metrics["cv_depth"], result.metrics["cv_trees"]) == (3, result.selection.num_trees)
+    assert "selected" in {each.what for each in result.reveals}
+    assert set(result.metrics) <= set(model.measures())

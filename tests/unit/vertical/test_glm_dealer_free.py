@@ -13,7 +13,7 @@ from hanse.channels.schedule import Outcome, run_scheduled
 from hanse.core.arrays import Array
 from hanse.core.errors import ConfigError, HanseError, RefusedError
 from hanse.crypto import mock_rlwe, rlwe
-from hanse.vertical.glm import dealer_free, dealer_free_view, plaintext, wide
+from hanse.vertical.glm import dealer_free, dealer_free_view, plaintext, slots, wide
 from hanse.vertical.glm.columns import prepare
 from hanse.vertical.glm.families import Response, response_of
 from hanse.vertical.glm.series import series_of
@@ -347,13 +347,13 @@ def test_views_are_made_from_own_input_and_what_is_revealed(own: bool) -> None:
 
 
 def test_masks_of_slots_cover_their_products() -> None:
-    masks = dealer_free._slot_masks(2)
+    masks = slots.new_masks(2)
     shape = (2 * rlwe.SIZE // 192, 192)
-    sums = dealer_free._summed(masks, shape)
+    sums = slots.summed(masks, shape)
     assert all(0 < int(each) < rlwe.slot_modulus() // 2 for each in sums)
-    largest = 2 ** (dealer_free._SLOT_MASK_BITS + 1) * 192
+    largest = 2 ** (slots.MASK_BITS + 1) * 192
     assert largest < rlwe.slot_modulus()
-    singles = dealer_free._summed(masks, (2 * rlwe.SIZE, 1))
+    singles = slots.summed(masks, (2 * rlwe.SIZE, 1))
     assert min(int(each) for each in singles) >= 2**40
     assert 2**79 < max(int(each) for each in singles) < 2**80 + 2**41
 

@@ -140,13 +140,13 @@ def test_several_classes() -> None:
     assert len(result.coefficients["host"]["q"]) == 3
 
 
-@pytest.mark.parametrize("protocol", ["dealer", "dealer-free", "own-gradient"])
+@pytest.mark.parametrize("protocol", ["dealer", "arbiter", "dealer-free", "own-gradient"])
 def test_every_protocol_ends_alike(protocol: str) -> None:
     guest, hosts = people(60)
     model = hs.vertical.LogisticRegression(protocol=protocol, epochs=2, batch_rows=30)
     result = hs.vertical.simulate(model, guest, hosts[0])
     assert result.metrics["auc"] > 0.8
-    assert ("own_gradient" in {each.what for each in result.reveals}) == (protocol == "own-gradient")
+    assert ("own_gradient" in {each.what for each in result.reveals}) == (protocol in ("own-gradient", "arbiter"))
 
 
 def test_two_hosts_without_a_dealer_are_refused() -> None:
@@ -261,7 +261,7 @@ def test_tables_in_many_forms_are_the_same(tmp_path: Path) -> None:
         ({"id": [1, 2], "x": ["red", "blue"]}, {"key": "id"}, "1 columns of other kinds: 'x'; encode categories"),
         ({"id": [1, 2], "x": [[0], [1]]}, {"key": "id"}, "one dimension, found 2 in 'x'"),
         ({}, {"key": "id"}, "found none"),
-        (7, {"key": "id"}, "a mapping, a data frame or a CSV file, found int"),
+        (7, {"key": "id"}, "a mapping, a data frame or the path of a CSV or Parquet file, found int"),
     ],
 )
 def test_tables_that_do_not_fit_are_refused(source: Any, options: dict[str, Any], words: str) -> None:

@@ -7,7 +7,10 @@ import numpy as np
 import pytest
 
 import hanse as hs
+from hanse.vertical import metrics
 from hanse.vertical.glm import models, plaintext
+from hanse.vertical.glm.families import response_of
+from hanse.vertical.glm.training import Training, batches
 from hanse.vertical.tables import read_table
 
 SHARED = Path(__file__).parents[4] / "shared" / "data" / "fate"
@@ -62,6 +65,22 @@ def pooled_metrics(result: Any, guest: Path, hosts: list[Path]) -> dict[str, flo
             id="default_credit",
         ),
         pytest.param(
+            "breast",
+            "LogisticRegression",
+            {"protocol": "arbiter", "batch_rows": 96, "epochs": 4, "optimiser": "adam", "learning_rate": 0.02},
+            ["host"],
+            {"auc": 0.993, "ks": 0.93},
+            id="breast, arbiter",
+        ),
+        pytest.param(
+            "default_credit",
+            "LogisticRegression",
+            {"protocol": "arbiter", "clip": 8.0, "batch_rows": 1024, "epochs": 1, "momentum": 0.8},
+            ["host"],
+            {"auc": 0.72, "ks": 0.365},
+            id="default_credit, arbiter",
+        ),
+        pytest.param(
             "vehicle_scale",
             "LogisticRegression",
             {"epochs": 150, "momentum": 0.9, "learning_rate": 0.2, "batch_rows": 128, "wide_scores": True},
@@ -107,3 +126,41 @@ def test_twenty_epochs_with_scores_beyond_twenty_stay_finite() -> None:
     assert np.abs(result.scores).max() > 20
     assert np.isfinite(result.scores).all()
     assert abs(result.metrics["auc"] - pooled_metrics(result, guest, [host])["auc"]) <= 0.001
+
+
+def test_one_against_the_rest_tells_classes_apart_as_a_softmax_does() -> None:
+    """In the clear, by rows held out: the comparison that the decision for one against the rest cites."""
+    tables = [
+        read_table(path("vehicle_scale", role), key="id", label=y) for role, y in (("guest", "y"), ("host", None))
+    ]
+    places = [{name: at for at, name in enumerate(table.ids.tolist())} for table in tables if table.ids is not None]
+    x = np.hstack([tables[0].values, tables[1].values[[places[1][name] for name in places[0]]]])
+    x = np.hstack([np.ones((len(x), 1)), (x - x.mean(0)) / x.std(0)])
+    label = tables[0].label
+    assert label is not None
+    order = np.random.default_rng(0).permutation(len(x))
+    training = Training(epochs=150, momentum=0.9, learning_rate=0.2, batch_rows=128)
+    found: dict[str, list[dict[str, float]]] = {"rest": [], "softmax": []}
+    for fold in range(5):
+        test = order[fold::5]
+        train = np.setdiff1d(order, test)
+        train = train[np.random.default_rng(1).permutation(len(train))]
+        response = response_of(label[train], "logistic")
+        rest = x[test] @ plaintext.fit(x[train], response, training).weights
+        found["rest"].append(metrics.of_classes(label[test], response.predict(rest), response.classes))
+        optimiser = plaintext.Optimiser(training, np.zeros((x.shape[1], 4)), np.ones(x.shape[1], np.bool_))
+        for batch in batches(len(train), training):
+            rows = x[train][batch.rows]
+            optimiser.step(rows.T @ (softmax(rows @ optimiser.weights) - response.values[batch.rows]) / batch.num_rows)
+        chances = softmax(x[test] @ optimiser.weights)
+        found["softmax"].append(metrics.of_classes(label[test], chances, response.classes))
+    means = {
+        kind: {name: np.mean([fold[name] for fold in folds]) for name in folds[0]} for kind, folds in found.items()
+    }
+    assert abs(means["rest"]["accuracy"] - means["softmax"]["accuracy"]) < 0.02
+    assert 0 < means["rest"]["log_loss"] - means["softmax"]["log_loss"] < 0.08
+
+
+def softmax(z: Any) -> Any:
+    powers = np.exp(z - z.max(axis=1, keepdims=True))
+    return powers / powers.sum(axis=1, keepdims=True)

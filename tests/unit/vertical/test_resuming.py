@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 import hanse as hs
+from hanse.channels import resuming
 from hanse.channels.checkpoints import FileCheckpoints
 from hanse.channels.local import run_local
 from hanse.channels.party import Party
 from hanse.core.errors import HanseError, RefusedError
-from hanse.vertical import resuming
 from hanse.vertical.model import Model, Played
 from hanse.vertical.parties import host_roles
 from tests.unit.vertical.test_jobs import town
@@ -25,12 +25,24 @@ CASES: dict[str, tuple[Model, int, float]] = {  # model, hosts, how far weights 
         1,
         1e-3,
     ),
+    "arbiter": (
+        hs.vertical.LogisticRegression(
+            **{**LINEAR, "epochs": 3, "batch_rows": 300}, protocol="arbiter", tolerance=1e-9
+        ),
+        2,
+        1e-3,
+    ),
     "dealer-free": (
         hs.vertical.LogisticRegression(**{**LINEAR, "epochs": 3, "batch_rows": 300}, protocol="dealer-free"),
         1,
         1e-3,
     ),
     "trees": (hs.vertical.Boosting(num_trees=4, depth=2, cipher="mock"), 2, 0.0),
+    "cross-validation": (
+        hs.vertical.Boosting(num_trees=5, learning_rate=0.1, depths=(1, 2), cross_validate=2, cipher="mock"),
+        1,
+        0.0,
+    ),
     "early end": (hs.vertical.Boosting(num_trees=9, depth=2, cipher="mock", held_out=0.3, patience=1), 1, 0.0),
 }
 SITES = {"guest": "bank", "host": "shop", "host-1": "shop", "host-2": "telco"}
@@ -96,7 +108,7 @@ async def test_the_model_is_that_of_an_undisturbed_run(case: str, tmp_path: Path
     undisturbed, said = await session(model, num_hosts, None)
     assert said == []
     last = host_roles(num_hosts)[-1]
-    is_slow = case in ("own-gradient", "dealer-free")
+    is_slow = case in ("own-gradient", "arbiter", "dealer-free")
     for at, crash in enumerate([("guest", 2, True), (last, 2, False)][: 1 if is_slow else 2]):
         folder = tmp_path / str(at)
         folder.mkdir()
@@ -129,7 +141,7 @@ async def test_checkpoints_of_another_table_or_model_are_not_gone_on_from(tmp_pa
 
 
 async def test_who_names_a_checkpoint_that_is_not_there_is_refused() -> None:
-    declared = resuming.protocol(("host",), arbiter=False)
+    declared = resuming.protocol("guest", ("host",))
 
     async def names(party: Party) -> None:
         await party.recv("host", "have")
@@ -140,9 +152,9 @@ async def test_who_names_a_checkpoint_that_is_not_there_is_refused() -> None:
         await party.recv("guest", "agreed")
 
     with pytest.raises(RefusedError, match="expected a checkpoint that this side has"):
-        await run_local(declared, {"guest": names, "host": lambda party: resuming.host(party, [(0, 6)])})
-    with pytest.raises(RefusedError, match="host: expected at most 16 ranges"):
-        await run_local(declared, {"guest": lambda party: resuming.guest(party, [], ("host",)), "host": tells})
+        await run_local(declared, {"guest": names, "host": lambda party: resuming.follow(party, [(0, 6)], "guest")})
+    with pytest.raises(RefusedError, match="host: expected at most 64 ranges"):
+        await run_local(declared, {"guest": lambda party: resuming.lead(party, []), "host": tells})
 
 
 async def test_what_one_party_reached_alone_is_never_mixed_with_a_later_session(tmp_path: Path) -> None:

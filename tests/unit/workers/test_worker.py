@@ -3,12 +3,14 @@
 import asyncio
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from hanse.clients.app import App
 from hanse.clients.execute import Runtime
+from hanse.clients.state import decode_state
 from hanse.core.arrays import Arrays
 from hanse.core.blobs import manifest_of
 from hanse.core.codec import decode, encode
@@ -104,6 +106,42 @@ async def test_state_goes_out_and_comes_back(tmp_path: Path) -> None:
             task(small_model(), config={"fail": True}), model=small_model(), state=first.state
         )
         assert failed.state == first.state
+
+
+@linux
+async def test_a_large_state_goes_out_and_comes_back_in_files(tmp_path: Path) -> None:
+    source = """
+    @app.train
+    def train(arrays, config, site):
+        site.state["n"] = site.state.get("n", 0) + 1
+        if config.get("big"):
+            site.state["big"] = np.full(30_000, site.state["n"], dtype=np.float64)
+        else:
+            site.state.pop("big", None)
+        if config.get("fail"):
+            raise ValueError
+        return dict(arrays), 1, {"n": site.state["n"]}
+    """
+    one, two = tmp_path / "one", tmp_path / "two"
+    async with bench(tmp_path) as b:
+        worker = await b.worker(source)
+
+        async def run(state: Any, after: Path, **config: bool) -> Any:
+            return await worker.execute(task(small_model(), config=config), state=state, after=after)
+
+        first = await run(None, one, big=True)
+        second = await run(first.state, two, big=True)
+        assert (first.state.path, second.state.path) == (one, two)
+        assert second.state.manifest == manifest_of(two.read_bytes())
+        assert decode_state(two.read_bytes())["big"].tolist() == [2.0] * 30_000
+        held = descriptors(), descriptors(worker.pid)
+        failed = await run(second.state, one, big=True, fail=True)
+        assert not failed.reply.ok
+        assert failed.state is second.state
+        shrunk = await run(second.state, one)
+        assert decode_state(shrunk.state) == {"n": 3}
+        assert (await run(shrunk.state, one, big=True)).state.path == one
+        assert (descriptors(), descriptors(worker.pid)) == held
 
 
 async def test_only_one_request_at_a_time(tmp_path: Path) -> None:

@@ -122,11 +122,11 @@ def deploy(account: Account, deployment: Deployment, folder: Path, package: Pack
         tell(f"{deployment.stack}: nothing to change")
     assert view is not None
     view = cloudformation.look_at(account, deployment.stack) or view
-    _write_secret(account, view.outputs["SecretArn"], pack(server), tell)
     deployed = Deployed(
         account_id, deployment.region, view.outputs["BucketName"], view.outputs["TableName"], view.outputs, found
     )
-    _write_people(account, deployment, folder, authority, deployed)
+    least = _write_people(account, deployment, folder, authority, deployed)
+    _write_secret(account, view.outputs["SecretArn"], pack(server, least), tell)
     return deployed
 
 
@@ -151,7 +151,9 @@ def admit(
         raise NotFoundError(f"{deployment.stack}: not deployed yet; run: hanse deploy aws deploy")
     authority = Authority.load(folder / "authority")
     issued = authority.issue(asked, kind=asked.kind, name=asked.name, days=days)
-    _enrol(account, deployment, view.outputs["TableName"], authority, [(issued, _roles(asked.kind))], admit=True)
+    members = [(issued, _roles(asked.kind))]
+    least = _enrol(account, deployment, view.outputs["TableName"], authority, members, admit=True)
+    _write_secret(account, view.outputs["SecretArn"], pack(_server(folder, authority), least))
     reach = {"region": deployment.region} | _endpoint(account)
     if asked.kind == "person":
         reach["bucket"] = view.outputs["BucketName"]
@@ -180,12 +182,14 @@ def revoke(account: Account, deployment: Deployment, folder: Path, kind: str, na
     authority = Authority.load(folder / "authority")
     table = view.outputs["TableName"]
 
-    async def write() -> None:
+    async def write() -> int:
         book = Members(authority, TableLedger(account.client("dynamodb"), table, deployment.federation), address="")
         await book.load()
         await book.revoke(kind, name)
+        return book.revocations.version
 
-    asyncio.run(write())
+    least = asyncio.run(write())
+    _write_secret(account, view.outputs["SecretArn"], pack(_server(folder, authority), least))
 
 
 def destroy(account: Account, deployment: Deployment, tell: Tell) -> list[str]:
@@ -300,7 +304,7 @@ def _upload_template(account: Account, bucket: str, text: str) -> str:
     return f"https://{bucket}.s3.{account.region}.amazonaws.com{suffix}/{key}"
 
 
-def _write_secret(account: Account, secret: str, text: str, tell: Tell) -> None:
+def _write_secret(account: Account, secret: str, text: str, tell: Tell = lambda _: None) -> None:
     client = account.client("secretsmanager")
     with calling("writing the server's keys into their secret"):
         try:
@@ -319,8 +323,8 @@ def _delete_secret(account: Account, name: str) -> None:
         client.delete_secret(SecretId=name, ForceDeleteWithoutRecovery=True)
 
 
-def _write_people(account: Account, deployment: Deployment, folder: Path, authority: Authority, to: Deployed) -> None:
-    """Enrol the people whose folders lie here, and write their `federation.yaml`."""
+def _write_people(account: Account, deployment: Deployment, folder: Path, authority: Authority, to: Deployed) -> int:
+    """Enrol the people whose folders lie here, and write their `federation.yaml`; as `_enrol`."""
     enrolled: list[tuple[Issued, list[str]]] = []
     for path in sorted(folder.glob("*/membership.json")):
         person = Membership.load(path.parent)
@@ -329,7 +333,7 @@ def _write_people(account: Account, deployment: Deployment, folder: Path, author
         enrolled.append((Issued(person.identity, person.certificate_pem, person.signed_record), [ADMIN, RESEARCHER]))
         reach = {"region": deployment.region, "bucket": to.bucket}
         write_aws_file(path.parent, deployment.federation, reach | _endpoint(account))
-    _enrol(account, deployment, to.table, authority, enrolled)
+    return _enrol(account, deployment, to.table, authority, enrolled)
 
 
 def _enrol(
@@ -340,14 +344,17 @@ def _enrol(
     members: Sequence[tuple[Issued, list[str]]],
     *,
     admit: bool = False,
-) -> None:
+) -> int:
     """Write members down, with the roles given, or those that they have: a new certificate changes nobody's role.
 
     Args:
         admit: the operator lets them in now, whether or not they were revoked.
+
+    Returns:
+        The version of the revocation list.
     """
 
-    async def write() -> None:
+    async def write() -> int:
         ledger = TableLedger(account.client("dynamodb"), table, deployment.federation)
         book = Members(authority, ledger, address="")
         await book.load()
@@ -357,8 +364,9 @@ def _enrol(
             if admit:
                 await book.reinstate(kind, name)
             await book.enrol(issued, roles if before is None or before.revoked else before.roles)
+        return book.revocations.version
 
-    asyncio.run(write())
+    return asyncio.run(write())
 
 
 def _physical(account: Account, stack: str, name: str) -> str:

@@ -18,10 +18,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
-
 from hanse.core.errors import ConfigError
 from hanse.core.ids import SERVER, check_name
+from hanse.core.yaml_files import read_yaml
 
 FILE = "federation.yaml"
 MAX_SITES = 50
@@ -151,17 +150,7 @@ def load(path: Path) -> Deployment:
         ConfigError: it is not there, or something in it is wrong: where, expected, found.
     """
     path = path / FILE if path.is_dir() else path
-    try:
-        value = yaml.safe_load(path.read_text())
-    except FileNotFoundError:
-        raise ConfigError(f"{path}: not found; make one with: hanse deploy aws init {path}") from None
-    except (OSError, UnicodeDecodeError):
-        raise ConfigError(f"{path}: expected a text file that can be read") from None
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f":{mark.line + 1}" if mark is not None else ""
-        raise ConfigError(f"{path}{where}: expected YAML, found something else") from None
-    return read(value, str(path))
+    return read(read_yaml(path, f"make one with: hanse deploy aws init {path}"), str(path))
 
 
 def read(value: Any, where: str = FILE) -> Deployment:

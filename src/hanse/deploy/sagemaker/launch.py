@@ -22,6 +22,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from hanse.backends.local.ports import free_ports
 from hanse.core.errors import ConfigError, HanseError, JobFailed, UnavailableError
 from hanse.deploy.sagemaker.entry import THE_JOB, Told
 from hanse.deploy.sagemaker.jobs import JobState, TrainingJobs, capacity
@@ -382,11 +383,11 @@ def identities_of(settings: Settings) -> dict[str, AwsIdentity]:
 
 
 def _write_identities(settings: Settings) -> None:
-    """Have `server.yaml` know the accounts of today, before the server starts."""
+    """Have `server.yaml` know the accounts of today and no others, before the server starts."""
     from hanse.server.config import ServerConfig
 
     config = ServerConfig.load(settings.server.directory)
-    known = {**config.aws_identities, **identities_of(settings)}
+    known = identities_of(settings)
     if known != config.aws_identities:
         replace(config, aws_identities=known).save(settings.server.directory)
 
@@ -395,24 +396,18 @@ def _check_identities(settings: Settings, advice: str) -> None:
     from hanse.server.config import ServerConfig
 
     known = ServerConfig.load(settings.server.directory).aws_identities
-    for site, identity in identities_of(settings).items():
+    wanted = identities_of(settings)
+    if others := sorted(set(known) - set(wanted)):
+        raise ConfigError(
+            f"{settings.server.directory / 'server.yaml'}: aws_identities: found {', '.join(others)}, which "
+            f"federation.yaml does not name and who could still join; take it out there; {advice}"
+        )
+    for site, identity in wanted.items():
         if known.get(site) != identity:
             raise ConfigError(
                 f"{settings.server.directory / 'server.yaml'}: aws_identities: expected {site}: {{account: "
                 f'"{identity.account}", role: {identity.role}}}; {advice}'
             )
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports of loopback that nobody uses now."""
-    sockets = [socket.socket() for _ in range(count)]
-    try:
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]
-    finally:
-        for each in sockets:
-            each.close()
 
 
 def _answers(federation: Federation) -> bool:

@@ -34,10 +34,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from hanse.core.errors import ConfigError
 from hanse.core.ids import check_name
+from hanse.core.yaml_files import read_yaml
 
 _TOP = ("federation", "app", "server", "output", "defaults", "accounts")
 _SERVER = ("directory", "address", "port", "enrolment_port", "datasets", "tracking")
@@ -132,13 +131,7 @@ def read_settings(path: Path, *, local: bool = False) -> Settings:
     Raises:
         ConfigError: it is not there, or something in it is wrong: one line.
     """
-    try:
-        value = yaml.safe_load(path.read_text())
-    except FileNotFoundError:
-        raise ConfigError(f"{path}: not found") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        mark = getattr(error, "problem_mark", None)
-        raise ConfigError(f"{path}{f':{mark.line + 1}' if mark else ''}: expected YAML, found something else") from None
+    value = read_yaml(path)
     name = path.name
     top = _mapping(value, name, _TOP)
     base = path.absolute().parent

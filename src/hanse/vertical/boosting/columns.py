@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from hanse.core import scratch
 from hanse.core.arrays import Array
 from hanse.core.errors import ConfigError
 
@@ -48,7 +49,7 @@ class BinnedColumns:
 
     def apply(self, table: Wide) -> Array:
         """The bins of further rows, as `bins`; table: float64, `(n, num_columns)`."""
-        return _bins_of(table, self.edges, self.max_bins)
+        return _bins_of(scratch.transposed(table), self.edges, self.max_bins)
 
 
 def binned(table: Wide, names: Sequence[str], max_bins: int) -> BinnedColumns:
@@ -64,11 +65,12 @@ def binned(table: Wide, names: Sequence[str], max_bins: int) -> BinnedColumns:
     """
     if table.ndim != 2 or not 1 <= len(table) <= MAX_ROWS or not 1 <= table.shape[1] <= MAX_COLUMNS:
         raise ConfigError(f"table: expected 1 to {MAX_ROWS} rows and 1 to {MAX_COLUMNS} columns, found {table.shape}")
-    infinite = int(np.isinf(table).sum())
+    columns = scratch.transposed(table)
+    infinite = sum(int(np.isinf(column).sum()) for column in columns)
     if infinite:
         raise ConfigError(f"table: expected finite or missing values, found {infinite} infinite ones; clip them first")
-    edges = tuple(edges_of(np.ascontiguousarray(table[:, at]), max_bins) for at in range(table.shape[1]))
-    return BinnedColumns(_bins_of(table, edges, max_bins), edges, tuple(names), max_bins)
+    edges = tuple(edges_of(column, max_bins) for column in columns)
+    return BinnedColumns(_bins_of(columns, edges, max_bins), edges, tuple(names), max_bins)
 
 
 def edges_of(column: Wide, max_bins: int) -> Wide:
@@ -86,10 +88,10 @@ def edges_of(column: Wide, max_bins: int) -> Wide:
     return edges
 
 
-def _bins_of(table: Wide, edges: Sequence[Wide], max_bins: int) -> Array:
-    made = np.empty((len(edges), len(table)), dtype=np.uint16)
-    for at, each in enumerate(edges):
-        column = np.ascontiguousarray(table[:, at])
+def _bins_of(columns: Wide, edges: Sequence[Wide], max_bins: int) -> Array:
+    """Bins of `columns`, `(num_columns, num_rows)`."""
+    made = scratch.empty(columns.shape, np.uint16)
+    for at, (column, each) in enumerate(zip(columns, edges, strict=True)):
         made[at] = np.searchsorted(each, column, side="left")
         made[at][np.isnan(column)] = max_bins
     return made

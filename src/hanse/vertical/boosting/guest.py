@@ -8,7 +8,7 @@ import numpy.typing as npt
 
 from hanse.channels.checkpoints import BEGINNING, Progress
 from hanse.channels.party import Party
-from hanse.core.arrays import Array
+from hanse.core.arrays import Array, Arrays
 from hanse.core.errors import ConfigError, RefusedError
 from hanse.vertical.boosting.ciphers import KEEPERS, Keeper, Layout
 from hanse.vertical.boosting.columns import MAX_COLUMNS, BinnedColumns
@@ -16,6 +16,7 @@ from hanse.vertical.boosting.forest import Questions
 from hanse.vertical.boosting.levels import Level
 from hanse.vertical.boosting.protocol import VERSION
 from hanse.vertical.boosting.response import Response
+from hanse.vertical.boosting.selection import Selection, final, selected, trainings
 from hanse.vertical.boosting.settings import Settings
 from hanse.vertical.boosting.splits import Derivatives, Split, Told, largest
 from hanse.vertical.boosting.training import Grown, OwnColumns, boost
@@ -32,10 +33,12 @@ class GuestTrained:
     Attributes:
         grown: the trees, as far as the guest knows them, and margins of its rows.
         questions: its own splits.
+        selection: of cross-validation, if there was one.
     """
 
     grown: Grown
     questions: Questions
+    selection: Selection | None = None
 
 
 async def guest(
@@ -56,6 +59,29 @@ async def guest(
     """
     if len(response.target) != columns.num_rows:
         raise ConfigError(f"label: expected {columns.num_rows} rows as in the table, found {len(response.target)}")
+    if not settings.cross_validate:
+        return await _train(party, columns, response, settings, progress)
+    if progress.number:
+        found = Selection.resumed(progress.state)
+    else:
+        ends = [(await _train(party, columns, response, each)).grown for each in trainings(settings)]
+        found = selected(settings, ends)
+    for host in party.protocol.roles[1:]:
+        await party.send(host, "selected", np.array([found.depth, found.num_trees], np.int64))
+    last = final(settings, found.depth, found.num_trees)
+    trained = await _train(party, columns, response, last, progress, found.kept())
+    return GuestTrained(trained.grown, trained.questions, found)
+
+
+async def _train(
+    party: Party,
+    columns: BinnedColumns,
+    response: Response,
+    settings: Settings,
+    progress: Progress = BEGINNING,
+    kept: Arrays | None = None,
+) -> GuestTrained:
+    """One training, of the model or of a fold."""
     hosts = party.protocol.roles[1:]
     bounds = largest(response.objective, settings)
     keeper: Keeper = KEEPERS[settings.cipher]()
@@ -67,7 +93,7 @@ async def guest(
     calls = _Calls(party, hosts, keeper, layout, settings)
     own = OwnColumns(columns, settings, progress)
     others = [await _met(calls, host, hello) for host in hosts]
-    grown = await boost([own, *others], response.objective, response.target, response.start(), settings, progress)
+    grown = await boost([own, *others], response.objective, response.target, response.start(), settings, progress, kept)
     for host in hosts:
         await party.send(host, "tree", np.array([-1, 0], np.int64))
     return GuestTrained(grown, own.asked.questions())

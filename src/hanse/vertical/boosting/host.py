@@ -17,6 +17,7 @@ from hanse.vertical.boosting.guest import COLUMNS_A_MESSAGE, unpacked
 from hanse.vertical.boosting.levels import Level
 from hanse.vertical.boosting.protocol import VERSION
 from hanse.vertical.boosting.response import MAX_CLASSES
+from hanse.vertical.boosting.selection import final, trainings
 from hanse.vertical.boosting.settings import Settings
 from hanse.vertical.boosting.training import Asked, sides, with_siblings
 
@@ -36,6 +37,19 @@ async def host(party: Party, columns: BinnedColumns, settings: Settings, progres
     Raises:
         RefusedError: a guest whose rows or settings differ, or that sends something else than the protocol says.
     """
+    if settings.cross_validate:
+        if not progress.number:
+            for each in trainings(settings):
+                await _train(party, columns, each, BEGINNING)
+        depth, num_trees = (int(each) for each in await party.recv("guest", "selected"))
+        if depth not in settings.tried or not 1 <= num_trees <= settings.num_trees:
+            raise RefusedError("guest: expected one of the depths that were tried and no more trees, found others")
+        settings = final(settings, depth, num_trees)
+    return await _train(party, columns, settings, progress)
+
+
+async def _train(party: Party, columns: BinnedColumns, settings: Settings, progress: Progress) -> Questions:
+    """One training, of the model or of a fold."""
     digest = settings.digest()
     await party.send(
         "guest", "hello", np.array([VERSION, columns.num_rows, columns.num_columns, 0, 0, digest], np.int64)

@@ -26,6 +26,7 @@ from hanse.vertical.boosting.forest import Forest, Questions
 from hanse.vertical.boosting.response import KINDS, Response, response_of
 from hanse.vertical.boosting.saved import part_arrays, part_in
 from hanse.vertical.boosting.scoring import PartyTrees
+from hanse.vertical.boosting.selection import Selection
 from hanse.vertical.boosting.settings import Settings
 from hanse.vertical.model import Model, Played, Program
 from hanse.vertical.parties import IfOffline
@@ -34,7 +35,7 @@ from hanse.vertical.tables import Table
 from hanse.vertical.together import Together
 
 Wide = npt.NDArray[np.float64]
-_SETTINGS = tuple(each.name for each in fields(Settings))
+_SETTINGS = tuple(each.name for each in fields(Settings) if each.name != "fold")
 _MEASURES = {
     "classification": {
         "accuracy": "share of the judged rows whose likeliest class is right",
@@ -43,6 +44,11 @@ _MEASURES = {
         "ks": "distance between the scores of both classes",
     },
     "regression": {"rmse": "of the judged rows", "mae": "of the judged rows", "r2": "explained variance"},
+}
+_CHOSEN = {
+    "cv_loss": "the lowest mean loss of cross-validation",
+    "cv_depth": "the depth that had it",
+    "cv_trees": "how many rounds had it",
 }
 
 
@@ -72,12 +78,15 @@ class Boosting(Model):
     guest_trees: int = 0
     held_out: float = 0.0
     patience: int = 0
+    cross_validate: int = 0
+    depths: tuple[int, ...] = ()
     cipher: str = "okamoto-uchiyama"
 
     def __post_init__(self) -> None:
         Model.__post_init__(self)
         if self.objective not in KINDS:
             raise ConfigError(f"objective: expected one of {', '.join(KINDS)}, found {self.objective!r:.40}")
+        object.__setattr__(self, "depths", tuple(self.depths))
         self.settings()
 
     def settings(self) -> Settings:
@@ -94,7 +103,7 @@ class Boosting(Model):
 
     def measures(self) -> Mapping[str, str]:
         """Names of the metrics that the guest computes, each with what it is."""
-        return _MEASURES[self.objective]
+        return _MEASURES[self.objective] | (_CHOSEN if self.cross_validate else {})
 
     def columns(self, table: Table, *, is_guest: bool) -> BinnedColumns:
         """A party's columns as they are trained on."""
@@ -166,12 +175,21 @@ class Boosting(Model):
         held_out = trained.grown.held_out
         return np.flatnonzero(held_out if held_out.any() else ~held_out)
 
+    def also_told(self, trained: Any) -> Mapping[str, float]:
+        """See `Model.also_told`: what cross-validation chose."""
+        found = trained.selection
+        if found is None:
+            return {}
+        return {"cv_loss": found.loss, "cv_depth": float(found.depth), "cv_trees": float(found.num_trees)}
+
     def result(self, played: Mapping[str, Played]) -> "Result":
         """See `Model.result`."""
         guest = played["guest"]
         parts = {role: each.part for role, each in played.items()}
         losses = guest.trained.grown.losses
-        return Result(self, parts, guest.response, guest.metrics, guest.scores, guest.rows, losses)
+        return Result(
+            self, parts, guest.response, guest.metrics, guest.scores, guest.rows, losses, guest.trained.selection
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,9 +198,11 @@ class Result(Together):
 
     Attributes:
         losses: the mean loss on the rows held out by the training after each round; empty without them.
+        selection: what `cross_validate` found: losses of every depth and number of rounds, and the best of them.
     """
 
     losses: tuple[float, ...]
+    selection: Selection | None = None
 
     @property
     def forest(self) -> Forest:

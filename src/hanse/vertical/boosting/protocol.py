@@ -54,6 +54,10 @@ def protocol(num_hosts: int, settings: Settings) -> Protocol:
         ]
         if settings.samples:
             reveals.append(Reveal(host, "guest", "sample", "which rows a tree is grown on, which depends on the label"))
+        if settings.cross_validate:
+            messages.append(Message("selected", "guest", host, "int64", (2,)))
+            chosen = "which depth and how many trees did best in cross-validation, which depends on the label"
+            reveals.append(Reveal(host, "guest", "selected", chosen))
         if settings.cipher == "mock":
             reveals.append(Reveal(host, "guest", "derivatives", "everything that would be encrypted, and so the label"))
     mock = settings.cipher == "mock"

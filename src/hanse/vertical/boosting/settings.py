@@ -29,6 +29,10 @@ class Settings:
         guest_trees: how many rounds at the start use the guest's columns alone.
         held_out: the part of rows that no tree is grown on and that tell when to stop.
         patience: rounds without an improvement on the rows held out after which training stops; 0 for never.
+        cross_validate: in how many folds the number of rounds, at most `num_trees`, and the depth are chosen, before
+            trees are grown on all rows; 0 for not at all.
+        depths: that cross-validation tries; empty for `depth` alone.
+        fold: which fold, from 1, no tree is grown on; 0 but inside cross-validation.
         cipher: `okamoto-uchiyama`, `paillier`, or `mock`, which protects nothing.
         seed: of GOSS and of the rows held out.
 
@@ -49,6 +53,9 @@ class Settings:
     guest_trees: int = 0
     held_out: float = 0.0
     patience: int = 0
+    cross_validate: int = 0
+    depths: tuple[int, ...] = ()
+    fold: int = 0
     cipher: str = "okamoto-uchiyama"
     seed: int = 0
 
@@ -60,6 +67,8 @@ class Settings:
             ("max_bins", 2, 1024),
             ("guest_trees", 0, 100_000),
             ("patience", 0, 100_000),
+            ("cross_validate", 0, 20),
+            ("fold", 0, self.cross_validate if type(self.cross_validate) is int else 0),
             ("seed", 0, 2**63 - 1),
         ):
             value = getattr(self, name)
@@ -85,13 +94,29 @@ class Settings:
             raise ConfigError("other_rate: expected at least (1 − top_rate) / 64; fewer rows stand for too many")
         if bool(self.patience) != bool(self.held_out):
             raise ConfigError("held_out, patience: expected both, for early stopping, or neither")
+        fitting = all(type(depth) is int and 1 <= depth <= MAX_DEPTH for depth in self.depths)
+        if not fitting or len(set(self.depths)) != len(self.depths):
+            raise ConfigError(f"depths: expected different whole numbers from 1 to {MAX_DEPTH}, found others")
+        if (
+            self.cross_validate == 1
+            or (self.cross_validate and self.held_out)
+            or (self.depths and not self.cross_validate)
+        ):
+            raise ConfigError(
+                "cross_validate: expected 2 folds or more, without held_out and patience; depths go with it"
+            )
         if self.cipher not in CIPHERS:
             raise ConfigError(f"cipher: expected one of {', '.join(CIPHERS)}, found {self.cipher!r:.40}")
 
     @property
     def samples(self) -> bool:
         """Whether trees are grown on some rows only."""
-        return bool(self.top_rate or self.held_out)
+        return bool(self.top_rate or self.held_out or self.cross_validate)
+
+    @property
+    def tried(self) -> tuple[int, ...]:
+        """Depths that cross-validation tries."""
+        return self.depths or (self.depth,)
 
     @property
     def weight_of_others(self) -> float:
@@ -101,4 +126,5 @@ class Settings:
     def digest(self) -> int:
         """63 bits that differ where two parties' settings differ."""
         whole = {name: float(value) if type(value) is int else value for name, value in asdict(self).items()}
+        whole["depths"] = [float(depth) for depth in self.depths]
         return int.from_bytes(hashlib.sha256(canonical_json(whole)).digest()[:8], "little") >> 1

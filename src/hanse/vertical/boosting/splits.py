@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hanse.core.arrays import Array
+from hanse.core.errors import ConfigError
 from hanse.trees.objectives import SCALE_BITS, Objective, whole
 from hanse.vertical.boosting.settings import Settings
 
@@ -78,8 +79,16 @@ def derivatives(g: Wide, h: Wide, grown_on: Mask, tree: int, objective: Objectiv
 def held_out(num_rows: int, settings: Settings) -> Mask:
     """Which rows no tree is grown on."""
     chosen = np.zeros(num_rows, np.bool_)
-    count = int(settings.held_out * num_rows)
-    chosen[np.argsort(_keys(settings.seed, 0, np.arange(num_rows)), kind="stable")[:count]] = True
+    by_key = np.argsort(_keys(settings.seed, 0, np.arange(num_rows)), kind="stable")
+    if settings.fold:
+        if num_rows < 2 * settings.cross_validate:
+            raise ConfigError(f"cross_validate: expected two rows a fold and more, found {num_rows} rows")
+        chosen[by_key[settings.fold - 1 :: settings.cross_validate]] = True
+    elif settings.held_out:
+        count = int(settings.held_out * num_rows)
+        if not count:
+            raise ConfigError(f"held_out: expected a part of {num_rows} rows that is a row at least, found none")
+        chosen[by_key[:count]] = True
     return chosen
 
 

@@ -203,6 +203,7 @@ async def boost(
     start: tuple[Wide, int],
     settings: Settings,
     progress: Progress = BEGINNING,
+    kept: Arrays | None = None,
 ) -> Grown:
     """Grow all trees.
 
@@ -213,6 +214,7 @@ async def boost(
         settings: all of them.
         progress: trees that are done: whole rounds, with what was kept after them. The first source is `OwnColumns`
             where something is kept.
+        kept: what is kept besides with every checkpoint.
     """
     base = start[0]
     out = held_out(len(target), settings)
@@ -234,16 +236,16 @@ async def boost(
             tree = _Tree(settings.depth)
             margins[output] += await tree.grow(there, found, len(trees), settings)
             trees.append(tree)
-        if settings.patience:
+        if out.any():
             losses.append(mean_loss(objective, margins[:, out], target[out]))
-            if losses[-1] < losses[best] or turn == 0:
-                best, best_margins = turn, margins.copy()
-        _keep(progress, sources[0], trees, losses, margins, best_margins)
+        if settings.patience and (losses[-1] < losses[best] or turn == 0):
+            best, best_margins = turn, margins.copy()
+        _keep(progress, sources[0], trees, losses, margins, best_margins, kept or Arrays())
         if settings.patience and turn - best >= settings.patience:
             break
-    kept = (best + 1) * objective.num_outputs if settings.patience else len(trees)
-    forest = _joined(base, trees[:kept])
-    return Grown(forest, margins if kept == len(trees) else best_margins, tuple(losses), out)
+    count = (best + 1) * objective.num_outputs if settings.patience else len(trees)
+    forest = _joined(base, trees[:count])
+    return Grown(forest, margins if count == len(trees) else best_margins, tuple(losses), out)
 
 
 def mean_loss(objective: Objective, margins: Wide, target: Wide) -> float:
@@ -343,13 +345,19 @@ _KEPT = ("party", "question", "column", "value", "gain", "heavier_left", "weight
 
 
 def _keep(
-    progress: Progress, own: Source, trees: Sequence[_Tree], losses: Sequence[float], margins: Wide, best: Wide
+    progress: Progress,
+    own: Source,
+    trees: Sequence[_Tree],
+    losses: Sequence[float],
+    margins: Wide,
+    best: Wide,
+    kept: Arrays,
 ) -> None:
     """A round is done: everything that the next one needs; of rows their margins now and at the best round so far."""
     if progress.keeps and isinstance(own, OwnColumns):
         arrays = {name: np.stack([getattr(tree, name) for tree in trees]) for name in _KEPT}
         of_rows = {"margins": margins, "best_margins": best} if losses else {"margins": margins}
-        state = {**arrays, **of_rows, "losses": np.array(losses), **own.asked.kept()}
+        state = {**arrays, **of_rows, "losses": np.array(losses), **own.asked.kept(), **kept}
         progress.keep(len(trees), Arrays({**state, "heavier_left": arrays["heavier_left"].astype(np.uint8)}))
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from hanse.core import scratch
 from hanse.core.errors import ConfigError
 from hanse.vertical.glm.families import Table
 
@@ -58,7 +59,6 @@ class Columns:
         if table.ndim != 2 or table.shape[1] != num_own:
             raise ConfigError(f"table: expected {num_own} columns, found {table.shape[1:] or 'one dimension'}")
         _check_finite(table)
-        table = _with_intercept(table) if num_own < len(self.names) else table
         return _scaled(table, self.means, self.deviations, self.clip)
 
 
@@ -88,7 +88,8 @@ def prepare(
         raise ConfigError(
             f"table: expected rows and columns of numbers, found {table.ndim} dimensions of {table.dtype}"
         )
-    table = table.astype(np.float64)
+    if table.dtype != np.float64:
+        table = table.astype(np.float64)
     rows, count = table.shape
     if not MIN_ROWS <= rows <= MAX_ROWS:
         raise ConfigError(f"table: expected {MIN_ROWS} to {MAX_ROWS} rows, found {rows}")
@@ -105,20 +106,25 @@ def prepare(
     if constant:
         raise ConfigError(f"table: expected columns that vary, found {constant} that are constant; leave them out")
     if intercept:
-        table, names = _with_intercept(table), (INTERCEPT, *names)
+        names = (INTERCEPT, *names)
         means, deviations = np.concatenate([[0.0], means]), np.concatenate([[1.0], deviations])
     return Columns(_scaled(table, means, deviations, clip), names, means, deviations, clip)
 
 
 def _check_finite(table: Table) -> None:
-    bad = int((~np.isfinite(table)).any(axis=0).sum())
-    if bad:
-        raise ConfigError(f"table: expected finite columns, found {bad} with missing or infinite values")
+    bad = np.zeros(table.shape[1], np.bool_)
+    for block in scratch.blocks(table):
+        bad |= (~np.isfinite(table[block])).any(axis=0)
+    if bad.any():
+        raise ConfigError(f"table: expected finite columns, found {int(bad.sum())} with missing or infinite values")
 
 
 def _moments(table: Table) -> tuple[Table, Table]:
-    means = table.mean(axis=0)
-    deviations = table.std(axis=0)
+    means = table.mean(axis=0, dtype=np.float64)
+    squares = np.zeros_like(means)
+    for block in scratch.blocks(table):
+        squares += ((table[block] - means) ** 2).sum(axis=0)
+    deviations = np.sqrt(squares / len(table))
     vanishing = deviations <= 1e-14 * np.maximum(np.abs(means), np.finfo(np.float64).tiny)
     if vanishing.any() or not np.isfinite(deviations).all():
         bad = int((vanishing | ~np.isfinite(deviations)).sum())
@@ -126,10 +132,15 @@ def _moments(table: Table) -> tuple[Table, Table]:
     return means, deviations
 
 
-def _with_intercept(table: Table) -> Table:
-    return np.column_stack([np.ones(len(table)), table])
-
-
 def _scaled(table: Table, means: Table, deviations: Table, clip: float | None) -> Table:
-    scaled = (table - means) / deviations
-    return scaled if clip is None else np.clip(scaled, -clip, clip)
+    """The table, where it is one column short after a column of ones, scaled and clipped."""
+    scaled = scratch.empty((len(table), len(means)), np.float64)
+    intercept = len(means) - table.shape[1]
+    scaled[:, :intercept] = 1.0
+    for block in scratch.blocks(table):
+        part = scaled[block, intercept:]
+        np.subtract(table[block], means[intercept:], out=part)
+        part /= deviations[intercept:]
+        if clip is not None:
+            np.clip(part, -clip, clip, out=part)
+    return scaled

@@ -27,6 +27,7 @@ import numpy as np
 from hanse.channels.checkpoints import BEGINNING, Progress
 from hanse.channels.party import Party
 from hanse.channels.protocol import Guarantee, Message, Protocol, Reveal
+from hanse.core import scratch
 from hanse.core.arrays import Array, Arrays
 from hanse.core.errors import ConfigError, RefusedError
 from hanse.crypto import fixed_point, sharing, truncation
@@ -163,7 +164,7 @@ class _Side:
             await self.party.send(peer, name, share)
         total = share.copy()
         for peer in self.peers:
-            total += _of_shape(await self.party.recv(peer, name), share.shape)
+            total += of_shape(await self.party.recv(peer, name), share.shape)
         return total
 
 
@@ -308,7 +309,7 @@ async def _begin(
         num_rows=rows,
         seed=seed,
         table=table,
-        opened=[np.empty((rows, each), np.uint64) for each in plan.columns],
+        opened=[scratch.empty((rows, each), np.uint64) for each in plan.columns],
         sample_weights=sample_weights,
         opened_sample_weights=None,
         response=response,
@@ -331,14 +332,14 @@ async def _open_tables(side: _Side) -> None:
             await side.party.send(peer, "masked_table", own[rows])
         for peer in side.peers:
             theirs = side.opened[roles.index(peer)][rows]
-            theirs[:] = _of_shape(await side.party.recv(peer, "masked_table"), theirs.shape)
+            theirs[:] = of_shape(await side.party.recv(peer, "masked_table"), theirs.shape)
     if side.sample_weights is not None:
         side.opened_sample_weights = side.sample_weights - weights_mask
         for peer in side.peers:
             await side.party.send(peer, "masked_sample_weights", side.opened_sample_weights)
     elif side.plan.weighted:
         received = await side.party.recv("guest", "masked_sample_weights")
-        side.opened_sample_weights = _of_shape(received, (side.num_rows, 1))
+        side.opened_sample_weights = of_shape(received, (side.num_rows, 1))
 
 
 async def _train(side: _Side, progress: Progress) -> Trained:
@@ -349,7 +350,7 @@ async def _train(side: _Side, progress: Progress) -> Trained:
         await side.party.send(peer, "weights", weights[parts[roles.index(peer)]])
     own = weights[parts[side.place]].copy()
     for peer in side.peers:
-        own += _of_shape(await side.party.recv(peer, "weights"), own.shape)
+        own += of_shape(await side.party.recv(peer, "weights"), own.shape)
     found = fixed_point.decode(own, WEIGHT_BITS)
     check_weights(found)
     return Trained(found, changes, num_steps)
@@ -386,7 +387,7 @@ async def _steps(side: _Side, progress: Progress) -> tuple[Ring, tuple[float, ..
 
 
 def _kept(progress: Progress, name: str, shape: tuple[int, ...]) -> Ring:
-    return np.array(_of_shape(progress.state[name], shape), np.uint64)
+    return np.array(of_shape(progress.state[name], shape), np.uint64)
 
 
 async def _step(side: _Side, batch: slice, dealt_now: Material, step: Step) -> None:
@@ -456,7 +457,7 @@ async def _material(side: _Side, index: int, shapes: Shapes) -> Material:
     if not side.is_first:
         return dealt.host_material(shapes, seed)
     correction = await side.party.recv("arbiter", "correction")
-    return dealt.guest_material(shapes, seed, _of_shape(correction, (shapes.num_derived,)))
+    return dealt.guest_material(shapes, seed, of_shape(correction, (shapes.num_derived,)))
 
 
 async def _change(side: _Side, before: Ring, dealt_now: Material) -> float:
@@ -515,7 +516,7 @@ def _agreed(training: Training, hellos: list[list[int]]) -> tuple[Plan, int]:
     return plan, rows
 
 
-def _of_shape(array: Array, shape: tuple[int, ...]) -> Array:
+def of_shape(array: Array, shape: tuple[int, ...]) -> Array:
     if array.shape != shape:
         raise RefusedError(f"glm: expected an array of {shape}, found {array.shape}")
     return array

@@ -30,31 +30,24 @@ import numpy.typing as npt
 from hanse.channels.checkpoints import BEGINNING, Progress
 from hanse.channels.party import Party
 from hanse.channels.protocol import Guarantee, Message, Protocol, Reveal
-from hanse.core.arrays import Array, Arrays
+from hanse.core.arrays import Arrays
 from hanse.core.errors import ConfigError, RefusedError
 from hanse.crypto import rlwe
-from hanse.crypto.aes import prg
 from hanse.crypto.rlwe import Answer, Encrypted, PrivateKey, PublicKey
-from hanse.crypto.sharing import new_seed
-from hanse.vertical.glm import wide
+from hanse.vertical.glm import slots, wide
 from hanse.vertical.glm.columns import MAX_COLUMNS, MAX_ROWS, MIN_ROWS, Columns
-from hanse.vertical.glm.dealer import Trained
+from hanse.vertical.glm.dealer import Trained, of_shape
+from hanse.vertical.glm.descent import Descent, checked_change
 from hanse.vertical.glm.families import MAX_CLASSES, Response, Table
-from hanse.vertical.glm.plaintext import Optimiser, relative_weights
+from hanse.vertical.glm.plaintext import relative_weights
 from hanse.vertical.glm.precision import check_columns, check_weights
 from hanse.vertical.glm.series import Series, series_of
-from hanse.vertical.glm.training import Batch, Training, batches, bounds, first_step, has_ended
+from hanse.vertical.glm.slots import FACTOR_BITS, RESIDUAL_BITS, SCORE_BITS, TABLE_BITS, WEIGHT_BITS
+from hanse.vertical.glm.training import Batch, Training, batches, bounds, first_step
 from hanse.vertical.glm.wide import Integers
 
 VERSION = 1
 MAX_BATCH = 8192
-TABLE_BITS = 12
-WEIGHT_BITS = 24
-SCORE_BITS = TABLE_BITS + WEIGHT_BITS
-RESIDUAL_BITS = 26
-_FACTOR_BITS = RESIDUAL_BITS // 2
-_SLOT_MASK_BITS = 80
-"""Of each product of factors, which has at most 2^28; sums of 192 masks stay below the slots' modulus."""
 ROWS_A_RANK = 4
 LARGEST_ROW = 1 << 16
 """Sum of the absolute values of a row, which products are exact for."""
@@ -193,16 +186,11 @@ async def _begin(
     cipher: type[PrivateKey] = PrivateKey,
 ) -> _Side:
     rows, width = columns.values.shape
-    cuts = bounds(rows, training.batch_rows)
-    if max(stop - start for start, stop in cuts) > MAX_BATCH:
-        raise ConfigError(f"batch_rows: expected at most {MAX_BATCH} without a dealer, found {training.batch_rows}")
     if not own_gradients and (training.optimiser != "sgd" or training.l1 or training.tolerance):
         raise ConfigError("training: expected sgd without l1 and tolerance where gradients are not seen")
-    check_columns(columns.values, cuts)
-    table = np.rint(columns.values * 2.0**TABLE_BITS).astype(np.int64)
-    if int(np.abs(table).sum(axis=1).max()) >= LARGEST_ROW << TABLE_BITS:
-        raise ConfigError(f"table: expected absolute values of a row below {LARGEST_ROW} in all; clip outliers")
-    rank = _largest_rank(table, cuts) if own_gradients else 0
+    table = whole_table(columns, training)
+    cuts = bounds(rows, training.batch_rows)
+    rank = largest_rank(table, cuts) if own_gradients else 0
     series = None if training.family == "linear" else series_of(training.family, training.wide_scores)
     digest = training.digest(*(() if series is None else (series.digest(),)), b"own" if own_gradients else b"shared")
     peer = "host" if party.role == "guest" else "guest"
@@ -221,13 +209,9 @@ async def _begin(
     outputs = outputs or their_outputs
     if not 1 <= outputs <= MAX_CLASSES or (party.role == "guest" and their_outputs):
         raise RefusedError(f"{peer}: expected 1 to {MAX_CLASSES} outputs, named by the guest alone")
-    smallest = min(stop - start for start, stop in cuts)
-    for who, found in ((party.role, rank), (peer, their_rank)):
-        if own_gradients and not 0 < found * ROWS_A_RANK < smallest:
-            raise RefusedError(
-                f"{who}: expected columns of rank below a quarter of the rows of a batch, {smallest}, found {found}; "
-                f"their gradients would give labels away: take larger batches, or shared weights"
-            )
+    if own_gradients:
+        check_rank(party.role, rank, cuts)
+        check_rank(peer, their_rank, cuts)
     key = cipher()
     await party.send(peer, "public_key", np.stack([key.public.body, key.public.other]).astype(np.uint32))
     body, other = (await party.recv(peer, "public_key")).astype(np.uint64)
@@ -248,11 +232,41 @@ async def _begin(
     )
 
 
-def _largest_rank(table: npt.NDArray[np.int64], cuts: list[tuple[int, int]]) -> int:
+def whole_table(columns: Columns, training: Training) -> npt.NDArray[np.int64]:
+    """X as integers with TABLE_BITS.
+
+    Raises:
+        ConfigError: batches that are too large, or columns beyond the range of fixed point.
+    """
+    cuts = bounds(len(columns.values), training.batch_rows)
+    if max(stop - start for start, stop in cuts) > MAX_BATCH:
+        raise ConfigError(f"batch_rows: expected at most {MAX_BATCH} under encryption, found {training.batch_rows}")
+    check_columns(columns.values, cuts)
+    table = np.rint(columns.values * 2.0**TABLE_BITS).astype(np.int64)
+    if int(np.abs(table).sum(axis=1).max()) >= LARGEST_ROW << TABLE_BITS:
+        raise ConfigError(f"table: expected absolute values of a row below {LARGEST_ROW} in all; clip outliers")
+    return table
+
+
+def largest_rank(table: npt.NDArray[np.int64], cuts: list[tuple[int, int]]) -> int:
     """Of a batch; where columns are few enough anyway, their number."""
     if all(table.shape[1] * ROWS_A_RANK < stop - start for start, stop in cuts):
         return int(table.shape[1])
     return max(int(np.linalg.matrix_rank(table[start:stop].astype(np.float64))) for start, stop in cuts)
+
+
+def check_rank(who: str, rank: int, cuts: list[tuple[int, int]]) -> None:
+    """Refuse a party whose own gradients would tell it labels.
+
+    Raises:
+        RefusedError: a rank of a quarter of the rows of a batch, or more.
+    """
+    smallest = min(stop - start for start, stop in cuts)
+    if not 0 < rank * ROWS_A_RANK < smallest:
+        raise RefusedError(
+            f"{who}: expected columns of rank below a quarter of the rows of a batch, {smallest}, found {rank}; "
+            f"their gradients would give labels away: take larger batches, or shared weights"
+        )
 
 
 async def _train(side: _Side, start: Table | None, progress: Progress) -> Trained:
@@ -274,40 +288,25 @@ async def _train(side: _Side, start: Table | None, progress: Progress) -> Traine
 
 async def _descend(side: _Side, start: Table, progress: Progress) -> tuple[Table, tuple[float, ...], int]:
     """All steps on weights that this party holds."""
-    optimiser = Optimiser(side.training, start, side.penalised)
-    changes: list[float] = []
-    taken = first_step(len(side.table), side.training, progress.number)
-    if progress.number:
-        kept = {name: _of_shape(progress.state[name], start.shape) for name in ("weights", "first", "second")}
-        optimiser.weights, optimiser.first, optimiser.second = (np.array(each, np.float64) for each in kept.values())
-        optimiser.count, changes = taken, progress.state["changes"].tolist()
-    before = optimiser.weights
-    ended = has_ended(changes, side.training)
-    for batch in () if ended else batches(len(side.table), side.training, progress.number):
+    descent = Descent.begun(len(side.table), side.training, start, side.penalised, progress)
+    for batch in descent.batches(progress.number):
         side.party.iteration = batch.index
         x = side.table[batch.rows]
-        d = await _residuals(side, side.values[batch.rows] @ optimiser.weights, batch, 1.0)
+        d = await _residuals(side, side.values[batch.rows] @ descent.weights, batch, 1.0)
         local, masks, shares = await _gradients(side, x, d)
         side.awaited["sum"] = local + masks
         await side.party.send(side.peer, "masked_gradient", wide.to_words(shares))
-        returned = wide.from_words(_of_shape(await side.party.recv(side.peer, "masked_gradient"), (*local.shape, 2)))
+        returned = wide.from_words(of_shape(await side.party.recv(side.peer, "masked_gradient"), (*local.shape, 2)))
         gradient = wide.to_floats(local + masks + returned, TABLE_BITS + RESIDUAL_BITS)
-        optimiser.step(gradient / batch.num_rows)
-        taken = batch.index + 1
+        descent.step(batch, gradient / batch.num_rows)
         if batch.ends_epoch and side.training.tolerance:
-            own = float(((optimiser.weights - before) ** 2).sum())
+            own = descent.squared_change()
             await side.party.send(side.peer, "change", np.array([own]))
             (other,) = await side.party.recv(side.peer, "change")
-            if not (np.isfinite(other) and other >= 0):
-                raise RefusedError(f"{side.peer}: expected a finite change of the weights, found another")
-            changes.append(float(np.sqrt(own + other)))
-            before = optimiser.weights
+            descent.close_epoch(own + checked_change(side.peer, other))
         if batch.ends_epoch:
-            state = {"weights": optimiser.weights, "first": optimiser.first, "second": optimiser.second}
-            progress.keep(batch.epoch + 1, Arrays({**state, "changes": np.array(changes)}))
-            if has_ended(changes, side.training):
-                break
-    return optimiser.weights, tuple(changes), taken
+            progress.keep(batch.epoch + 1, descent.state())
+    return descent.weights, tuple(descent.changes), descent.taken
 
 
 # ---- shared weights ----
@@ -329,7 +328,7 @@ async def _descend_shared(side: _Side, start: Table, progress: Progress) -> tupl
     taken = first_step(len(side.table), training, progress.number)
     if progress.number:
         own, theirs, *moved = (
-            wide.from_words(_of_shape(progress.state[name], (*like.shape, 2)))
+            wide.from_words(of_shape(progress.state[name], (*like.shape, 2)))
             for name, like in zip(_SHARES, (own, theirs, own, theirs), strict=True)
         )
         velocities = moved[0], moved[1]
@@ -359,7 +358,7 @@ async def _descend_shared(side: _Side, start: Table, progress: Progress) -> tupl
             progress.keep(batch.epoch + 1, Arrays(zip(_SHARES, words, strict=True)))
     side.awaited["sum"] = own
     await side.party.send(side.peer, "weights", wide.to_words(theirs))
-    rest = wide.from_words(_of_shape(await side.party.recv(side.peer, "weights"), (*own.shape, 2)))
+    rest = wide.from_words(of_shape(await side.party.recv(side.peer, "weights"), (*own.shape, 2)))
     return wide.to_floats(own + rest, WEIGHT_BITS), (), taken
 
 
@@ -427,9 +426,9 @@ async def _residuals(side: _Side, z: Any, batch: Batch, factor: float) -> Intege
     if side.series is None:
         share = _linear(z, factor, is_first=side.is_guest)
     elif side.is_guest:
-        share = await _residuals_at_guest(side, side.series, _angles(z, side.series), scale)
+        share = await _residuals_at_guest(side, side.series, slots.angles_of(z, side.series), scale)
     else:
-        share = await _residuals_at_host(side, side.series, _angles(z, side.series))
+        share = await _residuals_at_host(side, side.series, slots.angles_of(z, side.series))
     if side.response is not None:
         share = share - wide.from_floats(scale * side.response[batch.rows], RESIDUAL_BITS)
     return share
@@ -438,82 +437,28 @@ async def _residuals(side: _Side, z: Any, batch: Batch, factor: float) -> Intege
 def _linear(z: Any, factor: float, *, is_first: bool) -> Integers:
     if z.dtype == np.float64:
         return wide.from_floats(factor * z, RESIDUAL_BITS)
-    whole = round(factor * 2.0**_FACTOR_BITS)
-    return wide.truncate(z * whole, SCORE_BITS + _FACTOR_BITS - RESIDUAL_BITS, is_first=is_first)
-
-
-def _angles(z: Any, series: Series) -> Table:
-    """2πz / P of numbers or of shares, float64, of the same shape."""
-    period = 2.0**series.range.period_bits
-    if z.dtype != np.float64:
-        z = (z % (1 << SCORE_BITS + series.range.period_bits)).astype(np.float64) * 2.0**-SCORE_BITS
-    angles: Table = 2 * np.pi * (np.mod(z, period) / period)
-    return angles
+    whole = round(factor * 2.0**FACTOR_BITS)
+    return wide.truncate(z * whole, SCORE_BITS + FACTOR_BITS - RESIDUAL_BITS, is_first=is_first)
 
 
 async def _residuals_at_host(side: _Side, series: Series, angles: Table) -> Integers:
-    orders = np.arange(1, series.range.terms + 1)
-    turns = angles[..., None] * orders
-    factors = np.rint(np.concatenate([np.cos(turns), np.sin(turns)], axis=-1) * 2.0**_FACTOR_BITS).astype(np.int64)
-    padded = _padded(factors)
+    factors = slots.holders_factors(angles, series)
+    padded = slots.padded(factors)
     side.awaited["slots"] = len(padded)
     encrypted = side.key.encrypt_slots(padded)
     await side.party.send("guest", "angles", encrypted.body)
     await side.party.send("guest", "angle_seeds", encrypted.seeds)
     answer = Answer(await side.party.recv("guest", "residual_heads"), await side.party.recv("guest", "residual_tails"))
-    return _summed(side.key.decrypt_slots(answer, len(padded)), factors.shape)
+    return slots.summed(side.key.decrypt_slots(answer, len(padded)), factors.shape)
 
 
 async def _residuals_at_guest(side: _Side, series: Series, angles: Table, scale: Any) -> Integers:
-    # cos k(g+h) = cos kg cos kh − sin kg sin kh;  sin k(g+h) = sin kg cos kh + cos kg sin kh
-    orders = np.arange(1, series.range.terms + 1)
-    cosine, sine = np.cos(angles[..., None] * orders), np.sin(angles[..., None] * orders)
-    a, b = series.cosines, series.sines
-    parts = np.concatenate([a * cosine + b * sine, b * cosine - a * sine], axis=-1)
-    scaled = parts * np.asarray(scale)[..., None] * 2.0 ** (RESIDUAL_BITS - _FACTOR_BITS)
-    factors = np.rint(scaled).astype(np.int64)
-    padded = _padded(factors)
+    factors = slots.others_factors(angles, series, scale)
+    padded = slots.padded(factors)
     side.awaited["slots"] = len(padded)
     encrypted = Encrypted(await side.party.recv("host", "angles"), await side.party.recv("host", "angle_seeds"))
-    masks = _slot_masks(len(padded))
+    masks = slots.new_masks(len(padded))
     answer = side.theirs.slot_products(padded, encrypted, masks)
     await side.party.send("host", "residual_heads", answer.heads)
     await side.party.send("host", "residual_tails", answer.tails)
-    constant = np.broadcast_to(series.constant * np.asarray(scale), angles.shape)
-    return wide.from_floats(constant, RESIDUAL_BITS) - _summed(masks, factors.shape)
-
-
-def _padded(factors: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """All factors in rows of N slots."""
-    flat = factors.reshape(-1)
-    rows = -(-len(flat) // rlwe.SIZE)
-    result = np.zeros(rows * rlwe.SIZE, np.int64)
-    result[: len(flat)] = flat
-    return result.reshape(rows, rlwe.SIZE)
-
-
-def _slot_masks(rows: int) -> npt.NDArray[np.uint64]:
-    """Uniform integers from 2^40 up, of 80 bits, modulo the slot primes: `(rows, 3, N)`. All sums are positive."""
-    words = prg(new_seed(), 16 * rows * rlwe.SIZE).view(np.uint64).reshape(2, rows, 1, rlwe.SIZE) >> np.uint64(24)
-    t = rlwe.slot_transform().primes[:, None]
-    shift = np.uint64(1 << _SLOT_MASK_BITS // 2) % t
-    masks: npt.NDArray[np.uint64] = (words[0] % t * shift + words[1] % t + shift) % t
-    return masks
-
-
-def _summed(slots: npt.NDArray[np.uint64], shape: tuple[int, ...]) -> Integers:
-    """Sums over the last axis of `shape` of what lies in slots `(rows, 3, N)`, as integers."""
-    count = int(np.prod(shape))
-    t = rlwe.slot_transform().primes
-    flat = slots.transpose(1, 0, 2).reshape(3, -1)[:, :count].reshape(3, -1, shape[-1])
-    residues = (flat.sum(axis=-1, dtype=np.uint64) % t[:, None]).astype(object)
-    whole = rlwe.slot_modulus()
-    weights = [whole // int(p) * pow(whole // int(p), -1, int(p)) for p in t]
-    total = sum(residue * weight for residue, weight in zip(residues, weights, strict=True)) % whole
-    return np.asarray(total, object).reshape(shape[:-1])
-
-
-def _of_shape(array: Array, shape: tuple[int, ...]) -> Array:
-    if array.shape != shape:
-        raise RefusedError(f"glm: expected an array of {shape}, found {array.shape}")
-    return array
+    return slots.others_share(masks, factors.shape, series, scale)

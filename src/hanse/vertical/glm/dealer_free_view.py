@@ -15,7 +15,7 @@ from hanse.channels.protocol import Protocol
 from hanse.core.arrays import Array
 from hanse.crypto import rlwe
 from hanse.crypto.rlwe import PrivateKey
-from hanse.vertical.glm import dealer_free, wide
+from hanse.vertical.glm import dealer_free, slots, wide
 from hanse.vertical.glm.columns import Columns
 from hanse.vertical.glm.dealer_view import Nowhere, run_alone
 from hanse.vertical.glm.families import Response, Table
@@ -91,7 +91,7 @@ class _Imagined(Party):
         if name in ("masked_gradient", "weights"):
             own = side.awaited["sum"]
             if name == "weights":
-                return wide.to_words(wide.from_floats(self._reveals["weights"], dealer_free.WEIGHT_BITS) - own)
+                return wide.to_words(wide.from_floats(self._reveals["weights"], slots.WEIGHT_BITS) - own)
             self._steps += 1
             return wide.to_words(self._reveals["gradients"][self._steps - 1] - own)
         if name == "vector":
@@ -119,6 +119,6 @@ class _Imagined(Party):
         assert self.side is not None
         rows = self.side.awaited["slots"]
         nothing = np.zeros((rows, rlwe.SIZE), np.int64)
-        answer = key.public.slot_products(nothing, key.encrypt_slots(nothing), dealer_free._slot_masks(rows))
+        answer = key.public.slot_products(nothing, key.encrypt_slots(nothing), slots.new_masks(rows))
         self._coming["residual_tails"] = answer.tails
         return answer.heads

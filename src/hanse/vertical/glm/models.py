@@ -19,7 +19,7 @@ from hanse.channels.protocol import Protocol
 from hanse.core.arrays import Arrays
 from hanse.core.errors import ConfigError
 from hanse.vertical import metrics
-from hanse.vertical.glm import dealer, dealer_free, scoring
+from hanse.vertical.glm import dealer, dealer_free, key_holder, scoring
 from hanse.vertical.glm.columns import Columns, prepare
 from hanse.vertical.glm.families import Response, response_of
 from hanse.vertical.glm.saved import part_arrays, part_in
@@ -32,7 +32,7 @@ from hanse.vertical.psi.ids import Places
 from hanse.vertical.tables import Table
 from hanse.vertical.together import Together
 
-PROTOCOLS = ("dealer", "dealer-free", "own-gradient")
+PROTOCOLS = ("dealer", "arbiter", "dealer-free", "own-gradient")
 _TRAINING = tuple(each.name for each in fields(Training) if each.name != "family")
 _MEASURES = {
     "logistic": {
@@ -51,9 +51,10 @@ class LinearModel(Model):
     """What the models share; see `Model` for tables and jobs, `Training` for the settings of training.
 
     Attributes:
-        protocol: `dealer`: secret sharing, with a third organisation that deals (the arbiter). Without a third, for one
-            host: `dealer-free`, which reveals no more and takes about a hundred times the computation; `own-gradient`,
-            in which each party sees the gradients of its own columns, and which takes half of that.
+        protocol: `dealer`: secret sharing, with a third organisation that deals (the arbiter). `arbiter`: the third
+            holds the key of a homomorphic cipher instead; each party sees the gradients of its own columns. Without a
+            third, for one host: `dealer-free`, which reveals no more than `dealer` and takes about a hundred times the
+            computation; `own-gradient`, in which each party sees its own gradients, and which takes half of that.
         standardise: bring columns to mean 0 and variance 1, each party its own.
         clip: hold scaled values within ±clip.
 
@@ -97,6 +98,8 @@ class LinearModel(Model):
         """See `Model.declared`."""
         if self.protocol == "dealer":
             return dealer.protocol(num_hosts, early_stop=self.tolerance > 0)
+        if self.protocol == "arbiter":
+            return key_holder.protocol(num_hosts, early_stop=self.tolerance > 0)
         if num_hosts != 1:
             raise ConfigError(f"hosts: expected one for {self.protocol}, found {num_hosts}; take the protocol dealer")
         return dealer_free.protocol(own_gradients=self.own_gradients, early_stop=self.tolerance > 0)
@@ -122,12 +125,12 @@ class LinearModel(Model):
     ) -> Program:
         """See `Model.program`."""
         training = self.training()
+        room: Any = {"dealer": dealer, "arbiter": key_holder}.get(self.protocol, dealer_free)
         if role == "arbiter":
-            return lambda party: dealer.arbiter(party, training, **options)
+            return lambda party: room.arbiter(party, training, **options)
         assert columns is not None
-        if self.protocol != "dealer":
+        if room is dealer_free:
             options["own_gradients"] = self.own_gradients
-        room: Any = dealer if self.protocol == "dealer" else dealer_free
         if role == "guest":
             assert response is not None
             return lambda party: room.guest(party, columns, response, training, **options)

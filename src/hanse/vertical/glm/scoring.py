@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from hanse.channels.party import Party
 from hanse.channels.protocol import Guarantee, Message, Protocol, Reveal
+from hanse.core import scratch
 from hanse.core.errors import ConfigError, RefusedError, UnavailableError
 from hanse.vertical.glm.columns import Columns
 from hanse.vertical.glm.dealer import data_roles
@@ -150,4 +151,4 @@ async def host(party: Party, model: PartyModel, table: Table, *, max_rows: int =
         raise RefusedError(f"guest: expected to be asked for 1 to {max_rows} rows, found {len(rows)}")
     if rows.min() < 0 or rows.max() >= len(table):
         raise RefusedError(f"guest: expected rows from 0 to {len(table) - 1}, found others")
-    await party.send("guest", "part", model.part(table[rows]))
+    await party.send("guest", "part", model.part(scratch.take(table, rows)))

@@ -72,3 +72,34 @@ def test_who_was_revoked_comes_back_by_the_operator_s_word_and_not_by_deploying(
         office.roles("eve")
     office.enrol("eve", RESEARCHER, admit=True)
     assert office.roles("eve") == (RESEARCHER,)
+
+
+def test_an_older_list_of_the_revoked_brings_nobody_back(office: Office) -> None:
+    office.enrol("eve", RESEARCHER, admit=False)
+    office.enrol("bob", RESEARCHER, admit=False)
+    office.revoke("bob")
+    before, _ = asyncio.run(office.ledger.get("revocations"))
+    office.revoke("eve")
+    least = deploying._enrol(office.account, office.deployment, "t", office.authority, [])
+    assert least == 2
+    asyncio.run(office.ledger.delete("revocations"))
+    gone = Roster(office.ledger, office.authority.certificate_pem, "north", least_revocations=least)
+    with pytest.raises(TrustError, match="is gone"):
+        asyncio.run(gone.member("person", "eve"))
+    asyncio.run(office.ledger.create("revocations", before))
+    with pytest.raises(TrustError, match="expected version 2"):
+        asyncio.run(gone.member("person", "eve"))
+    assert office.roles("eve") == (RESEARCHER,)  # as a function that knows of no newer list would say
+
+
+def test_a_warm_function_remembers_the_newest_list(office: Office) -> None:
+    office.enrol("eve", RESEARCHER, admit=False)
+    office.revoke("eve")
+    now = [0.0]
+    roster = Roster(office.ledger, office.authority.certificate_pem, "north", clock=lambda: now[0])
+    with pytest.raises(TrustError, match="revoked"):
+        asyncio.run(roster.member("person", "eve"))
+    asyncio.run(office.ledger.delete("revocations"))
+    now[0] = 61.0
+    with pytest.raises(TrustError, match="is gone"):
+        asyncio.run(roster.member("person", "eve"))

@@ -240,6 +240,7 @@ def test_everything_is_encrypted_and_nothing_comes_in_clear(template: dict[str, 
     (table,) = of_kind(template, "DynamoDB::Table").values()
     assert table["SSESpecification"]["KMSMasterKeyId"] == key
     assert table["PointInTimeRecoverySpecification"] == {"PointInTimeRecoveryEnabled": True}
+    assert table["TimeToLiveSpecification"] == {"AttributeName": "x", "Enabled": True}
     for bucket in of_kind(template, "S3::Bucket").values():
         assert bucket["VersioningConfiguration"] == {"Status": "Enabled"}
         assert all(bucket["PublicAccessBlockConfiguration"].values())
@@ -309,7 +310,8 @@ def test_functions_are_told_what_the_contract_says() -> None:
     for template in (PLAIN, FULL):
         for name, properties in of_kind(template, "Lambda::Function").items():
             told = properties["Environment"]["Variables"]
-            assert set(contract.REQUIRED) <= set(told) <= {*contract.REQUIRED, *contract.OPTIONAL}, name
+            keys = {contract.KEYS} if properties["Handler"].rpartition(".")[2] in contract.SIGNING else set()
+            assert {*contract.REQUIRED, *keys} <= set(told) <= {*contract.REQUIRED, *keys, *contract.OPTIONAL}, name
     handlers = {p["Handler"] for p in of_kind(PLAIN, "Lambda::Function").values()}
     assert handlers == {f"hanse.serverless.handlers.{name}" for name in contract.HANDLERS}
     (pattern,) = [
@@ -321,6 +323,22 @@ def test_functions_are_told_what_the_contract_says() -> None:
     assert contract.STREAM not in of_kind(PLAIN, "Lambda::Function")["StepFunction"]["Environment"]["Variables"]
     assert pattern == [{"Pattern": render(NEWS, small=True)}]
     assert NEWS["dynamodb"]["NewImage"]["t"]["S"] == list(LOOKED_AT)  # type: ignore[index]  # a plain value
+
+
+@pytest.mark.parametrize("handler", contract.HANDLERS)
+def test_a_function_may_do_what_it_does(handler: str) -> None:
+    for template in (PLAIN, FULL):
+        (policies,) = of_kind(template, "IAM::Role")[f"{handler.capitalize()}Role"]["Policies"]
+        allowed = {a for s in policies["PolicyDocument"]["Statement"] for a in s["Action"]}
+        signs = handler in contract.SIGNING
+        assert ("secretsmanager:GetSecretValue" in allowed) == signs
+        assert ("sqs:SendMessage" in allowed) == signs
+        assert ("dynamodb:DeleteItem" in allowed) == signs
+        assert ("states:StartExecution" in allowed) == signs
+        assert ("sqs:ReceiveMessage" in allowed) == (handler == "collect")
+        assert ("s3:GetObject" in allowed) == (handler != "timer")
+        assert ("states:SendTaskSuccess" in allowed) == (handler != "reduce")
+        assert "dynamodb:Scan" not in allowed
 
 
 # ---- a site more ----
