@@ -27,7 +27,7 @@ import time
 import numpy as np
 import hanse as hs
 
-app = hs.App(rounds={ROUNDS}, initial=[np.zeros(2)])
+app = hs.App(rounds={ROUNDS}, initial=[np.zeros(2)], quorum=2)
 
 @app.train
 def train(arrays, config, site):
@@ -143,10 +143,18 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Place]:
             processes.runner.close()
 
 
-def killed_and_taken_up(place: Place) -> "tuple[subprocess.Popen[str], dict[str, Any]]":
-    """A launch that is killed in mid-run and started again; the second launcher, and what `status` said in between."""
+def killed_and_taken_up(
+    place: Place, disturb: Callable[[], None] = lambda: None
+) -> "tuple[subprocess.Popen[str], dict[str, Any]]":
+    """A launch that is killed in mid-run and started again; the second launcher, and what `status` said in between.
+
+    Args:
+        disturb: called in round 3; the launcher is killed three rounds later.
+    """
     first = place.command("launch")
     read_until(first, lambda line: line.startswith("round 3"))
+    disturb()
+    read_until(first, lambda line: line.startswith("round 6"))
     first.kill()
     first.communicate()
     end = time.monotonic() + 60
@@ -184,11 +192,10 @@ def finished(place: Place, launcher: "subprocess.Popen[str]", before: dict[str, 
 
 def test_launched_killed_taken_up_interrupted_and_finished(place: Place) -> None:
     planned = place.ask("plan")["accounts"]
-    second, before = killed_and_taken_up(place)
+    second, before = killed_and_taken_up(place, lambda: place.processes.runner.interrupt(place.name("south")))
     names = [place.name(site) for site in BOTH]
     for site, name in zip(BOTH, names, strict=True):
         assert planned[site]["request"]["TrainingJobName"].split("-")[3:] == name.split("-")[3:]
-    place.processes.runner.interrupt(place.name("south"))
     result = finished(place, second, before)
     assert len(result["rounds"]) == ROUNDS
     assert place.aws.made == names
@@ -206,7 +213,7 @@ def test_launched_killed_taken_up_interrupted_and_finished(place: Place) -> None
 @pytest.mark.aws
 @pytest.mark.timeout(3600)
 def test_the_same_in_accounts_that_are_real() -> None:
-    """With a federation of your own whose app takes more than three rounds; costs a training job in each account."""
+    """With a federation of your own whose app takes more than six rounds; costs a training job in each account."""
     file = os.environ.get("HANSE_SAGEMAKER_FEDERATION")
     if not file:
         pytest.skip("runs in real accounts: set HANSE_SAGEMAKER_FEDERATION to a federation.yaml that names them")
