@@ -46,6 +46,7 @@ MEMBERS = (
     "hanse.server.start",
     "hanse.server.server",
 )
+REPLICA = ("hanse.simulation.replica", "hanse.simulation.engines")
 
 
 class Born:
@@ -107,18 +108,25 @@ class Nursery:
         stdout: Any = None,
         stderr: Any = None,
         pass_fds: Sequence[int] = (),
-        start_new_session: bool,
+        start_new_session: bool = False,
+        process_group: int | None = None,
         env: Mapping[str, str],
     ) -> Born:
         """As `subprocess.Popen` of an interpreter."""
         assert argv[0] == sys.executable
-        assert start_new_session
+        assert start_new_session or process_group == 0
         line, far_line = os.pipe()
         opened = [far_line]
         theirs, ours = os.pipe() if stdin == subprocess.PIPE else (os.open(os.devnull, os.O_RDONLY), None)
         opened.append(theirs)
         output, errors = (number if each is None else each.fileno() for number, each in ((1, stdout), (2, stderr)))
-        asked = {"argv": list(argv[1:]), "env": dict(env), "cwd": os.getcwd(), "fds": list(pass_fds)}
+        asked = {
+            "argv": list(argv[1:]),
+            "env": dict(env),
+            "cwd": os.getcwd(),
+            "fds": list(pass_fds),
+            "session": start_new_session,
+        }
         fds = array.array("i", [theirs, output, errors, far_line, *pass_fds])
         self._ours.sendmsg([json.dumps(asked).encode()], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, fds)])
         for each in opened:
@@ -198,7 +206,10 @@ def _become(asked: dict[str, Any], fds: list[int]) -> None:
     """As a fresh interpreter would be. Does not return."""
     import fcntl
 
-    os.setsid()
+    if asked["session"]:
+        os.setsid()
+    else:
+        os.setpgid(0, 0)
     high = [fcntl.fcntl(fd, fcntl.F_DUPFD, HIGH) for fd in fds]
     os.closerange(0, HIGH)
     for source, target in zip(high, [0, 1, 2, *asked["fds"]], strict=True):

@@ -13,6 +13,7 @@ from typing import Any, Self
 import yaml
 
 from hanse.backends.aws import AwsConfig, AwsStore
+from hanse.demos import local_federation
 from hanse.demos.local_federation import POLICY, Child
 from hanse.person.federation import Federation
 from hanse.server.members import ADMIN, Members
@@ -27,6 +28,7 @@ from hanse.trust.identity import MemberKeys, SigningRequest
 from hanse.trust.membership import Membership
 from hanse.workers.launcher import Launcher
 from tests.conformance.emulator import REGION, Session, deployed
+from tests.nursery import MEMBERS, forks
 
 CREDENTIALS = {"AWS_ACCESS_KEY_ID": "testing", "AWS_SECRET_ACCESS_KEY": "testing", "AWS_DEFAULT_REGION": REGION}
 _numbers = itertools.count(1)
@@ -62,8 +64,9 @@ class AwsFederation:
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._thread.start()
         self.local = self.on_loop(self._serve())
-        for child in self.children.values():
-            self._start(child)
+        with forks(local_federation, MEMBERS):
+            for child in self.children.values():
+                self._start(child)
         return self
 
     def __exit__(self, *_: object) -> None:

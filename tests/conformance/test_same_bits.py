@@ -25,11 +25,12 @@ from hanse.demos import local_federation
 from hanse.demos.local_federation import LocalFederation
 from hanse.simulation import engines
 from hanse.simulation.engine import Answered, Batch
+from hanse.workers import launcher
 from hanse.workers.launcher import PRELOAD, Launcher
 from hanse.workers.load import Load
 from hanse.workers.pool import Worker, Workers
 from tests.conformance.over_aws import AwsFederation
-from tests.nursery import MEMBERS, forks
+from tests.nursery import LAUNCHER, MEMBERS, forks
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 APPS = Path(__file__).parent / "apps"
@@ -193,7 +194,7 @@ def functions(federation: LocalFederation, tmp_path_factory: pytest.TempPathFact
         yield place
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["stateful", "asking"])
 def test_a_federation_without_a_server_gives_the_same_bits(name: str, functions: AwsFederation) -> None:
     """Of a training with state at the sites and evaluations at the server, and of a question."""
@@ -226,7 +227,8 @@ class InWorkers:
         self._warm: dict[str, Worker] = {}
 
     async def _launch(self, preload: tuple[str, ...]) -> Workers:
-        return Workers(Launcher.start(preload))
+        with forks(launcher, LAUNCHER):
+            return Workers(Launcher.start(preload))
 
     def run(self, batch: Batch) -> Iterator[Answered]:
         for position, task, state in zip(batch.positions, batch.tasks, batch.states, strict=True):

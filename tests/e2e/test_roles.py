@@ -16,7 +16,7 @@ import pytest
 from hanse.core.codec import decode
 from tests.e2e.commands import HAS_PROC, Desk, Running, free_ports
 
-pytestmark = [pytest.mark.xdist_group("e2e"), pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.long, pytest.mark.xdist_group("e2e"), pytest.mark.timeout(240)]
 
 APP = """
 import hanse as hs

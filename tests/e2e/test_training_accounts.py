@@ -20,7 +20,7 @@ boto3 = pytest.importorskip("boto3", reason="boto3 is not installed")
 
 from hanse.deploy.sagemaker.settings import Settings, read_settings  # noqa: E402
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.slow, pytest.mark.long, pytest.mark.timeout(300)]
 ROUNDS = 14
 APP = f"""
 import time

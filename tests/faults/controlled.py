@@ -319,7 +319,7 @@ def patiently(ask: Callable[[], Any]) -> Any:
             time.sleep(0.05)  # between attempts to reach another process
 
 
-def await_end(pid: int, within_s: float = 5.0) -> None:
+def await_end(pid: int, within_s: float = WAIT_S) -> None:
     """Wait until a process that is not our child is gone."""
     end = time.monotonic() + within_s
     while is_alive(pid):

@@ -12,7 +12,7 @@ from hanse.demos import local_federation
 from hanse.demos.local_federation import LocalFederation
 from tests.nursery import MEMBERS, forks
 
-pytestmark = [pytest.mark.faults, pytest.mark.xdist_group("federation-phases")]
+pytestmark = [pytest.mark.long, pytest.mark.faults, pytest.mark.xdist_group("federation-phases")]
 APP = """
 import hanse as hs
 

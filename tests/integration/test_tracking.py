@@ -74,6 +74,7 @@ def evaluate(arrays, config, site):
 """
 
 
+@pytest.mark.long
 def test_each_writes_its_own_run_and_nobody_elses(tmp_path: Path) -> None:
     data: dict[str, Any] = {site: {} for site in ("cleveland", "va")}
     (tmp_path / "app.py").write_text(APP)
@@ -139,7 +140,7 @@ def mlflow_server(folder: Path, port: int) -> Iterator[str]:
         yield f"http://127.0.0.1:{port}"
     finally:
         server.terminate()
-        server.wait(20)
+        server.wait(60)
         log.close()
 
 
@@ -151,7 +152,7 @@ def _answers(port: int) -> bool:
         return False
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(300)
 @pytest.mark.skipif(
     find_spec("mlflow") is None or find_spec("mlflow.server") is None or find_spec("sqlalchemy") is None,

@@ -21,6 +21,7 @@ from hanse.rounds.result import Result
 from tests.integration.training_accounts import REGION, Accounts, Scripted, accounts_up
 
 pytest.importorskip("boto3", reason="boto3 is not installed")
+pytestmark = pytest.mark.long
 
 SITES = {"north": "111111111111", "east": "222222222222", "south": "333333333333"}
 ACCOUNTS = tuple(

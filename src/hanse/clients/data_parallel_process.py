@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from hanse.clients.data_parallel import meet
+from hanse.clients.delayed import work
 from hanse.clients.dropout import Masks
 from hanse.clients.failures import text_of
 from hanse.clients.flat import FlatModule
@@ -61,7 +62,11 @@ def main(link: Connection) -> None:
         flat.load(model, None)
         seed_globals(facts["key"] ^ load["rank"])
         masks = Masks(partial(operator.xor, facts["key"], load["rank"]))
-        flat.trainer(module, training).train(module, *data[number], given["order"].copy(), effort, masks, share)
+        trainer, order = flat.trainer(module, training), given["order"].copy()
+        if facts["asynchronous"]:
+            work(trainer, module, *data[number], order, effort, masks, link, rank=load["rank"], count=load["count"])
+        else:
+            trainer.train(module, *data[number], order, effort, masks, share)
 
 
 def _made(load: dict[str, Any]) -> Any:

@@ -135,11 +135,12 @@ class Peers(RolePlay):
             if trainer.start.dtype != dtype:
                 raise ConfigError(f"peers: the model is of {trainer.start.dtype}; write hs.Peers(dtype=...) with that")
             kept = None
-            if plan.goes_on and site.checkpoints is not None:
+            if site.checkpoints is not None:
                 kept = site.checkpoints(repr(self.topology).encode(), plan.apart + 1)
             progress, start = await _resumed(party.part("resuming"), trainer, kept, names[0])
             trainer.told = lambda round_, vector: _kept(progress, trainer, round_, vector)
-            last = await plan.program(party.part("training"), trainer, start, spec.rounds, progress.number)
+            memory = {name[7:]: np.array(each) for name, each in progress.state.items() if name.startswith("memory/")}
+            last = await plan.program(party.part("training"), trainer, start, spec.rounds, progress.number, memory)
             found = {"rounds": spec.rounds, **trainer.latest}
             return trainer.arrays(last), {name: found[name] for name in (*self.tells, "rounds") if name in found}
 
@@ -225,6 +226,7 @@ def _kept(progress: Progress, trainer: SiteTrainer, round_: int, vector: Array) 
         return
     model, state = trainer.standing
     found = {_VECTOR: vector, **{f"model/{name}": array for name, array in model.items()}}
+    found |= {f"memory/{name}": array for name, array in trainer.memory.items()}
     if state:
         found[_STATE] = np.frombuffer(state, np.uint8)
     progress.keep(round_, Arrays(found))

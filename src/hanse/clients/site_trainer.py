@@ -44,6 +44,7 @@ class SiteTrainer:
         self.said: list[Said] = []
         self.party: Party | None = None
         self.told: Callable[[int, Array], None] = lambda round_, vector: None
+        self.memory: Mapping[str, Array] = {}
         self.fingerprint = ""
         self._spec, self._job, self._config = spec, job, config
         self._runtime = Runtime(app, site_name=name, load=load, log=log)
@@ -102,8 +103,9 @@ class SiteTrainer:
         self._seconds = outcome.reply.seconds
         return Trained(self.vector_of(outcome.arrays), outcome.reply.num_examples, outcome.reply.metrics)
 
-    def done(self, round_: int, vector: Array, trained: Trained) -> None:
+    def done(self, round_: int, vector: Array, trained: Trained, memory: Mapping[str, Array] | None = None) -> None:
         """See `Trainer`."""
+        self.memory = memory or {}
         answers = {"train": (trained.num_examples, trained.metrics)}
         every = self._spec.evaluate_every
         if every and round_ % every == 0:

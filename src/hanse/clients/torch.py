@@ -45,6 +45,8 @@ def torch(
     test: float | tuple[Any, Any] = 0.0,
     seed: int = 0,
     device: str | None = None,
+    processes: int = 1,
+    asynchronous: bool = False,
 ) -> "DeclaredTorch": ...
 
 
@@ -78,6 +80,8 @@ def torch(module: Any, *parts: Any, device: str | None = None, **declared: Any) 
         processes: of the site, that train together: each takes a share of every batch, and gradients are summed by
             Gloo over loopback (on the CPU, for a function at the top level of a file). The same number gives the same
             bits.
+        asynchronous: each process takes batches of its own instead, and the first applies their gradients in turn, so
+            that a gradient is of parameters up to `processes` − 1 steps old. The same number gives the same bits.
 
     Raises:
         ConfigError: not a module, or an argument that is wrong, by name. MissingExtraError: torch is not installed.
@@ -101,7 +105,7 @@ def torch(module: Any, *parts: Any, device: str | None = None, **declared: Any) 
 
 
 _NEEDED = frozenset({"X", "y", "loss", "optimizer"})
-_KNOWN = _NEEDED | {"epochs", "batch_size", "test", "seed", "processes"}
+_KNOWN = _NEEDED | {"epochs", "batch_size", "test", "seed", "processes", "asynchronous"}
 
 
 def _named(given: dict[str, Any], form: str, needed: Sequence[str], optional: Sequence[str]) -> dict[str, Any]:

@@ -138,6 +138,59 @@ def _reduce(sums: Any, quotients: Any, modulus: Any, inverse: Any, limbs: int) -
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
+def _multiply_lanes(factor: Any, other: Any, sums: Any, quotients: Any, modulus: Any, inverse: Any, limbs: int) -> None:
+    """factor *= other, in each of eight lanes; `other` has four limbs of zeros before and behind."""
+    at_sums, at_factor = sums.ctypes.data, factor.ctypes.data
+    at_other = other.ctypes.data + _VECTOR_BYTES * _DEPTH
+    sums[:] = 0
+    for i in range(0, limbs, _DEPTH):
+        for j in range(limbs + _DEPTH):
+            at = at_sums + _VECTOR_BYTES * (i + j)
+            _add_four_lanes(at, at_factor + _VECTOR_BYTES * i, at_other + _VECTOR_BYTES * j)
+    _reduce(sums, quotients, modulus, inverse, limbs)
+    for lane in range(LANES):
+        carried = np.uint64(0)
+        for limb in range(limbs):
+            carried += sums[limbs + limb, lane]
+            factor[limb, lane] = carried & _MASK
+            carried >>= np.uint64(LIMB_BITS)
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy")
+def multiply_shifted(fields: Any, bits: int, made: Any, modulus: Any, inverse: Any) -> None:
+    """made[n] = ∏_i fields[n, i]^(2^(i · bits)), in Montgomery's form, by Horner's rule.
+
+    Args:
+        fields: uint64, `(n, any, num_limbs)`; n is a multiple of 8.
+        made: uint64, `(n, num_limbs)`.
+        modulus, inverse: see `multiply_into`.
+    """
+    limbs = fields.shape[2]
+    sums = np.empty((2 * limbs + _DEPTH, LANES), np.uint64)
+    factor = np.empty((limbs, LANES), np.uint64)
+    quotients = np.empty((_DEPTH, LANES), np.uint64)
+    other = np.zeros((limbs + 2 * _DEPTH, LANES), np.uint64)
+    last = fields.shape[1] - 1
+    for start in range(0, len(fields), LANES):
+        for lane in range(LANES):
+            for limb in range(limbs):
+                factor[limb, lane] = fields[start + lane, last, limb]
+        for field in range(last - 1, -1, -1):
+            for _ in range(bits):
+                for limb in range(limbs):
+                    for lane in range(LANES):
+                        other[_DEPTH + limb, lane] = factor[limb, lane]
+                _multiply_lanes(factor, other, sums, quotients, modulus, inverse, limbs)
+            for lane in range(LANES):
+                for limb in range(limbs):
+                    other[_DEPTH + limb, lane] = fields[start + lane, field, limb]
+            _multiply_lanes(factor, other, sums, quotients, modulus, inverse, limbs)
+        for lane in range(LANES):
+            for limb in range(limbs):
+                made[start + lane, limb] = factor[limb, lane]
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy")
 def multiply_chosen(tables: Any, digits: Any, made: Any, modulus: Any, inverse: Any) -> None:
     """made[n] = ∏_w tables[w, digits[n, w]], in Montgomery's form.
 
@@ -152,8 +205,6 @@ def multiply_chosen(tables: Any, digits: Any, made: Any, modulus: Any, inverse: 
     factor = np.empty((limbs, LANES), np.uint64)
     quotients = np.empty((_DEPTH, LANES), np.uint64)
     other = np.zeros((limbs + 2 * _DEPTH, LANES), np.uint64)
-    at_sums, at_factor = sums.ctypes.data, factor.ctypes.data
-    at_other = other.ctypes.data + _VECTOR_BYTES * _DEPTH
     for start in range(0, len(digits), LANES):
         for lane in range(LANES):
             entry = tables[0, digits[start + lane, 0]]
@@ -164,18 +215,7 @@ def multiply_chosen(tables: Any, digits: Any, made: Any, modulus: Any, inverse: 
                 entry = tables[window, digits[start + lane, window]]
                 for limb in range(limbs):
                     other[_DEPTH + limb, lane] = entry[limb]
-            sums[:] = 0
-            for i in range(0, limbs, _DEPTH):
-                for j in range(limbs + _DEPTH):
-                    at = at_sums + _VECTOR_BYTES * (i + j)
-                    _add_four_lanes(at, at_factor + _VECTOR_BYTES * i, at_other + _VECTOR_BYTES * j)
-            _reduce(sums, quotients, modulus, inverse, limbs)
-            for lane in range(LANES):
-                carried = np.uint64(0)
-                for limb in range(limbs):
-                    carried += sums[limbs + limb, lane]
-                    factor[limb, lane] = carried & _MASK
-                    carried >>= np.uint64(LIMB_BITS)
+            _multiply_lanes(factor, other, sums, quotients, modulus, inverse, limbs)
         for lane in range(LANES):
             for limb in range(limbs):
                 made[start + lane, limb] = factor[limb, lane]
@@ -271,6 +311,15 @@ class Montgomery:
             lambda part: multiply_chosen(tables, padded[part], made[part], self._limbs, self._inverse), len(padded)
         )
         return made[: len(digits)]
+
+    def multiply_shifted(self, fields: Array, bits: int) -> Array:
+        """See the function of that name; `fields` of any number of rows. uint64, `(n, num_limbs)`."""
+        padded = np.pad(fields, ((0, -len(fields) % LANES), (0, 0), (0, 0)))
+        made = np.empty((len(padded), self.num_limbs), np.uint64)
+        in_threads(
+            lambda part: multiply_shifted(padded[part], bits, made[part], self._limbs, self._inverse), len(padded)
+        )
+        return made[: len(fields)]
 
     def _split(self, numbers: list[Any]) -> Array:
         raw = b"".join(int(each).to_bytes(self._width, "little") for each in numbers)

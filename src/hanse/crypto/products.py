@@ -137,8 +137,20 @@ class Products:
             rest = rest * divisor % modulus
         return made[::-1]
 
-    def shifted(self, fields: Sequence[Any], bits: int) -> Any:
-        """∏ fields[i]^(2^(i · bits)), by W. G. Horner's rule."""
+    def shifted(self, numbers: Sequence[Any], per: int, bits: int) -> Numbers:
+        """Of every `per` numbers, and of those that are left at the end, ∏ numbers[i]^(2^(i · bits)).
+
+        By W. G. Horner's rule.
+        """
+        if not gmp.pays(len(numbers) * bits) or self._montgomery is None:
+            return [self._horner(numbers[start : start + per], bits) for start in range(0, len(numbers), per)]
+        padded = [*numbers, *([self._gmpy2.mpz(1)] * (-len(numbers) % per))]
+        fields = self._montgomery.read(padded)
+        return list(
+            self._montgomery.write(self._montgomery.multiply_shifted(fields.reshape(-1, per, fields.shape[1]), bits))
+        )
+
+    def _horner(self, fields: Sequence[Any], bits: int) -> Any:
         result, times = fields[-1], 1 << bits
         for each in reversed(fields[:-1]):
             result = self._gmpy2.powmod(result, times, self.modulus) * each % self.modulus

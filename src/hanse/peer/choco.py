@@ -56,6 +56,8 @@ async def peer(
     codec: Codec,
     gamma: float,
     key: Callable[[int], int],
+    done: int = 0,
+    memory: Mapping[str, Array] | None = None,
 ) -> Array:
     """One peer's program.
 
@@ -64,6 +66,8 @@ async def peer(
         weights: this peer's row of the mixing matrix, itself included.
         gamma: γ in (0, 1].
         key: round → the key of the stream that the codec draws from.
+        done: rounds that are done; `start` is then this peer's own vector behind them.
+        memory: what `Trainer.done` was given with the last of them.
 
     Returns:
         This peer's last vector.
@@ -78,7 +82,10 @@ async def peer(
     scale = codec.fraction if isinstance(codec, RandomK) else 1.0
     vector, copy = start, start.astype(np.float64)
     mixed = copy * sum(weights[name] for name in sorted(weights))
-    for round_ in range(1, rounds + 1):
+    if done:
+        kept = memory or {}
+        copy, mixed = kept["copy"], kept["mixed"]
+    for round_ in range(done + 1, rounds + 1):
         party.iteration = round_
         trained = trainer.train(round_, vector)
         half = trained.vector.astype(np.float64)
@@ -99,7 +106,7 @@ async def peer(
             mixed += weights[sender] * step
         copy += moved
         vector = (half + gamma * (mixed - copy)).astype(start.dtype)
-        trainer.done(round_, vector, trained)
+        trainer.done(round_, vector, trained, {"copy": copy, "mixed": mixed})
     return vector
 
 

@@ -1,6 +1,6 @@
 """What peers may be asked to do, as plain values: who talks to whom, and how they average; and what each then plays."""
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -28,8 +28,10 @@ from hanse.peer.graph import (
 )
 from hanse.peer.trainer import Trainer
 
-Program = Callable[[Party, Trainer, Array, int, int], Awaitable[Array]]
-"""`await program(party, trainer, start, rounds, done)`: a peer's last vector."""
+Memory = Mapping[str, Array]
+"""What a program itself has kept of the last round that is done."""
+Program = Callable[[Party, Trainer, Array, int, int, Memory], Awaitable[Array]]
+"""`await program(party, trainer, start, rounds, done, memory)`: a peer's last vector."""
 
 MAX_PARTS = 2
 """Messages that a peer sends to a neighbour in one round."""
@@ -100,14 +102,12 @@ class Plan:
 
     Attributes:
         apart: rounds that two peers may be apart at most.
-        goes_on: whether the program can begin where some rounds are done.
         saved: bytes that compression saves in a round, of all peers together.
     """
 
     protocol: Protocol
     program: Program
     apart: int = 1
-    goes_on: bool = True
     saved: int = 0
 
 
@@ -132,18 +132,18 @@ def planned(
         joined = graph_of(topology, names, seed)
         mixing = mixing_of(topology, joined)
 
-        async def mix(party: Party, trainer: Trainer, start: Array, rounds: int, done: int) -> Array:
+        async def mix(party: Party, trainer: Trainer, start: Array, rounds: int, done: int, memory: Memory) -> Array:
             return await gossip.peer(party, trainer, start, mixing[party.role], rounds, mix=topology.mix, done=done)
 
         return Plan(gossip.protocol(joined, dtype, size), mix, apart=joined.diameter)
     if isinstance(topology, RingAllReduce):
 
-        async def reduce(party: Party, trainer: Trainer, start: Array, rounds: int, done: int) -> Array:
+        async def reduce(party: Party, trainer: Trainer, start: Array, rounds: int, done: int, memory: Memory) -> Array:
             return await around.peer(party, trainer, start, rounds, weights=topology.weights, done=done)
 
         return Plan(around.protocol(names), reduce)
 
-    async def turn(party: Party, trainer: Trainer, start: Array, rounds: int, done: int) -> Array:
+    async def turn(party: Party, trainer: Trainer, start: Array, rounds: int, done: int, memory: Memory) -> Array:
         return await cyclic.peer(party, trainer, start, rounds, done=done)
 
     return Plan(cyclic.protocol(names, dtype, size), turn)
@@ -159,17 +159,19 @@ def _compressed(
     joined = graph_of(topology, names, seed)
     mixing, gamma = mixing_of(topology, joined), gamma_of(topology, codec)
 
-    async def mix(party: Party, trainer: Trainer, start: Array, rounds: int, done: int) -> Array:
+    async def mix(party: Party, trainer: Trainer, start: Array, rounds: int, done: int, memory: Memory) -> Array:
         def key(round_: int) -> int:
             return key_of(seed, round_=round_, phase="train", site=party.role, purpose="compression")
 
-        assert not done
-        return await choco.peer(party, trainer, start, mixing[party.role], rounds, codec=codec, gamma=gamma, key=key)
+        row = mixing[party.role]
+        return await choco.peer(
+            party, trainer, start, row, rounds, codec=codec, gamma=gamma, key=key, done=done, memory=memory
+        )
 
     layout = choco.layout_of(np.dtype(dtype), size)
     links = sum(len(others) for others in joined.neighbours.values())
     saved = links * (layout.nbytes - encoded_layout(layout, codec).nbytes)
-    return Plan(choco.protocol(joined, codec, dtype, size), mix, joined.diameter, goes_on=False, saved=saved)
+    return Plan(choco.protocol(joined, codec, dtype, size), mix, joined.diameter, saved=saved)
 
 
 def gamma_of(topology: Gossip, codec: Codec) -> float:

@@ -281,7 +281,18 @@ def _plan_failed(state: RunState, event: PlanFailed) -> list[Instruction]:
 
 
 def _replied(state: RunState, event: Replied) -> list[Instruction]:
-    noted = [ordinal for ordinal, reason, receipt in event.replies if _note(state, ordinal, reason, receipt)]
+    slots, fates, phase = state.open, state.fates, state.phase
+    noted = []
+    for ordinal, reason, receipt in event.replies:
+        slot = slots.get(ordinal)
+        if slot is None or slot.answer or reason or slot.phase != phase or ordinal in fates:
+            if _note(state, ordinal, reason, receipt):
+                noted.append(ordinal)
+            continue
+        slot.answer, slot.receipt = "ok", receipt  # as `_note` does, for nearly all of very many
+        state.num_awaited -= slot.is_awaited
+        state.num_ok += _counts(state, slot)
+        noted.append(ordinal)
     if not noted:
         return []
     return _on_error(state, noted) or _refill_if_due(state) or _close_if_due(state, event.now_ms)

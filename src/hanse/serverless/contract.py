@@ -29,8 +29,9 @@ What others are told, besides their certificates:
     a person    `aws: {region, bucket, profile, role, external_id, endpoint}` in its federation.yaml
 
 All but `region` and `bucket` may be left out. A site's role may receive from and hide messages of its own queue, and
-send to the server's; blobs come and go by links. A person's may send to the server's queue, read documents, apps and
-models below `v1/FEDERATION/` (but no `up/`: what a single site has sent), and put apps and initial models.
+send to the server's; blobs come and go by links. A person's may send to the server's queue, read documents and apps
+(and models, where results are everyone's) below `v1/FEDERATION/` (but no `up/`: what a single site has sent), and put
+apps and initial models.
 """
 
 from typing import Any, Final, Literal, NotRequired, TypedDict
@@ -59,9 +60,14 @@ SHARD_BYTES: Final = "HANSE_SHARD_BYTES"
 """Optional: a reduction that reads more than this is sharded (default 2 GiB)."""
 KEEP_DAYS: Final = "HANSE_KEEP_DAYS"
 """Optional: after how many days rows of old jobs expire, by their attribute `x` (default: never)."""
+RESULTS: Final = "HANSE_RESULTS"
+"""Optional: who reads a job's results, `owner` (who submitted it, and admins: documents are sealed for them, and links
+to the model given to them when they ask; the default) or `everyone` who may read the bucket as a person."""
+OWNER: Final = "owner"
+EVERYONE: Final = "everyone"
 
 REQUIRED: Final = (FEDERATION, BUCKET, TABLE, SERVER_QUEUE, STATE_MACHINE)
-OPTIONAL: Final = (TOPIC, STREAM, SHARD_BYTES, KEEP_DAYS)
+OPTIONAL: Final = (TOPIC, STREAM, SHARD_BYTES, KEEP_DAYS, RESULTS)
 HANDLERS: Final = ("collect", "step", "timer", "reduce", "evaluate")
 SIGNING: Final = ("collect", "step", "evaluate")
 """The handlers that send messages to sites, or verify those of others."""

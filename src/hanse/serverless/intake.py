@@ -1,14 +1,17 @@
 """What comes to the server's queue, checked and written down; what it means for a run is found by looking.
 
     from a site      decision, reply, beat {jobs}, want {op, scope, size, hashes, chunks}, channel (a packet to a peer)
-    from a person    submit {request, signature}, cancel {job}, resume {job, at_ms}, remove {job}
+    from a person    submit {request, signature}, cancel {job}, resume {job, at_ms}, remove {job},
+                     fetch {job, id}: links to the model, as a document for this person
 
 Every message is signed, and says for whom and in which federation. What does not hold is refused by name and does not
 come again; what cannot be written now is raised, and comes again.
 """
 
 import asyncio
+import base64
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +19,7 @@ from typing import Any
 import structlog
 
 from hanse.channels.packets import CHANNEL
-from hanse.core.blobs import Manifest
+from hanse.core.blobs import INLINE_BYTES, Manifest
 from hanse.core.codec import canonical_json
 from hanse.core.errors import (
     CodecError,
@@ -50,9 +53,10 @@ from hanse.serverless.roster import Enrolled
 from hanse.trust.bundle_signature import verify_bundle_signature
 from hanse.trust.envelopes import verify_envelope
 
-PERSONS = ("submit", "cancel", "resume", "remove")
+PERSONS = ("submit", "cancel", "resume", "remove", "fetch")
 SITES = ("decision", "reply", "beat", "want", CHANNEL)
 ADMIN, RESEARCHER = "admin", "researcher"
+_ANSWER = re.compile("[0-9a-f]{32}")
 MAX_MS = 10**13
 """Times are below this until the year 2286, and have 13 digits at most."""
 MAX_LINKS = 64
@@ -120,6 +124,8 @@ async def _take(place: Place, envelope: Envelope) -> list[News]:
             return []
         case "submit":
             return await _submit(place, sender, body)
+        case "fetch":
+            return await _fetch(place, sender, body)
         case "remove":
             return await _remove(place, sender, body)
         case "cancel":
@@ -272,7 +278,7 @@ async def _submit(place: Place, sender: Enrolled, body: Mapping[str, Any]) -> li
         raise
     except HanseError as error:
         if request.person == sender.record.name:  # nobody writes documents in another's name
-            await _tell_refusal(place, request, error)
+            await _tell_refusal(place, sender, request, error)
         raise
     return [News(request.job, "submit")]
 
@@ -300,8 +306,9 @@ async def _begin(place: Place, sender: Enrolled, request: JobRequest, signed: st
             f"job: expected sites of the federation ({', '.join(enrolled) or 'none'}), found none of them"
         )
     person_record = sender.signed_record
+    readers = {"readers": await _readers(place, sender)} if place.private else {}
     await keep_request(
-        request, signature, place.ledger, place.now_ms(), asked=asked, person_record=person_record.decode()
+        request, signature, place.ledger, place.now_ms(), asked=asked, person_record=person_record.decode(), **readers
     )
     if request.roles is not None:
         await begin_roles(place, request)
@@ -326,13 +333,20 @@ async def _offer(place: Place, request: JobRequest, signature: bytes, person_rec
     await asyncio.gather(*(place.inbox.send(offer.recipient, offer) for offer in offers))
 
 
-async def _tell_refusal(place: Place, request: JobRequest, error: HanseError) -> None:
+async def _readers(place: Place, sender: Enrolled) -> dict[str, str]:
+    """Who opens what is told of this person's jobs, with the keys that it is sealed for."""
+    people = [sender.record, *await place.roster.people(ADMIN)]
+    return {record.name: record.sealing_key.hex() for record in people}
+
+
+async def _tell_refusal(place: Place, sender: Enrolled, request: JobRequest, error: HanseError) -> None:
     """The person reads it where it would have read of its job, unless there is such a job."""
     try:
         await row_of(place, request.job)
     except NotFoundError:
         about = {"status": "failed", "error": str(error)[:1000], "sites": {}, "refused": True}
-        await place.documents.put_about(request.job, about_request(request) | about)
+        readers = {sender.record.name: sender.record.sealing_key.hex()} if place.private else None
+        await place.documents.put_about(request.job, about_request(request) | about, readers)
 
 
 async def _own(place: Place, sender: Enrolled, body: Mapping[str, Any]) -> dict[str, Any]:
@@ -345,6 +359,30 @@ async def _own(place: Place, sender: Enrolled, body: Mapping[str, Any]) -> dict[
 async def _cancel(place: Place, sender: Enrolled, body: Mapping[str, Any]) -> list[News]:
     await _own(place, sender, body)
     return [News(str(body["job"]), "cancel", cancelled_by=f"person {sender.record.name}")]
+
+
+async def _fetch(place: Place, sender: Enrolled, body: Mapping[str, Any]) -> list[News]:
+    """Links to a job's last model, for whoever may read it."""
+    row, id = await _own(place, sender, body), str(body.get("id"))
+    if not _ANSWER.fullmatch(id):
+        raise CodecError("fetch: expected an id of 32 hexadecimal digits")
+    state, name = await _state(place, row), sender.record.name
+    if state.model is None:
+        raise ConfigError("fetch: there is no model")
+    manifest = await place.blobs.manifest(*state.model)
+    place.links.grant(name, read=[state.model])
+    link = await place.links.get(name, *state.model, only=range(manifest.num_chunks))
+    answer = {
+        "scope": link.scope,
+        "size": manifest.size,
+        "hashes": manifest.hashes.hex(),
+        "urls": list(link.urls),
+    }
+    if manifest.size <= INLINE_BYTES:
+        content = bytes(place.blobs.read(*state.model, 0, manifest.size))
+        answer |= {"urls": [], "content": base64.b64encode(content).decode()}
+    await place.documents.put_answer(state.job, id, answer, {name: sender.record.sealing_key.hex()})
+    return []
 
 
 async def _remove(place: Place, sender: Enrolled, body: Mapping[str, Any]) -> list[News]:

@@ -210,10 +210,10 @@ async def tell(
         records = list(outcome.records)
     else:
         records = await round_records(place.ledger, request.job, request.component, after, blobs=place.blobs)
-    kept = {r["number"] for r in await place.documents.rounds(request.job)} if state.over else set()
+    kept = set(await place.documents.round_numbers(request.job)) if state.over else set()
     new = [record.to_json() for record in records if record.number and record.number not in kept]
-    await asyncio.gather(*(place.documents.put_round(request.job, record) for record in new))
-    await place.documents.put_about(request.job, _about(place, request, row, outcome, there))
+    await asyncio.gather(*(place.documents.put_round(request.job, record, row.get("readers")) for record in new))
+    await place.documents.put_about(request.job, _about(place, request, row, outcome, there), row.get("readers"))
 
 
 def _about(

@@ -61,6 +61,7 @@ class Place:
     Args:
         inbox: of sites; what goes into it is signed on the way.
         watched: whether the table's stream looks at a run when a row appears.
+        private: whether who submitted a job reads its results, and admins, and nobody else.
     """
 
     federation: str
@@ -74,6 +75,7 @@ class Place:
     roster: Roster
     now_ms: Callable[[], int]
     watched: bool = False
+    private: bool = False
     shard_bytes: int = DEFAULT_SHARD_BYTES
     rows: dict[str, dict[str, Any]] = field(default_factory=dict)
     """Jobs' rows that were read; they never change."""
@@ -161,12 +163,13 @@ def on_aws(environment: Mapping[str, str] = os.environ, session: Any = None, *, 
         blobs=store.blobs,
         inbox=SignedInbox(inbox, identity) if signs else identity,
         links=store.links,
-        documents=Documents(store.objects),
+        documents=Documents(store.objects, federation),
         machine=StateMachine(store.client("stepfunctions"), environment[contract.STATE_MACHINE]),
         identity=identity,
         roster=_roster(store.ledger, identity) if signs else identity,
         now_ms=now_ms,
         watched=environment.get(contract.STREAM) == "1",
+        private=environment.get(contract.RESULTS, contract.OWNER) == contract.OWNER,
         shard_bytes=int(environment.get(contract.SHARD_BYTES) or DEFAULT_SHARD_BYTES),
     )
 

@@ -10,12 +10,13 @@ comes `PATIENCE_MS` later, or decides something more, performs all that it asks 
 """
 
 import asyncio
+import contextlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from hanse.core.errors import NotFoundError, UnavailableError
+from hanse.core.errors import NotFoundError, TrustError, UnavailableError
 from hanse.core.records import Reply
 from hanse.pipeline import roles as machine
 from hanse.pipeline.request import JobRequest
@@ -112,7 +113,13 @@ async def visit_roles(
             )
             if not await place.ledger.compare_and_set(_key(request), _packed(written), kept.version):
                 continue
-            kept = await _performed(place, request, written, instructions) if instructions else written
+            try:
+                kept = await _performed(place, request, written, instructions) if instructions else written
+            except (NotFoundError, TrustError) as error:  # a site has left the federation since it accepted
+                if state.status in machine.ENDED:
+                    raise
+                failed = failed or str(error)
+                continue
         return _outcome(kept, moved, now_ms)
     raise UnavailableError(f"job {request.job}: written by others {MAX_LOOKS} times in a row")
 
@@ -172,7 +179,8 @@ async def _performed(
                     await place.inbox.send(ask.recipient, ask)
             case Close(attempt):
                 for release in releases(request, kept.state, attempt):
-                    await place.inbox.send(release.recipient, release)
+                    with contextlib.suppress(NotFoundError):  # it has no queue any more
+                        await place.inbox.send(release.recipient, release)
                 await place.blobs.delete_scope(f"{session_name(request, attempt)}/channel")
             case _:  # timers and the end are the state machine's, which is told when to look again
                 pass

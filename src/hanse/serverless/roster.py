@@ -71,6 +71,19 @@ class Roster:
         revoked = await self._revoked()
         return [name for name in names if f"site/{name}" not in revoked.names]
 
+    async def people(self, role: str) -> list[MemberRecord]:
+        """The people of a role who are enrolled and not revoked."""
+        names: list[str] = await self._remembered("member/person/", self._list)
+        found: list[MemberRecord] = []
+        for name in names:
+            try:
+                person = await self.member("person", name)
+            except TrustError:
+                continue  # revoked, or its certificate is over
+            if role in person.roles:
+                found.append(person.record)
+        return found
+
     async def _check(self, record: MemberRecord) -> None:
         revoked = await self._revoked()
         if record.serial in revoked.serials or f"{record.kind}/{record.name}" in revoked.names:

@@ -27,12 +27,14 @@ from hanse.clients.functions import trainer_of
 from hanse.clients.site import stream_of
 from hanse.clients.training import Effort, Training, effort_of, orders_of, steps_of, wanted_metrics
 from hanse.core.arrays import Array, Arrays, Layout
+from hanse.core.quickly import maker
 from hanse.core.records import Reply, Task
 from hanse.simulation.engine import Answered, Batch, Item, Summed, refusal
 from hanse.simulation.ragged import schedule_of
 from hanse.simulation.sites import Places, to_stderr
 from hanse.simulation.stacks import Kind, StackOfSites, Stacks, blocks_of, examples_of, split, vector_of
 
+_reply = maker(Reply)
 _SOME = Arrays()
 """Stands for an update that is there: `refusal` asks no more of it."""
 
@@ -157,8 +159,8 @@ class Batched:
 
     def _train(self, group: Sequence[_Member], batch: Batch) -> bool:
         """Train who can be stacked; False where the group must be cut smaller first."""
-        for kind in dict.fromkeys(member.kind for member in group if member.kind is not None):
-            alike = [(member, member.client) for member in group if member.kind == kind and member.client is not None]
+        for kind in _kinds(group):
+            alike = [(m, m.client) for m in group if m.client and (m.kind is kind or m.kind == kind)]
             family = self._stacks.family(kind)
             if family.stack is None:
                 continue
@@ -204,6 +206,16 @@ class Batched:
             yield Answered(position, outcome)
 
 
+def _kinds(group: Sequence[_Member]) -> list[Kind]:
+    """Of the members that can be stacked. They mostly are one and the same object: comparing two costs more."""
+    kinds: list[Kind] = []
+    for member in group:
+        kind = member.kind
+        if kind is not None and not (kinds and kind is kinds[-1]) and kind not in kinds:
+            kinds.append(kind)
+    return kinds
+
+
 def _train_alike(alike: Sequence[tuple[_Member, Declared]], kind: Kind, stack: StackOfSites, batch: Batch) -> None:
     """Train members of one kind and set their outcomes and rows; those whose update is not finite are left alone."""
     assert batch.model is not None
@@ -226,16 +238,10 @@ def _train_alike(alike: Sequence[tuple[_Member, Declared]], kind: Kind, stack: S
             continue  # alone it is looked at more closely, and refused where it must be
         member, size = alike[place][0], sizes[place]
         steps = steps_of(size, kind.training.batch_size, kind.epochs)
-        reply = Reply(
-            member.task.id,
-            member.task.site,
-            num_examples=size,
-            metrics={"loss": loss / (size * kind.epochs), **wanted_metrics(effort, steps, None)},
-            update_kind=member.task.update_kind,
-            base=member.task.model.id if member.task.model is not None else "",
-            seconds=seconds,
-            fingerprint=worker,
-        )
+        metrics = {"loss": loss / (size * kind.epochs), **wanted_metrics(effort, steps, None)}
+        own = member.task
+        base = own.model.id if own.model is not None else ""
+        reply = _reply(own.id, own.site, "", "", size, metrics, None, own.update_kind, base, b"", seconds, worker)
         member.blocks, member.outcome = blocks_of(row, stack), Outcome(reply, None, member.state)
 
 

@@ -169,7 +169,7 @@ class _Run:
             async def run(party: Party) -> Array:
                 trainer.party = party
                 await asyncio.sleep(0)
-                return await plan.program(party, trainer, start, self._spec.rounds, 0)
+                return await plan.program(party, trainer, start, self._spec.rounds, 0, {})
 
             return run
 

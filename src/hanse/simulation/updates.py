@@ -5,7 +5,7 @@ of the model are those of `rounds.folding` and `aggregation`: a simulation refus
 """
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import overload
 
@@ -163,10 +163,10 @@ class Updates:
                 self._kept.pop(folded.task.ordinal, None)
         return made
 
-    def settled(self, ordinals: Iterable[int]) -> None:
+    def settled(self, ordinals: Collection[int]) -> None:
         """These replies have their fates, and a round is over."""
-        for ordinal in ordinals:
-            self.borne.discard(ordinal)
+        self.borne.difference_update(ordinals)
+        for ordinal in ordinals if self._refusals or self._kept else ():
             self._refusals.pop(ordinal, None)
             self._kept.pop(ordinal, None)
         self.moved = _nothing_moved(self._spec)

@@ -19,12 +19,14 @@ from hanse.core.blobs import Manifest
 from hanse.core.codec import decode, encode_parts, encoded_size
 from hanse.core.errors import UnavailableError
 from hanse.core.ids import TaskId
+from hanse.core.quickly import maker
 from hanse.core.records import BlobRef, Reply, Task
 from hanse.core.tracked import Tracked, decode_tracked, encode_tracked
 from hanse.rounds.host import plain, unplain
 from hanse.simulation.engine import Answered, Batch, Item, Summed, Summing
 
 Buffer = bytes | memoryview
+_task_id, _task, _reply = maker(TaskId), maker(Task), maker(Reply)
 _LENGTHS = struct.Struct("<IQ")
 
 
@@ -80,6 +82,12 @@ def batch_frame(batch: Batch) -> tuple[dict[str, Any], list[Buffer]]:
     """Tasks without their model, which is sent once for many batches."""
     first = batch.tasks[0]
     configs: dict[str, int] = {}
+    config_of: list[int] = []
+    last: Any = None
+    for task in batch.tasks:  # most tasks share one, which is one and the same object
+        if task.config is not last:
+            last, place = task.config, configs.setdefault(json.dumps(plain(task.config)), len(configs))
+        config_of.append(place)
     payloads = [task.payload for task in batch.tasks]
     states = [state or b"" for state in batch.states]
     header = {
@@ -96,7 +104,7 @@ def batch_frame(batch: Batch) -> tuple[dict[str, Any], list[Buffer]]:
         "sites": [task.site for task in batch.tasks],
         "attempts": [task.attempt for task in batch.tasks],
         "calls": [task.call for task in batch.tasks],
-        "config_of": [configs.setdefault(json.dumps(plain(task.config)), len(configs)) for task in batch.tasks],
+        "config_of": config_of,
         "payloads": [len(payload) for payload in payloads],
         "states": [-1 if state is None else len(state) for state in batch.states],
         "summing": None if batch.summing is None else _summing_json(batch.summing),
@@ -119,21 +127,13 @@ def read_batch(header: Mapping[str, Any], payload: memoryview, model: Arrays | N
         header["ordinals"], header["sites"], header["attempts"], header["calls"], header["config_of"], payloads,
         strict=True,
     )  # fmt: skip
-    tasks = [
-        Task(
-            TaskId(job, component, round_, phase, ordinal),
-            site,
-            call,
-            attempt=attempt,
-            config=configs[config],
-            model=ref,
-            update_kind=header["update_kind"],
-            seed=header["seed"],
-            allow_nonfinite=header["allow_nonfinite"],
-            payload=given,
+    kind, seed, any_value = header["update_kind"], header["seed"], header["allow_nonfinite"]
+    tasks = []
+    for ordinal, site, attempt, call, config, given in columns:
+        name = _task_id(job, component, round_, phase, ordinal)
+        tasks.append(
+            _task(name, site, call, "", attempt, configs[config], ref, kind, seed, any_value, given, None, 0.0)
         )
-        for ordinal, site, attempt, call, config, given in columns
-    ]
     summing = header["summing"]
     return Batch(
         header["positions"],
@@ -221,17 +221,19 @@ def _replies(header: Mapping[str, Any], tasks: Mapping[int, Task]) -> Iterator[R
         task = tasks[position]
         kind, error = header["errors"].get(str(place), ("", ""))
         metrics = header["metrics"][place]
-        yield Reply(
+        yield _reply(
             task.id,
             task.site,
-            error_kind=kind,
-            error=error,
-            num_examples=header["num_examples"][place],
-            metrics={name: unplain(value) for name, value in metrics.items()} if metrics else {},
-            update_kind=header["kinds"][place],
-            base=task.model.id if header["based"][place] and task.model is not None else "",
-            seconds=header["seconds"][place],
-            fingerprint="" if kind else header["fingerprint"],
+            kind,
+            error,
+            header["num_examples"][place],
+            {name: unplain(value) for name, value in metrics.items()} if metrics else {},
+            None,
+            header["kinds"][place],
+            task.model.id if header["based"][place] and task.model is not None else "",
+            b"",
+            header["seconds"][place],
+            "" if kind else header["fingerprint"],
         )
 
 

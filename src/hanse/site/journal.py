@@ -22,7 +22,7 @@ from hanse.core.errors import ConfigError, StorageError
 from hanse.trust.private_files import sync_directory
 
 _VERSION = 2
-_ENDED = "CREATE TABLE ended(job TEXT PRIMARY KEY) WITHOUT ROWID"
+_ENDED = "CREATE TABLE IF NOT EXISTS ended(job TEXT PRIMARY KEY) WITHOUT ROWID"
 _TABLES = (
     "CREATE TABLE jobs(job TEXT PRIMARY KEY, proposal BLOB NOT NULL, decision TEXT NOT NULL, reason TEXT NOT NULL,"
     " told INTEGER NOT NULL) WITHOUT ROWID",

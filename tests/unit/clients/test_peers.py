@@ -19,12 +19,21 @@ NAMES = ("bergen", "luebeck", "riga", "tallinn", "visby")
 DATA = {name: {"target": np.random.default_rng(k).normal(size=3)} for k, name in enumerate(NAMES)}
 APART = 3
 """Rounds done twice at most: two peers of a ring of five are two rounds apart at most, and one more may be begun."""
-TOPOLOGIES = [hs.Gossip("ring"), hs.Gossip("complete", mix="before"), hs.RingAllReduce(), hs.Cyclic()]
+TOPOLOGIES = [
+    (hs.Gossip("ring"), None),
+    (hs.Gossip("ring", gamma=0.8), hs.TopK(0.3)),
+    (hs.Gossip("complete", mix="before"), None),
+    (hs.RingAllReduce(), None),
+    (hs.Cyclic(), None),
+]
+"""With what messages are compressed."""
 
 
-def inner(*, asked: bool = False, rounds: int = 6, dtype: Any = np.float32, trained: Any = None) -> hs.App:
+def inner(
+    *, asked: bool = False, rounds: int = 6, dtype: Any = np.float32, trained: Any = None, codec: Any = None
+) -> hs.App:
     start = {"w": np.zeros(3, dtype), "n": np.zeros(1, np.int64)}
-    app = hs.App(rounds=rounds, seed=3, initial="ask" if asked else start)
+    app = hs.App(rounds=rounds, seed=3, initial="ask" if asked else start, compression=codec)
 
     class Client(hs.NumPyClient):
         def __init__(self, site: Site) -> None:
@@ -52,12 +61,16 @@ def named(arrays: Arrays, name: str) -> dict[str, bytes]:
     return {key.partition("/")[2]: value.tobytes() for key, value in arrays.items() if key.startswith(f"{name}/")}
 
 
-@pytest.mark.parametrize("topology", TOPOLOGIES, ids=repr)
+@pytest.mark.parametrize(("topology", "codec"), TOPOLOGIES, ids=repr)
 @pytest.mark.parametrize("asked", [False, True])
-def test_a_job_of_peers_is_the_simulation_of_peers(topology: Any, asked: bool) -> None:
-    app = hs.Peers(inner(asked=asked), topology, tells=["loss", "train_seen"])
+def test_a_job_of_peers_is_the_simulation_of_peers(topology: Any, codec: Any, asked: bool) -> None:
+    if asked and codec is not None:
+        with pytest.raises(ConfigError, match="compression of a model whose size nobody knows"):
+            hs.Peers(inner(asked=True, codec=codec), topology).cast(NAMES)
+        return
+    app = hs.Peers(inner(asked=asked, codec=codec), topology, tells=["loss", "train_seen"])
     job = hs.simulate(app, sites=DATA, progress=False)
-    expected = hs.simulate_peers(inner(asked=asked), DATA, topology)
+    expected = hs.simulate_peers(inner(asked=asked, codec=codec), DATA, topology)
     for name in NAMES:
         assert named(job.arrays, name) == {key: value.tobytes() for key, value in expected.models[name].items()}
         told = job.rounds[0].by_site[name]
@@ -66,18 +79,18 @@ def test_a_job_of_peers_is_the_simulation_of_peers(topology: Any, asked: bool) -
         assert "train_examples" not in told
 
 
-@pytest.mark.parametrize("topology", TOPOLOGIES, ids=repr)
+@pytest.mark.parametrize(("topology", "codec"), TOPOLOGIES, ids=repr)
 @pytest.mark.parametrize("crash", [("bergen", 1), ("riga", 3), ("visby", 5), ("visby", 6)])
 async def test_a_broken_session_goes_on_with_the_same_bits(
-    tmp_path: Path, topology: Any, crash: tuple[str, int], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, topology: Any, codec: Any, crash: tuple[str, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trained: list[str] = []
-    undisturbed = await session(topology, tmp_path / "whole", None, trained)
+    undisturbed = await session(topology, tmp_path / "whole", None, trained, codec)
     assert len(trained) == 6 * len(NAMES)
     trained.clear()
     with pytest.raises((Crash, HanseError)):
-        await session(topology, tmp_path / "broken", crash, trained)
-    again = await session(topology, tmp_path / "broken", None, trained)
+        await session(topology, tmp_path / "broken", crash, trained, codec)
+    again = await session(topology, tmp_path / "broken", None, trained, codec)
     for name in NAMES:
         assert {k: v.tobytes() for k, v in again[name].items()} == {
             k: v.tobytes() for k, v in undisturbed[name].items()
@@ -89,9 +102,11 @@ class Crash(Exception):
     """A peer is killed."""
 
 
-async def session(topology: Any, folder: Path, crash: tuple[str, int] | None, trained: list[str]) -> dict[str, Arrays]:
+async def session(
+    topology: Any, folder: Path, crash: tuple[str, int] | None, trained: list[str], codec: Any
+) -> dict[str, Arrays]:
     """One session of all peers, each with its folder of checkpoints; one dies after it has kept a round."""
-    made = hs.Peers(inner(trained=trained), topology).cast(NAMES)
+    made = hs.Peers(inner(trained=trained, codec=codec), topology).cast(NAMES)
     programs: dict[str, Any] = {}
     for name in NAMES:
         own = folder / name
@@ -141,11 +156,11 @@ async def test_a_peer_whose_vector_has_another_length_is_refused_by_name() -> No
         def train(self, round_: int, vector: Any) -> Trained:
             return Trained(vector, 1)
 
-        def done(self, round_: int, vector: Any, trained: Trained) -> None:
+        def done(self, round_: int, vector: Any, trained: Trained, memory: Any = None) -> None:
             pass
 
     def program(size: int) -> Any:
-        return lambda party: plan.program(party, Still(), np.zeros(size, np.float32), 2, 0)
+        return lambda party: plan.program(party, Still(), np.zeros(size, np.float32), 2, 0, {})
 
     with pytest.raises(RefusedError, match=r"sent a vector of [34] elements, expected [34]: the models differ"):
         await run_local(plan.protocol, {NAMES[0]: program(3), NAMES[1]: program(4)}, timeout_s=10)

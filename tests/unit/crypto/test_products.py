@@ -41,12 +41,14 @@ def test_cells_hold_products(rows: list[tuple[int, int]]) -> None:
     assert whole == [1] * 5
 
 
-@given(st.lists(st.integers(1, 1008), min_size=1, max_size=5), st.integers(0, 9))
-def test_fields_are_shifted(fields: list[int], bits: int) -> None:
-    expected = 1
-    for at, each in enumerate(fields):
-        expected = expected * pow(each, 1 << bits * at, int(SMALL.modulus)) % int(SMALL.modulus)
-    assert SMALL.shifted(fields, bits) == expected
+@given(st.lists(st.integers(1, 1008), max_size=12), st.integers(1, 5), st.integers(0, 9))
+def test_fields_are_shifted(numbers: list[int], per: int, bits: int) -> None:
+    expected = []
+    for start in range(0, len(numbers), per):
+        expected.append(1)
+        for at, each in enumerate(numbers[start : start + per]):
+            expected[-1] = expected[-1] * pow(each, 1 << bits * at, int(SMALL.modulus)) % int(SMALL.modulus)
+    assert SMALL.shifted(numbers, per, bits) == expected
 
 
 def test_what_travels() -> None:
@@ -76,6 +78,11 @@ def test_eight_at_a_time_is_one_by_one(bits: int, monkeypatch: pytest.MonkeyPatc
     assert fast.limbs is not None
     found = own.by_cells(fast, places, cells, sizes)
     assert found == own.by_cells(slow, places, cells, sizes)
+    for per, bits_ in ((6, 108), (1, 5), (7, 0)):
+        monkeypatch.setattr(gmp, "PATIENCE", 0)
+        shifted = own.shifted(numbers, per, bits_)
+        monkeypatch.setattr(gmp, "PATIENCE", 1 << 62)
+        assert shifted == own.shifted(numbers, per, bits_)
     assert found[0] == [np.prod(np.array([int(numbers[at]) for at in places], object)) % modulus]
 
 

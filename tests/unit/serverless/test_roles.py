@@ -12,7 +12,7 @@ from hanse.channels.spec import RoleSpec
 from hanse.clients.roles import Part
 from hanse.core.blobs import Manifest, manifest_of, rechunk
 from hanse.core.codec import canonical_json
-from hanse.core.errors import UnavailableError
+from hanse.core.errors import HanseError, NotFoundError, UnavailableError
 from hanse.core.ids import TaskId, bundle_scope, channel_scope
 from hanse.core.records import Envelope, Reply, Task
 from hanse.pipeline.request import JobRequest, run_spec_of
@@ -180,10 +180,11 @@ class Dying(Queues):
     """Refuses what goes to one site."""
 
     refused = "site-2"
+    error: HanseError = UnavailableError("the function was killed")
 
     async def send(self, to: str, envelope: Envelope, *, durable: bool = True) -> None:
         if to == self.refused:
-            raise UnavailableError("the function was killed")
+            raise self.error
         await super().send(to, envelope, durable=durable)
 
 
@@ -226,6 +227,24 @@ async def test_a_person_ends_it() -> None:
     here = await running()
     assert (await here.look(cancelled_by="person anna"))["status"] == "cancelled"
     assert [each.kind for each in await here.came("site-2")] == ["release", "end"]
+
+
+async def test_a_site_that_left_the_federation_after_it_accepted_ends_it_by_name() -> None:
+    here = await town()
+    for site in SITES.values():
+        await here.decide(site)
+    await here.place.ledger.delete_keys(["member/site/site-2"])
+    here.place.roster._kept.clear()
+    instruction = await here.look()
+    assert (instruction["kind"], instruction["status"]) == ("Finish", "failed")
+    assert "site-2 is not enrolled" in instruction["error"]
+    here = await town()
+    for site in SITES.values():
+        await here.decide(site)
+    gone = Dying(now_ms=lambda: here.now)
+    gone.error = NotFoundError("there is no such queue")
+    here.place = replace(here.place, inbox=SignedInbox(gone, here.place.identity))
+    assert (await here.look())["error"] == "there is no such queue"
 
 
 # ---- packets ----

@@ -99,7 +99,7 @@ class Sites:
                     playing = asyncio.ensure_future(run_role(own, programs[role]))
                     await asyncio.wait((playing, running), return_when=asyncio.FIRST_COMPLETED)
                     if not playing.done():
-                        await asyncio.wait([playing], timeout=1)
+                        await asyncio.wait([playing], timeout=5)
                         playing.cancel()
                         await asyncio.gather(playing, return_exceptions=True)
                     if running.done():

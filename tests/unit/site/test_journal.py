@@ -39,7 +39,8 @@ def test_decisions(path: Path) -> None:
 def test_a_job_that_ended_is_remembered_by_name_also_in_a_journal_of_an_older_hanse(path: Path) -> None:
     with Journal(path) as journal:
         journal.decide("j1", b"{}", "accept")
-        journal._db.execute("DROP TABLE ended")
+        for change in ("DROP TABLE ended", "ALTER TABLE states DROP COLUMN file", "PRAGMA user_version = 1"):
+            journal._db.execute(change)
     with Journal(path) as journal:
         assert not journal.has_ended("j1")
         journal.forget("j1")

@@ -3,6 +3,8 @@
 import json
 import sqlite3
 from collections import Counter
+from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -87,7 +89,9 @@ def test_columns_together_are_not_their_texts_glued() -> None:
     app = Intersection(dataset="d", key=["a", "b"])
     result = hs.simulate(app, {"bank": {"d": bank}, "shop": {"d": shop}}, roles={"guest": "bank", "host": "shop"})
     assert result.arrays["guest/places"].tolist() == [1]
-    assert not set(app.table(bank).ids) & set(Intersection(dataset="d", key=["a", "b"], match="any").table(bank).ids)
+    other: Any = Intersection(dataset="d", key=["a", "b"], match="any").table(bank).ids
+    together: Any = app.table(bank).ids
+    assert not set(together) & set(other)
 
 
 @pytest.mark.parametrize("join", ["inner", "left"])
@@ -112,10 +116,14 @@ def test_joins_of_unique_rows(join: str, num_hosts: int) -> None:
     assert (result.metrics.get("host_joined" if num_hosts == 1 else "host-1_joined") == 40) == (join == "left")
 
 
+def in_two(values: list[str]) -> Iterator[list[str]]:
+    yield from (values[:7], values[7:])
+
+
 @pytest.mark.parametrize("join", ["inner", "left"])
 def test_a_key_that_is_read_piece_by_piece(join: str) -> None:
     ids = {"bank": [f"{at}" for at in range(30)], "shop": [f"{at}" for at in range(50, 20, -1)]}
-    sites = {site: {"d": {"id": Stream(lambda each=each: iter([each[:7], each[7:]]))}} for site, each in ids.items()}
+    sites = {site: {"d": {"id": Stream(partial(in_two, each))}} for site, each in ids.items()}
     roles = {"guest": "bank", "host": "shop"}
     result = hs.simulate(Intersection(dataset="d", key="id", join=join), sites, roles=roles)
     mine = [ids["bank"][at] for at in result.arrays["guest/places"]]

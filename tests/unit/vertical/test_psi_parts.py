@@ -1,6 +1,7 @@
 """Intersection part by part: the same result, sizes that follow from the totals alone, streams, and what goes wrong."""
 
 import math
+import tempfile
 from collections.abc import Iterator
 from typing import Any
 
@@ -126,6 +127,23 @@ def test_repeated_ones_are_refused_before_any_part_leaves() -> None:
     assert isinstance(outcome.errors["guest"], ConfigError)
     assert "found 2 that repeat another" in str(outcome.errors["guest"])
     assert {name for name, _ in seen["host"]} <= {"hello", "parts_key"}
+
+
+def test_a_peer_s_number_does_not_open_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    """2^31 identifiers of the peer are 4,000 parts of this side's ten, in one file."""
+    monkeypatch.setattr(parts, "PART", 1 << 19)
+    layout = lay_out(1 << 31, 10)
+    assert layout.num_parts > 4096
+    plain, opened = tempfile.TemporaryFile, []
+
+    def counted() -> Any:
+        opened.append(plain())
+        return opened[-1]
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", counted)
+    found = [row for part in hashed(list(range(10))).parts(layout, "host", parts.new_key()) for row in part.rows]
+    assert sorted(found) == list(range(10))
+    assert len(opened) == 1
 
 
 def test_two_kinds_in_one_stream() -> None:

@@ -15,12 +15,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cryptography import x509
+
 from hanse.backends.aws.table import TableLedger
 from hanse.core.errors import ConfigError, HanseError, NotFoundError, TrustError
 from hanse.deploy.aws import cloudformation
 from hanse.deploy.aws.account import Account, calling
 from hanse.deploy.aws.cloudformation import Change, StackView, Tell
-from hanse.deploy.aws.identity import AUTHORITY, external_id, role
+from hanse.deploy.aws.identity import AUTHORITY, REVOKED, external_id, role
 from hanse.deploy.aws.package import Package
 from hanse.deploy.aws.settings import Deployment
 from hanse.deploy.aws.stacks import code_stack, server_stack
@@ -39,6 +41,8 @@ MEMBER_DAYS = 90.0
 """Without a server nobody renews a certificate: a member asks its operator again before this is over."""
 _DELETED_AT_ONCE = 1000
 _TRIALS = 3
+_PARAMETER_BYTES = 4096
+"""CloudFormation's limit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +116,9 @@ def deploy(account: Account, deployment: Deployment, folder: Path, package: Pack
         cloudformation.delete(account, deployment.stack, tell)
         view = None
     known = {"CodeBucket": bucket, "CodeKey": package.key, AUTHORITY: authority.certificate_pem.decode()}
+    if view is not None and REVOKED in template["Parameters"]:
+        before = view.parameters.get(REVOKED, "")
+        known[REVOKED] = _revoked(account, deployment, view.outputs["TableName"], authority, before)
     parameters = _parameters(template, view, known)
     name, found = cloudformation.changes(
         account, deployment.stack, template, parameters, upload=lambda text: _upload_template(account, bucket, text)
@@ -367,6 +374,40 @@ def _enrol(
         return book.revocations.version
 
     return asyncio.run(write())
+
+
+def _revoked(account: Account, deployment: Deployment, table: str, authority: Authority, before: str) -> str:
+    """The certificates, still in time, of sites that come with them, that were revoked: a list for AWS; "" for none.
+
+    Args:
+        before: the list that AWS has, which is kept while it names the same: a signature is another one each time.
+
+    Raises:
+        ConfigError: more than a parameter of CloudFormation holds.
+    """
+
+    async def read() -> frozenset[str]:
+        book = Members(authority, TableLedger(account.client("dynamodb"), table, deployment.federation), address="")
+        await book.load()
+        return book.revocations.serials
+
+    bearers = {site.name for site in deployment.sites if site.access == "certificate"}
+    revoked, now = asyncio.run(read()), current_ms()
+    serials = sorted(
+        issued.serial
+        for issued in authority.issued()
+        if issued.kind == "site" and issued.name in bearers and issued.serial in revoked and issued.not_after_ms > now
+    )
+    if not serials:
+        return ""
+    if before and {f"{each.serial_number:x}" for each in x509.load_pem_x509_crl(before.encode())} == set(serials):
+        return before
+    text = authority.revoked_certificates(serials).decode()
+    if len(text) > _PARAMETER_BYTES:
+        raise ConfigError(
+            f"revoked: {len(serials)} certificates of sites are more than AWS takes; wait for some to expire"
+        )
+    return text
 
 
 def _physical(account: Account, stack: str, name: str) -> str:

@@ -112,6 +112,7 @@ def environment(deployment: Deployment, handler: str) -> dict[str, Any]:
         contract.SERVER_QUEUE: ref(queue(SERVER)),
         contract.STATE_MACHINE: machine_arn(deployment),
         contract.KEEP_DAYS: str(deployment.keep_days),
+        contract.RESULTS: deployment.results,
     }
     if handler in contract.SIGNING:
         told[contract.KEYS] = ref(SECRET)

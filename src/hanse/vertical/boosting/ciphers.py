@@ -187,11 +187,11 @@ class ModularAdder:
 
     def answers(self, numbers: Numbers, layout: Layout) -> Array:
         """See `Adder.answers`."""
-        made, bits, offset = [], layout.bits, layout.offset
-        for start in range(0, len(numbers), layout.per):
-            fields = numbers[start : start + layout.per]
-            constant = sum(offset << bits * at for at in range(len(fields)))
-            made.append(self._products.shifted(fields, bits) * self._known(constant) % self._products.modulus)
+        bits, offset, per = layout.bits, layout.offset, layout.per
+        made = self._products.shifted(numbers, per, bits)
+        for at, each in enumerate(made):
+            constant = sum(offset << bits * field for field in range(min(per, len(numbers) - at * per)))
+            made[at] = each * self._known(constant) % self._products.modulus
         return self._products.write(self._masked(made))
 
     def _known(self, message: int) -> Any:

@@ -14,7 +14,7 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
-from typing import IO, Any
+from typing import IO, Any, Self
 
 import numpy as np
 
@@ -108,37 +108,34 @@ class Hashed:
             yield Part(self._blocks, np.arange(self.count, dtype=np.int64))
             return
         room = layout.guest if role == "guest" else layout.host
-        files = self._split(key, layout.num_parts)
-        _refuse(sum(num_repeated(_read(file)["block"]) for file in files))  # before anything of them leaves
-        for file in files:
-            found = _read(file)
-            file.close()
-            if len(found) > room:
-                raise ConfigError("ids: a part has more of them than happens once in 2^40 runs; start anew")
-            blocks = np.empty((room, 2), np.uint64)
-            blocks[: len(found)] = found["block"]
-            blocks[len(found) :] = np.frombuffer(os.urandom(_BLOCK_BYTES * (room - len(found))), "<u8").reshape(-1, 2)
-            blocks[:, 1] &= _KEPT
-            rows = found["row"].astype(np.int64)
-            del found  # not beside the part while it is worked on
-            yield Part(blocks, rows)
+        with self._split(key, layout.num_parts) as split:
+            numbers = range(layout.num_parts)
+            _refuse(sum(num_repeated(split.read(number)["block"]) for number in numbers))  # before anything leaves
+            for number in numbers:
+                found = split.read(number)
+                if len(found) > room:
+                    raise ConfigError("ids: a part has more of them than happens once in 2^40 runs; start anew")
+                blocks = np.empty((room, 2), np.uint64)
+                blocks[: len(found)] = found["block"]
+                random = os.urandom(_BLOCK_BYTES * (room - len(found)))
+                blocks[len(found) :] = np.frombuffer(random, "<u8").reshape(-1, 2)
+                blocks[:, 1] &= _KEPT
+                rows = found["row"].astype(np.int64)
+                del found  # not beside the part while it is worked on
+                yield Part(blocks, rows)
 
-    def _split(self, key: bytes, num_parts: int) -> list[IO[bytes]]:
-        function = BlockFunction(key)
-        files: list[IO[bytes]] = [tempfile.TemporaryFile() for _ in range(num_parts)]  # noqa: SIM115  # closed when read
+    def _split(self, key: bytes, num_parts: int) -> "_Split":
+        function, file, ends = BlockFunction(key), tempfile.TemporaryFile(), []  # noqa: SIM115  # closed by its reader
         start = 0
         for blocks in self._pieces():
             rows = np.empty(len(blocks), _ROW)
             rows["block"], rows["row"] = blocks, np.arange(start, start + len(blocks))
-            start += len(blocks)
             part = part_of(function, blocks, num_parts)
             order = np.argsort(part, kind="stable")
-            ends = np.searchsorted(part[order], np.arange(1, num_parts))
-            for file, some in zip(files, np.split(rows[order], ends), strict=True):
-                file.write(some.data)
-        for file in files:
-            file.seek(0)
-        return files
+            ends.append(start + np.searchsorted(part[order], np.arange(num_parts + 1)))
+            start += len(blocks)
+            file.write(rows[order].data)
+        return _Split(file, np.array(ends, np.int64).reshape(-1, num_parts + 1))
 
     def _pieces(self) -> Iterator[Blocks]:
         if self._blocks is not None:
@@ -148,6 +145,34 @@ class Hashed:
         self._file.seek(0)
         while content := self._file.read(_CHUNK * _BLOCK_BYTES):
             yield np.frombuffer(content, "<u8").reshape(-1, 2)
+
+
+@dataclass(frozen=True, slots=True)
+class _Split:
+    """Rows in a file, each piece of it sorted by part; one file, however many parts a peer's number asks for.
+
+    Attributes:
+        ends: of each piece and part the first row in the file, and last where the piece ends.
+    """
+
+    file: IO[bytes]
+    ends: Places
+
+    def read(self, number: int) -> Any:
+        """All rows of a part."""
+        size = _ROW.itemsize
+        self.file.flush()
+        pieces = [
+            os.pread(self.file.fileno(), size * (end - start), size * start)
+            for start, end in self.ends[:, number : number + 2].tolist()
+        ]
+        return np.frombuffer(b"".join(pieces), _ROW)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.file.close()
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,11 +253,6 @@ def mixed(rows: Places, key: bytes) -> Places:
         numbers[:, 0] = np.arange(start, start + len(numbers))
         order[start : start + len(numbers)] = function(numbers)[:, 0]
     return rows[np.argsort(order, kind="stable")]
-
-
-def _read(file: IO[bytes]) -> Any:
-    file.seek(0)
-    return np.frombuffer(file.read(), _ROW)
 
 
 def refuse_repeated(blocks: Blocks) -> None:

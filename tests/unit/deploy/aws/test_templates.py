@@ -112,7 +112,7 @@ def test_only_the_reducer_has_no_voice_and_only_the_collector_reads_the_queue() 
 
 
 @pytest.mark.parametrize(
-    ("key", "reads", "writes"),
+    ("key", "shared", "writes"),
     [
         ("documents/j/about", True, False),
         ("blobs/j/bundle/H/x", True, True),
@@ -126,11 +126,17 @@ def test_only_the_reducer_has_no_voice_and_only_the_collector_reads_the_queue() 
         ("blobs/j/main/shards/H/x", False, False),
     ],
 )
-def test_a_person_reads_models_and_no_site_s_update(key: str, reads: bool, writes: bool) -> None:
+@pytest.mark.parametrize("results", ["owner", "everyone"])
+def test_a_person_reads_models_where_they_are_shared_and_no_site_s_update(
+    results: str, key: str, shared: bool, writes: bool
+) -> None:
+    template = PLAIN if results == "owner" else server_stack(deployment(results=results))
+    reads = shared and (results == "everyone" or "model" not in key or writes)  # of one's own, links are given
+
     def may(action: str) -> bool:
         found = {
             statement["Effect"]
-            for name, statement in statements(PLAIN)
+            for name, statement in statements(template)
             for resource in [statement["Resource"]]
             for each in ([resource] if isinstance(resource, str) else resource)
             if name == "PersonPolicy" and action in statement["Action"] and fnmatchcase(object_, each)
@@ -339,6 +345,22 @@ def test_a_function_may_do_what_it_does(handler: str) -> None:
         assert ("s3:GetObject" in allowed) == (handler != "timer")
         assert ("states:SendTaskSuccess" in allowed) == (handler != "reduce")
         assert "dynamodb:Scan" not in allowed
+
+
+def test_certificates_that_hold_no_more_are_a_parameter() -> None:
+    sites = ["luebeck", {"name": "riga", "access": "certificate"}]
+    template = server_stack(deployment(sites))
+    crl = template["Resources"]["RevokedList"]
+    assert crl["Type"] == "AWS::RolesAnywhere::CRL"
+    assert crl["Properties"]["CrlData"] == {"Ref": "RevokedCertificates"}
+    assert crl["Properties"]["TrustAnchorArn"] == {"Fn::GetAtt": ["Anchor", "TrustAnchorArn"]}
+    assert template["Parameters"]["RevokedCertificates"]["Default"] == ""
+    assert template["Conditions"][crl["Condition"]] == {
+        "Fn::Not": [{"Fn::Equals": [{"Ref": "RevokedCertificates"}, ""]}]
+    }
+    without = server_stack(deployment(["luebeck"]))
+    assert "RevokedList" not in without["Resources"]
+    assert "Conditions" not in without
 
 
 # ---- a site more ----
