@@ -306,14 +306,14 @@ class Jobs:
             }
             await self._keep_end(request.job, end)  # before the job leaves: who asks in between would find no end
         except asyncio.CancelledError:
-            return
+            return  # the server stops, and the job is active: who asks until it is gone is not told that it is over
         except Exception as error:  # the top of a job: it is named and left as it is, to be taken up later
             self._left.add(request.job)
             log.exception("job stopped", job=request.job)
             job.note({"what": "stopped", "job": request.job, "error": type(error).__name__})
-            return
-        finally:
             self.active.pop(request.job, None)
+            return
+        self.active.pop(request.job, None)
         model = await self._last_model(run) if self._models_to_sites and status == "finished" else None
         for site in sorted(job.offered):
             self._seams.links.revoke(site, scope_prefix=request.job)
@@ -390,7 +390,7 @@ class Jobs:
         if reply.site != site:
             return "refused", "the reply names another site than its sender"
         job = self.active.get(reply.task.job)
-        if job is None or job.run is None:
+        if job is None or job.run is None or self._closing:
             if self._closing or reply.task.job in self._left:
                 raise UnavailableError("the job is not over, but it is not driven here now")
             return "late", "the job is over"
