@@ -175,3 +175,27 @@ def test_a_word_for_what_was_never_sent_is_refused() -> None:
 def test_a_packet_keeps_all_of_itself() -> None:
     packet = Packet("j/main/1", "a", "b", 7, 3, b"", manifest_of(b"y" * 9), (1, 2), (("https://x", (("A", "b"),)),))
     assert Packet.unpack(packet.pack()) == packet
+
+
+def test_a_word_travels_with_an_answer_and_alone_where_there_is_none() -> None:
+    """Each packet costs calls of two queues and a function: a ping-pong is two packets a turn, and no more."""
+    one, other = Lane(), Lane()
+    for _ in range(20):
+        for sender, receiver in ((one, other), (other, one)):
+            sender.push(b"x")
+            parcel = sender.next(0.0)
+            assert parcel is not None
+            receiver.came(packet_of(parcel), 0.0)
+            assert sender.next(0.0) is None
+    assert one.is_flushed
+    for number in range(WINDOW // 4):
+        one.push(b"x")
+        parcel = one.next(0.0)
+        assert parcel is not None
+        other.came(packet_of(parcel), 0.0)
+        assert (other.next(0.0) is None) == (number < WINDOW // 4 - 1)
+    one.push(b"x")
+    parcel = one.next(0.0)
+    assert parcel is not None
+    other.came(packet_of(parcel), 0.0)
+    assert other.due_s() == packets.ANSWER_S
