@@ -64,9 +64,8 @@ class AwsFederation:
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._thread.start()
         self.local = self.on_loop(self._serve())
-        with forks(local_federation, MEMBERS):
-            for child in self.children.values():
-                self._start(child)
+        for child in self.children.values():
+            self._start(child)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -81,7 +80,8 @@ class AwsFederation:
         os.environ.update(self._before)
 
     def _start(self, child: Child) -> None:
-        child.start({"PYTHONUNBUFFERED": "1", **CREDENTIALS, **self.environment})
+        with forks(local_federation, MEMBERS):
+            child.start({"PYTHONUNBUFFERED": "1", **CREDENTIALS, **self.environment})
 
     def restart(self, site: str) -> None:
         """kill -9 of a site's agent, and start it again."""

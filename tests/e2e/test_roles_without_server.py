@@ -15,7 +15,7 @@ from hanse.core.codec import decode
 from tests.conformance import emulator
 from tests.conformance.over_aws import AwsFederation
 
-pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(240), pytest.mark.xdist_group("emulated-aws")]
+pytestmark = [pytest.mark.e2e, pytest.mark.long, pytest.mark.timeout(240), pytest.mark.xdist_group("emulated-aws")]
 
 LINEAR = """
 import hanse as hs
