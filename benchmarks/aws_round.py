@@ -52,8 +52,8 @@ def _measure(running: Any, place: Path, case: str, rounds: int) -> Iterator[Row]
     documents = running.local.place.documents
     put_round = documents.put_round
 
-    async def marked(job: str, record: Any) -> None:
-        await put_round(job, record)
+    async def marked(job: str, record: Any, readers: Any = None) -> None:
+        await put_round(job, record, readers)
         marks.append((time.perf_counter(), Counter(calls), sum(running.local.invocations.values())))
 
     documents.put_round = marked

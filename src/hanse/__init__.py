@@ -28,7 +28,7 @@ _HOMES = {
     "ConfigError": "hanse.core.errors",
     "Context": "hanse.strategies",
     "Ditto": "hanse.strategies.ditto",
-    "Cyclic": "hanse.simulation.topologies",
+    "Cyclic": "hanse.peer.topologies",
     "EarlyStop": "hanse.core.spec",
     "FLTrust": "hanse.strategies.robust",
     "FedAT": "hanse.strategies.fedat",
@@ -55,7 +55,8 @@ _HOMES = {
     "FoldInput": "hanse.strategies",
     "Gather": "hanse.aggregation",
     "GeometricMedian": "hanse.aggregation",
-    "Gossip": "hanse.simulation.topologies",
+    "Gossip": "hanse.peer.topologies",
+    "Peers": "hanse.clients.peers",
     "HanseError": "hanse.core.errors",
     "Int8": "hanse.aggregation",
     "IFCA": "hanse.strategies.ifca",
@@ -76,7 +77,7 @@ _HOMES = {
     "RFA": "hanse.strategies.robust",
     "RandomK": "hanse.aggregation",
     "Result": "hanse.rounds.result",
-    "RingAllReduce": "hanse.simulation.topologies",
+    "RingAllReduce": "hanse.peer.topologies",
     "RoleApp": "hanse.channels.app",
     "RootTrust": "hanse.aggregation",
     "RoundRecord": "hanse.rounds.record",
@@ -173,6 +174,7 @@ __all__ = [
     "NormBound",
     "NumPyClient",
     "NumPyStrategy",
+    "Peers",
     "PhasePlan",
     "Population",
     "PowerOfChoice",
@@ -252,6 +254,7 @@ if TYPE_CHECKING:
     from hanse.clients.estimator_files import save_estimator as save_estimator
     from hanse.clients.mlp import mlp as mlp
     from hanse.clients.numpy_client import NumPyClient as NumPyClient
+    from hanse.clients.peers import Peers as Peers
     from hanse.clients.server import StrategyContext as StrategyContext
     from hanse.clients.sklearn import fitted as fitted
     from hanse.clients.sklearn import sklearn as sklearn
@@ -265,6 +268,9 @@ if TYPE_CHECKING:
     from hanse.core.errors import HanseError as HanseError
     from hanse.core.errors import JobFailed as JobFailed
     from hanse.core.spec import EarlyStop as EarlyStop
+    from hanse.peer.topologies import Cyclic as Cyclic
+    from hanse.peer.topologies import Gossip as Gossip
+    from hanse.peer.topologies import RingAllReduce as RingAllReduce
     from hanse.person.jobs import job as job
     from hanse.person.jobs import run as run
     from hanse.person.jobs import submit as submit
@@ -277,9 +283,6 @@ if TYPE_CHECKING:
     from hanse.simulation.peers import simulate_peers as simulate_peers
     from hanse.simulation.simulate import simulate as simulate
     from hanse.simulation.sites import Population as Population
-    from hanse.simulation.topologies import Cyclic as Cyclic
-    from hanse.simulation.topologies import Gossip as Gossip
-    from hanse.simulation.topologies import RingAllReduce as RingAllReduce
     from hanse.strategies import Ask as Ask
     from hanse.strategies import Close as Close
     from hanse.strategies import Context as Context

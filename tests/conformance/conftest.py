@@ -12,7 +12,7 @@ from tests.conformance.places import PLACES, Place
 T = TypeVar("T")
 
 
-@pytest.fixture(params=list(PLACES))
+@pytest.fixture(params=[pytest.param(n, marks=pytest.mark.aws if n == "aws-account" else ()) for n in PLACES])
 async def place(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Place]:
     async with PLACES[request.param](tmp_path) as place:
         yield place

@@ -13,6 +13,7 @@ from typing import Any, Self
 import yaml
 
 from hanse.backends.aws import AwsConfig, AwsStore
+from hanse.demos import local_federation
 from hanse.demos.local_federation import POLICY, Child
 from hanse.person.federation import Federation
 from hanse.server.members import ADMIN, Members
@@ -27,6 +28,7 @@ from hanse.trust.identity import MemberKeys, SigningRequest
 from hanse.trust.membership import Membership
 from hanse.workers.launcher import Launcher
 from tests.conformance.emulator import REGION, Session, deployed
+from tests.nursery import MEMBERS, forks
 
 CREDENTIALS = {"AWS_ACCESS_KEY_ID": "testing", "AWS_SECRET_ACCESS_KEY": "testing", "AWS_DEFAULT_REGION": REGION}
 _numbers = itertools.count(1)
@@ -39,6 +41,7 @@ class AwsFederation:
     Args:
         sites: site name → declarations of its data sets.
         settings: further lines of every `site.yaml`.
+        policy: every site's.
     """
 
     directory: Path
@@ -46,6 +49,7 @@ class AwsFederation:
     settings: Mapping[str, Any] = field(default_factory=dict)
     environment: Mapping[str, str] = field(default_factory=dict)
     batch: int = 10
+    policy: str = POLICY
     children: dict[str, Child] = field(init=False, default_factory=dict)
 
     def __enter__(self) -> Self:
@@ -61,7 +65,7 @@ class AwsFederation:
         self._thread.start()
         self.local = self.on_loop(self._serve())
         for child in self.children.values():
-            child.start({"PYTHONUNBUFFERED": "1", **CREDENTIALS, **self.environment})
+            self._start(child)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -74,6 +78,17 @@ class AwsFederation:
         self._thread.join()
         os.environ.clear()
         os.environ.update(self._before)
+
+    def _start(self, child: Child) -> None:
+        with forks(local_federation, MEMBERS):
+            child.start({"PYTHONUNBUFFERED": "1", **CREDENTIALS, **self.environment})
+
+    def restart(self, site: str) -> None:
+        """kill -9 of a site's agent, and start it again."""
+        child = self.children[site]
+        child.signal(signal.SIGKILL)
+        child.wait()
+        self._start(child)
 
     def on_loop(self, work: Any) -> Any:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result(60)
@@ -125,7 +140,7 @@ class AwsFederation:
             access = {"region": REGION, "endpoint": self.config.endpoint}
             values = {"name": site, "durability": "process", "aws": access, "datasets": dict(datasets)}
             (place / "site.yaml").write_text(yaml.safe_dump({**values, **self.settings}))
-            (place / "policy.yaml").write_text(POLICY)
+            (place / "policy.yaml").write_text(self.policy)
             self.children[site] = Child("site", place)
 
     async def _member(

@@ -7,18 +7,20 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import pytest
 
-from hanse.backends.aws import AwsStore
+from hanse.backends.aws import AwsConfig, AwsStore
 from hanse.backends.local import LocalStore
 from hanse.backends.memory import MemoryStore
 from hanse.backends.objectstore import ObjectBlobs, Objects, ObjectStore
 from hanse.backends.objectstore.blobs import chunk_key
 from hanse.core.blobs import CHUNK_BYTES
 from hanse.core.seams import BlobStore, Inbox, Ledger, Links
-from tests.conformance.emulator import Session, emulated
+from tests.conformance.account import in_account
+from tests.conformance.account import session as account_session
+from tests.conformance.emulator import SITES, Session, emulated
 from tests.conformance.over_grpc import seams
 
 MAX_BLOB_BYTES = 64 * 1024 * 1024
@@ -173,16 +175,29 @@ async def objects_again(_directory: Path) -> AsyncIterator[Place]:
 async def aws(_directory: Path) -> AsyncIterator[Place]:
     """S3, DynamoDB and SQS of an emulator on loopback. SQS keeps its own time, so its clock cannot be moved."""
     with emulated() as config:
-        session = Session()
-        store = AwsStore.open(config, session, max_blob_bytes=MAX_BLOB_BYTES)
+        async with _on_aws(config, Session()) as place:
+            yield place
 
-        def reopen() -> None:
-            again = AwsStore.open(config, session, max_blob_bytes=MAX_BLOB_BYTES)
-            result.ledger, result.blobs, result.links = again.ledger, again.blobs, again.links
 
-        result = Place(_cannot_pass, store.ledger, store.blobs, store.inbox, store.links, reopen=reopen, replaces=False)
-        yield result
-        store.close()
+@asynccontextmanager
+async def aws_account(_directory: Path) -> AsyncIterator[Place]:
+    """The same in a real account."""
+    with in_account(SITES) as config:
+        async with _on_aws(config, account_session()) as place:
+            yield place
+
+
+@asynccontextmanager
+async def _on_aws(config: AwsConfig, session: Any) -> AsyncIterator[Place]:
+    store = AwsStore.open(config, session, max_blob_bytes=MAX_BLOB_BYTES)
+
+    def reopen() -> None:
+        again = AwsStore.open(config, session, max_blob_bytes=MAX_BLOB_BYTES)
+        result.ledger, result.blobs, result.links = again.ledger, again.blobs, again.links
+
+    result = Place(_cannot_pass, store.ledger, store.blobs, store.inbox, store.links, reopen=reopen, replaces=False)
+    yield result
+    store.close()
 
 
 def _cannot_pass(_seconds: float) -> None:
@@ -191,6 +206,7 @@ def _cannot_pass(_seconds: float) -> None:
 
 PLACES: dict[str, Factory] = {
     "aws": aws,
+    "aws-account": aws_account,
     "objectstore": objects,
     "objectstore-again": objects_again,
     "memory": memory,

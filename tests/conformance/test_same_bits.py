@@ -21,13 +21,16 @@ from hanse.clients.execute import Outcome
 from hanse.clients.loader import load_app
 from hanse.core.codec import decode, encode
 from hanse.core.records import Task
+from hanse.demos import local_federation
 from hanse.demos.local_federation import LocalFederation
 from hanse.simulation import engines
 from hanse.simulation.engine import Answered, Batch
+from hanse.workers import launcher
 from hanse.workers.launcher import PRELOAD, Launcher
 from hanse.workers.load import Load
 from hanse.workers.pool import Worker, Workers
 from tests.conformance.over_aws import AwsFederation
+from tests.nursery import LAUNCHER, MEMBERS, forks
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 APPS = Path(__file__).parent / "apps"
@@ -66,6 +69,7 @@ CASES = {
     "sklearn_logreg": Case(EXAMPLES, "sklearn_logreg.py", "hospitals", "sklearn"),
     "numpy_client": Case(EXAMPLES, "numpy_client.py", "laboratories"),
     "torch_mlp": Case(EXAMPLES, "torch_mlp.py", "sites", "torch"),
+    "keras_mlp": Case(EXAMPLES, "keras_mlp.py", "sites", "keras"),
     "custom_strategy": Case(EXAMPLES, "custom_strategy.py", "sites"),
     "analytics": Case(EXAMPLES, "analytics.py", "clinics"),
     "surviving": Case(APPS, "surviving.py", "clinics"),
@@ -141,7 +145,7 @@ def federation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalFedera
                 declared[site][name] = declaration(folder / f"{site}-{name}", content, loader)
     # workers.limit 1: two jobs side by side take the worker from each other between any two tasks.
     place = LocalFederation(folder / "federation", declared, durability="process", settings={"workers": {"limit": 1}})
-    with place:
+    with forks(local_federation, MEMBERS), place:
         yield place
 
 
@@ -190,7 +194,7 @@ def functions(federation: LocalFederation, tmp_path_factory: pytest.TempPathFact
         yield place
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["stateful", "asking"])
 def test_a_federation_without_a_server_gives_the_same_bits(name: str, functions: AwsFederation) -> None:
     """Of a training with state at the sites and evaluations at the server, and of a question."""
@@ -223,7 +227,8 @@ class InWorkers:
         self._warm: dict[str, Worker] = {}
 
     async def _launch(self, preload: tuple[str, ...]) -> Workers:
-        return Workers(Launcher.start(preload))
+        with forks(launcher, LAUNCHER):
+            return Workers(Launcher.start(preload))
 
     def run(self, batch: Batch) -> Iterator[Answered]:
         for position, task, state in zip(batch.positions, batch.tasks, batch.states, strict=True):

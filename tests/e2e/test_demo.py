@@ -52,6 +52,7 @@ def test_breast_cancer_on_a_terminal(desk: Desk) -> None:
     assert "http://" not in page.replace("http://www.w3.org", "")
 
 
+@pytest.mark.long
 def test_columns_at_three_organisations(desk: Desk) -> None:
     out = desk.run("demo", "--vertical")
     rows = {line[2:44].strip().partition(" (")[0]: line for line in out.splitlines() if line.startswith("  ")}

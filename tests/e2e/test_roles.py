@@ -16,12 +16,18 @@ import pytest
 from hanse.core.codec import decode
 from tests.e2e.commands import HAS_PROC, Desk, Running, free_ports
 
-pytestmark = [pytest.mark.xdist_group("e2e"), pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.long, pytest.mark.xdist_group("e2e"), pytest.mark.timeout(240)]
 
 APP = """
 import hanse as hs
 
 app = hs.vertical.Intersection(dataset="customers", key="id")
+"""
+DIRECTORY = """
+import hanse as hs
+
+directory = hs.vertical.Directory(dataset="customers", key="id", budget=200)
+app = directory
 """
 HELD_APP = """
 import asyncio
@@ -55,9 +61,44 @@ async def guest(party, site):
 async def host(party, site):
     return await play(party, site, chase_miao.host)
 """
+PEERS_APP = """
+import time
+from pathlib import Path
+
+import numpy as np
+
+import hanse as hs
+
+folder = Path({folder!r})
+inner = hs.App(rounds=6, seed=4, evaluate_every=6)
+
+
+class Client(hs.NumPyClient):
+    def __init__(self, site):
+        self.site = site
+        self.visits = site.load("customers")["visits"].astype(np.float32)
+
+    def get_parameters(self, config):
+        return [np.full(3, len(self.visits), np.float32)]
+
+    def fit(self, parameters, config):
+        self.site.state["seen"] = self.site.state.get("seen", 0) + 1
+        (folder / f"{{self.site.name}}-{{config['round']}}").touch()
+        while config["round"] == 4 and not (folder / "go").exists():
+            time.sleep(0.05)
+        start = parameters[0] + self.site.rng.normal(0, 0.1, 3).astype(np.float32)
+        return [start + np.float32(0.1 * self.site.state["seen"])], 1 + len(self.visits), {{}}
+
+    def evaluate(self, parameters, config):
+        return float(np.square(parameters[0]).sum()), 1, {{}}
+
+
+inner.client(Client)
+app = hs.Peers(inner, hs.Gossip("ring"))
+"""
 IDS = {"bank": range(0, 300, 2), "shop": range(0, 300, 3)}
 ROLES = {"bank": "guest", "shop": "host", "notary": "arbiter"}
-REVEALS = "size, intersection, rows, common, shape, correlation, columns"
+REVEALS = "size, intersection, rows, common, shape, correlation, columns, membership, queries"
 COMMON = len(range(0, 300, 6))
 POLICY = """
 apps: any
@@ -176,7 +217,7 @@ def test_two_companies_one_intersection(companies: Companies, desk: Desk) -> Non
     companies.until(job, "finished")
     companies.check(job)
     shown = companies.ask("job", "show", job)
-    assert (shown["roles"], shown["protocol"]) == ({"guest": "bank", "host": "shop"}, "psi/chase-miao")
+    assert (shown["roles"], shown["protocol"]) == ({"guest": "bank", "host": "shop"}, "vertical/intersection")
     assert "finished" in desk.run("job", "logs", job, "--federation", companies.file)
     assert companies.ask("job", "list")["jobs"][0]["strategy"] == "roles"
 
@@ -225,6 +266,22 @@ def test_a_policy_refuses_what_would_be_revealed(companies: Companies) -> None:
     assert "reveals: intersection" in error
 
 
+def test_a_directory_is_asked_until_its_budget_is_used_up(companies: Companies, desk: Desk) -> None:
+    """The bank has 150 identifiers and may ask 200 times: once. Another job, worker and agent count on."""
+    pytest.importorskip("gmpy2", reason="directories need gmpy2 (extra `vertical`)")
+    made = companies.submit(DIRECTORY)
+    companies.until(made, "finished")
+    lookup = f"{DIRECTORY}app = hs.vertical.Lookup(directory, made_by={made!r}, dataset='customers')\n"
+    job = companies.submit(lookup)
+    companies.until(job, "finished")
+    assert companies.places("bank", "guest", job) == list(range(0, 300, 6))
+    assert not (desk.folder / "shop" / "outputs" / job).exists()
+    companies.sites["shop"].end(signal.SIGKILL)
+    companies.sites["shop"] = companies.start("shop")
+    error = companies.until(companies.submit(lookup), "failed")["error"]
+    assert "bank has used 150 of 200 of what it was given and asks for 150 more" in error
+
+
 @pytest.mark.skipif(not HAS_PROC, reason="finds workers through /proc")
 def test_each_process_killed_and_the_same_result(companies: Companies, desk: Desk) -> None:
     """In the middle of the first session, when one of its protocols is over. The second session has the same result."""
@@ -248,6 +305,47 @@ def kill_in_the_middle(desk: Desk, companies: Companies, victim: str) -> None:
     companies.until(job, "finished")
     companies.check(job)
     assert (desk.folder / "held" / "bank-2").exists()  # another session
+
+
+@pytest.mark.skipif(not HAS_PROC, reason="finds workers through /proc")
+def test_peers_train_without_a_server_in_the_middle_and_go_on_where_one_was_killed(
+    companies: Companies, desk: Desk
+) -> None:
+    import hanse as hs
+    from hanse.clients.loader import find_app
+
+    held = desk.folder / "peers"
+    held.mkdir()
+    (desk.folder / "app.py").write_text(PEERS_APP.format(folder=str(held)))
+    for site in ROLES:
+        others = ", ".join(sorted(set(ROLES) - {site}))
+        policy = POLICY.format(role=site, peer=others, reveals="model, loss, accuracy, rounds")
+        (desk.folder / site / "policy.yaml").write_text(policy + "    unproven: true\n")
+    sites = [word for site in ROLES for word in ("--site", site)]
+    job = desk.run("run", "app.py", *sites, "--detach", "--federation", companies.file).strip()
+    ends = time.monotonic() + 60
+    while not all((held / f"{site}-4").exists() for site in ROLES):
+        shown = companies.ask("job", "show", job)
+        assert shown["status"] in ("waiting", "running"), shown["error"]
+        assert time.monotonic() < ends
+        time.sleep(0.05)
+    for first in held.glob("*-1"):
+        first.unlink()
+    at_work = desk.ask("site", "status", "--directory", "shop")["jobs"]
+    os.kill(next(each["worker_pid"] for each in at_work if each["job"] == job), signal.SIGKILL)
+    (held / "go").touch()
+    companies.until(job, "finished")
+    assert not list(held.glob("*-1"))  # nobody began from nothing
+    for site in ROLES:
+        companies.allow(site)
+
+    sets = {site: {"customers": {"visits": np.array([number % 7 for number in IDS.get(site, [])])}} for site in ROLES}
+    expected = hs.simulate_peers(find_app(f"{desk.folder / 'app.py'}:inner"), sets, hs.Gossip("ring"))
+    told = companies.ask("job", "result", job)["rounds"][-1]["by_site"]
+    for site in ROLES:
+        content = (desk.folder / site / "outputs" / job / f"{site}.safetensors").read_bytes()
+        assert decode(content)["0"].tobytes() == expected.models[site]["0"].tobytes()
+        assert told[site]["loss"] == expected.rounds[-1].by_site[site]["loss"]
 
 
 def test_a_site_that_stays_away_is_named(companies: Companies) -> None:

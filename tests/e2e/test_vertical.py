@@ -18,7 +18,7 @@ from hanse.core.codec import decode
 from hanse.vertical.glm.saved import decode_part
 from tests.e2e.commands import HAS_PROC, Desk, Running, free_ports
 
-pytestmark = [pytest.mark.xdist_group("e2e"), pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.long, pytest.mark.xdist_group("e2e"), pytest.mark.timeout(240)]
 
 TRAIN = """
 import hanse as hs

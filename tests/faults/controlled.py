@@ -22,10 +22,12 @@ import yaml
 
 from hanse.clients.loader import find_app
 from hanse.core.errors import UnavailableError
+from hanse.demos import local_federation
 from hanse.demos.local_federation import Child, LocalFederation
 from hanse.person.jobs import Job, submit
 from hanse.rounds.record import RoundRecord
 from tests.faults.proxy import Proxy
+from tests.nursery import MEMBERS, forks
 
 WAIT_S = 30.0
 GO = "go"
@@ -301,7 +303,7 @@ def controlled(
     with Control() as control:
         running = _Routed(directory / "federation", {site: {} for site in sites.split()}, durability=durability)
         running.route(proxies or {})
-        with running:
+        with forks(local_federation, MEMBERS), running:
             yield Controlled(running, control)
 
 
@@ -317,7 +319,7 @@ def patiently(ask: Callable[[], Any]) -> Any:
             time.sleep(0.05)  # between attempts to reach another process
 
 
-def await_end(pid: int, within_s: float = 5.0) -> None:
+def await_end(pid: int, within_s: float = WAIT_S) -> None:
     """Wait until a process that is not our child is gone."""
     end = time.monotonic() + within_s
     while is_alive(pid):

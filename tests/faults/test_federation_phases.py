@@ -8,9 +8,11 @@ import pytest
 
 import hanse as hs
 from hanse.clients.loader import load_app
+from hanse.demos import local_federation
 from hanse.demos.local_federation import LocalFederation
+from tests.nursery import MEMBERS, forks
 
-pytestmark = [pytest.mark.faults, pytest.mark.xdist_group("federation-phases")]
+pytestmark = [pytest.mark.long, pytest.mark.faults, pytest.mark.xdist_group("federation-phases")]
 APP = """
 import hanse as hs
 
@@ -37,7 +39,7 @@ def test_trees_survive_the_death_of_server_and_site(tmp_path: Path) -> None:
     app = load_app(tmp_path, "app.py", "app")
     expected = hs.simulate(app, data, progress=False)
     killed = []
-    with LocalFederation(tmp_path / "federation", declared) as place:
+    with forks(local_federation, MEMBERS), LocalFederation(tmp_path / "federation", declared) as place:
         job = hs.submit(app, place.federation())
         for event in job.follow():
             number = event["record"]["number"] if event["what"] == "round" else 0

@@ -105,6 +105,22 @@ def test_a_server_killed_at_twenty_random_moments_trains_nothing_twice(federatio
         assert (record.folded, record.late, record.failed) == (SITES, (), {}), record
 
 
+def test_a_server_that_is_stopped_while_answers_are_on_their_way_loses_none(federation: Controlled) -> None:
+    running, control = federation.running, federation.control
+    rounds = 60
+    watch, label = federation.submit(rounds=rounds, min_sites=3)
+    for turn in range(5):
+        control.await_trainings(label, len(control.trainings(label)) + 7 + turn)
+        running.server.signal(signal.SIGTERM)
+        running.server.wait()
+        running.start_server()
+    assert watch.end()["status"] == "finished"
+    trained = Counter(control.trainings(label))
+    assert trained == Counter({(site, round_): 1 for site in SITES for round_ in range(1, rounds + 1)})
+    for record in watch.job.snapshot().rounds:
+        assert (record.folded, record.late, record.failed) == (SITES, (), {}), record
+
+
 def test_a_full_disk_loses_nothing_and_goes_on_when_there_is_room(tmp_path: Path, small_disk: Path) -> None:
     (tmp_path / "federation").mkdir()
     (tmp_path / "federation" / "server").symlink_to(small_disk)

@@ -167,13 +167,13 @@ async def test_a_session_ends_with_its_certificate(federation: Controlled) -> No
     link = Link(lambda: Connection(running.config.address, credentials), deliver=ignore, accepted=lambda *_: None)
     began = time.time()
     holding = asyncio.ensure_future(link.run())
-    await asyncio.wait_for(link.connected.wait(), 5)
+    await asyncio.wait_for(link.connected.wait(), 30)
     while link.connected.is_set():
         assert time.time() < began + 10
         await asyncio.sleep(0.02)
     [(lost, _)] = federation.audit("site.lost", "c", began)
     print(f"\na session ended {lost - member.identity.not_after_ms / 1000:.2f} s after its certificate")
-    assert -0.1 <= lost - member.identity.not_after_ms / 1000 < 3
+    assert -0.1 <= lost - member.identity.not_after_ms / 1000 < 9
     assert "c" not in await asyncio.to_thread(running.there)
     holding.cancel()
     await asyncio.gather(holding, return_exceptions=True)

@@ -115,6 +115,21 @@ async def test_a_stuck_upload_ends_and_goes_on_later(wire: Wire, monkeypatch: py
         await each.connection.close()
 
 
+async def test_who_comes_again_takes_over_from_its_own_transfers_that_stand_still(
+    wire: Wire, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A network that swallows packets leaves both turns with connections of which the server does not know the end."""
+    monkeypatch.setattr(turns, "STILL_S", 0.1)
+    stuck, other = await stick(wire, 1)
+    await asyncio.sleep(0.2)  # what stands still is told by time alone
+    await asyncio.wait_for(upload(stuck.connection, stuck.place, CONTENT), turns.IDLE_S / 2)
+    for each in (stuck, other):
+        assert await asyncio.wait_for(each.call.code(), 10) == grpc.StatusCode.UNAVAILABLE
+    assert not wire.server._service._turns._open
+    for each in (stuck, other):
+        await each.connection.close()
+
+
 async def test_empty_pieces_do_not_keep_an_upload_alive(wire: Wire, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(turns, "IDLE_S", 0.5)
     stuck, other = await stick(wire, 1)
@@ -169,7 +184,7 @@ async def test_one_caller_holds_few_turns_and_opens_a_limited_number() -> None:
 
     async def transfer(caller: str, number: int) -> None:
         async with all_turns.enter(caller) as turn:
-            await turn.begin()
+            await turn.begin(number)
             began.append(number)
             await leave.wait()
 
@@ -198,11 +213,15 @@ async def test_too_many_slow_ones_are_not_kept(monkeypatch: pytest.MonkeyPatch) 
 
     async def slow(caller: str) -> None:
         async with all_turns.enter(caller) as turn:
-            await turn.begin()
+            await turn.begin(caller)
             await turn.wait(asyncio.shield(never))
 
     tasks = [asyncio.ensure_future(slow(f"s{n}")) for n in range(8)]
-    done, pending = await asyncio.wait(tasks, timeout=1)
+    pending = set(tasks)
+    async with asyncio.timeout(20):  # the three that are kept would wait for IDLE_S
+        while len(pending) > 3:
+            _, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
+    done = set(tasks) - pending
     assert (len(done), len(pending), all_turns.aside) == (5, 3, 3)
     assert all(isinstance(task.exception(), UnavailableError) for task in done)
     never.set_result(None)
@@ -213,12 +232,12 @@ async def test_too_many_slow_ones_are_not_kept(monkeypatch: pytest.MonkeyPatch) 
 async def test_who_gives_up_waiting_gives_everything_back() -> None:
     all_turns = Turns()
     async with all_turns.enter("a") as first, all_turns.enter("a") as second:
-        await first.begin()
-        await second.begin()
+        await first.begin(1)
+        await second.begin(2)
 
         async def third() -> None:
             async with all_turns.enter("a") as turn:
-                await turn.begin()
+                await turn.begin(3)
 
         waiting = asyncio.ensure_future(third())
         await asyncio.sleep(0)
@@ -226,5 +245,25 @@ async def test_who_gives_up_waiting_gives_everything_back() -> None:
         with pytest.raises(asyncio.CancelledError):
             await waiting
     async with all_turns.enter("a") as turn:
-        await asyncio.wait_for(turn.begin(), 1)
+        await asyncio.wait_for(turn.begin(4), 1)
     assert not all_turns._open
+
+
+async def test_nobody_takes_over_from_one_that_moves_nor_from_another_blob(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(turns, "STILL_S", 0.0)
+    all_turns, never = Turns(), asyncio.get_running_loop().create_future()
+    async with all_turns.enter("a") as busy, all_turns.enter("b") as others, all_turns.enter("a") as new:
+        for turn, blob in ((busy, "x"), (others, "y")):
+            await turn.begin(blob)
+        still = asyncio.ensure_future(others.wait(asyncio.shield(never)))
+        await asyncio.sleep(0)
+        await new.begin("x")  # `busy` writes to the disk, `others` is another's
+        assert busy._has_slot
+        async with all_turns.enter("b") as another:
+            await another.begin("z")
+        assert others._has_slot
+        async with all_turns.enter("b") as again:
+            await again.begin("y")
+            assert not others._has_slot
+        with pytest.raises(UnavailableError, match="resumes"):
+            await still

@@ -119,7 +119,7 @@ async def play(site: Site, task: Task) -> float:
         return float(block.sum())
     finally:
         await channel.close()
-        await asyncio.wait([bridging], timeout=5)
+        await asyncio.wait([bridging], timeout=30)
         await connection.close()
         bridging.result()
 

@@ -220,7 +220,7 @@ async def test_a_forked_child_that_holds_the_socket_does_not_hide_the_death(tmp_
     async with bench(tmp_path) as b:
         worker = await b.worker(source)
         with pytest.raises(TaskError, match="exit code 5"):
-            await asyncio.wait_for(worker.execute(task(small_model()), model=small_model()), 2)
+            await asyncio.wait_for(worker.execute(task(small_model()), model=small_model()), 30)
 
 
 async def test_closing_the_socket(tmp_path: Path) -> None:
@@ -233,7 +233,7 @@ async def test_closing_the_socket(tmp_path: Path) -> None:
     async with bench(tmp_path) as b:
         worker = await b.worker(source)
         with pytest.raises(TaskError, match="closed its connection") as caught:
-            await asyncio.wait_for(worker.execute(task(small_model()), model=small_model()), 3)
+            await asyncio.wait_for(worker.execute(task(small_model()), model=small_model()), 30)
         assert caught.value.kind == "exited"
 
 
@@ -252,7 +252,7 @@ async def test_speaking_nonsense(tmp_path: Path, junk: str) -> None:
     async with bench(tmp_path) as b:
         worker = await b.worker(f"@app.train\ndef train(arrays, config, site):\n    {junk}\n    time.sleep(60)")
         with pytest.raises(TaskError) as caught:
-            await asyncio.wait_for(worker.execute(task(small_model()), model=small_model()), 5)
+            await asyncio.wait_for(worker.execute(task(small_model()), model=small_model()), 30)
         assert caught.value.kind == "bad_reply"
         assert (await asyncio.wait_for(worker.exited, 20)).kind == "bad_reply"
 

@@ -11,7 +11,9 @@ import pytest
 import hanse as hs
 from hanse.cli.main import main
 from hanse.clients.loader import find_app
+from hanse.demos import local_federation
 from hanse.demos.local_federation import LocalFederation
+from tests.nursery import MEMBERS, forks
 
 POLICY = "people: any\ndatasets: [patients]\napps: []\nunlisted_apps: refuse\nanalytics: {min_group: 5}\n"
 SITES = ("luebeck", "bergen", "riga")
@@ -29,7 +31,10 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalFederation]
         (folder / f"{site}.csv").write_text("\n".join(["age,sex", *lines]))
         rows = {"kind": "csv", "path": str(folder / f"{site}.csv")}
         declared[site] = {"patients": rows, "private": rows}
-    with LocalFederation(folder / "federation", declared, durability="process") as federation:
+    with (
+        forks(local_federation, MEMBERS),
+        LocalFederation(folder / "federation", declared, durability="process") as federation,
+    ):
         for site in SITES:
             (federation.site_directory(site) / "policy.yaml").write_text(POLICY)
         yield federation

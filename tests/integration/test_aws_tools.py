@@ -16,8 +16,10 @@ import pytest
 from hanse.deploy.aws.settings import Deployment, read
 from hanse.deploy.aws.stacks import code_stack, server_stack, site_stack
 from hanse.deploy.aws.template import render
+from hanse.deploy.sagemaker.documents import account_template, server_template
+from hanse.deploy.sagemaker.settings import read_settings
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.long, pytest.mark.timeout(600)]
 ROOT = Path(__file__).resolve().parents[2]
 PLAIN: dict[str, Any] = {"region": "eu-central-1", "sites": ["luebeck", {"name": "bergen", "account": "111122223333"}]}
 FULL = PLAIN | {
@@ -90,3 +92,28 @@ def test_a_cdk_app_takes_the_templates_in_as_they_are(tmp_path: Path) -> None:
     assert set(found) - {"CDKMetadata"} == set(expected)
     assert found["LuebeckRole"]["Properties"]["Policies"] == expected["LuebeckRole"]["Properties"]["Policies"]
     assert (tmp_path / "out/hanse-north-site-bergen.template.json").exists()
+
+
+def test_a_cdk_app_takes_the_sagemaker_templates_in_as_they_are(tmp_path: Path) -> None:
+    python = os.environ.get("HANSE_CDK")
+    if not python:
+        pytest.skip("needs aws-cdk-lib: set HANSE_CDK to a Python that has it")
+    example = ROOT / "examples/medicare_fraud/sagemaker/federation.yaml"
+    settings = read_settings(example)
+    (tmp_path / "parameters.json").write_text(json.dumps({"north": {"SubnetCidr": "10.1.0.0/24"}}))
+    context = {"federation": str(example), "parameters": str(tmp_path / "parameters.json")}
+    environment = os.environ | {"CDK_CONTEXT_JSON": json.dumps(context), "CDK_OUTDIR": str(tmp_path / "out")}
+    environment["PYTHONPATH"] = str(ROOT / "src")
+    subprocess.run([python, str(ROOT / "deploy/sagemaker/app.py")], env=environment, check=True, capture_output=True)
+    for whose, expected in (
+        ("server", server_template(settings)),
+        *((account.site, account_template(settings, account)) for account in settings.accounts),
+    ):
+        found = json.loads((tmp_path / f"out/hanse-medicare-{whose}.template.json").read_text())
+        assert set(found["Resources"]) - {"CDKMetadata"} == set(expected["Resources"])
+        roles = [name for name, each in expected["Resources"].items() if each["Type"] == "AWS::IAM::Role"]
+        for name in roles:
+            assert "AssumeRolePolicyDocument" in found["Resources"][name]["Properties"]
+        assert ("SubnetCidr" in found["Parameters"]) == (whose in ("east", "south")), "north's was given"
+    subnet = json.loads((tmp_path / "out/hanse-medicare-north.template.json").read_text())["Resources"]["Subnet"]
+    assert subnet["Properties"]["CidrBlock"] == "10.1.0.0/24"

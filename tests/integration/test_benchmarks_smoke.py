@@ -9,13 +9,17 @@ import pytest
 from benchmarks import harness
 
 PSI = ["core_s_both", "wall_s", "peak_mb", "messages", "sent_mb", "link_s"]
-METRICS = {"psi": {"default": PSI, "fallback": PSI}}
+DIRECTORY = ["build_core_s", "cache_mb", "query_ms_median", "query_core_ms"]
+METRICS = {"psi": {"default": PSI, "parts": PSI, "fallback": PSI, "directory": DIRECTORY}}
 """Names that were agreed, by benchmark and case."""
+GATE = ("aggregation", "large-model", "many-sites", "round-latency", "startup")
+"""What everything stands on. The others are run with the long tests."""
+NAMES = [pytest.param(name, marks=() if name in GATE else pytest.mark.long) for name in harness.discover()]
 
 
 @pytest.mark.slow
 @pytest.mark.xdist_group("benchmarks")  # two at a time would share two cores
-@pytest.mark.parametrize("name", harness.discover())
+@pytest.mark.parametrize("name", NAMES)
 def test_smoke(name: str) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks", name, "--smoke", "--json"],

@@ -23,13 +23,16 @@ from hanse.core.errors import ConfigError, JobFailed, TaskError, UnavailableErro
 from hanse.core.ids import TaskId, upload_scope
 from hanse.core.records import BlobRef, Reply
 from hanse.core.seams import BlobStore
+from hanse.demos import local_federation
 from hanse.demos.local_federation import LocalFederation
 from hanse.rounds.events import BlobKey
 from hanse.rounds.host import LocalHost, Member, PlanRequest, ReduceRequest, load_arrays
+from hanse.workers import launcher
 from hanse.workers.launcher import Launcher
 from hanse.workers.load import Load
 from hanse.workers.pool import Workers
 from hanse.workers.server_host import ServerHost
+from tests.nursery import LAUNCHER, MEMBERS, forks
 
 HEAD = """
 import os, signal
@@ -119,7 +122,8 @@ async def place(folder: Path, source: str) -> AsyncIterator[Place]:
         lines.append(line)
         heard.set()
 
-    workers = Workers(Launcher.start())
+    with forks(launcher, LAUNCHER):
+        workers = Workers(Launcher.start())
     store = LocalStore.open(folder / "store", durability="process")
     blobs = store.blobs
     load = Load(
@@ -310,7 +314,10 @@ def test_over_grpc(tmp_path: Path) -> None:
         (tmp_path / f"{name}.py").write_text(HEAD + source)
         return load_app(tmp_path, f"{name}.py", "app")
 
-    with LocalFederation(tmp_path / "federation", {"a": {}, "b": {}}, durability="process") as federation:
+    with (
+        forks(local_federation, MEMBERS),
+        LocalFederation(tmp_path / "federation", {"a": {}, "b": {}}, durability="process") as federation,
+    ):
         person = federation.federation()
         with pytest.raises(JobFailed, match=r"phase train: RuntimeError at failing\.py:\d+ in weigh") as caught:
             hs.run(app_of("failing", FAILING), person)

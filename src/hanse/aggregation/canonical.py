@@ -21,6 +21,7 @@ from typing import Generic, TypeVar
 GROUP = 4
 """Positions in one group."""
 T = TypeVar("T")
+_OUT_OF_ORDER = "tree: expected groups from {} on, in order and each once; found group {}"
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -118,16 +119,18 @@ class Tree(Generic[T]):
             ValueError: the subtree overlaps or precedes one that was given before.
         """
         if subtree.first_group < self._end:
-            raise ValueError(
-                f"tree: expected groups from {self._end} on, in order and each once; found group {subtree.first_group}"
-            )
+            raise ValueError(_OUT_OF_ORDER.format(self._end, subtree.first_group))
         self.settle(subtree.first_group)
         self._stack.append((subtree.first_group, value))
         self._end = subtree.end_group
 
     def push_group(self, group: int, value: T) -> None:
         """Add the value of one group."""
-        self.push(Subtree(0, group), value)
+        if group < self._end:
+            raise ValueError(_OUT_OF_ORDER.format(self._end, group))
+        self.settle(group)
+        self._stack.append((group, value))
+        self._end = group + 1
 
     def joins_top(self, group: int, next_group: int | None) -> bool:
         """Whether `group` will be merged into the topmost value before anything else happens.

@@ -99,7 +99,8 @@ class WeightedSum:
 
     def add(self, acc: Sum, block: Block, weight: float) -> None:
         """See `Fold.add`."""
-        self.add_group(acc, (block,), (weight,))
+        self._kernel.fold_one(acc.values, block, weight, fresh=acc.fresh)
+        acc.fresh = False
 
     def add_group(self, acc: Sum, blocks: Sequence[Coded], weights: Sequence[float]) -> None:
         """See `GroupFold.add_group`; compressed blocks are decoded on the way."""

@@ -178,6 +178,12 @@ class NumbaKernel:
             (loops.fold1 if fresh else loops.add1)(acc, block, weight)
             fresh = False
 
+    def fold_one(self, acc: Wide, block: Block, weight: float, *, fresh: bool) -> None:
+        """See `Kernel.fold_one`."""
+        ready = _readable(block)
+        loops = self._for(ready.dtype)
+        (loops.fold1 if fresh else loops.add1)(acc, ready, weight)
+
     def join(self, acc: Wide, blocks: Sequence[Coded], weights: Sequence[float]) -> None:
         """See `Kernel.join`."""
         if len(blocks) == 4 and isinstance(blocks[0], Int8Block):

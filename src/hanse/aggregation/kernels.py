@@ -60,6 +60,10 @@ class Kernel(Protocol):
         """
         ...
 
+    def fold_one(self, acc: Wide, block: Block, weight: float, *, fresh: bool) -> None:
+        """`fold` of one block that is not compressed."""
+        ...
+
     def join(self, acc: Wide, blocks: Sequence[Coded], weights: Sequence[float]) -> None:
         """`acc = acc + g` where g is what `fold` makes of the (at most four) blocks afresh."""
         ...
@@ -85,15 +89,21 @@ class NumpyKernel:
                 piece = slice(start, start + self.block_elements)
                 self.fold(acc[piece], [_cut(block, piece) for block in blocks], weights, fresh=fresh)
             return
-        product = self._scratch(len(acc))[0]
         for block, weight in zip(blocks, weights, strict=True):
-            target = acc if fresh else product
-            widen_into(target, block.decode() if isinstance(block, Int8Block) else block)
-            if weight != 1.0:  # by which nothing changes
-                np.multiply(target, weight, out=target)
-            if not fresh:
-                np.add(acc, product, out=acc)
+            self.fold_one(acc, block.decode() if isinstance(block, Int8Block) else block, weight, fresh=fresh)
             fresh = False
+
+    def fold_one(self, acc: Wide, block: Block, weight: float, *, fresh: bool) -> None:
+        """See `Kernel.fold_one`."""
+        if len(acc) > self.block_elements:
+            self.fold(acc, (block,), (weight,), fresh=fresh)
+            return
+        target = acc if fresh else self._scratch(len(acc))[0]
+        widen_into(target, block)
+        if weight != 1.0:  # by which nothing changes
+            np.multiply(target, weight, out=target)
+        if not fresh:
+            np.add(acc, target, out=acc)
 
     def join(self, acc: Wide, blocks: Sequence[Coded], weights: Sequence[float]) -> None:
         """See `Kernel.join`."""
@@ -149,6 +159,14 @@ class AutoKernel:
             self._count(blocks)
         self._kernel.fold(acc, blocks, weights, fresh=fresh)
 
+    def fold_one(self, acc: Wide, block: Block, weight: float, *, fresh: bool) -> None:
+        """See `Kernel.fold_one`."""
+        if self._left > 0:
+            self._left -= block.nbytes
+            if self._left <= 0:
+                self._change()
+        self._kernel.fold_one(acc, block, weight, fresh=fresh)
+
     def join(self, acc: Wide, blocks: Sequence[Coded], weights: Sequence[float]) -> None:
         """See `Kernel.join`."""
         if self._left > 0:
@@ -161,7 +179,11 @@ class AutoKernel:
 
     def _count(self, blocks: Sequence[Coded]) -> None:
         self._left -= len(blocks) * blocks[0].nbytes
-        if self._left <= 0 and numba_installed():
+        if self._left <= 0:
+            self._change()
+
+    def _change(self) -> None:
+        if numba_installed():
             self._kernel = _numba_kernel()
 
 

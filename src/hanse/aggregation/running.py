@@ -106,6 +106,7 @@ class RunningMean:
     ) -> None:
         check_layout(layout)
         self._layout = layout
+        self._sizes = [spec.size for spec in layout.specs]
         self._rule = rule or WeightedMean()
         self._within = within
         self._allow_nonfinite = allow_nonfinite
@@ -149,16 +150,15 @@ class RunningMean:
             self._fold(position, blocks, weight)
 
     def _fold(self, position: int, blocks: Sequence[Block], weight: float) -> None:
-        group = position // GROUP
-        if self._top is None or group != self._last // GROUP:
+        group, top = position // GROUP, self._top
+        if top is None or group != self._last // GROUP:
             self._tree.settle(group)
-            self._top = _Parts([self._rule.zero(spec.size) for spec in self._layout.specs], weight)
-            self._tree.push_group(group, self._top)
+            top = self._top = _Parts([self._rule.zero(size) for size in self._sizes], weight)
+            self._tree.push_group(group, top)
         else:
-            self._top.weight += weight
-        weights, add = (weight,), self._rule.add_group
-        for acc, block in zip(self._top.sums, blocks, strict=True):
-            add(acc, (block,), weights)
+            top.weight += weight
+        for acc, block in zip(top.sums, blocks, strict=True):
+            self._rule.add(acc, block, weight)
         self._last = position
 
     def merge(self, partial: Partial) -> None:

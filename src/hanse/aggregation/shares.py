@@ -7,6 +7,7 @@ touch any of its runs, and a few elements at the borders are reduced twice, to t
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from hanse.aggregation.sources import data_starts
 from hanse.aggregation.walk import Range
@@ -54,6 +55,37 @@ def share_ranges(layouts: Sequence[Layout], share: Share) -> list[Range]:
                 before = bounds.get(index, (start, stop))
                 bounds[index] = min(before[0], start), max(before[1], stop)
     return [Range(index, start, stop) for index, (start, stop) in sorted(bounds.items())]
+
+
+def stretches(layouts: Sequence[Layout], share: Share) -> list[tuple[Range, ...]]:
+    """`share_ranges` cut where a chunk of any of these layouts begins, one tuple for each chunk of the first.
+
+    So whoever reads the ranges of one tuple together needs a chunk of each update once. (An element that lies over two
+    chunks belongs to the tuple of the first.)
+    """
+    starts = [data_starts(layout) for layout in layouts]
+    found: dict[int, list[Range]] = {}
+    for at in share_ranges(layouts, share):
+        borders = {at.start, at.stop}
+        for layout, begins in zip(layouts, starts, strict=True):
+            item = layout.specs[at.index].dtype.itemsize
+            first = begins[at.index] + at.start * item
+            last = begins[at.index] + at.stop * item
+            for border in range(-(-first // CHUNK_BYTES) * CHUNK_BYTES, last, CHUNK_BYTES):
+                borders.add(-(-(border - begins[at.index]) // item))
+        item = layouts[0].specs[at.index].dtype.itemsize
+        for start, stop in pairwise(sorted(borders)):
+            chunk = (starts[0][at.index] + start * item) // CHUNK_BYTES
+            found.setdefault(chunk, []).append(Range(at.index, start, stop))
+    return [tuple(found[chunk]) for chunk in sorted(found)]
+
+
+def chunks_of(layout: Layout, stretch: Sequence[Range]) -> range:
+    """The chunks that a stretch lies over, in a blob of this layout."""
+    starts, first, last = data_starts(layout), stretch[0], stretch[-1]
+    low = starts[first.index] + first.start * layout.specs[first.index].dtype.itemsize
+    high = starts[last.index] + last.stop * layout.specs[last.index].dtype.itemsize
+    return range(low // CHUNK_BYTES, -(-high // CHUNK_BYTES))
 
 
 def clipped(write: Callable[[int, Buffer], None], span: tuple[int, int]) -> Callable[[int, Buffer], None]:

@@ -98,7 +98,7 @@ def aggregate(
     threads: int = 1,
     block_elements: int | None = None,
     allow_nonfinite: bool = False,
-    only: Sequence[Range] | None = None,
+    stretches: Sequence[Sequence[Range]] | None = None,
 ) -> float:
     """Reduce stored updates into a new model.
 
@@ -115,8 +115,9 @@ def aggregate(
         threads: how many take ranges side by side. Changes no bit.
         block_elements: elements of one block. Changes no bit.
         allow_nonfinite: take NaN and infinity as they come instead of refusing the update.
-        only: the elements to reduce where others reduce the rest (`shares`); None for all. Not for a `Gather`, which
-            needs to have seen all of them first.
+        stretches: the elements to reduce, None for all; those of one stretch are read together, a fold's from one
+            group of updates after another (`shares`). Changes no bit. Not for a `Gather`, which needs to have seen
+            all elements first.
 
     Returns:
         The total weight that was divided by.
@@ -135,7 +136,7 @@ def aggregate(
         sources, positions, weights, layout, plan_size=plan_size, needs_weight=not isinstance(rule, Select)
     )
     if isinstance(rule, Gather):
-        if only is not None:
+        if stretches is not None:
             raise ValueError("expected the whole range for a Gather, found a part")
         if kind == "values" and base is not None:
             cohort = replace(cohort, sources=tuple(Deltas(source, base) for source in cohort.sources))
@@ -162,7 +163,8 @@ def aggregate(
         allow_nonfinite,
     )
     size = default if block_elements is None else block_elements
-    run_side_by_side(ranges(layout, size) if only is None else cut(only, size), step, threads)
+    todo = ((at,) for at in ranges(layout, size)) if stretches is None else (tuple(cut(s, size)) for s in stretches)
+    run_side_by_side(todo, step.stretch, threads)
     if step.refused:
         raise UpdatesRefused(step.refused)
     return cohort.total_weight
@@ -380,6 +382,20 @@ class _Fold:
             (group, members, [cohort.weights[i] for i in members], after)
             for (group, members), after in zip(found, following, strict=True)
         ]
+        self._ready: dict[Range, Any] = {}
+
+    def read_together(self, stretch: Sequence[Range]) -> None:
+        """All ranges of four updates, then of the next four: a chunk is fetched once, and few are held at a time."""
+        trees: list[Tree[Any] | _BlockRefused] = [Tree(self._rule.merge) for _ in stretch]
+        for group in self._groups:
+            for number, (at, tree) in enumerate(zip(stretch, trees, strict=True)):
+                if isinstance(tree, Tree):
+                    try:
+                        self._add(tree, at, *group)
+                    except _BlockRefused as error:
+                        trees[number] = error
+        for at, tree in zip(stretch, trees, strict=True):
+            self._ready[at] = tree
 
     def __call__(self, at: Range, out: Wide) -> None:
         self._rule.finish(self._accumulate(at), self._cohort.total_weight, out)
@@ -393,22 +409,31 @@ class _Fold:
         return found
 
     def _accumulate(self, at: Range) -> Any:
-        rule: Any = self._rule
-        tree: Tree[Any] = Tree(rule.merge)
-        for group, members, weights, after in self._groups:
-            tree.settle(group)
-            blocks = _read(self._cohort, members, at, coded=self._coded)
-            if self._fast and tree.joins_top(group, after):
-                rule.join_group(tree.join_top(group), blocks, weights)
-                continue
-            acc = rule.zero(at.size)
-            if self._fast:
-                rule.add_group(acc, blocks, weights)
-            else:
-                for block, weight in zip(blocks, weights, strict=True):
-                    rule.add(acc, block, weight)
-            tree.push_group(group, acc)
+        tree = self._ready.pop(at, None)
+        if isinstance(tree, _BlockRefused):
+            raise tree
+        if tree is None:
+            tree = Tree(self._rule.merge)
+            for group in self._groups:
+                self._add(tree, at, *group)
         return tree.finish()
+
+    def _add(
+        self, tree: Tree[Any], at: Range, group: int, members: range, weights: Sequence[float], after: int | None
+    ) -> None:
+        rule: Any = self._rule
+        tree.settle(group)
+        blocks = _read(self._cohort, members, at, coded=self._coded)
+        if self._fast and tree.joins_top(group, after):
+            rule.join_group(tree.join_top(group), blocks, weights)
+            return
+        acc = rule.zero(at.size)
+        if self._fast:
+            rule.add_group(acc, blocks, weights)
+        else:
+            for block, weight in zip(blocks, weights, strict=True):
+                rule.add(acc, block, weight)
+        tree.push_group(group, acc)
 
 
 class _Rows(threading.local):
@@ -500,14 +525,32 @@ class Step:
     allow_nonfinite: bool = False
     refused: dict[int, str] = field(default_factory=dict)
     _scratch: _Scratch = field(default_factory=_Scratch)
+    _doubtful: dict[Range, bool] = field(default_factory=dict)
+    """Ranges with a result that is not finite: whether the sum is not."""
 
     def __call__(self, at: Range) -> None:
-        try:
-            self._do(at)
-        except _BlockRefused as found:  # go on: every culprit of the model is named, not only the first
-            what = describe(self.layout.specs[at.index])
-            for position, reason in found.reasons.items():
-                self.refused.setdefault(position, f"{reason} in {what}")
+        self.stretch((at,))
+
+    def stretch(self, stretch: Sequence[Range]) -> None:
+        """Do these ranges; then look whose fault it is what is not finite, update by update.
+
+        Raises:
+            Overflow: every update is finite.
+        """
+        if isinstance(self.reduce, _Fold) and len(stretch) > 1:
+            self.reduce.read_together(stretch)
+        for at in stretch:
+            try:
+                self._do(at)
+            except _BlockRefused as found:  # go on: every culprit of the model is named, not only the first
+                self._blame(found, at)
+        if self._doubtful:
+            self._explain({at: self._doubtful.pop(at) for at in stretch if at in self._doubtful})
+
+    def _blame(self, found: _BlockRefused, at: Range) -> None:
+        what = describe(self.layout.specs[at.index])
+        for position, reason in found.reasons.items():
+            self.refused.setdefault(position, f"{reason} in {what}")
 
     def _do(self, at: Range) -> None:
         spec = self.layout.specs[at.index]
@@ -537,7 +580,7 @@ class Step:
         assert self.base is not None
         assert self.update is not None
         if not (self.allow_nonfinite or all_finite(reduced)):
-            self._explain(at, reduced)
+            self._doubt(at, reduced)
             return reduced
         states = [self._wide(f"state {i}", state, at) for i, state in enumerate(self.states)]
         model = self.update(self._wide("model", self.base, at), reduced, states, self.scalars)
@@ -555,24 +598,26 @@ class Step:
 
     def _write(self, sink: Sink, at: Range, rounded: Block | None, reduced: Wide | None) -> None:
         if rounded is None:
-            self._explain(at, reduced)
+            self._doubt(at, reduced)
         elif not self.refused:  # otherwise only looking for more culprits now
             sink.write(at.index, at.start, rounded)
 
-    def _explain(self, at: Range, reduced: Wide | None) -> None:
-        """Something is not finite: whose fault? Notes the culprits.
+    def _doubt(self, at: Range, reduced: Wide | None) -> None:
+        self._doubtful.setdefault(at, reduced is None or not all_finite(reduced))
 
-        Raises:
-            Overflow: every update is finite. _BlockRefused: one could not be read.
-        """
-        spec = self.layout.specs[at.index]
-        if is_float(spec.dtype):
-            for i, position in enumerate(self.cohort.positions):  # one at a time: memory stays a few blocks
-                if not all_finite(_read(self.cohort, [i], at)[0]):
-                    self.refused.setdefault(position, f"values that are not finite in {describe(spec)}")
-        if not self.refused:
-            summed = reduced is None or not all_finite(reduced)
-            raise Overflow("the sum" if summed else "the result", describe(spec))
+    def _explain(self, doubtful: Mapping[Range, bool]) -> None:
+        floats = [at for at in doubtful if is_float(self.layout.specs[at.index].dtype)]
+        for i, position in enumerate(self.cohort.positions):  # one at a time: memory stays a few blocks
+            for at in floats:
+                try:
+                    if not all_finite(_read(self.cohort, [i], at)[0]):
+                        what = describe(self.layout.specs[at.index])
+                        self.refused.setdefault(position, f"values that are not finite in {what}")
+                except _BlockRefused as found:
+                    self._blame(found, at)
+        for at, summed in doubtful.items():
+            if not self.refused:
+                raise Overflow("the sum" if summed else "the result", describe(self.layout.specs[at.index]))
 
 
 # Gathers: the first pass

@@ -1,8 +1,9 @@
 """What a role has reached, kept at its own site, so that a session that is begun anew need not begin from nothing.
 
 A checkpoint is some arrays under a number that grows: 0 for what came before the work that can be cut into pieces,
-then pieces done (epochs, trees). Number 0 stays; of the others the last two do, since parties in step are at most one
-piece apart. A checkpoint may stand for a range of numbers, where a later state contains the earlier ones.
+then pieces done (epochs, trees, rounds). Number 0 stays; of the others the last two do where parties are at most one
+piece apart, and more where they are further. A checkpoint may stand for a range of numbers, where a later state
+contains the earlier ones.
 
 It holds what the role itself knows, shares included, and never one-time material: whoever goes on from it draws masks,
 keys and randomness anew. It is erased with the job's other files.
@@ -21,7 +22,7 @@ from hanse.core.codec import decode, encode
 from hanse.core.errors import CodecError
 
 KEPT = 2
-"""Checkpoints above 0 that stay."""
+"""Checkpoints above 0 that stay where parties are in step."""
 _MARK = "checkpoint"
 
 
@@ -52,10 +53,12 @@ class FileCheckpoints:
     Args:
         folder: there, and this role's own.
         about: whatever they hold for, such as a digest of the table: others are as if they were not there.
+        kept: checkpoints above 0 that stay.
     """
 
     folder: Path
     about: bytes = b""
+    kept: int = KEPT
 
     def have(self) -> list[tuple[int, int]]:
         """See `Checkpoints.have`."""
@@ -80,7 +83,7 @@ class FileCheckpoints:
         os.replace(draft, path)
         self._sync()
         own = [each for _, _, each in self._all()]
-        for old in set(self.folder.glob("*.safetensors")) - set(own[-KEPT:]):
+        for old in set(self.folder.glob("*.safetensors")) - set(own[-self.kept :]):
             if old not in own or int(old.stem):  # of another table, or an older one
                 old.unlink()
 

@@ -30,17 +30,25 @@ class LocalChannel:
 
     async def send(self, frame: Frame, wait_s: float) -> bool:
         """See `Channel.send`."""
+        queue = self._queues[frame.recipient]
         try:
-            async with asyncio.timeout(wait_s):
-                await self._queues[frame.recipient].put(frame)
+            if queue.full():
+                async with asyncio.timeout(wait_s):
+                    await queue.put(frame)
+            else:
+                queue.put_nowait(frame)
         except TimeoutError:
             return False
         return True
 
     async def receive(self, wait_s: float) -> Frame | None:
         """See `Channel.receive`."""
+        queue = self._queues[self._role]
         try:
-            return await asyncio.wait_for(self._queues[self._role].get(), wait_s)
+            if queue.empty():
+                async with asyncio.timeout(wait_s):
+                    return await queue.get()
+            return queue.get_nowait()
         except TimeoutError:
             return None
 

@@ -74,6 +74,7 @@ class Party:
             raise ConfigError(f"protocol {protocol.name}: expected timeout_s > 0, found {timeout_s}")
         self.role = role
         self.protocol = protocol
+        self._messages = {(each.sender, each.recipient, each.name): each for each in protocol.messages}
         self.absent = frozenset(absent)
         self.counters = Counters()
         self.iteration: int | None = None
@@ -104,7 +105,7 @@ class Party:
             ConfigError: not a declared message, or not of its dtype and shape.
             UnavailableError: the other side is gone, or the deadline passed before there was room.
         """
-        message = self.protocol.find(self.role, to, name)
+        message = self._messages.get((self.role, to, name))
         if message is None:
             raise ConfigError(f"protocol {self.protocol.name}: {self.role} sends no message {name!r} to {to!r}")
         difference = message.difference(value.dtype, value.shape)
@@ -132,7 +133,7 @@ class Party:
             RefusedError: some peer sent what is not declared, or bytes that are not an array.
             UnavailableError: the deadline passed, or the sender stopped or was lost.
         """
-        message = self.protocol.find(sender, self.role, name)
+        message = self._messages.get((sender, self.role, name))
         if message is None:
             raise ConfigError(
                 f"protocol {self.protocol.name}: {self.role} receives no message {name!r} from {sender!r}"
@@ -252,7 +253,7 @@ class Party:
         """
         if recipient != self.role or sender == self.role or sender not in self.protocol.roles:
             raise RefusedError(f"protocol {self.protocol.name}: a frame from or to a role that is not in this channel")
-        message = self.protocol.find(sender, self.role, name)
+        message = self._messages.get((sender, self.role, name))
         if message is None and name not in SIGNS:
             raise RefusedError(f"{self._who(sender)} sent a message that {self.protocol.name} does not declare")
         return message
@@ -270,6 +271,10 @@ class Party:
             raise RefusedError(f"{self._who(frame.sender)} sent {message.name}: {difference}")
         array.flags.writeable = False
         return array
+
+    def site_of(self, role: str) -> str:
+        """The site behind a role, or the role where sites have no names."""
+        return self._names.get(role, role)
 
     def _who(self, role: str) -> str:
         name = self._names.get(role)
@@ -312,6 +317,10 @@ class Part(Party):
     async def recv(self, sender: str, name: str) -> Array:
         """See `Party.recv`."""
         return await self._whole.recv(self._there.get(sender, sender), self._start + name)
+
+    def site_of(self, role: str) -> str:
+        """See `Party.site_of`."""
+        return self._whole.site_of(self._there.get(role, role))
 
     async def stop(self) -> None:
         """See `Party.stop`."""

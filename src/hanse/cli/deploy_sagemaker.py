@@ -38,7 +38,8 @@ def launch(file: File = HERE, local: Local = False, json: Json = False, endpoint
     if local and launched.job:  # local jobs ended with the launcher that started them
         launched = type(launched)(launched.run + "r")
     shown = _Table(settings) if _is_terminal() and not json else _Lines(quiet=json)
-    with shown, server_up(settings, by_identity=not local, log=settings.output / "server.log") as federation:
+    log = settings.output / "server.log"
+    with shown, server_up(settings, by_identity=not local, log=log, sts=endpoint_url) as federation:
         backend = _backend(settings, federation, launched.run, local, endpoint_url)
         try:
             launcher = Launcher(settings, backend, launched, shown)
@@ -54,8 +55,9 @@ def launch(file: File = HERE, local: Local = False, json: Json = False, endpoint
     say()
     say(f"model   {settings.output / 'model.safetensors'}")
     say(f"report  {settings.output / 'report.html'}")
+    width = max(map(len, result.metrics), default=0)
     for name, value in sorted(result.metrics.items()):
-        say(f"{name:<32} {number(value)}")
+        say(f"{name:<{width}} {number(value)}")
     return 0
 
 

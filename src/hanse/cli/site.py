@@ -126,7 +126,11 @@ def approve(
     """
     if job is not None:
         found = _ask_owner(directory, "approve", job=job)
-        show_json(found) if json else say(f"Job {found['job']} may run here.")
+        if json:
+            show_json(found)
+            return
+        say(f"Job {found['job']} of {found.get('person')} may run here.")
+        show_facts(_settings(found, directory))
         return
     held = _ask_owner(directory, "pending")["jobs"]
     for each in held:
@@ -144,7 +148,7 @@ def approve(
                 "name": each.get("name"),
                 "person": each.get("person"),
                 "app": each.get("app"),
-                **_settings(each),
+                **_settings(each, directory),
                 "submitted": when(each.get("submitted_at_ms")),
                 "why held": each.get("reason"),
                 "code": each.get("code") or f"ask {each.get('person')} for the file with this SHA-256",
@@ -154,7 +158,7 @@ def approve(
         say()
 
 
-def _settings(job: dict[str, Any]) -> dict[str, str]:
+def _settings(job: dict[str, Any], directory: Path) -> dict[str, str]:
     """What an owner is asked to allow: how training goes; or who plays what, and what others learn."""
     if "roles" not in job:
         return {"settings": "{strategy}, {rounds} rounds, quorum {quorum}".format_map(job)}
@@ -162,8 +166,21 @@ def _settings(job: dict[str, Any]) -> dict[str, str]:
     return {
         "roles": ", ".join(f"{role}: {site}" for role, site in sorted(job["roles"].items())),
         "reveals": "; ".join(learnt) or "nothing",
-        **({"uses": f"what this site kept of job {job['outputs_of']}"} if job.get("outputs_of") else {}),
+        **({"uses": _used(directory, job["outputs_of"])} if job.get("outputs_of") else {}),
     }
+
+
+def _used(directory: Path, earlier: str) -> str:
+    """What of an earlier job a job is lent: whose it was, and who played what."""
+    from hanse.core.errors import RefusedError
+    from hanse.site.roles import kept_for
+
+    try:
+        person, roles = kept_for(directory / "outputs" / earlier)
+    except RefusedError:
+        return f"what this site kept of job {earlier}: nothing is here of it"
+    played = ", ".join(f"{role}: {site}" for role, site in sorted(roles.items()))
+    return f"what this site kept of job {earlier} of {person} ({played})"
 
 
 def refuse(

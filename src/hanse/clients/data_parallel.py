@@ -8,6 +8,8 @@ alike and stay equal. With equal numbers of processes the bits are equal; with o
 Buffers that a module changes while it trains (batch norm's statistics) are those of the first process, as in
 `DistributedDataParallel`, and see its shares only.
 
+`delayed.py` is the asynchronous way to use the same processes.
+
 The others are started by the first, from the same Python, for the same app's file (`data_parallel_process.py`), and end
 with it. They are told what to do in plain bytes: JSON and safetensors. Gloo listens on loopback alone.
 """
@@ -19,7 +21,7 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import cache
@@ -128,6 +130,11 @@ class Helpers:
             raise self.broken(error) from error
         assert self._share is not None
         return self._share
+
+    @property
+    def links(self) -> Sequence[Connection]:
+        """To the other processes, by rank from 1."""
+        return self._links
 
     def broken(self, error: Exception) -> TaskError:
         """End all, so that the next task starts afresh; what to tell of it."""

@@ -7,13 +7,17 @@ from the app's own file, and does what that one does on its own shares, until th
 import contextlib
 import importlib
 import json
+import operator
 import signal
 import sys
+from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 from hanse.clients.data_parallel import meet
+from hanse.clients.delayed import work
+from hanse.clients.dropout import Masks
 from hanse.clients.failures import text_of
 from hanse.clients.flat import FlatModule
 from hanse.clients.loader import import_file
@@ -57,7 +61,12 @@ def main(link: Connection) -> None:
         model = Arrays((name[6:], array) for name, array in given.items() if name.startswith("model/"))
         flat.load(model, None)
         seed_globals(facts["key"] ^ load["rank"])
-        flat.trainer(module, training).train(module, *data[number], given["order"].copy(), effort, share)
+        masks = Masks(partial(operator.xor, facts["key"], load["rank"]))
+        trainer, order = flat.trainer(module, training), given["order"].copy()
+        if facts["asynchronous"]:
+            work(trainer, module, *data[number], order, effort, masks, link, rank=load["rank"], count=load["count"])
+        else:
+            trainer.train(module, *data[number], order, effort, masks, share)
 
 
 def _made(load: dict[str, Any]) -> Any:

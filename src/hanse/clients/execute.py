@@ -38,6 +38,7 @@ from hanse.core.errors import CodecError, TaskError
 from hanse.core.quickly import maker
 from hanse.core.records import MAX_ENTRIES, Metrics, Reply, Scalar, Task, Value
 from hanse.core.seeds import key_of, seed_globals
+from hanse.core.tracked import Tracked
 from hanse.strategies.analysis import Analysis
 
 CALLS = ("parameters", "train", "evaluate", "query", "step")
@@ -55,12 +56,14 @@ class Outcome(NamedTuple):
     Args:
         reply: without `update`, which the worker adds when it has encoded `arrays`.
         arrays: values or delta by `reply.update_kind`; None where there are none or the task failed.
-        state: the site's state after the task; after a failure the one before it.
+        state: the site's state after the task; after a failure the one before it, or None where that was a view.
+        tracked: what the site's code told its own tracker.
     """
 
     reply: Reply
     arrays: Arrays | None
     state: bytes | None
+    tracked: tuple[Tracked, ...] = ()
 
 
 class Runtime:
@@ -82,7 +85,7 @@ class Runtime:
         self,
         task: Task,
         model: Arrays | None,
-        state: bytes | None,
+        state: bytes | memoryview | None,
         *,
         private: Arrays | None = None,
         lend: bool = False,
@@ -101,10 +104,13 @@ class Runtime:
             A reply in every case that user code can bring about; only `KeyboardInterrupt` passes through.
         """
         started = time.perf_counter()
+        trains = task.call == "train" and model is not None
         try:
             answer, kept = self._call(task, model, state, private)
-            num_examples = num_examples_of(answer.num_examples, task.call)
-            metrics = metrics_of(answer.metrics, task.call)
+            _, num_examples, metrics = answer
+            if type(num_examples) is not int or not 0 <= num_examples < 2**53:
+                num_examples = num_examples_of(num_examples, task.call)
+            metrics = metrics_of(metrics, task.call) if metrics or type(metrics) is not dict else {}
             arrays = self._checked(task, model, answer, kept, lend=lend)
             # an empty state after an empty one stays None, so that stateless sites store nothing
             after = _encoded(kept) if kept or state is not None else None
@@ -113,8 +119,7 @@ class Runtime:
             if not isinstance(error, TaskError) or str(error) != message:
                 self._log(f"task {task.id}: {text_of(error)}")
             failed = Reply.failed(task.id, self.site.name, kind, message)
-            return Outcome(replace(failed, seconds=time.perf_counter() - started), None, state)
-        trained = task.call == "train" and model is not None
+            return Outcome(replace(failed, seconds=time.perf_counter() - started), None, _bytes_of(state))
         reply = _reply(
             task.id,
             self.site.name,
@@ -123,22 +128,26 @@ class Runtime:
             num_examples,
             metrics,
             None,
-            task.update_kind if trained else "values",
-            task.model.id if trained and task.model is not None else "",
+            task.update_kind if trains else "values",
+            task.model.id if trains and task.model is not None else "",
             b"",
             time.perf_counter() - started,
             fingerprint(),
         )
-        return Outcome(reply, arrays, after)
+        return Outcome(reply, arrays, after, self.site.tracked)
+
+    def turn_to(self, site_name: str, load: Callable[[str], Any]) -> None:
+        """Be the runtime of another site from now on, where clients are alike; data are loaded anew."""
+        self.site = Site(site_name, load, self._log)
 
     def _call(
-        self, task: Task, model: Arrays | None, state: bytes | None, private: Arrays | None
+        self, task: Task, model: Arrays | None, state: bytes | memoryview | None, private: Arrays | None
     ) -> tuple[Answer, dict[str, Any]]:
         call, site = task.call, self.site
         if call not in CALLS:
             raise TaskError("refused", f"call: expected one of {', '.join(CALLS)}; found {call[:60]!r}")
         client = self._client if self._client is not None else self.client(task.seed)
-        kept = decode_state(state)
+        kept = {} if state is None else decode_state(state)
         site.begin(task, kept)
         seed_globals(site.key("globals"))
         config: dict[str, Any] = dict(task.config)
@@ -149,7 +158,9 @@ class Runtime:
         elif call == "step":
             answer = client.step(model, config, site)
         else:
-            arrays = _private(task, model, private) if client.changes_arrays else _present(task, model)
+            if model is None:
+                raise TaskError("refused", f"{call} needs a model, and the task names none")
+            arrays = model if not client.changes_arrays else model.copy() if private is None else private
             answer = client.train(arrays, config, site) if call == "train" else client.evaluate(arrays, config, site)
         return answer, kept
 
@@ -185,6 +196,11 @@ class Runtime:
         if codec is not None and task.call == "train" and model is not None and task.update_kind == "delta":
             arrays, is_own = compressed(arrays, codec, kept, stream_of(task, self.site.name, "compression")), True
         return arrays if is_own else arrays.copy()
+
+
+def are_alike(app: App) -> bool:
+    """Whether the app's clients are the same at every site: bare functions, no part of a strategy around them."""
+    return app.client_side.client is None and (app.given_strategy is None or not app.given_strategy.has_client_part)
 
 
 def client_of(app: App, site: Site) -> Client:
@@ -311,25 +327,17 @@ def _encoded(state: dict[str, Any]) -> bytes:
         raise TaskError("bad_reply", str(error)) from None
 
 
-def _present(task: Task, model: Arrays | None) -> Arrays:
-    if model is None:
-        raise TaskError("refused", f"{task.call} needs a model, and the task names none")
-    return model
-
-
-def _private(task: Task, model: Arrays | None, private: Arrays | None) -> Arrays:
-    model = _present(task, model)
-    if private is not None:
-        return private
-    return model.copy()
+def _bytes_of(state: bytes | memoryview | None) -> bytes | None:
+    """A view is of a file that its owner still has."""
+    return state if isinstance(state, bytes) else None
 
 
 def _check_finite(arrays: Arrays, call: str) -> None:
-    for name, array in zip(arrays, arrays.to_list(), strict=True):
+    for place, array in enumerate(arrays.to_list()):
         if array.dtype not in _EXACT and not all_finite(array):
             raise TaskError(
                 "bad_reply",
-                f"{call}: array {name[:60]!r} holds NaN or infinity; lower the learning rate, or set "
+                f"{call}: array {list(arrays)[place][:60]!r} holds NaN or infinity; lower the learning rate, or set "
                 "hs.App(allow_nonfinite=True)",
             )
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from hanse.clients.data_parallel import Share
+from hanse.clients.dropout import Masks
 from hanse.clients.flat_perceptron import gradients_of, is_perceptron, is_wide
 from hanse.clients.tensors import array_of_tensor, imported, tensor_of_array, travelling
 from hanse.clients.torch_optimizers import stepper_of
@@ -212,46 +213,67 @@ class FlatTrainer:
         by_hand = on_cpu and training.loss == "cross_entropy" and is_perceptron(module) and is_wide(module)
         self._by_hand = gradients_of(module) if by_hand else None
 
-    def train(self, module: Any, X: Any, y: Any, order: Order, effort: Effort, share: Share | None = None) -> float:
+    def train(
+        self, module: Any, X: Any, y: Any, order: Order, effort: Effort, masks: Masks, share: Share | None = None
+    ) -> float:
         """Train from what was loaded.
 
         Args:
             X, y: tensors, one example a row.
             order: `(epochs, len(y))`.
+            masks: of dropout. A module that takes none in its first step is left to PyTorch from then on.
             share: of every batch, where several processes train together.
 
         Returns:
             The mean loss over the examples of all steps, each before its step.
         """
         torch = imported()
-        corrections = self.flat.gradients_of(effort.correction) if effort.correction else None
-        for part in self._parts:
-            part.stepper.begin(effort.lr)
-        if not module.training:
-            module.train()
+        corrections = self.begin(module, effort)
         losses: list[Any] = []
         with torch.set_grad_enabled(self._by_hand is None):
-            for rows in _rows(torch.from_numpy(order).to(y.device), self.training.batch_size):
+            for rows in rows_of(order, self.training.batch_size, y.device):
                 own = rows if share is None else share.of(rows)
-                losses.append(self._gradients(module, X.index_select(0, own), y.index_select(0, own)))
+                losses.append(self.gradients(module, X.index_select(0, own), y.index_select(0, own), masks))
                 if share is not None:
                     losses[-1] = losses[-1] * (len(own) / len(rows))
                     for part in self._parts:
                         part.grads.mul_(len(own) / len(rows))
                         share.add_up(part.grads)
-                for part in self._parts:
-                    if effort.proximal_mu:
-                        part.grads.add_(part.values - part.model, alpha=effort.proximal_mu)
-                    if corrections is not None:
-                        part.grads.add_(corrections[part.number])
-                    part.stepper.step(part.values, part.grads)
+                self.step(effort, corrections)
         if share is not None:
             together = torch.stack(losses)
             share.add_up(together)
             losses = list(together)
         return _mean(losses, _counts(order.shape[1], self.training.batch_size) * len(order))
 
-    def _gradients(self, module: Any, X: Any, y: Any) -> Any:
+    @property
+    def values(self) -> list[Any]:
+        """The vectors that are trained."""
+        return [part.values for part in self._parts]
+
+    @property
+    def grads(self) -> list[Any]:
+        """Their gradients."""
+        return [part.grads for part in self._parts]
+
+    def begin(self, module: Any, effort: Effort) -> list[Any] | None:
+        """Begin a training from what was loaded; the corrections for `step`."""
+        for part in self._parts:
+            part.stepper.begin(effort.lr)
+        if not module.training:
+            module.train()
+        return self.flat.gradients_of(effort.correction) if effort.correction else None
+
+    def step(self, effort: Effort, corrections: list[Any] | None) -> None:
+        """Step by the gradients, what the strategy adds included."""
+        for part in self._parts:
+            if effort.proximal_mu:
+                part.grads.add_(part.values - part.model, alpha=effort.proximal_mu)
+            if corrections is not None:
+                part.grads.add_(corrections[part.number])
+            part.stepper.step(part.values, part.grads)
+
+    def gradients(self, module: Any, X: Any, y: Any, masks: Masks) -> Any:
         """Fill the gradients of the mean loss of a batch, which may be empty; answers that loss."""
         if not len(y):
             for part in self._parts:
@@ -259,13 +281,18 @@ class FlatTrainer:
             return self._parts[0].grads.new_zeros(())
         if self._by_hand is not None and len(y) > 1:
             return self._by_hand(X, y)
-        return self._by_autograd(module, X, y)
+        return self._by_autograd(module, X, y, masks)
 
-    def _by_autograd(self, module: Any, X: Any, y: Any) -> Any:
+    def _by_autograd(self, module: Any, X: Any, y: Any, masks: Masks) -> Any:
         for part in self._parts:
             part.grads.zero_()
         with imported().enable_grad():
-            loss = self.loss(module(X), y)
+            if masks.may_be_taken:
+                with masks:
+                    output = module(X)
+            else:
+                output = module(X)
+            loss = self.loss(output, y)
         loss.backward()
         return loss.detach()
 
@@ -294,10 +321,12 @@ def loss_of(name: str) -> Callable[[Any, Any], Any]:
     return lambda output, target: function(output, target.view(output.shape))
 
 
-def _rows(orders: Any, size: int) -> Iterator[Any]:
-    for order in orders:
-        for start in range(0, orders.shape[1], size):
-            yield order[start : start + size]
+def rows_of(order: Order, size: int, device: Any = None) -> Iterator[Any]:
+    """The rows of every batch, in order."""
+    rows = imported().from_numpy(order).to(device)
+    for epoch in rows:
+        for start in range(0, rows.shape[1], size):
+            yield epoch[start : start + size]
 
 
 def _counts(num_examples: int, size: int) -> list[int]:

@@ -50,6 +50,8 @@ class FunctionClient(Client):
         if self.side.train is None:
             return self.inner.train(arrays, config, site)
         answer = self.side.train(arrays, config, site)
+        if type(answer) is tuple and len(answer) == 3:
+            return Answer(*answer)
         return Answer(*taken_apart(answer, 3, "@app.train to return (arrays, num_examples, metrics)"))
 
     def evaluate(self, arrays: Arrays, config: Config, site: Site) -> Answer:

@@ -8,7 +8,7 @@ goes wrong is the program's own failure.
 import asyncio
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from hanse.channels.app import RoleApp
 from hanse.channels.frames import Channel
 from hanse.channels.party import Party, run_role
 from hanse.channels.protocol import Protocol
+from hanse.channels.spending import Spending
 from hanse.clients.client import arrays_of
 from hanse.clients.execute import Outcome, metrics_of
 from hanse.clients.failures import MAX_CAUSE, failure_of, is_ours, text_of
@@ -25,12 +26,24 @@ from hanse.clients.site import Site, stream_of
 from hanse.core.arrays import Arrays
 from hanse.core.codec import canonical_json
 from hanse.core.errors import CodecError, ConfigError, TaskError, UnavailableError
+from hanse.core.ids import TaskId
 from hanse.core.records import Metrics, Reply, Task
 from hanse.core.seeds import seed_globals
 
 CALL = "role"
 """The call of a task that asks a site to play its role."""
+PHASE = "role"
+"""The phase of such a task, whose round is the session's number."""
 COUNTERS = ("sent_messages", "sent_bytes", "received_messages", "received_bytes", "turns")
+
+
+def role_task(job: str, component: str, attempt: int, role: str, roles: Iterable[str]) -> TaskId:
+    """The task that asks a role to play in one session: the same, whoever is left out of it.
+
+    Args:
+        roles: every role of the job.
+    """
+    return TaskId(job, component, attempt, PHASE, sorted(roles).index(role))
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +101,7 @@ class RoleRuntime:
         site_name, load, log: see `hanse.clients.execute.Runtime`.
         outputs: see `Site.outputs`.
         checkpoints: the folder of `Site.checkpoints`, if any are kept.
+        spending: see `Site.spending`.
     """
 
     def __init__(
@@ -99,9 +113,10 @@ class RoleRuntime:
         log: Callable[[str], None],
         outputs: Callable[[], Arrays] | None = None,
         checkpoints: Path | None = None,
+        spending: Spending | None = None,
     ) -> None:
         self.app = app
-        self.site = Site(site_name, load, log, outputs=outputs, checkpoints=checkpoints)
+        self.site = Site(site_name, load, log, outputs=outputs, checkpoints=checkpoints, spending=spending)
         self._log = log
 
     async def play(self, task: Task, part: Part, channel: Channel) -> Outcome:
@@ -120,7 +135,7 @@ class RoleRuntime:
             )
             return Outcome(replace(failed, seconds=time.perf_counter() - started), None, None)
         seconds = time.perf_counter() - started
-        return Outcome(replace(reply, seconds=seconds, fingerprint=fingerprint()), arrays, None)
+        return Outcome(replace(reply, seconds=seconds, fingerprint=fingerprint()), arrays, None, self.site.tracked)
 
     async def _play(self, task: Task, part: Part, channel: Channel) -> tuple[Reply, Arrays | None]:
         program = self.app.programs.get(part.role)

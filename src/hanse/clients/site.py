@@ -6,11 +6,13 @@ from typing import Any
 
 import numpy as np
 
-from hanse.channels.checkpoints import FileCheckpoints
+from hanse.channels.checkpoints import KEPT, FileCheckpoints
+from hanse.channels.spending import FileSpending, Spending
 from hanse.core.arrays import Arrays
-from hanse.core.errors import ConfigError, TaskError
+from hanse.core.errors import CodecError, ConfigError, TaskError
 from hanse.core.records import Task
 from hanse.core.seeds import generator, key_of, seed_globals
+from hanse.core.tracked import MAX_VALUES, Tracked, plain
 
 SETUP = "setup"
 """The phase that `@app.client` sees while it runs: once per worker, outside any round."""
@@ -37,6 +39,7 @@ class Site:
         *,
         outputs: Callable[[], Arrays] | None = None,
         checkpoints: Path | None = None,
+        spending: Spending | None = None,
     ) -> None:
         self.name = name
         self.log = log
@@ -48,9 +51,12 @@ class Site:
         self._load = load
         self._outputs = outputs
         self._checkpoints = checkpoints
+        self._spending = spending or FileSpending(":memory:")
         self._loaded: dict[str, Any] = {}
         self._loadings = 0
         self._state: dict[str, Any] | None = None
+        self._tracked: list[Tracked] = []
+        self._room = MAX_VALUES
 
     @property
     def rng(self) -> np.random.Generator:
@@ -85,13 +91,19 @@ class Site:
         return self._outputs()
 
     @property
-    def checkpoints(self) -> Callable[[bytes], FileCheckpoints] | None:
-        """What this role has reached in earlier sessions of the job, which broke: a function of what it holds for.
+    def checkpoints(self) -> Callable[..., FileCheckpoints] | None:
+        """What this role has reached in earlier sessions of the job, which broke: a function of what it holds for, and
+        of how many stay.
 
         See `hanse.channels.checkpoints`; None where nothing is kept.
         """
         folder = self._checkpoints
-        return None if folder is None else lambda about: FileCheckpoints(folder, about)
+        return None if folder is None else lambda about, kept=KEPT: FileCheckpoints(folder, about, kept)
+
+    @property
+    def spending(self) -> Spending:
+        """Counts what other sites have used up here, whatever the job; in a simulation, within it."""
+        return self._spending
 
     @property
     def state(self) -> dict[str, Any]:
@@ -106,6 +118,40 @@ class Site:
                 "read it in fit, evaluate or query",
             )
         return self._state
+
+    def track(self, *, step: int | None = None, **values: Any) -> None:
+        """Say how training goes, to this site's own tracker and nobody else: `site.track(loss=0.3, step=17)`.
+
+        What is said goes where the site's owner has tracking written (`tracking` in `site.yaml`), once the task is
+        answered; never to the server. In a simulation it is part of the site's run. A task that fails tracks nothing.
+
+        Args:
+            step: where in the whole job, as this code counts; None for the round.
+            values: numbers, which become metrics, and texts, which become parameters. `**{"val/loss": 0.3}` for names
+                that Python does not take. At most 10,000 of a task are kept.
+
+        Raises:
+            TaskError: neither number nor text, or outside a task.
+        """
+        if self._state is None:
+            raise TaskError("refused", "site.track: expected to be called in a task, found @app.client running")
+        if step is not None and (isinstance(step, bool) or not hasattr(step, "__index__") or int(step) < 0):
+            raise TaskError("refused", f"site.track: expected step to be a whole number ≥ 0, found {str(step)[:60]}")
+        try:
+            found = {name: plain(name, value) for name, value in values.items()}
+        except CodecError as error:
+            raise TaskError("refused", str(error)) from None
+        if 0 <= self._room < len(found):
+            self.log(f"site.track: only the first {MAX_VALUES} values of a task are kept")
+            self._room = -1
+        if len(found) <= self._room:
+            self._room -= len(found)
+            self._tracked.append(Tracked(None if step is None else int(step), found))
+
+    @property
+    def tracked(self) -> tuple[Tracked, ...]:
+        """What `track` was told during the task at hand. Read by the runtime."""
+        return tuple(self._tracked)
 
     def key(self, purpose: str) -> int:
         """The key of one random stream of the task at hand, for `hanse.core.seeds.generator`."""
@@ -122,6 +168,8 @@ class Site:
         """Turn to the next task. Called by the runtime."""
         self.round, self.phase, self.seed, self._attempt = task.id.round, task.id.phase, task.seed, task.attempt
         self._rng, self._state, self._loadings = None, state, 0
+        if self._tracked or self._room != MAX_VALUES:
+            self._tracked, self._room = [], MAX_VALUES
 
     def begin_setup(self, seed: int) -> None:
         """Turn to the making of the client: the same numbers in every worker, whatever task comes first."""

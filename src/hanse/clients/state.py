@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from hanse.core.arrays import Arrays
-from hanse.core.codec import ALIGNMENT, decode, encode
+from hanse.core.codec import ALIGNMENT, decode, encode_parts
 from hanse.core.errors import CodecError, UpdateError
 
 VERSION = 1
@@ -36,12 +36,12 @@ def encode_state(state: Mapping[str, Any]) -> bytes:
     text = json.dumps({"v": VERSION, "values": values}, sort_keys=True, separators=(",", ":")).encode()
     text += b" " * (-(8 + len(text)) % ALIGNMENT)
     try:
-        return len(text).to_bytes(8, "little") + text + encode(Arrays(arrays))
+        return b"".join((len(text).to_bytes(8, "little"), text, *encode_parts(Arrays(arrays))))
     except UpdateError as error:
         raise CodecError(f"site.state: {error}") from None
 
 
-def decode_state(content: bytes | None) -> dict[str, Any]:
+def decode_state(content: bytes | memoryview | None) -> dict[str, Any]:
     """Read what `encode_state` wrote; None is an empty state. Arrays are the caller's own, writable.
 
     Raises:
@@ -51,7 +51,7 @@ def decode_state(content: bytes | None) -> dict[str, Any]:
         return {}
     length = int.from_bytes(content[:8], "little")
     try:
-        header = json.loads(content[8 : 8 + length])
+        header = json.loads(bytes(content[8 : 8 + length]))
         version, values = header["v"], header["values"]
     except (ValueError, KeyError, TypeError, RecursionError):
         raise CodecError("site state: not what this software wrote") from None

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, overload
 
 from hanse.clients.client import Answer, Client, Config, taken_apart
+from hanse.clients.dropout import Masks, drawing
 from hanse.clients.site import Site
 from hanse.clients.tensors import array_of_tensor, imported, tensor_of_array, travelling
 from hanse.clients.training import Optimizer
@@ -44,6 +45,8 @@ def torch(
     test: float | tuple[Any, Any] = 0.0,
     seed: int = 0,
     device: str | None = None,
+    processes: int = 1,
+    asynchronous: bool = False,
 ) -> "DeclaredTorch": ...
 
 
@@ -77,6 +80,8 @@ def torch(module: Any, *parts: Any, device: str | None = None, **declared: Any) 
         processes: of the site, that train together: each takes a share of every batch, and gradients are summed by
             Gloo over loopback (on the CPU, for a function at the top level of a file). The same number gives the same
             bits.
+        asynchronous: each process takes batches of its own instead, and the first applies their gradients in turn, so
+            that a gradient is of parameters up to `processes` − 1 steps old. The same number gives the same bits.
 
     Raises:
         ConfigError: not a module, or an argument that is wrong, by name. MissingExtraError: torch is not installed.
@@ -100,7 +105,7 @@ def torch(module: Any, *parts: Any, device: str | None = None, **declared: Any) 
 
 
 _NEEDED = frozenset({"X", "y", "loss", "optimizer"})
-_KNOWN = _NEEDED | {"epochs", "batch_size", "test", "seed", "processes"}
+_KNOWN = _NEEDED | {"epochs", "batch_size", "test", "seed", "processes", "asynchronous"}
 
 
 def _named(given: dict[str, Any], form: str, needed: Sequence[str], optional: Sequence[str]) -> dict[str, Any]:
@@ -133,7 +138,8 @@ class TorchClient(Client):
         """See `Client`."""
         load_into(self.module, arrays)
         self.module.train()
-        with _frozen(self.module, config.get("frozen", ())):
+        masks = Masks(lambda: site.key("dropout"))
+        with _frozen(self.module, config.get("frozen", ())), drawing(self.module, masks):
             made = self._train(self.module, config, site)
         answer = taken_apart(made, 2, "train to return (num_examples, metrics)")
         return Answer(arrays_of_module(self.module), *answer)

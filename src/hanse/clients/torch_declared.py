@@ -13,6 +13,8 @@ from weakref import WeakKeyDictionary
 from hanse.clients.client import Config
 from hanse.clients.data_parallel import Helpers, helpers_of
 from hanse.clients.declared import Declared
+from hanse.clients.delayed import serve
+from hanse.clients.dropout import Masks
 from hanse.clients.flat import FlatModule, FlatTrainer
 from hanse.clients.site import Site
 from hanse.clients.tensors import imported
@@ -49,6 +51,7 @@ class DeclaredTorch(Declared):
         seed: int,
         device: str | None,
         processes: int = 1,
+        asynchronous: bool = False,
     ) -> None:
         super().__init__(training, X, y, test, seed)
         self._torch = imported()
@@ -66,7 +69,9 @@ class DeclaredTorch(Declared):
                 "processes: expected a function that makes the module, on the CPU; found "
                 + ("a module" if is_module else f"device={str(device)[:40]!r}")
             )
-        self.processes = processes
+        if asynchronous and processes == 1:
+            raise ConfigError("asynchronous: expected processes=2 or more beside it, found 1")
+        self.processes, self.asynchronous = processes, bool(asynchronous)
         self._helpers = helpers_of(module, processes) if processes > 1 else None
         self._number = next(_NUMBERS)
 
@@ -110,7 +115,7 @@ class DeclaredTorch(Declared):
         trainer.flat.load(arrays, (site.round, site.phase))
         X, y = self.tensors((self.X, self.y))
         if self._helpers is None:
-            loss = trainer.train(module, X, y, order, effort)
+            loss = trainer.train(module, X, y, order, effort, Masks(lambda: site.key("dropout")))
         else:
             loss = self._together(self._helpers, module, arrays, (X, y), order, effort, site)
         return trainer.flat.arrays(), loss
@@ -125,7 +130,7 @@ class DeclaredTorch(Declared):
         effort: Effort,
         site: Site,
     ) -> float:
-        """Train with the other processes; see `data_parallel.py`.
+        """Train with the other processes; see `data_parallel.py` and `delayed.py`.
 
         Raises:
             TaskError: one of them has ended.
@@ -140,11 +145,15 @@ class DeclaredTorch(Declared):
             "lr": effort.lr,
             "proximal_mu": effort.proximal_mu,
             "key": site.key("processes"),
+            "asynchronous": self.asynchronous,
         }
         share = helpers.begin(facts, arrays, effort.correction, order, self._number, *data)
+        trainer, masks = self.trainer(module), Masks(lambda: site.key("dropout"))
         try:
-            return self.trainer(module).train(module, *data, order, effort, share)
-        except RuntimeError as error:
+            if self.asynchronous:
+                return serve(trainer, module, *data, order, effort, masks, helpers.links)
+            return trainer.train(module, *data, order, effort, masks, share)
+        except (RuntimeError, EOFError, OSError) as error:
             raise helpers.broken(error) from error
 
     def measured(self, arrays: Arrays, data: tuple[Any, Any], site: Site) -> Mapping[str, float]:
@@ -175,10 +184,12 @@ def declared_torch(
     seed: int = 0,
     device: str | None = None,
     processes: int = 1,
+    asynchronous: bool = False,
 ) -> DeclaredTorch:
     """See `hs.torch`."""
     training = training_of(loss, optimizer, epochs, batch_size)
-    return DeclaredTorch(module, X, y, training, test=test, seed=seed, device=device, processes=processes)
+    more: dict[str, Any] = {"processes": processes, "asynchronous": asynchronous}
+    return DeclaredTorch(module, X, y, training, test=test, seed=seed, device=device, **more)
 
 
 def _as_tensor(value: Any, torch: Any) -> Any:

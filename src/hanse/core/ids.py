@@ -85,6 +85,11 @@ def upload_scope(task: TaskId, site: str) -> str:
     return f"{task.job}/{task.component}/{task.round}/up/{site}"
 
 
+def channel_scope(session: str, sender: str, recipient: str, seq: int) -> str:
+    """Where one role puts what is too large for a message to another, in one session (`job/component/attempt`)."""
+    return f"{session}/channel/{sender}/{recipient}/{seq}"
+
+
 def bundle_scope(job: str) -> str:
     """Where a job's app bundle is kept."""
     return f"{job}/bundle"

@@ -8,7 +8,7 @@ on every machine.
 import random
 import sys
 import threading
-from functools import cache, lru_cache
+from functools import lru_cache
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder
 from json import encoder
@@ -17,6 +17,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from blake3 import blake3
+
+from hanse.core.accelerators import has_accelerator
 
 _quoted = encoder.encode_basestring
 
@@ -42,10 +44,15 @@ def generator(key: int) -> np.random.Generator:
     return np.random.Generator(np.random.Philox(key=key))
 
 
-def words(key: int, count: int) -> npt.NDArray[np.uint64]:
-    """The first `count` 64-bit words of a stream, those of `generator(key)`, whose making takes ten times as long."""
+def words(key: int, count: int, part: int = 0) -> npt.NDArray[np.uint64]:
+    """The first `count` 64-bit words of a stream, those of `generator(key)`, whose making takes ten times as long.
+
+    Args:
+        part: 0 ≤ part < 2⁶⁴; where in the stream: 2⁶⁶ words of it for every part.
+    """
     stream, state = _stream()
     state["state"]["key"][:] = key & _WORD, key >> 64
+    state["state"]["counter"][1] = part
     stream.state = state
     drawn: npt.NDArray[np.uint64] = stream.random_raw(count)
     return drawn
@@ -70,7 +77,7 @@ def seed_globals(key: int) -> None:
     repeats too, also where torch is first imported by that code. numpy's takes 32 bits of the key: with more, seeding
     it would be a third of what a simulated site costs. Whoever needs streams that never meet draws from `site.rng`.
     """
-    random.seed(key)
+    _seed_random(key)
     np.random.seed(key & 0xFFFF_FFFF)
     torch = sys.modules.get("torch")
     if torch is not None and hasattr(torch, "default_generator"):
@@ -81,9 +88,19 @@ def seed_globals(key: int) -> None:
             sys.meta_path.insert(0, _awaited)
 
 
+_shared: random.Random = random.seed.__self__  # type: ignore[attr-defined]  # the instance behind `random`
+_seed_twister = super(random.Random, _shared).seed
+
+
+def _seed_random(key: int) -> None:
+    """`random.seed(key)` of a whole number, without asking first which of many kinds it is."""
+    _seed_twister(key)
+    _shared.gauss_next = None  # type: ignore[attr-defined]  # as `Random.seed` does
+
+
 def _seed_torch(torch: Any, key: int) -> None:
     # where there is no accelerator, `torch.manual_seed` formats a stack trace for each kind: 300 µs
-    (torch.manual_seed if _has_accelerator() else torch.default_generator.manual_seed)(key & 0x7FFF_FFFF_FFFF_FFFF)
+    (torch.manual_seed if has_accelerator() else torch.default_generator.manual_seed)(key & 0x7FFF_FFFF_FFFF_FFFF)
 
 
 class _AwaitedTorch(MetaPathFinder):
@@ -108,10 +125,3 @@ class _AwaitedTorch(MetaPathFinder):
 
 
 _awaited = _AwaitedTorch()
-
-
-@cache
-def _has_accelerator() -> bool:
-    torch = sys.modules["torch"]
-    accelerator = getattr(torch, "accelerator", torch.cuda)
-    return bool(accelerator.is_available())

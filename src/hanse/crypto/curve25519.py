@@ -13,6 +13,7 @@ intersection that is enough, see docs/decisions.
 """
 
 import hashlib
+import secrets
 from collections.abc import Iterable
 from typing import Any
 
@@ -24,6 +25,8 @@ from hanse.crypto.gmp import gmpy2_module
 P = 2**255 - 19
 A = 486662
 POINT_BYTES = 32
+ORDER = 2**252 + 27742317777372353535851937790883648493
+"""Of the curve's large subgroup, a prime; the curve has 8 times as many points (RFC 7748, section 4.1)."""
 
 _FIELD_BYTES = 48  # L of RFC 9380 for a 255-bit field at 128 bits of security
 _SHA512_BLOCK = 128
@@ -92,3 +95,66 @@ def multiply(secret: X25519PrivateKey, points: Iterable[bytes]) -> list[bytes]:
         return [exchange(load(point)) for point in points]
     except ValueError:
         raise RefusedError("points: expected points of 32 bytes and of large order, found another") from None
+
+
+class Blinding:
+    """One-time factors on points, which whoever raises the points to a secret does not see through.
+
+    A blinded point is 8·r times the point, r uniform in [1, ORDER): a uniform element of the large subgroup, whatever
+    the point was. `remove` gives what the other side's secret, a multiple of 8 as all of X25519's, makes of the point
+    itself. The multiplications here are not constant-time; each factor is used once.
+
+    Args:
+        points: of the curve.
+
+    Raises:
+        MissingExtraError: gmpy2 is not installed.
+    """
+
+    def __init__(self, points: Iterable[bytes]) -> None:
+        gmpy2 = gmpy2_module()
+        self._mpz, self._invert = gmpy2.mpz, gmpy2.invert
+        self._p, self._order = gmpy2.mpz(P), gmpy2.mpz(ORDER)
+        self._factors: list[Any] = []
+        self.points: list[bytes] = []
+        for point in points:
+            factor = 8 * (1 + secrets.randbelow(ORDER - 1))
+            self._factors.append(factor)
+            self.points.append(self.times(factor, point))
+
+    def remove(self, answers: Iterable[bytes]) -> list[bytes]:
+        """The answers without the factors, in the order of the points; 32 bytes each.
+
+        Raises:
+            RefusedError: an answer of low order, which does not depend on the point.
+        """
+        factors, self._factors = self._factors, []
+        return [
+            self.times(int(self._invert(factor, self._order)), answer)
+            for factor, answer in zip(factors, answers, strict=True)
+        ]
+
+    def times(self, scalar: int, point: bytes) -> bytes:
+        """`scalar` times a point, for any scalar: the Montgomery ladder of RFC 7748, section 5.
+
+        Raises:
+            RefusedError: the product is the neutral element.
+        """
+        p = self._p
+        x1 = self._mpz(int.from_bytes(point, "little") & ((1 << 255) - 1)) % p
+        x2, z2, x3, z3 = self._mpz(1), self._mpz(0), x1, self._mpz(1)
+        a24 = (A - 2) // 4
+        for bit in bin(scalar)[2:]:
+            if bit == "1":
+                x2, z2, x3, z3 = x3, z3, x2, z2
+            total, difference = x2 + z2, x2 - z2
+            aa, bb = total * total % p, difference * difference % p
+            da, cb = (x3 - z3) * total % p, (x3 + z3) * difference % p
+            e = aa - bb
+            x3, z3 = (da + cb) ** 2 % p, x1 * ((da - cb) ** 2 % p) % p
+            x2, z2 = aa * bb % p, e * (aa + a24 * e) % p
+            if bit == "1":
+                x2, z2, x3, z3 = x3, z3, x2, z2
+        if z2 % p == 0:
+            raise RefusedError("points: expected points of 32 bytes and of large order, found another")
+        return int(x2 * self._invert(z2, p) % p).to_bytes(POINT_BYTES, "little")

@@ -2,6 +2,7 @@
 
     python -m hanse.demos.digits strategies [--seeds 5] [--rounds 50]
     python -m hanse.demos.digits personal [--seeds 5] [--rounds 50]
+    python -m hanse.demos.digits scanners [--seeds 5] [--rounds 30]
     python -m hanse.demos.digits attacks [--seeds 5] [--rounds 30]
 
 The data are "Optical recognition of handwritten digits" (E. Alpaydin, C. Kaynak, UCI 1998), 1797 images of 8 × 8, of
@@ -25,6 +26,8 @@ from hanse.core.arrays import Array
 from hanse.core.errors import MissingExtraError
 from hanse.datasets import Partition, dirichlet, iid
 from hanse.demos.digits_app import accuracy_of, app_of
+from hanse.demos.digits_scanners import app_of as scanners_app_of
+from hanse.demos.digits_scanners import scanned
 from hanse.demos.digits_text import attack_lines, described, personal_lines, strategy_lines
 
 NUM_TEST = 360
@@ -179,6 +182,38 @@ def by_personal(
     return table
 
 
+# ---- other pixels ----
+
+NUM_SCANNERS = 20
+SCANNED: Mapping[str, tuple[hs.Strategy, bool]] = {
+    "FedAvg()": (hs.FedAvg(), False),
+    "FedAvg(), normalised": (hs.FedAvg(), True),
+    "FedBN(), normalised": (hs.FedBN(), True),
+}
+"""What it is called → strategy, and whether the network has a layer of batch normalisation."""
+
+
+def by_scanner(seeds: Sequence[int], rounds: int) -> dict[str, list[float]]:
+    """Mean over sites of the accuracy at each, by seed: on held-out images as its own scanner reads them."""
+    table: dict[str, list[float]] = {name: [] for name in SCANNED}
+    for seed in seeds:
+        digits = load(seed)
+        parts = iid(len(digits.y), NUM_SCANNERS, seed=seed).sites("digits", digits.X, digits.y)
+        sites = {
+            name: {
+                "digits": (scanned(sets["digits"][0], name, seed), sets["digits"][1]),
+                "held-out": (scanned(digits.X_test, name, seed), digits.y_test),
+            }
+            for name, sets in parts.items()
+        }
+        for name, (strategy, is_normalised) in SCANNED.items():
+            app = scanners_app_of(strategy, rounds=rounds, seed=seed, normalised=is_normalised)
+            last = hs.simulate(app, sites, progress=False).rounds[-1]
+            found: list[Any] = [last.by_site[site]["accuracy"] for site in sites]
+            table[name].append(fmean(found))
+    return table
+
+
 # ---- attacks × defences ----
 
 NUM_ATTACKED = 20
@@ -252,9 +287,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m hanse.demos.digits", description="Tables on scikit-learn's digits."
     )
-    parser.add_argument("table", choices=["strategies", "personal", "attacks"])
+    parser.add_argument("table", choices=["strategies", "personal", "scanners", "attacks"])
     parser.add_argument("--seeds", type=int, help="how many, from 0 (5)")
-    parser.add_argument("--rounds", type=int, help="of training (50; 30 for attacks)")
+    parser.add_argument("--rounds", type=int, help="of training (50; 30 for scanners and attacks)")
     given = parser.parse_args(arguments)
     began = time.monotonic()
     if given.table == "strategies":
@@ -267,6 +302,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         seeds, rounds = range(given.seeds or 5), given.rounds or 50
         print(f"{NUM_SITES} sites, Dirichlet({ALPHA}), {SAMPLE:.0%} in a round, {rounds} rounds, {len(seeds)} seeds\n")
         print("\n".join(personal_lines(by_personal(seeds, rounds))))
+    elif given.table == "scanners":
+        seeds, rounds = range(given.seeds or 5), given.rounds or 30
+        print(f"{NUM_SCANNERS} sites, IID labels, pixels of their own, {rounds} rounds, {len(seeds)} seeds\n")
+        print("\n".join(personal_lines(by_scanner(seeds, rounds))))
     else:
         seeds, rounds = range(given.seeds or 5), given.rounds or 30
         for cut in CUTS:

@@ -16,8 +16,8 @@ from hanse.peer.gossip import OPEN
 from hanse.peer.trainer import Trained, Trainer
 
 
-def protocol(peers: Sequence[str], dtype: str, size: int) -> Protocol:
-    """The declaration for two peers or more, in the order of their turns, and vectors of `size` elements."""
+def protocol(peers: Sequence[str], dtype: str, size: int | None) -> Protocol:
+    """The declaration for two peers or more, in the order of their turns, and vectors of `size` elements, or of any."""
     links = list(zip(peers, [*peers[1:], peers[0]], strict=True))
     return Protocol(
         name="peer/cyclic",
@@ -31,11 +31,13 @@ def protocol(peers: Sequence[str], dtype: str, size: int) -> Protocol:
     )
 
 
-async def peer(party: Party, trainer: Trainer, start: Array, rounds: int) -> Array:
+async def peer(party: Party, trainer: Trainer, start: Array, rounds: int, *, done: int = 0) -> Array:
     """One peer's program.
 
     Args:
-        start: float32 or float64, (n,): the first vector; the first peer's counts.
+        start: float32 or float64, (n,): the first vector; the first peer's counts. What this peer passed on last, where
+            rounds are done.
+        done: rounds that all have behind them.
 
     Returns:
         The last vector, the same at all peers: it goes around once more at the end.
@@ -44,7 +46,9 @@ async def peer(party: Party, trainer: Trainer, start: Array, rounds: int) -> Arr
     place = ring.index(party.role)
     behind, before = ring[(place + 1) % len(ring)], ring[place - 1]
     vector = start
-    for round_ in range(1, rounds + 1):
+    if 0 < done < rounds and behind == ring[0]:  # the session that broke may have taken it along
+        await party.send(behind, "vector", vector)
+    for round_ in range(done + 1, rounds + 1):
         party.iteration = round_
         if place or round_ > 1:
             vector = await party.recv(before, "vector")

@@ -21,6 +21,7 @@ import numpy as np
 from hanse.channels.party import Party
 from hanse.channels.protocol import Guarantee, Message, Protocol, Reveal
 from hanse.core.arrays import Array
+from hanse.core.errors import RefusedError
 from hanse.peer.graph import Graph
 from hanse.peer.trainer import Trainer
 
@@ -33,8 +34,8 @@ OPEN = Guarantee(
 )
 
 
-def protocol(graph: Graph, dtype: str, size: int) -> Protocol:
-    """The declaration for a graph and vectors of `size` elements."""
+def protocol(graph: Graph, dtype: str, size: int | None) -> Protocol:
+    """The declaration for a graph and vectors of `size` elements; of any number of them where it is not known."""
     edges = [(a, b) for a, others in graph.neighbours.items() for b in others]
     return Protocol(
         name="peer/gossip",
@@ -46,20 +47,28 @@ def protocol(graph: Graph, dtype: str, size: int) -> Protocol:
 
 
 async def peer(
-    party: Party, trainer: Trainer, start: Array, weights: Mapping[str, float], rounds: int, *, mix: str = "after"
+    party: Party,
+    trainer: Trainer,
+    start: Array,
+    weights: Mapping[str, float],
+    rounds: int,
+    *,
+    mix: str = "after",
+    done: int = 0,
 ) -> Array:
     """One peer's program.
 
     Args:
-        start: float32 or float64, (n,): the first vector, the same at all peers.
+        start: float32 or float64, (n,): the first vector, the same at all peers; this peer's own after `done` rounds.
         weights: this peer's row of the mixing matrix, itself included.
         mix: `after` or `before` training; see the module's text.
+        done: rounds that all have behind them.
 
     Returns:
         This peer's last vector.
     """
     vector = start
-    for round_ in range(1, rounds + 1):
+    for round_ in range(done + 1, rounds + 1):
         party.iteration = round_
         trained = trainer.train(round_, vector)
         sent = trained.vector if mix == "after" else vector
@@ -79,5 +88,9 @@ async def averaged(party: Party, vector: Array, weights: Mapping[str, float]) ->
     total = np.zeros(vector.size)
     for name in sorted(weights):
         found = vector if name == party.role else await party.recv(name, "vector")
+        if found.size != vector.size:
+            raise RefusedError(
+                f"{name} sent a vector of {found.size} elements, expected {vector.size}: the models differ"
+            )
         total += weights[name] * found.astype(np.float64)
     return total

@@ -53,6 +53,19 @@ class Graph:
         """All of them, sorted."""
         return tuple(self.neighbours)
 
+    @property
+    def diameter(self) -> int:
+        """Steps between the two peers that are furthest apart."""
+        longest = 0
+        for peer in self.peers:
+            seen, front, steps = {peer}, {peer}, -1
+            while front:
+                front = {other for each in front for other in self.neighbours[each]} - seen
+                seen |= front
+                steps += 1
+            longest = max(longest, steps)
+        return longest
+
     def reach(self) -> set[str]:
         """Whom the first peer can reach."""
         found, left = set(self.peers[:1]), list(self.peers[:1])

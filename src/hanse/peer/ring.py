@@ -33,17 +33,20 @@ def protocol(peers: Sequence[str]) -> Protocol:
     )
 
 
-async def peer(party: Party, trainer: Trainer, start: Array, rounds: int, *, weights: str = "examples") -> Array:
+async def peer(
+    party: Party, trainer: Trainer, start: Array, rounds: int, *, weights: str = "examples", done: int = 0
+) -> Array:
     """One peer's program: train, then the mean over all peers weighted by examples (or equally).
 
     Args:
         start: float32 or float64, (n,): the first vector, the same at all peers.
+        done: rounds that all have behind them; `start` is what they came to.
 
     Returns:
         The last vector, the same at all peers.
     """
     vector = start
-    for round_ in range(1, rounds + 1):
+    for round_ in range(done + 1, rounds + 1):
         party.iteration = round_
         trained = trainer.train(round_, vector)
         weight = float(trained.num_examples) if weights == "examples" else 1.0

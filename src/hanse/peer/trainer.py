@@ -1,5 +1,6 @@
 """What a peer's program asks of its site: train on this vector, evaluate that one."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -32,6 +33,6 @@ class Trainer(Protocol):
         """
         ...
 
-    def done(self, round_: int, vector: Array, trained: Trained) -> None:
-        """The round is over at this peer, with this vector."""
+    def done(self, round_: int, vector: Array, trained: Trained, memory: Mapping[str, Array] | None = None) -> None:
+        """The round is over at this peer, with this vector, and what else the program needs to go on from here."""
         ...

@@ -14,6 +14,7 @@ from hanse.channels.app import RolePlay
 from hanse.channels.spec import RoleSpec
 from hanse.clients.app import App
 from hanse.clients.loader import AnyApp, source_of, stop_if_loading
+from hanse.clients.peers import Peers
 from hanse.core.arrays import Arrays
 from hanse.core.blobs import Manifest, manifest_of, rechunk
 from hanse.core.codec import decode, encode_parts
@@ -255,6 +256,8 @@ def _played(app: AnyApp, sites: Sequence[str] | None, roles: Roles | None) -> Ro
         if roles is not None:
             raise ConfigError("roles: expected none for an hs.App, which asks all sites the same; leave them out")
         return None
+    if isinstance(app, Peers) and roles is None and sites is not None:
+        return app.spec({"peer": sites})
     if sites is not None:
         raise ConfigError("sites: expected roles={...} for an hs.RoleApp, which names its sites there")
     return app.spec(roles)

@@ -6,8 +6,10 @@ first often, then every two seconds.
 """
 
 import asyncio
+import base64
 import secrets
 import time
+import urllib.request
 from collections.abc import AsyncIterator
 from typing import Any, Self
 
@@ -15,13 +17,14 @@ from hanse.backends.aws import AwsConfig, AwsStore
 from hanse.backends.aws.access import session_of
 from hanse.core.blobs import INLINE_BYTES, Manifest
 from hanse.core.codec import canonical_json
-from hanse.core.errors import ConfigError, NotFoundError, RefusedError, UnavailableError
+from hanse.core.errors import ConfigError, ConflictError, NotFoundError, PolicyError, RefusedError, UnavailableError
 from hanse.core.ids import SERVER
 from hanse.core.proto import hanse_pb2 as pb
 from hanse.core.records import BlobRef, Envelope, pack_blob
 from hanse.core.seams import BlobStore
 from hanse.person.federation import Federation
 from hanse.pipeline.documents import Documents
+from hanse.pipeline.sessions import played
 from hanse.rounds.record import RoundRecord
 from hanse.rounds.result import Result
 from hanse.trust.envelopes import sign_envelope
@@ -44,7 +47,9 @@ class AwsSession:
         self._store = store or AwsStore.open(
             config, session_of(access.region, access.profile, access.role, access.external_id, access.endpoint)
         )
-        self._documents = Documents(self._store.objects)
+        member = federation.membership
+        reader = (member.identity.name, member.keys.sealing)
+        self._documents = Documents(self._store.objects, federation.name, reader=reader)
         self.connection = BucketCarrier(self._store.blobs)
 
     async def __aenter__(self) -> Self:
@@ -71,7 +76,7 @@ class AwsSession:
                 return await self._documents.about(body["job"])
             case "jobs":
                 jobs = await self._documents.jobs()
-                return {"jobs": [await self._documents.about(job) for job in reversed(jobs)]}
+                return {"jobs": [found for job in reversed(jobs) if (found := await self._readable(job))]}
             case "cancel" | "resume":
                 about = await self._documents.about(body["job"])
                 if about["status"] in OVER:
@@ -79,6 +84,13 @@ class AwsSession:
                 more = {"at_ms": _now()} if op == "resume" else {}
                 await self._send(op, {"v": 1, "job": body["job"], **more})
                 return about
+            case "remove":
+                about = await self._documents.about(body["job"])
+                if about["status"] not in OVER:
+                    raise ConflictError(f"job {body['job']} is not over; end it first: hanse job cancel {body['job']}")
+                await self._send("remove", {"v": 1, "job": body["job"]})
+                await self._gone(body["job"])
+                return {"job": body["job"]}
             case "result":
                 return (await self._result(body["job"], int(body.get("after", 0))))[0]
             case _:
@@ -123,10 +135,31 @@ class AwsSession:
             await asyncio.sleep(wait_s)
             wait_s = min(2 * wait_s, LONGEST_LOOK_S)
 
+    async def _readable(self, job: str) -> dict[str, Any] | None:
+        try:
+            return await self._documents.about(job)
+        except (PolicyError, NotFoundError):
+            return None  # another person's, or removed meanwhile
+
+    async def _gone(self, job: str) -> None:
+        """Return when nothing is known of a job any more."""
+        wait_s, end = FIRST_LOOK_S, time.monotonic() + TAKEN_S
+        while time.monotonic() < end:
+            try:
+                await self._documents.about(job)
+            except NotFoundError:
+                return
+            await asyncio.sleep(wait_s)
+            wait_s = min(2 * wait_s, LONGEST_LOOK_S)
+        raise UnavailableError(
+            f"job {job}: not removed; only who submitted it and admins may, and the log of `collect` says why"
+        )
+
     async def _result(self, job: str, after: int) -> tuple[dict[str, Any], BlobRef | None]:
         about = await self._documents.about(job)
         records = [RoundRecord.from_json(record) for record in await self._documents.rounds(job, after)]
         sites = {site for record in records for site in (*record.folded, *record.late, *record.failed)}
+        sites |= set(about.get("roles", {}).values())
         result = Result(
             about["status"],
             rounds=tuple(records),
@@ -135,21 +168,40 @@ class AwsSession:
             sites=tuple(sorted(sites)),
             seconds=(about.get("told_at_ms", 0) - about.get("taken_at_ms", 0)) / 1000,
             fingerprints=about.get("fingerprints", {}),
-            about={
-                "app": about["name"],
-                "strategy": about["strategy"],
-                "person": about["person"],
-                "federation": self.federation.name,
-            },
+            about={"app": about["name"], "person": about["person"], "federation": self.federation.name, **_what(about)},
         )
         if not about.get("model"):
             return result.to_json(), None
         scope, id = about["model"]
+        if await self._documents.is_sealed(job):
+            return result.to_json(), await self._linked(job)
         manifest = await self._store.blobs.manifest(scope, id)
         inline = None
         if manifest.size <= INLINE_BYTES:
             inline = bytes(self._store.blobs.read(scope, id, 0, manifest.size))
         return result.to_json(), BlobRef(manifest, scope, inline)
+
+    async def _linked(self, job: str) -> BlobRef:
+        """Where the model is, once a function has answered with links to it."""
+        id = secrets.token_hex(16)
+        await self._send("fetch", {"v": 1, "job": job, "id": id})
+        wait_s, end = FIRST_LOOK_S, time.monotonic() + TAKEN_S
+        while True:
+            try:
+                answer = await self._documents.answer(job, id)
+                break
+            except NotFoundError:
+                if time.monotonic() > end:
+                    raise UnavailableError(
+                        f"job {job}: no function has answered with its model; the log of `collect` says why"
+                    ) from None
+            await asyncio.sleep(wait_s)
+            wait_s = min(2 * wait_s, LONGEST_LOOK_S)
+        manifest = Manifest(int(answer["size"]), bytes.fromhex(answer["hashes"]))
+        if "content" in answer:
+            return BlobRef(manifest, answer["scope"], base64.b64decode(answer["content"]))
+        self.connection.links[answer["scope"], manifest.id] = tuple(answer["urls"])
+        return BlobRef(manifest, answer["scope"])
 
     async def _send(self, kind: str, body: dict[str, Any]) -> None:
         member = self.federation.membership
@@ -164,15 +216,38 @@ class AwsSession:
         await self._store.inbox.send(SERVER, sign_envelope(member.keys.signing, envelope))
 
 
+def _what(about: dict[str, Any]) -> dict[str, str]:
+    """What a job did: a strategy, or a protocol among roles."""
+    if "roles" not in about:
+        return {"strategy": about["strategy"]}
+    return {"protocol": about["protocol"], "roles": played(about["roles"])}
+
+
 class BucketCarrier:
-    """Blobs straight in and out of the bucket."""
+    """Blobs straight in and out of the bucket, or out of it by links.
+
+    Attributes:
+        links: URLs of the chunks of blobs for which links were given, by scope and id.
+    """
 
     def __init__(self, blobs: BlobStore) -> None:
         self._blobs = blobs
+        self.links: dict[tuple[str, str], tuple[str, ...]] = {}
 
     async def download(self, store: BlobStore, scope: str, manifest: Manifest, *, into: str | None = None) -> None:
         """Bring a blob into `store`."""
-        await _copy(self._blobs, store, scope, manifest, into or scope)
+        urls = self.links.get((scope, manifest.id))
+        if urls is None:
+            await _copy(self._blobs, store, scope, manifest, into or scope)
+            return
+
+        async def chunks(missing: list[int]) -> AsyncIterator[tuple[int, bytes]]:
+            for index in missing:
+                start, stop = manifest.span(index)
+                yield index, await asyncio.to_thread(_fetched, urls[index], stop - start)
+
+        if missing := await store.missing(into or scope, manifest):
+            await store.put(into or scope, manifest, chunks(missing))
 
     async def upload(self, store: BlobStore, scope: str, manifest: Manifest, *, place: str, task: str = "") -> None:
         """Bring a blob out of `store` into the bucket."""
@@ -187,6 +262,20 @@ async def _copy(source: BlobStore, target: BlobStore, scope: str, manifest: Mani
 
     if missing := await target.missing(into, manifest):
         await target.put(into, manifest, chunks(missing))
+
+
+def _fetched(url: str, size: int) -> bytes:
+    """What lies behind a link. Its host is named by a document that only the functions can write.
+
+    Raises:
+        UnavailableError: not now, or the link has expired.
+    """
+    try:
+        with urllib.request.urlopen(url, timeout=60) as answer:
+            content: bytes = answer.read(size + 1)
+    except OSError as error:
+        raise UnavailableError(f"model: its link was not served ({type(error).__name__}); ask again") from None
+    return content
 
 
 def _now() -> int:

@@ -93,10 +93,11 @@ async def keep_request(request: JobRequest, signature: bytes, ledger: Ledger, no
         ConflictError: another job of this id.
     """
     row = {"request": request.to_json(), "signature": signature.hex(), "taken_at_ms": now_ms, **more}
-    if await ledger.create(f"job/{request.job}", json.dumps(row, separators=(",", ":")).encode()):
+    content = json.dumps(row, separators=(",", ":"))
+    if await ledger.create(f"job/{request.job}", content.encode()):
         return True
     before = await job_row(request.job, ledger)
-    if before["request"] != row["request"]:
+    if before["request"] != json.loads(content)["request"]:  # as read: what is a tuple here is a list there
         raise ConflictError(f"job {request.job} exists already and is another one")
     return False
 

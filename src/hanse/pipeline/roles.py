@@ -153,6 +153,18 @@ def step(state: RolesState, event: Event) -> Step:
             return _resumed(state, now_ms)
 
 
+def standing(state: RolesState) -> tuple[Instruction, ...]:
+    """What whoever drives the machine has to have done in this state, whatever it came from. Twice is harmless."""
+    timer: tuple[Instruction, ...] = (SetTimer(state.until_ms),) if state.until_ms else ()
+    closing: tuple[Instruction, ...] = (Close(state.attempt),) if state.attempt else ()
+    if state.status in ENDED:
+        return (*closing, Finish())
+    if state.status == "running":
+        before: tuple[Instruction, ...] = (Close(state.attempt - 1),) if state.attempt > 1 else ()
+        return (*before, *timer, Open(state.attempt))
+    return (*(closing if state.status == "paused" else ()), *timer)
+
+
 def _sites(state: RolesState, refused: Mapping[str, str], now_ms: int) -> Step:
     for role, site in sorted(state.spec.roles.items()):
         if site in refused:
@@ -176,8 +188,8 @@ def _sites(state: RolesState, refused: Mapping[str, str], now_ms: int) -> Step:
 def _replied(state: RolesState, event: Replied) -> Step:
     if event.attempt != state.attempt or state.status not in ("running", "settling"):
         return state, ()  # of a session that is over
-    if event.role not in state.playing:
-        return state, ()  # it was left out, and has come back
+    if event.role not in state.playing or event.role in state.metrics:
+        return state, ()  # it was left out, and has come back; or it has answered, and was started again since
     who = f"{event.role} {state.spec.roles.get(event.role, '')}".strip()
     if event.kind in BROKEN:
         return _broken(state, f"{who}: {event.error}", event.now_ms) if state.status == "running" else (state, ())

@@ -35,7 +35,7 @@ from hanse.aggregation import (
     from_values,
 )
 from hanse.aggregation.rounding import Wide, all_finite, is_float, round_to, widen_into
-from hanse.aggregation.shares import Share, share_ranges
+from hanse.aggregation.walk import Range
 from hanse.core.arrays import Array, Arrays, ArraySpec, Layout, describe
 from hanse.core.errors import NotFoundError, RefusedError, TaskError, UpdateError
 from hanse.core.spec import RunSpec
@@ -84,7 +84,7 @@ def fold(
     memory: Memory = NOTHING,
     threads: int = 1,
     phase: str = "train",
-    share: Share | None = None,
+    stretches: Sequence[Sequence[Range]] | None = None,
 ) -> Refused:
     """Reduce the replies of a closed phase into a new model and strategy state.
 
@@ -95,7 +95,7 @@ def fold(
         base: the model that the updates began from.
         states: as `Strategy.state_names`; none at first.
         memory: what `remembered` answered for these replies.
-        share: which part of the range to reduce where others reduce the rest; see `can_share`.
+        stretches: what to reduce, and what of it together, where others reduce the rest; see `can_share`.
 
     Returns:
         What was refused; empty if it is done.
@@ -129,7 +129,20 @@ def fold(
             _combine(rule, items, base, make_sink, named, round_, spec.allow_nonfinite)
         elif isinstance(rule, Fold | Select | Gather):
             _walk(
-                strategy, spec, rule, items, make_sink, named, kind, round_, size, base, states, memory, threads, share
+                strategy,
+                spec,
+                rule,
+                items,
+                make_sink,
+                named,
+                kind,
+                round_,
+                size,
+                base,
+                states,
+                memory,
+                threads,
+                stretches,
             )
         else:
             raise TaskError(
@@ -157,7 +170,7 @@ def _walk(
     states: Sequence[Source],
     memory: Memory,
     threads: int,
-    share: Share | None,
+    stretches: Sequence[Sequence[Range]] | None,
 ) -> None:
     sources = [item.source for item in items if item.source is not None]
     weights = checked_weights(strategy, [item.about for item in items], named)
@@ -187,7 +200,7 @@ def _walk(
         plan_size=size,
         threads=threads,
         allow_nonfinite=spec.allow_nonfinite,
-        only=None if share is None else share_ranges([layout, *([wide_layout(layout)] * len(moves.states))], share),
+        stretches=stretches,
     )
 
 

@@ -9,6 +9,7 @@ import base64
 import dataclasses
 import os
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Protocol
@@ -23,6 +24,7 @@ from hanse.core.proto import hanse_pb2 as pb
 from hanse.core.records import Config, Metrics, Reply, pack_values
 from hanse.core.seams import BlobStore
 from hanse.core.spec import RunSpec
+from hanse.rounds.by_chunks import AHEAD, ChunkPlan, ChunkStore, by_chunks
 from hanse.rounds.events import BlobKey
 from hanse.rounds.folding import Item, Refused, can_share, fold, remembered, update_kind
 from hanse.strategies import Ask, Close, Context, PhasePlan, Strategy
@@ -222,6 +224,7 @@ class LocalHost:
 
     Args:
         threads: how many take ranges side by side; changes no bit.
+        chunks: `blobs`, if its reads fetch whole chunks; then one thread reads them, in an order that suits.
         config: `f(round, site) -> dict`, the app's per-round configuration.
         evaluate: `f(arrays, round) -> metrics`, the app's evaluation at the server.
     """
@@ -233,6 +236,7 @@ class LocalHost:
         blobs: BlobStore,
         *,
         threads: int | None = None,
+        chunks: ChunkStore | None = None,
         config: Callable[[int, str], Config] | None = None,
         evaluate: Callable[[Arrays, int], Metrics] | None = None,
     ) -> None:
@@ -240,6 +244,7 @@ class LocalHost:
         self._spec = spec
         self._blobs = blobs
         self._threads = min(4, os.cpu_count() or 1) if threads is None else threads
+        self._chunks = chunks
         self._config = config
         self._evaluate = evaluate
 
@@ -299,8 +304,15 @@ class LocalHost:
     async def _reduced(self, request: ReduceRequest, share: Share | None) -> tuple[Refused, list["Output"]]:
         base = None if request.model is None else await self._source(request.model)
         states = [await self._source(key) for key in request.state]
-        items = [self._item(member) for member in request.members]
         num_bytes = sum(m.reply.update.manifest.size for m in request.members if m.reply.update is not None)
+        plan: ChunkPlan | None = None
+        reading: AbstractContextManager[None] | None = None
+        if base is not None and self._chunks is not None and self.can_share(request):
+            updates = [m.reply.update for m in sorted(request.members, key=lambda m: m.position)]
+            plan = by_chunks(self._strategy, self._spec, request.phase, base.layout, updates, share or Share(0, 1))
+            self._chunks.hold(plan.hold)
+            reading = self._chunks.reading_ahead(plan.order, AHEAD)
+        items = [self._item(member) for member in request.members]  # which reads their layouts
         outputs: list[Output] = []
 
         def make_sink(layout: Layout) -> Sink:
@@ -308,6 +320,10 @@ class LocalHost:
             return outputs[-1].sink
 
         def work() -> Refused:
+            with nullcontext() if reading is None else reading:
+                return walked()
+
+        def walked() -> Refused:
             return fold(
                 self._strategy,
                 self._spec,
@@ -318,9 +334,9 @@ class LocalHost:
                 base=base,
                 states=states,
                 memory=request.memory if share is not None else self.memory_after(request),
-                threads=self._threads if num_bytes >= SMALL_BYTES else 1,
+                threads=self._threads if num_bytes >= SMALL_BYTES and plan is None else 1,
                 phase=request.phase,
-                share=share,
+                stretches=None if plan is None else plan.stretches,
             )
 
         try:

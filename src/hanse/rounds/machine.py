@@ -27,7 +27,7 @@ verify while it was read), *failed* (the site said so). Each is reported once, b
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from itertools import chain, islice
+from itertools import chain, count, islice
 from typing import Any
 
 from hanse.core.spec import RunSpec
@@ -130,7 +130,9 @@ def _members(state: RunState) -> dict[int, Slot]:
 def _count(state: RunState) -> None:
     members = _members(state).values()
     state.num_ok = sum(1 for slot in members if slot.answer == "ok" and _counts(state, slot))
-    state.num_awaited = sum(1 for slot in members if not slot.answer and slot.site in state.available)
+    for slot in members:
+        slot.is_awaited = not slot.answer and slot.site in state.available
+    state.num_awaited = sum(1 for slot in members if slot.is_awaited)
 
 
 def _counts(state: RunState, slot: Slot) -> bool:
@@ -216,7 +218,7 @@ def _planned(state: RunState, event: Planned) -> list[Instruction]:
     attempts: Mapping[str, int] = _attempts(state) if event.extends else {}
     issued = _issue(state, event.tasks, attempts, event.now_ms)
     timer = SetTimer(_timer(state, "deadline"), state.deadline_ms)
-    return [*(_send(state, ordinal) for ordinal in issued), timer, *_close_if_due(state, event.now_ms)]
+    return [*_sends(state, issued), timer, *_close_if_due(state, event.now_ms)]
 
 
 def _take_over(state: RunState) -> None:
@@ -240,20 +242,22 @@ def _issue(state: RunState, tasks: Sequence[PlannedTask], attempts: Mapping[str,
     first, size, round_, phase = state.next_ordinal, state.size, state.round, state.phase
     model = None if phase == PARAMETERS else state.model
     folds = state.folds and phase != PARAMETERS
-    issued = range(first, first + len(tasks))
-    for ordinal, (site, call, group) in zip(issued, tasks, strict=True):
-        position, attempt = size + ordinal - first, attempts.get(site, 0)
-        state.open[ordinal] = Slot(site, position, round_, phase, attempt, call, model, folds, "", 0, now_ms, group)
+    issued, available, slots = range(first, first + len(tasks)), state.available, state.open
+    for ordinal, position, (site, call, group) in zip(issued, count(size), tasks, strict=False):
+        attempt = attempts.get(site, 0) if attempts else 0
+        is_awaited = site in available
+        slots[ordinal] = Slot(
+            site, position, round_, phase, attempt, call, model, folds, "", 0, now_ms, group, None, is_awaited
+        )
+        state.num_awaited += is_awaited
     state.next_ordinal, state.size = first + len(tasks), size + len(tasks)
-    available = state.available
-    state.num_awaited += sum(1 for site, _, _ in tasks if site in available)
     return issued
 
 
-def _send(state: RunState, ordinal: int) -> Send:
-    slot = state.open[ordinal]
-    task = state.task_id(ordinal, slot)
-    return Send(task, slot.site, slot.position, slot.attempt, slot.call, state.deadline_ms)
+def _sends(state: RunState, ordinals: Iterable[int]) -> list[Instruction]:
+    slots, task_id, deadline_ms = state.open, state.task_id, state.deadline_ms
+    pairs = [(ordinal, slots[ordinal]) for ordinal in ordinals]
+    return [Send(task_id(o, slot), slot.site, slot.position, slot.attempt, slot.call, deadline_ms) for o, slot in pairs]
 
 
 def _plan_failed(state: RunState, event: PlanFailed) -> list[Instruction]:
@@ -277,7 +281,18 @@ def _plan_failed(state: RunState, event: PlanFailed) -> list[Instruction]:
 
 
 def _replied(state: RunState, event: Replied) -> list[Instruction]:
-    noted = [ordinal for ordinal, reason, receipt in event.replies if _note(state, ordinal, reason, receipt)]
+    slots, fates, phase = state.open, state.fates, state.phase
+    noted = []
+    for ordinal, reason, receipt in event.replies:
+        slot = slots.get(ordinal)
+        if slot is None or slot.answer or reason or slot.phase != phase or ordinal in fates:
+            if _note(state, ordinal, reason, receipt):
+                noted.append(ordinal)
+            continue
+        slot.answer, slot.receipt = "ok", receipt  # as `_note` does, for nearly all of very many
+        state.num_awaited -= slot.is_awaited
+        state.num_ok += _counts(state, slot)
+        noted.append(ordinal)
     if not noted:
         return []
     return _on_error(state, noted) or _refill_if_due(state) or _close_if_due(state, event.now_ms)
@@ -310,7 +325,7 @@ def _note(state: RunState, ordinal: int, reason: str, receipt: int) -> bool:
         state.failed[slot.site] = reason
         state.fates[ordinal] = (slot.site, f"failed: {reason}")
     if slot.phase == state.phase:
-        state.num_awaited -= slot.site in state.available
+        state.num_awaited -= slot.is_awaited
         state.num_ok += slot.answer == "ok" and _counts(state, slot)
     return True
 
@@ -424,8 +439,8 @@ def _reduce_instruction(state: RunState) -> Reduce:
             state.task_id(ordinal, slot),
             slot.site,
             place if by_receipt else slot.position,
-            max(0, state.round - slot.round),
-            max(0, slot.receipt - 1000 * slot.asked_ms) / 1e6,
+            state.round - slot.round if slot.round < state.round else 0,
+            (slot.receipt - 1000 * slot.asked_ms) / 1e6 if slot.receipt > 1000 * slot.asked_ms else 0.0,
             slot.group,
         )
         for place, (ordinal, slot) in enumerate(state.closing.items())
@@ -629,7 +644,7 @@ def pending(state: RunState) -> list[Instruction]:
     """What is left to be done in this state; performing it again is harmless."""
     if state.over:
         return [Finish(state.status, state.error)]
-    sends: list[Instruction] = [_send(state, ordinal) for ordinal, slot in state.open.items() if not slot.answer]
+    sends = _sends(state, [ordinal for ordinal, slot in state.open.items() if not slot.answer])
     match state.stage:
         case "waiting":
             return [SetTimer(_timer(state, "sites"), state.deadline_ms)] if state.deadline_ms else []

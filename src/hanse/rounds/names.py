@@ -75,6 +75,15 @@ class Numbered(Names):
         number = name[self._start :]
         return number.isdigit() and number.isascii() and int(number) < self._count
 
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+    @overload
+    def __getitem__(self, index: slice) -> tuple[str, ...]: ...
+    def __getitem__(self, index: int | slice) -> str | tuple[str, ...]:
+        if type(index) is int and 0 <= index < self._count:  # as a cohort is drawn
+            return self._form % index
+        return super().__getitem__(index)
+
     def _at(self, place: int) -> str:
         return self._form % place
 

@@ -5,13 +5,14 @@ They stand between the machine, which knows ordinals, and the strategy and the p
 
 from collections.abc import Container, Mapping, Sequence
 
-from hanse.core.records import Reply, Value
+from hanse.core.records import Reply
 from hanse.core.seeds import generator, key_of
 from hanse.core.spec import RunSpec
 from hanse.rounds.events import Checkpoint, Plan, Planned, PlannedTask
 from hanse.rounds.host import PlanAnswer
 from hanse.rounds.machine import PARAMETERS
 from hanse.rounds.record import RoundRecord, site_metrics
+from hanse.rounds.site_rows import RowsTaken
 from hanse.strategies import Ask
 
 
@@ -23,7 +24,7 @@ def planned(plan: Plan, answer: PlanAnswer, now_ms: int) -> Planned:
         plan.phase_index,
         num_phases=len(answer.phases),
         phase=answer.phases[plan.phase_index],
-        tasks=tuple(PlannedTask(ask.site, ask.call, ask.group) for ask in answer.plan.asks),
+        tasks=tuple([PlannedTask(ask.site, ask.call, ask.group) for ask in answer.plan.asks]),
         count=close.count,
         quorum=close.quorum,
         grace_s=close.grace_s,
@@ -57,7 +58,7 @@ def record_of(
         with_update: ordinals of replies that bore arrays.
         moved: bytes, as `RoundRecord.bytes`.
     """
-    by_site: dict[str, dict[str, Value]] = {}
+    rows = RowsTaken()
     folded: list[str] = []
     with_arrays: list[str] = []
     for ordinal, (site, fate) in checkpoint.fates.items():
@@ -71,15 +72,14 @@ def record_of(
         measured = site_metrics(phase, reply.metrics) if reply.metrics else {}
         if reply.num_examples:
             measured[f"{phase}_examples"] = reply.num_examples
-        if (found := by_site.setdefault(site, measured)) is not measured:
-            found.update(measured)
+        rows.add(site, measured)
     return RoundRecord(
         number=checkpoint.round,
         folded=tuple(dict.fromkeys(with_arrays or folded)),  # a round of metrics only has no updates
         late=tuple(dict.fromkeys(site for site, fate in checkpoint.fates.values() if fate == "late")),
         failed=dict(checkpoint.failed),
         metrics=dict(checkpoint.metrics),
-        by_site=by_site,
+        by_site=rows.rows(),
         seconds_by_phase=dict(checkpoint.seconds),
         bytes=dict(moved),
         model=checkpoint.model[1] if checkpoint.model is not None else "",

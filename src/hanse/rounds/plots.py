@@ -114,6 +114,7 @@ def line_plot(
     floor: float | None = None,
     width: int = WIDE,
     axis: str = "round",
+    start: int | None = None,
 ) -> str:
     """Lines over rounds as an `<svg>`; empty if no value can be drawn.
 
@@ -122,6 +123,7 @@ def line_plot(
         about: what it shows, for screen readers.
         ceiling, floor: ends beyond which the axis does not go, for measures that have them.
         axis: what points are placed by, whole numbers: rounds, or seconds.
+        start: where that axis begins; by default with the first point.
     """
     values = [y for line in lines for _, y in line.points if drawable(y)]
     if not values:
@@ -133,7 +135,7 @@ def line_plot(
         ticks = [tick for tick in ticks if tick >= floor - 1e-9] or ticks
     low, high = min(ticks[0], *values), max(ticks[-1], *values)
     rounds = [x for line in lines for x, _ in line.points]
-    across = _Across(min(rounds), max(rounds), width - RIGHT)
+    across = _Across(min(rounds) if start is None else start, max(rounds), width - RIGHT)
 
     def down(value: float) -> float:
         return TOP + (high - value) / (high - low) * (HEIGHT - TOP - BOTTOM)

@@ -31,6 +31,7 @@ class Slot:
         asked_ms: when it was issued.
         group: which of the groups that close apart it belongs to, see `Close.by_group`.
         id: its task id, once somebody has asked for it.
+        is_awaited: whether its phase waits for it: it has no answer, and its site is there. Volatile.
     """
 
     site: str
@@ -46,6 +47,7 @@ class Slot:
     asked_ms: int = 0
     group: int = 0
     id: TaskId | None = None
+    is_awaited: bool = False
 
 
 @dataclass(slots=True)

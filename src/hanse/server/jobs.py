@@ -10,6 +10,7 @@ lease and have accepted the proposal.
 
 import asyncio
 import json
+import shutil
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
@@ -20,11 +21,13 @@ import structlog
 
 from hanse.backends.grpc.relay import Relays
 from hanse.core.blobs import INLINE_BYTES
-from hanse.core.errors import ConfigError, ConflictError, HanseError, NotFoundError
+from hanse.core.errors import ConfigError, ConflictError, HanseError, NotFoundError, UnavailableError
 from hanse.core.ids import TaskId, bundle_scope, model_scope
 from hanse.core.records import BlobRef, Reply
 from hanse.pipeline.offering import check_request, check_roles, end_of, fetch_bundle, job_row, keep_request, proposal_of
+from hanse.pipeline.removal import is_gone, remove_job
 from hanse.pipeline.request import ROLES, JobRequest
+from hanse.pipeline.sessions import result_of
 from hanse.rounds import machine, run_state
 from hanse.rounds.clock import LoopClock
 from hanse.rounds.driver import Run, Seams
@@ -32,8 +35,7 @@ from hanse.rounds.events import Failed
 from hanse.rounds.keeping import round_records, run_record
 from hanse.rounds.outgoing import RunInfo
 from hanse.rounds.result import Result
-from hanse.server.removal import is_gone, remove_job
-from hanse.server.roles import RolesRun, kept_state, result_of
+from hanse.server.roles import RolesRun, kept_state
 from hanse.strategies.catalogue import CUSTOM
 from hanse.trust.bundle import unpack_bundle
 from hanse.workers.load import Load
@@ -190,6 +192,8 @@ class Jobs:
         self._relays = relays
         self._site_record_of = site_record_of
         self.active: dict[str, Job] = {}
+        self._left: set[str] = set()
+        self._closing = False
         self._tasks: set[asyncio.Task[None]] = set()
 
     # ---- taking ----
@@ -222,6 +226,7 @@ class Jobs:
                 job = Job(request, bytes.fromhex(row["signature"]), self._record_of(request.person), self._seams)
                 await self._resume(job)
             except HanseError as error:
+                self._left.add(job_id)
                 log.error("job cannot be taken up", job=job_id, reason=str(error))
 
     async def _begin(self, job: Job) -> None:
@@ -303,6 +308,7 @@ class Jobs:
         except asyncio.CancelledError:
             return
         except Exception as error:  # the top of a job: it is named and left as it is, to be taken up later
+            self._left.add(request.job)
             log.exception("job stopped", job=request.job)
             job.note({"what": "stopped", "job": request.job, "error": type(error).__name__})
             return
@@ -376,11 +382,17 @@ class Jobs:
         return "received", ""
 
     async def replied(self, site: str, reply: Reply, packed: bytes) -> tuple[str, str]:
-        """A site's reply, and as it came."""
+        """A site's reply, and as it came.
+
+        Raises:
+            UnavailableError: the job is not over, but not driven now; the site keeps the reply and sends it again.
+        """
         if reply.site != site:
             return "refused", "the reply names another site than its sender"
         job = self.active.get(reply.task.job)
         if job is None or job.run is None:
+            if self._closing or reply.task.job in self._left:
+                raise UnavailableError("the job is not over, but it is not driven here now")
             return "late", "the job is over"
         outcome = await job.run.take(reply, packed)
         if not job.settling:  # replies that came together are settled together
@@ -429,7 +441,11 @@ class Jobs:
         person = await self.owner(job_id)
         if job_id in self.active or await self._end(job_id) is None:
             raise ConflictError(f"job {job_id} is not over; end it first: hanse job cancel {job_id}")
-        await remove_job(job_id, person, self._seams.ledger, self._seams.blobs, self._directory, _now())
+
+        async def code() -> None:
+            await asyncio.to_thread(shutil.rmtree, self._directory / job_id, ignore_errors=True)
+
+        await remove_job(job_id, person, self._seams.ledger, self._seams.blobs, _now(), code)
 
     async def cancel(self, job_id: str, by: str) -> None:
         """End a job.
@@ -574,6 +590,7 @@ class Jobs:
 
     async def close(self) -> None:
         """Stop driving; everything can be taken up again."""
+        self._closing = True
         for job in list(self.active.values()):
             if job.run is not None:
                 await job.run.close()

@@ -265,6 +265,11 @@ class Members:
             await self.enrol(issued, self._records[(caller.kind, caller.name)][1])
         return self._reply(issued)
 
+    @property
+    def revocations(self) -> RevocationList:
+        """The list as it is."""
+        return self._revoked
+
     async def revoke(self, kind: str, name: str) -> None:
         """Let nobody of this name in any more, nor with a token that was made for it before.
 

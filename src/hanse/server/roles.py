@@ -2,22 +2,20 @@
 
     roles/<job>/<component>     the state, written before anything of a new session leaves
 
-It holds no rule of its own (`hanse.pipeline.roles` does), and looks to `Jobs` as a run of rounds does.
+It holds no rule of its own (`hanse.pipeline.roles` and `hanse.pipeline.sessions` do), and looks to `Jobs` as a run of
+rounds does. What was decided and cannot be performed now is performed again, until it is or something else is decided.
 """
 
 import asyncio
-import json
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any
 
 import structlog
 
 from hanse.backends.grpc.relay import Relays
-from hanse.clients.roles import CALL, Part
-from hanse.core.errors import ConflictError, HanseError, NotFoundError
-from hanse.core.ids import TaskId
-from hanse.core.records import Envelope, Reply, Task
+from hanse.clients.roles import PHASE
+from hanse.core.errors import ConflictError, HanseError, NotFoundError, StorageError, UnavailableError
+from hanse.core.records import Reply
 from hanse.pipeline import roles as machine
 from hanse.pipeline.request import JobRequest
 from hanse.pipeline.roles import (
@@ -25,37 +23,23 @@ from hanse.pipeline.roles import (
     Event,
     Finish,
     Open,
-    Replied,
     Resumed,
     RolesState,
     SetTimer,
     SitesChanged,
     Stopped,
 )
+from hanse.pipeline.sessions import Seen, asks, judged, record_of, refusals, releases, session_name
 from hanse.rounds.clock import Clock
 from hanse.rounds.driver import Observer, Seams
 from hanse.rounds.events import Event as RoundEvent
 from hanse.rounds.events import Failed
-from hanse.rounds.record import RoundRecord, role_record, to_plain
-from hanse.rounds.result import Result
 
-PHASE = "role"
-MAX_METRICS_BYTES = 32 * 1024
-"""Of all roles together, as JSON, each an equal part: the state is one record of the ledger."""
 WATCH_S, MAX_WATCH_S = 0.4, 10.0
 """Between two words on the bytes exchanged, at first and later."""
+FIRST_RETRY_S, LONGEST_RETRY_S = 0.5, 15.0
+"""Between two tries of performing what was decided."""
 log = structlog.get_logger("hanse.roles")
-
-
-@dataclass(frozen=True, slots=True)
-class Seen:
-    """The state as listings and watchers ask for it."""
-
-    status: str
-    round: int
-    phase: str
-    stage: str
-    error: str
 
 
 def key_of(job: str, component: str) -> str:
@@ -94,6 +78,7 @@ class RolesRun:
         self._clock = clock
         self._record_of = record_of
         self._turn = asyncio.Lock()
+        self._retry_s = 0.0
         self._is_closed = False
         self._watching: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._tasks_behind: set[asyncio.Task[None]] = set()
@@ -133,8 +118,7 @@ class RolesRun:
     @property
     def state(self) -> Seen:
         """Where it stands."""
-        state = self._state
-        return Seen(state.status, state.attempt, PHASE, state.status, state.error or state.cause)
+        return Seen.of(self._state)
 
     @property
     def trusted(self) -> set[str]:
@@ -157,11 +141,7 @@ class RolesRun:
     ) -> None:
         """Who has accepted and is there, and who will not."""
         del undecided
-        refused = {
-            site: reason.partition(": ")[2] or "without a reason"
-            for site, reason in (unwilling or {}).items()
-            if reason.startswith("refuse")
-        }
+        refused = refusals(unwilling or {})
         await self._post(SitesChanged(frozenset(sites), refused, self._clock.now_ms()))
 
     async def post(self, event: RoundEvent) -> None:
@@ -175,25 +155,15 @@ class RolesRun:
 
     async def take(self, reply: Reply, packed: bytes | None = None) -> tuple[str, str]:
         """A role's answer; outcome and reason. `packed` as in `rounds.Run.take`: nothing of it is kept here."""
-        spec, attempt = self._state.spec, self._state.attempt
-        role = spec.role_of(reply.site)
-        if role is None or reply.task.phase != PHASE:
-            return "refused", "this site was not asked"
-        if reply.task.round != attempt or self._state.status not in ("running", "settling"):
-            return "late", "the session is over"
-        if role not in self._state.playing:
-            return "refused", "the session began without this site"
-        metrics = {name: to_plain(value) for name, value in reply.metrics.items() if not isinstance(value, bytes)}
-        kind, error, most = reply.error_kind, reply.error, MAX_METRICS_BYTES // len(spec.roles)
-        if len(json.dumps(metrics)) > most:
-            metrics, kind, error = {}, "bad_reply", f"metrics: expected at most {most} bytes"
-        event = Replied(attempt, role, kind, error, metrics, self._clock.now_ms())
+        outcome, reason, event = judged(self._state, reply, self._clock.now_ms())
+        if event is None:
+            return outcome, reason
         if reply.fingerprint:
             self.fingerprints[reply.site] = reply.fingerprint
         await self._post(event)
-        facts = {"phase": PHASE, "site": reply.site, "error": error, "metrics": event.metrics}
-        self._tell("reply", round=attempt, num_examples=0, **facts)
-        return "received", ""
+        facts = {"phase": PHASE, "site": reply.site, "error": event.error, "metrics": event.metrics}
+        self._tell("reply", round=event.attempt, num_examples=0, **facts)
+        return outcome, reason
 
     async def settle(self) -> None:
         """Every answer has been taken at once."""
@@ -218,8 +188,36 @@ class RolesRun:
             if not await self._seams.ledger.compare_and_set(key, machine.encode(state), self._version):
                 raise ConflictError(f"job {self._request.job}: another server drives it")
             self._state, self._version = state, self._version + 1
+            await self._perform_all(instructions)
+
+    async def _perform_all(self, instructions: Sequence[machine.Instruction]) -> bool:
+        """Perform what was decided; whether all of it could be. If not, whatever the state then asks for is tried."""
+        try:
             for instruction in instructions:
                 await self._perform(instruction)
+        except (StorageError, UnavailableError) as error:
+            log.warning("not performed; it is tried again", job=self._request.job, reason=str(error))
+            if not self._retry_s:
+                self._retry_s = FIRST_RETRY_S
+                self._retry()
+            return False
+        except HanseError as error:  # a site was revoked since it accepted; or something that no later try mends
+            self._spawn(self._post(Stopped("failed", str(error))))
+        return True
+
+    def _retry(self) -> None:
+        at_ms = self._clock.now_ms() + round(self._retry_s * 1000)
+        self._clock.call_at(at_ms, lambda: self._spawn(self._again()))
+
+    async def _again(self) -> None:
+        async with self._turn:
+            if self._is_closed:
+                return
+            if await self._perform_all(machine.standing(self._state)):
+                self._retry_s = 0.0
+            else:
+                self._retry_s = min(2 * self._retry_s, LONGEST_RETRY_S)
+                self._retry()
 
     async def _perform(self, instruction: machine.Instruction) -> None:
         match instruction:
@@ -228,8 +226,8 @@ class RolesRun:
             case Close(attempt):
                 self._watching.cancel()
                 self._relays.close(self._session(attempt))
-                for task in self._tasks(attempt):
-                    await self._send(task, "release")
+                for release in releases(self._request, self._state, attempt):
+                    await self._seams.inbox.send(release.recipient, release, durable=False)
             case SetTimer(at_ms):
                 self._clock.call_at(at_ms, lambda: self._timer_fired(at_ms))
             case Finish():
@@ -237,17 +235,11 @@ class RolesRun:
 
     async def _open(self, attempt: int) -> None:
         """Open the session, then ask every role."""
-        spec, playing = self._state.spec, self._state.playing
-        session = self._session(attempt)
+        playing, session = self._state.playing, self._session(attempt)
         self._relays.open(session, playing)
-        try:
-            records = {role: self._record_of(site).decode() for role, site in playing.items()}
-        except HanseError as error:  # revoked since it accepted
-            self._spawn(Stopped("failed", str(error)))
-            return
-        for role, task in zip(sorted(playing), self._tasks(attempt), strict=True):
-            part = Part(session, role, spec.timeout_s, playing, records)
-            await self._send(task, "task", part.pack())
+        records = {role: self._record_of(site).decode() for role, site in playing.items()}
+        for ask in asks(self._request, self._state, records):
+            await self._seams.inbox.send(ask.recipient, ask)
         self._tell("phase", round=attempt, phase=PHASE, asked=len(playing))
         self._watching.cancel()
         self._watching = asyncio.ensure_future(self._watch(session))
@@ -266,48 +258,21 @@ class RolesRun:
                 self._tell("moved", bytes=moved)
             pause_s = min(pause_s * 1.05, MAX_WATCH_S)  # events are kept for those who come later
 
-    def _tasks(self, attempt: int) -> list[tuple[TaskId, str]]:
-        """Each role's task and site, in order of the roles' names."""
-        playing = self._state.playing
-        return [
-            (TaskId(self._request.job, self._request.component, attempt, PHASE, place), playing[role])
-            for place, role in enumerate(sorted(playing))
-        ]
-
-    async def _send(self, task: tuple[TaskId, str], kind: str, payload: bytes = b"") -> None:
-        task_id, site = task
-        body = b""
-        if kind == "task":
-            spec = self._state.spec
-            body = Task(task_id, site, CALL, self._request.app, seed=spec.seed, payload=payload).pack()
-        envelope = Envelope(
-            sender="server",
-            recipient=site,
-            id=str(task_id),
-            kind=kind,
-            body=body,
-            federation=self._request.federation,
-            job=self._request.job,
-            component=self._request.component,
-            deadline_s=self._state.spec.deadline_s if kind == "task" else 0.0,
-        )
-        await self._seams.inbox.send(site, envelope, durable=kind == "task")
-
     def _session(self, attempt: int) -> str:
-        return f"{self._request.job}/{self._request.component}/{attempt}"
+        return session_name(self._request, attempt)
 
     def _timer_fired(self, at_ms: int) -> None:
         # The loop's clock and the wall's drift apart: a call that comes a millisecond early must not come for nothing.
-        self._spawn(machine.TimerFired(max(at_ms, self._clock.now_ms())))
+        self._spawn(self._post(machine.TimerFired(max(at_ms, self._clock.now_ms()))))
 
-    def _spawn(self, event: Event) -> None:
-        task = asyncio.ensure_future(self._post_quietly(event))
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.ensure_future(self._quietly(work))
         self._tasks_behind.add(task)
         task.add_done_callback(self._tasks_behind.discard)
 
-    async def _post_quietly(self, event: Event) -> None:
+    async def _quietly(self, work: Coroutine[Any, Any, None]) -> None:
         try:
-            await self._post(event)
+            await work
         except HanseError as error:
             log.error("roles cannot go on", job=self._request.job, reason=str(error))
 
@@ -323,27 +288,3 @@ class RolesRun:
     def _tell(self, what: str, **facts: Any) -> None:
         for observer in self.observers:
             observer({"what": what, "job": self._request.job, **facts})
-
-
-def record_of(state: RolesState, now_ms: int) -> RoundRecord:
-    """A session that has ended well, as a round is told of."""
-    return role_record(state.playing, state.metrics, max(0.0, (now_ms - state.began_ms) / 1000))
-
-
-def result_of(state: RolesState, request: JobRequest, *, ended_at_ms: int, seconds: float) -> Result:
-    """The result so far."""
-    return Result(
-        state.status if state.status in machine.ENDED else "running",
-        rounds=(record_of(state, ended_at_ms),) if state.status == "finished" else (),
-        job=request.job,
-        error=state.error,
-        sites=state.spec.sites,
-        seconds=seconds,
-        about={
-            "app": request.name,
-            "protocol": state.spec.protocol.name,
-            "roles": ", ".join(f"{role}: {site}" for role, site in sorted(state.spec.roles.items())),
-            "person": request.person,
-            "federation": request.federation,
-        },
-    )

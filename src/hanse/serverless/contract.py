@@ -29,8 +29,9 @@ What others are told, besides their certificates:
     a person    `aws: {region, bucket, profile, role, external_id, endpoint}` in its federation.yaml
 
 All but `region` and `bucket` may be left out. A site's role may receive from and hide messages of its own queue, and
-send to the server's; blobs come and go by links. A person's may send to the server's queue, read documents, apps and
-models below `v1/FEDERATION/` (but no `up/`: what a single site has sent), and put apps and initial models.
+send to the server's; blobs come and go by links. A person's may send to the server's queue, read documents and apps
+(and models, where results are everyone's) below `v1/FEDERATION/` (but no `up/`: what a single site has sent), and put
+apps and initial models.
 """
 
 from typing import Any, Final, Literal, NotRequired, TypedDict
@@ -45,7 +46,7 @@ SERVER_QUEUE: Final = "HANSE_SERVER_QUEUE"
 """The URL of the server's queue, `hanse-FEDERATION-server`; a site's is `hanse-FEDERATION-SITE`."""
 KEYS: Final = "HANSE_KEYS"
 """The name or ARN of the Secrets Manager secret with the server's identity: what `hanse.serverless.keys.pack` makes.
-`file:PATH` reads a file instead, for tests."""
+`file:PATH` reads a file instead, for tests. Told to `SIGNING` only, who alone may read it."""
 STATE_MACHINE: Final = "HANSE_STATE_MACHINE"
 """The state machine's ARN. Write it out by name: the functions come before it."""
 TOPIC: Final = "HANSE_TOPIC"
@@ -57,10 +58,19 @@ filter {"eventName": ["INSERT"], "dynamodb": {"NewImage": {"t": {"S": ["reply", 
 ReportBatchItemFailures."""
 SHARD_BYTES: Final = "HANSE_SHARD_BYTES"
 """Optional: a reduction that reads more than this is sharded (default 2 GiB)."""
+KEEP_DAYS: Final = "HANSE_KEEP_DAYS"
+"""Optional: after how many days rows of old jobs expire, by their attribute `x` (default: never)."""
+RESULTS: Final = "HANSE_RESULTS"
+"""Optional: who reads a job's results, `owner` (who submitted it, and admins: documents are sealed for them, and links
+to the model given to them when they ask; the default) or `everyone` who may read the bucket as a person."""
+OWNER: Final = "owner"
+EVERYONE: Final = "everyone"
 
-REQUIRED: Final = (FEDERATION, BUCKET, TABLE, SERVER_QUEUE, KEYS, STATE_MACHINE)
-OPTIONAL: Final = (TOPIC, STREAM, SHARD_BYTES)
+REQUIRED: Final = (FEDERATION, BUCKET, TABLE, SERVER_QUEUE, STATE_MACHINE)
+OPTIONAL: Final = (TOPIC, STREAM, SHARD_BYTES, KEEP_DAYS, RESULTS)
 HANDLERS: Final = ("collect", "step", "timer", "reduce", "evaluate")
+SIGNING: Final = ("collect", "step", "evaluate")
+"""The handlers that send messages to sites, or verify those of others."""
 KINDS: Final = ("Wait", "Reduce", "Evaluate", "Step", "Again", "Finish")
 MAX_TURNS: Final = 200
 """A turn of the state machine is at most about 20 of the 25,000 events that its history holds."""

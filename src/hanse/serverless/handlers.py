@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from hanse.core.logs import configure
 from hanse.serverless import functions
+from hanse.serverless.contract import SIGNING
 from hanse.serverless.place import Place, on_aws
 
 if TYPE_CHECKING:
@@ -22,9 +23,9 @@ _runner = asyncio.Runner()
 
 
 @functools.cache
-def _place() -> Place:
+def _place(signs: bool) -> Place:
     configure("hanse.serverless")
-    return on_aws()
+    return on_aws(signs=signs)
 
 
 @functools.cache
@@ -39,7 +40,7 @@ def _apps() -> "Apps":
 
 def _run(function: Callable[[Place, Event], Awaitable[dict[str, Any]]], event: Event) -> dict[str, Any]:
     async def work() -> dict[str, Any]:
-        return await function(_place(), event)
+        return await function(_place(function.__name__ in SIGNING), event)
 
     return _runner.run(work())
 
@@ -69,6 +70,6 @@ def evaluate(event: Event, context: Any) -> dict[str, Any]:
 
     async def work() -> dict[str, Any]:
         apps = _apps()
-        return await functions.evaluate(_place(), event, apps)
+        return await functions.evaluate(_place(True), event, apps)
 
     return _runner.run(work())

@@ -41,7 +41,7 @@ class FunctionHost:
         self._key = (job, component)
         self._spec = spec
         strategy = None if self.is_custom else named(spec.strategy, spec.params)
-        self._local = None if strategy is None else LocalHost(strategy, spec, place.blobs)
+        self._local = None if strategy is None else LocalHost(strategy, spec, place.blobs, chunks=place.blobs)
 
     async def plan(self, request: PlanRequest) -> PlanAnswer:
         """See `StrategyHost.plan`."""

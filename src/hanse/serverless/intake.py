@@ -1,21 +1,25 @@
 """What comes to the server's queue, checked and written down; what it means for a run is found by looking.
 
-    from a site      decision, reply, beat {jobs}, want {op, scope, size, hashes, chunks}
-    from a person    submit {request, signature}, cancel {job}, resume {job, at_ms}
+    from a site      decision, reply, beat {jobs}, want {op, scope, size, hashes, chunks}, channel (a packet to a peer)
+    from a person    submit {request, signature}, cancel {job}, resume {job, at_ms}, remove {job},
+                     fetch {job, id}: links to the model, as a document for this person
 
 Every message is signed, and says for whom and in which federation. What does not hold is refused by name and does not
 come again; what cannot be written now is raised, and comes again.
 """
 
 import asyncio
+import base64
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import structlog
 
-from hanse.core.blobs import Manifest
+from hanse.channels.packets import CHANNEL
+from hanse.core.blobs import INLINE_BYTES, Manifest
 from hanse.core.codec import canonical_json
 from hanse.core.errors import (
     CodecError,
@@ -30,24 +34,29 @@ from hanse.core.errors import (
 )
 from hanse.core.ids import SERVER, bundle_scope, check_name, model_scope, upload_scope
 from hanse.core.records import Envelope, Reply
-from hanse.pipeline.offering import check_request, keep_request, proposal_of
+from hanse.pipeline.offering import check_request, check_roles, keep_request, proposal_of
+from hanse.pipeline.removal import is_gone
 from hanse.pipeline.request import JobRequest
 from hanse.rounds import machine, run_state
 from hanse.rounds.keeping import run_record
 from hanse.rounds.outgoing import RunInfo
 from hanse.rounds.visit import begin, collect
+from hanse.serverless.channels import check_writing, is_channel, pass_on
 from hanse.serverless.contract import LONGEST_EXECUTION_NAME, execution_name, first_input
 from hanse.serverless.host import FunctionHost
 from hanse.serverless.looking import about_request, dismiss, is_over, row_of
 from hanse.serverless.place import Place
 from hanse.serverless.presence import DECISIONS, decided, heard
+from hanse.serverless.removing import remove
+from hanse.serverless.roles import answered, begin_roles
 from hanse.serverless.roster import Enrolled
 from hanse.trust.bundle_signature import verify_bundle_signature
 from hanse.trust.envelopes import verify_envelope
 
-PERSONS = ("submit", "cancel", "resume")
-SITES = ("decision", "reply", "beat", "want")
+PERSONS = ("submit", "cancel", "resume", "remove", "fetch")
+SITES = ("decision", "reply", "beat", "want", CHANNEL)
 ADMIN, RESEARCHER = "admin", "researcher"
+_ANSWER = re.compile("[0-9a-f]{32}")
 MAX_MS = 10**13
 """Times are below this until the year 2286, and have 13 digits at most."""
 MAX_LINKS = 64
@@ -101,6 +110,9 @@ async def _take(place: Place, envelope: Envelope) -> list[News]:
     verify_envelope(sender.key, envelope)
     if envelope.kind == "reply":
         return await _reply(place, envelope)
+    if envelope.kind == CHANNEL:
+        await pass_on(place, envelope, await row_of(place, check_name(envelope.job, "job")))
+        return []
     body = _body(envelope)
     match envelope.kind:
         case "decision":
@@ -112,6 +124,10 @@ async def _take(place: Place, envelope: Envelope) -> list[News]:
             return []
         case "submit":
             return await _submit(place, sender, body)
+        case "fetch":
+            return await _fetch(place, sender, body)
+        case "remove":
+            return await _remove(place, sender, body)
         case "cancel":
             return await _cancel(place, sender, body)
         case _:
@@ -126,6 +142,12 @@ async def _reply(place: Place, envelope: Envelope) -> list[News]:
     if reply.site != envelope.sender:
         raise TrustError("the reply names another site than its sender")
     task, update = reply.task, reply.update
+    request = JobRequest.from_json((await row_of(place, task.job))["request"])
+    if request.roles is not None:
+        outcome, reason = await answered(place, request, reply)
+        if outcome == "refused":
+            raise PolicyError(reason)
+        return [News(task.job, outcome, in_stream=outcome == "received")]
     if update is not None and update.content is None and update.scope == upload_scope(task, reply.site):
         try:
             await place.blobs.commit(update.scope, update.manifest)
@@ -206,10 +228,10 @@ async def _links(place: Place, site: str, body: Mapping[str, Any]) -> dict[str, 
         await _grant_reading(place, site, row, scope, manifest)
         link = await place.links.get(site, scope, manifest.id, only=chunks)
         return {"urls": list(link.urls), "headers": [list(pair) for pair in link.headers], "chunks": chunks}
-    state = await _state(place, row)
-    slots = {**state.open, **state.released}
-    if scope not in {upload_scope(state.task_id(n, slot), site) for n, slot in slots.items() if slot.site == site}:
-        raise PolicyError("this site has no task whose answer belongs there")
+    if is_channel(scope):
+        await check_writing(place, site, JobRequest.from_json(row["request"]), scope)
+    else:
+        await _check_answering(place, site, row, scope)
     place.links.grant(site, write=[scope])
     ticket = await place.links.put(site, scope, manifest, only=chunks)
     return {
@@ -217,6 +239,13 @@ async def _links(place: Place, site: str, body: Mapping[str, Any]) -> dict[str, 
         "headers": [list(pair) for pair in ticket.headers],
         "chunks": list(ticket.missing),
     }
+
+
+async def _check_answering(place: Place, site: str, row: Mapping[str, Any], scope: str) -> None:
+    state = await _state(place, row)
+    slots = {**state.open, **state.released}
+    if scope not in {upload_scope(state.task_id(n, slot), site) for n, slot in slots.items() if slot.site == site}:
+        raise PolicyError("this site has no task whose answer belongs there")
 
 
 async def _grant_reading(place: Place, site: str, row: Mapping[str, Any], scope: str, manifest: Manifest) -> None:
@@ -241,7 +270,7 @@ async def _state(place: Place, row: Mapping[str, Any]) -> run_state.RunState:
 
 async def _submit(place: Place, sender: Enrolled, body: Mapping[str, Any]) -> list[News]:
     request = JobRequest.from_json(body.get("request"))
-    if await is_over(place, request.job):
+    if await is_over(place, request.job) or await is_gone(request.job, place.ledger):
         return []  # a copy: sites are not asked again
     try:
         await _begin(place, sender, request, str(body.get("signature")))
@@ -249,7 +278,7 @@ async def _submit(place: Place, sender: Enrolled, body: Mapping[str, Any]) -> li
         raise
     except HanseError as error:
         if request.person == sender.record.name:  # nobody writes documents in another's name
-            await _tell_refusal(place, request, error)
+            await _tell_refusal(place, sender, request, error)
         raise
     return [News(request.job, "submit")]
 
@@ -266,30 +295,37 @@ async def _begin(place: Place, sender: Enrolled, request: JobRequest, signed: st
         raise CodecError("job: expected a signature") from None
     request.verify(sender.key, signature)
     verify_bundle_signature(request.bundle_signature.encode(), bundle_id=request.app, record=sender.record)
-    if request.roles is not None:
-        raise ConfigError("job: expected an hs.App; roles exchange messages over a server, which is not there")
     if len(execution_name(request.job, request.component, MAX_MS - 1)) > LONGEST_EXECUTION_NAME:
         raise ConfigError("job: expected shorter names of job and component: together at most 65 characters on AWS")
     await check_request(request, place.blobs, federation=place.federation)
     enrolled = await place.roster.sites()
+    check_roles(request, enrolled)
     asked = [site for site in enrolled if request.sites is None or site in request.sites]
     if not asked:
         raise ConfigError(
             f"job: expected sites of the federation ({', '.join(enrolled) or 'none'}), found none of them"
         )
     person_record = sender.signed_record
+    readers = {"readers": await _readers(place, sender)} if place.private else {}
     await keep_request(
-        request, signature, place.ledger, place.now_ms(), asked=asked, person_record=person_record.decode()
+        request, signature, place.ledger, place.now_ms(), asked=asked, person_record=person_record.decode(), **readers
     )
+    if request.roles is not None:
+        await begin_roles(place, request)
+    else:
+        await _begin_rounds(place, request)
+    await _offer(place, request, signature, person_record, asked)
+    name = execution_name(request.job, request.component, 0)
+    await place.machine.start(name, first_input(request.job, request.component))
+
+
+async def _begin_rounds(place: Place, request: JobRequest) -> None:
     model = None
     if request.initial is not None:
         model = (model_scope(request.job, request.component, 0), request.initial.id)
     state = machine.begin(request.job, request.component, request.spec, model)
     host = FunctionHost(place, request.job, request.component, request.spec)
     await begin(state, place.seams, host, place.now_ms, RunInfo(place.federation, request.app))
-    await _offer(place, request, signature, person_record, asked)
-    name = execution_name(request.job, request.component, 0)
-    await place.machine.start(name, first_input(request.job, request.component))
 
 
 async def _offer(place: Place, request: JobRequest, signature: bytes, person_record: bytes, sites: list[str]) -> None:
@@ -297,13 +333,20 @@ async def _offer(place: Place, request: JobRequest, signature: bytes, person_rec
     await asyncio.gather(*(place.inbox.send(offer.recipient, offer) for offer in offers))
 
 
-async def _tell_refusal(place: Place, request: JobRequest, error: HanseError) -> None:
+async def _readers(place: Place, sender: Enrolled) -> dict[str, str]:
+    """Who opens what is told of this person's jobs, with the keys that it is sealed for."""
+    people = [sender.record, *await place.roster.people(ADMIN)]
+    return {record.name: record.sealing_key.hex() for record in people}
+
+
+async def _tell_refusal(place: Place, sender: Enrolled, request: JobRequest, error: HanseError) -> None:
     """The person reads it where it would have read of its job, unless there is such a job."""
     try:
         await row_of(place, request.job)
     except NotFoundError:
         about = {"status": "failed", "error": str(error)[:1000], "sites": {}, "refused": True}
-        await place.documents.put_about(request.job, about_request(request) | about)
+        readers = {sender.record.name: sender.record.sealing_key.hex()} if place.private else None
+        await place.documents.put_about(request.job, about_request(request) | about, readers)
 
 
 async def _own(place: Place, sender: Enrolled, body: Mapping[str, Any]) -> dict[str, Any]:
@@ -316,6 +359,36 @@ async def _own(place: Place, sender: Enrolled, body: Mapping[str, Any]) -> dict[
 async def _cancel(place: Place, sender: Enrolled, body: Mapping[str, Any]) -> list[News]:
     await _own(place, sender, body)
     return [News(str(body["job"]), "cancel", cancelled_by=f"person {sender.record.name}")]
+
+
+async def _fetch(place: Place, sender: Enrolled, body: Mapping[str, Any]) -> list[News]:
+    """Links to a job's last model, for whoever may read it."""
+    row, id = await _own(place, sender, body), str(body.get("id"))
+    if not _ANSWER.fullmatch(id):
+        raise CodecError("fetch: expected an id of 32 hexadecimal digits")
+    state, name = await _state(place, row), sender.record.name
+    if state.model is None:
+        raise ConfigError("fetch: there is no model")
+    manifest = await place.blobs.manifest(*state.model)
+    place.links.grant(name, read=[state.model])
+    link = await place.links.get(name, *state.model, only=range(manifest.num_chunks))
+    answer = {
+        "scope": link.scope,
+        "size": manifest.size,
+        "hashes": manifest.hashes.hex(),
+        "urls": list(link.urls),
+    }
+    if manifest.size <= INLINE_BYTES:
+        content = bytes(place.blobs.read(*state.model, 0, manifest.size))
+        answer |= {"urls": [], "content": base64.b64encode(content).decode()}
+    await place.documents.put_answer(state.job, id, answer, {name: sender.record.sealing_key.hex()})
+    return []
+
+
+async def _remove(place: Place, sender: Enrolled, body: Mapping[str, Any]) -> list[News]:
+    row = await _own(place, sender, body)
+    await remove(place, str(body["job"]), str(row["request"]["person"]))
+    return []
 
 
 async def _resume(place: Place, sender: Enrolled, body: Mapping[str, Any]) -> list[News]:

@@ -24,15 +24,18 @@ class ServerIdentity:
 
     Args:
         record: the server's member record, which the authority signed; sites check its signatures with it.
+        least_revocations: the version of the revocation list that the operator wrote last. An older one in the ledger
+            would bring revoked members back; who can write the ledger cannot write the secret.
     """
 
     federation: str
     authority_pem: bytes
     record: bytes
     signing: Ed25519PrivateKey = field(repr=False)
+    least_revocations: int = 0
 
 
-def pack(membership: Membership) -> str:
+def pack(membership: Membership, least_revocations: int = 0) -> str:
     """The secret's text for a server's membership. Secret.
 
     Raises:
@@ -47,6 +50,7 @@ def pack(membership: Membership) -> str:
             "authority": membership.authority_pem.decode(),
             "record": membership.signed_record.decode(),
             "signing": membership.keys.signing.private_bytes_raw().hex(),
+            "least_revocations": least_revocations,
         }
     ).decode()
 
@@ -65,12 +69,13 @@ def unpack(text: str) -> ServerIdentity:
         content = read_field(body, "record", str, _WHAT).encode()
         signing = Ed25519PrivateKey.from_private_bytes(read_hex(body.get("signing"), "signing", size=32))
         federation = read_field(body, "federation", str, _WHAT)
+        least = read_field(body, "least_revocations", int, _WHAT)
     except CodecError as error:
         raise ConfigError(f"{_WHAT}: {error}; write the secret again with `hanse deploy aws deploy`") from None
     record = server_record(content, authority, federation)
     if record.signing_key != signing.public_key().public_bytes_raw():
         raise TrustError(f"{_WHAT}: the key is not the one that the authority certified")
-    return ServerIdentity(federation, authority, content, signing)
+    return ServerIdentity(federation, authority, content, signing, least)
 
 
 def server_record(content: bytes, authority_pem: bytes, federation: str) -> MemberRecord:

@@ -25,6 +25,7 @@ from hanse.serverless.contract import MAX_TURNS, Input, Instruction, execution_n
 from hanse.serverless.host import FunctionHost
 from hanse.serverless.place import Place
 from hanse.serverless.presence import Presence, presence
+from hanse.serverless.roles import RolesOutcome, forget_roles, visit_roles
 from hanse.serverless.shards import forget
 
 LONGEST_WAIT_S = 24 * 3600
@@ -69,21 +70,28 @@ async def look(
     request = JobRequest.from_json(row["request"])
     there = await presence(place.ledger, job, row["asked"], row["taken_at_ms"], place.now_ms())
     doing = host or FunctionHost(place, job, request.component, request.spec)
+    told: dict[str, Any] = {
+        "cancelled_by": cancelled_by,
+        "failed": there.refused_by_all(row["asked"]),
+        "patience_ms": patience_ms,
+    }
     try:
-        outcome = await visit(
-            job,
-            request.component,
-            place.seams,
-            place.now_ms,
-            lambda _spec: doing,
-            RunInfo(place.federation, request.app),
-            sites=there.there,
-            undecided=there.undecided,
-            unwilling=there.unwilling,
-            cancelled_by=cancelled_by,
-            failed=there.refused_by_all(row["asked"]),
-            patience_ms=patience_ms,
-        )
+        outcome: Outcome | RolesOutcome
+        if request.roles is not None:
+            outcome = await visit_roles(place, request, there, **told)
+        else:
+            outcome = await visit(
+                job,
+                request.component,
+                place.seams,
+                place.now_ms,
+                lambda _spec: doing,
+                RunInfo(place.federation, request.app),
+                sites=there.there,
+                undecided=there.undecided,
+                unwilling=there.unwilling,
+                **told,
+            )
     except UnavailableError:
         left = doing.elsewhere
         if left is None:
@@ -99,7 +107,7 @@ async def look(
     return _next(outcome, there, turn, place.now_ms()), outcome.moved
 
 
-def _next(outcome: Outcome, there: Presence, turn: Input, now_ms: int) -> Instruction:
+def _next(outcome: Outcome | RolesOutcome, there: Presence, turn: Input, now_ms: int) -> Instruction:
     state = outcome.state
     if state.over and outcome.wake_ms is None:
         return _said(turn, "Finish", status=state.status, error=state.error[:1000])
@@ -192,18 +200,25 @@ def _turn_of(instruction: Instruction) -> Input:
 # ---- people, and the end ----
 
 
-async def tell(place: Place, request: JobRequest, row: dict[str, Any], outcome: Outcome, there: Presence) -> None:
+async def tell(
+    place: Place, request: JobRequest, row: dict[str, Any], outcome: Outcome | RolesOutcome, there: Presence
+) -> None:
     """Write down for people what is true now: rounds first, so that whoever reads of the end finds all of them."""
     state = outcome.state
     after = 0 if state.over else max(0, state.round - 2)
-    records = await round_records(place.ledger, request.job, request.component, after, blobs=place.blobs)
-    kept = {r["number"] for r in await place.documents.rounds(request.job)} if state.over else set()
+    if isinstance(outcome, RolesOutcome):
+        records = list(outcome.records)
+    else:
+        records = await round_records(place.ledger, request.job, request.component, after, blobs=place.blobs)
+    kept = set(await place.documents.round_numbers(request.job)) if state.over else set()
     new = [record.to_json() for record in records if record.number and record.number not in kept]
-    await asyncio.gather(*(place.documents.put_round(request.job, record) for record in new))
-    await place.documents.put_about(request.job, _about(place, request, row, outcome, there))
+    await asyncio.gather(*(place.documents.put_round(request.job, record, row.get("readers")) for record in new))
+    await place.documents.put_about(request.job, _about(place, request, row, outcome, there), row.get("readers"))
 
 
-def _about(place: Place, request: JobRequest, row: dict[str, Any], outcome: Outcome, there: Presence) -> dict[str, Any]:
+def _about(
+    place: Place, request: JobRequest, row: dict[str, Any], outcome: Outcome | RolesOutcome, there: Presence
+) -> dict[str, Any]:
     state = outcome.state
     sites = {
         site: {
@@ -232,6 +247,8 @@ def _about(place: Place, request: JobRequest, row: dict[str, Any], outcome: Outc
 
 def about_request(request: JobRequest) -> dict[str, Any]:
     """What a request says of its job."""
+    roles = request.roles
+    played = {} if roles is None else {"roles": dict(roles.roles), "protocol": roles.protocol.name}
     return {
         "job": request.job,
         "name": request.name,
@@ -241,15 +258,19 @@ def about_request(request: JobRequest) -> dict[str, Any]:
         "rounds": request.spec.rounds,
         "strategy": request.spec.strategy,
         "component": request.component,
+        **played,
     }
 
 
-async def _end(place: Place, request: JobRequest, row: dict[str, Any], outcome: Outcome) -> None:
+async def _end(place: Place, request: JobRequest, row: dict[str, Any], outcome: Outcome | RolesOutcome) -> None:
     """Sites first: while there is no row of the end, whoever looks tells them."""
     if await is_over(place, request.job):
         return
     status = outcome.state.status
-    await forget(place, request.job, request.component)
+    if request.roles is not None:
+        await forget_roles(place, request, outcome.state.round)
+    else:
+        await forget(place, request.job, request.component)
     await asyncio.gather(*(dismiss(place, site, request, status) for site in row["asked"]))
     end = {
         "status": status,

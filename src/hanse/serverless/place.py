@@ -10,8 +10,9 @@ from typing import Any, Protocol
 from hanse.core.blobs import Manifest
 from hanse.core.errors import ConfigError
 from hanse.core.records import Envelope
-from hanse.core.seams import BlobStore, Delivery, Inbox, Ledger, Link, UploadTicket
+from hanse.core.seams import Delivery, Inbox, Ledger, Link, UploadTicket
 from hanse.pipeline.documents import Documents
+from hanse.rounds.by_chunks import ChunkStore
 from hanse.rounds.driver import Seams
 from hanse.serverless import contract
 from hanse.serverless.keys import ServerIdentity, unpack
@@ -33,12 +34,10 @@ class Machine(Protocol):
         ...
 
 
-class Bucket(BlobStore, Protocol):
+class Bucket(ChunkStore, Protocol):
     """Blobs whose chunks others put."""
 
     async def commit(self, scope: str, manifest: Manifest, content: bytes = b"") -> None: ...
-
-    def hold(self, chunks: int) -> None: ...
 
 
 class Signer(Protocol):
@@ -62,6 +61,7 @@ class Place:
     Args:
         inbox: of sites; what goes into it is signed on the way.
         watched: whether the table's stream looks at a run when a row appears.
+        private: whether who submitted a job reads its results, and admins, and nobody else.
     """
 
     federation: str
@@ -75,6 +75,7 @@ class Place:
     roster: Roster
     now_ms: Callable[[], int]
     watched: bool = False
+    private: bool = False
     shard_bytes: int = DEFAULT_SHARD_BYTES
     rows: dict[str, dict[str, Any]] = field(default_factory=dict)
     """Jobs' rows that were read; they never change."""
@@ -114,10 +115,18 @@ def now_ms() -> int:
     return time.time_ns() // 1_000_000
 
 
-def on_aws(environment: Mapping[str, str] = os.environ, session: Any = None) -> Place:
+class _NoKeys:
+    """In place of what needs the server's keys, where they are not told: a message cannot leave unsigned by mistake."""
+
+    def __getattr__(self, name: str) -> Any:
+        raise ConfigError(f"function: {name}: expected one that is told {contract.KEYS}; see contract.SIGNING")
+
+
+def on_aws(environment: Mapping[str, str] = os.environ, session: Any = None, *, signs: bool = True) -> Place:
     """The place that the environment describes; see `contract`.
 
     Args:
+        signs: whether it needs the server's keys; without them it sends nothing to sites and verifies nobody.
         session: a boto3 session; by default a new one, with the function's own role.
 
     Raises:
@@ -128,34 +137,42 @@ def on_aws(environment: Mapping[str, str] = os.environ, session: Any = None) -> 
     from hanse.backends.aws.secrets import read_secret
     from hanse.backends.aws.topic import TopicInbox
 
-    missing = [name for name in contract.REQUIRED if not environment.get(name)]
+    required = (*contract.REQUIRED, *((contract.KEYS,) if signs else ()))
+    missing = [name for name in required if not environment.get(name)]
     if missing:
         raise ConfigError(f"function: expected the environment variables {', '.join(missing)}; deploy it again")
     federation = environment[contract.FEDERATION]
     endpoint = environment.get("AWS_ENDPOINT_URL") or None
     region = environment.get("AWS_REGION") or environment.get("AWS_DEFAULT_REGION") or ""
-    store = AwsStore.open(
-        AwsConfig(federation, environment[contract.BUCKET], environment[contract.TABLE], region, endpoint), session
-    )
-    secret = environment[contract.KEYS]
-    text = Path(secret[5:]).read_text() if secret.startswith("file:") else read_secret(store.client, secret)
-    identity = unpack(text)
-    if identity.federation != federation:
-        raise ConfigError(f"function: expected the keys of {federation}, found those of {identity.federation}")
+    keep_days = int(environment.get(contract.KEEP_DAYS) or 0)
+    bucket, table = environment[contract.BUCKET], environment[contract.TABLE]
+    store = AwsStore.open(AwsConfig(federation, bucket, table, region, endpoint, keep_days), session)
     inbox: Inbox = store.inbox
+    identity: Any = _NoKeys()
+    if signs:
+        secret = environment[contract.KEYS]
+        text = Path(secret[5:]).read_text() if secret.startswith("file:") else read_secret(store.client, secret)
+        identity = unpack(text)
+        if identity.federation != federation:
+            raise ConfigError(f"function: expected the keys of {federation}, found those of {identity.federation}")
     if topic := environment.get(contract.TOPIC):
         inbox = TopicInbox(store.client("sns"), topic, inbox)
     return Place(
         federation=federation,
         ledger=store.ledger,
         blobs=store.blobs,
-        inbox=SignedInbox(inbox, identity),
+        inbox=SignedInbox(inbox, identity) if signs else identity,
         links=store.links,
-        documents=Documents(store.objects),
+        documents=Documents(store.objects, federation),
         machine=StateMachine(store.client("stepfunctions"), environment[contract.STATE_MACHINE]),
         identity=identity,
-        roster=Roster(store.ledger, identity.authority_pem, federation),
+        roster=_roster(store.ledger, identity) if signs else identity,
         now_ms=now_ms,
         watched=environment.get(contract.STREAM) == "1",
+        private=environment.get(contract.RESULTS, contract.OWNER) == contract.OWNER,
         shard_bytes=int(environment.get(contract.SHARD_BYTES) or DEFAULT_SHARD_BYTES),
     )
+
+
+def _roster(ledger: Ledger, identity: ServerIdentity) -> Roster:
+    return Roster(ledger, identity.authority_pem, identity.federation, least_revocations=identity.least_revocations)

@@ -1,7 +1,8 @@
 """Who belongs to the federation, as the ledger says: read-only, and remembered for a minute by a function that is warm.
 
 Members are enrolled and revoked by the operator, who alone holds the authority's key (`hanse.server.members`). So a
-revocation takes effect within `FRESH_S`, and at once in a function that starts.
+revocation takes effect within `FRESH_S`, and at once in a function that starts. A list older than the newest one seen,
+or than the one that the operator wrote down beside the keys, is refused, and with it everybody.
 """
 
 import json
@@ -39,11 +40,18 @@ class Roster:
     """The members, each looked up when it is first heard of."""
 
     def __init__(
-        self, ledger: Ledger, authority_pem: bytes, federation: str, *, clock: Callable[[], float] = time.monotonic
+        self,
+        ledger: Ledger,
+        authority_pem: bytes,
+        federation: str,
+        *,
+        least_revocations: int = 0,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._ledger = ledger
         self._authority_pem = authority_pem
         self._federation = federation
+        self._least_revocations = least_revocations
         self._clock = clock
         self._kept: dict[str, tuple[float, Any]] = {}
 
@@ -62,6 +70,19 @@ class Roster:
         names: list[str] = await self._remembered("member/site/", self._list)
         revoked = await self._revoked()
         return [name for name in names if f"site/{name}" not in revoked.names]
+
+    async def people(self, role: str) -> list[MemberRecord]:
+        """The people of a role who are enrolled and not revoked."""
+        names: list[str] = await self._remembered("member/person/", self._list)
+        found: list[MemberRecord] = []
+        for name in names:
+            try:
+                person = await self.member("person", name)
+            except TrustError:
+                continue  # revoked, or its certificate is over
+            if role in person.roles:
+                found.append(person.record)
+        return found
 
     async def _check(self, record: MemberRecord) -> None:
         revoked = await self._revoked()
@@ -104,5 +125,9 @@ class Roster:
         try:
             content, _ = await self._ledger.get(key)
         except NotFoundError:
+            if self._least_revocations:
+                raise TrustError("the list of revoked members is gone; ask the federation's operator") from None
             return RevocationList(self._federation)
-        return read_revocations(content, self._authority_pem)
+        found = read_revocations(content, self._authority_pem, least_version=self._least_revocations)
+        self._least_revocations = found.version
+        return found

@@ -74,9 +74,7 @@ async def reduce_shard(place: Place, shard: Shard, row: Mapping[str, Any]) -> No
     request = _unpacked(bytes(place.blobs.read(scope, id, 0, manifest.size)))
     spec = JobRequest.from_json(row["request"]).spec
     _return_what_is_freed()
-    # One thread: a function has about one processor, and a second thread would hold chunks of its own.
-    host = LocalHost(named(spec.strategy, spec.params), spec, place.blobs, threads=1)
-    place.blobs.hold(len(request.members) + len(request.state) + 1)
+    host = LocalHost(named(spec.strategy, spec.params), spec, place.blobs, chunks=place.blobs)
     refused, parts = await host.reduce_share(request, Share(shard["shard"], shard["shards"]))
     value = {"parts": [_part_json(part) for part in parts], "refused": refused}
     await place.ledger.create(f"{_prefix(shard)}{shard['shard']:04d}", json.dumps(value).encode())

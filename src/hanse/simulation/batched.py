@@ -13,7 +13,7 @@ rectifier or a maximum takes the other branch, as between any two ways to round.
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
@@ -27,12 +27,14 @@ from hanse.clients.functions import trainer_of
 from hanse.clients.site import stream_of
 from hanse.clients.training import Effort, Training, effort_of, orders_of, steps_of, wanted_metrics
 from hanse.core.arrays import Array, Arrays, Layout
+from hanse.core.quickly import maker
 from hanse.core.records import Reply, Task
-from hanse.simulation.engine import Answered, Batch, Summing, refusal
+from hanse.simulation.engine import Answered, Batch, Item, Summed, refusal
 from hanse.simulation.ragged import schedule_of
 from hanse.simulation.sites import Places, to_stderr
 from hanse.simulation.stacks import Kind, StackOfSites, Stacks, blocks_of, examples_of, split, vector_of
 
+_reply = maker(Reply)
 _SOME = Arrays()
 """Stands for an update that is there: `refusal` asks no more of it."""
 
@@ -59,6 +61,14 @@ class _Member:
     order: Any = None
     outcome: Outcome | None = None
     blocks: list[Array] | None = None
+
+
+class _Done(NamedTuple):
+    """What came of one member; `blocks`: its update, flat, in one block or one for each array; none without one."""
+
+    position: int
+    outcome: Outcome
+    blocks: list[Array]
 
 
 class Batched:
@@ -97,7 +107,7 @@ class Batched:
         """How many sites are stacked at most; 0 while nothing is."""
         return self._stacks.largest
 
-    def run(self, batch: Batch) -> Iterator[Answered | Partial]:
+    def run(self, batch: Batch) -> Iterator[Item]:
         """See `Engine.run`; in order of position."""
         members = [_Member(*parts) for parts in zip(batch.positions, batch.tasks, batch.states, strict=True)]
         if batch.model is not None:
@@ -149,8 +159,8 @@ class Batched:
 
     def _train(self, group: Sequence[_Member], batch: Batch) -> bool:
         """Train who can be stacked; False where the group must be cut smaller first."""
-        for kind in dict.fromkeys(member.kind for member in group if member.kind is not None):
-            alike = [(member, member.client) for member in group if member.kind == kind and member.client is not None]
+        for kind in _kinds(group):
+            alike = [(m, m.client) for m in group if m.client and (m.kind is kind or m.kind == kind)]
             family = self._stacks.family(kind)
             if family.stack is None:
                 continue
@@ -166,8 +176,8 @@ class Batched:
                     _keep(part)  # the next part overwrites them
         return True
 
-    def _answers(self, group: Sequence[_Member], subtree: Subtree, batch: Batch) -> Iterator[Answered | Partial]:
-        answered: list[tuple[Answered, list[Array]]] = []
+    def _answers(self, group: Sequence[_Member], subtree: Subtree, batch: Batch) -> Iterator[Item]:
+        done: list[_Done] = []
         for member in group:
             outcome = member.outcome
             if outcome is None:
@@ -177,21 +187,33 @@ class Batched:
                     member.outcome = outcome
             blocks = member.blocks or []
             if outcome.arrays is not None:
-                blocks = [array.reshape(-1) for array in outcome.arrays.to_list()]
-            answered.append((Answered(member.position, outcome), blocks))
-        partials = []
+                blocks = outcome.arrays.flat()
+            done.append(_Done(member.position, outcome, blocks))
+        inside: set[int] = set()
         if batch.summing is not None and batch.model is not None:
             first = max(subtree.first_group, -(-batch.whole_from // GROUP))
             end = min(subtree.end_group, batch.whole_below // GROUP)
             for part in subtrees(first, end):
-                inside = [(item, blocks) for item, blocks in answered if item.position in part.positions]
-                partials.append(_summed(inside, part, batch.summing, batch.model.layout))
-        for item, blocks in answered:
-            if not item.summed and blocks and item.outcome.arrays is None:
+                summed = _summed([one for one in done if one.position in part.positions], part, batch)
+                inside.update(() if summed is None else summed[0].positions)
+                yield from summed or ()
+        for position, outcome, blocks in done:
+            if position in inside:
+                continue
+            if blocks and outcome.arrays is None:
                 assert batch.model is not None
-                item.outcome = Outcome(item.outcome.reply, _named(blocks, batch.model.layout), item.outcome.state)
-            yield item
-        yield from (partial for partial in partials if partial is not None)
+                outcome = outcome._replace(arrays=_named(blocks, batch.model.layout))
+            yield Answered(position, outcome)
+
+
+def _kinds(group: Sequence[_Member]) -> list[Kind]:
+    """Of the members that can be stacked. They mostly are one and the same object: comparing two costs more."""
+    kinds: list[Kind] = []
+    for member in group:
+        kind = member.kind
+        if kind is not None and not (kinds and kind is kinds[-1]) and kind not in kinds:
+            kinds.append(kind)
+    return kinds
 
 
 def _train_alike(alike: Sequence[tuple[_Member, Declared]], kind: Kind, stack: StackOfSites, batch: Batch) -> None:
@@ -216,16 +238,10 @@ def _train_alike(alike: Sequence[tuple[_Member, Declared]], kind: Kind, stack: S
             continue  # alone it is looked at more closely, and refused where it must be
         member, size = alike[place][0], sizes[place]
         steps = steps_of(size, kind.training.batch_size, kind.epochs)
-        reply = Reply(
-            member.task.id,
-            member.task.site,
-            num_examples=size,
-            metrics={"loss": loss / (size * kind.epochs), **wanted_metrics(effort, steps, None)},
-            update_kind=member.task.update_kind,
-            base=member.task.model.id if member.task.model is not None else "",
-            seconds=seconds,
-            fingerprint=worker,
-        )
+        metrics = {"loss": loss / (size * kind.epochs), **wanted_metrics(effort, steps, None)}
+        own = member.task
+        base = own.model.id if own.model is not None else ""
+        reply = _reply(own.id, own.site, "", "", size, metrics, None, own.update_kind, base, b"", seconds, worker)
         member.blocks, member.outcome = blocks_of(row, stack), Outcome(reply, None, member.state)
 
 
@@ -235,17 +251,18 @@ def _keep(part: Sequence[tuple[_Member, Declared]]) -> None:
             member.blocks = [block.copy() for block in member.blocks]
 
 
-def _summed(
-    answered: Sequence[tuple[Answered, list[Array]]], subtree: Subtree, summing: Summing, layout: Layout
-) -> Partial | None:
-    """Σ weight · update over a subtree in canonical order, marking who is in it; None where it must not be summed."""
-    chosen = [pair for pair in answered if pair[1] and not refusal(summing, pair[0].outcome.reply, _SOME)]
-    weights = [summing.weight(item.outcome.reply.num_examples) for item, _ in chosen]
+def _summed(done: Sequence[_Done], subtree: Subtree, batch: Batch) -> tuple[Summed, Partial] | None:
+    """Σ weight · update over a subtree in canonical order, and who is in it; None where it must not be summed."""
+    assert batch.summing is not None
+    assert batch.model is not None
+    summing, layout = batch.summing, batch.model.layout
+    chosen = [one for one in done if one.blocks and not refusal(summing, one.outcome.reply, _SOME)]
+    weights = [summing.weight(one.outcome.reply.num_examples) for one in chosen]
     if not any(weights):
         return None
     rule = summing.reducer()
-    positions = [item.position for item, _ in chosen]
-    updates = [blocks for _, blocks in chosen]
+    positions = [one.position for one in chosen]
+    updates = [one.blocks for one in chosen]
     if any(len(blocks) > 1 for blocks in updates):
         updates = [split(blocks, layout) for blocks in updates]
     sums = []
@@ -258,11 +275,10 @@ def _summed(
         total = tree.finish()
         assert total is not None
         sums.append(total.values)
-    for item, _ in chosen:
-        item.summed = True
-        if item.outcome.arrays is not None:
-            item.outcome = Outcome(item.outcome.reply, None, item.outcome.state)
-    return Partial(subtree, layout, tuple(split(sums, layout)), total_weight(positions, weights))
+    partial = Partial(subtree, layout, tuple(split(sums, layout)), total_weight(positions, weights))
+    replies, states = [one.outcome.reply for one in chosen], [one.outcome.state for one in chosen]
+    tracked = {one.position: one.outcome.tracked for one in chosen if one.outcome.tracked}
+    return Summed(positions, replies, states, tracked), partial
 
 
 def _named(blocks: Sequence[Array], layout: Layout) -> Arrays:

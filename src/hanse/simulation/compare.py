@@ -50,15 +50,42 @@ class Comparison:
         rows = []
         for name, results in self.results.items():
             last = [values[-1][1] for result in results if (values := _values(result, metric))]
-            rows.append(
-                {
-                    "name": name,
-                    "mean": statistics.fmean(last) if last else math.nan,
-                    "std": statistics.stdev(last) if len(last) > 1 else math.nan,
-                    "runs": len(last),
-                }
-            )
+            mean, std = _spread(last)
+            rows.append({"name": name, "mean": mean, "std": std, "runs": len(last)})
         return rows
+
+    def time_to(self, metric: str, value: float) -> list[dict[str, Any]]:
+        """One row for each name: virtual seconds until the metric first was as good as `value`.
+
+        `name`; `mean` and `std` over the seeds that came so far, NaN for none and for fewer than two; `reached`, how
+        many did; `runs`. As good is as low where the metric's name has `loss` or `error` in it, otherwise as high.
+
+        Raises:
+            ConfigError: nothing was measured under that name, or time was not virtual.
+        """
+        self._check_metric(metric)
+        if not self._last_s:
+            raise ConfigError("time_to: expected runs with durations, found runs on the wall clock")
+        falls = "loss" in metric or "error" in metric
+        rows = []
+        for name, results in self.results.items():
+            times = []
+            for result in results:
+                measured = [(one.time_s, one.metrics[metric]) for one in result.rounds if metric in one.metrics]
+                times += [at for at, found in measured if (found <= value if falls else found >= value)][:1]
+            mean, std = _spread(times)
+            rows.append({"name": name, "mean": mean, "std": std, "reached": len(times), "runs": len(results)})
+        return rows
+
+    @property
+    def _last_s(self) -> float:
+        """When the last of all runs was over, in virtual seconds; 0 where there are none."""
+        return max((r.rounds[-1].time_s for results in self.results.values() for r in results if r.rounds), default=0)
+
+    def _check_metric(self, metric: str) -> None:
+        known = self.metrics
+        if metric not in known:
+            raise ConfigError(f"metric: expected one of {', '.join(known) or 'none'}, found {metric[:60]!r}")
 
     def plot(self, path: str | Path, metric: str | None = None, *, time: bool = False, title: str = "") -> Path:
         """Write one page with a picture and a table for each metric.
@@ -70,10 +97,9 @@ class Comparison:
         Raises:
             ConfigError: nothing was measured under that name, or time was not virtual.
         """
-        known = self.metrics
-        if metric is not None and metric not in known:
-            raise ConfigError(f"metric: expected one of {', '.join(known) or 'none'}, found {metric[:60]!r}")
-        last_s = max((r.rounds[-1].time_s for results in self.results.values() for r in results if r.rounds), default=0)
+        if metric is not None:
+            self._check_metric(metric)
+        known, last_s = self.metrics, self._last_s
         if time and not last_s:
             raise ConfigError("time: expected runs with durations, found runs on the wall clock")
         sections = [self._section(name, last_s if time else 0.0) for name in (known if metric is None else (metric,))]
@@ -103,10 +129,12 @@ class Comparison:
             floor=0.0 if share or "loss" in metric else None,
             width=WIDE,
             axis=f"time in {unit}" if unit else "round",
+            start=0 if unit else None,
         )
         body = "".join(
             f'<tr><th scope="row">{escape(row["name"])}</th><td class="n">{number(row["mean"])}</td>'
-            f'<td class="n">{number(row["std"])}</td><td class="n">{row["runs"]}</td></tr>'
+            f'<td class="n">{number(_unless_rounding(row["std"], row["mean"]))}</td>'
+            f'<td class="n">{row["runs"]}</td></tr>'
             for row in self.rows(metric)
         )
         return (
@@ -222,6 +250,17 @@ def _names(things: Sequence[Any]) -> list[str]:
             name = f"{name} again"
         names.append(name)
     return names
+
+
+def _spread(values: Sequence[float]) -> tuple[float, float]:
+    """Mean and the sample's standard deviation, NaN where there is none."""
+    mean = statistics.fmean(values) if values else math.nan
+    return mean, statistics.stdev(values) if len(values) > 1 else math.nan
+
+
+def _unless_rounding(std: float, mean: float) -> float:
+    """A deviation that is only that of equal numbers' sums is none."""
+    return 0.0 if std < 1e-12 * abs(mean) else std
 
 
 def _values(result: Result, metric: str) -> list[tuple[int, float]]:

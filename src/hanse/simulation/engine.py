@@ -3,7 +3,8 @@
 The shell (`shell.py`) plans, keeps the time, and says which replies are folded. An engine gets a `Batch`, tasks of one
 phase that begin from one model, runs the app's client code for them wherever it likes, and yields what came of it:
 
-    Answered     one for every task, with its outcome
+    Answered     one task is done, with its outcome
+    Summed       many tasks are done, and their updates are in a `Partial` that follows
     Partial      the sum over one aligned subtree of positions, where the engine adds updates up itself
 
 What an engine must keep to:
@@ -14,18 +15,18 @@ What an engine must keep to:
    (a `Partial` as it is, a lent update as a copy) until its turn.
 3. `Answered.outcome.arrays` is lent: it may be overwritten when the next item is asked for.
 4. With `Batch.summing`, an engine may add up the updates inside a subtree (`canonical.Subtree`) that lies between
-   `Batch.whole_from` and `Batch.whole_below` (other groups may get further members). It yields the `Answered` of all
-   the members that it has summed, with `summed=True` and no arrays, before the `Partial` of that subtree. Members that
-   failed, that are refused (`refusal`), or that carry no arrays are holes: never summed. A subtree in which nobody
-   counted an example is not summed by `examples` but answered with arrays, since whether each then counts 1 is known
-   only at the end.
+   `Batch.whole_from` and `Batch.whole_below` (other groups may get further members). It names all the members that it
+   has summed in a `Summed`, or several as time passes, before the `Partial` of that subtree. Members that failed, that
+   are refused (`refusal`), or that carry no arrays are holes: never summed. A subtree in which nobody counted an
+   example is not summed by `examples` but answered with arrays, since whether each then counts 1 is known only at the
+   end.
 5. Bits: the outcomes are those of `clients.execute.Runtime` for the same task, state and model, and sums are in the
    canonical order. An engine that cannot promise this (`exact = False`) is used only where the user allows it.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from hanse.aggregation import GROUP, Partial, Subtree, WeightedMean, WeightedSum
 from hanse.aggregation.canonical import subtrees
@@ -33,6 +34,7 @@ from hanse.clients.execute import Outcome
 from hanse.core.arrays import Arrays
 from hanse.core.records import Reply, Task
 from hanse.core.spec import RunSpec
+from hanse.core.tracked import Tracked
 from hanse.strategies import Strategy
 from hanse.strategies.strategy import wrong_metrics
 
@@ -119,13 +121,37 @@ class Answered:
     """One task is done.
 
     Args:
-        outcome: reply, arrays (lent; None where there are none or they are summed) and the site's state after it.
-        summed: the update is in a `Partial` that follows.
+        outcome: reply, arrays (lent; None where there are none) and the site's state after it.
     """
 
     position: int
     outcome: Outcome
-    summed: bool = False
+
+
+class Summed(NamedTuple):
+    """Many tasks are done, none of them has failed, and their updates are in a `Partial` that follows.
+
+    Args:
+        positions: distinct.
+        replies, states: one for each, as in an outcome.
+        tracked: what those said, by position, who told their tracker something.
+    """
+
+    positions: Sequence[int]
+    replies: Sequence[Reply]
+    states: Sequence[bytes | None]
+    tracked: Mapping[int, tuple[Tracked, ...]] = {}
+
+
+Item = Answered | Summed | Partial
+"""What an engine yields."""
+
+
+def replies_of(item: Item) -> Sequence[Reply]:
+    """Of the tasks that are done with this."""
+    if isinstance(item, Answered):
+        return (item.outcome.reply,)
+    return item.replies if isinstance(item, Summed) else ()
 
 
 class Engine(Protocol):
@@ -146,7 +172,7 @@ class Engine(Protocol):
         """What a checkpoint keeps so that a resumed run computes alike: plain JSON, such as a group's size."""
         ...
 
-    def run(self, batch: Batch) -> Iterator[Answered | Partial]:
+    def run(self, batch: Batch) -> Iterator[Item]:
         """Do it. The iterator may be closed before its end."""
         ...
 

@@ -6,9 +6,9 @@ from dataclasses import replace
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from hanse.aggregation import GROUP, Partial
+from hanse.aggregation import GROUP
 from hanse.core.errors import ConfigError
-from hanse.simulation.engine import Answered, Batch, Engine
+from hanse.simulation.engine import Batch, Engine, Item, replies_of
 from hanse.simulation.replicas import Replicas, num_cores
 from hanse.simulation.sequential import Sequential
 from hanse.simulation.sites import Places, to_stderr
@@ -126,7 +126,7 @@ class Auto:
         """See `Engine.settings`."""
         return self._engine.settings
 
-    def run(self, batch: Batch) -> Iterator[Answered | Partial]:
+    def run(self, batch: Batch) -> Iterator[Item]:
         """See `Engine.run`."""
         done = 0
         while not self._decided and done < len(batch):
@@ -134,10 +134,10 @@ class Auto:
             part = _part(batch, done, done + count)
             done += len(part)
             for item in engine.run(part):
-                if isinstance(item, Answered):
-                    seen.append(item.outcome.reply.seconds)
+                replies = replies_of(item)
+                seen.extend(reply.seconds for reply in replies)
                 yield item
-                if isinstance(item, Answered) and item.outcome.reply.error_kind and batch.stop_at_failure:
+                if batch.stop_at_failure and any(reply.error_kind for reply in replies):
                     return
             if batch.tasks[0].call == "parameters":
                 seen.clear()

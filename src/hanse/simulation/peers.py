@@ -19,21 +19,19 @@ from hanse.channels.party import Party
 from hanse.channels.protocol import Protocol
 from hanse.clients.app import App
 from hanse.clients.loader import stop_if_loading
-from hanse.clients.server import ServerRuntime
+from hanse.clients.peers import config_of, first_peer, without_server
+from hanse.clients.site_trainer import SiteTrainer
 from hanse.clients.threads import num_threads, set_threads
 from hanse.core.arrays import Array, Arrays, Layout
 from hanse.core.blocking import run_to_end
 from hanse.core.errors import ConfigError, HanseError, JobFailed
 from hanse.core.ids import check_name, new_job_id
 from hanse.core.records import Value
-from hanse.core.seeds import generator, key_of
 from hanse.core.spec import RunSpec
-from hanse.peer import cyclic, gossip, ring
+from hanse.peer.topologies import Gossip, Topology, planned
 from hanse.rounds.record import RoundRecord, mean_metrics, site_metrics
 from hanse.rounds.result import Result
-from hanse.simulation.site_trainer import SiteTrainer
-from hanse.simulation.topologies import Cyclic, Gossip, RingAllReduce, Topology, graph_of, mixing_of
-from hanse.strategies.fedavg import FedAvg
+from hanse.simulation.sites import Loader, population_of, to_stderr
 
 DISAGREEMENT = "disagreement"
 """A round's metric: the root mean square distance of the peers' models from their mean."""
@@ -97,35 +95,14 @@ def simulate_peers(
         raise ConfigError(f"sites: expected two peers at least, found {len(data)}")
     for site in data:
         check_name(site, "site")
-    spec = _checked(app)
+    chosen = Gossip() if topology is None else topology
+    spec = without_server(app)
     before = num_threads()
     set_threads(spec.threads)
     try:
-        return _Run(app, spec, data, Gossip() if topology is None else topology).run()
+        return _Run(app, spec, data, chosen).run()
     finally:
         set_threads(before)
-
-
-def _checked(app: App) -> RunSpec:
-    """The run's spec, if nothing in it needs a server.
-
-    Raises:
-        ConfigError: something does, by name.
-    """
-    spec = app.spec()
-    if spec.strategy != FedAvg.name or app.server_side.strategy is not None:
-        raise ConfigError(f"peers: expected no strategy, since there is no server, found {spec.strategy}; leave it out")
-    needs = {
-        "sample": spec.sample not in (1, 1.0),
-        "over_select": spec.over_select != 0,
-        "stop": spec.stop is not None,
-        "compression": bool(spec.compression),
-        "@app.evaluate_on_server": spec.server_evaluate,
-    }
-    for name, found in needs.items():
-        if found:
-            raise ConfigError(f"peers: found {name}, which needs a server; leave it out")
-    return spec
 
 
 class _Run:
@@ -135,11 +112,15 @@ class _Run:
         self._app, self._spec, self._topology = app, spec, topology
         self._job = new_job_id()
         self._names = sorted(data)
-        server = ServerRuntime(app)
-        config = server.config if spec.server_config else lambda round_, site: {}
-        self._peers = {name: SiteTrainer(name, app, spec, data[name], self._job, config) for name in self._names}
+        config = config_of(app, spec)
+        population = population_of(data)
+        self._peers = {
+            name: SiteTrainer(name, app, spec, Loader(population, name), self._job, config, to_stderr)
+            for name in self._names
+        }
         self._vectors: dict[int, list[Array]] = {}
         self._distances: dict[int, float] = {}
+        self._saved = 0
         for peer in self._peers.values():
             peer.told = self._hear
 
@@ -175,36 +156,24 @@ class _Run:
         """What all begin from: given, or what one peer says, chosen by the seed as a server would."""
         if self._app.initial_arrays is not None:
             return self._app.initial_arrays
-        chosen = int(generator(key_of(self._spec.seed, purpose="initial")).integers(len(self._names)))
-        return self._peers[self._names[chosen]].parameters()
+        return self._peers[first_peer(self._names, self._spec.seed)].parameters()
 
     def _programs(self) -> tuple[dict[str, Program], Protocol]:
-        topology, rounds = self._topology, self._spec.rounds
         start = self._peers[self._names[0]].start
+        plan = planned(
+            self._topology, self._names, self._spec.seed, str(start.dtype), start.size, self._app.compression
+        )
+        self._saved = plan.saved
 
-        def program(name: str) -> Program:
-            trainer = self._peers[name]
-
+        def program(trainer: SiteTrainer) -> Program:
             async def run(party: Party) -> Array:
                 trainer.party = party
                 await asyncio.sleep(0)
-                if isinstance(topology, RingAllReduce):
-                    return await ring.peer(party, trainer, start, rounds, weights=topology.weights)
-                if isinstance(topology, Cyclic):
-                    return await cyclic.peer(party, trainer, start, rounds)
-                return await gossip.peer(party, trainer, start, mixing[name], rounds, mix=topology.mix)
+                return await plan.program(party, trainer, start, self._spec.rounds, 0, {})
 
             return run
 
-        if isinstance(topology, RingAllReduce):
-            protocol = ring.protocol(self._names)
-        elif isinstance(topology, Cyclic):
-            protocol = cyclic.protocol(self._names, str(start.dtype), start.size)
-        else:
-            joined = graph_of(topology, self._names, self._spec.seed)
-            mixing = mixing_of(topology, joined)
-            protocol = gossip.protocol(joined, str(start.dtype), start.size)
-        return {name: program(name) for name in self._names}, protocol
+        return {name: program(self._peers[name]) for name in self._names}, plan.protocol
 
     def _hear(self, round_: int, vector: Array) -> None:
         """Once the last peer has ended the round: how far they are apart. Their vectors are let go of then."""
@@ -227,13 +196,14 @@ class _Run:
                 if count:
                     by_site[name][f"{phase}_examples"] = count
         metrics[DISAGREEMENT] = self._distances[round_]
+        saved = {"saved": self._saved} if self._saved else {}
         return RoundRecord(
             number=round_,
             folded=tuple(self._names),
             metrics=metrics,
             by_site=by_site,
             seconds_by_phase={"train": max(each.seconds for each in said.values())},
-            bytes={"down": 0, "up": sum(each.sent_bytes for each in said.values())},
+            bytes={"down": 0, "up": sum(each.sent_bytes for each in said.values()), **saved},
         )
 
 

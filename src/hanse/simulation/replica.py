@@ -14,9 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from hanse.aggregation import Partial
 from hanse.clients.app import App
-from hanse.clients.execute import Outcome
 from hanse.clients.failures import text_of
 from hanse.clients.fingerprint import fingerprint
 from hanse.clients.loader import load_app
@@ -26,7 +24,7 @@ from hanse.core.codec import decode
 from hanse.core.errors import ConfigError
 from hanse.rounds.names import Listed
 from hanse.simulation.data_file import FileData
-from hanse.simulation.engine import Answered, Batch, Engine
+from hanse.simulation.engine import Answered, Batch, Engine, Item
 from hanse.simulation.sites import Places, Population
 from hanse.simulation.wire import Buffer, Closed, done_frame, read_batch, receive, send
 from hanse.strategies.catalogue import CUSTOM, named
@@ -55,7 +53,7 @@ class Worker:
                 return None
         assert self._engine is not None
         batch = read_batch(header, payload, self._models[header["needs"]] if header["needs"] else None)
-        facts, parts = done_frame(*run_chunk(self._engine, batch))
+        facts, parts = done_frame(run_chunk(self._engine, batch))
         log, self._lines[:] = list(self._lines), []
         return {"kind": "done", "chunk": header["chunk"], "log": log, **facts}, parts
 
@@ -115,19 +113,16 @@ class _Sites(Population):
         self.data = data
 
 
-def run_chunk(engine: Engine, batch: Batch) -> tuple[list[Answered], list[Partial]]:
+def run_chunk(engine: Engine, batch: Batch) -> list[Item]:
     """Run a chunk. The engine adds updates up where the chunk is a whole subtree; what it lends is copied."""
-    answers: list[Answered] = []
-    partials: list[Partial] = []
+    items: list[Item] = []
     for item in engine.run(batch):
-        if isinstance(item, Partial):
-            partials.append(item)
-            continue
-        reply, arrays, state = item.outcome
-        if arrays is not None:
-            item.outcome = Outcome(reply, arrays.copy(), state)
-        answers.append(item)
-    return answers, partials
+        if isinstance(item, Answered):
+            arrays = item.outcome.arrays
+            if arrays is not None:
+                item.outcome = item.outcome._replace(arrays=arrays.copy())
+        items.append(item)
+    return items
 
 
 @contextlib.contextmanager

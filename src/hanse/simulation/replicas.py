@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from hanse.aggregation import GROUP, Partial
+from hanse.aggregation import GROUP
 from hanse.clients.app import App
 from hanse.clients.execute import Outcome
 from hanse.clients.fingerprint import fingerprint
@@ -27,7 +27,7 @@ from hanse.core.codec import encode_parts
 from hanse.core.errors import ConfigError
 from hanse.core.records import Reply
 from hanse.simulation import data_file
-from hanse.simulation.engine import Answered, Batch
+from hanse.simulation.engine import Answered, Batch, Item, replies_of
 from hanse.simulation.hands import Hands, Processes, Replica
 from hanse.simulation.sites import Population, to_stderr
 from hanse.simulation.wire import Closed, batch_frame, read_done
@@ -142,7 +142,7 @@ class Replicas:
 
     # ---- running ----
 
-    def run(self, batch: Batch) -> Iterator[Answered | Partial]:
+    def run(self, batch: Batch) -> Iterator[Item]:
         """See `Engine.run`; chunks in the order in which they are done."""
         self.start()
         for replica in self._replicas:  # of a batch that nobody wanted to its end
@@ -154,9 +154,10 @@ class Replicas:
         left = len(batch)
         while left:
             for item in (*self._feed(), *self._hear()):
-                left -= isinstance(item, Answered)
+                replies = replies_of(item)
+                left -= len(replies)
                 yield item
-                if batch.stop_at_failure and isinstance(item, Answered) and item.outcome.reply.error_kind:
+                if batch.stop_at_failure and any(reply.error_kind for reply in replies):
                     left -= sum(len(chunk.batch) for chunk in self._waiting)
                     self._waiting.clear()
 
@@ -216,7 +217,7 @@ class Replicas:
         header |= {"kind": "batch", "chunk": chunk.number, "needs": needs}
         self._hands.give(replica, header, parts)
 
-    def _hear(self) -> Iterator[Answered | Partial]:
+    def _hear(self) -> Iterator[Item]:
         """The next frame of any replica, or its death."""
         if not any(replica.at_work for replica in self._replicas):
             raise RuntimeError("no replica is at work, and not every task is answered")
@@ -232,8 +233,7 @@ class Replicas:
         if chunk is None:
             return
         for item in read_done(header, payload, chunk.batch):
-            if isinstance(item, Answered):
-                reply = item.outcome.reply
+            for reply in replies_of(item):
                 self._costs[reply.site] = reply.seconds
                 self._usual_s += (reply.seconds - self._usual_s) / len(self._costs)
             yield item

@@ -5,7 +5,6 @@ is in the result, as `ROLE/NAME`.
 """
 
 import asyncio
-import sys
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -21,6 +20,7 @@ from hanse.core.ids import TaskId, new_job_id
 from hanse.core.records import Task
 from hanse.rounds.record import role_record
 from hanse.rounds.result import Result
+from hanse.simulation.sites import to_stderr
 
 COMPONENT, PHASE = "main", "role"
 
@@ -50,7 +50,7 @@ async def simulate_roles(
         site = spec.roles[role]
         kept = {name.partition("/")[2]: value for name, value in outputs.items() if name.partition("/")[0] == role}
         runtime = RoleRuntime(
-            cast, site_name=site, load=load[site], log=_to_stderr, outputs=lambda: kept_outputs(Arrays(kept))
+            cast, site_name=site, load=load[site], log=to_stderr, outputs=lambda: kept_outputs(Arrays(kept))
         )
         task = Task(TaskId(job, COMPONENT, 1, PHASE, place), site, CALL, seed=spec.seed)
         part = Part(f"{job}/{COMPONENT}/1", role, spec.timeout_s, dict(spec.roles), {})
@@ -86,7 +86,3 @@ async def simulate_roles(
     if failed:
         raise JobFailed(error, result)
     return result
-
-
-def _to_stderr(text: str) -> None:
-    sys.stderr.write(text + "\n")

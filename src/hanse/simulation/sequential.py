@@ -6,8 +6,7 @@ Everything else is measured against it: its bits are those of the other exact en
 from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar
 
-from hanse.aggregation import Partial
-from hanse.simulation.engine import Answered, Batch, whole_subtrees
+from hanse.simulation.engine import Answered, Batch, Item, whole_subtrees
 from hanse.simulation.sites import Places
 from hanse.simulation.summing import SubtreeSum
 
@@ -26,7 +25,7 @@ class Sequential:
         """See `Engine.settings`."""
         return {}
 
-    def run(self, batch: Batch) -> Iterator[Answered | Partial]:
+    def run(self, batch: Batch) -> Iterator[Item]:
         """See `Engine.run`; in order of position."""
         runtime, model, summing = self._places.runtime, batch.model, batch.summing
         self._places.make_room(0 if model is None else model.nbytes)
@@ -46,7 +45,9 @@ class Sequential:
             if total is None:
                 yield Answered(position, outcome)
             else:
-                yield from total.take(position, outcome)
+                told = total.take(position, outcome)
+                if told is not None:
+                    yield told
             if batch.stop_at_failure and outcome.reply.error_kind:
                 return
         if total is not None:

@@ -14,9 +14,11 @@ nothing. Without traces time is the wall clock's, and no deadline passes while a
 import heapq
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from itertools import count, islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -31,6 +33,7 @@ from hanse.core.ids import TaskId
 from hanse.core.quickly import maker
 from hanse.core.records import Reply, Task
 from hanse.core.spec import RunSpec
+from hanse.core.tracked import Tracked
 from hanse.rounds import machine
 from hanse.rounds.events import (
     Answer,
@@ -62,7 +65,7 @@ from hanse.rounds.performing import planned, planned_parameters, record_of
 from hanse.rounds.record import RoundRecord, mean_metrics, server_metrics
 from hanse.rounds.result import Result
 from hanse.rounds.run_state import RunState
-from hanse.simulation.engine import Answered, Batch, Engine
+from hanse.simulation.engine import Batch, Engine, Summed
 from hanse.simulation.models import Models
 from hanse.simulation.sites import Population, to_stderr
 from hanse.simulation.traces import Traces, Visit
@@ -230,9 +233,10 @@ class Shell:
         events = [event]
         while events:
             _, instructions = machine.step(self.state, events.pop(0))
-            for instruction in instructions:
-                if type(instruction) is Send:  # most of them
-                    self._send(instruction)
+            sends = [instruction for instruction in instructions if type(instruction) is Send]  # most of them
+            self._send(sends)
+            for instruction in instructions if len(sends) < len(instructions) else ():
+                if type(instruction) is Send:
                     continue
                 answer = self._perform(instruction)
                 if answer is not None:
@@ -302,21 +306,26 @@ class Shell:
         self._tell("phase", round=plan.round, phase=event.phase, asked=len(event.tasks))
         return event
 
-    def _send(self, send: Send) -> None:
-        ordinal = send.task.ordinal
-        slot, ask = self.state.open.get(ordinal), self._asks.get(ordinal)
-        if slot is None or ask is None or slot.answer or ordinal in self.flights:
-            return
-        arrives = self.now_ms + self._traces.takes_ms(self._visit(send)) if self.virtual else 0.0
-        model = slot.model if ask.with_model else None
-        if model is not None:
-            self.updates.moved["down"] += self.models.refs[model].manifest.size
-        self.flights[ordinal] = Flight(send, ask, model, arrives)
-        if arrives < math.inf:
-            heapq.heappush(self.arrivals, (arrives, ordinal))
-        else:
-            heapq.heappush(self.losses, (self.now_ms + LEASE_S * 1000, send.site, ordinal))
-            self.updates.never(send.position)
+    def _send(self, sends: Sequence[Send]) -> None:
+        """Let tasks go out. One that is out already, or answered, does not go again."""
+        slots, asks, flights, virtual = self.state.open, self._asks, self.flights, self.virtual
+        before = len(flights)
+        for send in sends:
+            ordinal = send.task.ordinal
+            slot, ask = slots.get(ordinal), asks.get(ordinal)
+            if slot is None or ask is None or slot.answer or ordinal in flights:
+                continue
+            arrives = self.now_ms + self._traces.takes_ms(self._visit(send)) if virtual else 0.0
+            model = slot.model if ask.with_model else None
+            flights[ordinal] = Flight(send, ask, model, arrives)
+            if arrives < math.inf:
+                heapq.heappush(self.arrivals, (arrives, ordinal))
+            else:
+                heapq.heappush(self.losses, (self.now_ms + LEASE_S * 1000, send.site, ordinal))
+                self.updates.never(send.position)
+        sent = Counter(flight.model for flight in islice(flights.values(), before, None))
+        for model, times in sent.items():
+            self.updates.moved["down"] += 0 if model is None else times * self.models.refs[model].manifest.size
 
     def _release(self, tasks: Sequence[tuple[TaskId, str]]) -> None:
         """Who has not finished stops working; a reply of this very moment is on its way and will be late."""
@@ -334,6 +343,9 @@ class Shell:
         if state.stage == "open" and (state.refill or state.by_group):
             wanted = 1  # something may be decided at every reply
         unbounded = wanted <= 0
+        if not self.virtual and (unbounded or wanted >= len(self.arrivals)):
+            arrivals, self.arrivals = self.arrivals, []
+            return [ordinal for _, ordinal in sorted(arrivals) if ordinal in self.flights]
         ready: list[int] = []
         while self.arrivals and self.arrivals[0][0] <= until_ms and (unbounded or wanted > 0):
             ordinal = heapq.heappop(self.arrivals)[1]
@@ -348,28 +360,34 @@ class Shell:
     def _answer(self, ordinals: Sequence[int]) -> None:
         """Compute replies and let them arrive."""
         flights = {ordinal: self.flights[ordinal] for ordinal in ordinals}
-        arrived: list[tuple[float, int, str]] = []
+        reasons: dict[int, str] = {}
         for group in _alike(flights):
-            for ordinal, reason in self._compute(group, flights):
-                arrived.append((flights[ordinal].arrives_ms, ordinal, reason))
-                del self.flights[ordinal]
-            if self._spec.on_error == "fail" and any(reason for _, _, reason in arrived):
+            self._compute(group, flights, reasons)
+            if self._spec.on_error == "fail" and any(reasons.values()):
                 break
-        arrived.sort()
-        for ordinal in ordinals:  # put back what was not begun
-            if ordinal in self.flights:
-                heapq.heappush(self.arrivals, (flights[ordinal].arrives_ms, ordinal))
-        if self.virtual:
-            self._pass_to(arrived[-1][0])
-        answers: list[Answer] = []
-        for at_ms, ordinal, reason in arrived:
-            # Microseconds of virtual time; without traces no time passes, and receipts only count.
-            self.receipt = max(self.receipt + 1, int(at_ms * 1000))
-            answers.append((ordinal, reason, self.receipt))
-        self._happen(Replied(tuple(answers), self._now()))
+        for ordinal, flight in flights.items():
+            if ordinal in reasons:
+                del self.flights[ordinal]
+            else:  # put back what was not begun
+                heapq.heappush(self.arrivals, (flight.arrives_ms, ordinal))
+        self._happen(Replied(self._receipts(reasons, flights), self._now()))
 
-    def _compute(self, ordinals: Sequence[int], flights: dict[int, Flight]) -> Iterator[tuple[int, str]]:
-        """Let the engine do tasks of one phase and one model; yields ordinals and reasons of failure."""
+    def _receipts(self, reasons: Mapping[int, str], flights: Mapping[int, Flight]) -> tuple[Answer, ...]:
+        """The replies in the order in which they arrive; time passes to the last of them."""
+        if not self.virtual:  # no time passes, and receipts only count
+            first, self.receipt = self.receipt + 1, self.receipt + len(reasons)
+            order = sorted(reasons)
+            return tuple(zip(order, map(reasons.__getitem__, order), count(first), strict=False))
+        answers: list[Answer] = []
+        arrived = sorted((flights[ordinal].arrives_ms, ordinal) for ordinal in reasons)
+        self._pass_to(arrived[-1][0])
+        for at_ms, ordinal in arrived:
+            self.receipt = max(self.receipt + 1, int(at_ms * 1000))  # microseconds of virtual time
+            answers.append((ordinal, reasons[ordinal], self.receipt))
+        return tuple(answers)
+
+    def _compute(self, ordinals: Sequence[int], flights: Mapping[int, Flight], reasons: dict[int, str]) -> None:
+        """Let the engine do tasks of one phase and one model, noting why each failed, or "" if it did not."""
         batch = self._batch([flights[ordinal] for ordinal in ordinals])
         by_position = dict(zip(batch.positions, ordinals, strict=True))
         members: list[int] = []
@@ -378,13 +396,18 @@ class Shell:
                 inside = item.subtree.positions
                 self.updates.add_partial(self.state, item, [p for p in members if p in inside])
                 members = [p for p in members if p not in inside]
-                continue
-            ordinal = by_position[item.position]
-            self._receive(ordinal, item)
-            if item.summed:
-                members.append(item.position)
-            reply = item.outcome.reply
-            yield ordinal, f"{reply.error_kind}: {reply.error}" if reply.error else reply.error_kind
+            elif isinstance(item, Summed):
+                done = [by_position[position] for position in item.positions]
+                members.extend(item.positions)
+                self.updates.receive_summed(self.state, done)
+                told = [item.tracked.get(position, ()) for position in item.positions] if item.tracked else ()
+                self._note(done, item.replies, item.states, told)
+                reasons.update(dict.fromkeys(done, ""))
+            else:
+                ordinal, reply = by_position[item.position], item.outcome.reply
+                self.updates.receive(self.state, ordinal, item)
+                self._note((ordinal,), (reply,), (item.outcome.state,), (item.outcome.tracked,))
+                reasons[ordinal] = f"{reply.error_kind}: {reply.error}" if reply.error else reply.error_kind
 
     def _batch(self, flights: Sequence[Flight]) -> Batch:
         state, spec = self.state, self._spec
@@ -417,15 +440,21 @@ class Shell:
         never = sum(1 for flight in self.flights.values() if flight.arrives_ms == math.inf)
         return len(flights) + never == self.state.size
 
-    def _receive(self, ordinal: int, item: Answered) -> None:
-        reply = item.outcome.reply
-        self.replies[ordinal] = reply
-        if reply.fingerprint:
-            self.fingerprints[reply.site] = reply.fingerprint
-        if item.outcome.state is not None:
-            self.site_states[reply.site] = item.outcome.state
-        self.updates.receive(self.state, ordinal, item)
-        if self._observers:
+    def _note(
+        self,
+        ordinals: Sequence[int],
+        replies: Sequence[Reply],
+        states: Sequence[bytes | None],
+        tracked: Sequence[Sequence[Tracked]],
+    ) -> None:
+        """Keep what sites have answered besides their updates. `tracked`: one for each reply, or nothing at all."""
+        self.replies.update(zip(ordinals, replies, strict=True))
+        self.fingerprints.update((reply.site, reply.fingerprint) for reply in replies if reply.fingerprint)
+        if any(state is not None for state in states):
+            pairs = zip(replies, states, strict=True)
+            self.site_states.update((reply.site, state) for reply, state in pairs if state is not None)
+        for place, reply in enumerate(replies if self._observers else ()):
+            said = tracked[place] if tracked else ()
             self._tell(
                 "reply",
                 round=reply.task.round,
@@ -435,6 +464,7 @@ class Shell:
                 metrics={name: value for name, value in reply.metrics.items() if not isinstance(value, bytes)},
                 num_examples=reply.num_examples,
                 seconds=reply.seconds,
+                **({"tracked": said} if said else {}),
             )
 
     # ---- reducing and evaluating ----
@@ -499,7 +529,7 @@ class Shell:
             raise TaskError(*failure_of(error, self._directory, log="traceback above")) from error
 
 
-def _alike(flights: dict[int, Flight]) -> list[list[int]]:
+def _alike(flights: Mapping[int, Flight]) -> list[list[int]]:
     """Ordinals by phase, round and model, each in order of position and with distinct sites."""
     kinds = {(flight.model, flight.send.task.round, flight.send.task.phase) for flight in flights.values()}
     if len(kinds) == 1 and len({flight.send.site for flight in flights.values()}) == len(flights):

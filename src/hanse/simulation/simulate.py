@@ -11,6 +11,7 @@ from hanse.channels.app import RolePlay
 from hanse.clients.app import App
 from hanse.clients.failures import text_of
 from hanse.clients.loader import AnyApp, stop_if_loading
+from hanse.clients.peers import Peers
 from hanse.clients.server import ServerRuntime, StrategyContext
 from hanse.clients.threads import num_threads, set_threads
 from hanse.core.arrays import Arrays
@@ -109,7 +110,7 @@ def simulate(
     stop_if_loading()
     population = population_of(sites)
     if isinstance(app, RolePlay):
-        played = app.spec(roles)
+        played = app.spec({"peer": population.names} if isinstance(app, Peers) and roles is None else roles)
         load = {name: Loader(population, name) for name in played.sites if name in population.names}
         return run_to_end(
             simulate_roles(

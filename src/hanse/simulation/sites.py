@@ -7,10 +7,11 @@ may be replaced between any two tasks without changing a bit.
 import sys
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from hanse.clients.app import App
-from hanse.clients.execute import Runtime
+from hanse.clients.execute import Runtime, are_alike
 from hanse.core.errors import ConfigError, PolicyError
 from hanse.core.ids import check_name
 from hanse.rounds.names import Listed, Names, Numbered
@@ -18,10 +19,12 @@ from hanse.rounds.names import Listed, Names, Numbered
 DataSets = Mapping[str, Any]
 """Data set name → the data as `site.load` returns it, or a callable without arguments that makes it."""
 MAX_SITES = 1_000_000_000
-KEPT = 1024
-"""Sites of a population with a `data` function whose data and clients are kept for the next time."""
-KEPT_NAMES = 16_384
-"""The same of sites whose data lie in the caller's memory anyway, or that have none."""
+KEPT = 16_384
+"""Sites whose data and clients are kept for the next time."""
+DATA_BYTES = 1 << 30
+"""What the data of sites that are kept may take together, where a `data` function made them."""
+UNKNOWN_BYTES = 1 << 20
+"""What is assumed of data that do not say how large they are."""
 CLIENT_BYTES = 512 << 20
 """What the models inside the clients that are kept may take together, about."""
 
@@ -140,36 +143,67 @@ class Places:
         self.app = app
         self.population = population
         self._log = log or to_stderr
-        self._limit = self._most = KEPT_NAMES if population.data is None else KEPT
-        self._runtimes: OrderedDict[str, Runtime] = OrderedDict()
+        self._limit = KEPT
+        self._runtimes: OrderedDict[str, tuple[Runtime, Loader]] = OrderedDict()
+        self._held = Held()
+        self._bare: Runtime | None = None
+        if are_alike(app) and not population.has_data:
+            self._bare = Runtime(app, site_name="", load=Loader(population, ""), log=self._log)
 
     def make_room(self, model_bytes: int) -> None:
         """Keep fewer sites where each client may hold a model of that size."""
         if self.app.client_side.client is not None and model_bytes:
-            self._limit = min(self._most, max(16, CLIENT_BYTES // model_bytes))
+            self._limit = min(KEPT, max(16, CLIENT_BYTES // model_bytes))
 
     def runtime(self, site: str) -> Runtime:
-        """The one that executes this site's tasks."""
+        """The one that executes this site's tasks, until another one is asked for.
+
+        Bare functions without data leave nothing at a site, so that one runtime goes from site to site.
+        """
+        bare = self._bare
+        if bare is not None:
+            if bare.site.name != site:
+                bare.turn_to(site, Loader(self.population, site))
+            return bare
         found = self._runtimes.get(site)
         if found is not None:
             self._runtimes.move_to_end(site)
-            return found
-        made = self._runtimes[site] = Runtime(
-            self.app, site_name=site, load=Loader(self.population, site), log=self._log
-        )
-        while len(self._runtimes) > self._limit:
-            self._runtimes.popitem(last=False)
+            return found[0]
+        while len(self._runtimes) >= self._limit or (self._runtimes and self._held.num_bytes > DATA_BYTES):
+            self._runtimes.popitem(last=False)[1][1].forget()
+        loader = Loader(self.population, site, self._held)
+        made = Runtime(self.app, site_name=site, load=loader, log=self._log)
+        self._runtimes[site] = made, loader
         return made
 
 
+@dataclass(slots=True)
+class Held:
+    """What data that are held take together."""
+
+    num_bytes: int = 0
+
+
 class Loader:
-    """`site.load` of one site."""
+    """`site.load` of one site.
 
-    __slots__ = ("_population", "_site")
+    Args:
+        held: where to add what a `data` function made; the site's own share is `num_bytes`.
+    """
 
-    def __init__(self, population: Population, site: str) -> None:
+    __slots__ = ("_held", "_population", "_site", "num_bytes")
+
+    def __init__(self, population: Population, site: str, held: Held | None = None) -> None:
         self._population = population
         self._site = site
+        self._held = held if population.data is not None else None
+        self.num_bytes = 0
+
+    def forget(self) -> None:
+        """What this site has loaded is not held any more."""
+        if self._held is not None:
+            self._held.num_bytes -= self.num_bytes
+            self._held = None
 
     def __call__(self, dataset: str) -> Any:
         sets = self._population.data_of(self._site)
@@ -177,7 +211,26 @@ class Loader:
             known = ", ".join(sorted(sets)) or "none"
             raise PolicyError(f"site {self._site}: data set {dataset!r} is not declared; declared are: {known}")
         value = sets[dataset]
-        return value() if callable(value) else value
+        made = value() if callable(value) else value
+        if self._held is not None:
+            size = bytes_of(made)
+            self.num_bytes += size
+            self._held.num_bytes += size
+        return made
+
+
+def bytes_of(value: Any) -> int:
+    """About what data take: arrays and containers of them say it, of anything else it is assumed."""
+    if isinstance(size := getattr(value, "nbytes", None), int):
+        return size
+    if isinstance(value, Mapping):
+        value = list(value.values())
+    if isinstance(value, list | tuple):
+        seen = value[:64]
+        return 64 + len(value) * sum(map(bytes_of, seen)) // max(1, len(seen))
+    if isinstance(value, str | bytes):
+        return 64 + len(value)
+    return 32 if isinstance(value, int | float) or value is None else UNKNOWN_BYTES
 
 
 def _length(value: Any) -> float:

@@ -92,6 +92,7 @@ class Stacks:
         self._say = say
         self._families: dict[tuple[Hashable, Training], Family] = {}
         self._said: set[str] = set()
+        self._last: tuple[Effort, Hashable, Training, Kind, Family] | None = None
 
     def kind_of(self, client: Declared, effort: Effort) -> Kind | None:
         """The kind of a task at a site; None where it must be computed alone, the reason said once."""
@@ -102,8 +103,11 @@ class Stacks:
             model: Hashable = client.shape
         else:
             model = getattr(client, "source", type(client)), getattr(client, "device", None)
-        kind = Kind(model, client.training, effort.lr, effort.epochs, effort.proximal_mu, effort.wants)
-        return None if self._family(kind, client).reason else kind
+        last = self._last
+        if last is None or last[0] is not effort or last[1] != model or last[2] != client.training:
+            kind = Kind(model, client.training, effort.lr, effort.epochs, effort.proximal_mu, effort.wants)
+            last = self._last = effort, model, client.training, kind, self._family(kind, client)
+        return None if last[4].reason else last[3]
 
     def family(self, kind: Kind) -> Family:
         """Of a kind that `kind_of` has answered."""
@@ -143,6 +147,7 @@ class Stacks:
     def clear(self) -> None:
         """Free the kernels' memory."""
         self._families.clear()
+        self._last = None
 
     def _family(self, kind: Kind, client: Declared) -> Family:
         key = (kind.model, kind.training)

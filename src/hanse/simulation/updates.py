@@ -5,7 +5,7 @@ of the model are those of `rounds.folding` and `aggregation`: a simulation refus
 """
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import overload
 
@@ -66,9 +66,6 @@ class Updates:
 
     def receive(self, state: RunState, ordinal: int, item: Answered) -> None:
         """Take what a reply bore, before the machine is told of it."""
-        if item.summed:
-            self._bears(ordinal, (self._sum or self._total(state, None)).layout)
-            return
         reply, arrays = item.outcome.reply, item.outcome.arrays
         if arrays is not None:
             self._bears(ordinal, arrays.layout)
@@ -85,6 +82,11 @@ class Updates:
                 self._add(state, summing, ordinal, item.position, reply, arrays)
         elif arrays is not None and _matters(state, ordinal):
             self._kept[ordinal] = arrays.copy()
+
+    def receive_summed(self, state: RunState, ordinals: Sequence[int]) -> None:
+        """These replies bore updates that an engine has summed."""
+        self.borne.update(ordinals)
+        self.moved["up"] += len(ordinals) * self._models.size(self._total(state, None).layout)
 
     def add_partial(self, state: RunState, partial: Partial, members: Sequence[int]) -> None:
         """Take a sum that an engine made of the replies at these positions."""
@@ -161,10 +163,10 @@ class Updates:
                 self._kept.pop(folded.task.ordinal, None)
         return made
 
-    def settled(self, ordinals: Iterable[int]) -> None:
+    def settled(self, ordinals: Collection[int]) -> None:
         """These replies have their fates, and a round is over."""
-        for ordinal in ordinals:
-            self.borne.discard(ordinal)
+        self.borne.difference_update(ordinals)
+        for ordinal in ordinals if self._refusals or self._kept else ():
             self._refusals.pop(ordinal, None)
             self._kept.pop(ordinal, None)
         self.moved = _nothing_moved(self._spec)

@@ -19,11 +19,14 @@ from hanse.core.blobs import Manifest
 from hanse.core.codec import decode, encode_parts, encoded_size
 from hanse.core.errors import UnavailableError
 from hanse.core.ids import TaskId
+from hanse.core.quickly import maker
 from hanse.core.records import BlobRef, Reply, Task
+from hanse.core.tracked import Tracked, decode_tracked, encode_tracked
 from hanse.rounds.host import plain, unplain
-from hanse.simulation.engine import Answered, Batch, Summing
+from hanse.simulation.engine import Answered, Batch, Item, Summed, Summing
 
 Buffer = bytes | memoryview
+_task_id, _task, _reply = maker(TaskId), maker(Task), maker(Reply)
 _LENGTHS = struct.Struct("<IQ")
 
 
@@ -79,6 +82,12 @@ def batch_frame(batch: Batch) -> tuple[dict[str, Any], list[Buffer]]:
     """Tasks without their model, which is sent once for many batches."""
     first = batch.tasks[0]
     configs: dict[str, int] = {}
+    config_of: list[int] = []
+    last: Any = None
+    for task in batch.tasks:  # most tasks share one, which is one and the same object
+        if task.config is not last:
+            last, place = task.config, configs.setdefault(json.dumps(plain(task.config)), len(configs))
+        config_of.append(place)
     payloads = [task.payload for task in batch.tasks]
     states = [state or b"" for state in batch.states]
     header = {
@@ -95,7 +104,7 @@ def batch_frame(batch: Batch) -> tuple[dict[str, Any], list[Buffer]]:
         "sites": [task.site for task in batch.tasks],
         "attempts": [task.attempt for task in batch.tasks],
         "calls": [task.call for task in batch.tasks],
-        "config_of": [configs.setdefault(json.dumps(plain(task.config)), len(configs)) for task in batch.tasks],
+        "config_of": config_of,
         "payloads": [len(payload) for payload in payloads],
         "states": [-1 if state is None else len(state) for state in batch.states],
         "summing": None if batch.summing is None else _summing_json(batch.summing),
@@ -118,21 +127,13 @@ def read_batch(header: Mapping[str, Any], payload: memoryview, model: Arrays | N
         header["ordinals"], header["sites"], header["attempts"], header["calls"], header["config_of"], payloads,
         strict=True,
     )  # fmt: skip
-    tasks = [
-        Task(
-            TaskId(job, component, round_, phase, ordinal),
-            site,
-            call,
-            attempt=attempt,
-            config=configs[config],
-            model=ref,
-            update_kind=header["update_kind"],
-            seed=header["seed"],
-            allow_nonfinite=header["allow_nonfinite"],
-            payload=given,
+    kind, seed, any_value = header["update_kind"], header["seed"], header["allow_nonfinite"]
+    tasks = []
+    for ordinal, site, attempt, call, config, given in columns:
+        name = _task_id(job, component, round_, phase, ordinal)
+        tasks.append(
+            _task(name, site, call, "", attempt, configs[config], ref, kind, seed, any_value, given, None, 0.0)
         )
-        for ordinal, site, attempt, call, config, given in columns
-    ]
     summing = header["summing"]
     return Batch(
         header["positions"],
@@ -149,23 +150,38 @@ def read_batch(header: Mapping[str, Any], payload: memoryview, model: Arrays | N
 # ---- replies ----
 
 
-def done_frame(answers: Sequence[Answered], partials: Sequence[Partial]) -> tuple[dict[str, Any], list[Buffer]]:
-    """What came of a chunk, and the sums over its subtrees."""
-    replies = [answer.outcome.reply for answer in answers]
+def done_frame(items: Sequence[Item]) -> tuple[dict[str, Any], list[Buffer]]:
+    """What came of a chunk: first who was summed, then who was not, then the sums over its subtrees."""
+    positions: list[int] = []
+    replies: list[Reply] = []
+    kept: list[bytes | None] = []
+    tracked: dict[int, tuple[Tracked, ...]] = {}
+    updates: list[int] = []
     parts: list[Buffer] = []
-    updates, states = [], []
-    for answer in answers:
-        arrays, state = answer.outcome.arrays, answer.outcome.state
-        updates.append(-1 if arrays is None else encoded_size(arrays.layout))
-        parts.extend(() if arrays is None else encode_parts(arrays))
-        states.append(-1 if state is None else len(state))
-        parts.append(state or b"")
-    sums = [partial.to_arrays() for partial in partials]
+    for item in items:
+        if isinstance(item, Summed):
+            positions.extend(item.positions)
+            replies.extend(item.replies)
+            kept.extend(item.states)
+            tracked |= item.tracked
+    num_summed = len(positions)
+    for item in items:
+        if isinstance(item, Answered):
+            reply, arrays, state, said = item.outcome
+            positions.append(item.position)
+            if said:
+                tracked[item.position] = said
+            replies.append(reply)
+            kept.append(state)
+            updates.append(-1 if arrays is None else encoded_size(arrays.layout))
+            parts.extend(() if arrays is None else encode_parts(arrays))
+    sums = [item.to_arrays() for item in items if isinstance(item, Partial)]
     for arrays in sums:
         parts.extend(encode_parts(arrays))
+    parts.extend(state for state in kept if state is not None)
     header = {
-        "positions": [answer.position for answer in answers],
-        "summed": [answer.summed for answer in answers],
+        "positions": positions,
+        "num_summed": num_summed,
         "errors": {place: [r.error_kind, r.error] for place, r in enumerate(replies) if r.error_kind},
         "num_examples": [reply.num_examples for reply in replies],
         "metrics": [plain(reply.metrics)["map"] if reply.metrics else {} for reply in replies],
@@ -174,40 +190,51 @@ def done_frame(answers: Sequence[Answered], partials: Sequence[Partial]) -> tupl
         "seconds": [reply.seconds for reply in replies],
         "fingerprint": next((reply.fingerprint for reply in replies if reply.fingerprint), ""),
         "updates": updates,
-        "states": states,
+        "states": [-1 if state is None else len(state) for state in kept],
+        "tracked": {position: encode_tracked(said).decode() for position, said in tracked.items()},
         "sums": [encoded_size(arrays.layout) for arrays in sums],
     }
     return header, parts
 
 
-def read_done(header: Mapping[str, Any], payload: memoryview, batch: Batch) -> Iterator[Answered | Partial]:
+def read_done(header: Mapping[str, Any], payload: memoryview, batch: Batch) -> Iterator[Item]:
     """Read what `done_frame` wrote of this batch."""
     pieces = _pieces(payload)
-    tasks = dict(zip(batch.positions, batch.tasks, strict=True))
+    updates = [None if size < 0 else decode(pieces(size)) for size in header["updates"]]
+    sums = [decode(pieces(size)) for size in header["sums"]]
+    states = [None if size < 0 else bytes(pieces(size)) for size in header["states"]]
+    replies = list(_replies(header, dict(zip(batch.positions, batch.tasks, strict=True))))
+    positions, count = header["positions"], header["num_summed"]
+    tracked = {int(position): decode_tracked(said.encode()) for position, said in header["tracked"].items()}
+    if count:
+        yield Summed(positions[:count], replies[:count], states[:count], tracked)
+    alone = zip(positions[count:], replies[count:], updates, states[count:], strict=True)
+    for position, reply, arrays, state in alone:
+        yield Answered(position, Outcome(reply, arrays, state, tracked.get(position, ())))
+    for arrays in sums:
+        assert batch.model is not None
+        yield Partial.from_arrays(arrays, batch.model.layout)
+
+
+def _replies(header: Mapping[str, Any], tasks: Mapping[int, Task]) -> Iterator[Reply]:
     for place, position in enumerate(header["positions"]):
         task = tasks[position]
-        size, state_size = header["updates"][place], header["states"][place]
-        arrays = None if size < 0 else decode(pieces(size))
-        state = None if state_size < 0 else bytes(pieces(state_size))
         kind, error = header["errors"].get(str(place), ("", ""))
         metrics = header["metrics"][place]
-        reply = Reply(
+        yield _reply(
             task.id,
             task.site,
-            error_kind=kind,
-            error=error,
-            num_examples=header["num_examples"][place],
-            metrics={name: unplain(value) for name, value in metrics.items()} if metrics else {},
-            update_kind=header["kinds"][place],
-            base=task.model.id if header["based"][place] and task.model is not None else "",
-            seconds=header["seconds"][place],
-            fingerprint="" if kind else header["fingerprint"],
+            kind,
+            error,
+            header["num_examples"][place],
+            {name: unplain(value) for name, value in metrics.items()} if metrics else {},
+            None,
+            header["kinds"][place],
+            task.model.id if header["based"][place] and task.model is not None else "",
+            b"",
+            header["seconds"][place],
+            "" if kind else header["fingerprint"],
         )
-        yield Answered(position, Outcome(reply, arrays, state), header["summed"][place])
-    assert batch.model is not None or not header["sums"]
-    for size in header["sums"]:
-        assert batch.model is not None
-        yield Partial.from_arrays(decode(pieces(size)), batch.model.layout)
 
 
 def _pieces(payload: memoryview) -> Any:

@@ -24,6 +24,7 @@ import structlog
 
 from hanse import __version__
 from hanse.backends.local import LocalStore
+from hanse.clients.roles import role_task
 from hanse.core.blobs import CHUNK_BYTES, Manifest
 from hanse.core.codec import canonical_json
 from hanse.core.errors import CodecError, ConfigError, HanseError, TrustError
@@ -42,7 +43,7 @@ from hanse.site.owner import verdict_of
 from hanse.site.policy import ACCEPT, HOLD, REFUSE, Decision, Policy, decide, read_policy
 from hanse.site.proposals import Proposal
 from hanse.site.replies import Replies
-from hanse.site.roles import RoleSide
+from hanse.site.roles import COMPONENT, RoleSide, discard_arrays
 from hanse.site.tracking import SiteRuns
 from hanse.site.transfers import Transfers
 from hanse.site.verdicts import described, owner_decides, record
@@ -59,6 +60,8 @@ from hanse.workers.pool import Workers
 RENEW_RETRY_S = 60.0
 KEPT_LOGS = 20
 LATE = "late"
+FRUITLESS = ("failed", "cancelled")
+"""How a job ends of which nobody keeps anything."""
 REPORT_SHARE, LONGEST_REPORT_S = 0.1, 1.0
 """Of a task's time so much is kept back, so that the word that it took too long reaches the server in time."""
 ASK_AGAIN_S = 30.0
@@ -213,6 +216,22 @@ class Agent:
                 self._spawn(self._warm(self._begin(Proposal.parse(row.proposal))))
             self._tell(row)
         self._replies.restore(jobs)
+        for row in rows:
+            if row.decision == ACCEPT:
+                self._give_up_session(Proposal.parse(row.proposal))
+
+    def _give_up_session(self, proposal: Proposal) -> None:
+        """Say at once that this site's part in a session broke with its agent, before the task comes again."""
+        spec = proposal.roles
+        role = None if spec is None else spec.role_of(self.name)
+        prefix = f"{proposal.job}/{COMPONENT}/"
+        attempts = [name.removeprefix(prefix) for name in self._material.taken(prefix)]
+        numbers = [int(each) for each in attempts if each.isdecimal()]
+        if spec is None or role is None or not numbers:
+            return
+        task = role_task(proposal.job, COMPONENT, max(numbers), role, spec.roles)
+        if not self._replies.knows(str(task)):
+            self._replies.refuse(task, "lost", "the site's agent has started again")
 
     def _begin(self, proposal: Proposal) -> JobRunner:
         runner = self._runners.get(proposal.job)
@@ -357,6 +376,8 @@ class Agent:
         if job in self._undecided:
             return
         row = self._journal.job(job)
+        if row is None and self._journal.has_ended(job):  # or a server could have it run here once more
+            row = JobRow(job, b"", REFUSE, "this job has ended at this site; submit the app again for a new one", True)
         if row is not None:
             self._tell(row)
             self.link.done("propose", envelope.id)
@@ -457,12 +478,14 @@ class Agent:
         except ConfigError as error:
             return self._refused(envelope, str(error))
         status = _status_in(envelope.body)
-        self._around.runs.ended(job, status)
+        self._around.runs.ended(job, status or "cancelled")
+        if status in FRUITLESS and self._journal.job(job) is not None:
+            await asyncio.to_thread(discard_arrays, self._around.roles, job)
         if self.config.keep_models and job in self._runners:
             await self._keep_model(job, envelope.body)
         await self._forget(job)
         self.link.done("end", envelope.id)
-        self._on_end(job, status)
+        self._on_end(job, status or "cancelled")
         return None
 
     async def _keep_model(self, job: str, body: bytes) -> None:
@@ -618,12 +641,12 @@ def _write_blob(blobs: BlobStore, scope: str, manifest: Manifest, target: Path) 
 
 
 def _status_in(body: bytes) -> str:
-    """How the server says a job ended; `cancelled` where it does not."""
+    """How the server says a job ended; empty where it does not."""
     try:
         status = json.loads(body)["status"]
     except (ValueError, KeyError, TypeError, RecursionError):
-        return "cancelled"
-    return status if status in ("finished", "failed") else "cancelled"
+        return ""
+    return status if status in ("finished", *FRUITLESS) else ""
 
 
 def link_of(config: site_config.SiteConfig, directory: Path) -> OpenLink:

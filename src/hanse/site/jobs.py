@@ -1,6 +1,6 @@
 """One job at this site: its tasks in order, in one warm worker that may be replaced between any two of them.
 
-`site.state` is held here and journalled with every answer, so that a worker holds nothing that matters.
+`site.state` is kept with every answer (`states.py`), so that a worker holds nothing that matters.
 """
 
 import asyncio
@@ -27,6 +27,7 @@ from hanse.core.errors import (
 )
 from hanse.core.records import Reply, Task
 from hanse.core.spec import RunSpec
+from hanse.core.tracked import Tracked
 from hanse.site.applog import AppLog
 from hanse.site.config import SiteConfig
 from hanse.site.journal import Journal
@@ -35,13 +36,14 @@ from hanse.site.policy import Allowed, Policy
 from hanse.site.proposals import Proposal
 from hanse.site.replies import Replies
 from hanse.site.roles import RoleSide, keep_arrays, lend_outputs, play
+from hanse.site.states import States
 from hanse.site.tracking import SiteRuns
 from hanse.site.transfers import Transfers
 from hanse.strategies.analysis import Analysis
 from hanse.trust.bundle import read_bundle, unpack_bundle
 from hanse.workers.isolation import LEVELS, Isolation
 from hanse.workers.load import Load
-from hanse.workers.pool import Done, Worker, Workers
+from hanse.workers.pool import Done, State, StateFile, Worker, Workers
 
 LOAD_S = 300.0
 """An app that takes longer to import hangs."""
@@ -86,9 +88,10 @@ class Item:
 @dataclass(frozen=True, slots=True)
 class _Finished:
     reply: Reply
-    state: bytes | None
+    state: State
     out: Path | None
     packed: bytes | None = None
+    tracked: tuple[Tracked, ...] = ()
 
 
 class Seats:
@@ -135,6 +138,7 @@ class JobRunner:
         role = None if proposal.roles is None else proposal.roles.role_of(around.site)
         allowed = None if policy is None or role is None else policy.role(role)
         self._lends: Allowed = frozenset() if allowed is None else allowed.lends
+        self._queries = None if allowed is None else allowed.queries
         self._queue: deque[Item] = deque()
         self._wake = asyncio.Event()
         self._running: Item | None = None
@@ -143,7 +147,8 @@ class JobRunner:
         self._is_unpacked = False
         self._preparing: set[asyncio.Task[Worker]] = set()
         self._starting = asyncio.Lock()
-        self._states: dict[str, bytes | None] = {}
+        is_synced = around.config.durability == "power"
+        self._states = States(around.journal, self.job, self.directory, is_synced=is_synced)
         self._model_scope = ""
         self._main: asyncio.Task[None] | None = None
         self._log = log.bind(job=self.job)
@@ -196,7 +201,7 @@ class JobRunner:
 
     def begin(self) -> None:
         """Take tasks."""
-        self.directory.mkdir(parents=True, exist_ok=True)
+        self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._around.replies.open_job(self.job, self.directory)
         if self._main is None:
             self._main = asyncio.ensure_future(self._run())
@@ -269,7 +274,7 @@ class JobRunner:
             return
         except Exception as error:  # the top of a task: whatever happens is an answer
             self._log.exception("task failed inside the agent", task=str(task.id))
-            finished = _Finished(_failed(self._around.site, task, error), self._state(task), None)
+            finished = _Finished(_failed(self._around.site, task, error), self._states.before(task.id.component), None)
         finally:
             timer.cancel()
             self._step = None
@@ -277,10 +282,11 @@ class JobRunner:
 
     async def _execute(self, item: Item) -> _Finished:
         task = item.task
-        before = self._state(task)
+        before: State = None
         out = self._around.replies.take_file(self.job) if _needs_file(task) else None
         done: Done | None = None
         try:
+            before = await self._states.load(task.id.component)
             worker = await self._ready_worker(_remaining(item))
             is_stored = task.model is not None and task.model.content is None
             model = await self._model(task) if is_stored else None  # an inline one is in the task
@@ -290,11 +296,12 @@ class JobRunner:
                 role = self.proposal.roles.role_of(self._around.site) if self.proposal.roles is not None else None
                 kept = await asyncio.to_thread(keep_arrays, self._around.roles, self.proposal, role or "", done, out)
                 done = replace(done, reply=kept, packed=kept.pack(), written=False)
-                return _Finished(done.reply, before, None, done.packed)
+                return _Finished(done.reply, before, None, done.packed, done.tracked)
+            after = self._states.file_after(task.id.component) if is_stored or isinstance(before, StateFile) else None
             done = await worker.execute(
-                task, packed=item.packed, model=model, state=before, out=out, timeout_s=timeout_s
+                task, packed=item.packed, model=model, state=before, after=after, out=out, timeout_s=timeout_s
             )
-            return _Finished(done.reply, done.state, out if done.written else None, done.packed)
+            return _Finished(done.reply, done.state, out if done.written else None, done.packed, done.tracked)
         except (HanseError, OSError) as error:
             self._log.warning("task failed", task=str(task.id), kind=getattr(error, "kind", type(error).__name__))
             self.log.line(f"task {task.id}: {error}")
@@ -317,8 +324,8 @@ class JobRunner:
 
     async def _keep(self, item: Item, finished: _Finished) -> None:
         replies, component, state = self._around.replies, item.task.id.component, finished.state
-        self._around.runs.answered(self.proposal, item.task, finished.reply)
-        changed = state is not None and state != self._states.get(component)
+        self._around.runs.answered(self.proposal, item.task, finished.reply, finished.tracked)
+        changed = self._states.is_change(component, state)
         task = replies.add(self.job, finished.reply, out=finished.out, packed=finished.packed)
         self._running = None  # `replies` has it now
         try:
@@ -329,7 +336,7 @@ class JobRunner:
                     await asyncio.sleep(0)
                     replies.keep(task)
                 return
-            replies.keep(task, state=state)
+            replies.keep(task, state=await self._states.sync(state))
         except StorageError as error:
             self._log.error("journal refused", task=task, reason=str(error))
             if changed:
@@ -337,19 +344,13 @@ class JobRunner:
                 replies.drop(task)
                 replies.refuse(item.task.id, "lost", "the site cannot write its journal; its owner must make room")
             return
-        self._states[component] = state
+        self._states.committed(component, state)
         if self._around.config.durability == "power":
             try:
                 await asyncio.to_thread(self._around.journal.sync)
             except StorageError as error:  # committed all the same, but for a loss of power
                 self._log.error("journal not synced", task=task, reason=str(error))
         replies.start(task)
-
-    def _state(self, task: Task) -> bytes | None:
-        component = task.id.component
-        if component not in self._states:
-            self._states[component] = self._around.journal.state(self.job, component)
-        return self._states[component]
 
     async def _model(self, task: Task) -> bytes | Path:
         ref = task.model
@@ -377,10 +378,11 @@ class JobRunner:
         await self._around.seats.take(self)
         await self._unpack()
         await asyncio.to_thread(_empty, self.directory / "scratch")
-        checkpoints = None
+        checkpoints = spent = None
         if self.proposal.roles is not None:
-            checkpoints = self.directory / "checkpoints"
-            await asyncio.to_thread(checkpoints.mkdir, mode=0o700, exist_ok=True)
+            checkpoints, spent = self.directory / "checkpoints", self._around.directory / "spent"
+            for folder in (checkpoints, spent):
+                await asyncio.to_thread(folder.mkdir, mode=0o700, exist_ok=True)
             owner = self._load_options["isolation"]
             role = self.proposal.roles.role_of(self._around.site) or ""
             scratch = self.directory / "scratch"
@@ -394,6 +396,8 @@ class JobRunner:
             site=self._around.site,
             seed=self.proposal.spec.seed,
             checkpoints=checkpoints,
+            spent=spent,
+            queries=self._queries,
             **self._load_options,
         )
         try:
@@ -489,11 +493,11 @@ def _unpack(content: bytes, proposal: Proposal, directory: Path) -> None:
             f"expected {entry}:{bundle.manifest.object}, which the bundle was signed for, "
             f"found {proposal.entry[:80]}:{proposal.object[:80]}"
         )
-    directory.mkdir(parents=True, exist_ok=True)
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     shutil.rmtree(directory / "bundle", ignore_errors=True)
     unpack_bundle(bundle, directory / "bundle")
 
 
 def _empty(directory: Path) -> None:
     shutil.rmtree(directory, ignore_errors=True)
-    directory.mkdir()
+    directory.mkdir(mode=0o700)

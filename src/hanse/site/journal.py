@@ -4,6 +4,9 @@ SQLite in WAL mode, one writer. A task's answer and the state after it are one t
 executed again starts from the state before it, and one that is not is answered with the same bytes. A commit survives
 the end of the process; `sync` makes all commits before it survive the loss of power as well (what synchronous=FULL
 does after every commit, but from any thread, and only where losing it would be wrong).
+
+A large state is a file of its job, named here with its hashes: it counts from that commit on, the one before it until
+then.
 """
 
 import os
@@ -14,17 +17,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
+from hanse.core.blobs import Manifest
 from hanse.core.errors import ConfigError, StorageError
 from hanse.trust.private_files import sync_directory
 
-_VERSION = 1
+_VERSION = 2
+_ENDED = "CREATE TABLE IF NOT EXISTS ended(job TEXT PRIMARY KEY) WITHOUT ROWID"
 _TABLES = (
     "CREATE TABLE jobs(job TEXT PRIMARY KEY, proposal BLOB NOT NULL, decision TEXT NOT NULL, reason TEXT NOT NULL,"
     " told INTEGER NOT NULL) WITHOUT ROWID",
     "CREATE TABLE replies(task TEXT PRIMARY KEY, job TEXT NOT NULL, envelope BLOB, out TEXT) WITHOUT ROWID",
-    "CREATE TABLE states(job TEXT NOT NULL, component TEXT NOT NULL, state BLOB NOT NULL,"
+    "CREATE TABLE states(job TEXT NOT NULL, component TEXT NOT NULL, state BLOB NOT NULL, file TEXT,"
     " PRIMARY KEY(job, component)) WITHOUT ROWID",
+    _ENDED,
 )
+_SINCE_1 = ("ALTER TABLE states ADD COLUMN file TEXT", _ENDED)
 _SETTLE = "UPDATE replies SET envelope = NULL, out = NULL WHERE task = ?"
 
 
@@ -47,6 +54,14 @@ class KeptReply:
     job: str
     envelope: bytes
     out: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class KeptState:
+    """A state that lies in a file of the job's folder, by its name, whose content the journal vouches for."""
+
+    file: str
+    manifest: Manifest
 
 
 class Journal:
@@ -73,6 +88,11 @@ class Journal:
                 with self._transaction():
                     for table in _TABLES:
                         self._db.execute(table)
+                    self._db.execute(f"PRAGMA user_version = {_VERSION}")
+            elif version == 1:
+                with self._transaction():
+                    for change in _SINCE_1:
+                        self._db.execute(change)
                     self._db.execute(f"PRAGMA user_version = {_VERSION}")
         if version > _VERSION:
             self._db.close()
@@ -109,10 +129,16 @@ class Journal:
         return None if row is None else _job_row(row)
 
     def forget(self, job: str) -> None:
-        """Forget a job with everything of it."""
+        """Forget a job with everything of it, but that it has ended: its name is 20 bytes, and stays."""
         with _disk(self._path), self._transaction():
+            self._db.execute("INSERT OR IGNORE INTO ended VALUES(?)", (job,))
             for table in ("jobs", "replies", "states"):
                 self._db.execute(f"DELETE FROM {table} WHERE job = ?", (job,))
+
+    def has_ended(self, job: str) -> bool:
+        """Whether a job was forgotten: nobody may begin it here once more."""
+        with _disk(self._path):
+            return self._db.execute("SELECT 1 FROM ended WHERE job = ?", (job,)).fetchone() is not None
 
     # ---- replies and state ----
 
@@ -124,18 +150,19 @@ class Journal:
         envelope: bytes,
         *,
         out: str | None = None,
-        state: bytes | None = None,
+        state: bytes | KeptState | None = None,
     ) -> None:
         """Keep a task's answer together with the state after it.
 
         Args:
             out: name of the file with the update, where it is not in the envelope.
-            state: None where the task has not changed it.
+            state: None where the task has not changed it. A file must have been synced before.
         """
         with _disk(self._path), self._transaction():
             self._db.execute("INSERT OR REPLACE INTO replies VALUES(?, ?, ?, ?)", (task, job, envelope, out))
             if state is not None:
-                self._db.execute("INSERT OR REPLACE INTO states VALUES(?, ?, ?)", (job, component, state))
+                content, file = (state, None) if isinstance(state, bytes) else (_packed(state.manifest), state.file)
+                self._db.execute("INSERT OR REPLACE INTO states VALUES(?, ?, ?, ?)", (job, component, content, file))
             self._write_settled()
 
     def settle(self, task: str) -> None:
@@ -155,13 +182,16 @@ class Journal:
         kept = [KeptReply(*row) for row in rows if row[2] is not None]
         return kept, {row[0] for row in rows if row[2] is None}
 
-    def state(self, job: str, component: str) -> bytes | None:
+    def state(self, job: str, component: str) -> bytes | KeptState | None:
         """The site's state after the last task that was kept."""
         with _disk(self._path):
             row = self._db.execute(
-                "SELECT state FROM states WHERE job = ? AND component = ?", (job, component)
+                "SELECT state, file FROM states WHERE job = ? AND component = ?", (job, component)
             ).fetchone()
-        return None if row is None else bytes(row[0])
+        if row is None:
+            return None
+        content, file = bytes(row[0]), row[1]
+        return content if file is None else KeptState(file, _unpacked(content))
 
     # ---- the medium ----
 
@@ -212,6 +242,14 @@ class Journal:
 def _job_row(row: Sequence[Any]) -> JobRow:
     job, proposal, decision, reason, told = row
     return JobRow(job, bytes(proposal), decision, reason, bool(told))
+
+
+def _packed(manifest: Manifest) -> bytes:
+    return manifest.size.to_bytes(8, "little") + manifest.hashes
+
+
+def _unpacked(content: bytes) -> Manifest:
+    return Manifest(int.from_bytes(content[:8], "little"), content[8:])
 
 
 @contextmanager

@@ -1,7 +1,7 @@
 """What the agent needs of whatever connects it with the server. `over_grpc` and `over_queues` are such links."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from hanse.core.blobs import Manifest
@@ -48,8 +48,11 @@ class Carrier(Protocol):
         """
         ...
 
-    async def relay(self, session: str, role: str) -> Any:
+    async def relay(self, session: str, role: str, sites: Mapping[str, str]) -> Any:
         """This site's end of a channel between sites.
+
+        Args:
+            sites: the site of every role.
 
         Raises:
             HanseError: there is none.

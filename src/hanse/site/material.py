@@ -52,6 +52,14 @@ class MaterialIndex:
                 f"{name[:200]} has been used before and is not used again; a new one is needed"
             ) from None
 
+    def taken(self, prefix: str) -> list[str]:
+        """The names that begin so and were taken."""
+        with _disk(self._path):
+            rows = self._db.execute(
+                "SELECT name FROM used WHERE substr(name, 1, ?) = ?", (len(prefix), prefix)
+            ).fetchall()
+        return [name for (name,) in rows]
+
     def record(self, name: str, content: bytes) -> bytes:
         """Keep what leaves under a name, before it leaves. Durable when this returns.
 

@@ -6,17 +6,18 @@ queue hides a message, or the site was restarted, the message comes again and fi
 """
 
 import asyncio
+import contextlib
 import random
 import secrets
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
-from urllib.parse import urlsplit
+from typing import Any, TypeVar
 
 import structlog
 
-from hanse.backends.objectstore.blobs import read_head
-from hanse.core.blobs import INLINE_BYTES, Chunk, Manifest
+from hanse.channels.packets import CHANNEL, Packet
+from hanse.clients.roles import PHASE
+from hanse.core.blobs import Manifest
 from hanse.core.codec import canonical_json
 from hanse.core.errors import (
     CodecError,
@@ -30,11 +31,13 @@ from hanse.core.errors import (
     TrustError,
     UnavailableError,
 )
-from hanse.core.ids import SERVER
+from hanse.core.ids import SERVER, TaskId
 from hanse.core.records import Envelope, Reply
-from hanse.core.seams import BlobStore, Delivery, Inbox
+from hanse.core.seams import Delivery, Inbox
+from hanse.site.by_links import Fetch, Https, LinkCarrier
 from hanse.site.config import AwsAccess
-from hanse.site.links import Accepted, Deliver, OpenLink, Renewed, SiteLink
+from hanse.site.links import Accepted, Deliver, OpenLink, SiteLink
+from hanse.site.queue_streams import Streams
 from hanse.trust.certificates import current_ms
 from hanse.trust.envelopes import sign_envelope, verify_envelope
 from hanse.trust.member_record import verify_record
@@ -51,40 +54,15 @@ HIDDEN_S = 120.0
 """For how long a message that is worked on is hidden from then on; renewed with every beat."""
 ANSWER_S = 60.0
 FIRST_WAIT_S, LONGEST_WAIT_S = 0.5, 30.0
-AT_ONCE = 4
-MAX_LINKS = 64
 MAX_ANSWER_BYTES = 192 * 1024
 """The size of an answer to a question for links."""
 
 _ERRORS: dict[str, type[HanseError]] = {
     kind.__name__: kind for kind in (PolicyError, NotFoundError, IntegrityError, TooLargeError, CodecError, ConfigError)
 }
-_AWS_HOSTS = (".amazonaws.com", ".amazonaws.com.cn")
-_THIS_MACHINE = ("127.0.0.1", "localhost", "::1")
-_LINK_HEADERS = frozenset({"if-none-match"})
 Key = tuple[str, str]
 T = TypeVar("T")
 log = structlog.get_logger("hanse.link")
-
-
-class Fetch(Protocol):
-    """Uses links."""
-
-    async def get(self, url: str, headers: Sequence[tuple[str, str]], max_bytes: int) -> bytes:
-        """What lies behind a link.
-
-        Raises:
-            UnavailableError: not now, or the link has expired.
-        """
-        ...
-
-    async def put(self, url: str, headers: Sequence[tuple[str, str]], content: bytes) -> None:
-        """Put an object; that there is one already is as good.
-
-        Raises:
-            UnavailableError: not now, or the link has expired.
-        """
-        ...
 
 
 class QueueLink:
@@ -123,7 +101,8 @@ class QueueLink:
         self._asked: dict[str, asyncio.Future[dict[str, Any]]] = {}
         self._over: asyncio.Queue[list[str]] = asyncio.Queue()
         self.connected = asyncio.Event()
-        self.connection = LinkCarrier(self._ask, fetch)
+        self._streams = Streams(self)
+        self.connection = LinkCarrier(self._ask, fetch, self._streams)
         self.last_error = ""
 
     # ---- what the agent calls ----
@@ -140,6 +119,7 @@ class QueueLink:
         if kind == "end":
             job = id.partition("/")[2]
             self._jobs.discard(job)
+            self._streams.forget(job)
             for key in [key for key in self._held if key[1].startswith(f"{job}/") or key[1] == f"propose/{job}"]:
                 self._let_go(key)
 
@@ -161,6 +141,7 @@ class QueueLink:
                 task.result()
         finally:
             self.connected.clear()
+            self._streams.close()
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
@@ -256,6 +237,12 @@ class QueueLink:
             self._over.put_nowait([delivery.receipt])
             self._answered(envelope)
             return
+        if envelope.kind == CHANNEL:  # of a session that does not outlive this process
+            self._over.put_nowait([delivery.receipt])
+            self._packet(envelope)
+            return
+        if envelope.kind == "release":
+            self._released(envelope.id)
         self._held.setdefault(key, []).append(delivery.receipt)
         await self._deliver(envelope, delivery.count)
 
@@ -285,6 +272,37 @@ class QueueLink:
         content = body if isinstance(body, bytes) else canonical_json(body)
         envelope = Envelope(identity.name, SERVER, id, kind, content, identity.federation, job, component)
         return sign_envelope(membership.keys.signing, envelope)
+
+    # ---- channels ----
+
+    def _packet(self, envelope: Envelope) -> None:
+        try:
+            self._streams.take(Packet.unpack(envelope.body))
+        except HanseError as error:
+            log.error("packet refused", id=envelope.id[:200], reason=str(error))
+
+    def _released(self, task: str) -> None:
+        """Nobody waits for a task any more: a session of roles is over."""
+        with contextlib.suppress(HanseError):
+            id = TaskId.parse(task)
+            if id.phase == PHASE:
+                self._streams.end(f"{id.job}/{id.component}/{id.round}")
+
+    async def send_packet(self, packet: Packet) -> None:
+        """Put a packet into the server's queue, which passes it on."""
+        job, component, _ = packet.session.split("/")
+        id = f"{packet.session}/{packet.sender}/{packet.recipient}/{secrets.token_hex(4)}"
+        envelope = self._signed(CHANNEL, id, packet.pack(), job, component)
+        await self._insist("send", lambda: self._inbox.send(SERVER, envelope, durable=False))
+
+    async def put_blob(self, scope: str, content: bytes) -> Manifest:
+        """See `Carry.put_blob`."""
+        return await self.connection.put_content(scope, content)
+
+    async def get_blob(self, packet: Packet) -> bytes:
+        """See `Carry.get_blob`."""
+        assert packet.blob is not None
+        return await self.connection.get_content(packet.blob, packet.links)
 
     # ---- links ----
 
@@ -316,142 +334,6 @@ class QueueLink:
                 waiting.set_result(parse_json(envelope.body, what="links", max_bytes=MAX_ANSWER_BYTES))
             except HanseError as error:
                 waiting.set_exception(error)
-
-
-class LinkCarrier:
-    """Blobs through links: a `Carrier` without a connection."""
-
-    def __init__(self, ask: Callable[[dict[str, Any]], Awaitable[dict[str, Any]]], fetch: Fetch) -> None:
-        self._ask = ask
-        self._fetch = fetch
-
-    async def download(self, store: BlobStore, scope: str, manifest: Manifest, *, into: str | None = None) -> None:
-        """See `Carrier.download`."""
-        target = into or scope
-        while missing := await store.missing(target, manifest):
-            links = await self._links("get", scope, manifest, missing[:MAX_LINKS])
-            await store.put(target, manifest, self._arriving(manifest, links))
-
-    async def upload(self, store: BlobStore, scope: str, manifest: Manifest, *, place: str, task: str = "") -> None:
-        """See `Carrier.upload`. It is complete for the server when the answer that names it comes."""
-
-        async def put(index: int, url: str, headers: Sequence[tuple[str, str]]) -> None:
-            await self._fetch.put(url, headers, bytes(store.read(scope, manifest.id, *manifest.span(index))))
-
-        for first in range(0, manifest.num_chunks, MAX_LINKS):
-            chunks = range(first, min(first + MAX_LINKS, manifest.num_chunks))
-            links = await self._links("put", place, manifest, chunks)
-            for start in range(0, len(links), AT_ONCE):
-                await asyncio.gather(*(put(*link) for link in links[start : start + AT_ONCE]))
-
-    async def renew(self, signing_request: bytes) -> Renewed:
-        """Only the operator can.
-
-        Raises:
-            UnavailableError: always.
-        """
-        raise UnavailableError("no server renews certificates here; ask the federation's operator for a new one")
-
-    async def relay(self, session: str, role: str) -> Any:
-        """There is nobody to relay.
-
-        Raises:
-            ConfigError: always.
-        """
-        raise ConfigError("sites play roles only where a server relays their messages")
-
-    async def _links(
-        self, op: str, scope: str, manifest: Manifest, chunks: Sequence[int]
-    ) -> list[tuple[int, str, list[tuple[str, str]]]]:
-        about = {"scope": scope, "size": manifest.size, "hashes": manifest.hashes.hex()}
-        answer = await self._ask({"op": op, **about, "chunks": list(chunks)})
-        try:
-            headers = [(str(name), str(value)) for name, value in answer["headers"]]
-            links = [(int(n), str(url), headers) for n, url in zip(answer["chunks"], answer["urls"], strict=True)]
-        except (KeyError, TypeError, ValueError):
-            raise CodecError("links: expected chunks, urls and headers") from None
-        if not {n for n, _, _ in links} <= set(chunks):
-            raise CodecError("links: expected those of the chunks that were asked for")
-        return links
-
-    async def _arriving(
-        self, manifest: Manifest, links: list[tuple[int, str, list[tuple[str, str]]]]
-    ) -> AsyncIterator[tuple[int, Chunk]]:
-        async def get(index: int, url: str, headers: Sequence[tuple[str, str]]) -> tuple[int, Chunk]:
-            start, stop = manifest.span(index)
-            if manifest.size <= INLINE_BYTES:  # it travels in its head
-                found = await self._fetch.get(url, headers, INLINE_BYTES + 4096)
-                return index, read_head(manifest.id, found)[1]
-            return index, await self._fetch.get(url, headers, stop - start)
-
-        for first in range(0, len(links), AT_ONCE):
-            for pair in await asyncio.gather(*(get(*link) for link in links[first : first + AT_ONCE])):
-                yield pair
-
-
-class Https:
-    """`Fetch` over HTTPS, to AWS and nowhere else: whoever signs messages as the server must not send this site's agent
-    to addresses within the site's own network.
-
-    Args:
-        endpoint: of an emulator: links may go there too, and be plain HTTP if it is.
-    """
-
-    def __init__(self, *, endpoint: str = "") -> None:
-        import urllib3
-
-        self._pool = urllib3.PoolManager(
-            maxsize=AT_ONCE, timeout=urllib3.Timeout(connect=5.0, read=60.0), retries=False
-        )
-        self._endpoint = urlsplit(endpoint) if endpoint else None
-
-    async def get(self, url: str, headers: Sequence[tuple[str, str]], max_bytes: int) -> bytes:
-        """See `Fetch.get`."""
-        return await asyncio.to_thread(self._request, "GET", url, dict(headers), None, max_bytes)
-
-    async def put(self, url: str, headers: Sequence[tuple[str, str]], content: bytes) -> None:
-        """See `Fetch.put`."""
-        await asyncio.to_thread(self._request, "PUT", url, dict(headers), content, 0)
-
-    def _request(self, method: str, url: str, headers: dict[str, str], content: bytes | None, max_bytes: int) -> bytes:
-        import urllib3.exceptions
-
-        if not self._is_storage(url) or not {name.lower() for name in headers} <= _LINK_HEADERS:
-            raise CodecError("links: expected https:// addresses of AWS, and no headers of another kind")
-        try:
-            answer = self._pool.request(
-                method, url, body=content, headers=headers, preload_content=False, redirect=False
-            )
-            try:
-                found: bytes = answer.read(max_bytes + 1) if answer.status == 200 else answer.read(1024)
-            finally:
-                answer.release_conn()
-        except urllib3.exceptions.HTTPError as error:
-            raise UnavailableError(f"link not reached: {type(error).__name__}") from None
-        if method == "PUT" and answer.status in (200, 412):  # 412: it is there already
-            return b""
-        if answer.status != 200:
-            raise UnavailableError(f"link refused with status {answer.status}; another is asked for")
-        if len(found) > max_bytes:
-            raise IntegrityError(f"link: expected at most {max_bytes} bytes")
-        return found
-
-    def _is_storage(self, url: str) -> bool:
-        """Whether a link is one that AWS, or the emulator, can have been asked to sign."""
-        try:
-            parts = urlsplit(url)
-            host, port = parts.hostname or "", parts.port
-        except ValueError:
-            return False
-        if "\\" in url or parts.username is not None:  # read as another host by some
-            return False
-        if parts.scheme == "https" and port in (None, 443) and host.endswith(_AWS_HOSTS):
-            return True
-        own = self._endpoint
-        if own is None or parts.scheme not in ("https", own.scheme):
-            return False
-        # An emulator's functions may know it under another of this machine's names.
-        return host == own.hostname or (host in _THIS_MACHINE and own.hostname in _THIS_MACHINE)
 
 
 def over_queues(inbox: Inbox, fetch: Fetch, server_record: bytes, **settings: Any) -> OpenLink:

@@ -40,7 +40,7 @@ _KEYS = (
     "isolation",
     "analytics",
 )
-_ROLE_KEYS = ("peers", "reveals", "datasets", "unproven", "lends")
+_ROLE_KEYS = ("peers", "reveals", "datasets", "unproven", "lends", "queries")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -86,6 +86,8 @@ class RolePolicy:
         datasets: which of the granted data sets the role may load; None for all of them.
         unproven: whether protocols may be played that have no proof.
         lends: people whose jobs' outputs later jobs of others may use, too; their own they always may.
+        queries: how many of them each other site may ask in all, of protocols that count; None for no limit of the
+            owner's.
     """
 
     peers: Allowed = frozenset()
@@ -93,6 +95,7 @@ class RolePolicy:
     datasets: Allowed = None
     unproven: bool = False
     lends: Allowed = frozenset()
+    queries: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -263,6 +266,7 @@ def _roles(document: Section) -> dict[str, RolePolicy]:
             datasets=_allowed(each, "datasets", None),
             unproven=each.flag("unproven", False),
             lends=_allowed(each, "lends", frozenset()),
+            queries=each.whole("queries", None, 0, 1_000_000_000),
         )
     return found
 

@@ -9,7 +9,7 @@ socket. A frame goes through the server in pieces of at most 1 MiB, sealed each 
     content
 
 What a worker or a peer sends is checked by its head, against the job's declared messages, before anything of it is
-passed on. A peer's site says every `ALIVE_S` that it is there, whatever its program does.
+passed on. A peer's site says every few seconds that it is there, whatever its program does.
 """
 
 import asyncio
@@ -32,13 +32,18 @@ from hanse.core.errors import CodecError, RefusedError, TooLargeError, TrustErro
 from hanse.trust.sessions import TAG_BYTES, Handshake, Opener, Sealer, SessionContext, SessionEnd
 
 PIECE_BYTES = 1 << 20
-ALIVE_S = 2.5
 TELL_BYTES = wire.WINDOW_BYTES // 4
 """Bytes taken from a peer before it is told."""
 
 
 class Stream(Protocol):
-    """What is needed of `backends.grpc.client.RelayStream`."""
+    """What is needed of `backends.grpc.client.RelayStream` and of `site.queue_streams.QueueStream`.
+
+    Attributes:
+        alive_s: how often a site says to its peers that it is there.
+    """
+
+    alive_s: float
 
     async def write(self, message: bytes) -> None: ...
     async def read(self) -> bytes | None: ...
@@ -193,7 +198,7 @@ class Bridge:
 
     async def _say_alive(self) -> None:
         while True:
-            await asyncio.sleep(ALIVE_S)
+            await asyncio.sleep(self._stream.alive_s)
             for peer in self._peers.values():
                 if not peer.end:
                     await self._stream.write(wire.head(wire.ALIVE, self._place, peer.place))

@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hanse.core.errors import HanseError
 from hanse.core.ids import SERVER, TaskId
 from hanse.core.records import Envelope, Reply
-from hanse.site.journal import Journal, KeptReply
+from hanse.site.journal import Journal, KeptReply, KeptState
 from hanse.site.links import Outgoing
 from hanse.site.transfers import Transfers
 from hanse.trust.envelopes import sign_envelope
@@ -138,7 +138,7 @@ class Replies:
         self._waiting[task] = _Waiting(job, self._sign(reply, packed), out, journalled=False)
         return task
 
-    def keep(self, task: str, *, state: bytes | None = None) -> None:
+    def keep(self, task: str, *, state: bytes | KeptState | None = None) -> None:
         """Journal an answer. Harmless if the server has it by now.
 
         Args:
@@ -219,14 +219,16 @@ class Replies:
         except (HanseError, OSError, ValueError) as error:
             # What cannot be handed in is an error like any other; a server that has moved on finds it late.
             log.warning("upload refused", task=task, reason=str(error))
-            message = f"the update could not be handed in: {error}"
-            failed = Reply.failed(reply.task, self._site, "lost", message)
-            waiting.envelope = self._sign(failed)
-            self._keep_failed(task)
+            self._fail(task, waiting, reply.task, str(error))
+        except Exception as error:  # the top of a task: nobody else would notice that no answer ever goes out
+            log.error("upload failed", task=task, exc_info=error)
+            self._fail(task, waiting, reply.task, "the site has failed; its log says why")
         waiting.upload = None
         self._link.send(waiting.envelope)
 
-    def _keep_failed(self, task: str) -> None:
+    def _fail(self, task: str, waiting: _Waiting, id: TaskId, reason: str) -> None:
+        failed = Reply.failed(id, self._site, "lost", f"the update could not be handed in: {reason}")
+        waiting.envelope = self._sign(failed)
         try:
             self.keep(task)
         except HanseError as error:  # after a crash, the upload is tried again

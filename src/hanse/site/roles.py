@@ -87,7 +87,7 @@ async def play(
     if connection is None:
         raise UnavailableError("the server cannot be reached now")
     side.material.take(part.session)
-    stream = await connection.relay(part.session, part.role)
+    stream = await connection.relay(part.session, part.role, part.sites)
     ours, theirs = worker_pair()
     bridge = Bridge(stream, ours, spec.protocol, part.role, ends=ends, context=context, key=membership.keys.sealing)
     bridging, executing = asyncio.ensure_future(bridge.run()), asyncio.ensure_future(execute(theirs))
@@ -173,7 +173,7 @@ def lend_outputs(
     kept = folder / f"{role}.safetensors"
     if not kept.is_file():
         return  # the program says what it misses
-    person, roles = _kept_for(folder)
+    person, roles = kept_for(folder)
     if person != proposal.person and lends is not None and person not in lends:
         raise RefusedError(
             f"outputs_of: {spec.outputs_of} is not a job of {proposal.person}; "
@@ -215,8 +215,20 @@ def keep_arrays(side: RoleSide, proposal: Proposal, role: str, done: Done, out: 
     return replace(done.reply, update=None)
 
 
-def _kept_for(folder: Path) -> tuple[str, Mapping[str, str]]:
-    """Whose job left what is in this folder, and the site of each of its roles."""
+def discard_arrays(side: RoleSide, job: str) -> None:
+    """Remove what roles of a job left that has failed or was cancelled: without the others' it is of no use."""
+    folder = side.outputs / job
+    if (folder / ABOUT).exists():
+        shutil.rmtree(folder, ignore_errors=True)
+        log.info("arrays of a job without a result removed", job=job)
+
+
+def kept_for(folder: Path) -> tuple[str, Mapping[str, str]]:
+    """Whose job left what is in this folder, and the site of each of its roles.
+
+    Raises:
+        RefusedError: nothing here says so.
+    """
     try:
         about = json.loads((folder / ABOUT).read_bytes())
         if about["v"] == 1 and type(about["person"]) is str and isinstance(about["roles"], dict):

@@ -180,7 +180,7 @@ def draw(context: "Context", sites: Sequence[str], count: int, purpose: str) -> 
     if not count:
         return ()
     picked = _numbers(context, purpose).choice(len(sites), size=count, replace=False)
-    return tuple(sites[index] for index in sorted(picked.tolist()))
+    return tuple(map(sites.__getitem__, sorted(picked.tolist())))
 
 
 def _numbers(context: "Context", purpose: str) -> np.random.Generator:

@@ -18,6 +18,7 @@ import numpy as np
 from hanse.aggregation import Fold, Gather, Select, WeightedMean
 from hanse.core.arrays import Array, Arrays
 from hanse.core.errors import ConfigError
+from hanse.core.quickly import maker
 from hanse.core.records import Config, Metrics
 from hanse.core.spec import RunSpec
 from hanse.strategies.selection import CANDIDATES, selection_of
@@ -82,6 +83,9 @@ class Ask:
     payload: bytes = b""
     with_model: bool = True
     group: int = 0
+
+
+_ask = maker(Ask)
 
 
 @dataclass(frozen=True, slots=True)
@@ -318,7 +322,11 @@ class Strategy:
                 f"round {context.round}, phase {context.phase}: expected at least {max(quorum, 1)} sites, "
                 f"found {len(chosen)} available"
             )
-        asks = tuple(Ask(site, call, {"round": context.round, **self.config(context, site)}) for site in chosen)
+        if type(self).config is Strategy.config:  # the same for all
+            config = {"round": context.round, **self.config(context, chosen[0])}
+            asks = tuple([_ask(site, call, config, b"", True, 0) for site in chosen])
+        else:
+            asks = tuple(Ask(site, call, {"round": context.round, **self.config(context, site)}) for site in chosen)
         return PhasePlan(asks, Close(max(count, quorum), quorum, spec.grace_s, spec.deadline_s))
 
 

@@ -12,7 +12,7 @@ Not here: who may join (`tokens`), and what holds no longer (`revocation`).
 import ipaddress
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -238,6 +238,17 @@ class Authority:
                 f"new keys need a new join token"
             )
         return self.issue(request, kind=record.kind, name=record.name, hosts=hosts, days=days, now_ms=now_ms)
+
+    def revoked_certificates(self, serials: Collection[str], now_ms: int | None = None) -> bytes:
+        """An X.509 revocation list (PEM), for who reads no list of ours: it holds as long as the authority itself."""
+        at = _time(current_ms() if now_ms is None else now_ms)
+        issuer = load_certificate(self.certificate_pem).subject
+        builder = x509.CertificateRevocationListBuilder().issuer_name(issuer).last_update(at)
+        builder = builder.next_update(_time(self._not_after_ms()))
+        for serial in sorted(serials):
+            entry = x509.RevokedCertificateBuilder().serial_number(int(serial, 16)).revocation_date(at).build()
+            builder = builder.add_revoked_certificate(entry)
+        return builder.sign(self.key, SHA256()).public_bytes(Encoding.PEM)
 
     def issued(self) -> list[Identity]:
         """Every certificate this authority recorded, in the order of issue."""

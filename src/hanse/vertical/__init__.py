@@ -2,7 +2,8 @@
 
 psi              private set intersection: who is at both
 intersection     `hs.vertical.Intersection`, the same as an app
-alignment        common rows of more than two parties
+lookup           `hs.vertical.Directory` and `Lookup`: few rows against a set that was prepared once
+alignment        from common identifiers to joined rows: several parties, left joins, repeated identifiers
 correlation      Pearson's correlation between two parties' columns, with a dealer
 inflation        variance inflation factors, from these correlations
 correlated       `hs.vertical.Correlation` and `VIF`: intersection, then these, as apps
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
     from hanse.vertical.glm.models import LogisticRegression as LogisticRegression
     from hanse.vertical.glm.models import PoissonRegression as PoissonRegression
     from hanse.vertical.intersection import Intersection as Intersection
+    from hanse.vertical.lookup import Directory as Directory
+    from hanse.vertical.lookup import Lookup as Lookup
     from hanse.vertical.scores import Scoring as Scoring
     from hanse.vertical.split.models import SplitNetwork as SplitNetwork
     from hanse.vertical.together import simulate as simulate
@@ -43,9 +46,11 @@ _WHERE = {
     "Binning": "hanse.vertical.binned",
     "Boosting": "hanse.vertical.boosting.models",
     "Correlation": "hanse.vertical.correlated",
+    "Directory": "hanse.vertical.lookup",
     "Intersection": "hanse.vertical.intersection",
     "LinearRegression": "hanse.vertical.glm.models",
     "LogisticRegression": "hanse.vertical.glm.models",
+    "Lookup": "hanse.vertical.lookup",
     "PoissonRegression": "hanse.vertical.glm.models",
     "Scoring": "hanse.vertical.scores",
     "SplitNetwork": "hanse.vertical.split.models",

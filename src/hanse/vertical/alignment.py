@@ -1,31 +1,160 @@
-"""Common rows of a guest and several hosts, in one order that nobody chose.
+"""From common identifiers to joined rows: what follows an intersection that alone does not say which rows are joined.
 
-The guest meets each host by private set intersection and keeps who is at all of them; then it tells each host which
-rows of their own intersection remain, in the common order, which is that of the first meeting: random.
+After one intersection with one host over one column, each identifier in one row, both sides know everything. It needs
+more messages
 
-Reveals beyond the intersections: each host learns which of the identifiers that it shares with the guest are at all
-parties; the guest learns each host's intersection with its own.
+- with several hosts: who is common to a guest and a host may be missing at another host;
+- where an identifier stands in several rows, or a row has several (`hanse.vertical.psi.keys`): a host numbers those of
+  its rows that hold common identifiers, in a secret order, and says which numbers hold which identifier (`holders`).
+
+The guest then works the joined rows out, as SQL would (`guest JOIN host-1 ON … JOIN host-2 ON …`, or `LEFT JOIN`), puts
+them in a secret order, and tells each host which of its rows, or none, stands in each of them (`rows`).
 """
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from hanse.channels.party import Party
 from hanse.channels.protocol import Guarantee, Message, Protocol, Reveal
-from hanse.core.errors import RefusedError
-from hanse.vertical.psi.ids import Places
+from hanse.core.arrays import Array
+from hanse.core.errors import ConfigError, RefusedError
+from hanse.vertical.psi.ids import Places, secret_order
 
-PROTOCOL = Protocol(
-    name="alignment/common",
-    roles=("guest", "host"),
-    messages=(Message("rows", "guest", "host", "int64", (None,)),),
-    guarantee=Guarantee("semi-honest", 1, 128, 128, ()),
-    reveals=(Reveal("host", "guest", "common_rows", "which of the rows that both share are shared by all parties"),),
-)
-"""What follows each intersection where there are several hosts."""
+JOINS = ("inner", "left")
+NONE = -1
+"""A place in a list of rows where a party has none."""
+MAX_JOINED = 1 << 27
+
+
+def declared(*, left: bool = False, linked: bool = False) -> Protocol:
+    """What follows each intersection.
+
+    Args:
+        left: whether the guest keeps rows that hosts do not have.
+        linked: whether an identifier may stand in several rows, or a row have several.
+    """
+    holders = Message("holders", "host", "guest", "int64", (None, 2))
+    told = [
+        Reveal(
+            "host",
+            "guest",
+            "common_rows",
+            "which of its rows stand in the joined table, and how often"
+            if linked
+            else "which of the rows that both share are shared by all parties",
+        )
+    ]
+    if linked:
+        told.append(
+            Reveal(
+                "guest",
+                "host",
+                "holders",
+                "how many rows of the host hold each common identifier, and which of these are of one row",
+            )
+        )
+    if left:
+        told.append(Reveal("host", "guest", "joined", "how many rows the joined table has"))
+    name = "-".join(["alignment/common", *(["left"] if left else []), *(["linked"] if linked else [])])
+    return Protocol(
+        name=name,
+        roles=("guest", "host"),
+        messages=(*([holders] if linked else []), Message("rows", "guest", "host", "int64", (None,))),
+        guarantee=Guarantee("semi-honest", 1, 128, 128, ()),
+        reveals=tuple(told),
+    )
+
+
+PROTOCOL = declared()
+"""What follows each intersection where there are several hosts, each row has one identifier, and all must hold it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Holdings:
+    """Which rows hold which identifiers.
+
+    Attributes:
+        places: int64 `(n,)`, of identifiers.
+        rows: int64 `(n,)`, of the rows that hold them, in whatever numbering.
+    """
+
+    places: Places
+    rows: Places
+
+
+@dataclass(frozen=True, slots=True)
+class Joined:
+    """The joined table, as the guest works it out.
+
+    Attributes:
+        own: int64 `(num_joined,)`, the guest's rows.
+        theirs: of each host likewise, in its numbering; `NONE` where it has none.
+    """
+
+    own: Places
+    theirs: tuple[Places, ...]
+
+
+def join(num_rows: int, hosts: Sequence[tuple[Holdings, Holdings]], *, left: bool) -> Joined:
+    """Join the guest's rows with each host's in turn.
+
+    Args:
+        num_rows: how many rows the guest's table has.
+        hosts: for each the guest's holdings of what is common with it, and the host's, over the same places.
+        left: keep the guest's rows that a host does not have.
+
+    Returns:
+        Joined rows ordered by the guest's row and then by the hosts'.
+
+    Raises:
+        ConfigError: more than `MAX_JOINED` rows.
+    """
+    own = np.arange(num_rows, dtype=np.int64)
+    theirs: list[Places] = []
+    for holdings in hosts:
+        rows, numbers = _pairs(*holdings)
+        counts = np.bincount(rows, minlength=num_rows).astype(np.int64, copy=False)
+        starts = np.cumsum(counts) - counts
+        times = counts[own]
+        kept = np.maximum(times, 1) if left else times
+        _check_number(int(kept.sum()))
+        first = np.repeat(starts[own], kept)
+        nth = np.arange(len(first)) - np.repeat(np.cumsum(kept) - kept, kept)
+        has_some = np.repeat(times > 0, kept)
+        found = np.full(len(first), NONE, np.int64)
+        found[has_some] = numbers[(first + nth)[has_some]]
+        own, theirs = np.repeat(own, kept), [np.repeat(each, kept) for each in theirs]
+        theirs.append(found)
+    return Joined(own, tuple(theirs))
+
+
+def _pairs(mine: Holdings, theirs: Holdings) -> tuple[Places, Places]:
+    """Pairs of rows that hold one identifier, each once, in order."""
+    order = np.argsort(theirs.places, kind="stable")
+    places, numbers = theirs.places[order], theirs.rows[order]
+    starts = np.searchsorted(places, mine.places)
+    counts = np.searchsorted(places, mine.places, side="right") - starts
+    _check_number(int(counts.sum()))
+    rows = np.repeat(mine.rows, counts)
+    nth = np.arange(len(rows)) - np.repeat(np.cumsum(counts) - counts, counts)
+    found = numbers[np.repeat(starts, counts) + nth]
+    order = np.lexsort((found, rows))
+    rows, found = rows[order], found[order]
+    new = np.ones(len(rows), np.bool_)
+    new[1:] = (rows[1:] != rows[:-1]) | (found[1:] != found[:-1])
+    return rows[new], found[new]
+
+
+def _check_number(found: int) -> None:
+    if found > MAX_JOINED:
+        raise ConfigError(f"join: expected at most {MAX_JOINED} joined rows, found {found}; are identifiers repeated?")
 
 
 def common(meetings: list[Places]) -> tuple[Places, list[Places]]:
-    """What the guest works out.
+    """The inner join of rows with one identifier each.
 
     Args:
         meetings: for each host, places in the guest's own list, as intersection returned them.
@@ -45,21 +174,91 @@ def common(meetings: list[Places]) -> tuple[Places, list[Places]]:
 
 
 async def guest(party: Party, rows: Places) -> None:
-    """Tell a host which rows of the common meeting remain."""
+    """Tell a host which of its rows stands where: places in the order of the meeting, or its own numbers."""
     await party.send("host", "rows", rows)
 
 
-async def host(party: Party, meeting: Places) -> Places:
-    """Its own places of the common rows, in the common order.
+async def hear_holders(party: Party, num_common: int) -> Holdings:
+    """The host's holdings of the common identifiers, in its own numbering.
+
+    Args:
+        party: in the role `guest`.
+        num_common: how many identifiers both hold.
+
+    Raises:
+        RefusedError: holdings of others, one twice, or a common identifier without a row.
+    """
+    pairs = await party.recv("host", "holders")
+    places, rows = np.ascontiguousarray(pairs[:, 0]), np.ascontiguousarray(pairs[:, 1])
+    fits = len(pairs) == 0 or (places.min() >= 0 and places.max() < num_common and rows.min() >= 0)
+    if (
+        not fits
+        or len(np.unique(places)) != num_common
+        or len(np.unique(pairs, axis=0)) != len(pairs)
+        or (len(rows) and rows.max() >= len(rows))
+    ):
+        raise RefusedError(f"host: expected rows that hold each of {num_common} identifiers, found others")
+    return Holdings(places, rows)
+
+
+async def tell_holders(party: Party, places: Places, rows: Places) -> Places:
+    """Number the rows that hold common identifiers, and tell the guest.
 
     Args:
         party: in the role `host`.
-        meeting: places in its list, as intersection returned them.
+        places: int64 `(n,)`, of identifiers in the order of the meeting.
+        rows: of the rows that hold them.
+
+    Returns:
+        The row of each number.
+    """
+    found, numbers = np.unique(rows, return_inverse=True)
+    order = secret_order(len(found))
+    own = np.empty(len(found), np.int64)
+    own[order] = found
+    pairs = np.column_stack([places, order[numbers]]).astype(np.int64, copy=False)
+    await party.send("guest", "holders", pairs[np.lexsort((pairs[:, 1], pairs[:, 0]))])
+    return own
+
+
+async def host(party: Party, meeting: Places, *, left: bool = False, repeated: bool = False) -> Places:
+    """Its own rows in the joined table.
+
+    Args:
+        party: in the role `host`.
+        meeting: its row of each place, as intersection returned them, or of each number.
+        left: whether `NONE` may stand in between.
+        repeated: whether a row may stand there more than once.
 
     Raises:
         RefusedError: rows outside the meeting, or one twice.
     """
     rows = await party.recv("guest", "rows")
-    if len(rows) and (rows.min() < 0 or rows.max() >= len(meeting) or len(np.unique(rows)) != len(rows)):
-        raise RefusedError(f"guest: expected each row once, from 0 to {len(meeting) - 1}, found others")
-    return meeting[rows]
+    some = rows[rows != NONE] if left else rows
+    if len(some) and (some.min() < 0 or some.max() >= len(meeting)):
+        raise RefusedError(f"guest: expected rows from 0 to {len(meeting) - 1}, found others")
+    if not repeated and len(np.unique(some)) != len(some):
+        raise RefusedError("guest: expected each row once, found repeated ones")
+    found = np.full(len(rows), NONE, np.int64)
+    found[rows != NONE] = meeting[some]
+    return found
+
+
+def simulate_view(role: str, reveals: Mapping[str, Any]) -> list[tuple[str, Array]]:
+    """What `role` receives after intersection, made from what is revealed to it and nothing else.
+
+    Args:
+        role: `guest` or `host`.
+        reveals: to the host `common_rows`: how often each of its numbered rows stands in the joined table, and with a
+            left join `joined`: how many rows that has. To the guest `holders`: `(place, row)` in any numbering.
+    """
+    if role == "guest":
+        pairs = np.array(reveals["holders"], np.int64).reshape(-1, 2)
+        _, numbers = np.unique(pairs[:, 1], return_inverse=True)
+        pairs[:, 1] = secret_order(int(numbers.max(initial=-1)) + 1)[numbers]
+        return [("holders", pairs[np.lexsort((pairs[:, 1], pairs[:, 0]))])]
+    times = np.asarray(reveals["common_rows"], np.int64)
+    rows = np.repeat(np.arange(len(times), dtype=np.int64), times)
+    missing = int(reveals.get("joined", len(rows))) - len(rows)
+    rows = np.concatenate([rows, np.full(missing, NONE, np.int64)])
+    return [("rows", rows[secret_order(len(rows))])]

@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 from blake3 import blake3
 
+from hanse.channels import resuming
 from hanse.channels.app import RoleApp, RolePlay, RoleProgram
 from hanse.channels.checkpoints import Checkpoints, Progress
 from hanse.channels.party import Party
@@ -27,7 +28,7 @@ from hanse.core.arrays import Arrays
 from hanse.core.errors import ConfigError
 from hanse.core.ids import SERVER
 from hanse.core.origin import file_of, included, maker_of
-from hanse.vertical import meeting, resuming
+from hanse.vertical import meeting
 from hanse.vertical.intersection import as_identifiers
 from hanse.vertical.parties import ARBITER, GUEST, HOST, IfOffline, host_roles
 from hanse.vertical.psi.ids import Places
@@ -202,7 +203,7 @@ class Model(RolePlay):
         meet = {} if self.key is None else meeting.parts(hosts)
         training = self.declared(len(hosts))
         parts = {
-            "resuming": resuming.protocol(hosts, arbiter=ARBITER in training.roles),
+            "resuming": resuming.protocol(GUEST, hosts, [role for role in training.roles if role == ARBITER]),
             **meet,
             "training": training,
             "scoring": self.scored(len(hosts)),
@@ -243,7 +244,7 @@ class Model(RolePlay):
 
     async def deal(self, party: Party) -> None:
         """Play the role without data."""
-        done = max(0, await resuming.arbiter(party.part("resuming")))
+        done = max(0, await resuming.listen(party.part("resuming"), GUEST))
         await self.program(ARBITER, progress=Progress(done))(party.part("training"))
 
     async def play(
@@ -312,7 +313,7 @@ class Model(RolePlay):
         """Agree on a checkpoint, and meet unless it says who is common."""
         have = [] if checkpoints is None else checkpoints.have()
         part = party.part("resuming")
-        agreed = await (resuming.guest(part, have, hosts) if party.role == GUEST else resuming.host(part, have))
+        agreed = await (resuming.lead(part, have) if party.role == GUEST else resuming.follow(part, have, GUEST))
         if checkpoints is None:
             return Progress(), await self.meet(party, table, hosts)
         checkpoints.drop_after(agreed)

@@ -1,14 +1,14 @@
 """The owner's data sets: `{patients: {kind: csv, path: patients.csv, target: sick}}` and how each kind is read.
 
-    csv      path, target?, columns?, delimiter = ",", missing = error | nan | drop
+    csv      path, target?, columns?, delimiter = ",", missing = error | nan | drop, streamed = text | numbers ?
     npz      path, x?, y?                 (x, y) where both names are given, otherwise a dict; never pickled objects
-    parquet  path, target?, columns?, missing       needs pyarrow (extra `arrow`)
+    parquet  path, target?, columns?, missing, streamed       needs pyarrow (extra `arrow`)
     python   path, function, arguments?   the owner's own function, called as function(**arguments)
 
 With a `target`, csv and parquet give `(X, y)`: X float64 `(rows, columns)`, y float64 or, if every value is whole,
-int64. Without, a dict of column name → array. The declaration is the owner's and so is the loader; an app only says
-a name. Columns that are too large for memory lie in the temporary folder (`hanse.core.scratch`). Messages name columns
-and lines, never a value.
+int64. Without, a dict of column name → array, or → `Stream` where they are `streamed`. The declaration is the owner's
+and so is the loader; an app only says a name. Columns that are too large for memory lie in the temporary folder
+(`hanse.core.scratch`). Messages name columns and lines, never a value.
 """
 
 import csv
@@ -27,15 +27,16 @@ from hanse.core import scratch
 from hanse.core.arrays import Array
 from hanse.core.errors import ConfigError, PolicyError
 from hanse.core.parquet import read_parquet
+from hanse.workers import streamed
 from hanse.workers.load import Declaration
 
 Columns = dict[str, Array]
 
 _MISSING_WORDS = {"", "na", "n/a", "nan", "null", "none", "?"}
 _FIELDS: dict[str, tuple[set[str], set[str]]] = {
-    "csv": ({"path"}, {"target", "columns", "delimiter", "missing"}),
+    "csv": ({"path"}, {"target", "columns", "delimiter", "missing", "streamed"}),
     "npz": ({"path"}, {"x", "y"}),
-    "parquet": ({"path"}, {"target", "columns", "missing"}),
+    "parquet": ({"path"}, {"target", "columns", "missing", "streamed"}),
     "python": ({"path", "function"}, {"arguments", "read"}),
 }
 _BLOCK_ROWS = 16_384
@@ -99,6 +100,11 @@ def check_declaration(name: str, declaration: Declaration) -> Declaration:
     missing = declaration.get("missing", "error")
     if missing not in ("error", "nan", "drop"):
         raise ConfigError(f"data set {name}: missing: expected error, nan or drop; found {missing!r:.40}")
+    kept_whole = {"target", "missing"} & given
+    if "streamed" in given and (declaration["streamed"] not in streamed.KINDS or kept_whole):
+        raise ConfigError(
+            f"data set {name}: streamed: expected {' or '.join(streamed.KINDS)}, and neither target nor missing"
+        )
     return declaration
 
 
@@ -114,6 +120,11 @@ def paths_of(declaration: Declaration, base: Path) -> tuple[Path, ...]:
 
 
 def _load_csv(name: str, path: Path, declaration: Declaration) -> Any:
+    if "streamed" in declaration:
+        delimiter = str(declaration.get("delimiter", ","))
+        return streamed.csv_columns(
+            name, path, declaration["streamed"], delimiter, lambda header: _wanted(name, header, declaration)
+        )
     texts: set[str] = set()
     while True:
         growing = _read_csv(name, path, declaration, texts)
@@ -168,6 +179,10 @@ def _texts(texts: list[str]) -> Array:
 
 
 def _load_parquet(name: str, path: Path, declaration: Declaration) -> Any:
+    if "streamed" in declaration:
+        return streamed.parquet_columns(
+            name, path, declaration["streamed"], lambda header: _wanted(name, header, declaration)
+        )
     columns = read_parquet(path, f"data set {name}", lambda header: _wanted(name, header, declaration))
     return _finish(name, columns, declaration)
 

@@ -12,7 +12,7 @@ import os
 import socket
 import sys
 import traceback
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Protocol
 
@@ -25,6 +25,7 @@ from hanse.core.codec import encode_parts, parse_header, view_arrays
 from hanse.core.errors import CodecError, ConfigError, HanseError, TooLargeError
 from hanse.core.ids import upload_scope
 from hanse.core.records import BlobRef, Reply, Task
+from hanse.core.tracked import Tracked, encode_tracked
 from hanse.workers.load import Load
 from hanse.workers.wire import MAX_BODY_BYTES, Frame
 
@@ -49,7 +50,11 @@ class Outcome(Protocol):
 
     @property
     def state(self) -> bytes | None:
-        """`site.state` after the task."""
+        """`site.state` after the task; of no interest where it failed."""
+
+    @property
+    def tracked(self) -> Sequence[Tracked]:
+        """What the site's code told its own tracker."""
 
 
 class Runtime(Protocol):
@@ -59,7 +64,7 @@ class Runtime(Protocol):
         self,
         task: Task,
         model: Arrays | None,
-        state: bytes | None,
+        state: bytes | memoryview | None,
         *,
         private: Arrays | None = None,
         channel: socket.socket | None = None,
@@ -94,7 +99,7 @@ class Executor:
         except OSError as error:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO):
                 raise
-            return _failed("StorageError", f"the update could not be written: {os.strerror(error.errno)}")
+            return _failed("StorageError", f"what the task made could not be written: {os.strerror(error.errno)}")
         except HanseError as error:
             return _failed(getattr(error, "kind", type(error).__name__), str(error))
         finally:
@@ -104,7 +109,25 @@ class Executor:
     def _execute(self, frame: Frame, fds: list[int]) -> Frame:
         task = Task.unpack(frame.parts[0])
         parts = iter(frame.parts[1:])
-        state = next(parts) if frame.fields.get("state") else None
+        state: bytes | memoryview | None = next(parts) if frame.fields.get("state") is True else None
+        if frame.fields.get("state") == "file":
+            state = _mapped(fds.pop())
+        after_fd = fds.pop() if frame.fields.get("after") else None
+        try:
+            return self._executed(task, frame, parts, fds, state, after_fd)
+        finally:
+            if after_fd is not None:
+                os.close(after_fd)
+
+    def _executed(
+        self,
+        task: Task,
+        frame: Frame,
+        parts: Iterator[bytes],
+        fds: list[int],
+        state: bytes | memoryview | None,
+        after_fd: int | None,
+    ) -> Frame:
         try:
             where = frame.fields.get("model", "task")
             if where == "task":
@@ -112,21 +135,29 @@ class Executor:
             model, private = _read(where, parts, fds)
             channel = socket.socket(fileno=fds.pop()) if frame.fields.get("channel") else None
             outcome = self._runtime.execute(task, model, state, private=private, channel=channel)
-            reply, arrays, after = outcome.reply, outcome.arrays, outcome.state
+            reply, arrays, after, tracked = outcome.reply, outcome.arrays, outcome.state, outcome.tracked
             del model, private, outcome
         except (Exception, SystemExit, KeyboardInterrupt) as error:
-            reply, arrays, after = self._failure(task, error), None, state
+            reply, arrays, after, tracked = self._failure(task, error), None, None, ()
         if reply.ok and arrays is not None:
             scope = upload_scope(task.id, self._load.site)
             reply = replace(reply, update=_write(arrays, fds.pop(0) if frame.fields.get("out") else None, scope))
+        same: dict[str, Any] = {"state": "same"} if state is not None else {}
         if not reply.ok:
-            after = state
-        if after is not None and len(after) > MAX_BODY_BYTES // 2:
+            return Frame("done", same, (reply.pack(),))
+        more, said = ({"tracked": True}, (encode_tracked(tracked),)) if tracked else ({}, ())
+        if after is None:
+            return Frame("done", same | more, (reply.pack(), *said))
+        if after_fd is not None and len(after) > INLINE_BYTES:
+            manifest = write_blob(after_fd, [after])
+            parted = {"state": "file", "size": manifest.size}
+            return Frame("done", parted | more, (reply.pack(), manifest.hashes, *said))
+        if len(after) > MAX_BODY_BYTES // 2:
             limit = MAX_BODY_BYTES // 2
-            message = f"site.state: expected at most {limit} bytes, found {len(after)}"
-            reply, after = Reply.failed(task.id, self._load.site, "refused", message), state
-        packed = reply.pack()
-        return Frame("done", {}, (packed,)) if after is None else Frame("done", {"state": True}, (packed, after))
+            message = f"site.state: expected at most {limit} bytes beside a model of at most 64 KiB, found {len(after)}"
+            reply = Reply.failed(task.id, self._load.site, "refused", message)
+            return Frame("done", same, (reply.pack(),))
+        return Frame("done", {"state": True, **more}, (reply.pack(), after, *said))
 
     def _call(self, frame: Frame, fds: list[int]) -> Frame:
         arguments = json.loads(frame.parts[0])
@@ -216,6 +247,14 @@ def _read(where: str, parts: Iterator[bytes], fds: list[int]) -> tuple[Arrays | 
             raise CodecError("arrays: the file is empty")
         shared, private = (mmap.mmap(fd, size, access=access) for access in (mmap.ACCESS_READ, mmap.ACCESS_COPY))
         return _twice(memoryview(shared), memoryview(private))
+    finally:
+        os.close(fd)
+
+
+def _mapped(fd: int) -> memoryview:
+    """A file's content; pages cost no memory of this process's own."""
+    try:
+        return memoryview(mmap.mmap(fd, os.fstat(fd).st_size, access=mmap.ACCESS_READ))
     finally:
         os.close(fd)
 

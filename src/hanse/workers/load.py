@@ -9,6 +9,8 @@ from hanse.workers.isolation import Isolation
 
 OUTPUTS = ".outputs.safetensors"
 """In the scratch folder: what the same role kept in an earlier job, where the job names one."""
+SPENT = "queries.db"
+"""In the folder `spent`."""
 Declaration = Mapping[str, Any]
 
 
@@ -30,6 +32,8 @@ class Load:
         isolation: what the worker may see. Paths of granted data sets are added by `Worker.load`.
         memory_bytes: limit on private memory; None for none.
         checkpoints: a folder that the worker may write and that outlives it, for roles; None for none.
+        spent: a folder of the same kind, for all jobs: what other sites have used up; None for none.
+        queries: how many of them the owner allows each other site; None for no limit.
         options: anything else the runtime wants, JSON values.
     """
 
@@ -46,6 +50,8 @@ class Load:
     isolation: Isolation = field(default_factory=Isolation)
     memory_bytes: int | None = None
     checkpoints: Path | None = None
+    spent: Path | None = None
+    queries: int | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
@@ -64,13 +70,15 @@ class Load:
             "isolation": self.isolation.to_json(),
             "memory_bytes": self.memory_bytes,
             "checkpoints": None if self.checkpoints is None else str(self.checkpoints),
+            "spent": None if self.spent is None else str(self.spent),
+            "queries": self.queries,
             "options": dict(self.options),
         }
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> "Load":
         """Read what `to_json` wrote."""
-        base, checkpoints = value["base"], value["checkpoints"]
+        base, checkpoints, spent = value["base"], value["checkpoints"], value["spent"]
         return cls(
             bundle=Path(value["bundle"]),
             entry=value["entry"],
@@ -85,5 +93,7 @@ class Load:
             isolation=Isolation.from_json(value["isolation"]),
             memory_bytes=value["memory_bytes"],
             checkpoints=None if checkpoints is None else Path(checkpoints),
+            spent=None if spent is None else Path(spent),
+            queries=value["queries"],
             options=value["options"],
         )

@@ -30,6 +30,7 @@ from hanse.core.codec import decode
 from hanse.core.errors import CodecError, ConfigError, HanseError, StorageError, TaskError, UnavailableError
 from hanse.core.ids import upload_scope
 from hanse.core.records import Reply, Task
+from hanse.core.tracked import Tracked, decode_tracked
 from hanse.workers import wire
 from hanse.workers.datasets import paths_of
 from hanse.workers.isolation import require
@@ -49,21 +50,35 @@ OnLine = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
+class StateFile:
+    """A site's state that is too large for a message: all of a file that nobody else writes."""
+
+    path: Path
+    manifest: Manifest
+
+
+State = bytes | StateFile | None
+
+
+@dataclass(frozen=True, slots=True)
 class Done:
     """What a task came to.
 
     Args:
         reply: complete: a small update is inline, a large one is in the file that `execute` was given.
-        state: the site's state after the task; the one before it if the task failed.
+        state: the site's state after the task; the one before it if the task failed. In the file that `execute` was
+            given for it, if it is over 64 KiB; the hashes are the worker's own.
         packed: the reply as the worker packed it, to be signed and sent on as it is.
         written: whether the update is in the file; `reply.update.manifest` then describes all of it. The hashes are
             the worker's own: whoever receives the blob verifies it.
+        tracked: what the site's code told its own tracker, which is nobody else's business.
     """
 
     reply: Reply
     packed: bytes
-    state: bytes | None
+    state: State
     written: bool
+    tracked: tuple[Tracked, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -253,9 +268,9 @@ class Worker:
         require(isolation.level)
         base = load.base or Path()
         granted = [str(path.absolute()) for item in load.datasets.values() for path in paths_of(item, base)]
-        lasting = () if load.checkpoints is None else (str(load.checkpoints.absolute()),)
+        lasting = tuple(str(each.absolute()) for each in (load.checkpoints, load.spent) if each is not None)
         if isolation.level == "user":
-            for folder in (load.scratch, *lasting):
+            for folder in (str(load.scratch), *lasting):
                 os.chown(folder, isolation.uid, isolation.gid)
         load = replace(
             load,
@@ -263,6 +278,7 @@ class Worker:
             scratch=load.scratch.resolve(),
             base=base.absolute(),
             checkpoints=None if load.checkpoints is None else load.checkpoints.absolute(),
+            spent=None if load.spent is None else load.spent.absolute(),
             isolation=replace(isolation, read=(*isolation.read, *granted), write=(*isolation.write, *lasting)),
         )
         answer = await self._ask(Frame("load", load.to_json()), "loaded", timeout_s)
@@ -275,7 +291,8 @@ class Worker:
         *,
         packed: bytes | None = None,
         model: Model = None,
-        state: bytes | None = None,
+        state: State = None,
+        after: Path | None = None,
         out: Path | None = None,
         channel: socket.socket | None = None,
         timeout_s: float | None = None,
@@ -287,6 +304,7 @@ class Worker:
             model: the task's model, verified: the file that holds exactly its bytes, or the bytes; None where it is
                 inline in the task. The file must not change meanwhile; user code never changes it.
             state: the site's state before the task.
+            after: where a state over 64 KiB goes, another file than that of `state`; without it 128 MiB are the most.
             out: where an update over 64 KiB goes; made, or overwritten and cut. A file that is used again must stay
                 within
                 one job: user code could keep it open.
@@ -308,19 +326,25 @@ class Worker:
                 files.open(out, os.O_RDWR | os.O_CREAT)
             if channel is not None:
                 files.hand_over(channel)
+            if after is not None:
+                files.open(after, os.O_RDWR | os.O_CREAT)
+            if isinstance(state, StateFile):
+                files.open(state.path, os.O_RDONLY)
             fields = _only(
                 {
-                    "state": state is not None,
+                    "state": "file" if isinstance(state, StateFile) else state is not None,
+                    "after": after is not None,
                     "out": out is not None,
                     "model": where != "task" and where,
                     "channel": channel is not None,
                 }
             )
-            parts = (packed or task.pack(), *(() if state is None else (state,)), *inline)
+            before = (state,) if isinstance(state, bytes) else ()
+            parts = (packed or task.pack(), *before, *inline)
             frame = await self._ask(Frame("execute", fields, parts, files.fds), "done", timeout_s)
         try:
-            return self._done(task, frame, out)
-        except (CodecError, errors.IntegrityError, ValueError, IndexError) as error:
+            return self._done(task, frame, out, state, after)
+        except (CodecError, errors.IntegrityError, ValueError, IndexError, KeyError, TypeError) as error:
             raise self._end(
                 TaskError("bad_reply", f"the worker answered something that is no reply: {error}")
             ) from None
@@ -436,18 +460,26 @@ class Worker:
             raise self._end(TaskError("bad_reply", f"the worker answered {answer.kind[:40]!r} instead of {expected!r}"))
         return answer
 
-    def _done(self, task: Task, frame: Frame, out: Path | None) -> Done:
+    def _done(self, task: Task, frame: Frame, out: Path | None, before: State, after: Path | None) -> Done:
         reply = Reply.unpack(frame.parts[0])
         if reply.task != task.id or (self._load is not None and reply.site != self._load.site):
             raise CodecError("a reply to another task, or of another site")
-        state = frame.parts[1] if frame.fields.get("state") is True else None
+        state: State = before if frame.fields.get("state") == "same" else None
+        if frame.fields.get("state") is True:
+            state = frame.parts[1]
+        elif frame.fields.get("state") == "file":
+            manifest = Manifest(int(frame.fields["size"]), frame.parts[1])
+            if after is None or after.stat().st_size != manifest.size:
+                raise CodecError("a state whose size is not its file's")
+            state = StateFile(after, manifest)
+        tracked = decode_tracked(frame.parts[-1]) if frame.fields.get("tracked") is True else ()
         written = reply.update is not None and reply.update.content is None
         if written and reply.update is not None:
             if out is None or out.stat().st_size != reply.update.manifest.size:
                 raise CodecError("an update whose size is not its file's")
             if reply.update.scope != upload_scope(task.id, reply.site):
                 raise CodecError("an update outside the site's scope")
-        return Done(reply, frame.parts[0], state, written)
+        return Done(reply, frame.parts[0], state, written, tracked)
 
     def _too_late(self, timeout_s: float) -> None:
         self.kill(TaskError("timeout", f"the task took longer than its {timeout_s:g} s, and the worker was killed"))

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from hanse.channels.app import RolePlay
+from hanse.channels.spending import FileSpending
 from hanse.channels.stream import StreamChannel
 from hanse.clients.app import App
 from hanse.clients.execute import Runtime as ClientRuntime
@@ -19,7 +20,7 @@ from hanse.core.spec import RunSpec
 from hanse.strategies import named
 from hanse.workers.datasets import Datasets
 from hanse.workers.execute import Given, Outcome, Runtime
-from hanse.workers.load import OUTPUTS, Load
+from hanse.workers.load import OUTPUTS, SPENT, Load
 
 
 def open_runtime(load: Load) -> Runtime:
@@ -41,6 +42,7 @@ def open_runtime(load: Load) -> Runtime:
             log=_log,
             outputs=lambda: _outputs(load.scratch),
             checkpoints=load.checkpoints,
+            spending=None if load.spent is None else FileSpending(load.spent / SPENT, load.queries),
         )
         return RoleSide(runtime, load)
     if load.role == "server":
@@ -76,7 +78,7 @@ class ClientSide:
         self,
         task: Task,
         model: Arrays | None,
-        state: bytes | None,
+        state: bytes | memoryview | None,
         *,
         private: Arrays | None = None,
         channel: socket.socket | None = None,
@@ -106,7 +108,7 @@ class RoleSide:
         self,
         task: Task,
         model: Arrays | None,
-        state: bytes | None,
+        state: bytes | memoryview | None,
         *,
         private: Arrays | None = None,
         channel: socket.socket | None = None,

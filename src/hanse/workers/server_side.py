@@ -55,7 +55,7 @@ class ServerSide:
         self,
         task: Task,
         model: Arrays | None,
-        state: bytes | None,
+        state: bytes | memoryview | None,
         *,
         private: Arrays | None = None,
         channel: socket.socket | None = None,

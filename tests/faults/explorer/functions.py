@@ -12,6 +12,7 @@ import json
 import random
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, TypeVar
@@ -199,6 +200,9 @@ class Bucket(MemoryBlobs):
     def hold(self, chunks: int) -> None:
         pass
 
+    def reading_ahead(self, order: Sequence[Any], ahead: int) -> nullcontext[None]:
+        return nullcontext()
+
 
 class Signer(Grants):
     """Links that are names of chunks, and used up by nobody else."""
@@ -246,6 +250,10 @@ class Shelf:
         for key in sorted(self.content):
             if key.startswith(folder + "/") and key > after:
                 yield type("Found", (), {"key": key})
+
+    async def delete(self, *keys: str) -> None:
+        for key in keys:
+            self.content.pop(key, None)
 
 
 class Invocation:
@@ -401,13 +409,28 @@ class World:
         await self._enrol()
         self.local.start_collecting()
         for name in self.sites:
-            self.links[name] = Site(self, name)
+            self.links[name] = self.make_site(name)
             self.links[name].start()
         await self._submit()
         while not await self._is_over():  # noqa: ASYNC110 - a row tells it, and nobody else
             await asyncio.sleep(5.0)
         await asyncio.sleep(HIDDEN_S + VISIBILITY_S)  # copies that a site had hidden when it crashed come again
         return await self._outcome()
+
+    def make_site(self, name: str) -> "Site":
+        return Site(self, name)
+
+    def make_job(self) -> tuple[RunSpec, Arrays | None]:
+        """What is trained, and from what."""
+        spec = RunSpec(
+            rounds=self.case.rounds,
+            initial="given",
+            evaluate_every=self.case.evaluate_every,
+            quorum=self.case.sites,
+            min_sites=len(self.sites),
+            deadline_s=300.0,
+        )
+        return spec, LARGE if self.case.large else SMALL
 
     async def _enrol(self) -> None:
         for kind, names, roles in (("site", self.sites, []), ("person", [PERSON], ["researcher"])):
@@ -420,17 +443,12 @@ class World:
         bundle = make_bundle({"app.py": b"app = None\n"}, module="app")
         manifest = manifest_of(bundle.content)
         await self.blobs.put(bundle_scope(JOB), manifest, rechunk([bundle.content]))
-        content = encode(LARGE if self.case.large else SMALL)
-        initial = manifest_of(content)
-        await self.blobs.put(model_scope(JOB, "main", 0), initial, rechunk([content]))
-        spec = RunSpec(
-            rounds=self.case.rounds,
-            initial="given",
-            evaluate_every=self.case.evaluate_every,
-            quorum=self.case.sites,
-            min_sites=len(self.sites),
-            deadline_s=300.0,
-        )
+        spec, arrays = self.make_job()
+        initial = None
+        if arrays is not None:
+            content = encode(arrays)
+            initial = manifest_of(content)
+            await self.blobs.put(model_scope(JOB, "main", 0), initial, rechunk([content]))
         signature = sign_bundle(anna.keys.signing, bundle_id=bundle.id, federation=FEDERATION, person=PERSON)
         request = JobRequest(
             JOB, "test", FEDERATION, PERSON, 1, bundle.id, manifest, signature.decode(), "app.py", "app", spec,

@@ -20,7 +20,7 @@ def test_one_visit_schedule() -> None:
     print(explore_visits(case))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_schedules_of_visits() -> None:
     totals: Counter[str] = Counter()
     with unswept() as sweep:

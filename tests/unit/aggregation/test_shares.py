@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from hanse.aggregation import ArraySource, BlobSink, Krum, WeightedMean, aggregate
 from hanse.aggregation import shares as module
-from hanse.aggregation.shares import Share, clipped, share_ranges
+from hanse.aggregation.shares import Share, clipped, stretches
 from hanse.core.arrays import Arrays, ArraySpec, Layout
 from hanse.core.codec import encoded_size
 
@@ -60,8 +60,8 @@ def test_what_shares_write_is_what_one_reduction_writes(shapes: list[tuple[int, 
 
         span = (0, size) if share is None else share.span(size)
         sink = BlobSink(layout, clipped(write, span))  # type: ignore[arg-type]
-        only = None if share is None else share_ranges([layout, layout_of(shapes, "float64")], share)
-        aggregate(updates, range(5), weights, rule=WeightedMean(), out=sink, only=only, block_elements=64)
+        together = None if share is None else stretches([layout, layout_of(shapes, "float64")], share)
+        aggregate(updates, range(5), weights, rule=WeightedMean(), out=sink, stretches=together, block_elements=64)
 
     whole, joined = bytearray(size), bytearray(size)
     reduced(whole, None)
@@ -84,7 +84,7 @@ def test_a_gather_needs_all_of_it() -> None:
             [1.0] * 5,
             rule=Krum(1),
             out=BlobSink(layout, lambda start, content: None),
-            only=share_ranges([layout], Share(0, 1)),
+            stretches=stretches([layout], Share(0, 1)),
         )
 
 

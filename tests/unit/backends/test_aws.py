@@ -6,6 +6,7 @@ import json
 import time
 import urllib.error
 import urllib.request
+from typing import Any, ClassVar
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
@@ -16,7 +17,15 @@ from hanse.backends.aws.links import LIFE_S
 from hanse.backends.aws.queues import QueueInbox
 from hanse.backends.objectstore.blobs import chunk_key, head_key
 from hanse.core.blobs import CHUNK_BYTES, manifest_of, split
-from hanse.core.errors import ConfigError, IntegrityError, NotFoundError, PolicyError, StorageError, TooLargeError
+from hanse.core.errors import (
+    ConfigError,
+    IntegrityError,
+    NotFoundError,
+    PolicyError,
+    StorageError,
+    TooLargeError,
+    UnavailableError,
+)
 from hanse.core.records import Envelope
 from tests.conformance.emulator import Session, emulated
 
@@ -174,6 +183,26 @@ def test_what_aws_says_becomes_one_line(code: str, kind: type[Exception], said: 
     json.dumps(str(caught.value))
 
 
+def test_a_role_that_cannot_be_taken_on_is_named_with_the_causes() -> None:
+    from botocore.exceptions import ClientError
+
+    from hanse.backends.aws.access import _assumed
+
+    class Sts:
+        def client(self, service: str, **_: Any) -> Any:
+            return self
+
+        def assume_role(self, **asked: Any) -> None:
+            assert asked["ExternalId"] == "e1"
+            said = "User: x is not authorized to perform: sts:AssumeRole"
+            raise ClientError({"Error": {"Code": "AccessDenied", "Message": said}}, "AssumeRole")
+
+    role = "arn:aws:iam::123456789012:role/hanse-north-site-luebeck"
+    with pytest.raises(PolicyError, match=r"role hanse-north-site-luebeck: .* not there, .* external id") as caught:
+        _assumed(None, Sts(), "eu-central-1", role, "e1", "")
+    assert "\n" not in str(caught.value)
+
+
 class Strewn:
     """A queue into which somebody has put what is no message."""
 
@@ -194,3 +223,44 @@ async def test_what_is_no_message_keeps_no_other_from_coming() -> None:
     (found,) = await inbox.receive("site", 10, wait_s=0)
     assert (found.receipt, found.envelope.id) == ("site/2", "t")
     inbox.close()
+
+
+async def test_rows_of_jobs_expire_with_their_objects_and_others_stay() -> None:
+    from hanse.backends.aws.table import EXPIRING, TableLedger
+
+    class Client:
+        items: ClassVar[list[dict[str, Any]]] = []
+
+        def put_item(self, **arguments: Any) -> None:
+            self.items.append(arguments["Item"])
+
+    ledger = TableLedger(Client(), "t", "north", keep_days=90)
+    for key in ("reply/j/main/1/0", "member/site/a", "jobend/j", "jobgone/j", "job/j", "revocations"):
+        assert await ledger.create(key, b"{}")
+    assert await ledger.compare_and_set("run/j/main", b"{}", 3)
+    left = {item["t"]["S"]: int(item.get("x", {"N": "0"})["N"]) - time.time() for item in Client.items}
+    assert {kind for kind, seconds in left.items() if seconds > 0} == {"reply", "run"} < EXPIRING
+    assert 89 * 86400 < left["run"] <= 90 * 86400
+    await TableLedger(Client(), "t", "north").create("reply/j/main/1/1", b"{}")
+    assert "x" not in Client.items[-1]
+
+
+async def test_a_person_downloads_by_links_and_believes_hashes_only(config: AwsConfig) -> None:
+    from hanse.backends.memory import MemoryBlobs
+    from hanse.person.over_aws import BucketCarrier
+
+    store = AwsStore.open(config, Session())
+    scope, manifest = "j/c/1/model", manifest_of(CONTENT)
+    await store.blobs.put(scope, manifest, split(CONTENT))
+    store.links.grant("anna", read=[(scope, manifest.id)])
+    urls = (await store.links.get("anna", scope, manifest.id, only=range(manifest.num_chunks))).urls
+    carrier, kept = BucketCarrier(MemoryBlobs()), MemoryBlobs()  # a bucket that gives it nothing
+    carrier.links[scope, manifest.id] = urls
+    await carrier.download(kept, scope, manifest)
+    assert bytes(kept.read(scope, manifest.id, 0, manifest.size)) == CONTENT
+    carrier.links[scope, manifest.id] = urls[::-1]
+    with pytest.raises(IntegrityError):
+        await carrier.download(MemoryBlobs(), scope, manifest)
+    carrier.links[scope, manifest.id] = tuple(url.replace("/model/", "/other/") for url in urls)
+    with pytest.raises(UnavailableError, match="ask again"):
+        await carrier.download(MemoryBlobs(), scope, manifest)

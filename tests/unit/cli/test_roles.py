@@ -1,5 +1,8 @@
 """Roles on the command line: what is typed, what an owner is asked, what is shown while they play."""
 
+import json
+from pathlib import Path
+
 import pytest
 
 from hanse.cli.run import roles_of
@@ -17,15 +20,22 @@ def test_roles_as_typed() -> None:
             roles_of([word])
 
 
-def test_an_owner_is_asked_about_what_others_learn() -> None:
+def test_an_owner_is_asked_about_what_others_learn(tmp_path: Path) -> None:
     reveal = {"to": "host", "about": "guest", "what": "intersection", "detail": "who is a customer"}
-    asked = _settings({"roles": {"host": "shop", "guest": "bank"}, "reveals": [reveal]})
+    asked = _settings({"roles": {"host": "shop", "guest": "bank"}, "reveals": [reveal]}, tmp_path)
     assert asked["roles"] == "guest: bank, host: shop"
     assert asked["reveals"] == "host learns intersection about guest (who is a customer)"
     assert "uses" not in asked
-    uses = _settings({"roles": {"host": "shop"}, "reveals": [], "outputs_of": "j7"})["uses"]
-    assert uses == "what this site kept of job j7"
-    assert _settings({"strategy": "fedavg", "rounds": 3, "quorum": 2}) == {"settings": "fedavg, 3 rounds, quorum 2"}
+    uses = _settings({"roles": {"host": "shop"}, "reveals": [], "outputs_of": "j7"}, tmp_path)["uses"]
+    assert uses == "what this site kept of job j7: nothing is here of it"
+    (tmp_path / "outputs" / "j7").mkdir(parents=True)
+    about = {"v": 1, "job": "j7", "person": "bert", "app": "a", "roles": {"host": "shop", "guest": "bank"}}
+    (tmp_path / "outputs" / "j7" / "job.json").write_text(json.dumps(about))
+    uses = _settings({"roles": {"host": "shop"}, "reveals": [], "outputs_of": "j7"}, tmp_path)["uses"]
+    assert uses == "what this site kept of job j7 of bert (guest: bank, host: shop)"
+    assert _settings({"strategy": "fedavg", "rounds": 3, "quorum": 2}, tmp_path) == {
+        "settings": "fedavg, 3 rounds, quorum 2"
+    }
 
 
 def test_what_is_counted_is_no_measure() -> None:

@@ -1,5 +1,6 @@
 """The example programs: loaded as a site loads them, simulated, and judged by what they claim to show."""
 
+import importlib.util
 import runpy
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,16 @@ def test_custom_strategy_is_not_moved_by_nonsense() -> None:
 def test_torch_mlp_reads_digits() -> None:
     pytest.importorskip("torch", reason="torch is not installed (extra 'torch')")
     assert simulated("torch_mlp.py").rounds[-1].metrics["accuracy"] > 0.85
+
+
+def test_keras_mlp_reads_digits() -> None:
+    pytest.importorskip("torch", reason="torch is not installed (extra 'torch')")
+    if importlib.util.find_spec("keras") is None:  # importing it would choose its backend
+        pytest.skip("keras is not installed")
+    result = simulated("keras_mlp.py")
+    assert result.rounds[-1].metrics["accuracy"] > 0.85
+    again = simulated("keras_mlp.py")
+    assert {k: a.tobytes() for k, a in again.arrays.items()} == {k: a.tobytes() for k, a in result.arrays.items()}
 
 
 def test_an_example_runs_as_a_script(capsys: pytest.CaptureFixture[str]) -> None:

@@ -13,6 +13,7 @@ torch = pytest.importorskip("torch", reason="torch is not installed (extra 'torc
 
 import hanse as hs  # noqa: E402
 from hanse.clients.app import App  # noqa: E402
+from hanse.clients.dropout import Masks  # noqa: E402
 from hanse.clients.execute import Runtime  # noqa: E402
 from hanse.clients.flat import FlatModule  # noqa: E402
 from hanse.clients.site import Site  # noqa: E402
@@ -58,6 +59,23 @@ class Single(nn.Module):  # type: ignore[misc]  # torch's base class is untyped
         return X.float()
 
 
+class Counted(nn.Module):  # type: ignore[misc]  # torch's base class is untyped
+    """Dropout as the documentation says it, one element after another."""
+
+    def __init__(self, p: float, key: int) -> None:
+        super().__init__()
+        self.p, self.key, self.calls = p, key, 0
+
+    def forward(self, X: Any) -> Any:
+        stream = np.random.Philox(key=self.key, counter=self.calls << 64)
+        self.calls += 1
+        kept = []
+        while len(kept) < X.numel():
+            word = int(stream.random_raw())
+            kept += [(half >= self.p * 2**32) / (1 - self.p) for half in (word & 0xFFFF_FFFF, word >> 32)]
+        return X * torch.tensor(kept[: X.numel()]).view(X.shape)
+
+
 def optimiser_of(declared: Any, parameters: Any) -> Any:
     if isinstance(declared, hs.SGD):
         return torch.optim.SGD(
@@ -85,6 +103,8 @@ def by_hand(module: Any, X: Any, y: Any, declared: Any, epochs: int, batch_size:
     """The loop that a user would write, with the streams of the task."""
     place = Site(site, lambda name: None, print)
     place.begin(task_of(site), {})
+    if isinstance(module[1] if isinstance(module, nn.Sequential) else module, nn.Dropout):
+        module = nn.Sequential(module[0], Counted(module[1].p, place.key("dropout")), module[2])
     X, y = torch.from_numpy(X), torch.from_numpy(y)
     optimiser = optimiser_of(declared, [p for p in module.parameters() if p.requires_grad])
     seed_globals(place.key("globals"))
@@ -154,7 +174,7 @@ def test_gradients_by_hand_are_autograds_bit_for_bit(widths: list[int], classes:
     training = Training("cross_entropy", hs.SGD(0.1), 1, count)
     flat.load(flat.initial_arrays(), 1)
     order = np.arange(count)[None]
-    loss = flat.trainer(twin, training).train(twin, X, y, order, effort_of(training, {}))
+    loss = flat.trainer(twin, training).train(twin, X, y, order, effort_of(training, {}), Masks(lambda: 0))
     expected = nn.functional.cross_entropy(module(X), y)
     expected.backward()
     torch.optim.SGD(module.parameters(), 0.1).step()

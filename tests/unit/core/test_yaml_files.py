@@ -20,7 +20,7 @@ def test_a_file_that_is_not_there_comes_with_advice(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"a\.yaml: not found; make one$"):
         read_yaml(tmp_path / "a.yaml", "make one")
     (tmp_path / "file").touch()
-    with pytest.raises(ConfigError, match="not found$"):
+    with pytest.raises(ConfigError, match=r"not found$"):
         read_yaml(tmp_path / "file" / "a.yaml")
 
 
@@ -48,5 +48,5 @@ def test_a_folder_is_no_file(tmp_path: Path) -> None:
 
 
 def test_a_text_says_where_it_is_from() -> None:
-    with pytest.raises(ConfigError, match="^federation.yaml:1: expected YAML"):
+    with pytest.raises(ConfigError, match=r"^federation\.yaml:1: expected YAML"):
         parse_yaml("}", "federation.yaml")

@@ -201,3 +201,11 @@ def test_areas_are_counts_and_columns_have_no_labels() -> None:
     ][2:]
     assert sides[0] / sides[1] == pytest.approx(3, rel=0.02)
     assert "Labels" not in datasets.plot(datasets.columns(5, 2), [0] * 5)
+
+
+def test_many_sites_get_bars_whose_heights_are_counts() -> None:
+    partition = datasets.by_id([f"s{n:03}" for n in range(200) for _ in range(9 if n == 0 else 3)])
+    text = datasets.plot(partition, [0] * partition.size)
+    bars = [dict(attributes) for tag, attributes in Page(text).tags if tag == "rect"][200:]
+    assert len({bar["width"] for bar in bars}) == 1
+    assert float(bars[0]["height"] or 0) / float(bars[1]["height"] or 1) == pytest.approx(3, rel=0.02)

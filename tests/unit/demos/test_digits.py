@@ -11,7 +11,7 @@ import pytest
 pytest.importorskip("sklearn")
 
 import hanse as hs
-from hanse.demos import digits, digits_app, digits_text
+from hanse.demos import digits, digits_app, digits_scanners, digits_text
 from hanse.strategies.catalogue import catalogue
 
 
@@ -89,11 +89,12 @@ def test_liars_are_a_fifth_and_never_the_root() -> None:
 
 def test_tables_hold_every_strategy_that_trains() -> None:
     shown = {strategy.name for strategy in (*digits.STRATEGIES, *digits.PERSONAL, *digits.DEFENCES)}
-    # Questions and trees train no such model, and there are no normalising layers.
-    without = {"query", "analysis", "boosting", "xgboost", "fedbn"}
+    shown |= {strategy.name for strategy, _ in digits.SCANNED.values()}
+    without = {"query", "analysis", "boosting", "xgboost"}  # they train no such model
     assert shown == set(catalogue()) - without
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("strategy", digits.STRATEGIES, ids=lambda each: each.name)
 def test_strategies_learn(strategy: hs.Strategy) -> None:
     """Ten rounds of twenty sites with skewed labels: chance is 0.1, and FedAvg reaches 0.6 to 0.7 on this seed."""
@@ -102,6 +103,7 @@ def test_strategies_learn(strategy: hs.Strategy) -> None:
     assert run[0][-1] > 0.35
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("strategy", digits.PERSONAL, ids=lambda each: each.name)
 def test_personalised_ones_learn(strategy: hs.Strategy) -> None:
     (run,) = digits.by_personal([0], 5, [strategy]).values()
@@ -109,6 +111,45 @@ def test_personalised_ones_learn(strategy: hs.Strategy) -> None:
     assert 0.25 < run[0] < 1.0
 
 
+def test_the_normalised_gradient_is_that_of_the_loss() -> None:
+    """Central differences in float64."""
+    rng = np.random.default_rng(0)
+    model = {name: array.astype(np.float64) for name, array in digits_scanners.normalised_initial(3).items()}
+    model["bn.gain"] += rng.normal(0, 0.2, 32)
+    model["bn.shift"] += rng.normal(0, 0.2, 32)
+    X, y = rng.random((9, 64)), rng.integers(0, 10, 9)
+    slopes = digits_scanners.normalised_gradient(model, X, y)
+    for name in ("w0", "bn.gain", "bn.shift", "w1", "b1"):
+        array = model[name]
+        for _ in range(5):
+            place = tuple(int(rng.integers(0, size)) for size in array.shape)
+            found = []
+            for step in (1e-6, -2e-6):
+                array[place] += step
+                found.append(digits_scanners.normalised_loss(model, X, y))
+            array[place] += 1e-6
+            assert slopes[name][place] == pytest.approx((found[0] - found[1]) / 2e-6, rel=1e-4, abs=1e-7)
+
+
+def test_folding_a_normalising_layer_changes_nothing_and_undoes_a_scanner() -> None:
+    rng = np.random.default_rng(1)
+    model, X = digits_scanners.normalised_initial(1), rng.random((40, 64), dtype=np.float32)
+    y = rng.integers(0, 10, 40)
+    for site in ("site-00", "site-07"):
+        seen = digits_scanners.scanned(X, site, 5)
+        z = seen @ model["w0"]
+        own = {**model, "bn.running_mean": z.mean(axis=0), "bn.running_var": z.var(axis=0)}
+        loss = digits_app.loss_of(digits_scanners.folded(own), seen, y)
+        assert loss == pytest.approx(digits_scanners.normalised_loss(model, seen, y), rel=1e-4)
+        assert loss == pytest.approx(digits_scanners.normalised_loss(model, X, y), rel=1e-3)
+
+
+def test_fedbn_is_ahead_where_sites_see_other_pixels() -> None:
+    found = {name: run[0] for name, run in digits.by_scanner([1], 6).items()}
+    assert found["FedBN(), normalised"] > max(found["FedAvg(), normalised"] + 0.1, 0.8)
+
+
+@pytest.mark.long
 def test_a_backdoor_opens_where_the_mean_is_taken_and_not_where_updates_are_bounded() -> None:
     cut = digits.load(0)
     sites = digits.CUTS["IID"](cut, 0).sites("digits", cut.X, cut.y)
@@ -150,7 +191,7 @@ def test_the_page_of_results_has_the_rows_and_columns_of_the_tables() -> None:
     defences = [digits_text.described(each) for each in digits.DEFENCES]
     selections = [repr(each) for each in digits.SELECTIONS]
     personal = [digits_text.described(each) for each in digits.PERSONAL]
-    assert rows == strategies + selections + personal + defences * len(digits.CUTS)
+    assert rows == strategies + selections + personal + list(digits.SCANNED) + defences * len(digits.CUTS)
     backdoors = [name for name in digits.ATTACKS if "backdoor" in name]
     columns = [name for name in digits.ATTACKS if name not in backdoors]
     columns += [each for name in backdoors for each in (name, name.replace("backdoor", "fooled"))]

@@ -117,6 +117,17 @@ def test_names_in_prose_exist(name: str) -> None:
                 assert hasattr(import_module(module), attribute), path
 
 
+def test_every_strategy_stands_on_its_page_with_its_parameters_and_paper() -> None:
+    page = text_of("docs/how-to/choose-a-strategy.md")
+    for name, kind in catalogue().items():
+        if name in ("query", "analysis"):  # questions, which have a page of their own
+            continue
+        row, *_ = re.findall(rf"^\| `hs\.{kind.__name__}` \|.*$", page, re.MULTILINE)
+        parameters: Any = dataclasses.fields(kind)  # type: ignore[arg-type]  # all of them are dataclasses
+        assert {field.name for field in parameters} <= set(codes(row)), name
+        assert name == "xgboost" or "](https://arxiv.org/abs/" in row, name
+
+
 # ---- links ----
 
 

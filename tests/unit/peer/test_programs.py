@@ -31,7 +31,7 @@ class Pull:
         assert len(self.given) == round_
         return Trained(vector + (self.lr * (self.target - vector)).astype(vector.dtype), self.examples)
 
-    def done(self, round_: int, vector: Array, trained: Trained) -> None:
+    def done(self, round_: int, vector: Array, trained: Trained, memory: Any = None) -> None:
         self.ended.append(vector.copy())
         assert len(self.ended) == round_
 

@@ -204,3 +204,34 @@ def test_whatever_happens(events: list[Any]) -> None:
         for role in ("guest", "host"):
             state, _ = step(state, Replied(state.attempt, role, "", "", {}, 3 * 10**6 + turn))
     assert state.status in ENDED
+
+
+def test_who_has_answered_may_be_started_again() -> None:
+    state, found = play(sites(*BOTH), replied("guest"), replied("guest", "lost", "its agent has started again"))
+    assert (state.status, found) == ("running", [Open(1)])
+    assert play(replied("host"), state=state)[0].status == "finished"
+
+
+@settings(max_examples=200)
+@given(st.lists(EVENTS, max_size=25))
+def test_a_state_alone_says_what_has_to_have_been_done(events: list[Any]) -> None:
+    """Whoever performs what it asks for has the same sessions open and timers set as who performed every step."""
+    state, is_open, timer = RolesState(replace(SPEC, retries=3)), set[int](), 0
+    for event in events:
+        state, instructions = step(state, event)
+        for instruction in instructions:
+            match instruction:
+                case Open(attempt):
+                    is_open.add(attempt)
+                case Close(attempt):
+                    is_open.discard(attempt)
+                case SetTimer(at_ms):
+                    timer = at_ms
+        due = machine.standing(state)
+        left = {each.attempt for each in due if isinstance(each, Open)}
+        closed = {each.attempt for each in due if isinstance(each, Close)}
+        assert left == (is_open if state.status == "running" else set())
+        assert not closed & is_open
+        assert state.status == "settling" or closed | left >= {state.attempt} - {0}
+        assert (Finish() in due) == (state.status in ENDED)
+        assert {each.at_ms for each in due if isinstance(each, SetTimer)} == ({timer} if state.until_ms else set())

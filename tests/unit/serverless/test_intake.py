@@ -1,5 +1,6 @@
 """What is refused before anything of it is kept."""
 
+import dataclasses
 import json
 from typing import Any, cast
 
@@ -8,13 +9,16 @@ import pytest
 from hanse.backends.memory import MemoryInbox, MemoryLedger
 from hanse.core.blobs import manifest_of, rechunk
 from hanse.core.codec import canonical_json
+from hanse.core.errors import NotFoundError, PolicyError, TrustError
 from hanse.core.ids import bundle_scope
 from hanse.core.records import Envelope
 from hanse.core.spec import RunSpec
 from hanse.pipeline.documents import Documents
 from hanse.pipeline.request import JobRequest
+from hanse.serverless import intake
 from hanse.serverless.intake import take
 from hanse.serverless.keys import pack, unpack
+from hanse.serverless.looking import look_and_call
 from hanse.serverless.place import Place, SignedInbox
 from hanse.serverless.roster import Roster
 from hanse.trust.bundle import make_bundle
@@ -124,3 +128,101 @@ async def test_a_sign_of_life_for_another_s_job_tells_nothing_of_it() -> None:
         body = canonical_json({"v": 1, "jobs": ["j1", "j2"]})
         assert await take(place, signed(site, "beat", "beat/1", body, by=member("site", site))) == []
         assert [each.envelope.kind for each in await place.inbox.receive(site, 10, wait_s=0)] == told
+
+
+async def test_a_removed_job_is_gone_with_all_that_is_its_own_and_cannot_come_again() -> None:
+    place = await a_place()
+    asked = await submission(place, "j1")
+    assert await take(place, asked)
+    assert await submit(place, "j1-more")
+    await place.documents.put_about("j1", {"status": "finished"})
+    await place.documents.put_round("j1", {"number": 1})
+    await take(place, signed("anna", "remove", "remove/1", b'{"v":1,"job":"j1"}', by=member("person", "anna")))
+    assert await place.ledger.query("job/j1", limit=9), "it is at work"
+    await place.ledger.create("jobend/j1", b"{}")
+    await take(place, signed("bert", "remove", "remove/2", b'{"v":1,"job":"j1"}', by=member("person", "bert")))
+    assert await place.documents.jobs() == ["j1"]
+    await take(place, signed("anna", "remove", "remove/3", b'{"v":1,"job":"j1"}', by=member("person", "anna")))
+    assert await place.documents.jobs() == []
+    left = [key for key, _, _ in await place.ledger.query("") if "/j1" in key]
+    assert {key for key in left if "j1-more" not in key} == {"jobgone/j1"}
+    assert any("j1-more" in key for key in left)
+    with pytest.raises(NotFoundError):
+        await place.blobs.manifest(bundle_scope("j1"), manifest_of(b"x").id)
+    assert await take(place, asked) == [], "a copy of its request is not taken"
+    assert {key for key, _, _ in await place.ledger.query("job/")} == {"job/j1-more"}
+
+
+# ---- results that are their owner's ----
+
+
+async def a_private_place() -> Place:
+    place = dataclasses.replace(await a_place(), private=True)
+    place.documents._federation = FEDERATION
+    value = {"record": member("person", "adam").signed_record.decode(), "roles": ["admin"], "enrolled_at_ms": 1}
+    await place.ledger.create("member/person/adam", json.dumps(value).encode())
+    return place
+
+
+def read_by(name: str, place: Place) -> Documents:
+    reader = (name, member("person", name).keys.sealing)
+    return Documents(place.documents._objects, FEDERATION, reader=reader)
+
+
+async def test_who_submitted_a_job_and_admins_read_of_it_and_nobody_else() -> None:
+    place = await a_private_place()
+    news = await submit(place, "j1")
+    await look_and_call(place, news[0].job, surely=True)
+    for name in ("anna", "adam"):
+        assert (await read_by(name, place).about("j1"))["person"] == "anna"
+    with pytest.raises(PolicyError, match="another person's"):
+        await read_by("bert", place).about("j1")
+    bert = Documents(place.documents._objects, FEDERATION, reader=("anna", member("person", "bert").keys.sealing))
+    with pytest.raises(TrustError):
+        await bert.about("j1")
+    raw, _ = await place.documents._objects.get("documents/j1/about")
+    assert b"anna" in raw
+    assert b"status" not in raw
+    moved = cast(Any, place.documents._objects)
+    moved.content["documents/j2/about"] = raw  # a document of one job is none of another's
+    with pytest.raises(TrustError):
+        await read_by("anna", place).about("j2")
+
+
+async def test_a_refusal_is_told_to_whom_it_concerns() -> None:
+    place = await a_private_place()
+    assert not await submit(place, "j" * 20, "c" * 46)
+    assert "shorter names" in (await read_by("anna", place).about("j" * 20))["error"]
+    with pytest.raises(PolicyError):
+        await read_by("bert", place).about("j" * 20)
+
+
+@pytest.mark.parametrize("size", [1000, 100_000])
+async def test_links_to_a_model_are_given_to_who_may_read_it(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    place = await a_private_place()
+    await submit(place, "j1")
+    content, id = bytes(range(250)) * (size // 250), "ab" * 16
+    manifest = manifest_of(content)
+    await place.blobs.put("j1/main/1/model", manifest, rechunk([content]))
+    state = dataclasses.replace(
+        await intake._state(place, await intake.row_of(place, "j1")), model=("j1/main/1/model", manifest.id)
+    )
+
+    async def with_model(*_: Any) -> Any:
+        return state
+
+    monkeypatch.setattr(intake, "_state", with_model)
+    ask = canonical_json({"v": 1, "job": "j1", "id": id})
+    await take(place, signed("bert", "fetch", "fetch/1", ask, by=member("person", "bert")))
+    with pytest.raises(NotFoundError):
+        await place.documents.answer("j1", id)
+    for spoilt in ("../about", "AB" * 16, ""):
+        body = canonical_json({"v": 1, "job": "j1", "id": spoilt})
+        await take(place, signed("anna", "fetch", "fetch/2", body, by=member("person", "anna")))
+    assert not any("answer" in key for key in cast(Any, place.documents._objects).content)
+    await take(place, signed("anna", "fetch", "fetch/3", ask, by=member("person", "anna")))
+    answer = await read_by("anna", place).answer("j1", id)
+    assert bytes.fromhex(answer["hashes"]) == manifest.hashes
+    assert ("content" in answer, len(answer["urls"])) == ((True, 0) if size == 1000 else (False, 1))
+    with pytest.raises(PolicyError):
+        await read_by("adam", place).answer("j1", id)

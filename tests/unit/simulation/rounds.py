@@ -13,7 +13,7 @@ from hanse.clients.execute import Outcome
 from hanse.core.arrays import Array, Arrays
 from hanse.core.ids import TaskId
 from hanse.core.records import Task
-from hanse.simulation.engine import Answered, Batch, Summing
+from hanse.simulation.engine import Answered, Batch, Summed, Summing
 from hanse.simulation.sites import Places, Population, population_of
 
 MEAN = Summing("mean", "values", "examples")
@@ -85,13 +85,16 @@ def play(engine: Any, batch: Batch) -> Played:
             arrays = item.outcome.arrays
             kept = None if arrays is None else Arrays((name, array.copy()) for name, array in arrays.items())
             outcomes[item.position] = Outcome(item.outcome.reply, kept, item.outcome.state)
-            assert not (item.summed and kept is not None)
-            summed += [item.position] if item.summed else []
+        elif isinstance(item, Summed):
+            assert not outcomes.keys() & set(item.positions)
+            for position, reply, state in zip(*item, strict=True):
+                outcomes[position] = Outcome(reply, None, state)
+            summed += item.positions
         else:
             assert {p for p in summed if p in item.subtree.positions}
             sums = tuple(values.copy() for values in item.sums)
             partials.append(Partial(item.subtree, item.layout, sums, item.weight))
-    assert list(outcomes) == list(batch.positions)
+    assert sorted(outcomes) == list(batch.positions)
     inside = {p for partial in partials for p in partial.subtree.positions}
     assert set(summed) == set(outcomes) & inside - {p for p in outcomes if outcomes[p].reply.error_kind}
     return Played(outcomes, summed, partials)

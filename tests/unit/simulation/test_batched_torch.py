@@ -1,6 +1,10 @@
 """The batched engine on PyTorch modules: both kernels against one site after another, and what cannot be stacked."""
 
+import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,11 +16,13 @@ torch = pytest.importorskip("torch", reason="torch is not installed (extra 'torc
 
 import hanse as hs  # noqa: E402
 from hanse.clients.app import App  # noqa: E402
+from hanse.core.accelerators import CUBLAS_WORKSPACE, make_repeatable  # noqa: E402
 from hanse.core.arrays import Arrays  # noqa: E402
 from hanse.simulation.batched import Batched  # noqa: E402
 from hanse.simulation.sequential import Sequential  # noqa: E402
 from hanse.simulation.stacked_numpy import shape_of_sequential  # noqa: E402
-from hanse.simulation.stacked_torch import obstacle  # noqa: E402
+from hanse.simulation.stacked_torch import _Graphs, obstacle  # noqa: E402
+from hanse.simulation.stacks import _is_memory  # noqa: E402
 from tests.unit.simulation.rounds import MEAN, batch_of, distance, places, play  # noqa: E402
 
 nn = torch.nn
@@ -202,3 +208,81 @@ def test_graphs_on_cuda_are_the_sequential_engine_up_to_rounding() -> None:
     expected = play(Sequential(places(app, sites)), batch_of(list(sites), model))
     found = play(Batched(places(app, sites), say=pytest.fail), batch_of(list(sites), model, summing=MEAN))
     assert distance(found.mean(model), expected.mean(model), model) < 1e-4
+
+
+@pytest.mark.parametrize(("size", "captures"), [(8, 8), (16, 8), (4, 4)])
+def test_graphs_are_captured_once_for_each_number_of_rows_and_fed_anew(
+    size: int, captures: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Through stand-ins for CUDA's graphs, which compute on the captured tensors when they are replayed."""
+    recording: list[Any] = []
+
+    class Graph:
+        def replay(self) -> None:
+            (kept, lost), (grads, losses) = self.outputs, plain(*self.call)
+            for target, value in zip([*kept, lost], [*grads, losses], strict=True):
+                target.copy_(value)
+
+    class Stream:
+        def wait_stream(self, other: object) -> None:
+            pass
+
+    @contextmanager
+    def capture(graph: Any) -> Iterator[None]:
+        recording.append(graph)
+        yield
+        graph.call, graph.outputs = recording.pop()
+
+    def loss(parts: Any, rest: Any, X: Any, y: Any, share: Any) -> Any:
+        return (((X @ parts[0] + parts[1] + rest[0] - y) ** 2) * share).sum()
+
+    plain = torch.func.vmap(torch.func.grad_and_value(loss), in_dims=(0, None, 0, 0, 0))
+
+    def gradient(*call: Any) -> Any:
+        outputs = plain(*call)
+        if recording:
+            recording[-1] = (call, outputs)
+        return outputs
+
+    cuda = SimpleNamespace(
+        Stream=Stream, current_stream=Stream, stream=lambda stream: nullcontext(), CUDAGraph=Graph, graph=capture
+    )
+    monkeypatch.setattr(torch, "cuda", cuda)
+    graphs = _Graphs(gradient, size)
+    numbers = torch.Generator().manual_seed(3)
+    for k in [*range(size, 0, -1), *range(1, size + 1)]:
+        parts = [torch.randn(k, 3, generator=numbers), torch.randn(k, 1, generator=numbers)]
+        given = [torch.randn(*shape, generator=numbers) for shape in ((2,), (k, 5, 3), (k, 5), (k, 5))]
+        (grads, losses), (expected, lost) = graphs(parts, *given), plain(parts, *given)
+        torch.testing.assert_close([*grads, losses], [*expected, lost])
+    assert len(graphs._graphs) == captures
+
+
+def test_cuda_is_made_repeatable_by_names_that_torch_has() -> None:
+    backends = torch.backends
+    places = [
+        (backends.cudnn, "deterministic", True),
+        (backends.cudnn, "benchmark", False),
+        (backends.cudnn, "allow_tf32", False),
+        (backends.cuda.matmul, "allow_tf32", False),
+        (torch.utils.deterministic, "fill_uninitialized_memory", False),
+    ]
+    before = [getattr(owner, name) for owner, name, _ in places]
+    workspace = os.environ.get("CUBLAS_WORKSPACE_CONFIG")
+    try:
+        make_repeatable(torch)
+        assert torch.are_deterministic_algorithms_enabled()
+        assert torch.is_deterministic_algorithms_warn_only_enabled()
+        assert [getattr(owner, name) for owner, name, _ in places] == [value for *_, value in places]
+        assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == (workspace or CUBLAS_WORKSPACE)
+    finally:
+        torch.use_deterministic_algorithms(False)
+        for (owner, name, _), value in zip(places, before, strict=True):
+            setattr(owner, name, value)
+        if workspace is None:
+            del os.environ["CUBLAS_WORKSPACE_CONFIG"]
+
+
+def test_a_device_out_of_memory_halves_the_group() -> None:
+    assert _is_memory(torch.OutOfMemoryError("CUDA out of memory"))
+    assert not _is_memory(RuntimeError("size mismatch"))

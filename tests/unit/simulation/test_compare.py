@@ -74,6 +74,31 @@ def test_the_page_holds_everything_and_loads_nothing(tmp_path: Path) -> None:
         assert "default-src 'none'" in page
 
 
+def test_time_to_a_value_is_that_of_the_first_round_that_is_as_good() -> None:
+    def app_at(rate: float) -> hs.App:
+        app = hs.App(rounds=4, initial=[np.zeros(1)], evaluate_every=0)
+
+        @app.train
+        def train(arrays: Any, config: Any, site: Any) -> Any:
+            at = float(arrays["0"][0]) + rate
+            return [arrays["0"] + rate], 1, {"accuracy": at / 10, "loss": -at}
+
+        return app
+
+    apps = {"fast": app_at(2.0), "slow": app_at(1.0)}
+    found = hs.compare(apps, 2, seeds=[0, 1], durations=10.0, progress=False)
+    for metric, value in (("train_accuracy", 0.4), ("train_loss", -4.0)):
+        fast, slow = found.time_to(metric, value)
+        assert fast == {"name": "fast", "mean": 20.0, "std": 0.0, "reached": 2, "runs": 2}
+        assert slow["mean"] == 40.0
+    (_, slow) = found.time_to("train_accuracy", 0.5)
+    assert (slow["reached"], slow["runs"], np.isnan(slow["mean"])) == (0, 2, True)
+    with pytest.raises(ConfigError, match="expected runs with durations"):
+        hs.compare(apps, 2, progress=False).time_to("train_loss", 0.0)
+    with pytest.raises(ConfigError, match="metric: expected one of"):
+        found.time_to("speed", 0.0)
+
+
 def test_what_cannot_be_shown_is_refused(tmp_path: Path) -> None:
     found = hs.compare(app_with(), 3, progress=False)
     with pytest.raises(ConfigError, match="metric: expected one of train_drawn"):

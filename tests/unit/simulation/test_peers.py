@@ -50,6 +50,29 @@ def test_where_all_average_with_all_it_is_fedavg(topology: Any, dtype: Any) -> N
     assert found.metrics["disagreement"] < 1e-2 if dtype == np.float16 else found.metrics["disagreement"] < 10 * ulp
 
 
+@pytest.mark.parametrize("codec", [hs.Int8(), hs.BFloat16(), hs.TopK(0.3), hs.RandomK(0.3)], ids=repr)
+def test_compressed_gossip_comes_to_what_gossip_does_with_fewer_bytes(codec: Any) -> None:
+    targets = {name: np.random.default_rng(k).normal(size=3000) for k, name in enumerate(DATA)}
+
+    def run(**options: Any) -> Any:
+        app = hs.App(rounds=40, initial={"w": np.zeros(3000, np.float32)}, evaluate_every=0, **options)
+
+        @app.train
+        def train(arrays: Any, config: Any, site: Any) -> Any:
+            lr = 0.5 * 0.85**site.round
+            return {"w": (arrays["w"] + lr * (targets[site.name] - arrays["w"])).astype(np.float32)}, 1, {}
+
+        return hs.simulate_peers(app, list(DATA), hs.Gossip("ring"))
+
+    plain, packed = run(), run(compression=codec)
+    assert np.linalg.norm(packed.arrays["w"] - plain.arrays["w"]) < 0.1 * np.linalg.norm(plain.arrays["w"])
+    assert packed.metrics["disagreement"] < 0.2 * np.linalg.norm(plain.arrays["w"])
+    before, after = (result.rounds[0].bytes for result in (plain, packed))
+    assert after["saved"] == pytest.approx(before["up"] - after["up"], abs=10 * 300)  # headers on ten links
+    assert after["up"] < 0.65 * before["up"]
+    assert run(compression=codec).arrays["w"].tobytes() == packed.arrays["w"].tobytes()
+
+
 def test_a_record_tells_of_every_peer() -> None:
     result = hs.simulate_peers(app_of(rounds=3, evaluate_every=2), DATA, hs.Gossip("ring"))
     assert [record.number for record in result.rounds] == [1, 2, 3]
@@ -117,7 +140,6 @@ def test_a_peer_that_fails_is_named() -> None:
     [
         ({"strategy": hs.FedAdam(server_lr=0.1)}, "expected no strategy, since there is no server, found fedadam"),
         ({"sample": 0.5}, "found sample, which needs a server"),
-        ({"compression": hs.Int8()}, "found compression"),
         ({"stop": hs.EarlyStop("loss")}, "found stop"),
         ({"initial": [np.zeros(3, np.int64)]}, "at least one array of floats"),
     ],
@@ -132,6 +154,10 @@ def test_settings_that_need_a_server_are_refused(options: dict[str, Any], words:
     [
         (lambda: hs.Gossip("star"), "ring, complete, random or edges, found 'star'"),
         (lambda: hs.Gossip(mix="never"), "after or before"),
+        (lambda: hs.Gossip(gamma=0), "gamma: expected a number above 0, at most 1, found 0"),
+        (lambda: hs.Gossip(gamma="much"), "gamma"),
+        (lambda: hs.simulate_peers(app_of(compression=hs.Int8()), DATA, hs.RingAllReduce()), "found compression"),
+        (lambda: hs.simulate_peers(app_of(compression=hs.Int8()), DATA, hs.Gossip(mix="before")), "found compression"),
         (lambda: hs.RingAllReduce("size"), "examples or equal"),
         (lambda: hs.simulate_peers(app_of(), ["a"]), "two peers at least, found 1"),
         (lambda: hs.simulate_peers(app_of(), DATA, hs.Gossip("random", degree=7)), "there is none"),

@@ -1,5 +1,6 @@
 """Replicas: the bits of the sequential engine with any number of processes, whichever of them dies."""
 
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,10 @@ from hanse.clients.loader import load_app
 from hanse.core.errors import ConfigError
 from hanse.core.ids import TaskId
 from hanse.core.records import Task
-from hanse.simulation import engines
+from hanse.simulation import engines, hands
 from hanse.simulation.engine import Batch
 from hanse.simulation.replicas import Replicas
+from tests.nursery import REPLICA, forks
 
 APPS = Path(__file__).parent / "apps"
 NUM_SITES = 30
@@ -24,6 +26,13 @@ NUM_SITES = 30
 @pytest.fixture
 def app() -> Any:
     return load_app(APPS, "crowd.py", "app")
+
+
+@pytest.fixture
+def warm() -> Iterator[None]:
+    """Replicas that begin as forks, where starting them is not what is tested."""
+    with forks(hands, REPLICA):
+        yield
 
 
 def crowd(app: Any, counted: bool = True, **extra: dict[str, Any]) -> dict[str, Any]:
@@ -61,6 +70,7 @@ class Own(hs.Strategy):
         return [1.0 + place for place in range(len(replies))]
 
 
+@pytest.mark.usefixtures("warm")
 @pytest.mark.parametrize("strategy", [hs.FedMedian(), hs.FedAdam(), hs.FedAvg(weights="equal"), hs.FedDyn(), Own()])
 def test_every_kind_of_strategy(app: Any, strategy: Any) -> None:
     """Medians see updates whole, optimisers keep a state, FedDyn has a part at sites."""
@@ -70,6 +80,7 @@ def test_every_kind_of_strategy(app: Any, strategy: Any) -> None:
     assert expected[0] != run(app, crowd(app), "sequential")[0]
 
 
+@pytest.mark.usefixtures("warm")
 def test_a_killed_replica_changes_no_bit(app: Any, tmp_path: Path) -> None:
     expected = run(app, crowd(app), "sequential")
     marks = [tmp_path / name for name in ("first", "second")]
@@ -80,6 +91,7 @@ def test_a_killed_replica_changes_no_bit(app: Any, tmp_path: Path) -> None:
     assert not any(mark.exists() for mark in marks), "somebody was to be killed"
 
 
+@pytest.mark.usefixtures("warm")
 def test_a_site_that_kills_whoever_runs_it_has_failed(app: Any) -> None:
     sites = crowd(app, site_11={"always": 1})
     result = hs.simulate(app, sites, engine="replicas", replicas=2, progress=False)
@@ -91,16 +103,19 @@ def test_a_site_that_kills_whoever_runs_it_has_failed(app: Any) -> None:
     assert run(app, others, "sequential")[0] == {name: array.tobytes() for name, array in result.arrays.items()}
 
 
+@pytest.mark.usefixtures("warm")
 def test_data_from_a_function_of_the_module(app: Any) -> None:
     population = hs.Population(NUM_SITES, data=app.module_globals["made"])
     assert run(app, population, "replicas", replicas=2) == run(app, crowd(app), "sequential")
 
 
+@pytest.mark.usefixtures("warm")
 def test_asynchrony_and_virtual_time(app: Any) -> None:
     options = {"durations": hs.traces.LogNormal(9.0), "availability": hs.traces.Dropout(0.1)}
     assert run(app, crowd(app), "replicas", replicas=2, **options) == run(app, crowd(app), "sequential", **options)
 
 
+@pytest.mark.usefixtures("warm")
 def test_auto_goes_over_to_replicas_where_it_pays(app: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[Any] = []
     original = engines.make_engine
@@ -119,6 +134,7 @@ def test_auto_goes_over_to_replicas_where_it_pays(app: Any, monkeypatch: pytest.
     assert made[-1].name == "replicas"
 
 
+@pytest.mark.usefixtures("warm")
 def test_auto_stays_in_one_process_where_replicas_do_not_start(
     app: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -147,12 +163,14 @@ def test_data_that_cannot_travel_are_refused_by_name(app: Any) -> None:
         hs.simulate(app, hs.Population(NUM_SITES, data=lambda site: {}), engine="replicas", progress=False)
 
 
+@pytest.mark.usefixtures("warm")
 def test_another_app_in_the_file_is_refused(app: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(app, "_spec", replace(app._spec, sample=7))
     with pytest.raises(ConfigError, match="the app in that file is another one"):
         hs.simulate(app, crowd(app), engine="replicas", replicas=1, progress=False)
 
 
+@pytest.mark.usefixtures("warm")
 def test_another_fingerprint_is_refused(app: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("hanse.simulation.replicas.fingerprint", lambda: "another machine")
     with pytest.raises(ConfigError, match="expected the numerics fingerprint another machine"):

@@ -60,9 +60,57 @@ def test_who_is_asked_before_changes_no_update(order: list[int], others: list[in
 
 
 def test_sites_that_are_forgotten_come_back_as_they_were(monkeypatch: pytest.MonkeyPatch) -> None:
-    expected = hs.simulate(drawing_app(rounds=4), 12, progress=False)
-    monkeypatch.setattr(places_module, "KEPT_NAMES", 2)
-    assert hs.simulate(drawing_app(rounds=4), 12, progress=False).arrays == expected.arrays
+    sites = {f"s{n:02d}": {"rows": [n]} for n in range(12)}
+    expected = hs.simulate(drawing_app(rounds=4), sites, progress=False)
+    monkeypatch.setattr(places_module, "KEPT", 2)
+    assert hs.simulate(drawing_app(rounds=4), sites, progress=False).arrays == expected.arrays
+
+
+def test_data_are_kept_as_far_as_they_are_small(monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[str] = []
+    app = hs.App(rounds=3, initial=[np.zeros(1)], evaluate_every=0)
+
+    @app.train
+    def train(arrays: hs.Arrays, config: Any, site: Any) -> Any:
+        return arrays, len(site.load("rows")), {}
+
+    def data(site: str) -> Any:
+        read.append(site)
+        return {"rows": np.zeros(1000)}
+
+    hs.simulate(app, hs.Population(10, data), progress=False)
+    assert len(read) == 10
+    monkeypatch.setattr(places_module, "DATA_BYTES", 4 * 8000)  # the fifth that is held makes the first one go
+    read.clear()
+    hs.simulate(app, hs.Population(10, data), progress=False)
+    assert len(read) == 30
+    read.clear()
+    hs.simulate(app, hs.Population(5, data), progress=False)
+    assert len(read) == 5
+
+
+@pytest.mark.parametrize(
+    ("value", "size"),
+    [(np.zeros(10), 80), ({"a": np.zeros(4), "b": (np.zeros(2),)}, 64 + 2 * (32 + 80) // 2), (7, 32), ("ab", 66)],
+)
+def test_what_data_take(value: Any, size: int) -> None:
+    assert places_module.bytes_of(value) == pytest.approx(size, abs=16)
+    assert places_module.bytes_of(object()) == places_module.UNKNOWN_BYTES
+
+
+def test_one_runtime_for_bare_functions_mixes_up_no_sites() -> None:
+    app = hs.App(rounds=2, initial=[np.zeros(1)], evaluate_every=0)
+    seen: list[tuple[str, Any, int]] = []
+
+    @app.train
+    def train(arrays: hs.Arrays, config: Any, site: Any) -> Any:
+        site.state["times"] = site.state.get("times", 0) + 1
+        seen.append((site.name, site, site.state["times"]))
+        return arrays, 1, {}
+
+    hs.simulate(app, 3, progress=False)
+    assert [(name, times) for name, _, times in seen] == [(f"site-{n}", t) for t in (1, 2) for n in range(3)]
+    assert all(site.name == name for name, site, _ in seen)  # a site that somebody has kept stays what it was
 
 
 def test_large_clients_are_kept_in_smaller_numbers(monkeypatch: pytest.MonkeyPatch) -> None:

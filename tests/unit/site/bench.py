@@ -26,7 +26,9 @@ from hanse.trust.bundle_signature import sign_bundle
 from hanse.trust.envelopes import verify_envelope
 from hanse.trust.identity import MemberKeys, SigningRequest
 from hanse.trust.membership import Membership
+from hanse.workers import launcher
 from hanse.workers.launcher import Launcher
+from tests.nursery import LAUNCHER, forks
 
 HEAD = """
 import os, sys, time
@@ -314,7 +316,8 @@ async def bench(
         links.append(FakeLink(connect, **options))
         return links[-1]
 
-    agent = Agent(directory, launcher=Launcher.start(), open_link=open_link)
+    with forks(launcher, LAUNCHER):
+        agent = Agent(directory, launcher=Launcher.start(), open_link=open_link)
     blobs = blobs or Blobs()
     links[0].connection = FakeConnection(blobs)
     main = asyncio.ensure_future(agent.run())

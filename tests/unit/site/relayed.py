@@ -23,6 +23,8 @@ Tamper = Callable[[bytes], list[bytes]]
 class MemoryStream:
     """A site's stream straight into a `RelaySession`; `tamper` is what a dishonest server makes of a message."""
 
+    alive_s = 2.5
+
     def __init__(self, end: End, tamper: Tamper = lambda message: [message]) -> None:
         self._end, self._tamper = end, tamper
         self._closed = asyncio.Event()
@@ -97,7 +99,7 @@ class Sites:
                     playing = asyncio.ensure_future(run_role(own, programs[role]))
                     await asyncio.wait((playing, running), return_when=asyncio.FIRST_COMPLETED)
                     if not playing.done():
-                        await asyncio.wait([playing], timeout=1)
+                        await asyncio.wait([playing], timeout=5)
                         playing.cancel()
                         await asyncio.gather(playing, return_exceptions=True)
                     if running.done():

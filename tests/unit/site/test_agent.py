@@ -29,13 +29,26 @@ from hanse.site.owner import ask
 from hanse.trust.audit import verify_log
 from hanse.trust.authority import Authority
 from hanse.workers.launcher import Launcher
-from tests.unit.site.bench import ADD_ONE, JOB, SITE, Blobs, Town, bench, bundle_of, large_model, small_model
+from tests.unit.site.bench import ADD_ONE, JOB, SITE, Bench, Blobs, Town, bench, bundle_of, large_model, small_model
 
 COUNT = """
 @app.train
 def train(arrays, config, site):
     site.state["n"] = site.state.get("n", 0) + 1
     return arrays, 1, {"n": site.state["n"], "pid": os.getpid()}
+"""
+
+COUNT_IN_AN_ARRAY = """
+@app.train
+def train(arrays, config, site):
+    before = site.state.get("all", np.zeros(100_000))
+    assert (before == before[0]).all()
+    site.state["all"] = before + 1
+    if config.get("do") == "raise":
+        raise ValueError
+    if config.get("do") == "exit":
+        os._exit(3)
+    return arrays, 1, {"n": float(before[0]) + 1}
 """
 
 BY_PHASE = """
@@ -66,6 +79,10 @@ def town() -> Town:
 @pytest.fixture
 def site(town: Town, tmp_path: Path) -> Path:
     return town.settle(tmp_path / "site")
+
+
+def refuse(*_: Any, **__: Any) -> None:
+    raise StorageError("no room")
 
 
 async def until_file(path: Path) -> None:
@@ -167,6 +184,40 @@ async def test_answers_and_state_survive_a_new_agent(town: Town, site: Path) -> 
         third = await b.reply(await b.task(ZERO, ordinal=2))
         assert third.metrics["n"] == 3
         assert (await b.decision())["decision"] == "accept"
+
+
+async def test_a_large_state_is_a_file_that_counts_with_its_answer(town: Town, site: Path) -> None:
+    model, files = large_model(1.0), site / "jobs" / JOB
+    blobs = Blobs()
+
+    async def trained(b: Bench, ordinal: int, **config: Any) -> Any:
+        return await b.reply(await b.task(model, ordinal=ordinal, config=config))
+
+    async with bench(town, site, source=COUNT_IN_AN_ARRAY, blobs=blobs) as b:
+        await b.propose()
+        b.link.accepted(f"decision/{JOB}", "received", "")
+        assert [(await trained(b, n)).metrics["n"] for n in range(3)] == [1, 2, 3]
+        assert not (await trained(b, 3, do="raise")).ok
+        assert not (await trained(b, 4, do="exit")).ok
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(b.agent._journal, "keep", refuse)
+            assert (await trained(b, 8)).error_kind == "lost"  # after its state was written to a file
+        small = await b.reply(await b.task(ZERO, ordinal=5))  # a model that travels in its task, the same state
+        assert small.metrics["n"] == 4
+        bundle = b.bundle
+    assert sorted(path.name for path in files.glob("state-*")) == ["state-main-0", "state-main-1"]
+    assert sum(path.stat().st_size for path in site.glob("journal.db*")) < 800_000  # one of the six states
+    async with bench(town, site, source=COUNT_IN_AN_ARRAY, blobs=blobs) as b:
+        b.bundle = bundle
+        assert (await trained(b, 6)).metrics["n"] == 5
+    for path in files.glob("state-*"):
+        content = bytearray(path.read_bytes())
+        content[-1] ^= 1
+        path.write_bytes(content)
+    async with bench(town, site, source=COUNT_IN_AN_ARRAY, blobs=blobs) as b:
+        b.bundle = bundle
+        damaged = await trained(b, 7)
+        assert (damaged.error_kind, "not what was written there" in damaged.error) == ("lost", True)
 
 
 async def test_a_worker_may_be_replaced_between_any_two_tasks(town: Town, site: Path) -> None:
@@ -482,6 +533,8 @@ async def test_the_end_of_a_job_leaves_its_log_only(town: Town, site: Path) -> N
         await b.reply(await b.task(large_model(), config={"do": "print"}))
         status = await b.agent.control({"op": "status"})
         pid = status["jobs"][0]["worker_pid"]
+        for folder in (site / "jobs", site / "jobs" / JOB, site / "jobs" / JOB / "scratch"):
+            assert folder.stat().st_mode & 0o777 == 0o700
         await b.task(ZERO, ordinal=1, config={"do": "hang"})
         await b.say("end", f"end/{JOB}", b'{"job":"job1","status":"completed"}')
         await b.link.until(lambda: ("end", f"end/{JOB}") in b.link.told_done)
@@ -492,7 +545,11 @@ async def test_the_end_of_a_job_leaves_its_log_only(town: Town, site: Path) -> N
         assert (b.link.holding(), (await b.agent.control({"op": "status"}))["jobs"]) == ([], [])
         await b.say("end", "end/job2", b"{}", "job2")
         await b.link.until(lambda: ("end", "end/job2") in b.link.told_done)
-        assert (await b.propose())["decision"] == "accept"  # the name is free again
+        for _ in range(2):  # nobody begins it here once more, whoever signed it
+            again = await b.propose()
+            assert (again["decision"], "has ended" in again["reason"]) == ("refuse", True)
+        assert (await b.reply(await b.task(ZERO, ordinal=2))).error_kind == "refused"
+        assert (await b.propose(job="job3"))["decision"] == "accept"
 
 
 async def test_jobs_share_the_places_for_workers(town: Town, tmp_path: Path) -> None:

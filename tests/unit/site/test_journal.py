@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from hanse.core.blobs import manifest_of
 from hanse.core.errors import ConfigError, StorageError
-from hanse.site.journal import Journal
+from hanse.site.journal import Journal, KeptState
 
 
 @pytest.fixture
@@ -35,6 +36,21 @@ def test_decisions(path: Path) -> None:
     assert path.stat().st_mode & 0o777 == 0o600
 
 
+def test_a_job_that_ended_is_remembered_by_name_also_in_a_journal_of_an_older_hanse(path: Path) -> None:
+    with Journal(path) as journal:
+        journal.decide("j1", b"{}", "accept")
+        for change in ("DROP TABLE ended", "ALTER TABLE states DROP COLUMN file", "PRAGMA user_version = 1"):
+            journal._db.execute(change)
+    with Journal(path) as journal:
+        assert not journal.has_ended("j1")
+        journal.forget("j1")
+        journal.forget("j1")
+        assert journal.job("j1") is None
+    with Journal(path) as journal:
+        assert journal.has_ended("j1")
+        assert not journal.has_ended("j2")
+
+
 def test_replies_and_state(path: Path) -> None:
     with Journal(path) as journal:
         journal.keep("j/m/1/train/0", "j", "m", b"zero", state=b"s0")
@@ -55,6 +71,37 @@ def test_replies_and_state(path: Path) -> None:
         assert journal.jobs() == []
         assert [row.job for row in journal.replies()[0]] == ["k"]
         assert (journal.state("j", "m"), journal.state("k", "m")) == (None, b"k")
+
+
+def test_a_state_in_a_file_is_named(path: Path) -> None:
+    kept = KeptState("state-m-1", manifest_of(b"x" * 70_000))
+    with Journal(path) as journal:
+        journal.keep("j/m/1/train/0", "j", "m", b"zero", state=kept)
+        journal.keep("j/n/1/train/0", "j", "n", b"zero", state=KeptState("state-n-0", manifest_of(b"")))
+    with Journal(path) as journal:
+        assert journal.state("j", "m") == kept
+        journal.keep("j/m/2/train/1", "j", "m", b"one", state=b"small again")
+        assert (journal.state("j", "m"), journal.state("j", "n")) == (
+            b"small again",
+            KeptState("state-n-0", manifest_of(b"")),
+        )
+
+
+def test_a_journal_of_version_1_goes_on(path: Path) -> None:
+    """As it was before states could be files."""
+    Journal(path).close()
+    database = sqlite3.connect(path)
+    database.executescript(
+        "DROP TABLE states; CREATE TABLE states(job TEXT NOT NULL, component TEXT NOT NULL, state BLOB NOT NULL,"
+        " PRIMARY KEY(job, component)) WITHOUT ROWID; INSERT INTO states VALUES('j', 'm', x'7330');"
+        " PRAGMA user_version = 1;"
+    )
+    database.close()
+    with Journal(path) as journal:
+        assert journal.state("j", "m") == b"s0"
+        journal.keep("j/m/1/train/0", "j", "m", b"zero", state=KeptState("f", manifest_of(b"x")))
+    with Journal(path) as journal:
+        assert journal.state("j", "m") == KeptState("f", manifest_of(b"x"))
 
 
 @pytest.mark.parametrize("kills", range(3))
@@ -129,7 +176,7 @@ def test_a_journal_of_a_newer_version(path: Path) -> None:
     database = sqlite3.connect(path)
     database.execute("PRAGMA user_version = 9")
     database.close()
-    with pytest.raises(ConfigError, match="version 1, found 9"):
+    with pytest.raises(ConfigError, match="version 2, found 9"):
         Journal(path)
 
 

@@ -16,7 +16,7 @@ from hanse.core.ids import TaskId
 from hanse.core.records import BlobRef, Reply
 from hanse.site.policy import Allowed
 from hanse.site.proposals import Proposal
-from hanse.site.roles import ABOUT, RoleSide, agreement, keep_arrays, lend_outputs
+from hanse.site.roles import ABOUT, RoleSide, agreement, discard_arrays, keep_arrays, lend_outputs
 from hanse.workers.isolation import Isolation
 from hanse.workers.load import OUTPUTS
 from hanse.workers.pool import Done
@@ -118,3 +118,13 @@ def test_who_is_left_out_is_part_of_what_sites_agree_on() -> None:
     assert len({agreement(job, who) for who in (everybody, {"guest": "bank"}, {"host": "shop"})}) == 3
     other = asked("j1", outputs_of="j0")
     assert agreement(other, {"guest": "bank"}) != agreement(job, {"guest": "bank"})
+
+
+def test_what_a_job_without_a_result_left_goes_and_nothing_else(tmp_path: Path) -> None:
+    side = kept_by_anna(tmp_path)
+    other = side.outputs / "j2"
+    other.mkdir()
+    (other / "model.safetensors").write_bytes(b"of a training")
+    for job in ("j1", "j2", "j3"):
+        discard_arrays(side, job)
+    assert [path.name for path in side.outputs.iterdir()] == ["j2"]

@@ -113,3 +113,12 @@ def test_it_is_that_of_a_dictionary(plays: list[tuple[str, str]]) -> None:
                     index.record(name, fresh)
             else:
                 assert index.record(name, fresh) == used.setdefault(name, fresh)
+
+
+def test_names_that_were_taken_are_found_by_their_beginning(tmp_path: Path) -> None:
+    with MaterialIndex(tmp_path / "material.db") as index:
+        for name in ("j/main/1", "j/main/2", "jj/main/1", "j/mainly/1"):
+            index.take(name)
+        index.erase("j/")
+        assert sorted(index.taken("j/main/")) == ["j/main/1", "j/main/2"]
+        assert index.taken("j_main/") == []

@@ -10,7 +10,8 @@ pytest.importorskip("urllib3", reason="needs the extra `aws`")
 from hanse.backends.memory import MemoryInbox
 from hanse.core.errors import CodecError, TooLargeError
 from hanse.core.records import Envelope
-from hanse.site.over_queues import Https, QueueLink
+from hanse.site.by_links import Https
+from hanse.site.over_queues import QueueLink
 from tests.faults.explorer.functions import member
 
 HEADERS = (("If-None-Match", "*"),)

@@ -287,13 +287,13 @@ def test_roles_in_a_file(tmp_path: Path) -> None:
     path.write_text(
         "datasets: [customers, prices]\n"
         "roles:\n  guest: {peers: [shop], reveals: [size], datasets: [customers]}\n"
-        "  host: {peers: any, unproven: true, lends: [anna]}\n"
+        "  host: {peers: any, unproven: true, lends: [anna], queries: 500}\n"
     )
     policy = read_policy(path)
     assert policy is not None
     assert policy.roles == {
         "guest": RolePolicy(frozenset({"shop"}), frozenset({"size"}), frozenset({"customers"})),
-        "host": RolePolicy(peers=None, unproven=True, lends=frozenset({"anna"})),
+        "host": RolePolicy(peers=None, unproven=True, lends=frozenset({"anna"}), queries=500),
     }
     assert [policy.grants(name, "guest") for name in ("customers", "prices", "others")] == [True, False, False]
     assert [policy.grants(name, "host") for name in ("customers", "prices", "others")] == [True, True, False]

@@ -15,7 +15,7 @@ from hanse.channels.protocol import Guarantee, Message, Protocol
 from hanse.core.errors import ConflictError, HanseError, NotFoundError, PolicyError, TrustError, UnavailableError
 from hanse.vertical import correlation
 from hanse.vertical.psi import chase_miao
-from tests.unit.site.relayed import CONTEXT, Sites
+from tests.unit.site.relayed import CONTEXT, MemoryStream, Sites
 
 TALK = Protocol(
     "talk",
@@ -121,7 +121,7 @@ async def test_a_lost_peer_is_named_at_once() -> None:
         streams["guest"].cancel()
         await asyncio.sleep(10)
 
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(9):  # of ten
         found = await sites.play({"guest": dies, "host": waits}, streams)
     assert str(found["host"]) == "guest was lost before it sent `numbers`"
     assert isinstance(found["guest"], HanseError)
@@ -135,14 +135,14 @@ async def test_one_that_has_ended_is_named_at_once() -> None:
         assert int(await party.recv("guest", "flag")) == 1
         await party.recv("guest", "numbers")
 
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         found = await Sites(TALK).play({"guest": ends, "host": waits})
     assert found["guest"] is None
     assert str(found["host"]) == "guest stopped before it sent `numbers`"
 
 
 async def test_a_silent_program_s_site_is_still_heard(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("hanse.site.relay.ALIVE_S", 0.05)
+    monkeypatch.setattr(MemoryStream, "alive_s", 0.05)
     over = asyncio.Event()
 
     async def silent(party: Party) -> None:
@@ -249,6 +249,8 @@ async def test_garbage_from_the_server_is_refused_by_name(messages: list[bytes],
     sites = Sites(TALK)
 
     class Garbage:
+        alive_s = 2.5
+
         def __init__(self) -> None:
             self.left = [*messages, bytes((kind, 0, 1)) + b"".join(messages)]
 
@@ -286,7 +288,7 @@ async def test_a_worker_sends_what_is_declared_or_nothing(head: list[Any], words
     async with sites.bridged("guest", sites.stream("guest")) as (_, running):
         raw = json.dumps(head).encode()
         sites.channels["guest"]._sock.send(len(raw).to_bytes(4, "little") + raw + bytes(8))
-        await asyncio.wait([running], timeout=5)
+        await asyncio.wait([running], timeout=30)
         assert words in str(running.exception())
 
 

@@ -29,7 +29,9 @@ from hanse.trust.certificates import Identity, current_ms, peer_identity
 from hanse.trust.envelopes import verify_envelope
 from hanse.trust.identity import SigningRequest
 from hanse.trust.membership import Membership
+from hanse.workers import launcher
 from hanse.workers.launcher import Launcher
+from tests.nursery import LAUNCHER, forks
 from tests.unit.site.bench import ADD_ONE, JOB, SITE, Town, bundle_of, large_model
 
 DAY_MS = 86_400_000
@@ -176,7 +178,8 @@ async def harbour(tmp_path: Path, town: Town) -> AsyncIterator[tuple[Harbour, Pa
 
 @contextlib.asynccontextmanager
 async def agent(directory: Path) -> AsyncIterator["asyncio.Task[None]"]:
-    site = Agent(directory, launcher=Launcher.start())
+    with forks(launcher, LAUNCHER):
+        site = Agent(directory, launcher=Launcher.start())
     main = asyncio.ensure_future(site.run())
     try:
         yield main

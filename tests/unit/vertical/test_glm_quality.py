@@ -16,7 +16,7 @@ from hanse.vertical.tables import read_table
 SHARED = Path(__file__).parents[4] / "shared" / "data" / "fate"
 pytestmark = [
     pytest.mark.skipif(not SHARED.is_dir(), reason="needs the example data of FATE in ../shared/data/fate"),
-    pytest.mark.slow,
+    pytest.mark.long,
     pytest.mark.timeout(600),
 ]
 

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 import hanse as hs
+from hanse.channels import resuming
 from hanse.channels.checkpoints import FileCheckpoints
 from hanse.channels.local import run_local
 from hanse.channels.party import Party
 from hanse.core.errors import HanseError, RefusedError
-from hanse.vertical import resuming
 from hanse.vertical.model import Model, Played
 from hanse.vertical.parties import host_roles
 from tests.unit.vertical.test_jobs import town
@@ -141,7 +141,7 @@ async def test_checkpoints_of_another_table_or_model_are_not_gone_on_from(tmp_pa
 
 
 async def test_who_names_a_checkpoint_that_is_not_there_is_refused() -> None:
-    declared = resuming.protocol(("host",), arbiter=False)
+    declared = resuming.protocol("guest", ("host",))
 
     async def names(party: Party) -> None:
         await party.recv("host", "have")
@@ -152,9 +152,9 @@ async def test_who_names_a_checkpoint_that_is_not_there_is_refused() -> None:
         await party.recv("guest", "agreed")
 
     with pytest.raises(RefusedError, match="expected a checkpoint that this side has"):
-        await run_local(declared, {"guest": names, "host": lambda party: resuming.host(party, [(0, 6)])})
-    with pytest.raises(RefusedError, match="host: expected at most 16 ranges"):
-        await run_local(declared, {"guest": lambda party: resuming.guest(party, [], ("host",)), "host": tells})
+        await run_local(declared, {"guest": names, "host": lambda party: resuming.follow(party, [(0, 6)], "guest")})
+    with pytest.raises(RefusedError, match="host: expected at most 64 ranges"):
+        await run_local(declared, {"guest": lambda party: resuming.lead(party, []), "host": tells})
 
 
 async def test_what_one_party_reached_alone_is_never_mixed_with_a_later_session(tmp_path: Path) -> None:

@@ -16,9 +16,11 @@ from hanse.core.codec import encode
 from hanse.core.errors import TaskError
 from hanse.core.ids import TaskId
 from hanse.core.records import BlobRef, Task
+from hanse.workers import launcher
 from hanse.workers.launcher import Launcher
 from hanse.workers.load import Load
 from hanse.workers.pool import Worker, Workers
+from tests.nursery import LAUNCHER, forks
 
 HEAD = """
 import os, sys, time
@@ -68,7 +70,8 @@ class Bench:
 @contextlib.asynccontextmanager
 async def bench(folder: Path, **options: Any) -> AsyncIterator[Bench]:
     """A launcher for one test."""
-    workers = Workers(Launcher.start(**options))
+    with contextlib.nullcontext() if options else forks(launcher, LAUNCHER):
+        workers = Workers(Launcher.start(**options))
     try:
         yield Bench(folder, workers)
     finally:

@@ -121,6 +121,53 @@ def test_parquet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         datasets.load("d")
 
 
+def test_streamed_columns_are_those_that_are_loaded_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hanse.workers.streamed.PIECE_ROWS", 3)
+    content = "id;name\n" + "\n".join(f"{at:03d};n{at} \n" for at in range(8))
+    whole = load(tmp_path, content, delimiter=";")
+    for kind, column in (("numbers", "id"), ("text", "name")):
+        stream = load(tmp_path, content, delimiter=";", streamed=kind, columns=[column])
+        assert list(stream) == [column]
+        for _ in range(2):  # as often as one wants
+            pieces = list(stream[column].pieces())
+            assert max(map(len, pieces)) <= 3
+            assert [value for piece in pieces for value in piece] == whole[column].tolist()
+    pyarrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    parquet.write_table(pyarrow.table({"id": list(range(8)), "hole": ["a", None] * 4}), tmp_path / "d.parquet")
+    declared = {"kind": "parquet", "path": "d.parquet", "streamed": "numbers"}
+    streams = Datasets({"d": declared}, base=tmp_path).load("d")
+    assert [value for piece in streams["id"].pieces() for value in piece] == list(range(8))
+    with pytest.raises(ConfigError, match="missing in hole"):
+        list(streams["hole"].pieces())
+
+
+@pytest.mark.parametrize(
+    ("content", "declaration", "message"),
+    [
+        ("id\n1\nx\n", {"streamed": "numbers"}, "whole numbers in id; declare `streamed: text`"),
+        ("id\n1.5\n", {"streamed": "numbers"}, "whole numbers in id"),
+        ("id,b\n,1\n", {"streamed": "text"}, "missing in id"),
+        ("id,b\n1\n", {"streamed": "text"}, "expected 2 columns, found others in one of the lines up to 2"),
+        ("id,id\n", {"streamed": "text"}, "distinct column names"),
+        (b"id\n\xff\n", {"streamed": "text"}, "not a CSV file in UTF-8"),
+        ("id\n", {"streamed": "text", "columns": ["x"]}, "no column 'x'"),
+        ("id\n", {"streamed": "words"}, "streamed: expected text or numbers"),
+        ("id\n", {"streamed": "text", "target": "id"}, "neither target nor missing"),
+    ],
+)
+def test_what_a_stream_cannot_be(
+    tmp_path: Path, content: str | bytes, declaration: dict[str, Any], message: str
+) -> None:
+    def read() -> None:
+        for stream in load(tmp_path, content, **declaration).values():
+            list(stream.pieces())
+
+    with pytest.raises(ConfigError, match=message):
+        read()
+
+
 def test_only_what_is_granted() -> None:
     datasets = Datasets({"a": {"kind": "csv", "path": "a.csv"}}, declared=("a", "b"))
     with pytest.raises(PolicyError, match="'b': not granted to this job"):

@@ -3,12 +3,14 @@
 import asyncio
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from hanse.clients.app import App
 from hanse.clients.execute import Runtime
+from hanse.clients.state import decode_state
 from hanse.core.arrays import Arrays
 from hanse.core.blobs import manifest_of
 from hanse.core.codec import decode, encode
@@ -104,6 +106,42 @@ async def test_state_goes_out_and_comes_back(tmp_path: Path) -> None:
             task(small_model(), config={"fail": True}), model=small_model(), state=first.state
         )
         assert failed.state == first.state
+
+
+@linux
+async def test_a_large_state_goes_out_and_comes_back_in_files(tmp_path: Path) -> None:
+    source = """
+    @app.train
+    def train(arrays, config, site):
+        site.state["n"] = site.state.get("n", 0) + 1
+        if config.get("big"):
+            site.state["big"] = np.full(30_000, site.state["n"], dtype=np.float64)
+        else:
+            site.state.pop("big", None)
+        if config.get("fail"):
+            raise ValueError
+        return dict(arrays), 1, {"n": site.state["n"]}
+    """
+    one, two = tmp_path / "one", tmp_path / "two"
+    async with bench(tmp_path) as b:
+        worker = await b.worker(source)
+
+        async def run(state: Any, after: Path, **config: bool) -> Any:
+            return await worker.execute(task(small_model(), config=config), state=state, after=after)
+
+        first = await run(None, one, big=True)
+        second = await run(first.state, two, big=True)
+        assert (first.state.path, second.state.path) == (one, two)
+        assert second.state.manifest == manifest_of(two.read_bytes())
+        assert decode_state(two.read_bytes())["big"].tolist() == [2.0] * 30_000
+        held = descriptors(), descriptors(worker.pid)
+        failed = await run(second.state, one, big=True, fail=True)
+        assert not failed.reply.ok
+        assert failed.state is second.state
+        shrunk = await run(second.state, one)
+        assert decode_state(shrunk.state) == {"n": 3}
+        assert (await run(shrunk.state, one, big=True)).state.path == one
+        assert (descriptors(), descriptors(worker.pid)) == held
 
 
 async def test_only_one_request_at_a_time(tmp_path: Path) -> None:
@@ -302,3 +340,67 @@ async def test_tasks_leave_no_descriptor_behind(tmp_path: Path) -> None:
             assert done.reply.ok == (index % 3 != 1)
             counts.append((descriptors(), descriptors(worker.pid)))
         assert counts[2] == counts[-1]
+
+
+async def test_what_is_tracked_comes_beside_the_reply_and_not_in_it(tmp_path: Path) -> None:
+    source = """
+    @app.train
+    def train(arrays, config, site):
+        for step in range(3):
+            site.track(step=step, batch_loss=1 / (1 + step))
+        site.track(device="cpu")
+        site.state["seen"] = 1
+        return arrays, 3, {"loss": 0.5}
+    """
+    async with bench(tmp_path) as b:
+        worker = await b.worker(source)
+        for _ in range(2):  # the second task begins with nothing
+            done = await worker.execute(task(small_model()), model=small_model())
+            assert [(each.step, dict(each.values)) for each in done.tracked] == [
+                (0, {"batch_loss": 1.0}),
+                (1, {"batch_loss": 0.5}),
+                (2, {"batch_loss": 1 / 3}),
+                (None, {"device": "cpu"}),
+            ]
+            assert done.reply.metrics == {"loss": 0.5}
+            assert b"batch_loss" not in done.packed, "which goes to the server"
+            assert done.state is not None
+            assert b"batch_loss" not in done.state
+
+
+@pytest.mark.parametrize(
+    ("said", "named"),
+    [
+        ("site.track(loss=[1, 2])", "expected 'loss' to be a number or a text, found list"),
+        ("site.track(step=-1, loss=1)", "expected step to be a whole number"),
+        ("site.track(step=0.5, loss=1)", "expected step to be a whole number"),
+    ],
+)
+async def test_what_cannot_be_tracked_is_refused_by_name(tmp_path: Path, said: str, named: str) -> None:
+    source = f"""
+    @app.train
+    def train(arrays, config, site):
+        site.track(kept=1)
+        {said}
+    """
+    async with bench(tmp_path) as b:
+        worker = await b.worker(source)
+        done = await worker.execute(task(small_model()), model=small_model())
+        assert (done.reply.error_kind, done.tracked) == ("refused", ())
+        assert named in done.reply.error
+
+
+async def test_too_much_is_cut_and_said_in_the_sites_log(tmp_path: Path) -> None:
+    source = """
+    @app.train
+    def train(arrays, config, site):
+        for step in range(10_500):
+            site.track(step=step, loss=1.0)
+        return arrays, 3, {}
+    """
+    async with bench(tmp_path) as b:
+        worker = await b.worker(source)
+        done = await worker.execute(task(small_model()), model=small_model())
+        assert done.reply.ok
+        assert len(done.tracked) == 10_000
+        assert len([line for line in b.lines if "only the first 10000 values" in line]) == 1

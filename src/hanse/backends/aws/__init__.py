@@ -33,6 +33,7 @@ class AwsConfig:
         table: the DynamoDB table.
         region: the AWS region of all three.
         endpoint: another URL than AWS's, for tests.
+        keep_days: after which rows of old jobs expire; 0 for never.
     """
 
     federation: str
@@ -40,6 +41,7 @@ class AwsConfig:
     table: str
     region: str
     endpoint: str | None = None
+    keep_days: int = 0
 
 
 @dataclass(slots=True)
@@ -75,7 +77,7 @@ class AwsStore:
         objects = Objects(_bucket(config, session), f"v1/{config.federation}")
         blobs = ObjectBlobs(objects)
         return cls(
-            TableLedger(client("dynamodb"), config.table, config.federation),
+            TableLedger(client("dynamodb"), config.table, config.federation, keep_days=config.keep_days),
             blobs,
             QueueInbox(client("sqs"), f"hanse-{config.federation}"),
             PresignedLinks(client("s3"), config.bucket, objects.prefix, blobs, max_bytes=max_blob_bytes),

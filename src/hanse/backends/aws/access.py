@@ -40,8 +40,15 @@ def _assumed(boto3: Any, session: Any, region: str, role: str, external_id: str,
     more = {"ExternalId": external_id} if external_id else {}
 
     def assume() -> dict[str, str]:
-        with aws_errors(f"assuming the role {role.rpartition('/')[2]}"):
-            found = sts.assume_role(RoleArn=role, RoleSessionName="hanse", DurationSeconds=3600, **more)["Credentials"]
+        try:
+            with aws_errors(f"assuming the role {role.rpartition('/')[2]}"):
+                found = sts.assume_role(RoleArn=role, RoleSessionName="hanse", DurationSeconds=3600, **more)
+        except PolicyError as error:  # AWS does not say which
+            raise PolicyError(
+                f"{error}. The role is not there, does not trust who this machine is, or wants another external id: "
+                "compare role and external_id with what the operator sent, and see: aws sts get-caller-identity"
+            ) from None
+        found = found["Credentials"]
         return {
             "access_key": found["AccessKeyId"],
             "secret_key": found["SecretAccessKey"],

@@ -1,12 +1,14 @@
 """The ledger as a DynamoDB table: `p` (string, the federation), `k` (binary, the key), `n` (version), `c` (content).
 
-`t` (string) is the key up to its first slash: the filter of a stream cannot look into binary keys.
+`t` (string) is the key up to its first slash: the filter of a stream cannot look into binary keys. `x` (number) is when
+a row that is of use only while its job lasts may go, in seconds since 1970: `keep_days` after it was last written.
 
 All records of a federation lie in one partition, so that a query by any prefix is one request in order of the key's
 bytes. A partition takes 1,000 writes a second: a round of 500 sites takes half a second of it.
 """
 
 import asyncio
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -18,6 +20,8 @@ from hanse.core.errors import NotFoundError
 
 _AT_ONCE = 16
 _BATCH = 25
+EXPIRING = frozenset({"run", "reply", "round", "roles", "decision", "shard", "wait"})
+"""Kinds of rows that go with their job's objects. That there was a job, and who the members are, stays."""
 T = TypeVar("T")
 
 
@@ -28,12 +32,14 @@ class TableLedger:
         client: a boto3 client of DynamoDB.
         table: the table's name.
         federation: whose records these are; one table may serve several.
+        keep_days: after which rows of old jobs expire; 0 for never.
     """
 
-    def __init__(self, client: Any, table: str, federation: str) -> None:
+    def __init__(self, client: Any, table: str, federation: str, *, keep_days: int = 0) -> None:
         self._client = client
         self._table = table
         self._federation = {"S": federation}
+        self._keep_s = keep_days * 24 * 3600
         self._threads = ThreadPoolExecutor(_AT_ONCE, "hanse-ledger")
 
     async def create(self, key: str, value: bytes) -> bool:
@@ -150,7 +156,10 @@ class TableLedger:
 
     def _item(self, key: str, version: int, value: bytes) -> dict[str, Any]:
         kind = key.partition("/")[0]
-        return {**self._key(key), "t": {"S": kind}, "n": {"N": str(version)}, "c": {"B": value}}
+        item = {**self._key(key), "t": {"S": kind}, "n": {"N": str(version)}, "c": {"B": value}}
+        if self._keep_s and kind in EXPIRING:
+            item["x"] = {"N": str(int(time.time()) + self._keep_s)}
+        return item
 
     def _key(self, key: str) -> dict[str, Any]:
         return {"p": self._federation, "k": {"B": key.encode()}}

@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,24 +39,26 @@ class Credentials:
 
 
 class Connection:
-    """Calls to the server. Reconnects by itself; a call that was under way fails with `UnavailableError`."""
+    """Calls to the server. Reconnects by itself; a call that was under way fails with `UnavailableError`.
+
+    So does one that is made once the connection is closed: whoever moves blobs learns of the end later than whoever
+    closes.
+    """
 
     def __init__(self, address: str, credentials: Credentials) -> None:
         self.address = address
         secrets = grpc.ssl_channel_credentials(credentials.authority, credentials.key, credentials.certificate)
         self._channel = grpc.aio.secure_channel(address, secrets, options=CLIENT_OPTIONS)
-        channel = self._channel
-        self.open_session = channel.stream_stream(
-            f"/{SERVICE}/Session", pb.SiteFrame.SerializeToString, pb.ServerFrame.FromString
+        streams, answers, asks = self._channel.stream_stream, self._channel.unary_stream, self._channel.unary_unary
+        self.open_session = _open(
+            streams(f"/{SERVICE}/Session", pb.SiteFrame.SerializeToString, pb.ServerFrame.FromString)
         )
-        self._relay = channel.stream_stream(f"/{SERVICE}/Relay", identity, identity)
-        self._upload = channel.stream_stream(f"/{SERVICE}/Upload", identity, identity)
-        self._download = channel.unary_stream(f"/{SERVICE}/Download", pb.DownloadRequest.SerializeToString, identity)
-        self._ask = channel.unary_unary(f"/{SERVICE}/Ask", pb.Call.SerializeToString, pb.Answer.FromString)
-        self._watch = channel.unary_stream(f"/{SERVICE}/Watch", pb.Call.SerializeToString, pb.Answer.FromString)
-        self._renew = channel.unary_unary(
-            f"/{SERVICE}/Renew", pb.RenewRequest.SerializeToString, pb.JoinReply.FromString
-        )
+        self._relay = _open(streams(f"/{SERVICE}/Relay", identity, identity))
+        self._upload = _open(streams(f"/{SERVICE}/Upload", identity, identity))
+        self._download = _open(answers(f"/{SERVICE}/Download", pb.DownloadRequest.SerializeToString, identity))
+        self._ask = _open(asks(f"/{SERVICE}/Ask", pb.Call.SerializeToString, pb.Answer.FromString))
+        self._watch = _open(answers(f"/{SERVICE}/Watch", pb.Call.SerializeToString, pb.Answer.FromString))
+        self._renew = _open(asks(f"/{SERVICE}/Renew", pb.RenewRequest.SerializeToString, pb.JoinReply.FromString))
 
     async def ready(self) -> None:
         """Wait until there is a connection."""
@@ -98,8 +100,9 @@ class Connection:
             raise error_of(error) from None
         return reply
 
-    async def relay(self, session: str, role: str) -> "RelayStream":
+    async def relay(self, session: str, role: str, sites: Mapping[str, str] | None = None) -> "RelayStream":
         """Open this site's end of a channel between sites; what is wrong with it shows in reading."""
+        del sites  # the server knows them
         stream = RelayStream(self._relay())
         await stream.write(opening(session, role))
         return stream
@@ -144,7 +147,7 @@ class Connection:
     async def _send_missing(self, store: BlobStore, scope: str, manifest: Manifest, offer: pb.UploadOffer) -> None:
         call = self._upload()
         try:
-            await _open(call, offer.SerializeToString())
+            await _begin(call, offer.SerializeToString())
             ticket = await _content(call)
             for index in pb.UploadTicket.FromString(ticket).missing:
                 for span in pieces(*manifest.span(index)):
@@ -161,6 +164,9 @@ class Connection:
 
 class RelayStream:
     """One role's stream through the server; see `backends.grpc.relay`."""
+
+    alive_s = 2.5
+    """How often a site says to its peers that it is there."""
 
     def __init__(self, call: Any) -> None:
         self._call = call
@@ -237,7 +243,19 @@ async def _arriving(call: Any, manifest: Manifest, missing: Sequence[int]) -> As
         yield index, chunk
 
 
-async def _open(call: Any, content: bytes) -> None:
+def _open(method: Callable[..., Any]) -> Callable[..., Any]:
+    """A method whose calls raise `UnavailableError` where the channel is closed."""
+
+    def call(*arguments: Any, **options: Any) -> Any:
+        try:
+            return method(*arguments, **options)
+        except grpc.aio.UsageError:
+            raise UnavailableError("the connection is closed") from None
+
+    return call
+
+
+async def _begin(call: Any, content: bytes) -> None:
     """Send a call's first message. On its own, gRPC waits for ever if the call is cancelled before it has begun."""
     writing, ending = asyncio.ensure_future(call.write(content)), asyncio.ensure_future(_ending(call))
     try:

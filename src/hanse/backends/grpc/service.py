@@ -263,7 +263,7 @@ class Service:
                 await self._links.get(who, request.scope, request.id)
                 manifest = await self._blobs.manifest(request.scope, request.id)
                 wanted = _wanted(request, manifest)
-                await turn.begin()
+                await turn.begin(("down", request.scope, request.id))
                 header = pb.Manifest(size=manifest.size, hashes=manifest.hashes)
                 await _send(context, turn, header.SerializeToString())
                 for index in wanted:
@@ -282,7 +282,7 @@ class Service:
                 offer = pb.UploadOffer.FromString(opening or b"")
                 manifest = Manifest(offer.manifest.size, offer.manifest.hashes)
                 who = await self._handler.may_upload(caller, offer)
-                await turn.begin()
+                await turn.begin(("up", offer.scope, manifest.id))
                 ticket = await self._links.put(who, offer.scope, manifest)
                 await turn.wait(context.write(pb.UploadTicket(missing=ticket.missing).SerializeToString()))
                 if ticket.missing:

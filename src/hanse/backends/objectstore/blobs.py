@@ -11,6 +11,9 @@ multipart uploads to pay for (see docs/decisions). A chunk is verified whenever 
 import asyncio
 import threading
 from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 from hanse.backends.memory import EMPTY, Chunks, Coverage, check_range, puller
@@ -133,6 +136,18 @@ class ObjectBlobs:
         """Keep so many chunks after reading: of each of the blobs that are read side by side, one."""
         self._chunks.hold(chunks)
 
+    @contextmanager
+    def reading_ahead(self, order: Sequence[tuple[str, Manifest, int]], ahead: int) -> Iterator[None]:
+        """Within this context chunks are read in about this order, by one thread: fetch the next `ahead` of them.
+
+        Args:
+            order: scope, blob and number of each chunk.
+        """
+        with self._chunks.ahead_of(
+            [(chunk_key(scope, manifest.hash_of(index)), manifest, index) for scope, manifest, index in order], ahead
+        ):
+            yield
+
     def create(self, scope: str, size: int) -> "ObjectWriter":
         """Begin a blob of `size` bytes; chunks leave as soon as they are whole."""
         return ObjectWriter(self, self._objects, check_scope(scope), size)
@@ -225,6 +240,11 @@ class ObjectBlobs:
             raise NotFoundError(f"blob {manifest.id[:12]}: chunk {index} is gone from {scope[:80]}") from None
 
 
+_Wanted = tuple[str, Manifest, int]
+"""A chunk's key, its blob and its number there."""
+_OnTheWay = Future[memoryview]
+
+
 class _ChunkCache:
     """The chunks that were read last, each verified when it came. Of threads that want the same, one fetches."""
 
@@ -234,6 +254,7 @@ class _ChunkCache:
         self._kept: OrderedDict[str, memoryview] = OrderedDict()
         self._lock = threading.Lock()
         self._fetching = [threading.Lock() for _ in range(64)]
+        self._ahead: _Ahead | None = None
 
     def get(self, key: str, manifest: Manifest, index: int) -> memoryview:
         """A chunk. What does not match its hash is removed, so that it can be sent again."""
@@ -244,18 +265,39 @@ class _ChunkCache:
             found = self._find(key)
             if found is not None:
                 return found
-            content = self._objects.get_now(key)
-            try:
-                manifest.verify(index, content)
-            except IntegrityError:
-                self._objects.delete_now(key)
-                raise
-            found = memoryview(content)
+            ahead = self._ahead
+            on_the_way = None if ahead is None else ahead.take(key)
+            found = self._fetch(key, manifest, index) if on_the_way is None else on_the_way.result()
             with self._lock:
                 self._kept[key] = found
                 while len(self._kept) > self._size:
                     self._kept.popitem(last=False)
             return found
+
+    @contextmanager
+    def ahead_of(self, order: Sequence[_Wanted], ahead: int) -> Iterator[None]:
+        """Fetch chunks that will be wanted next before they are; for one reader: a second one goes without."""
+        with ThreadPoolExecutor(ahead, "chunks") as pool:
+            mine = _Ahead(lambda wanted: pool.submit(self._fetch, *wanted), order, ahead)
+            with self._lock:
+                is_first = self._ahead is None
+                if is_first:
+                    self._ahead = mine
+            try:
+                yield
+            finally:
+                if is_first:
+                    self._ahead = None
+                mine.stop()
+
+    def _fetch(self, key: str, manifest: Manifest, index: int) -> memoryview:
+        content = self._objects.get_now(key)
+        try:
+            manifest.verify(index, content)
+        except IntegrityError:
+            self._objects.delete_now(key)
+            raise
+        return memoryview(content)
 
     def hold(self, size: int) -> None:
         """Keep so many."""
@@ -276,6 +318,50 @@ class _ChunkCache:
             if found is not None:
                 self._kept.move_to_end(key)
             return found
+
+
+class _Ahead:
+    """Chunks on their way, in the order in which they will be wanted.
+
+    The order is a forecast: what is wanted and not soon to come is fetched by whoever wants it, and what is passed over
+    (it was still held) is let go.
+    """
+
+    def __init__(self, submit: Callable[[_Wanted], _OnTheWay], order: Sequence[_Wanted], ahead: int) -> None:
+        self._submit = submit
+        self._order = order
+        self._ahead = ahead
+        self._at = 0
+        self._coming: dict[int, _OnTheWay] = {}
+        self._lock = threading.Lock()
+
+    def take(self, key: str) -> _OnTheWay | None:
+        """The chunk with this key, if its turn is near."""
+        with self._lock:
+            near = range(self._at, min(self._at + 2 * self._ahead, len(self._order)))
+            found = next((place for place in near if self._order[place][0] == key), None)
+            if found is None:
+                return None
+            for passed in range(self._at, found):
+                self._let_go(passed)
+            self._at = found + 1
+            taken = self._coming.pop(found, None)
+            for place in range(self._at, min(self._at + self._ahead, len(self._order))):
+                if place not in self._coming:
+                    self._coming[place] = self._submit(self._order[place])
+            return taken
+
+    def stop(self) -> None:
+        """Nothing more is wanted."""
+        with self._lock:
+            for place in list(self._coming):
+                self._let_go(place)
+            self._order = ()
+
+    def _let_go(self, place: int) -> None:
+        coming = self._coming.pop(place, None)
+        if coming is not None:
+            coming.cancel()
 
 
 class ObjectWriter:

@@ -15,12 +15,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cryptography import x509
+
 from hanse.backends.aws.table import TableLedger
 from hanse.core.errors import ConfigError, HanseError, NotFoundError, TrustError
 from hanse.deploy.aws import cloudformation
 from hanse.deploy.aws.account import Account, calling
 from hanse.deploy.aws.cloudformation import Change, StackView, Tell
-from hanse.deploy.aws.identity import AUTHORITY, external_id, role
+from hanse.deploy.aws.identity import AUTHORITY, REVOKED, external_id, role
 from hanse.deploy.aws.package import Package
 from hanse.deploy.aws.settings import Deployment
 from hanse.deploy.aws.stacks import code_stack, server_stack
@@ -39,6 +41,8 @@ MEMBER_DAYS = 90.0
 """Without a server nobody renews a certificate: a member asks its operator again before this is over."""
 _DELETED_AT_ONCE = 1000
 _TRIALS = 3
+_PARAMETER_BYTES = 4096
+"""CloudFormation's limit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +116,9 @@ def deploy(account: Account, deployment: Deployment, folder: Path, package: Pack
         cloudformation.delete(account, deployment.stack, tell)
         view = None
     known = {"CodeBucket": bucket, "CodeKey": package.key, AUTHORITY: authority.certificate_pem.decode()}
+    if view is not None and REVOKED in template["Parameters"]:
+        before = view.parameters.get(REVOKED, "")
+        known[REVOKED] = _revoked(account, deployment, view.outputs["TableName"], authority, before)
     parameters = _parameters(template, view, known)
     name, found = cloudformation.changes(
         account, deployment.stack, template, parameters, upload=lambda text: _upload_template(account, bucket, text)
@@ -122,11 +129,11 @@ def deploy(account: Account, deployment: Deployment, folder: Path, package: Pack
         tell(f"{deployment.stack}: nothing to change")
     assert view is not None
     view = cloudformation.look_at(account, deployment.stack) or view
-    _write_secret(account, view.outputs["SecretArn"], pack(server), tell)
     deployed = Deployed(
         account_id, deployment.region, view.outputs["BucketName"], view.outputs["TableName"], view.outputs, found
     )
-    _write_people(account, deployment, folder, authority, deployed)
+    least = _write_people(account, deployment, folder, authority, deployed)
+    _write_secret(account, view.outputs["SecretArn"], pack(server, least), tell)
     return deployed
 
 
@@ -151,7 +158,9 @@ def admit(
         raise NotFoundError(f"{deployment.stack}: not deployed yet; run: hanse deploy aws deploy")
     authority = Authority.load(folder / "authority")
     issued = authority.issue(asked, kind=asked.kind, name=asked.name, days=days)
-    _enrol(account, deployment, view.outputs["TableName"], authority, [(issued, _roles(asked.kind))], admit=True)
+    members = [(issued, _roles(asked.kind))]
+    least = _enrol(account, deployment, view.outputs["TableName"], authority, members, admit=True)
+    _write_secret(account, view.outputs["SecretArn"], pack(_server(folder, authority), least))
     reach = {"region": deployment.region} | _endpoint(account)
     if asked.kind == "person":
         reach["bucket"] = view.outputs["BucketName"]
@@ -180,12 +189,14 @@ def revoke(account: Account, deployment: Deployment, folder: Path, kind: str, na
     authority = Authority.load(folder / "authority")
     table = view.outputs["TableName"]
 
-    async def write() -> None:
+    async def write() -> int:
         book = Members(authority, TableLedger(account.client("dynamodb"), table, deployment.federation), address="")
         await book.load()
         await book.revoke(kind, name)
+        return book.revocations.version
 
-    asyncio.run(write())
+    least = asyncio.run(write())
+    _write_secret(account, view.outputs["SecretArn"], pack(_server(folder, authority), least))
 
 
 def destroy(account: Account, deployment: Deployment, tell: Tell) -> list[str]:
@@ -300,7 +311,7 @@ def _upload_template(account: Account, bucket: str, text: str) -> str:
     return f"https://{bucket}.s3.{account.region}.amazonaws.com{suffix}/{key}"
 
 
-def _write_secret(account: Account, secret: str, text: str, tell: Tell) -> None:
+def _write_secret(account: Account, secret: str, text: str, tell: Tell = lambda _: None) -> None:
     client = account.client("secretsmanager")
     with calling("writing the server's keys into their secret"):
         try:
@@ -319,8 +330,8 @@ def _delete_secret(account: Account, name: str) -> None:
         client.delete_secret(SecretId=name, ForceDeleteWithoutRecovery=True)
 
 
-def _write_people(account: Account, deployment: Deployment, folder: Path, authority: Authority, to: Deployed) -> None:
-    """Enrol the people whose folders lie here, and write their `federation.yaml`."""
+def _write_people(account: Account, deployment: Deployment, folder: Path, authority: Authority, to: Deployed) -> int:
+    """Enrol the people whose folders lie here, and write their `federation.yaml`; as `_enrol`."""
     enrolled: list[tuple[Issued, list[str]]] = []
     for path in sorted(folder.glob("*/membership.json")):
         person = Membership.load(path.parent)
@@ -329,7 +340,7 @@ def _write_people(account: Account, deployment: Deployment, folder: Path, author
         enrolled.append((Issued(person.identity, person.certificate_pem, person.signed_record), [ADMIN, RESEARCHER]))
         reach = {"region": deployment.region, "bucket": to.bucket}
         write_aws_file(path.parent, deployment.federation, reach | _endpoint(account))
-    _enrol(account, deployment, to.table, authority, enrolled)
+    return _enrol(account, deployment, to.table, authority, enrolled)
 
 
 def _enrol(
@@ -340,14 +351,17 @@ def _enrol(
     members: Sequence[tuple[Issued, list[str]]],
     *,
     admit: bool = False,
-) -> None:
+) -> int:
     """Write members down, with the roles given, or those that they have: a new certificate changes nobody's role.
 
     Args:
         admit: the operator lets them in now, whether or not they were revoked.
+
+    Returns:
+        The version of the revocation list.
     """
 
-    async def write() -> None:
+    async def write() -> int:
         ledger = TableLedger(account.client("dynamodb"), table, deployment.federation)
         book = Members(authority, ledger, address="")
         await book.load()
@@ -357,8 +371,43 @@ def _enrol(
             if admit:
                 await book.reinstate(kind, name)
             await book.enrol(issued, roles if before is None or before.revoked else before.roles)
+        return book.revocations.version
 
-    asyncio.run(write())
+    return asyncio.run(write())
+
+
+def _revoked(account: Account, deployment: Deployment, table: str, authority: Authority, before: str) -> str:
+    """The certificates, still in time, of sites that come with them, that were revoked: a list for AWS; "" for none.
+
+    Args:
+        before: the list that AWS has, which is kept while it names the same: a signature is another one each time.
+
+    Raises:
+        ConfigError: more than a parameter of CloudFormation holds.
+    """
+
+    async def read() -> frozenset[str]:
+        book = Members(authority, TableLedger(account.client("dynamodb"), table, deployment.federation), address="")
+        await book.load()
+        return book.revocations.serials
+
+    bearers = {site.name for site in deployment.sites if site.access == "certificate"}
+    revoked, now = asyncio.run(read()), current_ms()
+    serials = sorted(
+        issued.serial
+        for issued in authority.issued()
+        if issued.kind == "site" and issued.name in bearers and issued.serial in revoked and issued.not_after_ms > now
+    )
+    if not serials:
+        return ""
+    if before and {f"{each.serial_number:x}" for each in x509.load_pem_x509_crl(before.encode())} == set(serials):
+        return before
+    text = authority.revoked_certificates(serials).decode()
+    if len(text) > _PARAMETER_BYTES:
+        raise ConfigError(
+            f"revoked: {len(serials)} certificates of sites are more than AWS takes; wait for some to expire"
+        )
+    return text
 
 
 def _physical(account: Account, stack: str, name: str) -> str:

@@ -55,8 +55,8 @@ _RUN = ("records", "objects", "keys", "send", "answer", "start")
 SHAPES: dict[str, Shape] = {
     "collect": Shape(2048, COLLECT_TIMEOUT_S, (*_RUN, "receive")),
     "step": Shape(2048, 900, (*_RUN, "stream")),
-    "timer": Shape(1024, 60, ("records", "keys", "answer")),
-    "reduce": Shape(3008, 900, ("records", "objects", "keys")),
+    "timer": Shape(1024, 60, ("rows", "answer")),
+    "reduce": Shape(3008, 900, ("rows", "objects")),
     "evaluate": Shape(3008, 900, _RUN),
 }
 _NO_LEVEL = ("xray:PutTelemetryRecords", "xray:PutTraceSegments")
@@ -103,16 +103,19 @@ def functions(deployment: Deployment, tags: dict[str, str]) -> Resources:
     return together(*parts, _sources(deployment, tags), _machine(deployment, tags))
 
 
-def environment(deployment: Deployment) -> dict[str, Any]:
-    """What every function is told; see `hanse.serverless.contract`."""
+def environment(deployment: Deployment, handler: str) -> dict[str, Any]:
+    """What a function is told; see `hanse.serverless.contract`."""
     told = {
         contract.FEDERATION: deployment.federation,
         contract.BUCKET: ref(BUCKET),
         contract.TABLE: ref(TABLE),
         contract.SERVER_QUEUE: ref(queue(SERVER)),
-        contract.KEYS: ref(SECRET),
         contract.STATE_MACHINE: machine_arn(deployment),
+        contract.KEEP_DAYS: str(deployment.keep_days),
+        contract.RESULTS: deployment.results,
     }
+    if handler in contract.SIGNING:
+        told[contract.KEYS] = ref(SECRET)
     if deployment.stream:
         told[contract.STREAM] = "1"
     if deployment.is_emulated:
@@ -140,7 +143,7 @@ def _function(deployment: Deployment, handler: str, shape: Shape, tags: dict[str
         "Timeout": shape.timeout_s,
         "Role": att(role),
         "KmsKeyArn": att(KEY),
-        "Environment": {"Variables": environment(deployment)},
+        "Environment": {"Variables": environment(deployment, handler)},
         "LoggingConfig": {"LogGroup": ref(logs), "LogFormat": "JSON", "ApplicationLogLevel": "INFO"},
         "TracingConfig": {"Mode": "Active"},
         "Tags": tagged(tags),
@@ -176,10 +179,11 @@ def _function(deployment: Deployment, handler: str, shape: Shape, tags: dict[str
 def _rights(deployment: Deployment, right: str) -> list[Statement]:
     prefix = f"v1/{deployment.federation}/"
     match right:
-        case "records":
+        case "records" | "rows":
             # All records of the federation, and only these, lie in one partition of its own table.
             own = {"ForAllValues:StringEquals": {"dynamodb:LeadingKeys": [deployment.federation]}}
-            actions = ["BatchWriteItem", "DeleteItem", "GetItem", "PutItem", "Query"]
+            more = ["BatchWriteItem", "DeleteItem", "Query"] if right == "records" else []
+            actions = sorted(["GetItem", "PutItem", *more])
             return [allow([f"dynamodb:{action}" for action in actions], att(TABLE), **own)]
         case "objects":
             return [

@@ -24,10 +24,13 @@ from hanse.deploy.aws.template import (
     tagged,
     together,
 )
+from hanse.serverless.contract import EVERYONE
 from hanse.trust.certificates import SITE, identity_uri
 
 AUTHORITY = "CertificateAuthority"
 """The parameter with the federation's authority, for sites that come with certificates."""
+REVOKED, HAS_REVOKED = "RevokedCertificates", "HasRevokedCertificates"
+"""The parameter with the certificates of such sites that hold no more, as an X.509 list, and whether there are any."""
 ANCHOR, PERSON_POLICY = "Anchor", "PersonPolicy"
 SESSION_S = 3600
 
@@ -89,7 +92,7 @@ def _person_policy(deployment: Deployment) -> Resource:
     # Chunks and heads of exactly these scopes: a job's component is named by whoever submits it, `model` perhaps.
     read, written = (
         [sub(f"{objects}/blobs/*/{scope}/{part}/*") for scope in scopes for part in ("C", "H")]
-        for scopes in (("bundle", "model"), ("bundle", "0/model"))
+        for scopes in (("bundle", "model" if deployment.results == EVERYONE else "0/model"), ("bundle", "0/model"))
     )
     return {
         "Type": "AWS::IAM::ManagedPolicy",
@@ -179,6 +182,17 @@ def _anchor(deployment: Deployment, sites: list[SitePlan], tags: dict[str, str])
                     "SourceType": "CERTIFICATE_BUNDLE",
                     "SourceData": {"X509CertificateData": ref(AUTHORITY)},
                 },
+                "Tags": tagged(tags),
+            },
+        },
+        "RevokedList": {
+            "Type": "AWS::RolesAnywhere::CRL",
+            "Condition": HAS_REVOKED,
+            "Properties": {
+                "Name": f"hanse-{deployment.federation}",
+                "CrlData": ref(REVOKED),
+                "Enabled": True,
+                "TrustAnchorArn": att(ANCHOR, "TrustAnchorArn"),
                 "Tags": tagged(tags),
             },
         },

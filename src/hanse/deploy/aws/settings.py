@@ -21,6 +21,7 @@ from typing import Any, Literal
 from hanse.core.errors import ConfigError
 from hanse.core.ids import SERVER, check_name
 from hanse.core.yaml_files import read_yaml
+from hanse.serverless.contract import EVERYONE, OWNER
 
 FILE = "federation.yaml"
 MAX_SITES = 50
@@ -87,6 +88,7 @@ class Deployment:
         log_days: how long logs are kept.
         architecture, python: of the functions.
         topic: whether tasks go through an SNS topic with a filter for each site instead of straight into its queue.
+        results: who reads a job's results, `owner` (who submitted it, and admins) or `everyone` with a person's rights.
         stream: whether new rows look at a run through the table's stream, instead of who wrote them.
         alarms: an address for alarms; "" for none (the alarms and their topic are there all the same).
         vpc: None for AWS's own network.
@@ -102,6 +104,7 @@ class Deployment:
     python: str = "3.13"
     topic: bool = False
     stream: bool = False
+    results: str = OWNER
     alarms: str = ""
     vpc: Vpc | None = None
     tags: Mapping[str, str] = field(default_factory=dict)
@@ -279,6 +282,7 @@ _CHECKS: dict[str, tuple[str, Any]] = {
     "python": (f"one of {', '.join(PYTHONS)}, in quotes", _one_of(*PYTHONS)),
     "topic": ("true or false", _one_of(True, False)),
     "stream": ("true or false", _one_of(True, False)),
+    "results": ("owner or everyone", _one_of(OWNER, EVERYONE)),
     "alarms": ("an e-mail address", _matching(_EMAIL)),
     "vpc": (f"{', '.join(_VPC_KEYS)}, the last two as lists", _vpc),
     "tags": ("names and values, at most 20, none beginning with aws: or hanse:", _tags),

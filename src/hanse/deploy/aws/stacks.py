@@ -11,7 +11,9 @@ from hanse.deploy.aws.functions import MACHINE, functions
 from hanse.deploy.aws.identity import (
     ANCHOR,
     AUTHORITY,
+    HAS_REVOKED,
     PERSON_POLICY,
+    REVOKED,
     agent_name,
     external_id,
     identities,
@@ -61,10 +63,13 @@ def server_stack(deployment: Deployment) -> Template:
         watching(deployment, tags),
         function_network(deployment, deployment.vpc, tags) if deployment.vpc is not None else {},
     )
+    parameters = _server_parameters(deployment)
+    conditions = {HAS_REVOKED: {"Fn::Not": [{"Fn::Equals": [ref(REVOKED), ""]}]}} if REVOKED in parameters else {}
     return {
         "AWSTemplateFormatVersion": FORMAT,
         "Description": f"Hanse: the federation {deployment.federation}, without a server",
-        "Parameters": _server_parameters(deployment),
+        "Parameters": parameters,
+        **({"Conditions": conditions} if conditions else {}),
         "Resources": resources,
         "Outputs": _server_outputs(deployment),
     }
@@ -228,6 +233,11 @@ def _server_parameters(deployment: Deployment) -> dict[str, Any]:
         parameters[AUTHORITY] = {
             "Type": "String",
             "Description": "The certificate of the federation's authority (PEM); the key stays with its operator",
+        }
+        parameters[REVOKED] = {
+            "Type": "String",
+            "Default": "",
+            "Description": "Certificates of sites that hold no more, as an X.509 revocation list (PEM)",
         }
     return parameters
 

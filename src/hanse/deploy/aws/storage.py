@@ -239,6 +239,7 @@ def _table(deployment: Deployment, tags: dict[str, str]) -> Resource:
                 {"AttributeName": "k", "KeyType": "RANGE"},
             ],
             **({"StreamSpecification": {"StreamViewType": "NEW_IMAGE"}} if deployment.stream else {}),
+            "TimeToLiveSpecification": {"AttributeName": "x", "Enabled": True},
             "PointInTimeRecoverySpecification": {"PointInTimeRecoveryEnabled": True},
             "SSESpecification": {"SSEEnabled": True, "SSEType": "KMS", "KMSMasterKeyId": att(KEY)},
             "Tags": tagged(tags),

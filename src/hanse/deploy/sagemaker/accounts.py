@@ -53,14 +53,26 @@ class AccountJobs:
             if there is None:
                 try:
                     self._call(account, "create_training_job", **request)
-                    return self.look(account, name)
                 except ConflictError:  # another launcher was faster
                     there = self._found(account, name)
+                except UnavailableError:  # which may have come after the job was made: it must not be forgotten
+                    there = self._found(account, name)
+                    if there is None:
+                        raise
+                else:
+                    return self._look_at_new(account, name)
             if there is not None and there["TrainingJobStatus"] in USABLE and self._is_ours(account, there):
                 return state_of(account.site, there, adopted=True)
         raise ConflictError(
             f"{account.site}: every name up to {name} is taken by jobs that have ended; begin a new run"
         )
+
+    def _look_at_new(self, account: Account, name: str) -> JobState:
+        """A job that was made is told of, and can be stopped, whether or not it can be looked at already."""
+        try:
+            return self.look(account, name)
+        except UnavailableError:
+            return JobState(account.site, name, "InProgress")
 
     def look(self, account: Account, name: str) -> JobState:
         """See `TrainingJobs`."""
@@ -147,8 +159,8 @@ class AccountJobs:
         )
 
 
-class _Missing(HanseError):
-    """There is no such job."""
+class _Missing(UnavailableError):
+    """There is no such job; or none yet, just after it was made."""
 
 
 def _named(account: Account, call: str, code: str, message: str) -> HanseError:

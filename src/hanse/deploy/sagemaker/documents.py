@@ -1,8 +1,9 @@
 """Roles, policies and stacks, as documents. Pure: nothing here calls AWS.
 
 An organisation's account gets one stack: the kick-off role that the launcher assumes, the role that its jobs run as, a
-bucket for code, models and checkpoints, a security group, and, if it peers, the connection to the server's network. The
-server's account gets one policy. Deleting the stacks leaves nothing but the bucket's models, which are kept on purpose.
+bucket for code, models and checkpoints, a security group, and a network as far as it is wanted (`network.py`). The
+server's account gets a policy, a security group, the other end of the peerings, and a notebook instance if one is
+wanted. Deleting the stacks leaves nothing but the bucket's models, which are kept on purpose.
 
 The recipe that this follows gives its kick-off role the same actions on every resource, and three `ec2:Describe*`; the
 launcher needs neither, so here they are scoped to the federation's job names, and left out.
@@ -11,10 +12,12 @@ launcher needs neither, so here they are scoped to the federation's job names, a
 from collections.abc import Iterable
 from typing import Any
 
+from hanse.deploy.aws.template import Value, att, policy, ref
+from hanse.deploy.sagemaker import network
 from hanse.deploy.sagemaker.request import prefix_of
 from hanse.deploy.sagemaker.settings import Account, Settings
+from hanse.deploy.sagemaker.template import ACCOUNT, NOTHING, PARTITION, REGION, allow, given, join, optional, text
 
-VERSION = "2012-10-17"
 JOB_ACTIONS = (
     "CreateTrainingJob",
     "DescribeTrainingJob",
@@ -39,7 +42,7 @@ _LOOKS = (
 )
 
 
-def kickoff_policy(federation_prefix: str, execution_role: Any, *, region: Any, account: Any) -> dict[str, Any]:
+def kickoff_policy(federation_prefix: str, execution_role: Any, *, region: Any, account: Any) -> Value:
     """What the kick-off role may do: this federation's training jobs, run as the one execution role."""
     jobs = join("arn:", PARTITION, ":sagemaker:", region, ":", account, f":training-job/{federation_prefix}*")
     return policy(
@@ -49,7 +52,7 @@ def kickoff_policy(federation_prefix: str, execution_role: Any, *, region: Any, 
     )
 
 
-def kickoff_trust(launcher: Any, external_id: Any) -> dict[str, Any]:
+def kickoff_trust(launcher: Any, external_id: Any) -> Value:
     """Who may assume it: the launcher's own role or user, and only with the external id."""
     return policy(
         {
@@ -61,7 +64,7 @@ def kickoff_trust(launcher: Any, external_id: Any) -> dict[str, Any]:
     )
 
 
-def execution_trust(account: Any) -> dict[str, Any]:
+def execution_trust(account: Any) -> Value:
     """SageMaker, on behalf of this account's jobs and no other's."""
     return policy(
         {
@@ -73,7 +76,7 @@ def execution_trust(account: Any) -> dict[str, Any]:
     )
 
 
-def assume_policy(accounts: Iterable[Account]) -> dict[str, Any]:
+def assume_policy(accounts: Iterable[Account]) -> Value:
     """What the launcher needs in the server's account: to assume each kick-off role."""
     return policy(allow(["sts:AssumeRole"], sorted(account.kickoff_arn for account in accounts)))
 
@@ -90,21 +93,16 @@ def account_template(settings: Settings, account: Account) -> dict[str, Any]:
             "ExternalId": {**text("What the launcher must name; agreed beforehand"), "MinLength": 6, "NoEcho": True},
             "DataBucket": text("Bucket with this organisation's data"),
             "DataPrefix": {**text("Beginning of the data's keys"), "Default": "providers/"},
-            "LogBucket": {**text("Bucket for access logs of the models' bucket; empty for none"), "Default": ""},
+            "LogBucket": optional("Bucket for access logs of the models' bucket; empty for none"),
             "VpcId": text("Network in which jobs run"),
             "ServerCidr": text("The server's network, such as 10.0.0.0/16"),
-            "ServerVpcId": {**text("The server's network to peer with; empty for PrivateLink"), "Default": ""},
-            "ServerAccount": {**text("The server's account, for peering"), "Default": ""},
-            "ServerRegion": {**text("The server's region, for peering"), "Default": ""},
-            "PeeringRoleArn": {**text("Role in the server's account that accepts the peering"), "Default": ""},
-            "RouteTableId": {**text("Route table of the jobs' subnets, for peering"), "Default": ""},
-            "TokenSecretArn": {**text("Join token in Secrets Manager; empty to join by identity"), "Default": ""},
+            "TokenSecretArn": optional("Join token in Secrets Manager; empty to join by identity"),
+            **network.SITE_PARAMETERS,
         },
         "Conditions": {
-            "Peers": {"Fn::Not": [{"Fn::Equals": [ref("ServerVpcId"), ""]}]},
-            "HasPeeringRole": {"Fn::Not": [{"Fn::Equals": [ref("PeeringRoleArn"), ""]}]},
-            "HasLogs": {"Fn::Not": [{"Fn::Equals": [ref("LogBucket"), ""]}]},
-            "HasToken": {"Fn::Not": [{"Fn::Equals": [ref("TokenSecretArn"), ""]}]},
+            "HasLogs": given("LogBucket"),
+            "HasToken": given("TokenSecretArn"),
+            **network.SITE_CONDITIONS,
         },
         "Resources": {
             "KickoffRole": {
@@ -139,7 +137,7 @@ def account_template(settings: Settings, account: Account) -> dict[str, Any]:
                                         allow(["secretsmanager:GetSecretValue"], ref("TokenSecretArn"))
                                     ),
                                 },
-                                {"Ref": "AWS::NoValue"},
+                                NOTHING,
                             ]
                         },
                     ],
@@ -159,7 +157,7 @@ def account_template(settings: Settings, account: Account) -> dict[str, Any]:
                         "Fn::If": [
                             "HasLogs",
                             {"DestinationBucketName": ref("LogBucket"), "LogFilePrefix": "models/"},
-                            {"Ref": "AWS::NoValue"},
+                            NOTHING,
                         ]
                     },
                     "VersioningConfiguration": {"Status": "Enabled"},
@@ -210,54 +208,57 @@ def account_template(settings: Settings, account: Account) -> dict[str, Any]:
                     ],
                 },
             },
-            "Peering": {
-                "Type": "AWS::EC2::VPCPeeringConnection",
-                "Condition": "Peers",
-                "Properties": {
-                    "VpcId": ref("VpcId"),
-                    "PeerVpcId": ref("ServerVpcId"),
-                    "PeerOwnerId": ref("ServerAccount"),
-                    "PeerRegion": ref("ServerRegion"),
-                    "PeerRoleArn": {"Fn::If": ["HasPeeringRole", ref("PeeringRoleArn"), {"Ref": "AWS::NoValue"}]},
-                },
-            },
-            "Route": {
-                "Type": "AWS::EC2::Route",
-                "Condition": "Peers",
-                "Properties": {
-                    "RouteTableId": ref("RouteTableId"),
-                    "DestinationCidrBlock": ref("ServerCidr"),
-                    "VpcPeeringConnectionId": ref("Peering"),
-                },
-            },
+            **network.of_site(),
         },
         "Outputs": {
             "KickoffRoleArn": {"Value": att("KickoffRole", "Arn")},
             "ExecutionRoleArn": {"Value": att("ExecutionRole", "Arn")},
             "BucketName": {"Value": bucket},
             "SecurityGroupId": {"Value": att("SecurityGroup", "GroupId")},
+            **network.SITE_OUTPUTS,
         },
     }
 
 
 def server_template(settings: Settings) -> dict[str, Any]:
-    """The CloudFormation template of the server's account: a policy for the launcher, a group that lets sites in."""
+    """The CloudFormation template of the server's account.
+
+    A policy for the launcher, a group that lets sites in, the accounts' peerings, and, if a type of machine is given, a
+    notebook instance with a role of its own.
+    """
+    sites = [account.site for account in settings.accounts]
     return {
         "AWSTemplateFormatVersion": "2010-09-09",
         "Description": f"Hanse: server of federation {settings.federation}, whose sites are SageMaker training jobs",
         "Parameters": {
-            "LauncherRoleName": text("Role of the notebook or machine on which the server runs and that launches"),
+            "LauncherRoleName": optional(
+                "Role of the machine on which the server runs and that launches; empty for the notebook's own"
+            ),
             "VpcId": text("The server's network"),
             "SitesCidr": text("Networks of the sites, such as 10.0.0.0/8"),
+            "NotebookSubnetId": optional("Subnet of a notebook instance on which the server runs; empty: none is made"),
+            "NotebookType": {**text("Its machine"), "Default": "ml.t3.medium"},
+            **network.server_parameters(sites),
+        },
+        "Conditions": {
+            "HasLauncherRole": given("LauncherRoleName"),
+            "HasNotebook": given("NotebookSubnetId"),
+            "MakesRole": {"Fn::Not": [{"Condition": "HasLauncherRole"}]},
+            **network.server_conditions(sites),
         },
         "Resources": {
             "AssumeKickoffRoles": {
                 "Type": "AWS::IAM::RolePolicy",
                 "Properties": {
                     "PolicyName": f"hanse-{settings.federation}-launch",
-                    "RoleName": ref("LauncherRoleName"),
+                    "RoleName": {"Fn::If": ["HasLauncherRole", ref("LauncherRoleName"), ref("LauncherRole")]},
                     "PolicyDocument": assume_policy(settings.accounts),
                 },
+            },
+            "LauncherRole": {
+                "Type": "AWS::IAM::Role",
+                "Condition": "MakesRole",
+                "Properties": {"AssumeRolePolicyDocument": execution_trust(ACCOUNT)},
             },
             "SecurityGroup": {
                 "Type": "AWS::EC2::SecurityGroup",
@@ -275,12 +276,53 @@ def server_template(settings: Settings) -> dict[str, Any]:
                     ],
                 },
             },
+            "NotebookKey": {
+                "Type": "AWS::KMS::Key",
+                "Condition": "HasNotebook",
+                "Properties": {
+                    "Description": "Of the notebook's volume, which holds the federation's authority",
+                    "EnableKeyRotation": True,
+                    "KeyPolicy": policy(
+                        {
+                            "Effect": "Allow",
+                            "Principal": {"AWS": join("arn:", PARTITION, ":iam::", ACCOUNT, ":root")},
+                            "Action": "kms:*",
+                            "Resource": "*",
+                        }
+                    ),
+                },
+            },
+            "Notebook": {
+                "Type": "AWS::SageMaker::NotebookInstance",
+                "Condition": "HasNotebook",
+                "Properties": {
+                    "InstanceType": ref("NotebookType"),
+                    "RoleArn": {
+                        "Fn::If": [
+                            "HasLauncherRole",
+                            join("arn:", PARTITION, ":iam::", ACCOUNT, ":role/", ref("LauncherRoleName")),
+                            att("LauncherRole", "Arn"),
+                        ]
+                    },
+                    "SubnetId": ref("NotebookSubnetId"),
+                    "SecurityGroupIds": [att("SecurityGroup", "GroupId")],
+                    "KmsKeyId": ref("NotebookKey"),
+                    "InstanceMetadataServiceConfiguration": {"MinimumInstanceMetadataServiceVersion": "2"},
+                    "DirectInternetAccess": "Disabled",
+                    "RootAccess": "Disabled",
+                },
+            },
+            **network.of_server(settings.accounts),
         },
-        "Outputs": {"SecurityGroupId": {"Value": att("SecurityGroup", "GroupId")}},
+        "Outputs": {
+            "SecurityGroupId": {"Value": att("SecurityGroup", "GroupId")},
+            "LauncherRoleArn": {"Condition": "MakesRole", "Value": att("LauncherRole", "Arn")},
+            **network.SERVER_OUTPUTS,
+        },
     }
 
 
-def _execution_policy(bucket: Any, data: Any) -> dict[str, Any]:
+def _execution_policy(bucket: Any, data: Any) -> Value:
     arn = "arn:"
     objects = join(arn, PARTITION, ":s3:::", bucket)
     data_objects = join(arn, PARTITION, ":s3:::", data, "/", ref("DataPrefix"), "*")
@@ -303,46 +345,3 @@ def _execution_policy(bucket: Any, data: Any) -> dict[str, Any]:
         allow(["ecr:GetAuthorizationToken"], "*", {"StringEquals": {"aws:RequestedRegion": REGION}}),
         allow(["ecr:BatchCheckLayerAvailability", "ecr:GetDownloadUrlForLayer", "ecr:BatchGetImage"], images),
     )
-
-
-# ---- CloudFormation's words ----
-
-
-def ref(name: str) -> dict[str, Any]:
-    """A parameter's value, or a resource's name."""
-    return {"Ref": name}
-
-
-def att(resource: str, attribute: str) -> dict[str, Any]:
-    """A resource's attribute."""
-    return {"Fn::GetAtt": [resource, attribute]}
-
-
-def join(*parts: Any) -> Any:
-    """Parts one after another; a plain text where all are."""
-    if all(isinstance(part, str) for part in parts):
-        return "".join(parts)
-    flat: list[Any] = []
-    for part in parts:
-        inner = part["Fn::Join"][1] if isinstance(part, dict) and "Fn::Join" in part else [part]
-        flat += inner
-    return {"Fn::Join": ["", flat]}
-
-
-def text(about: str) -> dict[str, Any]:
-    """A parameter that is a text."""
-    return {"Type": "String", "Description": about}
-
-
-def allow(actions: list[str], resource: Any, condition: Any = None) -> dict[str, Any]:
-    """A statement that allows."""
-    statement = {"Effect": "Allow", "Action": actions, "Resource": resource}
-    return statement if condition is None else {**statement, "Condition": condition}
-
-
-def policy(*statements: dict[str, Any]) -> dict[str, Any]:
-    """A document of statements."""
-    return {"Version": VERSION, "Statement": list(statements)}
-
-
-PARTITION, REGION, ACCOUNT = ref("AWS::Partition"), ref("AWS::Region"), ref("AWS::AccountId")

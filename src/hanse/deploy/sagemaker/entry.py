@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 STOPPED = 143
 SITE, POLICY = "site.yaml", "policy.yaml"
 LONGEST_REASON = 1000
+THE_JOB = "the federation's job"
+"""With these words begins what a training job says that ended badly only because the whole did."""
 After = Callable[["Arrays", Path], object]
 """Called with the final model's arrays and the folder that becomes model.tar.gz."""
 
@@ -186,7 +188,7 @@ def _leave(layout: Layout, directory: Path, job: str, status: str, after: After 
     layout.model.mkdir(parents=True, exist_ok=True)
     (layout.model / "result.json").write_text(json.dumps({"job": job, "status": status, "model": kept.is_file()}))
     if status != "finished":
-        raise UnavailableError(f"the federation's job {job} ended as {status}; the server knows why")
+        raise UnavailableError(f"{THE_JOB} {job} ended as {status}; the server knows why")
     if kept.is_file():
         shutil.copy(kept, layout.model / "model.safetensors")
         if after is not None:

@@ -37,6 +37,11 @@ class JobState:
         """Whether it has ended."""
         return self.status in ENDED
 
+    @property
+    def is_early(self) -> bool:
+        """Whether it has ended otherwise than well."""
+        return self.is_over and self.status != "Completed"
+
 
 class TrainingJobs(Protocol):
     """Starts, looks at and stops the training jobs of a run."""

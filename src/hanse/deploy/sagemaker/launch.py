@@ -24,7 +24,7 @@ from typing import Any
 
 from hanse.backends.local.ports import free_ports
 from hanse.core.errors import ConfigError, HanseError, JobFailed, UnavailableError
-from hanse.deploy.sagemaker.entry import Told
+from hanse.deploy.sagemaker.entry import THE_JOB, Told
 from hanse.deploy.sagemaker.jobs import JobState, TrainingJobs, capacity
 from hanse.deploy.sagemaker.settings import Account, Settings
 from hanse.person.federation import Federation
@@ -41,6 +41,7 @@ END_S = 180.0
 LOOK_S = 1.0
 STOP_S, RESTARTS = 15.0, 5
 CAPACITY_ATTEMPTS = 3
+STOPS = ("stopping", "stopped")
 Event = Mapping[str, Any]
 
 
@@ -113,6 +114,7 @@ class Launcher:
         self._settings, self._backend, self._shown = settings, backend, shown
         self.launched = launched
         self._attempts: dict[str, int] = {}
+        self._asked_to_stop: set[str] = set()
         self._accounts = {account.site: account for account in settings.accounts}
 
     def run(self, federation: Federation) -> Result:
@@ -124,15 +126,18 @@ class Launcher:
         try:
             for account in self._settings.accounts:
                 self._change(account.site, self._backend.start(account))
-            self._await_sites(federation)
+            if not self.launched.job:  # else it was submitted to sites that were there; its quorum decides
+                self._await_sites(federation)
             result = self._train(federation)
+            self._await_ends()
         except BaseException as error:
             self._end(federation, error)
             raise
-        self._await_ends()
-        self._set(status=result.status, error=result.error)
+        gone = [_ended_early(each) for each in self.launched.sites.values() if each.is_early and not _follows(each)]
+        why = "; ".join([f"{THE_JOB} {result.status}: {result.error}", *gone])
+        self._set(status=result.status, error="" if result.ok else why)
         if not result.ok:
-            raise JobFailed(f"the federation's job {result.status}: {result.error}", result)
+            raise JobFailed(why, result)
         result.save(self._settings.output / "model.safetensors")
         result.report(self._settings.output / "report.html")
         return result
@@ -149,9 +154,7 @@ class Launcher:
                 return
             for site, state in self.launched.sites.items():
                 if state.is_over and site not in there:
-                    raise UnavailableError(
-                        f"{site}: its training job {state.name} {state.status.lower()}: {_why(state)}"
-                    )
+                    raise UnavailableError(_ended_early(state))
             if time.monotonic() > end:
                 missing = ", ".join(sorted(set(self._accounts) - there))
                 raise UnavailableError(
@@ -201,6 +204,7 @@ class Launcher:
     def _stop_all(self) -> None:
         for site, state in self.launched.sites.items():
             if state.name and not state.is_over:
+                self._asked_to_stop.add(site)
                 with contextlib.suppress(HanseError):  # one account's refusal must not keep the others running
                     self._backend.stop(self._accounts[site], state.name)
 
@@ -217,6 +221,8 @@ class Launcher:
             if capacity(found) and self._attempts.get(site, 1) < CAPACITY_ATTEMPTS:
                 self._attempts[site] = self._attempts.get(site, 1) + 1
                 found = self._backend.start(self._accounts[site])
+            if found.doing in STOPS and not found.reason and site not in self._asked_to_stop:
+                found = replace(found, reason=f"{found.doing}; not by this launcher but from its own account")
             self._change(site, found)
 
     def _change(self, site: str, state: JobState) -> None:
@@ -229,8 +235,14 @@ class Launcher:
         write_record(self._settings.output, self.launched)
 
 
-def _why(state: JobState) -> str:
-    return state.reason or state.doing or "no reason was given"
+def _follows(state: JobState) -> bool:
+    """Whether a training job failed only because the federation's job had."""
+    return THE_JOB in state.reason
+
+
+def _ended_early(state: JobState) -> str:
+    why = state.reason or state.doing or "no reason was given"
+    return f"{state.site}: its training job {state.name} {state.status.lower()}: {why}"
 
 
 def connected(federation: Federation) -> set[str]:
@@ -251,15 +263,20 @@ async def _ask(federation: Federation, op: str, **body: Any) -> dict[str, Any]:
 
 
 @contextmanager
-def server_up(settings: Settings, *, by_identity: bool, log: Path) -> Iterator[Federation]:
+def server_up(settings: Settings, *, by_identity: bool, log: Path, sts: str = "") -> Iterator[Federation]:
     """The federation's server: made if it is not there, started if it does not run; ended again if it was started here.
+
+    Args:
+        by_identity: whether sites join by their AWS identities.
+        log: where the server's log goes.
+        sts: another address of STS than AWS's, for a server that is made.
 
     Raises:
         UnavailableError: it does not come up; with the last words of its log.
     """
     place = settings.server.directory
     if not (place / "server.yaml").exists():
-        _found(settings, by_identity=by_identity)
+        _found(settings, by_identity=by_identity, sts=sts)
     federation = Federation.load(place / PERSON)
     if _answers(federation):
         if by_identity:
@@ -336,7 +353,7 @@ def _ended(child: "subprocess.Popen[bytes]") -> None:
             pipe.close()
 
 
-def _found(settings: Settings, *, by_identity: bool) -> None:
+def _found(settings: Settings, *, by_identity: bool, sts: str) -> None:
     from hanse.server.config import ServerConfig
     from hanse.server.init import init_federation
     from hanse.tracking import tracker_from
@@ -354,6 +371,7 @@ def _found(settings: Settings, *, by_identity: bool) -> None:
         datasets=place.datasets,
         tracking=None if place.tracking is None else tracker_from(dict(place.tracking), "server.tracking"),
         aws_identities=identities_of(settings) if by_identity else {},
+        aws_sts=sts,
     )
     init_federation(place.directory, config, person=PERSON)
 
@@ -365,11 +383,11 @@ def identities_of(settings: Settings) -> dict[str, AwsIdentity]:
 
 
 def _write_identities(settings: Settings) -> None:
-    """Have `server.yaml` know the accounts of today, before the server starts."""
+    """Have `server.yaml` know the accounts of today and no others, before the server starts."""
     from hanse.server.config import ServerConfig
 
     config = ServerConfig.load(settings.server.directory)
-    known = {**config.aws_identities, **identities_of(settings)}
+    known = identities_of(settings)
     if known != config.aws_identities:
         replace(config, aws_identities=known).save(settings.server.directory)
 
@@ -378,7 +396,13 @@ def _check_identities(settings: Settings, advice: str) -> None:
     from hanse.server.config import ServerConfig
 
     known = ServerConfig.load(settings.server.directory).aws_identities
-    for site, identity in identities_of(settings).items():
+    wanted = identities_of(settings)
+    if others := sorted(set(known) - set(wanted)):
+        raise ConfigError(
+            f"{settings.server.directory / 'server.yaml'}: aws_identities: found {', '.join(others)}, which "
+            f"federation.yaml does not name and who could still join; take it out there; {advice}"
+        )
+    for site, identity in wanted.items():
         if known.get(site) != identity:
             raise ConfigError(
                 f"{settings.server.directory / 'server.yaml'}: aws_identities: expected {site}: {{account: "

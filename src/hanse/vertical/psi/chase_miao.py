@@ -4,7 +4,10 @@ Figure 3 of the paper, semi-honest, with the guest as its receiver and the host 
 by Naor and Pinkas; the matrix OPRF is `hanse.crypto.oprf`. An inner join: both learn the intersection, in one common
 random order. Keys, seeds and masks are drawn afresh in every run and used in it alone.
 
-Not here: malicious parties, sets beyond memory, more than two parties. Memory: about width / 6 bytes an identifier.
+Beyond half a million identifiers of either side they are intersected part by part (`hanse.vertical.psi.parts`), each
+part with seeds and keys of its own. Memory: about width / 6 bytes an identifier of a part.
+
+Not here: malicious parties, more than two parties.
 """
 
 import os
@@ -18,6 +21,7 @@ from hanse.channels.party import Party
 from hanse.channels.protocol import Guarantee, Message, Protocol, Reveal
 from hanse.core.arrays import Array
 from hanse.core.errors import RefusedError
+from hanse.core.stream import Stream
 from hanse.crypto import base_ot
 from hanse.crypto.aes import KEY_BYTES
 from hanse.crypto.matching import match
@@ -29,16 +33,17 @@ from hanse.vertical.psi.ids import (
     Places,
     checked_matches,
     greet,
-    hashed_once,
     kind_of,
     secret_order,
 )
+from hanse.vertical.psi.parts import Layout, Part, hashed, lay_out, mixed, new_key
 
 PROTOCOL = Protocol(
     name="psi/chase-miao",
     roles=("guest", "host"),
     messages=(
         *HELLO,
+        Message("parts_key", "guest", "host", "uint8", (KEY_BYTES,)),
         Message("ot_points", "guest", "host", "uint8", (2, base_ot.POINT_BYTES)),
         Message("ot_choices", "host", "guest", "uint8", (None, base_ot.POINT_BYTES)),
         Message("columns", "guest", "host", "uint8", (None, None)),
@@ -66,7 +71,7 @@ PROTOCOL = Protocol(
 )
 
 
-async def guest(party: Party, ids: Ids) -> Places:
+async def guest(party: Party, ids: Ids | Stream) -> Places:
     """The side that asks.
 
     Args:
@@ -81,52 +86,72 @@ async def guest(party: Party, ids: Ids) -> Places:
         ConfigError: repeated identifiers or mixed kinds. RefusedError: the peer does not keep to the protocol.
         UnavailableError: the peer is silent or gone.
     """
-    kind = kind_of(ids)
-    hashed = hashed_once(ids, kind)
-    num_theirs = await greet(party, "host", kind, len(ids))
-    if not len(ids) or not num_theirs:
+    own = hashed(ids)
+    num_theirs = await greet(party, "host", own.kind, own.count)
+    if not own.count or not num_theirs:
         return np.empty(0, np.int64)
-    parameters = choose_parameters(len(ids), num_theirs)
+    layout = lay_out(own.count, num_theirs)
+    key = new_key()
+    if layout.num_parts > 1:
+        await party.send("host", "parts_key", np.frombuffer(key, np.uint8))
+    found = [await _guest_of_part(party, layout, part) for part in own.parts(layout, "guest", key)]
+    return mixed(np.concatenate(found), key) if layout.num_parts > 1 else found[0]
+
+
+async def _guest_of_part(party: Party, layout: Layout, part: Part) -> Places:
+    parameters = parameters_of(layout)
     state, points = base_ot.start()
     await party.send("host", "ot_points", points)
     zeros, ones = base_ot.finish(state, _of_shape(await party.recv("host", "ot_choices"), parameters.width))
     key = os.urandom(KEY_BYTES)
-    matrix = Matrix(parameters, key, hashed)
+    matrix = Matrix(parameters, key, part.blocks)
     for group in range(parameters.num_groups):
         await party.send("host", "columns", matrix.receiver_group(group, zeros, ones))
     await party.send("host", "prf_key", np.frombuffer(key, np.uint8))
     own = matrix.digests()
-    digests = _of_shape(await party.recv("host", "digests"), num_theirs, parameters.digest_bytes)
+    digests = _of_shape(await party.recv("host", "digests"), layout.host, parameters.digest_bytes)
     mine, theirs = match(own, digests)
     order = secret_order(len(mine))
+    rows = part.rows_of(mine[order])
     await party.send("host", "matches", theirs[order])
-    return mine[order]
+    return rows
 
 
-async def host(party: Party, ids: Ids) -> Places:
+async def host(party: Party, ids: Ids | Stream) -> Places:
     """The other side; arguments, result and errors as for `guest`."""
-    kind = kind_of(ids)
-    hashed = hashed_once(ids, kind)
-    num_theirs = await greet(party, "guest", kind, len(ids))
-    if not len(ids) or not num_theirs:
+    own = hashed(ids)
+    num_theirs = await greet(party, "guest", own.kind, own.count)
+    if not own.count or not num_theirs:
         return np.empty(0, np.int64)
-    parameters = choose_parameters(num_theirs, len(ids))
+    layout = lay_out(num_theirs, own.count)
+    key = (await party.recv("guest", "parts_key")).tobytes() if layout.num_parts > 1 else b""
+    found = [await _host_of_part(party, layout, part) for part in own.parts(layout, "host", key)]
+    return mixed(np.concatenate(found), key) if layout.num_parts > 1 else found[0]
+
+
+async def _host_of_part(party: Party, layout: Layout, part: Part) -> Places:
+    parameters = parameters_of(layout)
     choices = np.frombuffer(os.urandom(parameters.width), np.uint8) & 1 == 1
     seeds, answers = base_ot.choose(await party.recv("guest", "ot_points"), choices)
     await party.send("guest", "ot_choices", answers)
     columns = []
     for group in range(parameters.num_groups):
-        part = parameters.columns_of(group)
-        delta = _of_shape(await party.recv("guest", "columns"), len(part), parameters.column_bytes)
-        chosen = slice(part.start, part.stop)
+        members = parameters.columns_of(group)
+        delta = _of_shape(await party.recv("guest", "columns"), len(members), parameters.column_bytes)
+        chosen = slice(members.start, members.stop)
         columns.append(chosen_columns(seeds[chosen], choices[chosen], delta))
     key = (await party.recv("guest", "prf_key")).tobytes()  # only now, when the columns are fixed
-    matrix = Matrix(parameters, key, hashed)
+    matrix = Matrix(parameters, key, part.blocks)
     for group, words in enumerate(columns):
         matrix.sender_group(group, words)
-    order = secret_order(len(ids))
+    order = secret_order(layout.host)
     await party.send("guest", "digests", matrix.digests()[order])
-    return order[checked_matches(await party.recv("guest", "matches"), len(ids))]
+    return part.rows_of(order[checked_matches(await party.recv("guest", "matches"), layout.host)])
+
+
+def parameters_of(layout: Layout) -> Parameters:
+    """Of each part, so that what may go wrong does so with the stated probability over all of them."""
+    return choose_parameters(layout.guest, layout.num_parts * layout.host)
 
 
 def simulate_view(role: str, ids: Ids, reveals: Mapping[str, Any]) -> list[tuple[str, Array]]:
@@ -143,28 +168,34 @@ def simulate_view(role: str, ids: Ids, reveals: Mapping[str, Any]) -> list[tuple
     """
     size, kind = int(reveals["size"]), int(reveals.get("kind", kind_of(ids)))
     common = np.asarray(reveals["intersection"], np.int64)
-    hello = ("hello", np.array([VERSION, kind if size else 0, size], np.int64))
+    view = [("hello", np.array([VERSION, kind if size else 0, size], np.int64))]
     if not len(ids) or not size:
-        return [hello]
-    if role == "host":
-        p = choose_parameters(size, len(ids))
-        shapes = [(len(p.columns_of(group)), p.column_bytes) for group in range(p.num_groups)]
-        return [
-            hello,
-            ("ot_points", _random_points(2)),
-            *(("columns", _random_bytes(*shape)) for shape in shapes),
-            ("prf_key", _random_bytes(KEY_BYTES)),
-            ("matches", secret_order(len(ids))[: len(common)]),
-        ]
-    p = choose_parameters(len(ids), size)
-    digests = _random_bytes(size, p.digest_bytes)
-    digests[: len(common)] = _own_digests(p, ids, kind)[common]
-    return [hello, ("ot_choices", _random_points(p.width)), ("digests", digests[secret_order(size)])]
+        return view
+    layout = lay_out(len(ids), size) if role == "guest" else lay_out(size, len(ids))
+    key = new_key()
+    if role == "host" and layout.num_parts > 1:
+        view.append(("parts_key", np.frombuffer(key, np.uint8)))
+    p = parameters_of(layout)
+    for part in hashed(ids).parts(layout, role, key):
+        shown = np.flatnonzero(np.isin(part.rows, common))
+        if role == "host":
+            shapes = [(len(p.columns_of(group)), p.column_bytes) for group in range(p.num_groups)]
+            view += [
+                ("ot_points", _random_points(2)),
+                *(("columns", _random_bytes(*shape)) for shape in shapes),
+                ("prf_key", _random_bytes(KEY_BYTES)),
+                ("matches", secret_order(layout.host)[: len(shown)]),
+            ]
+        else:
+            digests = _random_bytes(layout.host, p.digest_bytes)
+            digests[: len(shown)] = _own_digests(p, part)[shown]
+            view += [("ot_choices", _random_points(p.width)), ("digests", digests[secret_order(layout.host)])]
+    return view
 
 
-def _own_digests(parameters: Parameters, ids: Ids, kind: int) -> Array:
+def _own_digests(parameters: Parameters, part: Part) -> Array:
     seeds = [os.urandom(KEY_BYTES) for _ in range(parameters.width)]
-    matrix = Matrix(parameters, os.urandom(KEY_BYTES), hashed_once(ids, kind))
+    matrix = Matrix(parameters, os.urandom(KEY_BYTES), part.blocks)
     for group in range(parameters.num_groups):
         matrix.receiver_group(group, seeds, seeds)
     return matrix.digests()

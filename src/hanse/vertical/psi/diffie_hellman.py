@@ -22,7 +22,7 @@ from hanse.core.arrays import Array
 from hanse.core.errors import RefusedError
 from hanse.crypto.curve25519 import POINT_BYTES, Encoder, multiply, new_secret
 from hanse.crypto.matching import match
-from hanse.crypto.oprf import digest_bytes
+from hanse.crypto.oprf import digest_bytes, hash_items
 from hanse.vertical.psi.ids import (
     HELLO,
     VERSION,
@@ -31,10 +31,10 @@ from hanse.vertical.psi.ids import (
     checked_matches,
     encoded,
     greet,
-    hashed_once,
     kind_of,
     secret_order,
 )
+from hanse.vertical.psi.parts import refuse_repeated
 
 TAG = b"hanse-psi-v1-curve25519_XMD:SHA-512_ELL2_NU_"
 MIN_BATCH = 4096
@@ -209,7 +209,7 @@ def simulate_view(role: str, ids: Ids, reveals: Mapping[str, Any]) -> list[tuple
 def _prepare(ids: Ids) -> tuple[int, Places, Iterator[bytes]]:
     """Kind, a secret order, and the encoded points in that order, made as they are asked for."""
     kind = kind_of(ids)
-    hashed_once(ids, kind)  # refuses repeated ones
+    refuse_repeated(hash_items(encoded(ids, kind), len(ids)))
     order = secret_order(len(ids))
     shuffled: Any = ids[order] if isinstance(ids, np.ndarray) else [ids[at] for at in order]
     return kind, order, map(Encoder(TAG), encoded(shuffled, kind))

@@ -6,6 +6,7 @@ numbers are their decimal digits. No message here says which identifier is meant
 
 import os
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,15 +15,38 @@ import numpy.typing as npt
 from hanse.channels.party import Party
 from hanse.channels.protocol import Message
 from hanse.core.errors import ConfigError, RefusedError
-from hanse.crypto.matching import num_repeated
-from hanse.crypto.oprf import MAX_ITEMS, hash_items
+from hanse.crypto.oprf import MAX_ITEMS
 
-Ids = Sequence[str] | Sequence[bytes] | Sequence[int] | npt.NDArray[Any]
-"""Identifiers, all text, all whole numbers or all bytes, each once."""
 Places = npt.NDArray[np.int64]
 
-VERSION = 1
+
+@dataclass(frozen=True, slots=True)
+class Composed(Sequence[bytes]):
+    """Identifiers that were made of columns (`hanse.vertical.psi.keys`).
+
+    Attributes:
+        values: the identifiers as bytes.
+        kind: of the columns, see `kind_of`.
+    """
+
+    values: Sequence[bytes]
+    kind: int
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def __getitem__(self, place: Any) -> Any:
+        return self.values[place]
+
+
+Ids = Sequence[str] | Sequence[bytes] | Sequence[int] | npt.NDArray[Any] | Composed
+"""Identifiers, all text, all whole numbers or all bytes, each once."""
+
+
+VERSION = 2
 KINDS = {1: "text", 2: "whole numbers", 3: "bytes"}
+MAX_COLUMNS = 15
+"""Of a key: what a kind has room for, alternatives included."""
 HELLO = (
     Message("hello", "guest", "host", "int64", (3,)),
     Message("hello", "host", "guest", "int64", (3,)),
@@ -31,11 +55,13 @@ HELLO = (
 
 
 def kind_of(ids: Ids) -> int:
-    """A key of `KINDS`.
+    """A key of `KINDS`; of several columns its digits in base 4, 0 between alternatives.
 
     Raises:
         ConfigError: identifiers of several kinds, or of another one.
     """
+    if isinstance(ids, Composed):
+        return ids.kind
     if isinstance(ids, np.ndarray) and ids.dtype.kind in "iuU":
         return 1 if ids.dtype.kind == "U" else 2
     found = {type(each) for each in ids}
@@ -46,25 +72,23 @@ def kind_of(ids: Ids) -> int:
     raise ConfigError(f"ids: expected all text, all whole numbers or all bytes; found {names}")
 
 
+def kind_in_words(kind: int) -> str | None:
+    """`text`, `text + whole numbers`, `text or text`; None for a number that is no kind."""
+    if not 0 < kind < 4 ** (2 * MAX_COLUMNS):
+        return None
+    digits = np.base_repr(kind, 4)
+    alternatives = digits.split("0")
+    if not all(alternatives):
+        return None
+    return " or ".join(" + ".join(KINDS[int(each)] for each in columns) for columns in alternatives)
+
+
 def encoded(ids: Ids, kind: int) -> Iterator[bytes]:
     """Every identifier as bytes, in order."""
     values: Any = ids.tolist() if isinstance(ids, np.ndarray) else ids
     if kind == 1:
         return (each.encode("utf-8", "surrogatepass") for each in values)
     return (b"%d" % each for each in values) if kind == 2 else iter(values)
-
-
-def hashed_once(ids: Ids, kind: int) -> npt.NDArray[np.uint64]:
-    """H1 of every identifier, see `hanse.crypto.oprf`.
-
-    Raises:
-        ConfigError: an identifier occurs twice. It says how many, not which.
-    """
-    blocks = hash_items(encoded(ids, kind), len(ids))
-    repeated = num_repeated(blocks)
-    if repeated:
-        raise ConfigError(f"ids: expected each once, found {repeated} that repeat another; remove or number them")
-    return blocks
 
 
 async def greet(party: Party, peer: str, kind: int, count: int) -> int:
@@ -77,10 +101,10 @@ async def greet(party: Party, peer: str, kind: int, count: int) -> int:
     version, their_kind, their_count = (int(each) for each in await party.recv(peer, "hello"))
     if version != VERSION:
         raise RefusedError(f"{peer}: expected version {VERSION} of the protocol, found {version}")
-    if not 0 <= their_count <= MAX_ITEMS or (their_kind not in KINDS if their_count else their_kind):
+    if not 0 <= their_count <= MAX_ITEMS or (kind_in_words(their_kind) is None if their_count else their_kind):
         raise RefusedError(f"{peer}: expected a kind of ids and a number up to {MAX_ITEMS}, found others")
     if their_kind != kind and count and their_count:
-        found = f"{KINDS[kind]} at {party.role}, {KINDS[their_kind]} at {peer}"
+        found = f"{kind_in_words(kind)} at {party.role}, {kind_in_words(their_kind)} at {peer}"
         raise RefusedError(f"ids: expected one kind, found {found}")
     return their_count
 

@@ -82,6 +82,11 @@ def error_of(code: str, message: str, status: int = 400) -> Any:
         (error_of("403", "Forbidden", 403), PolicyError, "belongs to another account"),
         (error_of("AccessDenied", "Access Denied", 403), PolicyError, "belongs to another account"),
         (error_of("BucketAlreadyExists", "taken"), ConflictError, "rename the federation"),
+        (
+            error_of("LimitExceeded", "Cannot exceed quota for RolesPerAccount: 1000"),
+            UnavailableError,
+            "Service Quotas",
+        ),
         (error_of("Throttling", "Rate exceeded"), UnavailableError, "wait a minute"),
         (error_of("ExpiredToken", "expired"), PolicyError, "renew them"),
         (error_of("NoSuchBucket", "none"), NotFoundError, "no such bucket"),

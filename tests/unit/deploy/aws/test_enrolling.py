@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography import x509
 
 from hanse.backends.memory import MemoryLedger
 from hanse.core.errors import TrustError
@@ -30,15 +31,21 @@ class Office:
         request = SigningRequest.request(MemberKeys.generate(), federation="north", kind="person", name=name)
         return self.authority.issue(request, kind="person", name=name)
 
+    def admit_site(self, name: str) -> Issued:
+        request = SigningRequest.request(MemberKeys.generate(), federation="north", kind="site", name=name)
+        issued = self.authority.issue(request, kind="site", name=name)
+        deploying._enrol(self.account, self.deployment, "t", self.authority, [(issued, [])], admit=True)
+        return issued
+
     def enrol(self, name: str, *roles: str, admit: bool) -> None:
         members = [(self.certified(name), list(roles))]
         deploying._enrol(self.account, self.deployment, "t", self.authority, members, admit=admit)
 
-    def revoke(self, name: str) -> None:
+    def revoke(self, name: str, kind: str = "person") -> None:
         async def write() -> None:
             book = Members(self.authority, self.ledger, address="")
             await book.load()
-            await book.revoke("person", name)
+            await book.revoke(kind, name)
 
         asyncio.run(write())
 
@@ -72,3 +79,57 @@ def test_who_was_revoked_comes_back_by_the_operator_s_word_and_not_by_deploying(
         office.roles("eve")
     office.enrol("eve", RESEARCHER, admit=True)
     assert office.roles("eve") == (RESEARCHER,)
+
+
+def test_an_older_list_of_the_revoked_brings_nobody_back(office: Office) -> None:
+    office.enrol("eve", RESEARCHER, admit=False)
+    office.enrol("bob", RESEARCHER, admit=False)
+    office.revoke("bob")
+    before, _ = asyncio.run(office.ledger.get("revocations"))
+    office.revoke("eve")
+    least = deploying._enrol(office.account, office.deployment, "t", office.authority, [])
+    assert least == 2
+    asyncio.run(office.ledger.delete("revocations"))
+    gone = Roster(office.ledger, office.authority.certificate_pem, "north", least_revocations=least)
+    with pytest.raises(TrustError, match="is gone"):
+        asyncio.run(gone.member("person", "eve"))
+    asyncio.run(office.ledger.create("revocations", before))
+    with pytest.raises(TrustError, match="expected version 2"):
+        asyncio.run(gone.member("person", "eve"))
+    assert office.roles("eve") == (RESEARCHER,)  # as a function that knows of no newer list would say
+
+
+def test_a_warm_function_remembers_the_newest_list(office: Office) -> None:
+    office.enrol("eve", RESEARCHER, admit=False)
+    office.revoke("eve")
+    now = [0.0]
+    roster = Roster(office.ledger, office.authority.certificate_pem, "north", clock=lambda: now[0])
+    with pytest.raises(TrustError, match="revoked"):
+        asyncio.run(roster.member("person", "eve"))
+    asyncio.run(office.ledger.delete("revocations"))
+    now[0] = 61.0
+    with pytest.raises(TrustError, match="is gone"):
+        asyncio.run(roster.member("person", "eve"))
+
+
+def test_aws_is_told_which_certificates_of_sites_hold_no_more(office: Office) -> None:
+    sites = ["luebeck", {"name": "riga", "access": "certificate"}]
+    office.deployment = read({"federation": "north", "aws": {"region": "eu-central-1", "sites": sites}})
+    first = {name: office.admit_site(name) for name in ("luebeck", "riga")}
+
+    def told(before: str = "") -> str:
+        return deploying._revoked(office.account, office.deployment, "t", office.authority, before)
+
+    assert told() == ""
+    for name in first:
+        office.revoke(name, "site")
+    found = x509.load_pem_x509_crl(told().encode())
+    assert [f"{entry.serial_number:x}" for entry in found] == [first["riga"].identity.serial]
+    authority = x509.load_pem_x509_certificate(office.authority.certificate_pem)
+    assert found.is_signature_valid(authority.public_key())
+    assert found.issuer == authority.subject
+    assert told(same := told()) == same
+    again = office.admit_site("riga")  # let in again, with another certificate
+    renewed = x509.load_pem_x509_crl(told().encode())
+    assert [f"{entry.serial_number:x}" for entry in renewed] == [first["riga"].identity.serial]
+    assert again.identity.serial != first["riga"].identity.serial

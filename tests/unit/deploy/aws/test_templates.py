@@ -112,7 +112,7 @@ def test_only_the_reducer_has_no_voice_and_only_the_collector_reads_the_queue() 
 
 
 @pytest.mark.parametrize(
-    ("key", "reads", "writes"),
+    ("key", "shared", "writes"),
     [
         ("documents/j/about", True, False),
         ("blobs/j/bundle/H/x", True, True),
@@ -126,11 +126,17 @@ def test_only_the_reducer_has_no_voice_and_only_the_collector_reads_the_queue() 
         ("blobs/j/main/shards/H/x", False, False),
     ],
 )
-def test_a_person_reads_models_and_no_site_s_update(key: str, reads: bool, writes: bool) -> None:
+@pytest.mark.parametrize("results", ["owner", "everyone"])
+def test_a_person_reads_models_where_they_are_shared_and_no_site_s_update(
+    results: str, key: str, shared: bool, writes: bool
+) -> None:
+    template = PLAIN if results == "owner" else server_stack(deployment(results=results))
+    reads = shared and (results == "everyone" or "model" not in key or writes)  # of one's own, links are given
+
     def may(action: str) -> bool:
         found = {
             statement["Effect"]
-            for name, statement in statements(PLAIN)
+            for name, statement in statements(template)
             for resource in [statement["Resource"]]
             for each in ([resource] if isinstance(resource, str) else resource)
             if name == "PersonPolicy" and action in statement["Action"] and fnmatchcase(object_, each)
@@ -240,6 +246,7 @@ def test_everything_is_encrypted_and_nothing_comes_in_clear(template: dict[str, 
     (table,) = of_kind(template, "DynamoDB::Table").values()
     assert table["SSESpecification"]["KMSMasterKeyId"] == key
     assert table["PointInTimeRecoverySpecification"] == {"PointInTimeRecoveryEnabled": True}
+    assert table["TimeToLiveSpecification"] == {"AttributeName": "x", "Enabled": True}
     for bucket in of_kind(template, "S3::Bucket").values():
         assert bucket["VersioningConfiguration"] == {"Status": "Enabled"}
         assert all(bucket["PublicAccessBlockConfiguration"].values())
@@ -309,7 +316,8 @@ def test_functions_are_told_what_the_contract_says() -> None:
     for template in (PLAIN, FULL):
         for name, properties in of_kind(template, "Lambda::Function").items():
             told = properties["Environment"]["Variables"]
-            assert set(contract.REQUIRED) <= set(told) <= {*contract.REQUIRED, *contract.OPTIONAL}, name
+            keys = {contract.KEYS} if properties["Handler"].rpartition(".")[2] in contract.SIGNING else set()
+            assert {*contract.REQUIRED, *keys} <= set(told) <= {*contract.REQUIRED, *keys, *contract.OPTIONAL}, name
     handlers = {p["Handler"] for p in of_kind(PLAIN, "Lambda::Function").values()}
     assert handlers == {f"hanse.serverless.handlers.{name}" for name in contract.HANDLERS}
     (pattern,) = [
@@ -321,6 +329,38 @@ def test_functions_are_told_what_the_contract_says() -> None:
     assert contract.STREAM not in of_kind(PLAIN, "Lambda::Function")["StepFunction"]["Environment"]["Variables"]
     assert pattern == [{"Pattern": render(NEWS, small=True)}]
     assert NEWS["dynamodb"]["NewImage"]["t"]["S"] == list(LOOKED_AT)  # type: ignore[index]  # a plain value
+
+
+@pytest.mark.parametrize("handler", contract.HANDLERS)
+def test_a_function_may_do_what_it_does(handler: str) -> None:
+    for template in (PLAIN, FULL):
+        (policies,) = of_kind(template, "IAM::Role")[f"{handler.capitalize()}Role"]["Policies"]
+        allowed = {a for s in policies["PolicyDocument"]["Statement"] for a in s["Action"]}
+        signs = handler in contract.SIGNING
+        assert ("secretsmanager:GetSecretValue" in allowed) == signs
+        assert ("sqs:SendMessage" in allowed) == signs
+        assert ("dynamodb:DeleteItem" in allowed) == signs
+        assert ("states:StartExecution" in allowed) == signs
+        assert ("sqs:ReceiveMessage" in allowed) == (handler == "collect")
+        assert ("s3:GetObject" in allowed) == (handler != "timer")
+        assert ("states:SendTaskSuccess" in allowed) == (handler != "reduce")
+        assert "dynamodb:Scan" not in allowed
+
+
+def test_certificates_that_hold_no_more_are_a_parameter() -> None:
+    sites = ["luebeck", {"name": "riga", "access": "certificate"}]
+    template = server_stack(deployment(sites))
+    crl = template["Resources"]["RevokedList"]
+    assert crl["Type"] == "AWS::RolesAnywhere::CRL"
+    assert crl["Properties"]["CrlData"] == {"Ref": "RevokedCertificates"}
+    assert crl["Properties"]["TrustAnchorArn"] == {"Fn::GetAtt": ["Anchor", "TrustAnchorArn"]}
+    assert template["Parameters"]["RevokedCertificates"]["Default"] == ""
+    assert template["Conditions"][crl["Condition"]] == {
+        "Fn::Not": [{"Fn::Equals": [{"Ref": "RevokedCertificates"}, ""]}]
+    }
+    without = server_stack(deployment(["luebeck"]))
+    assert "RevokedList" not in without["Resources"]
+    assert "Conditions" not in without
 
 
 # ---- a site more ----

@@ -1,13 +1,13 @@
 """Roles and stacks as documents: narrow, conditioned, and what an emulator that enforces IAM makes of them."""
 
 import json
-import shutil
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
-from importlib.util import find_spec
 from pathlib import Path
+from shutil import which
 from typing import Any
 
 import pytest
@@ -91,28 +91,64 @@ def test_jobs_reach_out_and_nothing_comes_in(settings: Settings) -> None:
     assert [(rule["FromPort"], rule["ToPort"]) for rule in group["SecurityGroupEgress"]] == [(7400, 7401), (443, 443)]
 
 
-@pytest.mark.skipif(find_spec("cfnlint") is None, reason="cfn-lint is not installed")
-@pytest.mark.parametrize("which", ["site", "server"])
-def test_cfn_lint_has_nothing_to_say(settings: Settings, which: str, tmp_path: Path) -> None:
-    made = account_template(settings, settings.accounts[0]) if which == "site" else server_template(settings)
+def test_a_subnet_for_jobs_has_no_way_to_the_internet(settings: Settings) -> None:
+    resources = account_template(settings, settings.accounts[0])["Resources"]
+    assert resources["Subnet"]["Properties"]["MapPublicIpOnLaunch"] is False
+    routes = [each for each in resources.values() if each["Type"] == "AWS::EC2::Route"]
+    assert {each["Properties"]["DestinationCidrBlock"]["Ref"] for each in routes} == {"ServerCidr"}
+    assert not {each["Type"] for each in resources.values()} & {"AWS::EC2::InternetGateway", "AWS::EC2::NatGateway"}
+    for name in ("Subnet", "Routes", "SubnetRoutes", "S3Endpoint"):
+        assert resources[name]["Condition"] == "MakesSubnet", "nothing is made that nobody asked for"
+
+
+def test_the_server_leads_back_to_each_site_that_peers_and_to_no_other(settings: Settings) -> None:
+    made = server_template(settings)
+    for site in ("North", "East", "South"):
+        route = made["Resources"][f"Route{site}"]
+        assert route["Condition"] == f"Peers{site}"
+        assert route["Properties"]["VpcPeeringConnectionId"] == {"Ref": f"PeeringId{site}"}
+        assert route["Properties"]["DestinationCidrBlock"] == {"Ref": f"Cidr{site}"}
+    role = made["Resources"]["PeeringRole"]
+    assert role["Condition"] == "HasDeployers"
+    (trust,) = role["Properties"]["AssumeRolePolicyDocument"]["Statement"]
+    assert trust["Principal"] == {"AWS": {"Ref": "DeployerArns"}}
+
+
+def test_a_notebook_is_made_only_where_a_subnet_is_named_and_is_shut_off(settings: Settings) -> None:
+    made = server_template(settings)
+    assert made["Conditions"]["HasNotebook"] == {"Fn::Not": [{"Fn::Equals": [{"Ref": "NotebookSubnetId"}, ""]}]}
+    notebook = made["Resources"]["Notebook"]
+    assert (notebook["Condition"], made["Resources"]["NotebookKey"]["Condition"]) == ("HasNotebook", "HasNotebook")
+    assert notebook["Properties"]["DirectInternetAccess"] == notebook["Properties"]["RootAccess"] == "Disabled"
+
+
+def tool(name: str) -> str:
+    """A command of an environment of its own, since these pin what we do not."""
+    beside = Path(sys.executable).with_name(name)
+    found = os.environ.get(f"HANSE_{name.upper().replace('-', '_')}") or (beside if beside.exists() else which(name))
+    if not found:
+        pytest.skip(f"needs {name}: put it on the path or set HANSE_{name.upper().replace('-', '_')}")
+    return str(found)
+
+
+@pytest.mark.parametrize("whose", ["site", "server"])
+def test_cfn_lint_has_nothing_to_say(settings: Settings, whose: str, tmp_path: Path) -> None:
+    made = account_template(settings, settings.accounts[0]) if whose == "site" else server_template(settings)
     path = tmp_path / "template.json"
     path.write_text(json.dumps(made))
-    beside = Path(sys.executable).with_name("cfn-lint")
-    command = [str(beside if beside.exists() else shutil.which("cfn-lint"))]
+    command = [tool("cfn-lint")]
     told = subprocess.run([*command, "--regions", "eu-central-1", "--", str(path)], capture_output=True, text=True)
     assert told.returncode == 0, told.stdout + told.stderr
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(find_spec("checkov") is None, reason="checkov is not installed")
 def test_checkov_has_nothing_to_say(settings: Settings, tmp_path: Path) -> None:
     for name, made in (
         ("site", account_template(settings, settings.accounts[0])),
         ("server", server_template(settings)),
     ):
         (tmp_path / f"{name}.json").write_text(json.dumps(made))
-    beside = Path(sys.executable).with_name("checkov")
-    command = [str(beside if beside.exists() else shutil.which("checkov")), "-d", str(tmp_path), "--skip-download"]
+    command = [tool("checkov"), "-d", str(tmp_path), "--skip-download"]
     told = subprocess.run([*command, "--framework", "cloudformation", "--compact"], capture_output=True, text=True)
     assert "Failed checks: 0" in told.stdout, told.stdout[-3000:]
     assert told.returncode == 0

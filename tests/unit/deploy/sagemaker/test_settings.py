@@ -1,5 +1,6 @@
 """The file of `hanse deploy sagemaker`: what is wrong in it is one line that names the place; records; launches."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,18 @@ import yaml
 from hanse.core.errors import ConfigError, UnavailableError
 from hanse.deploy.sagemaker.entry import Told, prepare
 from hanse.deploy.sagemaker.jobs import JobState
-from hanse.deploy.sagemaker.launch import Launched, Launcher, begin, read_record, write_record
+from hanse.deploy.sagemaker.launch import (
+    Launched,
+    Launcher,
+    _check_identities,
+    _write_identities,
+    begin,
+    identities_of,
+    read_record,
+    write_record,
+)
 from hanse.deploy.sagemaker.settings import Account, Settings, read_settings
+from hanse.server.config import ServerConfig
 
 EXAMPLE = Path(__file__).resolve().parents[4] / "examples" / "medicare_fraud" / "sagemaker"
 
@@ -27,6 +38,21 @@ def changed(tmp_path: Path, *keys: str, to: Any) -> Path:
     path = tmp_path / "federation.yaml"
     path.write_text(yaml.safe_dump(value))
     return path
+
+
+@pytest.mark.parametrize("taken_out", [True, False])
+def test_an_account_that_is_taken_out_may_not_join_any_more(tmp_path: Path, taken_out: bool) -> None:
+    settings = read_settings(EXAMPLE / "federation.yaml")
+    settings = replace(settings, server=replace(settings.server, directory=tmp_path))
+    ServerConfig(federation="f", aws_identities=identities_of(settings)).save(tmp_path)
+    accounts = settings.accounts[1:] if taken_out else settings.accounts
+    settings = replace(settings, accounts=accounts)
+    if taken_out:
+        with pytest.raises(ConfigError, match=r"server.yaml: aws_identities: found north, .* restart"):
+            _check_identities(settings, "restart")
+    _write_identities(settings)
+    _check_identities(settings, "restart")
+    assert set(ServerConfig.load(tmp_path).aws_identities) == {account.site for account in accounts}
 
 
 def test_the_example_is_read() -> None:

@@ -1,6 +1,5 @@
 """One site of an app as a `Trainer`: what a peer asks is done by the runtime that a federation's sites have."""
 
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -12,9 +11,9 @@ from hanse.channels.party import Party
 from hanse.clients.app import App
 from hanse.clients.execute import Outcome, Runtime
 from hanse.core.arrays import Array, Arrays
-from hanse.core.errors import ConfigError, PolicyError, TaskError
+from hanse.core.errors import ConfigError, TaskError
 from hanse.core.ids import TaskId
-from hanse.core.records import Config, Metrics, Task
+from hanse.core.records import Config, Metrics, Task, Value
 from hanse.core.spec import RunSpec
 from hanse.peer.trainer import Trained
 
@@ -36,17 +35,19 @@ class SiteTrainer:
         name: str,
         app: App,
         spec: RunSpec,
-        data: Mapping[str, Any],
+        load: Callable[[str], Any],
         job: str,
         config: Callable[[int, str], Config],
+        log: Callable[[str], None],
     ) -> None:
         self.name = name
         self.said: list[Said] = []
         self.party: Party | None = None
         self.told: Callable[[int, Array], None] = lambda round_, vector: None
+        self.memory: Mapping[str, Array] = {}
         self.fingerprint = ""
-        self._spec, self._job, self._data, self._config = spec, job, data, config
-        self._runtime = Runtime(app, site_name=name, load=self._load, log=_to_stderr)
+        self._spec, self._job, self._config = spec, job, config
+        self._runtime = Runtime(app, site_name=name, load=load, log=log)
         self._state: bytes | None = None
         self._model = Arrays()
         self._ordinal = 0
@@ -64,17 +65,34 @@ class SiteTrainer:
         Raises:
             ConfigError: no float among them.
         """
-        floats = [array.dtype for array in initial.values() if is_float(array.dtype)]
-        if not floats:
-            raise ConfigError("peers: expected at least one array of floats in the model, found none")
         self._model = initial
-        wide = any(dtype == np.float64 for dtype in floats)
-        self._dtype = np.dtype(np.float64 if wide else np.float32)
+        self._start = self.vector_of(initial)
 
     @property
     def start(self) -> Array:
         """The first vector."""
-        return self._vector(self._model)
+        return self._start
+
+    @property
+    def standing(self) -> tuple[Arrays, bytes | None]:
+        """What this peer has beside the vector: its arrays, for the integers among them, and its client's state."""
+        return self._model, self._state
+
+    def go_on(self, model: Arrays, state: bytes | None) -> None:
+        """Stand where an earlier session stood."""
+        self._model, self._state = model, state
+
+    @property
+    def latest(self) -> dict[str, Value]:
+        """This site's metrics of the last round that measured them, as a record of a round calls them."""
+        found: dict[str, Value] = {}
+        for said in self.said:
+            for phase, (count, metrics) in said.answers.items():
+                for name, value in metrics.items():
+                    if not isinstance(value, bytes):
+                        found[name if phase == "evaluate" else f"{phase}_{name}"] = value
+                found[f"{phase}_examples"] = count
+        return found
 
     def train(self, round_: int, vector: Array) -> Trained:
         """See `Trainer`."""
@@ -83,10 +101,11 @@ class SiteTrainer:
         self.fingerprint = outcome.reply.fingerprint
         self._model = outcome.arrays
         self._seconds = outcome.reply.seconds
-        return Trained(self._vector(outcome.arrays), outcome.reply.num_examples, outcome.reply.metrics)
+        return Trained(self.vector_of(outcome.arrays), outcome.reply.num_examples, outcome.reply.metrics)
 
-    def done(self, round_: int, vector: Array, trained: Trained) -> None:
+    def done(self, round_: int, vector: Array, trained: Trained, memory: Mapping[str, Array] | None = None) -> None:
         """See `Trainer`."""
+        self.memory = memory or {}
         answers = {"train": (trained.num_examples, trained.metrics)}
         every = self._spec.evaluate_every
         if every and round_ % every == 0:
@@ -112,9 +131,18 @@ class SiteTrainer:
             made.append((name, rounded.reshape(array.shape)))
         return Arrays(made)
 
-    def _vector(self, arrays: Arrays) -> Array:
+    @staticmethod
+    def vector_of(arrays: Arrays) -> Array:
+        """All floats of a model: float64 if there are such among them, otherwise float32.
+
+        Raises:
+            ConfigError: there is none.
+        """
         floats = [array.reshape(-1) for array in arrays.values() if is_float(array.dtype)]
-        return np.concatenate([array.astype(self._dtype) for array in floats])
+        if not floats:
+            raise ConfigError("peers: expected at least one array of floats in the model, found none")
+        dtype = np.float64 if any(array.dtype == np.float64 for array in floats) else np.float32
+        return np.concatenate([array.astype(dtype) for array in floats])
 
     def _execute(self, call: str, round_: int, model: Arrays | None) -> Outcome:
         self._ordinal += 1
@@ -132,14 +160,3 @@ class SiteTrainer:
             raise TaskError(outcome.reply.error_kind, reason)
         self._state = outcome.state
         return outcome
-
-    def _load(self, dataset: str) -> Any:
-        if dataset not in self._data:
-            known = ", ".join(sorted(self._data)) or "none"
-            raise PolicyError(f"site {self.name}: data set {dataset!r} is not declared; declared are: {known}")
-        value = self._data[dataset]
-        return value() if callable(value) else value
-
-
-def _to_stderr(text: str) -> None:
-    sys.stderr.write(text + "\n")

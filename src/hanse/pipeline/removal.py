@@ -5,31 +5,35 @@
 The job's own row goes last but for its end, so that a removal that was interrupted is begun anew by asking again.
 """
 
-import asyncio
 import json
-import shutil
-from pathlib import Path
+from collections.abc import Awaitable, Callable
 
 from hanse.core.errors import NotFoundError
 from hanse.core.seams import BlobStore, Ledger
 
+KINDS = ("run", "reply", "round", "roles", "decision", "shard")
+"""Records of which a job has several, `KIND/JOB/…`."""
 
-async def remove_job(job: str, person: str, ledger: Ledger, blobs: BlobStore, apps: Path, now_ms: int) -> None:
+
+async def remove_job(
+    job: str, person: str, ledger: Ledger, blobs: BlobStore, now_ms: int, more: Callable[[], Awaitable[None]]
+) -> None:
     """Forget a job. Harmless when it was begun before.
 
     Args:
         person: whose job it was.
-        apps: the folder with a folder for each job whose code ran here.
+        more: forgets what the place where the job ran has kept besides.
 
     Raises:
-        StorageError: the disk refuses; ask again.
+        StorageError: the store refuses; ask again.
     """
     await ledger.create(f"jobgone/{job}", json.dumps({"person": person, "removed_at_ms": now_ms}).encode())
-    for kind in ("run", "reply", "round", "roles"):
+    for kind in KINDS:
         await ledger.delete(f"{kind}/{job}/")
     await blobs.delete_scope(job)
-    await asyncio.to_thread(shutil.rmtree, apps / job, ignore_errors=True)
+    await more()
     # By key, not by prefix: a job's id is chosen by who submits it, and may be how another's begins.
+    await ledger.delete_keys([f"wait/{job}"])
     await ledger.delete_keys([f"job/{job}"])
     await ledger.delete_keys([f"jobend/{job}"])
 
