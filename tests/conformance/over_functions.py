@@ -74,7 +74,8 @@ class _AppSite(Site):
 
     async def _answer(self, task: Task) -> tuple[Reply, bytes]:
         model = None if task.model is None else await self._model(task)
-        reply, arrays, self._state = self._runtime.execute(task, model, self._state)
+        outcome = self._runtime.execute(task, model, self._state)
+        reply, arrays, self._state = outcome.reply, outcome.arrays, outcome.state
         if arrays is None:
             return reply, b""
         content = encode(arrays)
