@@ -68,7 +68,8 @@ class FileSpending:
             if self._path != ":memory:":
                 os.close(os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
             self._db = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False, timeout=10.0)
-            self._db.execute("PRAGMA synchronous = FULL")
+            # With FULL a power cut could bring the journal back, and with it the old number.
+            self._db.execute("PRAGMA synchronous = EXTRA")
             self._db.execute(_TABLE)
         return self._db
 
