@@ -44,6 +44,9 @@ async def peer(
 
     Returns:
         The last vector, the same at all peers.
+
+    Raises:
+        RefusedError: weights that add up to no number, or what no honest peer sends.
     """
     vector = start
     for round_ in range(done + 1, rounds + 1):
@@ -52,6 +55,8 @@ async def peer(
         weight = float(trained.num_examples) if weights == "examples" else 1.0
         terms = np.append(trained.vector.astype(np.float64) * weight, weight)
         total = await all_reduce(party, terms)
+        if not 0 <= total[-1] < np.inf:
+            raise RefusedError("ring: expected a finite sum of weights from 0 on, found another")
         if total[-1] > 0:  # where nobody counted an example, the model stays
             vector = (total[:-1] / total[-1]).astype(start.dtype)
         trainer.done(round_, vector, trained)

@@ -220,6 +220,17 @@ def test_where_nobody_counted_an_example_the_model_stays() -> None:
     assert found["p1"].tolist() == start.tolist()
 
 
+@pytest.mark.parametrize("weight", [np.nan, np.inf, -9.0])
+def test_weights_that_add_up_to_no_number_end_the_ring(weight: float) -> None:
+    """With a NaN every peer would keep its model, round after round, and say nothing."""
+    trainers = {name: Pull(np.ones(SIZE), examples=1) for name in names(3)}
+    trainers["p1"].examples = weight  # type: ignore[assignment]  # what no honest peer says
+    programs = {n: (lambda party, n=n: ring.peer(party, trainers[n], np.zeros(SIZE), 2)) for n in names(3)}
+    outcome = run_scheduled(ring.protocol(names(3)), programs, 0)
+    assert not outcome.results
+    assert any("expected a finite sum of weights" in str(error) for error in outcome.errors.values())
+
+
 def test_models_of_other_lengths_are_refused_by_name() -> None:
     sizes = {"p0": 9, "p1": 9, "p2": 3}
     programs = {n: (lambda party, n=n: ring.all_reduce(party, np.ones(sizes[n]))) for n in names(3)}
