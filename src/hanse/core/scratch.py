@@ -27,14 +27,14 @@ BLOCK_BYTES = 1 << 24
 
 
 def empty(shape: tuple[int, ...], dtype: npt.DTypeLike) -> Array:
-    """An array with nothing in it yet, C order.
+    """An array with nothing in it yet, C order. One of objects is in memory whatever its size.
 
     Raises:
         UnavailableError: the disk has no room for it.
     """
     kind = np.dtype(dtype)
     size = kind.itemsize * int(np.prod(shape, dtype=object))
-    if size <= LARGE_BYTES:
+    if size <= LARGE_BYTES or kind.hasobject:
         return np.empty(shape, kind)
     with _nameless() as file:
         try:

@@ -53,6 +53,13 @@ def test_a_disk_without_room_is_told_before_anything_is_written(monkeypatch: pyt
         scratch.empty((1 << 20,), np.float64)
 
 
+def test_objects_stay_in_memory() -> None:
+    """Such as text of which some is missing: no file can hold them."""
+    column = np.array(["a", None] * 400, object)
+    assert scratch.is_large(column)
+    assert scratch.take(column, np.arange(800)[::-1]).tolist() == column[::-1].tolist()
+
+
 @settings(max_examples=60, deadline=None)
 @given(st.integers(0, 400), st.integers(1, 7), st.integers(0, 2**32), st.sampled_from(["f8", "i4", "U3", "?"]))
 def test_taking_and_turning_are_those_of_numpy(rows: int, columns: int, seed: int, dtype: str) -> None:
