@@ -363,3 +363,11 @@ def test_reveals_tell_the_modes_apart() -> None:
     shared = {each.what for each in dealer_free.protocol(own_gradients=False).reveals}
     assert own == {"shape", "own_gradient", "own_weights"}
     assert shared == {"shape", "own_weights"}
+
+
+def test_scores_beyond_fixed_point_end_the_training_when_they_come() -> None:
+    """And not, made into other numbers, at its end."""
+    columns, response = data("linear")
+    training = Training(family="linear", epochs=60, batch_rows=60, learning_rate=16.0)
+    outcome = play(columns, response, training, own=True, cipher=mock_rlwe.PrivateKey)
+    assert any("diverged: expected finite scores" in str(error) for error in outcome.errors.values())
