@@ -223,6 +223,7 @@ def test_two_companies_one_intersection(companies: Companies, desk: Desk) -> Non
 
     # The file that was submitted gives the same in one process.
     import hanse as hs
+    from hanse.cli.output import number
     from hanse.clients.loader import find_app
 
     app = find_app(desk.folder / "app.py")
@@ -230,6 +231,8 @@ def test_two_companies_one_intersection(companies: Companies, desk: Desk) -> Non
     result = hs.simulate(app, sites, roles={"guest": "bank", "host": "shop"})
     found = companies.ask("job", "result", job)["rounds"][-1]["metrics"]
     assert result.metrics == found
+    told = [line.split() for line in desk.run("job", "result", job, "--federation", companies.file).splitlines()]
+    assert all([name, number(value)] in told for name, value in found.items())
     mine = [list(IDS["bank"])[at] for at in result.arrays["guest/places"].tolist()]
     assert sorted(mine) == sorted(companies.places("bank", "guest", job))
 

@@ -84,14 +84,14 @@ def test_a_server_that_ends_in_mid_round_goes_on_by_itself(federation: Controlle
 
 def test_a_server_killed_at_twenty_random_moments_trains_nothing_twice(federation: Controlled) -> None:
     running, control = federation.running, federation.control
-    rounds = 100
+    rounds = 150
     undisturbed = learnt(federation.submit(rounds=rounds, min_sites=3)[0])
 
     moments = random.Random(2)
     watch, label = federation.submit(rounds=rounds, min_sites=3)
     for turn in range(20):
         if turn % 5 > 1:  # while it starts, takes the job up, and sites come back
-            time.sleep(moments.random() * 1.2)
+            time.sleep(moments.random() * 0.4)
         else:  # anywhere in a round, which is some milliseconds long
             control.await_trainings(label, len(control.trainings(label)) + moments.randrange(1, 20))
             time.sleep(moments.random() * 0.01)
@@ -101,6 +101,22 @@ def test_a_server_killed_at_twenty_random_moments_trains_nothing_twice(federatio
     trained = Counter(control.trainings(label))
     assert trained == Counter({(site, round_): 1 for site in SITES for round_ in range(1, rounds + 1)})
     assert learnt(watch) == undisturbed
+    for record in watch.job.snapshot().rounds:
+        assert (record.folded, record.late, record.failed) == (SITES, (), {}), record
+
+
+def test_a_server_that_is_stopped_while_answers_are_on_their_way_loses_none(federation: Controlled) -> None:
+    running, control = federation.running, federation.control
+    rounds = 60
+    watch, label = federation.submit(rounds=rounds, min_sites=3)
+    for turn in range(5):
+        control.await_trainings(label, len(control.trainings(label)) + 7 + turn)
+        running.server.signal(signal.SIGTERM)
+        running.server.wait()
+        running.start_server()
+    assert watch.end()["status"] == "finished"
+    trained = Counter(control.trainings(label))
+    assert trained == Counter({(site, round_): 1 for site in SITES for round_ in range(1, rounds + 1)})
     for record in watch.job.snapshot().rounds:
         assert (record.folded, record.late, record.failed) == (SITES, (), {}), record
 

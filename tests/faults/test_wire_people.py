@@ -5,6 +5,7 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -489,3 +490,17 @@ async def test_manifests_do_not_lie_about_their_own_size() -> None:
         Manifest(10, b"")
     with pytest.raises(CodecError):
         Manifest(1 << 50, bytes(32))
+
+
+async def test_a_job_is_not_over_because_the_server_stops(tmp_path: Path) -> None:
+    """Who asks in that moment was told that it had finished, with the status `stopped`."""
+    async with federation(tmp_path) as wire, wire.session("researcher") as session:
+        assert wire.healthy is not None
+        job = await submit(session, wire.people["researcher"], sites=("healthy",))
+        await wire.healthy.until("propose", job)
+        await wire.healthy.decide(job)
+        task = await wire.healthy.task(job)
+        await wire.server.jobs.close()
+        assert (await wire.server.jobs.describe(job))["status"] == "running"
+        outcome, _ = await wire.healthy.reply(wire.healthy.answer(task))
+        assert outcome == "later"

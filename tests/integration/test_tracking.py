@@ -56,10 +56,28 @@ def rows(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
+APP = """
+import numpy as np
+import hanse as hs
+
+app = hs.App(rounds=3, initial=[np.zeros(2)], quorum=2)
+
+@app.train
+def train(arrays, config, site):
+    for step in range(2):
+        site.track(step=2 * site.round + step, device="cpu", **{"batch" + "_loss": 1 / (1 + step)})
+    return [arrays["0"] + 1], 40, {"loss": 0.5}
+
+@app.evaluate
+def evaluate(arrays, config, site):
+    return 20, {"accuracy": float(arrays["0"][0]) / len(site.name)}
+"""
+
+
 @pytest.mark.long
 def test_each_writes_its_own_run_and_nobody_elses(tmp_path: Path) -> None:
-    declared = hospitals(tmp_path / "data")
-    data = {site: {"patients": declared[site]} for site in ("cleveland", "va")}
+    data: dict[str, Any] = {site: {} for site in ("cleveland", "va")}
+    (tmp_path / "app.py").write_text(APP)
     tracking = {"kind": "file", "folder": str(tmp_path / "owners"), "params": {"centre": "here"}}
     federation = LocalFederation(tmp_path / "fed", data, durability="process", settings={"tracking": tracking})
     with forks(local_federation, MEMBERS), federation:
@@ -68,8 +86,8 @@ def test_each_writes_its_own_run_and_nobody_elses(tmp_path: Path) -> None:
         federation.server.signal(signal.SIGTERM)
         federation.start_server()
         federation.wait_for_sites()
-        wished = app().variant(rounds=3)
-        wished._spec = replace(wished._spec, quorum=2)
+        wished = find_app(str(tmp_path / "app.py"))
+        assert isinstance(wished, App)
         wished.tracking = hs.tracking.File(str(tmp_path / "person"))
         result = hs.run(wished, federation.federation())
         assert result.ok
@@ -88,12 +106,18 @@ def test_each_writes_its_own_run_and_nobody_elses(tmp_path: Path) -> None:
         assert own[-1]["status"] == "finished"
         told = {(name, step): value for row in own for name, value, step in row["metrics"]}
         for record in result.rounds:
+            for step in range(2):
+                assert told["batch_loss", 2 * record.number + step] == 1 / (1 + step)
+                assert told["round", 2 * record.number + step] == record.number
             assert told["accuracy", record.number] == record.by_site["va"]["accuracy"]
             assert told["train_num_examples", record.number] == 40
         for who in ("person", "operator"):
             whole = rows(tmp_path / who / "hanse" / f"{begin}-aggregator.jsonl")
             assert [row["key"] for row in whole] == ["begin", "round/1", "round/2", "round/3", "end"]
             assert whole[0]["params"]["person"] == "admin"
+            assert "batch_loss" not in json.dumps(whole)
+        kept = [path for path in (federation.directory / "server").rglob("*") if path.is_file()]
+        assert not [path for path in kept if b"batch_loss" in path.read_bytes()]
 
 
 MLFLOW = """

@@ -3,6 +3,7 @@
 The federation is a stand-in here, which says who is connected; `tests/e2e/test_training_accounts.py` has the real one.
 """
 
+import json
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +21,7 @@ from hanse.rounds.result import Result
 from tests.integration.training_accounts import REGION, Accounts, Scripted, accounts_up
 
 pytest.importorskip("boto3", reason="boto3 is not installed")
+pytestmark = pytest.mark.long
 
 SITES = {"north": "111111111111", "east": "222222222222", "south": "333333333333"}
 ACCOUNTS = tuple(
@@ -386,3 +388,38 @@ def test_one_account_that_takes_its_trust_back_ends_the_launch_and_the_others_ar
     record = read_record(place.settings.output)
     assert record is not None
     assert record.status == "failed"
+
+
+# ---- the commands beside launch ----
+
+
+def test_status_and_stop_look_into_every_account(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
+    from hanse.cli.deploy_sagemaker import status, stop
+
+    keys = ("account", "region", "kickoff_role", "execution_role", "external_id", "image", "code", "output")
+    accounts = {each.site: {key: getattr(each, key) for key in keys} for each in ACCOUNTS}
+    file = place.settings.output / "federation.yaml"
+    file.write_text(
+        json.dumps(
+            {
+                "federation": "medicare",
+                "app": "app.py",
+                "output": ".",
+                "accounts": accounts,
+                "server": {"address": "10.0.0.1"},
+            }
+        )
+    )
+    launcher = place.launcher()
+    for account in ACCOUNTS:
+        launcher._change(account.site, launcher._backend.start(account))
+    place.aws.lives[NAMES[1]].stop()
+    place.aws.lives[NAMES[1]].told()
+    status(file, json=True, endpoint_url=place.aws.url)
+    told = json.loads(capsys.readouterr().out)
+    assert [each["status"] for each in told["accounts"]] == ["InProgress", "Stopped", "InProgress"]
+    assert stop(file, json=True, endpoint_url=place.aws.url) == 0
+    assert json.loads(capsys.readouterr().out) == {"run": "r1", "not_stopped": 0}
+    assert place.aws.running() == []
+    assert begin(place.settings.output).run != "r1"
+    assert stop(file, json=True, endpoint_url=place.aws.url) == 0, "once more is harmless"

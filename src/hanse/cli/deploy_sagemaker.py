@@ -55,8 +55,9 @@ def launch(file: File = HERE, local: Local = False, json: Json = False, endpoint
     say()
     say(f"model   {settings.output / 'model.safetensors'}")
     say(f"report  {settings.output / 'report.html'}")
+    width = max(map(len, result.metrics), default=0)
     for name, value in sorted(result.metrics.items()):
-        say(f"{name:<32} {number(value)}")
+        say(f"{name:<{width}} {number(value)}")
     return 0
 
 

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from hanse.cli.options import FEDERATION, Federation, Json, ask
-from hanse.cli.output import note, say, show_facts, show_json, show_table, when
+from hanse.cli.output import clean, note, number, say, show_facts, show_json, show_table, when
 from hanse.core.errors import ConfigError
 
 Job = Annotated[str, typer.Argument(help="The job's id, or enough of its beginning or end.")]
@@ -112,6 +112,8 @@ def result(
         show_json(found.to_json())
     else:
         say(f"{found.status}, {len(found.rounds)} rounds")
+        for name, value in sorted(found.metrics.items()):
+            say(f"{clean(name):<32} {number(value)}")
     keep(found, output, report)
 
 

@@ -129,7 +129,7 @@ def approve(
         if json:
             show_json(found)
             return
-        say(f"Job {found['job']} of {found.get('person')} may run here.")
+        say(f"Job {found['job']} of {found['person']} may run here.")
         show_facts(_settings(found, directory))
         return
     held = _ask_owner(directory, "pending")["jobs"]

@@ -38,6 +38,7 @@ from hanse.core.errors import CodecError, TaskError
 from hanse.core.quickly import maker
 from hanse.core.records import MAX_ENTRIES, Metrics, Reply, Scalar, Task, Value
 from hanse.core.seeds import key_of, seed_globals
+from hanse.core.tracked import Tracked
 from hanse.strategies.analysis import Analysis
 
 CALLS = ("parameters", "train", "evaluate", "query", "step")
@@ -56,11 +57,13 @@ class Outcome(NamedTuple):
         reply: without `update`, which the worker adds when it has encoded `arrays`.
         arrays: values or delta by `reply.update_kind`; None where there are none or the task failed.
         state: the site's state after the task; after a failure the one before it, or None where that was a view.
+        tracked: what the site's code told its own tracker.
     """
 
     reply: Reply
     arrays: Arrays | None
     state: bytes | None
+    tracked: tuple[Tracked, ...] = ()
 
 
 class Runtime:
@@ -131,7 +134,7 @@ class Runtime:
             time.perf_counter() - started,
             fingerprint(),
         )
-        return Outcome(reply, arrays, after)
+        return Outcome(reply, arrays, after, self.site.tracked)
 
     def turn_to(self, site_name: str, load: Callable[[str], Any]) -> None:
         """Be the runtime of another site from now on, where clients are alike; data are loaded anew."""

@@ -135,7 +135,7 @@ class RoleRuntime:
             )
             return Outcome(replace(failed, seconds=time.perf_counter() - started), None, None)
         seconds = time.perf_counter() - started
-        return Outcome(replace(reply, seconds=seconds, fingerprint=fingerprint()), arrays, None)
+        return Outcome(replace(reply, seconds=seconds, fingerprint=fingerprint()), arrays, None, self.site.tracked)
 
     async def _play(self, task: Task, part: Part, channel: Channel) -> tuple[Reply, Arrays | None]:
         program = self.app.programs.get(part.role)

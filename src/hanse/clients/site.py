@@ -9,9 +9,10 @@ import numpy as np
 from hanse.channels.checkpoints import KEPT, FileCheckpoints
 from hanse.channels.spending import FileSpending, Spending
 from hanse.core.arrays import Arrays
-from hanse.core.errors import ConfigError, TaskError
+from hanse.core.errors import CodecError, ConfigError, TaskError
 from hanse.core.records import Task
 from hanse.core.seeds import generator, key_of, seed_globals
+from hanse.core.tracked import MAX_VALUES, Tracked, plain
 
 SETUP = "setup"
 """The phase that `@app.client` sees while it runs: once per worker, outside any round."""
@@ -54,6 +55,8 @@ class Site:
         self._loaded: dict[str, Any] = {}
         self._loadings = 0
         self._state: dict[str, Any] | None = None
+        self._tracked: list[Tracked] = []
+        self._room = MAX_VALUES
 
     @property
     def rng(self) -> np.random.Generator:
@@ -116,6 +119,40 @@ class Site:
             )
         return self._state
 
+    def track(self, *, step: int | None = None, **values: Any) -> None:
+        """Say how training goes, to this site's own tracker and nobody else: `site.track(loss=0.3, step=17)`.
+
+        What is said goes where the site's owner has tracking written (`tracking` in `site.yaml`), once the task is
+        answered; never to the server. In a simulation it is part of the site's run. A task that fails tracks nothing.
+
+        Args:
+            step: where in the whole job, as this code counts; None for the round.
+            values: numbers, which become metrics, and texts, which become parameters. `**{"val/loss": 0.3}` for names
+                that Python does not take. At most 10,000 of a task are kept.
+
+        Raises:
+            TaskError: neither number nor text, or outside a task.
+        """
+        if self._state is None:
+            raise TaskError("refused", "site.track: expected to be called in a task, found @app.client running")
+        if step is not None and (isinstance(step, bool) or not hasattr(step, "__index__") or int(step) < 0):
+            raise TaskError("refused", f"site.track: expected step to be a whole number ≥ 0, found {str(step)[:60]}")
+        try:
+            found = {name: plain(name, value) for name, value in values.items()}
+        except CodecError as error:
+            raise TaskError("refused", str(error)) from None
+        if 0 <= self._room < len(found):
+            self.log(f"site.track: only the first {MAX_VALUES} values of a task are kept")
+            self._room = -1
+        if len(found) <= self._room:
+            self._room -= len(found)
+            self._tracked.append(Tracked(None if step is None else int(step), found))
+
+    @property
+    def tracked(self) -> tuple[Tracked, ...]:
+        """What `track` was told during the task at hand. Read by the runtime."""
+        return tuple(self._tracked)
+
     def key(self, purpose: str) -> int:
         """The key of one random stream of the task at hand, for `hanse.core.seeds.generator`."""
         return key_of(
@@ -131,6 +168,8 @@ class Site:
         """Turn to the next task. Called by the runtime."""
         self.round, self.phase, self.seed, self._attempt = task.id.round, task.id.phase, task.seed, task.attempt
         self._rng, self._state, self._loadings = None, state, 0
+        if self._tracked or self._room != MAX_VALUES:
+            self._tracked, self._room = [], MAX_VALUES
 
     def begin_setup(self, seed: int) -> None:
         """Turn to the making of the client: the same numbers in every worker, whatever task comes first."""

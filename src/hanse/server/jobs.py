@@ -21,7 +21,7 @@ import structlog
 
 from hanse.backends.grpc.relay import Relays
 from hanse.core.blobs import INLINE_BYTES
-from hanse.core.errors import ConfigError, ConflictError, HanseError, NotFoundError
+from hanse.core.errors import ConfigError, ConflictError, HanseError, NotFoundError, UnavailableError
 from hanse.core.ids import TaskId, bundle_scope, model_scope
 from hanse.core.records import BlobRef, Reply
 from hanse.pipeline.offering import check_request, check_roles, end_of, fetch_bundle, job_row, keep_request, proposal_of
@@ -192,6 +192,8 @@ class Jobs:
         self._relays = relays
         self._site_record_of = site_record_of
         self.active: dict[str, Job] = {}
+        self._left: set[str] = set()
+        self._closing = False
         self._tasks: set[asyncio.Task[None]] = set()
 
     # ---- taking ----
@@ -224,6 +226,7 @@ class Jobs:
                 job = Job(request, bytes.fromhex(row["signature"]), self._record_of(request.person), self._seams)
                 await self._resume(job)
             except HanseError as error:
+                self._left.add(job_id)
                 log.error("job cannot be taken up", job=job_id, reason=str(error))
 
     async def _begin(self, job: Job) -> None:
@@ -303,13 +306,14 @@ class Jobs:
             }
             await self._keep_end(request.job, end)  # before the job leaves: who asks in between would find no end
         except asyncio.CancelledError:
-            return
+            return  # the server stops, and the job is active: who asks until it is gone is not told that it is over
         except Exception as error:  # the top of a job: it is named and left as it is, to be taken up later
+            self._left.add(request.job)
             log.exception("job stopped", job=request.job)
             job.note({"what": "stopped", "job": request.job, "error": type(error).__name__})
-            return
-        finally:
             self.active.pop(request.job, None)
+            return
+        self.active.pop(request.job, None)
         model = await self._last_model(run) if self._models_to_sites and status == "finished" else None
         for site in sorted(job.offered):
             self._seams.links.revoke(site, scope_prefix=request.job)
@@ -378,11 +382,17 @@ class Jobs:
         return "received", ""
 
     async def replied(self, site: str, reply: Reply, packed: bytes) -> tuple[str, str]:
-        """A site's reply, and as it came."""
+        """A site's reply, and as it came.
+
+        Raises:
+            UnavailableError: the job is not over, but not driven now; the site keeps the reply and sends it again.
+        """
         if reply.site != site:
             return "refused", "the reply names another site than its sender"
         job = self.active.get(reply.task.job)
-        if job is None or job.run is None:
+        if job is None or job.run is None or self._closing:
+            if self._closing or reply.task.job in self._left:
+                raise UnavailableError("the job is not over, but it is not driven here now")
             return "late", "the job is over"
         outcome = await job.run.take(reply, packed)
         if not job.settling:  # replies that came together are settled together
@@ -580,6 +590,7 @@ class Jobs:
 
     async def close(self) -> None:
         """Stop driving; everything can be taken up again."""
+        self._closing = True
         for job in list(self.active.values()):
             if job.run is not None:
                 await job.run.close()

@@ -270,8 +270,14 @@ async def _state(place: Place, row: Mapping[str, Any]) -> run_state.RunState:
 
 async def _submit(place: Place, sender: Enrolled, body: Mapping[str, Any]) -> list[News]:
     request = JobRequest.from_json(body.get("request"))
-    if await is_over(place, request.job) or await is_gone(request.job, place.ledger):
-        return []  # a copy: sites are not asked again
+    if await is_gone(request.job, place.ledger):
+        return []
+    if await is_over(place, request.job):  # a copy: sites are not asked again
+        kept = JobRequest.from_json((await row_of(place, request.job))["request"])
+        name = execution_name(kept.job, kept.component, 0)
+        # Whoever took it before may have died before this, and what was decided last may not have been performed.
+        await place.machine.start(name, first_input(kept.job, kept.component))
+        return []
     try:
         await _begin(place, sender, request, str(body.get("signature")))
     except (StorageError, UnavailableError):

@@ -202,7 +202,7 @@ class Batched:
                 continue
             if blocks and outcome.arrays is None:
                 assert batch.model is not None
-                outcome = Outcome(outcome.reply, _named(blocks, batch.model.layout), outcome.state)
+                outcome = outcome._replace(arrays=_named(blocks, batch.model.layout))
             yield Answered(position, outcome)
 
 
@@ -277,7 +277,8 @@ def _summed(done: Sequence[_Done], subtree: Subtree, batch: Batch) -> tuple[Summ
         sums.append(total.values)
     partial = Partial(subtree, layout, tuple(split(sums, layout)), total_weight(positions, weights))
     replies, states = [one.outcome.reply for one in chosen], [one.outcome.state for one in chosen]
-    return Summed(positions, replies, states), partial
+    tracked = {one.position: one.outcome.tracked for one in chosen if one.outcome.tracked}
+    return Summed(positions, replies, states, tracked), partial
 
 
 def _named(blocks: Sequence[Array], layout: Layout) -> Arrays:

@@ -34,6 +34,7 @@ from hanse.clients.execute import Outcome
 from hanse.core.arrays import Arrays
 from hanse.core.records import Reply, Task
 from hanse.core.spec import RunSpec
+from hanse.core.tracked import Tracked
 from hanse.strategies import Strategy
 from hanse.strategies.strategy import wrong_metrics
 
@@ -133,11 +134,13 @@ class Summed(NamedTuple):
     Args:
         positions: distinct.
         replies, states: one for each, as in an outcome.
+        tracked: what those said, by position, who told their tracker something.
     """
 
     positions: Sequence[int]
     replies: Sequence[Reply]
     states: Sequence[bytes | None]
+    tracked: Mapping[int, tuple[Tracked, ...]] = {}
 
 
 Item = Answered | Summed | Partial

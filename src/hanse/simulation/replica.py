@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 from hanse.clients.app import App
-from hanse.clients.execute import Outcome
 from hanse.clients.failures import text_of
 from hanse.clients.fingerprint import fingerprint
 from hanse.clients.loader import load_app
@@ -119,9 +118,9 @@ def run_chunk(engine: Engine, batch: Batch) -> list[Item]:
     items: list[Item] = []
     for item in engine.run(batch):
         if isinstance(item, Answered):
-            reply, arrays, state = item.outcome
+            arrays = item.outcome.arrays
             if arrays is not None:
-                item.outcome = Outcome(reply, arrays.copy(), state)
+                item.outcome = item.outcome._replace(arrays=arrays.copy())
         items.append(item)
     return items
 

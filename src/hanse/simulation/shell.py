@@ -33,6 +33,7 @@ from hanse.core.ids import TaskId
 from hanse.core.quickly import maker
 from hanse.core.records import Reply, Task
 from hanse.core.spec import RunSpec
+from hanse.core.tracked import Tracked
 from hanse.rounds import machine
 from hanse.rounds.events import (
     Answer,
@@ -399,12 +400,13 @@ class Shell:
                 done = [by_position[position] for position in item.positions]
                 members.extend(item.positions)
                 self.updates.receive_summed(self.state, done)
-                self._note(done, item.replies, item.states)
+                told = [item.tracked.get(position, ()) for position in item.positions] if item.tracked else ()
+                self._note(done, item.replies, item.states, told)
                 reasons.update(dict.fromkeys(done, ""))
             else:
                 ordinal, reply = by_position[item.position], item.outcome.reply
                 self.updates.receive(self.state, ordinal, item)
-                self._note((ordinal,), (reply,), (item.outcome.state,))
+                self._note((ordinal,), (reply,), (item.outcome.state,), (item.outcome.tracked,))
                 reasons[ordinal] = f"{reply.error_kind}: {reply.error}" if reply.error else reply.error_kind
 
     def _batch(self, flights: Sequence[Flight]) -> Batch:
@@ -438,14 +440,21 @@ class Shell:
         never = sum(1 for flight in self.flights.values() if flight.arrives_ms == math.inf)
         return len(flights) + never == self.state.size
 
-    def _note(self, ordinals: Sequence[int], replies: Sequence[Reply], states: Sequence[bytes | None]) -> None:
-        """Keep what sites have answered besides their updates."""
+    def _note(
+        self,
+        ordinals: Sequence[int],
+        replies: Sequence[Reply],
+        states: Sequence[bytes | None],
+        tracked: Sequence[Sequence[Tracked]],
+    ) -> None:
+        """Keep what sites have answered besides their updates. `tracked`: one for each reply, or nothing at all."""
         self.replies.update(zip(ordinals, replies, strict=True))
         self.fingerprints.update((reply.site, reply.fingerprint) for reply in replies if reply.fingerprint)
         if any(state is not None for state in states):
             pairs = zip(replies, states, strict=True)
             self.site_states.update((reply.site, state) for reply, state in pairs if state is not None)
-        for reply in replies if self._observers else ():
+        for place, reply in enumerate(replies if self._observers else ()):
+            said = tracked[place] if tracked else ()
             self._tell(
                 "reply",
                 round=reply.task.round,
@@ -455,6 +464,7 @@ class Shell:
                 metrics={name: value for name, value in reply.metrics.items() if not isinstance(value, bytes)},
                 num_examples=reply.num_examples,
                 seconds=reply.seconds,
+                **({"tracked": said} if said else {}),
             )
 
     # ---- reducing and evaluating ----

@@ -10,6 +10,7 @@ from hanse.aggregation import RunningMean, Subtree
 from hanse.clients.execute import Outcome
 from hanse.core.arrays import Arrays
 from hanse.core.records import Reply
+from hanse.core.tracked import Tracked
 from hanse.simulation.engine import Answered, Item, Summed, Summing, refusal
 
 TELL_S = 0.05
@@ -35,11 +36,12 @@ class SubtreeSum:
         self._positions: list[int] = []
         self._replies: list[Reply] = []
         self._states: list[bytes | None] = []
+        self._tracked: dict[int, tuple[Tracked, ...]] = {}
         self._untold_s = 0.0
 
     def take(self, position: int, outcome: Outcome) -> Item | None:
         """Take one outcome; who is to be told of now, which is seldom somebody."""
-        reply, arrays, state = outcome
+        reply, arrays, state, tracked = outcome
         if arrays is None or reply.error_kind or not arrays.fits(self._layout):
             return Answered(position, outcome)
         if (self._wants or reply.update_kind != self._kind) and refusal(self._summing, reply, arrays):
@@ -47,13 +49,15 @@ class SubtreeSum:
         weight = float(reply.num_examples) if self._by_examples else 1.0
         if not self._counted:
             if not weight:
-                self._uncounted.append(Answered(position, Outcome(reply, arrays.copy(), state)))
+                self._uncounted.append(Answered(position, Outcome(reply, arrays.copy(), state, tracked)))
                 return None
             self._begin()
         self._running.fold(position, arrays.flat(), weight)
         self._positions.append(position)
         self._replies.append(reply)
         self._states.append(state)
+        if tracked:
+            self._tracked[position] = tracked
         self._untold_s += reply.seconds
         return self._told() if self._untold_s > TELL_S else None
 
@@ -61,17 +65,19 @@ class SubtreeSum:
         """Somebody has counted an example, so those who have not weigh nothing."""
         self._counted = True
         for early in self._uncounted:
-            reply, arrays, state = early.outcome
+            reply, arrays, state, tracked = early.outcome
             assert arrays is not None
             self._running.fold(early.position, arrays.flat(), 0.0)
             self._positions.append(early.position)
             self._replies.append(reply)
             self._states.append(state)
+            if tracked:
+                self._tracked[early.position] = tracked
         self._uncounted = []
 
     def _told(self) -> Summed:
-        told = Summed(self._positions, self._replies, self._states)
-        self._positions, self._replies, self._states, self._untold_s = [], [], [], 0.0
+        told = Summed(self._positions, self._replies, self._states, self._tracked)
+        self._positions, self._replies, self._states, self._tracked, self._untold_s = [], [], [], {}, 0.0
         return told
 
     def end(self) -> Iterator[Item]:

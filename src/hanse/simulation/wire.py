@@ -21,6 +21,7 @@ from hanse.core.errors import UnavailableError
 from hanse.core.ids import TaskId
 from hanse.core.quickly import maker
 from hanse.core.records import BlobRef, Reply, Task
+from hanse.core.tracked import Tracked, decode_tracked, encode_tracked
 from hanse.rounds.host import plain, unplain
 from hanse.simulation.engine import Answered, Batch, Item, Summed, Summing
 
@@ -154,6 +155,7 @@ def done_frame(items: Sequence[Item]) -> tuple[dict[str, Any], list[Buffer]]:
     positions: list[int] = []
     replies: list[Reply] = []
     kept: list[bytes | None] = []
+    tracked: dict[int, tuple[Tracked, ...]] = {}
     updates: list[int] = []
     parts: list[Buffer] = []
     for item in items:
@@ -161,11 +163,14 @@ def done_frame(items: Sequence[Item]) -> tuple[dict[str, Any], list[Buffer]]:
             positions.extend(item.positions)
             replies.extend(item.replies)
             kept.extend(item.states)
+            tracked |= item.tracked
     num_summed = len(positions)
     for item in items:
         if isinstance(item, Answered):
-            reply, arrays, state = item.outcome
+            reply, arrays, state, said = item.outcome
             positions.append(item.position)
+            if said:
+                tracked[item.position] = said
             replies.append(reply)
             kept.append(state)
             updates.append(-1 if arrays is None else encoded_size(arrays.layout))
@@ -186,6 +191,7 @@ def done_frame(items: Sequence[Item]) -> tuple[dict[str, Any], list[Buffer]]:
         "fingerprint": next((reply.fingerprint for reply in replies if reply.fingerprint), ""),
         "updates": updates,
         "states": [-1 if state is None else len(state) for state in kept],
+        "tracked": {position: encode_tracked(said).decode() for position, said in tracked.items()},
         "sums": [encoded_size(arrays.layout) for arrays in sums],
     }
     return header, parts
@@ -199,10 +205,12 @@ def read_done(header: Mapping[str, Any], payload: memoryview, batch: Batch) -> I
     states = [None if size < 0 else bytes(pieces(size)) for size in header["states"]]
     replies = list(_replies(header, dict(zip(batch.positions, batch.tasks, strict=True))))
     positions, count = header["positions"], header["num_summed"]
+    tracked = {int(position): decode_tracked(said.encode()) for position, said in header["tracked"].items()}
     if count:
-        yield Summed(positions[:count], replies[:count], states[:count])
+        yield Summed(positions[:count], replies[:count], states[:count], tracked)
     alone = zip(positions[count:], replies[count:], updates, states[count:], strict=True)
-    yield from (Answered(position, Outcome(reply, arrays, state)) for position, reply, arrays, state in alone)
+    for position, reply, arrays, state in alone:
+        yield Answered(position, Outcome(reply, arrays, state, tracked.get(position, ())))
     for arrays in sums:
         assert batch.model is not None
         yield Partial.from_arrays(arrays, batch.model.layout)

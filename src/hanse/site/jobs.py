@@ -27,6 +27,7 @@ from hanse.core.errors import (
 )
 from hanse.core.records import Reply, Task
 from hanse.core.spec import RunSpec
+from hanse.core.tracked import Tracked
 from hanse.site.applog import AppLog
 from hanse.site.config import SiteConfig
 from hanse.site.journal import Journal
@@ -90,6 +91,7 @@ class _Finished:
     state: State
     out: Path | None
     packed: bytes | None = None
+    tracked: tuple[Tracked, ...] = ()
 
 
 class Seats:
@@ -294,12 +296,12 @@ class JobRunner:
                 role = self.proposal.roles.role_of(self._around.site) if self.proposal.roles is not None else None
                 kept = await asyncio.to_thread(keep_arrays, self._around.roles, self.proposal, role or "", done, out)
                 done = replace(done, reply=kept, packed=kept.pack(), written=False)
-                return _Finished(done.reply, before, None, done.packed)
+                return _Finished(done.reply, before, None, done.packed, done.tracked)
             after = self._states.file_after(task.id.component) if is_stored or isinstance(before, StateFile) else None
             done = await worker.execute(
                 task, packed=item.packed, model=model, state=before, after=after, out=out, timeout_s=timeout_s
             )
-            return _Finished(done.reply, done.state, out if done.written else None, done.packed)
+            return _Finished(done.reply, done.state, out if done.written else None, done.packed, done.tracked)
         except (HanseError, OSError) as error:
             self._log.warning("task failed", task=str(task.id), kind=getattr(error, "kind", type(error).__name__))
             self.log.line(f"task {task.id}: {error}")
@@ -322,7 +324,7 @@ class JobRunner:
 
     async def _keep(self, item: Item, finished: _Finished) -> None:
         replies, component, state = self._around.replies, item.task.id.component, finished.state
-        self._around.runs.answered(self.proposal, item.task, finished.reply)
+        self._around.runs.answered(self.proposal, item.task, finished.reply, finished.tracked)
         changed = self._states.is_change(component, state)
         task = replies.add(self.job, finished.reply, out=finished.out, packed=finished.packed)
         self._running = None  # `replies` has it now

@@ -1,20 +1,22 @@
 """The site's own runs: what its workers answered, told to the tracker that its owner's `site.yaml` names, if it does.
 
-An app's wish counts for nothing here. What is told is what the reply holds anyway: numbers and texts, never arrays.
+An app's wish counts for nothing here. What is told is what the reply holds anyway, numbers and texts and never arrays,
+and what the app's code said with `site.track`, which goes nowhere else.
 """
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import structlog
 
 from hanse.core.records import Reply, Task
+from hanse.core.tracked import Tracked
 from hanse.site.proposals import Proposal
 from hanse.tracking import Tracker, Tracking
 from hanse.tracking.events import settings_of
-from hanse.tracking.records import Run, begin, end, of_reply
+from hanse.tracking.records import Run, begin, end, of_reply, of_tracked
 
 BUFFER = "tracking.db"
 log = structlog.get_logger("hanse.site")
@@ -29,8 +31,12 @@ class SiteRuns:
         if tracker is not None:
             self._tracking = Tracking(tracker, directory / BUFFER, say=_say)
 
-    def answered(self, proposal: Proposal, task: Task, reply: Reply) -> None:
-        """A task was answered. The same task again, with whatever answer, changes nothing."""
+    def answered(self, proposal: Proposal, task: Task, reply: Reply, tracked: Sequence[Tracked] = ()) -> None:
+        """A task was answered. The same task again, with whatever answer, changes nothing.
+
+        Args:
+            tracked: what the app's code said with `site.track`.
+        """
         if self._tracking is None or not reply.ok:
             return
         tracker, now_ms = self._tracking.tracker, time.time_ns() // 1_000_000
@@ -44,10 +50,11 @@ class SiteRuns:
             **settings_of(proposal.spec),
             **tracker.params,
         }
+        place = f"{task.id.round}/{task.id.phase}/{task.id.ordinal}"
         found = of_reply(
             run,
             now_ms,
-            key=f"reply/{task.id.round}/{task.id.phase}/{task.id.ordinal}",
+            key=f"reply/{place}",
             round_=task.id.round,
             phase=task.id.phase,
             metrics=reply.metrics,
@@ -55,7 +62,10 @@ class SiteRuns:
             seconds=reply.seconds,
             config=task.config if task.id.phase == "train" else None,
         )
-        self._tracking.add([begin(run, now_ms, about), found])
+        told = [begin(run, now_ms, about), found]
+        if tracked:
+            told.append(of_tracked(run, now_ms, key=f"tracked/{place}", round_=task.id.round, tracked=tracked))
+        self._tracking.add(told)
 
     def ended(self, job: str, status: str) -> None:
         """A job is over here, if it ever began."""

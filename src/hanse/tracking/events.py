@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from hanse.core.spec import RunSpec
-from hanse.tracking.records import AGGREGATOR, Record, Run, begin, end, of_reply, of_round
+from hanse.tracking.records import AGGREGATOR, Record, Run, begin, end, of_reply, of_round, of_tracked
 from hanse.tracking.tracker import Tracker, Tracking
 
 MOST_SITES = 64
@@ -87,6 +87,9 @@ class Recorder:
             num_examples=event["num_examples"],
             seconds=event["seconds"],
         )
+        if event.get("tracked"):
+            key = f"tracked/{place}/{self._replies[counted]}"
+            yield of_tracked(run, at_ms, key=key, round_=event["round"], tracked=event["tracked"])
 
     def _begin(self, run: Run, at_ms: int, about: Mapping[str, Any]) -> Iterator[Record]:
         if run.who not in self._begun:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from hanse.core.errors import ConfigError
+from hanse.core.tracked import Tracked
 
 AGGREGATOR = "aggregator"
 Kind = Literal["begin", "metrics", "end"]
@@ -152,6 +153,23 @@ def of_reply(
     found = {**named, **told, **examples, f"seconds/{phase}": seconds}
     texts = {name: value for name, value in named.items() if isinstance(value, str)}
     return Record(run, "metrics", key, at_ms, plain_params(texts), numbers(found, round_))
+
+
+def of_tracked(run: Run, at_ms: int, *, key: str, round_: int, tracked: Iterable[Tracked]) -> Record:
+    """What a site's code said during one task with `site.track`, for its own run.
+
+    A number said at a step comes with the number `round` at the same step, so that steps can be told by round.
+    """
+    metrics: list[Metric] = []
+    texts: dict[str, Plain] = {}
+    for said in tracked:
+        step = round_ if said.step is None else said.step
+        found = numbers({name: value for name, value in said.values.items() if not isinstance(value, str)}, step)
+        if said.step is not None and found:
+            metrics.append(Metric("round", float(round_), step))
+        metrics += found
+        texts |= {name: value for name, value in said.values.items() if isinstance(value, str)}
+    return Record(run, "metrics", key, at_ms, plain_params(texts), tuple(dict.fromkeys(metrics)))
 
 
 def numbers(values: Mapping[str, Any], step: int) -> tuple[Metric, ...]:

@@ -210,7 +210,10 @@ class Model(RolePlay):
         }
         joined = Protocol.joined(f"vertical/{training.name}", parts)
         told = [Reveal(SERVER, role, *each) for role in (GUEST, *hosts) for each in TELLS.items()]
-        told += [Reveal(SERVER, GUEST, *each) for each in self.measures().items()]
+        told += [
+            Reveal(SERVER, GUEST, name, f"{what}; the hosts' columns go into it, too")
+            for name, what in self.measures().items()
+        ]
         return replace(joined, reveals=(*joined.reveals, *told))
 
     def cast(self, roles: Collection[str]) -> RoleApp:

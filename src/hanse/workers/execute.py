@@ -12,7 +12,7 @@ import os
 import socket
 import sys
 import traceback
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Protocol
 
@@ -25,6 +25,7 @@ from hanse.core.codec import encode_parts, parse_header, view_arrays
 from hanse.core.errors import CodecError, ConfigError, HanseError, TooLargeError
 from hanse.core.ids import upload_scope
 from hanse.core.records import BlobRef, Reply, Task
+from hanse.core.tracked import Tracked, encode_tracked
 from hanse.workers.load import Load
 from hanse.workers.wire import MAX_BODY_BYTES, Frame
 
@@ -50,6 +51,10 @@ class Outcome(Protocol):
     @property
     def state(self) -> bytes | None:
         """`site.state` after the task; of no interest where it failed."""
+
+    @property
+    def tracked(self) -> Sequence[Tracked]:
+        """What the site's code told its own tracker."""
 
 
 class Runtime(Protocol):
@@ -130,24 +135,29 @@ class Executor:
             model, private = _read(where, parts, fds)
             channel = socket.socket(fileno=fds.pop()) if frame.fields.get("channel") else None
             outcome = self._runtime.execute(task, model, state, private=private, channel=channel)
-            reply, arrays, after = outcome.reply, outcome.arrays, outcome.state
+            reply, arrays, after, tracked = outcome.reply, outcome.arrays, outcome.state, outcome.tracked
             del model, private, outcome
         except (Exception, SystemExit, KeyboardInterrupt) as error:
-            reply, arrays, after = self._failure(task, error), None, None
+            reply, arrays, after, tracked = self._failure(task, error), None, None, ()
         if reply.ok and arrays is not None:
             scope = upload_scope(task.id, self._load.site)
             reply = replace(reply, update=_write(arrays, fds.pop(0) if frame.fields.get("out") else None, scope))
-        if not reply.ok or after is None:
-            return Frame("done", {"state": "same"} if state is not None else {}, (reply.pack(),))
+        same: dict[str, Any] = {"state": "same"} if state is not None else {}
+        if not reply.ok:
+            return Frame("done", same, (reply.pack(),))
+        more, said = ({"tracked": True}, (encode_tracked(tracked),)) if tracked else ({}, ())
+        if after is None:
+            return Frame("done", same | more, (reply.pack(), *said))
         if after_fd is not None and len(after) > INLINE_BYTES:
             manifest = write_blob(after_fd, [after])
-            return Frame("done", {"state": "file", "size": manifest.size}, (reply.pack(), manifest.hashes))
+            parted = {"state": "file", "size": manifest.size}
+            return Frame("done", parted | more, (reply.pack(), manifest.hashes, *said))
         if len(after) > MAX_BODY_BYTES // 2:
             limit = MAX_BODY_BYTES // 2
             message = f"site.state: expected at most {limit} bytes beside a model of at most 64 KiB, found {len(after)}"
             reply = Reply.failed(task.id, self._load.site, "refused", message)
-            return Frame("done", {"state": "same"} if state is not None else {}, (reply.pack(),))
-        return Frame("done", {"state": True}, (reply.pack(), after))
+            return Frame("done", same, (reply.pack(),))
+        return Frame("done", {"state": True, **more}, (reply.pack(), after, *said))
 
     def _call(self, frame: Frame, fds: list[int]) -> Frame:
         arguments = json.loads(frame.parts[0])

@@ -30,6 +30,7 @@ from hanse.core.codec import decode
 from hanse.core.errors import CodecError, ConfigError, HanseError, StorageError, TaskError, UnavailableError
 from hanse.core.ids import upload_scope
 from hanse.core.records import Reply, Task
+from hanse.core.tracked import Tracked, decode_tracked
 from hanse.workers import wire
 from hanse.workers.datasets import paths_of
 from hanse.workers.isolation import require
@@ -70,12 +71,14 @@ class Done:
         packed: the reply as the worker packed it, to be signed and sent on as it is.
         written: whether the update is in the file; `reply.update.manifest` then describes all of it. The hashes are
             the worker's own: whoever receives the blob verifies it.
+        tracked: what the site's code told its own tracker, which is nobody else's business.
     """
 
     reply: Reply
     packed: bytes
     state: State
     written: bool
+    tracked: tuple[Tracked, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -469,13 +472,14 @@ class Worker:
             if after is None or after.stat().st_size != manifest.size:
                 raise CodecError("a state whose size is not its file's")
             state = StateFile(after, manifest)
+        tracked = decode_tracked(frame.parts[-1]) if frame.fields.get("tracked") is True else ()
         written = reply.update is not None and reply.update.content is None
         if written and reply.update is not None:
             if out is None or out.stat().st_size != reply.update.manifest.size:
                 raise CodecError("an update whose size is not its file's")
             if reply.update.scope != upload_scope(task.id, reply.site):
                 raise CodecError("an update outside the site's scope")
-        return Done(reply, frame.parts[0], state, written)
+        return Done(reply, frame.parts[0], state, written, tracked)
 
     def _too_late(self, timeout_s: float) -> None:
         self.kill(TaskError("timeout", f"the task took longer than its {timeout_s:g} s, and the worker was killed"))

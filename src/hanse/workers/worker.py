@@ -1,7 +1,7 @@
 """The worker process: is told once what to load, confines itself, then answers one request after another.
 
     load {…}                              → loaded {} | failed {kind, message}
-    execute {…} [task, state?, model?]    → done {…} [reply, state?]    a large model, update or state is a file
+    execute {…} [task, state?, model?]    → done {…} [reply, state?, tracked?]    what is large is in files
     call {name, …} [arguments, arrays…]   → called {…} [result, arrays?] | failed {kind, message}
 
 Nothing heavy is imported before the process is confined (in a warm worker the launcher has imported it). The process

@@ -17,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import hanse as hs
+from hanse.clients.loader import find_app
 from hanse.core.errors import ConfigError, MissingExtraError, RefusedError, StorageError
 from hanse.tracking import tracker_from
 from hanse.tracking.events import Recorder
@@ -106,6 +107,46 @@ class Down:
 
     def close(self) -> None:
         pass
+
+
+STEPS = """
+import numpy as np
+import hanse as hs
+
+app = hs.App(rounds=2, initial=[np.zeros(1)])
+
+@app.train
+def train(arrays, config, site):
+    for step in range(2):
+        site.track(step=2 * (site.round - 1) + step, batch_loss=1 / (1 + step), note=f"step {step}")
+    site.track(local_epochs=3)
+    return [arrays["0"] + 1], 1, {}
+"""
+
+
+@pytest.mark.parametrize("engine", ["sequential", "replicas"])
+def test_what_a_site_tracks_is_in_its_own_run_by_round_and_step(tmp_path: Path, engine: Any) -> None:
+    (tmp_path / "app.py").write_text(STEPS)
+    app = find_app(str(tmp_path / "app.py"))
+    assert isinstance(app, hs.App)
+    app.tracking = hs.tracking.File(str(tmp_path))
+    hs.simulate(app, sites=["a", "b"], progress=False, engine=engine)
+    for site in ("a", "b"):
+        (path,) = tmp_path.rglob(f"*-{site}.jsonl")
+        rows = [row for row in read(path) if row["key"].startswith("tracked/")]
+        assert [row["key"] for row in rows] == ["tracked/1/train/1", "tracked/2/train/1"]
+        for number, row in enumerate(rows, 1):
+            first = 2 * (number - 1)
+            assert row["params"] == {"note": "step 1"}
+            assert row["metrics"] == [
+                ["round", number, first],
+                ["batch_loss", 1.0, first],
+                ["round", number, first + 1],
+                ["batch_loss", 0.5, first + 1],
+                ["local_epochs", 3.0, number],
+            ]
+    (whole,) = tmp_path.rglob("*-aggregator.jsonl")
+    assert "batch_loss" not in whole.read_text(), "the aggregator is told nothing of it"
 
 
 def test_what_is_down_stops_nothing_and_has_everything_later_in_order_and_once(tmp_path: Path) -> None:

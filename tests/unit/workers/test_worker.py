@@ -340,3 +340,67 @@ async def test_tasks_leave_no_descriptor_behind(tmp_path: Path) -> None:
             assert done.reply.ok == (index % 3 != 1)
             counts.append((descriptors(), descriptors(worker.pid)))
         assert counts[2] == counts[-1]
+
+
+async def test_what_is_tracked_comes_beside_the_reply_and_not_in_it(tmp_path: Path) -> None:
+    source = """
+    @app.train
+    def train(arrays, config, site):
+        for step in range(3):
+            site.track(step=step, batch_loss=1 / (1 + step))
+        site.track(device="cpu")
+        site.state["seen"] = 1
+        return arrays, 3, {"loss": 0.5}
+    """
+    async with bench(tmp_path) as b:
+        worker = await b.worker(source)
+        for _ in range(2):  # the second task begins with nothing
+            done = await worker.execute(task(small_model()), model=small_model())
+            assert [(each.step, dict(each.values)) for each in done.tracked] == [
+                (0, {"batch_loss": 1.0}),
+                (1, {"batch_loss": 0.5}),
+                (2, {"batch_loss": 1 / 3}),
+                (None, {"device": "cpu"}),
+            ]
+            assert done.reply.metrics == {"loss": 0.5}
+            assert b"batch_loss" not in done.packed, "which goes to the server"
+            assert done.state is not None
+            assert b"batch_loss" not in done.state
+
+
+@pytest.mark.parametrize(
+    ("said", "named"),
+    [
+        ("site.track(loss=[1, 2])", "expected 'loss' to be a number or a text, found list"),
+        ("site.track(step=-1, loss=1)", "expected step to be a whole number"),
+        ("site.track(step=0.5, loss=1)", "expected step to be a whole number"),
+    ],
+)
+async def test_what_cannot_be_tracked_is_refused_by_name(tmp_path: Path, said: str, named: str) -> None:
+    source = f"""
+    @app.train
+    def train(arrays, config, site):
+        site.track(kept=1)
+        {said}
+    """
+    async with bench(tmp_path) as b:
+        worker = await b.worker(source)
+        done = await worker.execute(task(small_model()), model=small_model())
+        assert (done.reply.error_kind, done.tracked) == ("refused", ())
+        assert named in done.reply.error
+
+
+async def test_too_much_is_cut_and_said_in_the_sites_log(tmp_path: Path) -> None:
+    source = """
+    @app.train
+    def train(arrays, config, site):
+        for step in range(10_500):
+            site.track(step=step, loss=1.0)
+        return arrays, 3, {}
+    """
+    async with bench(tmp_path) as b:
+        worker = await b.worker(source)
+        done = await worker.execute(task(small_model()), model=small_model())
+        assert done.reply.ok
+        assert len(done.tracked) == 10_000
+        assert len([line for line in b.lines if "only the first 10000 values" in line]) == 1

@@ -12,7 +12,7 @@ launcher needs neither, so here they are scoped to the federation's job names, a
 from collections.abc import Iterable
 from typing import Any
 
-from hanse.deploy.aws.template import att, policy, ref
+from hanse.deploy.aws.template import Value, att, policy, ref
 from hanse.deploy.sagemaker import network
 from hanse.deploy.sagemaker.request import prefix_of
 from hanse.deploy.sagemaker.settings import Account, Settings
@@ -42,7 +42,7 @@ _LOOKS = (
 )
 
 
-def kickoff_policy(federation_prefix: str, execution_role: Any, *, region: Any, account: Any) -> dict[str, Any]:
+def kickoff_policy(federation_prefix: str, execution_role: Any, *, region: Any, account: Any) -> Value:
     """What the kick-off role may do: this federation's training jobs, run as the one execution role."""
     jobs = join("arn:", PARTITION, ":sagemaker:", region, ":", account, f":training-job/{federation_prefix}*")
     return policy(
@@ -52,7 +52,7 @@ def kickoff_policy(federation_prefix: str, execution_role: Any, *, region: Any, 
     )
 
 
-def kickoff_trust(launcher: Any, external_id: Any) -> dict[str, Any]:
+def kickoff_trust(launcher: Any, external_id: Any) -> Value:
     """Who may assume it: the launcher's own role or user, and only with the external id."""
     return policy(
         {
@@ -64,7 +64,7 @@ def kickoff_trust(launcher: Any, external_id: Any) -> dict[str, Any]:
     )
 
 
-def execution_trust(account: Any) -> dict[str, Any]:
+def execution_trust(account: Any) -> Value:
     """SageMaker, on behalf of this account's jobs and no other's."""
     return policy(
         {
@@ -76,7 +76,7 @@ def execution_trust(account: Any) -> dict[str, Any]:
     )
 
 
-def assume_policy(accounts: Iterable[Account]) -> dict[str, Any]:
+def assume_policy(accounts: Iterable[Account]) -> Value:
     """What the launcher needs in the server's account: to assume each kick-off role."""
     return policy(allow(["sts:AssumeRole"], sorted(account.kickoff_arn for account in accounts)))
 
@@ -322,7 +322,7 @@ def server_template(settings: Settings) -> dict[str, Any]:
     }
 
 
-def _execution_policy(bucket: Any, data: Any) -> dict[str, Any]:
+def _execution_policy(bucket: Any, data: Any) -> Value:
     arn = "arn:"
     objects = join(arn, PARTITION, ":s3:::", bucket)
     data_objects = join(arn, PARTITION, ":s3:::", data, "/", ref("DataPrefix"), "*")

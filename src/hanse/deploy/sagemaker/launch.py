@@ -134,10 +134,10 @@ class Launcher:
             self._end(federation, error)
             raise
         gone = [_ended_early(each) for each in self.launched.sites.values() if each.is_early and not _follows(each)]
-        error = "; ".join([f"{THE_JOB} {result.status}: {result.error}", *gone])
-        self._set(status=result.status, error="" if result.ok else error)
+        why = "; ".join([f"{THE_JOB} {result.status}: {result.error}", *gone])
+        self._set(status=result.status, error="" if result.ok else why)
         if not result.ok:
-            raise JobFailed(error, result)
+            raise JobFailed(why, result)
         result.save(self._settings.output / "model.safetensors")
         result.report(self._settings.output / "report.html")
         return result
