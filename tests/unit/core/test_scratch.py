@@ -1,5 +1,6 @@
 """Large arrays in files without a name: the same arrays, and nothing left behind."""
 
+import contextlib
 import os
 from pathlib import Path
 
@@ -92,6 +93,23 @@ def test_growing_columns_are_their_pieces(sizes: list[int]) -> None:
         assert found[name].dtype == expected.dtype
         assert np.array_equal(found[name], expected)
     assert is_mapped(found["a"]) == (16 * sum(sizes) > 4096)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+@pytest.mark.parametrize("rows", [20, 1 << 16])
+def test_growing_tells_of_a_disk_without_room(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    full = open("/dev/full", "r+b")  # noqa: SIM115  # it cannot be closed without an error
+    monkeypatch.setattr(scratch, "LARGE_BYTES", 64)
+    monkeypatch.setattr(scratch, "_nameless", lambda: full)
+    try:
+        scratch.Growing(["a"]).append({"a": np.zeros(rows)})
+        found = ""
+    except UnavailableError as error:
+        found = str(error)
+    finally:
+        with contextlib.suppress(OSError):
+            full.close()
+    assert "expected room in the temporary folder, found none" in found
 
 
 def test_text_after_numbers_is_noticed() -> None:
