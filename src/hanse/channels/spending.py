@@ -55,10 +55,11 @@ class FileSpending:
                     _allow(peer, sum(used.values()), number, self._most, "of `queries` in policy.yaml")
                 counted: int = used.get(thing, 0) + number
                 db.execute("INSERT OR REPLACE INTO spent VALUES(?, ?, ?)", (peer, thing, counted))
+                db.execute("COMMIT")
             except BaseException:
-                db.execute("ROLLBACK")
+                if db.in_transaction:
+                    db.execute("ROLLBACK")
                 raise
-            db.execute("COMMIT")
         except (sqlite3.Error, OSError) as error:
             raise StorageError(f"cannot count queries: {error}") from error
         return limit - counted

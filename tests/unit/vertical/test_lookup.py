@@ -1,5 +1,6 @@
 """Directories and lookups: against sets, what each side sees, budgets that outlive everything, and bad input."""
 
+import sqlite3
 from pathlib import Path
 from typing import Any
 
@@ -177,6 +178,20 @@ def test_a_count_survives_a_power_cut(tmp_path: Path) -> None:
     spending.spend("bank", "d", 1, 1)
     assert spending._db is not None
     assert spending._db.execute("PRAGMA synchronous").fetchone() == (3,)  # EXTRA
+
+
+def test_a_count_that_could_not_be_written_leaves_nothing_behind(tmp_path: Path) -> None:
+    spending = FileSpending(tmp_path / "queries.db")
+    assert spending.spend("bank", "d", 1, 9) == 8
+    spending._open().execute("PRAGMA busy_timeout = 0")
+    reader = sqlite3.connect(tmp_path / "queries.db", isolation_level=None)
+    reader.execute("BEGIN")
+    reader.execute("SELECT * FROM spent").fetchall()  # while it reads nobody commits
+    with pytest.raises(StorageError, match="cannot count queries"):
+        spending.spend("bank", "d", 5, 9)
+    reader.execute("COMMIT")
+    assert spending.spend("bank", "d", 1, 9) == 7
+    reader.close()
 
 
 def test_a_used_up_budget_is_refused_by_name_and_nothing_is_answered() -> None:
