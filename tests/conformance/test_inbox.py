@@ -188,6 +188,24 @@ async def test_who_gives_up_waiting_loses_nothing(inbox: Inbox) -> None:
     assert len(await now(inbox)) == 1
 
 
+async def test_who_is_told_to_stop_while_a_message_comes_stops(inbox: Inbox) -> None:
+    """However many steps after the sending: a waiting that swallows it would go on for ever."""
+
+    async def serve() -> None:
+        while True:
+            await inbox.ack([each.receipt for each in await inbox.receive("site", 10, wait_s=30.0)])
+
+    for steps in range(6):
+        serving = asyncio.ensure_future(serve())
+        await asyncio.sleep(0.05)
+        await inbox.send("site", envelope())
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        serving.cancel()
+        done, _ = await asyncio.wait([serving], timeout=20)
+        assert done, f"it goes on, {steps} steps after the sending"
+
+
 async def test_many_senders_lose_nothing(inbox: Inbox) -> None:
     async def collect() -> set[str]:
         found: set[str] = set()

@@ -98,7 +98,8 @@ async def play(
         done = await executing
         check_told(done.reply.metrics, spec.protocol, part.role)
         with contextlib.suppress(TimeoutError, UnavailableError):
-            await asyncio.wait_for(asyncio.shield(bridging), FLUSH_S)
+            async with asyncio.timeout(FLUSH_S):
+                await asyncio.shield(bridging)
         return done
     finally:
         for work in (bridging, executing):

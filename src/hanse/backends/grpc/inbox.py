@@ -151,7 +151,8 @@ class SessionInbox:
         if not self._waiting.get(who):
             arrived.clear()
             try:
-                await asyncio.wait_for(arrived.wait(), wait_s)
+                async with asyncio.timeout(wait_s):
+                    await arrived.wait()
             except TimeoutError:
                 return []
         found = []

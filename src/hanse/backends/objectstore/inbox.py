@@ -6,6 +6,7 @@ polls, after 0.2 s and then ever more slowly.
 """
 
 import asyncio
+import contextlib
 import hashlib
 import re
 import secrets
@@ -145,11 +146,11 @@ class ObjectInbox:
             return 0
 
     async def _sleep(self, seconds: float) -> None:
+        # Not `wait_for`: before Python 3.12 it swallows a cancellation that comes together with what is waited for.
         async with self._sent:
-            try:
-                await asyncio.wait_for(self._sent.wait(), seconds)
-            except TimeoutError:
-                return
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(seconds):
+                    await self._sent.wait()
 
 
 def _message(envelope: Envelope) -> str:
