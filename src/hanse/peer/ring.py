@@ -20,16 +20,20 @@ from hanse.peer.gossip import OPEN
 from hanse.peer.trainer import Trainer
 
 
-def protocol(peers: Sequence[str]) -> Protocol:
-    """The declaration for two peers or more, in the order of the ring."""
+def protocol(peers: Sequence[str], *, weights: str = "examples") -> Protocol:
+    """The declaration for two peers or more, in the order of the ring; `weights` as for `peer`."""
     links = list(zip(peers, [*peers[1:], peers[0]], strict=True))
-    detail = "the peer before sends its own part of one chunk, and partial sums of all others"
+    detail = "the peer before sends its own part of one chunk, and partial sums of all others; all learn the mean"
+    reveals = [Reveal(b, a, "model", detail) for a, b in links]
+    if weights == "examples":
+        counts = "how many examples it and some peers before it have together; all learn the number of all"
+        reveals += [Reveal(b, a, "examples", counts) for a, b in links]
     return Protocol(
         name="peer/ring",
         roles=tuple(peers),
         messages=tuple(Message("chunk", a, b, "float64", (None,)) for a, b in links),
         guarantee=OPEN,
-        reveals=tuple(Reveal(b, a, "model", detail) for a, b in links),
+        reveals=tuple(reveals),
     )
 
 
