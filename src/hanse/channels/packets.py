@@ -10,7 +10,7 @@ On the wire a packet is
     h bytes      canonical JSON {v, session, from, to, seq, ack, size, hashes, dropped, links}
     content      each message with its length before it, 4 bytes little-endian; empty where it is a blob
 
-Not here: what messages mean, and who may send them (`hanse.site.relay` seals them; `hanse.serverless.sessions` checks).
+Not here: what messages mean, and who may send them (`hanse.site.relay` seals them; `hanse.serverless.channels` checks).
 """
 
 import json

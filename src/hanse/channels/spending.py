@@ -55,10 +55,11 @@ class FileSpending:
                     _allow(peer, sum(used.values()), number, self._most, "of `queries` in policy.yaml")
                 counted: int = used.get(thing, 0) + number
                 db.execute("INSERT OR REPLACE INTO spent VALUES(?, ?, ?)", (peer, thing, counted))
+                db.execute("COMMIT")
             except BaseException:
-                db.execute("ROLLBACK")
+                if db.in_transaction:
+                    db.execute("ROLLBACK")
                 raise
-            db.execute("COMMIT")
         except (sqlite3.Error, OSError) as error:
             raise StorageError(f"cannot count queries: {error}") from error
         return limit - counted
@@ -68,7 +69,8 @@ class FileSpending:
             if self._path != ":memory:":
                 os.close(os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
             self._db = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False, timeout=10.0)
-            self._db.execute("PRAGMA synchronous = FULL")
+            # With FULL a power cut could bring the journal back, and with it the old number.
+            self._db.execute("PRAGMA synchronous = EXTRA")
             self._db.execute(_TABLE)
         return self._db
 

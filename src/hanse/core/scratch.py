@@ -27,14 +27,14 @@ BLOCK_BYTES = 1 << 24
 
 
 def empty(shape: tuple[int, ...], dtype: npt.DTypeLike) -> Array:
-    """An array with nothing in it yet, C order.
+    """An array with nothing in it yet, C order. One of objects is in memory whatever its size.
 
     Raises:
         UnavailableError: the disk has no room for it.
     """
     kind = np.dtype(dtype)
     size = kind.itemsize * int(np.prod(shape, dtype=object))
-    if size <= LARGE_BYTES:
+    if size <= LARGE_BYTES or kind.hasobject:
         return np.empty(shape, kind)
     with _nameless() as file:
         try:
@@ -134,17 +134,17 @@ class Growing:
         return {name: found[name] if name in found else np.concatenate(self._pieces[name]) for name in self.kinds}
 
     def _spill(self, file: io.BufferedRandom) -> None:
-        for name, pieces in self._pieces.items():
-            if self.kinds[name] <= set("iuf") or self.kinds[name] == {"b"}:
-                for piece in pieces:
-                    self._written[name].append((file.tell(), np.broadcast_to(np.empty((), piece.dtype), piece.shape)))
-                    try:
+        try:
+            for name, pieces in self._pieces.items():
+                if self.kinds[name] <= set("iuf") or self.kinds[name] == {"b"}:
+                    for piece in pieces:
+                        empty_piece = np.broadcast_to(np.empty((), piece.dtype), piece.shape)
+                        self._written[name].append((file.tell(), empty_piece))
                         file.write(np.ascontiguousarray(piece).data)
-                    except OSError:
-                        raise UnavailableError(
-                            "scratch: expected room in the temporary folder, found none; set TMPDIR"
-                        ) from None
-                self._pieces[name] = []
+                    self._pieces[name] = []
+            file.flush()
+        except OSError:
+            raise UnavailableError("scratch: expected room in the temporary folder, found none; set TMPDIR") from None
 
 
 def _nameless() -> io.BufferedRandom:

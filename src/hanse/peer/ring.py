@@ -20,16 +20,20 @@ from hanse.peer.gossip import OPEN
 from hanse.peer.trainer import Trainer
 
 
-def protocol(peers: Sequence[str]) -> Protocol:
-    """The declaration for two peers or more, in the order of the ring."""
+def protocol(peers: Sequence[str], *, weights: str = "examples") -> Protocol:
+    """The declaration for two peers or more, in the order of the ring; `weights` as for `peer`."""
     links = list(zip(peers, [*peers[1:], peers[0]], strict=True))
-    detail = "the peer before sends its own part of one chunk, and partial sums of all others"
+    detail = "the peer before sends its own part of one chunk, and partial sums of all others; all learn the mean"
+    reveals = [Reveal(b, a, "model", detail) for a, b in links]
+    if weights == "examples":
+        counts = "how many examples it and some peers before it have together; all learn the number of all"
+        reveals += [Reveal(b, a, "examples", counts) for a, b in links]
     return Protocol(
         name="peer/ring",
         roles=tuple(peers),
         messages=tuple(Message("chunk", a, b, "float64", (None,)) for a, b in links),
         guarantee=OPEN,
-        reveals=tuple(Reveal(b, a, "model", detail) for a, b in links),
+        reveals=tuple(reveals),
     )
 
 
@@ -44,6 +48,9 @@ async def peer(
 
     Returns:
         The last vector, the same at all peers.
+
+    Raises:
+        RefusedError: weights that add up to no number, or what no honest peer sends.
     """
     vector = start
     for round_ in range(done + 1, rounds + 1):
@@ -52,6 +59,8 @@ async def peer(
         weight = float(trained.num_examples) if weights == "examples" else 1.0
         terms = np.append(trained.vector.astype(np.float64) * weight, weight)
         total = await all_reduce(party, terms)
+        if not 0 <= total[-1] < np.inf:
+            raise RefusedError("ring: expected a finite sum of weights from 0 on, found another")
         if total[-1] > 0:  # where nobody counted an example, the model stays
             vector = (total[:-1] / total[-1]).astype(start.dtype)
         trainer.done(round_, vector, trained)

@@ -141,7 +141,7 @@ def planned(
         async def reduce(party: Party, trainer: Trainer, start: Array, rounds: int, done: int, memory: Memory) -> Array:
             return await around.peer(party, trainer, start, rounds, weights=topology.weights, done=done)
 
-        return Plan(around.protocol(names), reduce)
+        return Plan(around.protocol(names, weights=topology.weights), reduce)
 
     async def turn(party: Party, trainer: Trainer, start: Array, rounds: int, done: int, memory: Memory) -> Array:
         return await cyclic.peer(party, trainer, start, rounds, done=done)

@@ -135,6 +135,11 @@ class Lookup(RolePlay):
             table = read_keyed(site.load(self.dataset), self.dataset, key)
             if isinstance(table.ids, Stream):
                 raise ConfigError(f"data set {self.dataset}: expected a key in memory, found a stream")
+            if len(table.ids) > kept.budget:  # the host would answer some of it, and count that
+                raise ConfigError(
+                    f"data set {self.dataset}: expected at most {kept.budget} identifiers, the budget of the "
+                    f"directory, found {len(table.ids)}"
+                )
             found = await directory.ask(party, kept, table.ids)
             await directory.leave(party)
             places = np.unique(table.rows[found[table.places]])

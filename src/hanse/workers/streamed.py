@@ -69,10 +69,10 @@ def parquet_columns(
     try:
         from pyarrow import lib, parquet
     except ImportError:
-        raise MissingExtraError("pyarrow", "parquet") from None
+        raise MissingExtraError("pyarrow", "arrow") from None
     try:
         header = parquet.read_schema(path).names
-    except lib.ArrowException as error:
+    except (lib.ArrowException, OSError) as error:
         raise ConfigError(f"data set {name}: not a parquet file ({type(error).__name__})") from None
     return {column: Stream(partial(_parquet_pieces, name, path, kind, column)) for column in wanted(header)}
 
@@ -84,7 +84,7 @@ def _parquet_pieces(name: str, path: Path, kind: str, column: str) -> Iterator[A
         with parquet.ParquetFile(path) as file:
             for batch in file.iter_batches(PIECE_ROWS, columns=[column]):
                 yield _checked(name, column, kind, batch.column(0).to_pylist())
-    except lib.ArrowException as error:
+    except (lib.ArrowException, OSError) as error:
         raise ConfigError(f"data set {name}: not a parquet file ({type(error).__name__})") from None
 
 

@@ -33,6 +33,22 @@ def test_the_first_and_the_last_two_stay(tmp_path: Path) -> None:
     assert {path.stat().st_mode & 0o777 for path in tmp_path.iterdir()} == {0o600}
 
 
+@pytest.mark.skipif(not Path("/proc/self/io").exists(), reason="needs /proc/self/io")
+def test_keeping_does_not_read_what_is_kept(tmp_path: Path) -> None:
+    """A large model is written once a round, and not read three times."""
+
+    def read_bytes() -> int:
+        return int(Path("/proc/self/io").read_text().split()[1])  # rchar
+
+    kept, model = FileCheckpoints(tmp_path), Arrays({"x": np.zeros(1 << 18)})
+    for number in range(3):
+        kept.keep(number, model)
+    before = read_bytes()
+    kept.keep(3, model)
+    assert kept.have() == [(0, 0), (2, 2), (3, 3)]
+    assert read_bytes() - before < model["x"].nbytes // 2
+
+
 def test_what_one_party_reached_alone_is_dropped_and_does_not_push_out_what_follows(tmp_path: Path) -> None:
     kept = FileCheckpoints(tmp_path)
     for number in (0, 1, 7, 8):

@@ -1,5 +1,6 @@
 """Large arrays in files without a name: the same arrays, and nothing left behind."""
 
+import contextlib
 import os
 from pathlib import Path
 
@@ -53,6 +54,13 @@ def test_a_disk_without_room_is_told_before_anything_is_written(monkeypatch: pyt
         scratch.empty((1 << 20,), np.float64)
 
 
+def test_objects_stay_in_memory() -> None:
+    """Such as text of which some is missing: no file can hold them."""
+    column = np.array(["a", None] * 400, object)
+    assert scratch.is_large(column)
+    assert scratch.take(column, np.arange(800)[::-1]).tolist() == column[::-1].tolist()
+
+
 @settings(max_examples=60, deadline=None)
 @given(st.integers(0, 400), st.integers(1, 7), st.integers(0, 2**32), st.sampled_from(["f8", "i4", "U3", "?"]))
 def test_taking_and_turning_are_those_of_numpy(rows: int, columns: int, seed: int, dtype: str) -> None:
@@ -85,6 +93,23 @@ def test_growing_columns_are_their_pieces(sizes: list[int]) -> None:
         assert found[name].dtype == expected.dtype
         assert np.array_equal(found[name], expected)
     assert is_mapped(found["a"]) == (16 * sum(sizes) > 4096)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+@pytest.mark.parametrize("rows", [20, 1 << 16])
+def test_growing_tells_of_a_disk_without_room(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    full = open("/dev/full", "r+b")  # noqa: SIM115  # it cannot be closed without an error
+    monkeypatch.setattr(scratch, "LARGE_BYTES", 64)
+    monkeypatch.setattr(scratch, "_nameless", lambda: full)
+    try:
+        scratch.Growing(["a"]).append({"a": np.zeros(rows)})
+        found = ""
+    except UnavailableError as error:
+        found = str(error)
+    finally:
+        with contextlib.suppress(OSError):
+            full.close()
+    assert "expected room in the temporary folder, found none" in found
 
 
 def test_text_after_numbers_is_noticed() -> None:

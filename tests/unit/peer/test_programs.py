@@ -13,6 +13,7 @@ from hanse.channels.schedule import run_scheduled
 from hanse.core.arrays import Array
 from hanse.core.errors import RefusedError, UnavailableError
 from hanse.peer import cyclic, gossip, graph, ring
+from hanse.peer.topologies import RingAllReduce, planned
 from hanse.peer.trainer import Trained
 
 SIZE = 7
@@ -218,6 +219,42 @@ def test_where_nobody_counted_an_example_the_model_stays() -> None:
     start = np.full(SIZE, 0.5)
     found = run(ring.protocol(names(3)), lambda name: lambda party: ring.peer(party, trainers[name], start, 2))
     assert found["p1"].tolist() == start.tolist()
+
+
+@pytest.mark.parametrize("weight", [np.nan, np.inf, -9.0])
+def test_weights_that_add_up_to_no_number_end_the_ring(weight: float) -> None:
+    """With a NaN every peer would keep its model, round after round, and say nothing."""
+    trainers = {name: Pull(np.ones(SIZE), examples=1) for name in names(3)}
+    trainers["p1"].examples = weight  # type: ignore[assignment]  # what no honest peer says
+    programs = {n: (lambda party, n=n: ring.peer(party, trainers[n], np.zeros(SIZE), 2)) for n in names(3)}
+    outcome = run_scheduled(ring.protocol(names(3)), programs, 0)
+    assert not outcome.results
+    assert any("expected a finite sum of weights" in str(error) for error in outcome.errors.values())
+
+
+@pytest.mark.parametrize("weights", ["examples", "equal"])
+def test_what_goes_around_a_ring_is_declared(weights: str) -> None:
+    """Of two peers, what the first receives gives the other's model away, and how many examples it has."""
+    received = []
+
+    class Hearing(Party):
+        async def recv(self, sender: str, name: str) -> Array:
+            received.append(await super().recv(sender, name))
+            return received[-1]
+
+    async def first(party: Party) -> Array:
+        party.__class__ = Hearing
+        return await ring.peer(party, Pull(np.ones(SIZE), examples=3), np.zeros(SIZE), 1, weights=weights)
+
+    other = Pull(np.full(SIZE, 2.0), lr=1.0, examples=7)
+    declared = planned(RingAllReduce(weights), names(2), 0, "float64", SIZE).protocol
+    programs = {"p0": first, "p1": lambda party: ring.peer(party, other, np.zeros(SIZE), 1, weights=weights)}
+    assert run_scheduled(declared, programs, 0).errors == {}
+    its_count = received[0][-1]  # the second chunk, of which the last is the sum of weights
+    assert its_count == (7 if weights == "examples" else 1)
+    assert received[0][0] / its_count == 2.0
+    said = {each.what for each in declared.reveals if (each.to, each.about) == ("p0", "p1")}
+    assert said == ({"model", "examples"} if weights == "examples" else {"model"})
 
 
 def test_models_of_other_lengths_are_refused_by_name() -> None:

@@ -12,8 +12,10 @@ import numpy as np
 import pytest
 
 from hanse.backends.aws import AwsStore
+from hanse.backends.grpc import relay as wire
 from hanse.backends.memory import MemoryBlobs, MemoryInbox
 from hanse.backends.objectstore import ObjectStore
+from hanse.channels import packets
 from hanse.channels.packets import CHANNEL, INLINE_BYTES, Packet
 from hanse.channels.party import Party
 from hanse.core.blobs import Manifest, manifest_of, rechunk
@@ -282,3 +284,39 @@ async def test_a_peer_speaks_for_itself_alone() -> None:
     with pytest.raises(HanseError, match="not its own"):
         await stream.read()
     await post.close()
+
+
+async def test_a_blob_for_which_there_was_no_room_is_not_said_to_be_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It comes again, and must be there then."""
+    monkeypatch.setattr(packets, "MAX_EARLY_BYTES", 12)
+    message = bytes((wire.DATA, 0, 1, 7))
+    content = len(message).to_bytes(4, "little") + message
+
+    class Carry:
+        dropped: tuple[int, ...] = ()
+
+        async def send_packet(self, packet: Packet) -> None:
+            self.dropped += packet.dropped
+
+        async def put_blob(self, scope: str, content: bytes) -> Manifest:
+            raise UnavailableError("nothing is put here")
+
+        async def get_blob(self, packet: Packet) -> bytes:
+            return content
+
+    carry = Carry()
+    stream = QueueStream("j/c/1", "host", {"guest": "a", "host": "b"}, carry, answer_s=0.0)
+
+    async def comes(seq: int, *, as_blob: bool = True) -> tuple[int, ...]:
+        blob, links = (manifest_of(content), (("u", ()),)) if as_blob else (None, ())
+        stream.take(Packet("j/c/1", "guest", "host", seq, 0, b"" if as_blob else content, blob, (), links))
+        for _ in range(3):
+            await asyncio.sleep(0.01)
+        return carry.dropped
+
+    assert await comes(1) == (1,)
+    assert await comes(2) == (1,)
+    assert await comes(0, as_blob=False) == (1,)
+    assert await comes(2) == (1, 2)
+    assert [await stream.read() for _ in range(3)] == [message] * 3
+    stream.close()

@@ -363,3 +363,25 @@ def test_reveals_tell_the_modes_apart() -> None:
     shared = {each.what for each in dealer_free.protocol(own_gradients=False).reveals}
     assert own == {"shape", "own_gradient", "own_weights"}
     assert shared == {"shape", "own_weights"}
+
+
+def test_scores_beyond_fixed_point_end_the_training_when_they_come() -> None:
+    """And not, made into other numbers, at its end."""
+    columns, response = data("linear")
+    training = Training(family="linear", epochs=60, batch_rows=60, learning_rate=16.0)
+    outcome = play(columns, response, training, own=True, cipher=mock_rlwe.PrivateKey)
+    assert any("diverged: expected finite scores" in str(error) for error in outcome.errors.values())
+
+
+def test_what_a_column_that_marks_one_row_tells_a_host_with_own_gradients() -> None:
+    """The bound on ranks does not prevent this, and the page says so: the labels of all rows that are marked."""
+    columns, _ = data("logistic")
+    label = np.random.default_rng(4).integers(0, 2, 60)
+    marks = np.eye(60)[:, :14]
+    columns[1] = prepare(marks, intercept=False)
+    training = Training(epochs=1, batch_rows=60, learning_rate=0.5)
+    outcome = play(columns, response_of(label, "logistic"), training, own=True, cipher=mock_rlwe.PrivateKey)
+    assert outcome.errors == {}
+    weights = outcome.results["host"].weights[:, 0]  # after one step from zero: rising where mean − y is below zero
+    guessed = weights > (weights.max() + weights.min()) / 2
+    assert guessed.tolist() == (label[:14] == 1).tolist()

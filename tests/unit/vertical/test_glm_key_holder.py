@@ -177,6 +177,16 @@ def test_parties_that_do_not_fit_are_refused() -> None:
     assert "not for linear models" in said(outcome)
 
 
+def test_parties_that_look_together_have_few_columns_together() -> None:
+    """Each of the hosts alone could not compute labels from its gradients; both could, of the rows of a batch."""
+    columns, response = data("logistic", hosts=2)
+    rng = np.random.default_rng(0)
+    columns |= {host: prepare(rng.standard_normal((80, 9)), intercept=False) for host in ("host-1", "host-2")}
+    outcome = play(columns, response, Training(epochs=1, batch_rows=40), mock=True)
+    assert "all data parties but one together: expected columns of rank below a quarter" in said(outcome)
+    assert set(outcome.errors) == {"guest", "host-1", "host-2", "arbiter"}
+
+
 def test_a_training_that_diverges_ends_by_name() -> None:
     columns, response = data("linear", hosts=1)
     training = Training(family="linear", epochs=60, batch_rows=80, learning_rate=16.0)

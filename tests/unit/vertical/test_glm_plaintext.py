@@ -144,6 +144,7 @@ def test_several_classes_are_one_against_the_rest() -> None:
         ("logistic", list(range(65)), "found 65"),
         ("linear", [7.25, 7.25], "found a constant"),
         ("linear", [1.0, np.nan, np.inf], "found 2 that are not"),
+        ("linear", [1e300, -1e300, 2e300], "within the range of floats"),
         ("linear", ["a", "b"], "expected numbers"),
         ("poisson", [1.0, -2.0, 0.5], "found 2 that are negative or not whole"),
         ("poisson", [0, 0], "above 0, found none"),

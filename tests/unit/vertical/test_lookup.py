@@ -1,5 +1,6 @@
 """Directories and lookups: against sets, what each side sees, budgets that outlive everything, and bad input."""
 
+import sqlite3
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from hanse.channels.schedule import Outcome, run_scheduled
 from hanse.channels.spending import FileSpending
 from hanse.core.arrays import Array, Arrays
 from hanse.core.errors import CodecError, ConfigError, JobFailed, PolicyError, RefusedError, StorageError
+from hanse.core.stream import Stream
 from hanse.crypto.curve25519 import ORDER, Blinding, Encoder, multiply, new_secret
 from hanse.vertical.psi import directory
 from hanse.vertical.psi.directory import Directory, Secret
@@ -132,6 +134,13 @@ def test_the_view_is_made_of_what_is_revealed_and_masked_elements_are_uniform() 
     assert not bits_are_even(seen["host"][0][1] | 1, 250)  # the test can fail
 
 
+def test_identifiers_that_repeat_are_not_told() -> None:
+    ids = ["a", "b", "a", "c", "a"]
+    for source in (ids, Stream(lambda: iter([ids[:2], ids[2:]]))):
+        made = directory.build(Secret(new_secret(), 5), source)
+        assert made.starts[-1] == len(made.values) == 3
+
+
 def test_a_directory_is_under_a_fresh_secret_and_queries_differ() -> None:
     first, second = (run(["a"], [f"{at}" for at in range(50)])[1] for _ in range(2))
     assert not {bytes(row) for row in dict(first["guest"])["values"]} & {
@@ -163,6 +172,28 @@ def test_what_is_counted_stays_counted(tmp_path: Path) -> None:
         FileSpending(tmp_path / "none" / "queries.db").spend("bank", "d", 1, 1)
 
 
+def test_a_count_survives_a_power_cut(tmp_path: Path) -> None:
+    """With `synchronous = FULL` SQLite does not wait until its journal is gone, which may undo the last count."""
+    spending = FileSpending(tmp_path / "queries.db")
+    spending.spend("bank", "d", 1, 1)
+    assert spending._db is not None
+    assert spending._db.execute("PRAGMA synchronous").fetchone() == (3,)  # EXTRA
+
+
+def test_a_count_that_could_not_be_written_leaves_nothing_behind(tmp_path: Path) -> None:
+    spending = FileSpending(tmp_path / "queries.db")
+    assert spending.spend("bank", "d", 1, 9) == 8
+    spending._open().execute("PRAGMA busy_timeout = 0")
+    reader = sqlite3.connect(tmp_path / "queries.db", isolation_level=None)
+    reader.execute("BEGIN")
+    reader.execute("SELECT * FROM spent").fetchall()  # while it reads nobody commits
+    with pytest.raises(StorageError, match="cannot count queries"):
+        spending.spend("bank", "d", 5, 9)
+    reader.execute("COMMIT")
+    assert spending.spend("bank", "d", 1, 9) == 7
+    reader.close()
+
+
 def test_a_used_up_budget_is_refused_by_name_and_nothing_is_answered() -> None:
     outcome, seen = run(list(range(7)), list(range(50)), budget=6)
     assert isinstance(outcome.errors["host"], PolicyError)
@@ -186,7 +217,10 @@ def test_as_apps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert asked.arrays["guest/places"].tolist() == [0, 1, 3]
     assert (asked.metrics["guest_common"], asked.metrics["host_queries"]) == (3, 6)
     assert not [name for name in asked.arrays if name.startswith("host")]
-    with pytest.raises(JobFailed, match="bank has used 6 of 9"):
+    many = {"applicants": {"email": [f"{at}" for at in range(10)], "phone": np.arange(10.0)}}
+    with pytest.raises(JobFailed, match="at most 9 identifiers, the budget of the directory, found 20"):
+        hs.simulate(lookup, {"bank": many, "shop": {}}, roles=roles, outputs=built)
+    with pytest.raises(JobFailed, match="bank has used 6 of 9"):  # of the others none was counted
         hs.simulate(lookup, {"bank": bank, "shop": {}}, roles=roles, outputs=built)
     said = {(each.to, each.about, each.what) for each in lookup.cast(()).protocol.reveals}
     assert said == {
@@ -226,6 +260,25 @@ def test_a_peer_that_deviates_is_refused(role: str, name: str, tamper: Any, word
     honest = "guest" if role == "host" else "host"
     assert isinstance(outcome.errors[honest], RefusedError)
     assert words in str(outcome.errors[honest])
+
+
+@pytest.mark.parametrize("shape", [(1, 13), (1, 0), (4, 8)])
+def test_a_host_that_sends_what_is_no_directory_is_refused_at_once(shape: tuple[int, int]) -> None:
+    """Not only when two thousand million values have come, each as wide as a message may be."""
+
+    async def host(party: Party) -> None:
+        part = party.part("publishing")
+        await part.send("guest", "terms", np.array([1, 1, 3, 5], np.int64))
+        await part.send("guest", "starts", np.zeros(2, np.uint32))
+        await part.send("guest", "values", np.zeros(shape, np.uint8))
+        await party.part("asking").recv("guest", "blinded")  # nothing more is sent
+
+    async def guest(party: Party) -> None:
+        await directory.fetch(party.part("publishing"))
+
+    outcome = run_scheduled(WHOLE, {"guest": guest, "host": host}, 1)
+    assert isinstance(outcome.errors["guest"], RefusedError)
+    assert "as many values as it said, of one short length" in str(outcome.errors["guest"])
 
 
 def test_other_kinds_and_broken_files() -> None:

@@ -141,6 +141,15 @@ def test_streamed_columns_are_those_that_are_loaded_at_once(tmp_path: Path, monk
     assert [value for piece in streams["id"].pieces() for value in piece] == list(range(8))
     with pytest.raises(ConfigError, match="missing in hole"):
         list(streams["hole"].pieces())
+    with monkeypatch.context() as without:
+        without.setitem(sys.modules, "pyarrow", None)
+        with pytest.raises(MissingExtraError, match=r"pip install 'hanse\[arrow\]'"):
+            Datasets({"d": declared}, base=tmp_path).load("d")
+    content = bytearray((tmp_path / "d.parquet").read_bytes())
+    content[4:40] = b"\xff" * 36  # a page's head
+    (tmp_path / "d.parquet").write_bytes(content)
+    with pytest.raises(ConfigError, match="not a parquet file"):
+        list(Datasets({"d": declared}, base=tmp_path).load("d")["id"].pieces())
 
 
 @pytest.mark.parametrize(

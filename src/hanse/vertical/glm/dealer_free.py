@@ -37,7 +37,7 @@ from hanse.crypto.rlwe import Answer, Encrypted, PrivateKey, PublicKey
 from hanse.vertical.glm import slots, wide
 from hanse.vertical.glm.columns import MAX_COLUMNS, MAX_ROWS, MIN_ROWS, Columns
 from hanse.vertical.glm.dealer import Trained, of_shape
-from hanse.vertical.glm.descent import Descent, checked_change
+from hanse.vertical.glm.descent import Descent, checked_change, checked_scores
 from hanse.vertical.glm.families import MAX_CLASSES, Response, Table
 from hanse.vertical.glm.plaintext import relative_weights
 from hanse.vertical.glm.precision import check_columns, check_weights
@@ -292,7 +292,7 @@ async def _descend(side: _Side, start: Table, progress: Progress) -> tuple[Table
     for batch in descent.batches(progress.number):
         side.party.iteration = batch.index
         x = side.table[batch.rows]
-        d = await _residuals(side, side.values[batch.rows] @ descent.weights, batch, 1.0)
+        d = await _residuals(side, checked_scores(side.values[batch.rows] @ descent.weights), batch, 1.0)
         local, masks, shares = await _gradients(side, x, d)
         side.awaited["sum"] = local + masks
         await side.party.send(side.peer, "masked_gradient", wide.to_words(shares))

@@ -12,10 +12,13 @@ import numpy.typing as npt
 
 from hanse.channels.checkpoints import Progress
 from hanse.core.arrays import Arrays
-from hanse.core.errors import RefusedError
+from hanse.core.errors import ConfigError, RefusedError
 from hanse.vertical.glm.families import Table
 from hanse.vertical.glm.plaintext import Optimiser
 from hanse.vertical.glm.training import Batch, Training, batches, first_step, has_ended
+
+LARGEST_SCORE = 2.0**24
+"""Of one party's part: what fixed point holds."""
 
 
 @dataclass(slots=True)
@@ -109,3 +112,14 @@ def checked_change(who: str, squared: float) -> float:
     if not (isfinite(squared) and squared >= 0):
         raise RefusedError(f"{who}: expected a finite change of the weights, found another")
     return float(squared)
+
+
+def checked_scores(z: Table) -> Table:
+    """A party's part of the scores, if fixed point holds it.
+
+    Raises:
+        ConfigError: it does not.
+    """
+    if not (np.abs(z) < LARGEST_SCORE).all():
+        raise ConfigError("training diverged: expected finite scores; take a smaller learning rate, or more l2")
+    return z

@@ -122,7 +122,10 @@ def response_of(label: npt.NDArray[Any], family: str) -> Response:
             raise ConfigError("label: expected some counts above 0, found none")
         scale = float(numbers.mean())
         return Response(kind, (numbers / scale)[:, None], scale=scale)
-    deviation = float(numbers.std())
+    with np.errstate(over="ignore", invalid="ignore"):
+        deviation = float(numbers.std())
+    if not np.isfinite(deviation):
+        raise ConfigError("label: expected values that vary within the range of floats, found larger ones; scale it")
     if deviation <= 1e-14 * max(1.0, float(np.abs(numbers).max())):
         raise ConfigError("label: expected values that vary, found a constant")
     mean = float(numbers.mean())

@@ -16,7 +16,8 @@ of ring-LWE, of whole vectors. A step on the rows B of a batch, [·] for what is
 
 For linear models ρ is −r itself. Each party moves its own weights in the clear, with any optimiser and penalty. Where X
 has as many independent columns as the batch has rows, Xᵀd gives away d and with it labels; so batches with
-rank(X) ≥ rows / 4 are refused, as in `dealer_free`.
+rank(X) ≥ rows / 4 are refused, as in `dealer_free`; X being the columns of all data parties but one, which may look
+together.
 
 Rows must be aligned and in an order that nobody chose, as `hanse.vertical.psi` leaves them.
 """
@@ -40,7 +41,7 @@ from hanse.vertical.glm import slots, wide
 from hanse.vertical.glm.columns import MAX_COLUMNS, MAX_ROWS, MIN_ROWS, Columns
 from hanse.vertical.glm.dealer import Trained, data_roles, of_shape
 from hanse.vertical.glm.dealer_free import check_rank, largest_rank, whole_table
-from hanse.vertical.glm.descent import Descent, checked_change
+from hanse.vertical.glm.descent import Descent, checked_change, checked_scores
 from hanse.vertical.glm.families import MAX_CLASSES, Response, Table
 from hanse.vertical.glm.plaintext import relative_weights
 from hanse.vertical.glm.precision import check_weights
@@ -51,8 +52,6 @@ from hanse.vertical.glm.wide import Integers
 from hanse.vertical.parties import ARBITER, GUEST
 
 VERSION = 1
-LARGEST_SCORE = 2.0**24
-"""Of one party's part: what fixed point holds."""
 
 
 def protocol(num_hosts: int = 1, *, early_stop: bool = False) -> Protocol:
@@ -240,6 +239,8 @@ def _agreed(training: Training, data: tuple[str, ...], hellos: list[list[int]]) 
         if digest != _digest(training) or over != ended:
             raise RefusedError(f"{role}: expected the settings of the training as here, found others")
         check_rank(role, rank, cuts)
+    ranks = [hello[4] for hello in hellos]
+    check_rank("all data parties but one together", sum(ranks) - min(ranks), cuts)
     return outputs
 
 
@@ -247,9 +248,7 @@ async def _train(side: _Side, progress: Progress) -> Trained:
     party, descent = side.party, side.descent
     for batch in descent.batches(progress.number):
         party.iteration = batch.index
-        z = side.columns.values[batch.rows] @ descent.weights
-        if not (np.abs(z) < LARGEST_SCORE).all():
-            raise ConfigError("training diverged: expected finite scores; take a smaller learning rate, or more l2")
+        z = checked_scores(side.columns.values[batch.rows] @ descent.weights)
         residual = await (_guests_residual if party.role == GUEST else _hosts_residual)(side, batch, z)
         gradient = await _gradient(side, side.table[batch.rows], residual)
         descent.step(batch, gradient / batch.num_rows)

@@ -26,7 +26,7 @@ SCORE_BITS = TABLE_BITS + WEIGHT_BITS
 RESIDUAL_BITS = 26
 FACTOR_BITS = RESIDUAL_BITS // 2
 MASK_BITS = 80
-"""Of each product of factors, which has at most 2^28; sums of 192 masks stay below the slots' modulus."""
+"""Of each product of factors, which is below 2^30; sums of 192 masks stay below the slots' modulus."""
 
 
 def angles_of(z: Any, series: Series) -> Table:

@@ -46,6 +46,7 @@ Cheon, "Security Analysis of the Strong Diffie-Hellman Problem", EUROCRYPT 2006)
 BATCH = 4096
 """Points in one message."""
 _VALUE_BYTES = 16
+_MAX_KEPT_BYTES = _VALUE_BYTES - 4
 _PER_BUCKET_BITS = 4
 _ROWS_A_MESSAGE = 1 << 20
 _PERSON = b"hanse psi lookup"
@@ -185,7 +186,7 @@ def check_budget(budget: int) -> int:
 
 
 def build(secret: Secret, ids: Ids | Stream) -> Directory:
-    """The directory of these identifiers: about 50 µs for each. An identifier that occurs twice is there twice.
+    """The directory of these identifiers: about 50 µs for each. An identifier that occurs twice is there once.
 
     Raises:
         ConfigError: mixed kinds. MissingExtraError: gmpy2 is not installed.
@@ -205,11 +206,15 @@ def build(secret: Secret, ids: Ids | Stream) -> Directory:
 
 
 def directory_of(functions: npt.NDArray[np.uint8], kind: int, budget: int) -> Directory:
-    """The directory of values of the function, uint8 `(n, 16)`."""
+    """The directory of values of the function, uint8 `(n, 16)`; of equal ones, which would tell of repetitions, one."""
+    halves = functions.view(">u8")
+    order = np.lexsort((halves[:, 1], halves[:, 0]))
+    halves = halves[order]
+    new = np.ones(len(order), np.bool_)
+    new[1:] = (halves[1:] != halves[:-1]).any(axis=1)
+    functions = functions[order[new]]
     bits = _bucket_bits(len(functions))
     size = math.ceil((STATISTICAL_BITS + math.log2(max(1, len(functions)) * budget) - bits) / 8)
-    halves = functions.view(">u8")
-    functions = functions[np.lexsort((halves[:, 1], halves[:, 0]))]
     buckets, values = _cut(functions, bits, size)
     starts = np.searchsorted(buckets, np.arange((1 << bits) + 1)).astype(np.uint32)
     return Directory(kind, budget, starts, values)
@@ -253,12 +258,13 @@ async def fetch(party: Party) -> Directory:
     starts = await party.recv("host", "starts")
     pieces, left = [], count
     while True:
-        pieces.append(await party.recv("host", "values"))
-        left -= len(pieces[-1])
-        if left <= 0 or not len(pieces[-1]):
+        piece = await party.recv("host", "values")
+        pieces.append(piece)
+        left -= len(piece)
+        if left < 0 or piece.shape[1] != pieces[0].shape[1] or not 1 <= piece.shape[1] <= _MAX_KEPT_BYTES:
+            raise RefusedError("host: expected as many values as it said, of one short length, found others")
+        if not left or not len(piece):
             break
-    if len({piece.shape[1] for piece in pieces}) != 1:
-        raise RefusedError("host: expected values of one length, found several")
     found = Directory(kind, budget, starts, np.concatenate(pieces))
     _check_contents(found, count)
     return found
@@ -384,7 +390,7 @@ def _check_contents(found: Directory, count: int) -> None:
     starts, bits = found.starts, _bucket_bits(count)
     fits = starts.dtype == np.uint32 and starts.shape == ((1 << bits) + 1,)
     fits = fits and found.values.dtype == np.uint8 and found.values.ndim == 2
-    fits = fits and len(found.values) == count and 1 <= found.values.shape[1] <= _VALUE_BYTES - 4
+    fits = fits and len(found.values) == count and 1 <= found.values.shape[1] <= _MAX_KEPT_BYTES
     if not fits or starts[0] or starts[-1] != count or (starts[1:] < starts[:-1]).any():
         raise RefusedError("directory: expected buckets of all its values, found others")
 

@@ -104,7 +104,8 @@ async def greet(party: Party, peer: str, kind: int, count: int) -> int:
     if not 0 <= their_count <= MAX_ITEMS or (kind_in_words(their_kind) is None if their_count else their_kind):
         raise RefusedError(f"{peer}: expected a kind of ids and a number up to {MAX_ITEMS}, found others")
     if their_kind != kind and count and their_count:
-        found = f"{kind_in_words(kind)} at {party.role}, {kind_in_words(their_kind)} at {peer}"
+        sides = sorted([(party.role, kind), (peer, their_kind)])
+        found = ", ".join(f"{kind_in_words(each)} at {role}" for role, each in sides)
         raise RefusedError(f"ids: expected one kind, found {found}")
     return their_count
 
