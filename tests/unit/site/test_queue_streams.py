@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 
 from hanse.backends.aws import AwsStore
+from hanse.backends.grpc import relay as wire
 from hanse.backends.memory import MemoryBlobs, MemoryInbox
 from hanse.backends.objectstore import ObjectStore
-from hanse.channels.packets import CHANNEL, INLINE_BYTES, Packet
+from hanse.channels.packets import CHANNEL, INLINE_BYTES, MAX_PACKET_BYTES, Packet
 from hanse.channels.party import Party
 from hanse.core.blobs import Manifest, manifest_of, rechunk
 from hanse.core.errors import HanseError, NotFoundError, UnavailableError
@@ -51,6 +52,7 @@ class Post:
         self.sites = {role: end.site for role, end in sites.ends.items()}
         self.random, self.loses, self.repeats, self.late_s = random.Random(seed), loses, repeats, late_s
         self.seen: Counter[str] = Counter()
+        self.dropped: set[int] = set()
         self.ends = {role: Streams(self, resend_s=resend_s, answer_s=0.01) for role in self.sites}
         self.works = [asyncio.ensure_future(self._pass_on())]
         self.works += [asyncio.ensure_future(self._receive(role)) for role in self.sites]
@@ -71,6 +73,7 @@ class Post:
     # ---- `Carry` ----
 
     async def send_packet(self, packet: Packet) -> None:
+        self.dropped |= set(packet.dropped)
         self.number += 1
         await self.inbox.send(SERVER, Envelope("site", SERVER, f"{self.number}", CHANNEL, packet.pack(), "f"))
 
@@ -281,4 +284,24 @@ async def test_a_peer_speaks_for_itself_alone() -> None:
     stream.take(Packet(SESSION, "guest", "host", 0, 0, len(forged).to_bytes(4, "little") + forged))
     with pytest.raises(HanseError, match="not its own"):
         await stream.read()
+    await post.close()
+
+
+async def test_a_blob_for_which_there_was_no_room_stays_until_it_was_taken() -> None:
+    post = Post(Sites(TALK), resend_s=20.0)
+    stream = post.ends["host"].open(SESSION, "host", post.sites)
+    large = [bytes((wire.ALIVE, 0, 1)) + bytes(MAX_PACKET_BYTES * 3 // 4) for _ in range(4)]
+    packets = []
+    for seq, message in enumerate(large):
+        scope, content = f"{SESSION}/channel/guest/host/{seq}", len(message).to_bytes(4, "little") + message
+        manifest = await post.put_blob(scope, content)
+        packets.append(Packet(SESSION, "guest", "host", seq, 0, blob=manifest, links=((scope, ()),)))
+    for packet in (*packets[1:], packets[0]):  # the first comes last; of three that wait for it there is room for two
+        stream.take(packet)
+        await asyncio.sleep(0.01)
+    peer = stream._peers["guest"]
+    assert peer.lane.wants(3)
+    assert post.dropped | set(peer.dropped) == {0, 1, 2}, "what is told to have been read goes from the bucket"
+    stream.take(packets[3])
+    assert [await asyncio.wait_for(stream.read(), 1) for _ in large] == large
     await post.close()
