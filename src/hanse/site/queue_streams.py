@@ -185,7 +185,9 @@ class QueueStream:
         finally:
             peer.fetching.discard(packet.seq)
         self._came(peer, replace(packet, blob=None, content=content))
-        if not peer.lane.wants(packet.seq):  # where there was no room for it, it comes again, and its blob must be there
+        if not peer.lane.wants(
+            packet.seq
+        ):  # where there was no room for it, it comes again, and its blob must be there
             peer.dropped.append(packet.seq)
 
     async def _pump(self, peer: _Peer) -> None:
