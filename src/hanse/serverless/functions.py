@@ -9,6 +9,7 @@ import structlog
 
 from hanse.core.errors import CodecError, HanseError, NotFoundError
 from hanse.core.records import Envelope
+from hanse.pipeline.removal import is_gone
 from hanse.rounds.visit import PATIENCE_MS
 from hanse.serverless.apps import Apps
 from hanse.serverless.contract import Input, Instruction, Shard, is_stream
@@ -48,6 +49,8 @@ async def collect(place: Place, event: Mapping[str, Any]) -> dict[str, Any]:
         try:
             await look_and_call(place, job, cancelled_by=cancelled_by, surely=surely)
         except HanseError as error:
+            if isinstance(error, NotFoundError) and await is_gone(job, place.ledger):
+                continue
             failed |= {id for id, _, _ in many}
             log.error("not looked at", job=job, reason=f"{type(error).__name__}: {error}"[:500])
     return {"batchItemFailures": [{"itemIdentifier": id} for id in sorted(failed)]}

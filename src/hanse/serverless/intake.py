@@ -161,7 +161,7 @@ async def _reply(place: Place, envelope: Envelope) -> list[News]:
 
 async def _decision(place: Place, site: str, body: Mapping[str, Any]) -> list[News]:
     job = check_name(str(body.get("job")), "job")
-    row = await row_of(place, job)
+    row = await row_of(place, job, fresh=True)
     if site not in row["asked"]:
         raise PolicyError("the job was not offered to this site")
     decision, reason = str(body.get("decision")), str(body.get("reason", ""))[:500]
@@ -356,7 +356,7 @@ async def _tell_refusal(place: Place, sender: Enrolled, request: JobRequest, err
 
 
 async def _own(place: Place, sender: Enrolled, body: Mapping[str, Any]) -> dict[str, Any]:
-    row = await row_of(place, check_name(str(body.get("job")), "job"))
+    row = await row_of(place, check_name(str(body.get("job")), "job"), fresh=True)
     if row["request"]["person"] != sender.record.name and ADMIN not in sender.roles:
         raise PolicyError(f"person {sender.record.name} has not got the role {ADMIN}, and the job is another's")
     return row

@@ -156,6 +156,29 @@ async def test_a_removed_job_is_gone_with_all_that_is_its_own_and_cannot_come_ag
     assert {key for key, _, _ in await place.ledger.query("job/")} == {"job/j1-more"}
 
 
+@pytest.mark.parametrize("kind", ["decision", "cancel", "resume"])
+async def test_what_comes_after_a_removal_is_refused_by_functions_that_know_the_job(kind: str) -> None:
+    place = await a_place()
+    await submit(place, "j1")
+    warm = dataclasses.replace(place, rows=dict(place.rows))
+    site, anna = member("site", "site-1"), member("person", "anna")
+    body = canonical_json({"v": 1, "job": "j1", "decision": "accept", "reason": "", "at_ms": 5})
+    late = signed(
+        *(("site-1", kind, "x/1", body) if kind == "decision" else ("anna", kind, "x/1", body)),
+        by=site if kind == "decision" else anna,
+    )
+    await take(warm, signed("anna", "cancel", "cancel/0", body, by=anna))
+    await place.ledger.create("jobend/j1", b"{}")
+    await take(place, signed("anna", "remove", "remove/1", b'{"v":1,"job":"j1"}', by=anna))
+    await place.inbox.ack([each.receipt for each in await place.inbox.receive("site-1", 10, wait_s=0)])
+    before = {key for key, _, _ in await place.ledger.query("")}
+    started = list(cast(Executions, place.machine).started)
+    assert await take(warm, late) == []
+    assert {key for key, _, _ in await place.ledger.query("")} == before
+    assert await place.inbox.receive("site-1", wait_s=0) == [], "sites are not asked once more"
+    assert cast(Executions, place.machine).started == started
+
+
 # ---- results that are their owner's ----
 
 
