@@ -70,7 +70,13 @@ async def step(place: Place, event: Mapping[str, Any]) -> dict[str, Any]:
         return await _stream(place, event["Records"])
     # After a reduction what was decided is known to be unperformed.
     patience_ms = 0 if event.get("kind") == "Reduce" else PATIENCE_MS
-    instruction, _ = await look(place, event["job"], turn_of(event), patience_ms=patience_ms)
+    turn = turn_of(event)
+    try:
+        instruction, _ = await look(place, event["job"], turn, patience_ms=patience_ms)
+    except NotFoundError:
+        if not await is_gone(event["job"], place.ledger):
+            raise
+        return {**turn, "kind": "Finish", "status": "finished", "error": ""}  # it was over before it was removed
     return dict(instruction)
 
 

@@ -5,9 +5,10 @@ from typing import Any
 
 import pytest
 
+from hanse.core.errors import NotFoundError
 from hanse.rounds import machine
 from hanse.rounds.visit import Outcome
-from hanse.serverless import looking
+from hanse.serverless import functions, looking
 from hanse.serverless.contract import first_input
 from hanse.serverless.removing import remove
 from tests.unit.serverless.test_intake import a_place, submit
@@ -51,3 +52,13 @@ async def test_what_is_told_while_the_job_is_removed_does_not_stay(monkeypatch: 
     monkeypatch.setattr(looking, "visit", visit)
     await looking.look(place, "j1", first_input("j1", "main"))
     assert await place.documents.jobs() == []
+
+
+async def test_a_state_machine_that_comes_after_the_removal_ends_well() -> None:
+    place = await a_place()
+    assert await submit(place, "j1")
+    await place.ledger.create("jobend/j1", b"{}")
+    await remove(place, "j1", "anna")
+    assert (await functions.step(place, {**first_input("j1", "main")}))["kind"] == "Finish"
+    with pytest.raises(NotFoundError):
+        await functions.step(place, {**first_input("j2", "main")})
