@@ -20,7 +20,9 @@ from hanse.serverless.intake import take
 from hanse.serverless.keys import pack, unpack
 from hanse.serverless.looking import look_and_call
 from hanse.serverless.place import Place, SignedInbox
+from hanse.serverless.removing import remove
 from hanse.serverless.roster import Roster
+from hanse.site.agent import _status_in
 from hanse.trust.bundle import make_bundle
 from hanse.trust.bundle_signature import sign_bundle
 from tests.faults.explorer.functions import FEDERATION, Bucket, Shelf, Signer, member, signed
@@ -175,8 +177,26 @@ async def test_what_comes_after_a_removal_is_refused_by_functions_that_know_the_
     started = list(cast(Executions, place.machine).started)
     assert await take(warm, late) == []
     assert {key for key, _, _ in await place.ledger.query("")} == before
-    assert await place.inbox.receive("site-1", wait_s=0) == [], "sites are not asked once more"
+    told = [each.envelope for each in await place.inbox.receive("site-1", 10, wait_s=0)]
+    assert [each.kind for each in told] == (["end"] if kind == "decision" else []), "sites are not asked once more"
     assert cast(Executions, place.machine).started == started
+
+
+async def test_a_site_that_missed_the_end_of_a_removed_job_is_told() -> None:
+    place = await a_place()
+    await submit(place, "j1")
+    warm = dataclasses.replace(place, rows=dict(place.rows))
+    await place.ledger.create("jobend/j1", b"{}")
+    await remove(place, "j1", "anna")
+    await place.inbox.ack([each.receipt for each in await place.inbox.receive("site-1", 10, wait_s=0)])
+    for here in (place, warm):
+        body = canonical_json({"v": 1, "jobs": ["j1", "j2"], "at_ms": 5})
+        assert await take(here, signed("site-1", "beat", "beat/1", body, by=member("site", "site-1"))) == []
+        (told,) = await place.inbox.receive("site-1", 10, wait_s=0)
+        assert (told.envelope.kind, told.envelope.id) == ("end", "end/j1")
+        # What roles kept of a job that was finished stays: how this one ended is not known any more.
+        assert _status_in(told.envelope.body) == ""
+        await place.inbox.ack([told.receipt])
 
 
 # ---- results that are their owner's ----
