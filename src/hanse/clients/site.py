@@ -12,7 +12,7 @@ from hanse.core.arrays import Arrays
 from hanse.core.errors import CodecError, ConfigError, TaskError
 from hanse.core.records import Task
 from hanse.core.seeds import generator, key_of, seed_globals
-from hanse.core.tracked import MAX_VALUES, Tracked, plain
+from hanse.core.tracked import MAX_STEP, MAX_VALUES, Tracked, plain
 
 SETUP = "setup"
 """The phase that `@app.client` sees while it runs: once per worker, outside any round."""
@@ -135,8 +135,11 @@ class Site:
         """
         if self._state is None:
             raise TaskError("refused", "site.track: expected to be called in a task, found @app.client running")
-        if step is not None and (isinstance(step, bool) or not hasattr(step, "__index__") or int(step) < 0):
-            raise TaskError("refused", f"site.track: expected step to be a whole number ≥ 0, found {str(step)[:60]}")
+        is_whole = hasattr(step, "__index__") and not isinstance(step, bool)
+        if step is not None and not (is_whole and 0 <= int(step) < MAX_STEP):
+            raise TaskError(
+                "refused", f"site.track: expected step to be a whole number from 0 below 2^53, found {str(step)[:60]}"
+            )
         try:
             found = {name: plain(name, value) for name, value in values.items()}
         except CodecError as error:
@@ -144,7 +147,7 @@ class Site:
         if 0 <= self._room < len(found):
             self.log(f"site.track: only the first {MAX_VALUES} values of a task are kept")
             self._room = -1
-        if len(found) <= self._room:
+        if 0 < len(found) <= self._room:
             self._room -= len(found)
             self._tracked.append(Tracked(None if step is None else int(step), found))
 

@@ -13,7 +13,9 @@ from hanse.core.errors import CodecError
 MAX_VALUES = 10_000
 """Numbers and texts of one task."""
 MAX_NAME, MAX_TEXT = 200, 250
-MAX_BYTES = 4 * 1024 * 1024
+MAX_BYTES = MAX_VALUES * (6 * (MAX_NAME + MAX_TEXT) + 64)
+"""JSON writes a character in six bytes at most."""
+MAX_STEP = 2**53
 Plain = bool | int | float | str
 
 
@@ -30,7 +32,7 @@ class Tracked:
 
 
 def plain(name: str, value: Any) -> Plain:
-    """A number or a text; numpy's and torch's values without dimensions are converted.
+    """A number or a text; numpy's and torch's values without dimensions are converted. Whole numbers have 64 bits.
 
     Raises:
         CodecError: anything else, or too long a name.
@@ -41,6 +43,8 @@ def plain(name: str, value: Any) -> Plain:
         value = value.item()
     if isinstance(value, str):
         return value[:MAX_TEXT]
+    if isinstance(value, int) and not -(2**63) <= value < 2**63:
+        raise CodecError(f"site.track: expected {name[:60]!r} to be a number of at most 64 bits, found a larger one")
     if isinstance(value, bool | int | float):
         return value
     raise CodecError(f"site.track: expected {name[:60]!r} to be a number or a text, found {type(value).__name__}")
@@ -70,7 +74,7 @@ def decode_tracked(content: bytes) -> tuple[Tracked, ...]:
 
 
 def _step(value: Any) -> int | None:
-    if value is not None and (type(value) is not int or not 0 <= value < 2**53):
+    if value is not None and (type(value) is not int or not 0 <= value < MAX_STEP):
         raise ValueError
     step: int | None = value
     return step

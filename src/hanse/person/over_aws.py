@@ -7,6 +7,7 @@ first often, then every two seconds.
 
 import asyncio
 import base64
+import http.client
 import secrets
 import time
 import urllib.request
@@ -15,9 +16,18 @@ from typing import Any, Self
 
 from hanse.backends.aws import AwsConfig, AwsStore
 from hanse.backends.aws.access import session_of
+from hanse.backends.aws.addresses import is_storage
 from hanse.core.blobs import INLINE_BYTES, Manifest
 from hanse.core.codec import canonical_json
-from hanse.core.errors import ConfigError, ConflictError, NotFoundError, PolicyError, RefusedError, UnavailableError
+from hanse.core.errors import (
+    CodecError,
+    ConfigError,
+    ConflictError,
+    NotFoundError,
+    PolicyError,
+    RefusedError,
+    UnavailableError,
+)
 from hanse.core.ids import SERVER
 from hanse.core.proto import hanse_pb2 as pb
 from hanse.core.records import BlobRef, Envelope, pack_blob
@@ -50,7 +60,7 @@ class AwsSession:
         member = federation.membership
         reader = (member.identity.name, member.keys.sealing)
         self._documents = Documents(self._store.objects, federation.name, reader=reader)
-        self.connection = BucketCarrier(self._store.blobs)
+        self.connection = BucketCarrier(self._store.blobs, endpoint=access.endpoint)
 
     async def __aenter__(self) -> Self:
         self.federation.membership.identity.check_time()
@@ -226,12 +236,16 @@ def _what(about: dict[str, Any]) -> dict[str, str]:
 class BucketCarrier:
     """Blobs straight in and out of the bucket, or out of it by links.
 
+    Args:
+        endpoint: of an emulator; see `is_storage`.
+
     Attributes:
         links: URLs of the chunks of blobs for which links were given, by scope and id.
     """
 
-    def __init__(self, blobs: BlobStore) -> None:
+    def __init__(self, blobs: BlobStore, *, endpoint: str = "") -> None:
         self._blobs = blobs
+        self._endpoint = endpoint
         self.links: dict[tuple[str, str], tuple[str, ...]] = {}
 
     async def download(self, store: BlobStore, scope: str, manifest: Manifest, *, into: str | None = None) -> None:
@@ -240,6 +254,8 @@ class BucketCarrier:
         if urls is None:
             await _copy(self._blobs, store, scope, manifest, into or scope)
             return
+        if len(urls) != manifest.num_chunks or not all(is_storage(url, self._endpoint) for url in urls):
+            raise CodecError("model: expected https:// addresses of AWS, one for each chunk")
 
         async def chunks(missing: list[int]) -> AsyncIterator[tuple[int, bytes]]:
             for index in missing:
@@ -264,16 +280,24 @@ async def _copy(source: BlobStore, target: BlobStore, scope: str, manifest: Mani
         await target.put(into, manifest, chunks(missing))
 
 
+class _NoRedirects(urllib.request.HTTPRedirectHandler):
+    def redirect_request(self, *_: Any) -> None:
+        """What is not there is not looked for elsewhere."""
+
+
+_opener = urllib.request.build_opener(_NoRedirects)
+
+
 def _fetched(url: str, size: int) -> bytes:
-    """What lies behind a link. Its host is named by a document that only the functions can write.
+    """What lies behind a link.
 
     Raises:
         UnavailableError: not now, or the link has expired.
     """
     try:
-        with urllib.request.urlopen(url, timeout=60) as answer:
+        with _opener.open(url, timeout=60) as answer:
             content: bytes = answer.read(size + 1)
-    except OSError as error:
+    except (OSError, http.client.HTTPException) as error:
         raise UnavailableError(f"model: its link was not served ({type(error).__name__}); ask again") from None
     return content
 

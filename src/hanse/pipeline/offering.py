@@ -145,13 +145,22 @@ def end_of(site: str, request: JobRequest, status: str, model: BlobRef | None = 
     return _envelope(site, request, "end", body)
 
 
+def gone_of(site: str, federation: str, job: str) -> Envelope:
+    """The message that tells a site that a job is over of which nothing else is known any more."""
+    return _made(site, federation, job, "end", {"v": 1, "job": job, "status": "removed"})
+
+
 def _envelope(site: str, request: JobRequest, kind: str, body: dict[str, Any]) -> Envelope:
+    return _made(site, request.federation, request.job, kind, body)
+
+
+def _made(site: str, federation: str, job: str, kind: str, body: dict[str, Any]) -> Envelope:
     return Envelope(
         sender="server",
         recipient=site,
-        id=f"{kind}/{request.job}",
+        id=f"{kind}/{job}",
         kind=kind,
         body=json.dumps(body).encode(),
-        federation=request.federation,
-        job=request.job,
+        federation=federation,
+        job=job,
     )

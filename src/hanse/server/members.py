@@ -74,13 +74,24 @@ class Members:
         self._records: dict[tuple[str, str], tuple[MemberRecord, tuple[str, ...], bytes]] = {}
         self._changing = asyncio.Lock()
 
-    async def load(self) -> None:
-        """Read the records of members and the revocation list."""
+    async def load(self, *, least_revocations: int = 0) -> None:
+        """Read the records of members and the revocation list.
+
+        Args:
+            least_revocations: the newest version of the list that is known; 0 for none.
+
+        Raises:
+            TrustError: the list is an older one, or gone.
+        """
         try:
             content, _ = await self._ledger.get(REVOCATIONS)
-            self._revoked = read_revocations(content, self.authority.certificate_pem)
         except NotFoundError:
-            pass
+            if least_revocations:
+                raise TrustError(
+                    f"expected version {least_revocations} of the revocation list or a newer one, found none"
+                ) from None
+        else:
+            self._revoked = read_revocations(content, self.authority.certificate_pem, least_version=least_revocations)
         after: str | None = None
         while rows := await self._ledger.query("member/", after):
             after = rows[-1][0]

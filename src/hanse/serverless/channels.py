@@ -10,8 +10,8 @@ from typing import Any
 
 import structlog
 
-from hanse.channels.packets import CHANNEL, Packet
-from hanse.core.errors import ConfigError, IntegrityError, NotFoundError, PolicyError
+from hanse.channels.packets import CHANNEL, MAX_PACKET_BYTES, Packet
+from hanse.core.errors import ConfigError, IntegrityError, NotFoundError, PolicyError, TooLargeError
 from hanse.core.ids import SERVER, channel_scope, check_name
 from hanse.core.records import Envelope
 from hanse.pipeline.request import JobRequest
@@ -72,12 +72,14 @@ def is_channel(scope: str) -> bool:
     return scope.split("/")[3:4] == ["channel"]
 
 
-async def check_writing(place: Place, site: str, request: JobRequest, scope: str) -> None:
-    """Return if a site may put a packet's blob there now.
+async def check_writing(place: Place, site: str, request: JobRequest, scope: str, size: int) -> None:
+    """Return if a site may put a packet's blob of this many bytes there now.
 
     Raises:
-        PolicyError: it may not.
+        PolicyError: it may not. TooLargeError: no packet holds so much.
     """
+    if size > MAX_PACKET_BYTES:
+        raise TooLargeError(f"packet: expected at most {MAX_PACKET_BYTES} bytes, found {size}")
     parts = scope.split("/")
     try:
         session, sender, recipient, seq = "/".join(parts[:3]), check_name(parts[4]), check_name(parts[5]), int(parts[6])

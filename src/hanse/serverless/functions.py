@@ -9,6 +9,7 @@ import structlog
 
 from hanse.core.errors import CodecError, HanseError, NotFoundError
 from hanse.core.records import Envelope
+from hanse.pipeline.removal import is_gone
 from hanse.rounds.visit import PATIENCE_MS
 from hanse.serverless.apps import Apps
 from hanse.serverless.contract import Input, Instruction, Shard, is_stream
@@ -48,6 +49,8 @@ async def collect(place: Place, event: Mapping[str, Any]) -> dict[str, Any]:
         try:
             await look_and_call(place, job, cancelled_by=cancelled_by, surely=surely)
         except HanseError as error:
+            if isinstance(error, NotFoundError) and await is_gone(job, place.ledger):
+                continue
             failed |= {id for id, _, _ in many}
             log.error("not looked at", job=job, reason=f"{type(error).__name__}: {error}"[:500])
     return {"batchItemFailures": [{"itemIdentifier": id} for id in sorted(failed)]}
@@ -67,7 +70,13 @@ async def step(place: Place, event: Mapping[str, Any]) -> dict[str, Any]:
         return await _stream(place, event["Records"])
     # After a reduction what was decided is known to be unperformed.
     patience_ms = 0 if event.get("kind") == "Reduce" else PATIENCE_MS
-    instruction, _ = await look(place, event["job"], turn_of(event), patience_ms=patience_ms)
+    turn = turn_of(event)
+    try:
+        instruction, _ = await look(place, event["job"], turn, patience_ms=patience_ms)
+    except NotFoundError:
+        if not await is_gone(event["job"], place.ledger):
+            raise
+        return {**turn, "kind": "Finish", "status": "finished", "error": ""}  # it was over before it was removed
     return dict(instruction)
 
 

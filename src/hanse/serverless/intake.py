@@ -34,7 +34,7 @@ from hanse.core.errors import (
 )
 from hanse.core.ids import SERVER, bundle_scope, check_name, model_scope, upload_scope
 from hanse.core.records import Envelope, Reply
-from hanse.pipeline.offering import check_request, check_roles, keep_request, proposal_of
+from hanse.pipeline.offering import check_request, check_roles, gone_of, keep_request, proposal_of
 from hanse.pipeline.removal import is_gone
 from hanse.pipeline.request import JobRequest
 from hanse.rounds import machine, run_state
@@ -161,7 +161,9 @@ async def _reply(place: Place, envelope: Envelope) -> list[News]:
 
 async def _decision(place: Place, site: str, body: Mapping[str, Any]) -> list[News]:
     job = check_name(str(body.get("job")), "job")
-    row = await row_of(place, job)
+    row = await _row_or_word(place, site, job)
+    if row is None:
+        return []
     if site not in row["asked"]:
         raise PolicyError("the job was not offered to this site")
     decision, reason = str(body.get("decision")), str(body.get("reason", ""))[:500]
@@ -179,14 +181,29 @@ async def _beat(place: Place, site: str, body: Mapping[str, Any]) -> list[News]:
     jobs = body.get("jobs")
     for job in jobs[:64] if isinstance(jobs, list) else []:
         try:
-            row = await row_of(place, check_name(str(job), "job"))
+            row = await _row_or_word(place, site, check_name(str(job), "job"))
         except NotFoundError:
             continue
-        if site not in row["asked"] or await _dismissed(place, site, row):
+        if row is None or site not in row["asked"] or await _dismissed(place, site, row):
             continue
         if await heard(place.ledger, str(job), site, place.now_ms(), at_ms=_number(body, "at_ms")):
             news.append(News(str(job), "beat"))
     return news
+
+
+async def _row_or_word(place: Place, site: str, job: str) -> dict[str, Any] | None:
+    """A job's row; None where it was removed, which the site is told, or it would hold its part of it for ever.
+
+    Raises:
+        NotFoundError: there never was such a job.
+    """
+    try:
+        return await row_of(place, job, fresh=True)
+    except NotFoundError:
+        if not await is_gone(job, place.ledger):
+            raise
+    await place.inbox.send(site, gone_of(site, place.federation, job))
+    return None
 
 
 async def _dismissed(place: Place, site: str, row: Mapping[str, Any]) -> bool:
@@ -229,7 +246,7 @@ async def _links(place: Place, site: str, body: Mapping[str, Any]) -> dict[str, 
         link = await place.links.get(site, scope, manifest.id, only=chunks)
         return {"urls": list(link.urls), "headers": [list(pair) for pair in link.headers], "chunks": chunks}
     if is_channel(scope):
-        await check_writing(place, site, JobRequest.from_json(row["request"]), scope)
+        await check_writing(place, site, JobRequest.from_json(row["request"]), scope, manifest.size)
     else:
         await _check_answering(place, site, row, scope)
     place.links.grant(site, write=[scope])
@@ -356,7 +373,7 @@ async def _tell_refusal(place: Place, sender: Enrolled, request: JobRequest, err
 
 
 async def _own(place: Place, sender: Enrolled, body: Mapping[str, Any]) -> dict[str, Any]:
-    row = await row_of(place, check_name(str(body.get("job")), "job"))
+    row = await row_of(place, check_name(str(body.get("job")), "job"), fresh=True)
     if row["request"]["person"] != sender.record.name and ADMIN not in sender.roles:
         raise PolicyError(f"person {sender.record.name} has not got the role {ADMIN}, and the job is another's")
     return row

@@ -78,6 +78,15 @@ def unpack(text: str) -> ServerIdentity:
     return ServerIdentity(federation, authority, content, signing, least)
 
 
+def least_of(text: str) -> int:
+    """`ServerIdentity.least_revocations` of a secret, whether or not the rest of it holds now; 0 where it says none."""
+    try:
+        least = parse_json(text.encode(), what=_WHAT).get("least_revocations", 0)
+    except CodecError:
+        return 0
+    return least if type(least) is int and least > 0 else 0
+
+
 def server_record(content: bytes, authority_pem: bytes, federation: str) -> MemberRecord:
     """A member record that is the server's.
 

@@ -17,6 +17,7 @@ import structlog
 
 from hanse.core.errors import HanseError, NotFoundError, UnavailableError
 from hanse.pipeline.offering import end_of, job_row
+from hanse.pipeline.removal import is_gone
 from hanse.pipeline.request import JobRequest
 from hanse.rounds.keeping import round_records
 from hanse.rounds.outgoing import RunInfo
@@ -33,12 +34,17 @@ SLACK_MS = 500
 log = structlog.get_logger("hanse.serverless")
 
 
-async def row_of(place: Place, job: str) -> dict[str, Any]:
+async def row_of(place: Place, job: str, *, fresh: bool = False) -> dict[str, Any]:
     """A job's row.
+
+    Args:
+        fresh: read it again: another function may have removed the job since.
 
     Raises:
         NotFoundError: there is no such job.
     """
+    if fresh:
+        place.rows.pop(job, None)
     if job not in place.rows:
         place.rows[job] = await job_row(job, place.ledger)
     return place.rows[job]
@@ -101,6 +107,8 @@ async def look(
         await _end(place, request, row, outcome)
     if outcome.moved or outcome.state.over:
         await tell(place, request, row, outcome, there)
+        if outcome.state.over and await is_gone(job, place.ledger):  # removed as soon as somebody faster had told it
+            await place.documents.delete(job)
         if not outcome.state.over and await is_over(place, job):
             # Somebody was faster, and what was just told may lie over its end. (The end is in the ledger first.)
             return await look(place, job, turn, patience_ms=patience_ms, host=host)

@@ -78,7 +78,7 @@ class Place:
     private: bool = False
     shard_bytes: int = DEFAULT_SHARD_BYTES
     rows: dict[str, dict[str, Any]] = field(default_factory=dict)
-    """Jobs' rows that were read; they never change."""
+    """Jobs' rows that were read; they never change, but are removed (`looking.row_of`)."""
 
     @property
     def seams(self) -> Seams:

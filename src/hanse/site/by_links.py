@@ -6,8 +6,8 @@ A link is the right to read or write one object for a while. The site's agent fo
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from typing import Any, Protocol
-from urllib.parse import urlsplit
 
+from hanse.backends.aws.addresses import is_storage
 from hanse.backends.objectstore.blobs import read_head
 from hanse.core.blobs import INLINE_BYTES, Chunk, Manifest, manifest_of
 from hanse.core.errors import CodecError, IntegrityError, UnavailableError
@@ -17,8 +17,6 @@ from hanse.site.queue_streams import QueueStream, Streams
 
 AT_ONCE = 4
 MAX_LINKS = 64
-_AWS_HOSTS = (".amazonaws.com", ".amazonaws.com.cn")
-_THIS_MACHINE = ("127.0.0.1", "localhost", "::1")
 _LINK_HEADERS = frozenset({"if-none-match"})
 
 
@@ -152,7 +150,7 @@ class Https:
         self._pool = urllib3.PoolManager(
             maxsize=AT_ONCE, timeout=urllib3.Timeout(connect=5.0, read=60.0), retries=False
         )
-        self._endpoint = urlsplit(endpoint) if endpoint else None
+        self._endpoint = endpoint
 
     async def get(self, url: str, headers: Sequence[tuple[str, str]], max_bytes: int) -> bytes:
         """See `Fetch.get`."""
@@ -165,7 +163,7 @@ class Https:
     def _request(self, method: str, url: str, headers: dict[str, str], content: bytes | None, max_bytes: int) -> bytes:
         import urllib3.exceptions
 
-        if not self._is_storage(url) or not {name.lower() for name in headers} <= _LINK_HEADERS:
+        if not is_storage(url, self._endpoint) or not {name.lower() for name in headers} <= _LINK_HEADERS:
             raise CodecError("links: expected https:// addresses of AWS, and no headers of another kind")
         try:
             answer = self._pool.request(
@@ -184,20 +182,3 @@ class Https:
         if len(found) > max_bytes:
             raise IntegrityError(f"link: expected at most {max_bytes} bytes")
         return found
-
-    def _is_storage(self, url: str) -> bool:
-        """Whether a link is one that AWS, or the emulator, can have been asked to sign."""
-        try:
-            parts = urlsplit(url)
-            host, port = parts.hostname or "", parts.port
-        except ValueError:
-            return False
-        if "\\" in url or parts.username is not None:  # read as another host by some
-            return False
-        if parts.scheme == "https" and port in (None, 443) and host.endswith(_AWS_HOSTS):
-            return True
-        own = self._endpoint
-        if own is None or parts.scheme not in ("https", own.scheme):
-            return False
-        # An emulator's functions may know it under another of this machine's names.
-        return host == own.hostname or (host in _THIS_MACHINE and own.hostname in _THIS_MACHINE)

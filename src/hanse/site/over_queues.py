@@ -50,6 +50,8 @@ SERVER_RECORD = "server-record.json"
 """In the site's directory: what the authority says of the server, whose signature every message bears."""
 BEAT_S = 40.0
 """How often a site that takes part in a job says that it is there."""
+BEAT_JOBS = 64
+"""Jobs of one such message; more of them are not read."""
 HIDDEN_S = 120.0
 """For how long a message that is worked on is hidden from then on; renewed with every beat."""
 ANSWER_S = 60.0
@@ -197,9 +199,10 @@ class QueueLink:
             held = [receipt for receipts in self._held.values() for receipt in receipts]
             if held:
                 await self._insist("extend", lambda r=held: self._inbox.extend(r, HIDDEN_S))  # type: ignore[misc]
-            if self._jobs:
+            jobs = sorted(self._jobs)
+            for start in range(0, len(jobs), BEAT_JOBS):
                 number += 1
-                body = {"v": 1, "jobs": sorted(self._jobs), "at_ms": current_ms()}
+                body = {"v": 1, "jobs": jobs[start : start + BEAT_JOBS], "at_ms": current_ms()}
                 self.send(self._signed("beat", f"beat/{number}", body))
 
     async def _insist(self, what: str, call: Callable[[], Awaitable[T]]) -> T:

@@ -3,9 +3,12 @@
 import asyncio
 import base64
 import json
+import threading
 import time
 import urllib.error
 import urllib.request
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
 from typing import Any, ClassVar
 from urllib.parse import parse_qs, urlsplit
 
@@ -18,6 +21,7 @@ from hanse.backends.aws.queues import QueueInbox
 from hanse.backends.objectstore.blobs import chunk_key, head_key
 from hanse.core.blobs import CHUNK_BYTES, manifest_of, split
 from hanse.core.errors import (
+    CodecError,
     ConfigError,
     IntegrityError,
     NotFoundError,
@@ -254,7 +258,8 @@ async def test_a_person_downloads_by_links_and_believes_hashes_only(config: AwsC
     await store.blobs.put(scope, manifest, split(CONTENT))
     store.links.grant("anna", read=[(scope, manifest.id)])
     urls = (await store.links.get("anna", scope, manifest.id, only=range(manifest.num_chunks))).urls
-    carrier, kept = BucketCarrier(MemoryBlobs()), MemoryBlobs()  # a bucket that gives it nothing
+    # A bucket that gives it nothing.
+    carrier, kept = BucketCarrier(MemoryBlobs(), endpoint=config.endpoint or ""), MemoryBlobs()
     carrier.links[scope, manifest.id] = urls
     await carrier.download(kept, scope, manifest)
     assert bytes(kept.read(scope, manifest.id, 0, manifest.size)) == CONTENT
@@ -264,3 +269,35 @@ async def test_a_person_downloads_by_links_and_believes_hashes_only(config: AwsC
     carrier.links[scope, manifest.id] = tuple(url.replace("/model/", "/other/") for url in urls)
     with pytest.raises(UnavailableError, match="ask again"):
         await carrier.download(MemoryBlobs(), scope, manifest)
+
+
+class Answering(BaseHTTPRequestHandler):
+    """Content at `/there`, and a redirection to it everywhere else."""
+
+    def do_GET(self) -> None:
+        self.send_response(200 if self.path == "/there" else 302)
+        self.send_header("Location", "/there")
+        self.end_headers()
+        self.wfile.write(CONTENT[: 1 << 17])
+
+    def log_message(self, *_: object) -> None: ...
+
+
+@pytest.mark.parametrize("kind", ["file", "inside", "redirected", "few"])
+async def test_a_person_follows_links_to_aws_only(kind: str, tmp_path: Path) -> None:
+    from hanse.backends.memory import MemoryBlobs
+    from hanse.person.over_aws import BucketCarrier
+
+    manifest = manifest_of(CONTENT[: 1 << 17])
+    (tmp_path / "secret").write_bytes(CONTENT[: 1 << 17])
+    with HTTPServer(("127.0.0.1", 0), Answering) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        address = f"http://127.0.0.1:{server.server_port}"
+        urls = {"file": f"file://{tmp_path}/secret", "inside": f"{address}/there", "redirected": f"{address}/here"}
+        carrier = BucketCarrier(MemoryBlobs(), endpoint=address if kind == "redirected" else "")
+        carrier.links["j/c/1/model", manifest.id] = () if kind == "few" else (urls[kind],)
+        try:
+            with pytest.raises(UnavailableError if kind == "redirected" else CodecError, match="model: "):
+                await carrier.download(MemoryBlobs(), "j/c/1/model", manifest)
+        finally:
+            server.shutdown()

@@ -20,7 +20,9 @@ from hanse.serverless.intake import take
 from hanse.serverless.keys import pack, unpack
 from hanse.serverless.looking import look_and_call
 from hanse.serverless.place import Place, SignedInbox
+from hanse.serverless.removing import remove
 from hanse.serverless.roster import Roster
+from hanse.site.agent import _status_in
 from hanse.trust.bundle import make_bundle
 from hanse.trust.bundle_signature import sign_bundle
 from tests.faults.explorer.functions import FEDERATION, Bucket, Shelf, Signer, member, signed
@@ -154,6 +156,47 @@ async def test_a_removed_job_is_gone_with_all_that_is_its_own_and_cannot_come_ag
         await place.blobs.manifest(bundle_scope("j1"), manifest_of(b"x").id)
     assert await take(place, asked) == [], "a copy of its request is not taken"
     assert {key for key, _, _ in await place.ledger.query("job/")} == {"job/j1-more"}
+
+
+@pytest.mark.parametrize("kind", ["decision", "cancel", "resume"])
+async def test_what_comes_after_a_removal_is_refused_by_functions_that_know_the_job(kind: str) -> None:
+    place = await a_place()
+    await submit(place, "j1")
+    warm = dataclasses.replace(place, rows=dict(place.rows))
+    site, anna = member("site", "site-1"), member("person", "anna")
+    body = canonical_json({"v": 1, "job": "j1", "decision": "accept", "reason": "", "at_ms": 5})
+    late = signed(
+        *(("site-1", kind, "x/1", body) if kind == "decision" else ("anna", kind, "x/1", body)),
+        by=site if kind == "decision" else anna,
+    )
+    await take(warm, signed("anna", "cancel", "cancel/0", body, by=anna))
+    await place.ledger.create("jobend/j1", b"{}")
+    await take(place, signed("anna", "remove", "remove/1", b'{"v":1,"job":"j1"}', by=anna))
+    await place.inbox.ack([each.receipt for each in await place.inbox.receive("site-1", 10, wait_s=0)])
+    before = {key for key, _, _ in await place.ledger.query("")}
+    started = list(cast(Executions, place.machine).started)
+    assert await take(warm, late) == []
+    assert {key for key, _, _ in await place.ledger.query("")} == before
+    told = [each.envelope for each in await place.inbox.receive("site-1", 10, wait_s=0)]
+    assert [each.kind for each in told] == (["end"] if kind == "decision" else []), "sites are not asked once more"
+    assert cast(Executions, place.machine).started == started
+
+
+async def test_a_site_that_missed_the_end_of_a_removed_job_is_told() -> None:
+    place = await a_place()
+    await submit(place, "j1")
+    warm = dataclasses.replace(place, rows=dict(place.rows))
+    await place.ledger.create("jobend/j1", b"{}")
+    await remove(place, "j1", "anna")
+    await place.inbox.ack([each.receipt for each in await place.inbox.receive("site-1", 10, wait_s=0)])
+    for here in (place, warm):
+        body = canonical_json({"v": 1, "jobs": ["j1", "j2"], "at_ms": 5})
+        assert await take(here, signed("site-1", "beat", "beat/1", body, by=member("site", "site-1"))) == []
+        (told,) = await place.inbox.receive("site-1", 10, wait_s=0)
+        assert (told.envelope.kind, told.envelope.id) == ("end", "end/j1")
+        # What roles kept of a job that was finished stays: how this one ended is not known any more.
+        assert _status_in(told.envelope.body) == ""
+        await place.inbox.ack([told.receipt])
 
 
 # ---- results that are their owner's ----

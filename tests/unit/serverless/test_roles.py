@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from hanse.channels.packets import CHANNEL, INLINE_BYTES, Packet
+from hanse.channels.packets import CHANNEL, INLINE_BYTES, MAX_PACKET_BYTES, Packet
 from hanse.channels.protocol import Guarantee, Message, Protocol
 from hanse.channels.spec import RoleSpec
 from hanse.clients.roles import Part
-from hanse.core.blobs import Manifest, manifest_of, rechunk
+from hanse.core.blobs import CHUNK_BYTES, Manifest, manifest_of, rechunk
 from hanse.core.codec import canonical_json
 from hanse.core.errors import HanseError, NotFoundError, UnavailableError
 from hanse.core.ids import TaskId, bundle_scope, channel_scope
@@ -350,6 +350,16 @@ async def test_a_site_puts_its_own_packets_only(scope: str, allowed: bool) -> No
     await here.say("site-1", "want", canonical_json({"v": 1, **asked}))
     (answer,) = await here.came("site-1")
     assert ("urls" in json.loads(answer.body)) is allowed
+
+
+async def test_a_site_puts_no_more_than_a_packet_holds() -> None:
+    here = await running()
+    asked = {"op": "put", "scope": channel_scope(SESSION, "guest", "host", 4), "chunks": [0, 1]}
+    for size, allowed in ((MAX_PACKET_BYTES, True), (MAX_PACKET_BYTES + 1, False)):
+        hashes = "00" * 32 * -(-size // CHUNK_BYTES)
+        await here.say("site-1", "want", canonical_json({"v": 1, "size": size, "hashes": hashes, **asked}))
+        (answer,) = await here.came("site-1")
+        assert ("urls" in json.loads(answer.body)) is allowed
 
 
 async def test_roles_of_sites_that_are_not_here_are_refused() -> None:

@@ -87,7 +87,7 @@ def play(engine: Any, batch: Batch) -> Played:
             outcomes[item.position] = Outcome(item.outcome.reply, kept, item.outcome.state)
         elif isinstance(item, Summed):
             assert not outcomes.keys() & set(item.positions)
-            for position, reply, state in zip(*item, strict=True):
+            for position, reply, state in zip(item.positions, item.replies, item.states, strict=True):
                 outcomes[position] = Outcome(reply, None, state)
             summed += item.positions
         else:

@@ -1,6 +1,7 @@
 """Where a site's agent may be sent by links, and what becomes of a question that no queue takes."""
 
 import asyncio
+import json
 from typing import Any
 
 import pytest
@@ -99,9 +100,8 @@ class Narrow(MemoryInbox):
         await super().send(to, envelope, durable=durable)
 
 
-async def test_a_question_that_no_queue_takes_is_answered_and_the_link_lives() -> None:
-    inbox = Narrow()
-    link = QueueLink(
+def linked(inbox: Any, **more: Any) -> QueueLink:
+    return QueueLink(
         lambda: member("site", "site-1"),
         deliver=lambda envelope, count: asyncio.sleep(0),
         accepted=lambda id, outcome, reason: None,
@@ -111,7 +111,22 @@ async def test_a_question_that_no_queue_takes_is_answered_and_the_link_lives() -
         inbox=inbox,
         fetch=https()[0],
         server_record=member("server", "server").signed_record,
+        **more,
     )
+
+
+async def test_a_site_is_there_for_every_job_of_very_many() -> None:
+    link = linked(MemoryInbox(), beat_s=0.01)
+    link._jobs = {f"j{n}" for n in range(150)}
+    beating = asyncio.ensure_future(link._beating())
+    beats = [json.loads((await link._outgoing.get()).body)["jobs"] for _ in range(3)]
+    beating.cancel()
+    assert {job for beat in beats for job in beat[:64]} == link._jobs
+
+
+async def test_a_question_that_no_queue_takes_is_answered_and_the_link_lives() -> None:
+    inbox = Narrow()
+    link = linked(inbox)
     sending = asyncio.ensure_future(link._sending())
     with pytest.raises(TooLargeError):
         await link._ask({"hashes": "0" * 2000})

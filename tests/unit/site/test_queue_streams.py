@@ -53,6 +53,7 @@ class Post:
         self.sites = {role: end.site for role, end in sites.ends.items()}
         self.random, self.loses, self.repeats, self.late_s = random.Random(seed), loses, repeats, late_s
         self.seen: Counter[str] = Counter()
+        self.dropped: set[int] = set()
         self.ends = {role: Streams(self, resend_s=resend_s, answer_s=0.01) for role in self.sites}
         self.works = [asyncio.ensure_future(self._pass_on())]
         self.works += [asyncio.ensure_future(self._receive(role)) for role in self.sites]
@@ -73,6 +74,7 @@ class Post:
     # ---- `Carry` ----
 
     async def send_packet(self, packet: Packet) -> None:
+        self.dropped |= set(packet.dropped)
         self.number += 1
         await self.inbox.send(SERVER, Envelope("site", SERVER, f"{self.number}", CHANNEL, packet.pack(), "f"))
 

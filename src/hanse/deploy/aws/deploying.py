@@ -30,7 +30,7 @@ from hanse.deploy.aws.storage import BUCKET, LOG_BUCKET
 from hanse.person.by_hand import write_aws_file
 from hanse.server.init import certify
 from hanse.server.members import ADMIN, RESEARCHER, Members
-from hanse.serverless.keys import pack
+from hanse.serverless.keys import least_of, pack
 from hanse.trust.authority import Authority, Issued
 from hanse.trust.certificates import current_ms
 from hanse.trust.identity import MemberKeys, SigningRequest
@@ -118,7 +118,8 @@ def deploy(account: Account, deployment: Deployment, folder: Path, package: Pack
     known = {"CodeBucket": bucket, "CodeKey": package.key, AUTHORITY: authority.certificate_pem.decode()}
     if view is not None and REVOKED in template["Parameters"]:
         before = view.parameters.get(REVOKED, "")
-        known[REVOKED] = _revoked(account, deployment, view.outputs["TableName"], authority, before)
+        least = _least(account, view.outputs["SecretArn"])
+        known[REVOKED] = _revoked(account, deployment, view.outputs["TableName"], authority, before, least=least)
     parameters = _parameters(template, view, known)
     name, found = cloudformation.changes(
         account, deployment.stack, template, parameters, upload=lambda text: _upload_template(account, bucket, text)
@@ -132,7 +133,8 @@ def deploy(account: Account, deployment: Deployment, folder: Path, package: Pack
     deployed = Deployed(
         account_id, deployment.region, view.outputs["BucketName"], view.outputs["TableName"], view.outputs, found
     )
-    least = _write_people(account, deployment, folder, authority, deployed)
+    least = _least(account, view.outputs["SecretArn"])
+    least = _write_people(account, deployment, folder, authority, deployed, least)
     _write_secret(account, view.outputs["SecretArn"], pack(server, least), tell)
     return deployed
 
@@ -157,9 +159,10 @@ def admit(
     if view is None:
         raise NotFoundError(f"{deployment.stack}: not deployed yet; run: hanse deploy aws deploy")
     authority = Authority.load(folder / "authority")
+    least = _least(account, view.outputs["SecretArn"])
     issued = authority.issue(asked, kind=asked.kind, name=asked.name, days=days)
     members = [(issued, _roles(asked.kind))]
-    least = _enrol(account, deployment, view.outputs["TableName"], authority, members, admit=True)
+    least = _enrol(account, deployment, view.outputs["TableName"], authority, members, admit=True, least=least)
     _write_secret(account, view.outputs["SecretArn"], pack(_server(folder, authority), least))
     reach = {"region": deployment.region} | _endpoint(account)
     if asked.kind == "person":
@@ -187,11 +190,10 @@ def revoke(account: Account, deployment: Deployment, folder: Path, kind: str, na
     if view is None:
         raise NotFoundError(f"{deployment.stack}: not deployed yet; run: hanse deploy aws deploy")
     authority = Authority.load(folder / "authority")
-    table = view.outputs["TableName"]
+    table, least = view.outputs["TableName"], _least(account, view.outputs["SecretArn"])
 
     async def write() -> int:
-        book = Members(authority, TableLedger(account.client("dynamodb"), table, deployment.federation), address="")
-        await book.load()
+        book = await _book(account, deployment, table, authority, least)
         await book.revoke(kind, name)
         return book.revocations.version
 
@@ -323,6 +325,17 @@ def _write_secret(account: Account, secret: str, text: str, tell: Tell = lambda 
     tell("the server's keys are in their secret")
 
 
+def _least(account: Account, secret: str) -> int:
+    """The version of the revocation list that was written beside the server's keys last; 0 for none."""
+    client = account.client("secretsmanager")
+    with calling("reading the version of the revocation list from the secret of the server's keys"):
+        try:
+            text = client.get_secret_value(SecretId=secret).get("SecretString", "")
+        except client.exceptions.ResourceNotFoundException:
+            return 0  # it is there and empty
+    return least_of(text)
+
+
 def _delete_secret(account: Account, name: str) -> None:
     """At once, and not in thirty days, so that a federation of this name can be made again."""
     client = account.client("secretsmanager")
@@ -330,7 +343,9 @@ def _delete_secret(account: Account, name: str) -> None:
         client.delete_secret(SecretId=name, ForceDeleteWithoutRecovery=True)
 
 
-def _write_people(account: Account, deployment: Deployment, folder: Path, authority: Authority, to: Deployed) -> int:
+def _write_people(
+    account: Account, deployment: Deployment, folder: Path, authority: Authority, to: Deployed, least: int
+) -> int:
     """Enrol the people whose folders lie here, and write their `federation.yaml`; as `_enrol`."""
     enrolled: list[tuple[Issued, list[str]]] = []
     for path in sorted(folder.glob("*/membership.json")):
@@ -340,7 +355,7 @@ def _write_people(account: Account, deployment: Deployment, folder: Path, author
         enrolled.append((Issued(person.identity, person.certificate_pem, person.signed_record), [ADMIN, RESEARCHER]))
         reach = {"region": deployment.region, "bucket": to.bucket}
         write_aws_file(path.parent, deployment.federation, reach | _endpoint(account))
-    return _enrol(account, deployment, to.table, authority, enrolled)
+    return _enrol(account, deployment, to.table, authority, enrolled, least=least)
 
 
 def _enrol(
@@ -351,20 +366,23 @@ def _enrol(
     members: Sequence[tuple[Issued, list[str]]],
     *,
     admit: bool = False,
+    least: int = 0,
 ) -> int:
     """Write members down, with the roles given, or those that they have: a new certificate changes nobody's role.
 
     Args:
         admit: the operator lets them in now, whether or not they were revoked.
+        least: see `_book`.
 
     Returns:
         The version of the revocation list.
+
+    Raises:
+        TrustError: see `_book`.
     """
 
     async def write() -> int:
-        ledger = TableLedger(account.client("dynamodb"), table, deployment.federation)
-        book = Members(authority, ledger, address="")
-        await book.load()
+        book = await _book(account, deployment, table, authority, least)
         for issued, roles in members:
             kind, name = issued.identity.kind, issued.identity.name
             before = next((m for m in book.of_kind(kind) if m.name == name), None)
@@ -376,20 +394,43 @@ def _enrol(
     return asyncio.run(write())
 
 
-def _revoked(account: Account, deployment: Deployment, table: str, authority: Authority, before: str) -> str:
+async def _book(account: Account, deployment: Deployment, table: str, authority: Authority, least: int) -> Members:
+    """Who belongs to the federation.
+
+    Args:
+        least: the newest version of the revocation list that is known. On top of an older one nothing is written: it
+            would count as the newest, and who was revoked since would be back.
+
+    Raises:
+        TrustError: somebody has put back an older list, or removed it.
+    """
+    ledger = TableLedger(account.client("dynamodb"), table, deployment.federation)
+    book = Members(authority, ledger, address="")
+    try:
+        await book.load(least_revocations=least)
+    except TrustError as error:
+        raise TrustError(
+            f"table {table}: {error}; restore the table to a time before, or empty the secret of the server's keys, "
+            "deploy, and revoke again who had been revoked"
+        ) from None
+    return book
+
+
+def _revoked(
+    account: Account, deployment: Deployment, table: str, authority: Authority, before: str, *, least: int = 0
+) -> str:
     """The certificates, still in time, of sites that come with them, that were revoked: a list for AWS; "" for none.
 
     Args:
         before: the list that AWS has, which is kept while it names the same: a signature is another one each time.
+        least: see `_book`.
 
     Raises:
-        ConfigError: more than a parameter of CloudFormation holds.
+        ConfigError: more than a parameter of CloudFormation holds. TrustError: see `_book`.
     """
 
     async def read() -> frozenset[str]:
-        book = Members(authority, TableLedger(account.client("dynamodb"), table, deployment.federation), address="")
-        await book.load()
-        return book.revocations.serials
+        return (await _book(account, deployment, table, authority, least)).revocations.serials
 
     bearers = {site.name for site in deployment.sites if site.access == "certificate"}
     revoked, now = asyncio.run(read()), current_ms()

@@ -99,6 +99,46 @@ def test_an_older_list_of_the_revoked_brings_nobody_back(office: Office) -> None
     assert office.roles("eve") == (RESEARCHER,)  # as a function that knows of no newer list would say
 
 
+@pytest.mark.parametrize("is_gone", [True, False])
+def test_nothing_is_written_on_top_of_an_older_list(office: Office, is_gone: bool) -> None:
+    office.enrol("bob", RESEARCHER, admit=False)
+    office.enrol("eve", RESEARCHER, admit=False)
+    office.revoke("bob")
+    before, _ = asyncio.run(office.ledger.get("revocations"))
+    office.revoke("eve")
+    asyncio.run(office.ledger.delete("revocations"))
+    if not is_gone:
+        asyncio.run(office.ledger.create("revocations", before))
+    found = [(office.certified("bob"), [RESEARCHER])]
+    with pytest.raises(TrustError, match=r"expected version 2 .* restore the table"):
+        deploying._enrol(office.account, office.deployment, "t", office.authority, found, admit=True, least=2)
+    with pytest.raises(TrustError, match=r"expected version 2 .* restore the table"):
+        deploying._revoked(office.account, office.deployment, "t", office.authority, "", least=2)
+
+
+class Secrets:
+    """AWS's, with one secret in it."""
+
+    exceptions = type("Exceptions", (), {"ResourceNotFoundException": KeyError})
+
+    def __init__(self, text: str | None) -> None:
+        self.text = text
+
+    def get_secret_value(self, SecretId: str) -> dict[str, str]:
+        if self.text is None:
+            raise KeyError
+        return {"SecretString": self.text}
+
+
+@pytest.mark.parametrize(
+    ("text", "least"),
+    [('{"least_revocations":7,"v":1}', 7), (None, 0), ("", 0), ("{}", 0), ('{"least_revocations":"7"}', 0)],
+)
+def test_which_list_is_the_newest_is_read_beside_the_keys(text: str | None, least: int) -> None:
+    account: Any = type("Account", (), {"client": lambda self, service: Secrets(text)})()
+    assert deploying._least(account, "arn") == least
+
+
 def test_a_warm_function_remembers_the_newest_list(office: Office) -> None:
     office.enrol("eve", RESEARCHER, admit=False)
     office.revoke("eve")
