@@ -49,7 +49,8 @@ class _AppWorld(World):
         super().__init__(replace(case, sites=len(data)))
 
     def make_job(self) -> tuple[RunSpec, Arrays | None]:
-        return self.app.spec(), self.app.initial_arrays
+        spec = self.app.spec()  # every reply is waited for: who comes late here does not in a simulation
+        return replace(spec, quorum=None if spec.quorum is None else len(self.data)), self.app.initial_arrays
 
     def make_site(self, name: str) -> Site:
         return _AppSite(self, name)
