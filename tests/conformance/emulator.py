@@ -77,8 +77,10 @@ def _count(environ: dict[str, Any]) -> None:
         calls[f"S3 {environ['REQUEST_METHOD']} {environ['PATH_INFO']} {environ['QUERY_STRING']}"] += 1
 
 
-@functools.cache
 def _deployed() -> None:
+    """The bucket and the table, anew: a test with `mock_aws` in the same process takes away what the emulator has."""
+    if BUCKET in [each["Name"] for each in _client("s3").list_buckets()["Buckets"]]:
+        return
     _client("s3").create_bucket(Bucket=BUCKET, CreateBucketConfiguration={"LocationConstraint": REGION})
     _client("dynamodb").create_table(
         TableName=TABLE,
