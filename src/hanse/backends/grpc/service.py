@@ -175,8 +175,7 @@ class Service:
     async def _session(self, _: object, context: Context) -> None:
         caller = await self._admit(context, "site")
         try:
-            async with asyncio.timeout(HELLO_S):
-                hello = _site_frame(await _next(context))
+            hello = _site_frame(await asyncio.wait_for(_next(context), HELLO_S))
         except (TimeoutError, CodecError):
             hello = pb.SiteFrame()
         if hello.WhichOneof("kind") != "hello" or hello.hello.v != WIRE_VERSION:
@@ -242,8 +241,7 @@ class Service:
     async def _relay(self, _: object, context: Context) -> None:
         caller = await self._admit(context, "site")
         with _mapped(context) as guard:
-            async with asyncio.timeout(HELLO_S):
-                session, role = read_opening(await _next(context))
+            session, role = read_opening(await asyncio.wait_for(_next(context), HELLO_S))
             end = self._relays.find(session).attach(role, caller.name)
             try:
                 async with asyncio.timeout(min(max(0.0, _seconds_left(caller)), 30 * 86400.0)):
@@ -280,8 +278,7 @@ class Service:
         caller = await self._admit(context)
         with _mapped(context) as guard:
             async with self._turns.enter(f"{caller.kind} {caller.name}") as turn:
-                async with asyncio.timeout(HELLO_S):
-                    opening = await _next(context)
+                opening = await asyncio.wait_for(_next(context), HELLO_S)
                 offer = pb.UploadOffer.FromString(opening or b"")
                 manifest = Manifest(offer.manifest.size, offer.manifest.hashes)
                 who = await self._handler.may_upload(caller, offer)
