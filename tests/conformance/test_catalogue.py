@@ -72,11 +72,14 @@ def test_simulation_and_federation_give_the_same_bits(name: str, federation: Loc
 def test_asynchronous_ones_train_at_all_real_sites_at_once(name: str, federation: LocalFederation) -> None:
     """With every site at work nobody knows the order; the model is near what all orders lead to."""
     app = app_of(name)
-    app._spec = replace(app._spec, sample=1.0, rounds=12, evaluate_every=0, lr={"lr": 0.3}, params=PARAMS_OF[name])
-    result: Any = hs.submit(app, federation.federation(), sites=list(SITES)).result()
+    app._spec = replace(app._spec, sample=1.0, rounds=30, evaluate_every=0, lr={"lr": 0.3}, params=PARAMS_OF[name])
+    job = hs.submit(app, federation.federation(), sites=list(SITES))
+    first = next(event for event in job.follow() if event["what"] == "phase")
+    assert first["asked"] == len(SITES), "a quick one may fold all rounds while others start, but all are asked at once"
+    result: Any = job.result()
     assert result.status == "finished"
-    assert len(result.rounds) == 12
-    assert {site for record in result.rounds for site in record.folded} == set(SITES)
+    assert len(result.rounds) == 30
+    assert {site for record in result.rounds for site in record.folded} <= set(SITES)
     assert 2.0 < float(result.arrays["head"].mean()) < 8.5, "centres are 4 to 7"
 
 
