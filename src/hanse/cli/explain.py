@@ -1,11 +1,12 @@
 """`hanse explain`: what an app of roles guarantees, and what each role learns about whom. Nothing is run."""
 
+from dataclasses import asdict
 from typing import Annotated
 
 import typer
 
 from hanse.cli.options import Json
-from hanse.cli.output import say, show_facts, show_json, show_table
+from hanse.cli.output import say, show_facts, show_json, show_reveals
 from hanse.core.errors import ConfigError
 
 
@@ -48,7 +49,4 @@ def explain(
         }
     )
     say()
-    rows = [{"to": each.to, "about": each.about, "what": each.what, "detail": each.detail} for each in protocol.reveals]
-    show_table(
-        rows, {"to": "LEARNS", "about": "ABOUT", "what": "WHAT", "detail": "THAT IS"}, empty="Nothing is revealed."
-    )
+    show_reveals([asdict(each) for each in protocol.reveals])
