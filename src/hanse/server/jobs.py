@@ -30,11 +30,12 @@ from hanse.pipeline.request import ROLES, JobRequest
 from hanse.pipeline.sessions import result_of
 from hanse.rounds import machine, run_state
 from hanse.rounds.clock import LoopClock
-from hanse.rounds.driver import Run, Seams
+from hanse.rounds.driver import Run
 from hanse.rounds.events import Failed
 from hanse.rounds.keeping import round_records, run_record
 from hanse.rounds.outgoing import RunInfo
 from hanse.rounds.result import Result
+from hanse.rounds.seams import Seams
 from hanse.server.roles import RolesRun, kept_state
 from hanse.strategies.catalogue import CUSTOM
 from hanse.trust.bundle import unpack_bundle

@@ -32,7 +32,7 @@ from hanse.core.proto import hanse_pb2 as pb
 from hanse.core.records import Envelope, Reply, pack_blob
 from hanse.core.spec import MAX_ROUNDS
 from hanse.pipeline.request import JobRequest
-from hanse.rounds.driver import Seams
+from hanse.rounds.seams import Seams
 from hanse.server.config import EVERYONE, ServerConfig
 from hanse.server.init import server_membership
 from hanse.server.jobs import Jobs

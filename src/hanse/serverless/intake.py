@@ -39,11 +39,9 @@ from hanse.pipeline.removal import is_gone
 from hanse.pipeline.request import JobRequest
 from hanse.rounds import machine, run_state
 from hanse.rounds.keeping import run_record
-from hanse.rounds.outgoing import RunInfo
 from hanse.rounds.visit import begin, collect
 from hanse.serverless.channels import check_writing, is_channel, pass_on
 from hanse.serverless.contract import LONGEST_EXECUTION_NAME, execution_name, first_input
-from hanse.serverless.host import FunctionHost
 from hanse.serverless.looking import about_request, dismiss, is_over, row_of
 from hanse.serverless.place import Place
 from hanse.serverless.presence import DECISIONS, decided, heard
@@ -347,8 +345,7 @@ async def _begin_rounds(place: Place, request: JobRequest) -> None:
     if request.initial is not None:
         model = (model_scope(request.job, request.component, 0), request.initial.id)
     state = machine.begin(request.job, request.component, request.spec, model)
-    host = FunctionHost(place, request.job, request.component, request.spec)
-    await begin(state, place.seams, host, place.now_ms, RunInfo(place.federation, request.app))
+    await begin(state, place.seams, place.now_ms)
 
 
 async def _offer(place: Place, request: JobRequest, signature: bytes, person_record: bytes, sites: list[str]) -> None:

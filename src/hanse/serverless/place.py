@@ -13,7 +13,7 @@ from hanse.core.records import Envelope
 from hanse.core.seams import Delivery, Inbox, Ledger, Link, UploadTicket
 from hanse.pipeline.documents import Documents
 from hanse.rounds.by_chunks import ChunkStore
-from hanse.rounds.driver import Seams
+from hanse.rounds.seams import Seams
 from hanse.serverless import contract
 from hanse.serverless.keys import ServerIdentity, unpack
 from hanse.serverless.roster import Roster
