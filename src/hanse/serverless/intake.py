@@ -34,7 +34,7 @@ from hanse.core.errors import (
 )
 from hanse.core.ids import SERVER, bundle_scope, check_name, model_scope, upload_scope
 from hanse.core.records import Envelope, Reply
-from hanse.pipeline.offering import check_request, check_roles, gone_of, keep_request, proposal_of
+from hanse.pipeline.offering import check_request, check_roles, end_of, keep_request, proposal_of
 from hanse.pipeline.removal import is_gone
 from hanse.pipeline.request import JobRequest
 from hanse.rounds import machine, run_state
@@ -200,7 +200,7 @@ async def _row_or_word(place: Place, site: str, job: str) -> dict[str, Any] | No
     except NotFoundError:
         if not await is_gone(job, place.ledger):
             raise
-    await place.inbox.send(site, gone_of(site, place.federation, job))
+    await place.inbox.send(site, end_of(site, place.federation, job, "removed"))
     return None
 
 

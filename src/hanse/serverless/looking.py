@@ -16,7 +16,7 @@ from typing import Any, cast
 import structlog
 
 from hanse.core.errors import HanseError, NotFoundError, UnavailableError
-from hanse.pipeline.offering import end_of, job_row
+from hanse.pipeline.offering import end_of, job_end, job_row, keep_end
 from hanse.pipeline.removal import is_gone
 from hanse.pipeline.request import JobRequest
 from hanse.rounds.keeping import round_records
@@ -286,22 +286,18 @@ async def _end(place: Place, request: JobRequest, row: dict[str, Any], outcome: 
         "ended_at_ms": place.now_ms(),
         "fingerprints": dict(outcome.fingerprints),
     }
-    await place.ledger.create(f"jobend/{request.job}", json.dumps(end).encode())
+    await keep_end(request.job, end, place.ledger)
 
 
 async def is_over(place: Place, job: str) -> bool:
     """Whether the job has ended."""
-    try:
-        await place.ledger.get(f"jobend/{job}")
-    except NotFoundError:
-        return False
-    return True
+    return await job_end(job, place.ledger) is not None
 
 
 async def dismiss(place: Place, site: str, request: JobRequest, status: str) -> None:
     """Tell a site that a job is over; one that has left the federation has no queue any more."""
     try:
-        await place.inbox.send(site, end_of(site, request, status))
+        await place.inbox.send(site, end_of(site, request.federation, request.job, status))
     except NotFoundError as error:
         log.warning("site not told", site=site, job=request.job, reason=str(error))
     except HanseError:
