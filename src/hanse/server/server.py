@@ -96,7 +96,7 @@ class Server:
             identities=config.aws_identities,
             sts=config.aws_sts,
         )
-        await self.members.load()
+        await self.members.load(sign_roles=True)
         self._workers = Workers(self._launcher)
         store = self._store
         seams = Seams(

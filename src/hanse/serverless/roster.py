@@ -27,8 +27,16 @@ class Enrolled:
     """A member that is enrolled and not revoked."""
 
     record: MemberRecord
-    roles: tuple[str, ...]
     signed_record: bytes
+
+    @property
+    def roles(self) -> tuple[str, ...]:
+        """A person's, as the authority signed them.
+
+        Raises:
+            TrustError: they are not signed.
+        """
+        return self.record.granted
 
     @property
     def key(self) -> Ed25519PublicKey:
@@ -111,7 +119,7 @@ class Roster:
         record = verify_record(signed, self._authority_pem)
         if (record.kind, record.name, record.federation) != (kind, name, self._federation):
             raise TrustError(f"the record of {kind} {name} is another member's")
-        return Enrolled(record, tuple(value["roles"]), signed)
+        return Enrolled(record, signed)
 
     async def _list(self, prefix: str) -> list[str]:
         names: list[str] = []

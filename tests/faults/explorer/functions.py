@@ -81,10 +81,12 @@ def authority() -> Authority:
 
 @lru_cache
 def member(kind: str, name: str) -> Membership:
+    """A member; of the people, adam is an admin and the others are researchers."""
     keys = MemberKeys.generate()
     request = SigningRequest.request(keys, federation=FEDERATION, kind=kind, name=name)
     hosts = ("localhost",) if kind == "server" else ()
-    issued = authority().issue(request, kind=kind, name=name, hosts=hosts)
+    roles = None if kind != "person" else ("admin",) if name == "adam" else ("researcher",)
+    issued = authority().issue(request, kind=kind, name=name, hosts=hosts, roles=roles)
     return Membership.check(
         keys,
         certificate_pem=issued.certificate_pem,
@@ -433,9 +435,9 @@ class World:
         return spec, LARGE if self.case.large else SMALL
 
     async def _enrol(self) -> None:
-        for kind, names, roles in (("site", self.sites, []), ("person", [PERSON], ["researcher"])):
+        for kind, names in (("site", self.sites), ("person", [PERSON])):
             for name in names:
-                value = {"record": member(kind, name).signed_record.decode(), "roles": roles, "enrolled_at_ms": 1}
+                value = {"record": member(kind, name).signed_record.decode(), "enrolled_at_ms": 1}
                 await self.ledger.create(f"member/{kind}/{name}", json.dumps(value).encode())
 
     async def _submit(self) -> None:

@@ -5,6 +5,7 @@ import json
 from typing import Any, cast
 
 import pytest
+import structlog
 
 from hanse.backends.memory import MemoryInbox, MemoryLedger
 from hanse.core.blobs import manifest_of, rechunk
@@ -25,7 +26,7 @@ from hanse.serverless.roster import Roster
 from hanse.site.agent import _status_in
 from hanse.trust.bundle import make_bundle
 from hanse.trust.bundle_signature import sign_bundle
-from tests.faults.explorer.functions import FEDERATION, Bucket, Shelf, Signer, member, signed
+from tests.faults.explorer.functions import FEDERATION, Bucket, Shelf, Signer, authority, member, signed
 
 
 class Executions:
@@ -40,8 +41,7 @@ async def a_place() -> Place:
     ledger, blobs = MemoryLedger(), Bucket()
     identity = unpack(pack(member("server", "server")))
     for kind, name in (("person", "anna"), ("person", "bert"), ("site", "site-1")):
-        roles = ["researcher"] if kind == "person" else []
-        value = {"record": member(kind, name).signed_record.decode(), "roles": roles, "enrolled_at_ms": 1}
+        value = {"record": member(kind, name).signed_record.decode(), "enrolled_at_ms": 1}
         await ledger.create(f"member/{kind}/{name}", json.dumps(value).encode())
     return Place(
         federation=FEDERATION,
@@ -126,7 +126,7 @@ async def test_a_question_for_links_that_cannot_be_is_answered(spoilt: dict[str,
 async def test_a_sign_of_life_for_another_s_job_tells_nothing_of_it() -> None:
     place = await a_place()
     assert await submit(place, "j1")
-    value = {"record": member("site", "site-2").signed_record.decode(), "roles": [], "enrolled_at_ms": 1}
+    value = {"record": member("site", "site-2").signed_record.decode(), "enrolled_at_ms": 1}
     await place.ledger.create("member/site/site-2", json.dumps(value).encode())
     await place.ledger.create("jobend/j1", b"{}")
     for site, told in (("site-1", ["propose", "end"]), ("site-2", [])):
@@ -199,13 +199,33 @@ async def test_a_site_that_missed_the_end_of_a_removed_job_is_told() -> None:
         await place.inbox.ack([told.receipt])
 
 
+# ---- roles of people ----
+
+
+async def test_a_role_counts_only_if_the_authority_signed_it() -> None:
+    """Who may write the table can write `roles` beside a record, or put back one from before they were signed."""
+    place = await a_place()
+    await submit(place, "j1")
+    bert = member("person", "bert")
+    cancel = signed("bert", "cancel", "cancel/1", canonical_json({"v": 1, "job": "j1"}), by=bert, job="j1")
+    unsigned = dataclasses.replace(bert.record, roles=None).sign(authority().key)
+    for record, reason in ((bert.signed_record, "has not got the role admin"), (unsigned, "are not signed")):
+        row = {"record": record.decode(), "roles": ["admin"], "enrolled_at_ms": 1}
+        _, version = await place.ledger.get("member/person/bert")
+        assert await place.ledger.compare_and_set("member/person/bert", json.dumps(row).encode(), version)
+        place.roster._kept.clear()
+        with structlog.testing.capture_logs() as lines:
+            assert await take(place, cancel) == []
+        assert reason in lines[0]["reason"]
+
+
 # ---- results that are their owner's ----
 
 
 async def a_private_place() -> Place:
     place = dataclasses.replace(await a_place(), private=True)
     place.documents._federation = FEDERATION
-    value = {"record": member("person", "adam").signed_record.decode(), "roles": ["admin"], "enrolled_at_ms": 1}
+    value = {"record": member("person", "adam").signed_record.decode(), "enrolled_at_ms": 1}
     await place.ledger.create("member/person/adam", json.dumps(value).encode())
     return place
 

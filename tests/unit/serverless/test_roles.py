@@ -83,7 +83,7 @@ def submission(spec: RoleSpec, bundle: Manifest, signature: str, app: str) -> En
 
 async def town(**options: Any) -> Town:
     found = Town(await a_place())
-    value = {"record": member("site", "site-2").signed_record.decode(), "roles": [], "enrolled_at_ms": 1}
+    value = {"record": member("site", "site-2").signed_record.decode(), "enrolled_at_ms": 1}
     await found.place.ledger.create("member/site/site-2", json.dumps(value).encode())
     bundle = make_bundle({"app.py": b"app = None\n"}, module="app")
     await found.place.blobs.put(bundle_scope("j1"), manifest_of(bundle.content), rechunk([bundle.content]))
