@@ -32,7 +32,7 @@ from hanse.core.errors import (
     TrustError,
     UnavailableError,
 )
-from hanse.core.ids import SERVER, bundle_scope, check_name, model_scope, upload_scope
+from hanse.core.ids import SERVER, bundle_scope, check_job_owner, check_name, model_scope, upload_scope
 from hanse.core.records import Envelope, Reply
 from hanse.pipeline.offering import check_request, check_roles, gone_of, keep_request, proposal_of
 from hanse.pipeline.removal import is_gone
@@ -300,10 +300,18 @@ async def _submit(place: Place, sender: Enrolled, body: Mapping[str, Any]) -> li
     except (StorageError, UnavailableError):
         raise
     except HanseError as error:
-        if request.person == sender.record.name:  # nobody writes documents in another's name
+        if _is_own(request, sender):  # nobody writes documents in another's name
             await _tell_refusal(place, sender, request, error)
         raise
     return [News(request.job, "submit")]
+
+
+def _is_own(request: JobRequest, sender: Enrolled) -> bool:
+    try:
+        check_job_owner(request.job, sender.record.name)
+    except PolicyError:
+        return False
+    return request.person == sender.record.name
 
 
 async def _begin(place: Place, sender: Enrolled, request: JobRequest, signed: str) -> None:

@@ -24,7 +24,7 @@ from hanse.core.arrays import Arrays
 from hanse.core.blobs import Manifest, manifest_of, rechunk
 from hanse.core.codec import canonical_json, decode, encode
 from hanse.core.errors import HanseError, IntegrityError, NotFoundError, PolicyError, UnavailableError
-from hanse.core.ids import SERVER, TaskId, bundle_scope, model_scope, upload_scope
+from hanse.core.ids import SERVER, TaskId, bundle_scope, job_id_of, model_scope, upload_scope
 from hanse.core.records import BlobRef, Envelope, Reply, Task
 from hanse.core.seams import Delivery, Link, UploadTicket
 from hanse.core.spec import RunSpec
@@ -47,7 +47,8 @@ from tests.faults.explorer.loop import VirtualLoop
 from tests.faults.explorer.site import train, weight_of
 
 T = TypeVar("T")
-FEDERATION, JOB, PERSON, EVE = "north", "j1", "anna", "site-9"
+FEDERATION, PERSON, EVE = "north", "anna", "site-9"
+JOB = job_id_of("j1", PERSON)
 EPOCH_MS = 1_700_000_000_000
 VISIBILITY_S = 30.0
 SMALL = Arrays([("w", np.array([1.0, -2.0, 3.5, 0.25, -8.0])), ("b", np.array([1.5, 2.5, -0.75], np.float32))])
