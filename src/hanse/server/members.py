@@ -26,7 +26,7 @@ from hanse.trust.authority import Authority, Issued
 from hanse.trust.aws_identity import MARK, AwsIdentity, Proof, verify
 from hanse.trust.certificates import Identity, peer_identity
 from hanse.trust.identity import SigningRequest
-from hanse.trust.member_record import MemberRecord, verify_record
+from hanse.trust.member_record import MemberRecord, issued_at_ms, verify_record
 from hanse.trust.revocation import RevocationList, read_revocations
 from hanse.trust.signing import load_signing_key
 from hanse.trust.tokens import JoinToken, TokenRecord, make_token, redeem, token_key
@@ -263,7 +263,7 @@ class Members:
         """
         identity = issued.identity
         if identity.kind == "person":
-            record = verify_record(issued.record, self.authority.certificate_pem, now_ms=_issue_time(issued.record))
+            record = verify_record(issued.record, self.authority.certificate_pem, now_ms=issued_at_ms(issued.record))
             if record.roles != tuple(roles):
                 issued = replace(issued, record=replace(record, roles=tuple(roles)).sign(self.authority.key))
         value = {"record": issued.record.decode(), "enrolled_at_ms": _now()}
@@ -338,7 +338,7 @@ class Members:
 
     def _remember(self, value: dict[str, Any]) -> MemberRecord:
         content = value["record"].encode()
-        record = verify_record(content, self.authority.certificate_pem, now_ms=_issue_time(content))
+        record = verify_record(content, self.authority.certificate_pem, now_ms=issued_at_ms(content))
         self._records[(record.kind, record.name)] = (record, content)
         return record
 
@@ -362,12 +362,6 @@ def token_of(text: str) -> JoinToken:
 
 def _now() -> int:
     return time.time_ns() // 1_000_000
-
-
-def _issue_time(content: bytes) -> int:
-    """The time of issue: records of members whose time has run out are still read, and then refused by name."""
-    body = json.loads(content)
-    return int(body.get("body", body).get("issued_at_ms", _now()))
 
 
 @lru_cache(maxsize=4096)

@@ -57,13 +57,12 @@ async def _links(place: Place, to: str, packet: Packet) -> tuple[tuple[str, tupl
     scope = channel_scope(packet.session, packet.sender, packet.recipient, packet.seq)
     try:
         await place.blobs.commit(scope, manifest)
-        place.links.grant(to, read=[(scope, manifest.id)])
-        link = await place.links.get(to, scope, manifest.id, only=range(manifest.num_chunks))
+        links = place.links.fresh()
+        links.grant(to, read=[(scope, manifest.id)])
+        link = await links.get(to, scope, manifest.id, only=range(manifest.num_chunks))
     except (IntegrityError, NotFoundError) as error:
         log.info("a packet without its blob", session=packet.session, sender=packet.sender, reason=str(error))
         return ()
-    finally:
-        place.links.revoke(to, scope_prefix=scope)
     return tuple((url, link.headers) for url in link.urls)
 
 

@@ -43,6 +43,10 @@ class Bucket(ChunkStore, Protocol):
 class Signer(Protocol):
     """`Links` whose links can be asked for chunk by chunk."""
 
+    def fresh(self) -> "Signer":
+        """The same without any right."""
+        ...
+
     def grant(self, who: str, *, read: Any = (), write: Any = ()) -> None: ...
 
     def revoke(self, who: str, *, scope_prefix: str) -> None: ...
@@ -60,6 +64,8 @@ class Place:
 
     Args:
         inbox: of sites; what goes into it is signed on the way.
+        links: rights are given to a `fresh()` one, for one question or one visit, since a function that is warm would
+            keep them.
         watched: whether the table's stream looks at a run when a row appears.
         private: whether who submitted a job reads its results, and admins, and nobody else.
     """
@@ -83,7 +89,7 @@ class Place:
     @property
     def seams(self) -> Seams:
         """For a visit."""
-        return Seams(self.ledger, self.blobs, self.inbox, self.links)
+        return Seams(self.ledger, self.blobs, self.inbox, self.links.fresh())
 
 
 class SignedInbox:

@@ -13,7 +13,7 @@ from hanse.trust.certificates import PERSON, SKEW_MS, Identity, authority_key, c
 from hanse.trust.sealing import check_sealing_key
 from hanse.trust.signing import PrivateKey, load_signing_key
 from hanse.trust.statements import make_statement, read_statement
-from hanse.trust.strict_json import read_field, read_hex
+from hanse.trust.strict_json import parse_json, read_field, read_hex
 
 _KIND = "member-record"
 
@@ -117,6 +117,16 @@ def verify_record(content: bytes, authority_pem: bytes, *, now_ms: int | None = 
     if not record.issued_at_ms - SKEW_MS <= now_ms < record.not_after_ms:
         raise TrustError(f"the member record of {record.kind} {record.name} does not hold now; it must be renewed")
     return record
+
+
+def issued_at_ms(content: bytes) -> int:
+    """When a record was issued, which nobody has verified: for reading records whose time is over.
+
+    Raises:
+        CodecError, TooLargeError: not a record.
+    """
+    body = parse_json(content, what=_KIND).get("body")
+    return read_field(body if isinstance(body, dict) else {}, "issued_at_ms", int, _KIND)
 
 
 def _roles(body: dict[str, Any]) -> tuple[str, ...] | None:

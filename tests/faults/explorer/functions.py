@@ -210,6 +210,9 @@ class Bucket(MemoryBlobs):
 class Signer(Grants):
     """Links that are names of chunks, and used up by nobody else."""
 
+    def fresh(self) -> "Signer":
+        return Signer(self._blobs, max_bytes=self._max_bytes)
+
     async def get(self, who: str, scope: str, id: str, *, only: Sequence[int] | None = None) -> Link:
         link = await super().get(who, scope, id)
         return replace(link, urls=tuple(f"{scope} {id} {n}" for n in only or ()))

@@ -22,10 +22,11 @@ from hanse.serverless.keys import pack, unpack
 from hanse.serverless.looking import look_and_call
 from hanse.serverless.place import Place, SignedInbox
 from hanse.serverless.removing import remove
-from hanse.serverless.roster import Roster
+from hanse.serverless.roster import FRESH_S, Roster
 from hanse.site.agent import _status_in
 from hanse.trust.bundle import make_bundle
 from hanse.trust.bundle_signature import sign_bundle
+from hanse.trust.revocation import RevocationList
 from tests.faults.explorer.functions import FEDERATION, JOB, Bucket, Shelf, Signer, authority, member, signed
 
 MORE, LONG = job_id_of("j1-more", "anna"), job_id_of("j" * 12, "anna")
@@ -272,6 +273,50 @@ async def test_who_submitted_a_job_and_admins_read_of_it_and_nobody_else() -> No
     moved.content["documents/j2/about"] = raw  # a document of one job is none of another's
     with pytest.raises(TrustError):
         await read_by("anna", place).about("j2")
+
+
+async def test_who_reads_is_who_is_an_admin_when_it_is_told() -> None:
+    """Not an admin who was revoked since it was submitted, nor one whose roles nobody signed; a later one is."""
+    place, now = await a_private_place(), [0.0]
+    place.roster._clock = lambda: now[0]
+    news = await submit(place, JOB)
+
+    async def told(revoked: RevocationList | None = None) -> set[str]:
+        if revoked is not None:
+            await place.ledger.delete("revocations")
+            await place.ledger.create("revocations", revoked.sign(authority().key))
+        now[0] += FRESH_S
+        await look_and_call(place, news[0].job, cancelled_by="person anna")
+        about = cast(Any, place.documents._objects).content.pop(f"documents/{JOB}/about")
+        return set(json.loads(about)["sealed"])
+
+    unsigned = dataclasses.replace(member("person", "bert").record, roles=None).sign(authority().key)
+    for name, record in (("bert", unsigned), ("eva", member("person", "eva").signed_record)):
+        await place.ledger.delete(f"member/person/{name}")
+        row = {"record": record.decode(), "roles": ["admin"], "enrolled_at_ms": 1}
+        await place.ledger.create(f"member/person/{name}", json.dumps(row).encode())
+    assert await told() == {"anna", "adam"}
+    later = dataclasses.replace(member("person", "eva").record, roles=("admin",)).sign(authority().key)
+    await place.ledger.delete("member/person/eva")
+    await place.ledger.create("member/person/eva", json.dumps({"record": later.decode()}).encode())
+    assert await told() == {"anna", "adam", "eva"}
+    assert await told(RevocationList(FEDERATION).revoke_name("person", "adam")) == {"anna", "eva"}
+    await place.ledger.delete("member/person/anna")  # as it is with one whose certificate is over
+    assert await told() == {"anna", "eva"}
+    assert await told(RevocationList(FEDERATION).revoke_name("person", "anna")) == {"adam", "eva"}
+
+
+async def test_a_function_that_is_warm_keeps_no_right_on_a_blob() -> None:
+    place = await a_place()
+    await submit(place, JOB)
+    request = JobRequest.from_json((await intake.row_of(place, JOB))["request"])
+    asked = {"op": "get", "scope": bundle_scope(JOB), "size": request.bundle.size, "chunks": [0]}
+    body = canonical_json({"v": 1, **asked, "hashes": request.bundle.hashes.hex()})
+    await take(place, signed("site-1", "want", "want/1", body, by=member("site", "site-1")))
+    answers = [each.envelope for each in await place.inbox.receive("site-1", 10, wait_s=0)]
+    assert json.loads(next(each.body for each in answers if each.kind == "links"))["urls"]
+    links = cast(Signer, place.links)
+    assert not any([*links._read.values(), *links._write.values()])
 
 
 async def test_a_refusal_is_told_to_whom_it_concerns() -> None:
