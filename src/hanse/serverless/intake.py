@@ -248,7 +248,7 @@ async def _links(place: Place, site: str, body: Mapping[str, Any]) -> dict[str, 
         link = await links.get(site, scope, manifest.id, only=chunks)
         return {"urls": list(link.urls), "headers": [list(pair) for pair in link.headers], "chunks": chunks}
     if is_channel(scope):
-        await check_writing(place, site, JobRequest.from_json(row["request"]), scope, manifest.size)
+        await check_writing(place, site, JobRequest.from_json(row["request"]), scope, manifest)
     else:
         await _check_answering(place, site, row, scope)
     links = place.links.fresh()

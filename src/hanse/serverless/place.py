@@ -16,6 +16,7 @@ from hanse.rounds.by_chunks import ChunkStore
 from hanse.rounds.driver import Seams
 from hanse.serverless import contract
 from hanse.serverless.keys import ServerIdentity, unpack
+from hanse.serverless.quotas import Quotas
 from hanse.serverless.roster import Roster
 from hanse.trust.envelopes import sign_envelope
 
@@ -83,6 +84,7 @@ class Place:
     watched: bool = False
     private: bool = False
     shard_bytes: int = DEFAULT_SHARD_BYTES
+    quotas: Quotas = field(default_factory=Quotas)
     rows: dict[str, dict[str, Any]] = field(default_factory=dict)
     """Jobs' rows that were read; they never change, but are removed (`looking.row_of`)."""
 

@@ -35,6 +35,7 @@ from hanse.serverless.contract import Input, Instruction
 from hanse.serverless.keys import pack, unpack
 from hanse.serverless.local import Local
 from hanse.serverless.place import Place, SignedInbox
+from hanse.serverless.quotas import Quotas
 from hanse.serverless.roster import Roster
 from hanse.site.over_queues import HIDDEN_S, QueueLink
 from hanse.trust.authority import Authority
@@ -326,6 +327,8 @@ class World:
         self.refusals: Counter[str] = Counter()
         self.links: dict[str, Site] = {}
         self.invocations = 0
+        self.warm: list[Quotas] = []
+        """What functions that live on remember; one that is killed takes its own with it."""
         self.problems: list[str] = []
         names = [f"site-{n}" for n in range(case.sites)]
         self.sites = [*names, EVE] if case.hostile else names
@@ -374,6 +377,7 @@ class World:
             links=Signer(self.blobs),
             documents=life.wrap(self.place.documents),
             machine=life.wrap(self.local),
+            quotas=(quotas := self.warm.pop() if self.warm else Quotas()),
             rows={},
         )
         task = self.loop.create_task(self._run(name, place, event))
@@ -381,6 +385,7 @@ class World:
         await asyncio.wait(first, return_when=asyncio.FIRST_COMPLETED)
         if not task.done():
             raise UnavailableError(f"{name} was killed")
+        self.warm.append(quotas)
         return task.result()
 
     async def _run(self, name: str, place: Place, event: Mapping[str, Any]) -> Mapping[str, Any]:
