@@ -225,6 +225,20 @@ async def test_another_person_s_job(wire: Wire) -> None:
             await upload(mine.connection, model_scope(job, "main", 0), b"something else")
 
 
+async def test_another_person_s_job_id(wire: Wire) -> None:
+    """It is seen as soon as its app is on its way, and nobody else gets in before its person."""
+    await wire.enrol("person", "seer", ("researcher",))
+    job, bundle = new_job_id("researcher"), app_bundle()
+    request = request_for(wire.people["seer"], bundle, job=job)
+    async with wire.session("seer") as seer, wire.session("researcher") as mine:
+        with pytest.raises(PolicyError, match="made for person seer"):
+            await upload(seer.connection, bundle_scope(job), bundle.content)
+        with pytest.raises(PolicyError, match="made for person seer"):
+            await seer.ask("submit", sig=request.sign(wire.people["seer"].keys.signing), request=request.to_json())
+        assert await submit(mine, wire.people["researcher"], job=job, sites=("nobody-here",)) == job
+        await mine.ask("cancel", job=job)
+
+
 async def test_another_person_s_results(wire: Wire) -> None:
     """Rounds and models are their submitter's and the admins', until the federation says otherwise."""
     await wire.enrol("person", "curious", ("researcher",))
@@ -386,7 +400,7 @@ async def test_an_altered_request(wire: Wire) -> None:
         await upload(session.connection, bundle_scope(request.job), bundle.content)
         for changed in (
             {"spec": RunSpec(rounds=99)},
-            {"job": new_job_id()},
+            {"job": new_job_id("researcher")},
             {"name": "other"},
             {"sites": ("healthy",)},
             {"submitted_at_ms": 2},

@@ -11,7 +11,7 @@ from typing import Any
 
 from hanse.aggregation import codec_named
 from hanse.core.errors import ConfigError, ConflictError, NotFoundError
-from hanse.core.ids import bundle_scope, model_scope
+from hanse.core.ids import bundle_scope, check_job_owner, model_scope
 from hanse.core.records import BlobRef, Envelope
 from hanse.core.seams import BlobStore, Ledger
 from hanse.pipeline.request import JobRequest, manifest_json
@@ -26,9 +26,10 @@ async def check_request(request: JobRequest, blobs: BlobStore, *, federation: st
     """Return if a request can be taken; whose it is was checked before.
 
     Raises:
-        ConfigError, RefusedError: something in it does not hold, by name.
+        PolicyError: its id is not its person's. ConfigError, RefusedError: something in it does not hold, by name.
     """
     spec = request.spec
+    check_job_owner(request.job, request.person)
     if request.federation != federation:
         raise ConfigError(f"job: expected one for federation {federation}, found {request.federation}")
     if spec.strategy in catalogue():

@@ -27,7 +27,7 @@ from hanse.core.errors import (
     TrustError,
     UnavailableError,
 )
-from hanse.core.ids import SERVER, bundle_scope, check_name, model_scope
+from hanse.core.ids import SERVER, bundle_scope, check_job_owner, check_name, model_scope
 from hanse.core.proto import hanse_pb2 as pb
 from hanse.core.records import Envelope, Reply, pack_blob
 from hanse.core.spec import MAX_ROUNDS
@@ -97,7 +97,7 @@ class Server:
             identities=config.aws_identities,
             sts=config.aws_sts,
         )
-        await self.members.load()
+        await self.members.load(sign_roles=True)
         self._workers = Workers(self._launcher)
         store = self._store
         seams = Seams(
@@ -270,7 +270,7 @@ class Server:
             return caller.name
         self._require(caller, RESEARCHER)
         job, _, _ = offer.scope.partition("/")
-        check_name(job, "job")
+        check_job_owner(check_name(job, "job"), caller.name)
         allowed = {bundle_scope(job), model_scope(job, "main", 0)}
         if offer.scope not in allowed or await self.jobs.is_known(job):
             raise PolicyError("upload: people may send a new job's bundle and initial model, nothing else")

@@ -220,8 +220,9 @@ async def tell(
         records = await round_records(place.ledger, request.job, request.component, after, blobs=place.blobs)
     kept = set(await place.documents.round_numbers(request.job)) if state.over else set()
     new = [record.to_json() for record in records if record.number and record.number not in kept]
-    await asyncio.gather(*(place.documents.put_round(request.job, record, row.get("readers")) for record in new))
-    await place.documents.put_about(request.job, _about(place, request, row, outcome, there), row.get("readers"))
+    readers = await place.roster.readers(request.person, row["person_record"].encode()) if place.private else None
+    await asyncio.gather(*(place.documents.put_round(request.job, record, readers) for record in new))
+    await place.documents.put_about(request.job, _about(place, request, row, outcome, there), readers)
 
 
 def _about(
