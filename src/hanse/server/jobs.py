@@ -24,6 +24,8 @@ from hanse.core.blobs import INLINE_BYTES
 from hanse.core.errors import ConfigError, ConflictError, HanseError, NotFoundError, UnavailableError
 from hanse.core.ids import TaskId, bundle_scope, model_scope
 from hanse.core.records import BlobRef, Reply
+from hanse.core.seams import BlobStore
+from hanse.core.spec import RunSpec
 from hanse.pipeline.offering import check_request, check_roles, end_of, fetch_bundle, job_row, keep_request, proposal_of
 from hanse.pipeline.removal import is_gone, remove_job
 from hanse.pipeline.request import ROLES, JobRequest
@@ -32,6 +34,7 @@ from hanse.rounds import machine, run_state
 from hanse.rounds.clock import LoopClock
 from hanse.rounds.driver import Run, Seams
 from hanse.rounds.events import Failed
+from hanse.rounds.group import Host
 from hanse.rounds.keeping import round_records, run_record
 from hanse.rounds.outgoing import RunInfo
 from hanse.rounds.result import Result
@@ -45,6 +48,8 @@ from hanse.workers.server_host import ServerHost
 DECISION_S = 30.0
 """How long a connected site that says nothing to a proposal holds the start up."""
 EVENTS_KEPT = 2000
+Lead = Callable[[JobRequest, Callable[[RunSpec], ServerHost], BlobStore], Host]
+"""Makes the host of a job, from what makes an ordinary one: for groups, whose jobs a federation above leads."""
 WATCH_S = 0.05
 """At least so long between two messages to somebody who watches."""
 ENDED = ("finished", "failed", "cancelled")
@@ -86,7 +91,7 @@ class Job:
         self.request = request
         self.signature = signature
         self.run: Run | RolesRun | None = None
-        self.host: ServerHost | None = None
+        self.host: Host | None = None
         self.decisions: dict[str, tuple[str, str]] = {}
         self.offered: dict[str, float] = {}
         self.trusted: set[str] = set()
@@ -157,6 +162,7 @@ class Jobs:
         on_event: told what happens, for logs, metrics and audit.
         relays: where sessions of roles are opened.
         site_record_of: the member record of a site that is not revoked.
+        lead: makes jobs' hosts; None for the ordinary ones.
     """
 
     def __init__(
@@ -176,7 +182,9 @@ class Jobs:
         on_event: Callable[[dict[str, Any]], None],
         relays: Relays,
         site_record_of: Callable[[str], bytes],
+        lead: Lead | None = None,
     ) -> None:
+        self._lead = lead
         self._seams = seams
         self._workers = workers
         self._directory = directory
@@ -204,7 +212,8 @@ class Jobs:
         Raises:
             ConflictError: another job of this id. ConfigError, RefusedError: something in it does not hold.
         """
-        await check_request(request, self._seams.blobs, federation=self._federation)
+        leads = self._lead is not None
+        await check_request(request, self._seams.blobs, federation=self._federation, leads=leads)
         check_roles(request, self._enrolled())
         if await is_gone(request.job, self._seams.ledger):
             raise ConflictError(f"job {request.job} was removed; submit the app again for a new one")
@@ -602,7 +611,7 @@ class Jobs:
 
     # ---- details ----
 
-    def _host(self, job: Job) -> ServerHost:
+    def _host(self, job: Job) -> Host:
         request = job.request
         home = self._directory / request.job
         load = Load(
@@ -621,7 +630,10 @@ class Jobs:
         def line(text: str) -> None:
             server_log.info("app", line=text[:500])
 
-        return ServerHost(request.spec, self._seams.blobs, self._workers, load, threads=self._threads, log=line)
+        def made(spec: RunSpec) -> ServerHost:
+            return ServerHost(spec, self._seams.blobs, self._workers, load, threads=self._threads, log=line)
+
+        return made(request.spec) if self._lead is None else self._lead(request, made, self._seams.blobs)
 
     async def _info(self, request: JobRequest) -> RunInfo:
         spec = request.spec
