@@ -4,8 +4,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from hanse.demos.local_federation import LocalFederation
+
+EDGE = ("hanse.edge.start", "hanse.edge.edge")
+"""What an edge's process has imported, for `tests.nursery.forks`."""
 
 
 class Above(LocalFederation):
@@ -42,13 +46,20 @@ class Grouped:
 
 
 @contextmanager
-def grouped(directory: Path, groups: Mapping[str, Sequence[str]]) -> Iterator[Grouped]:
-    """Start everything; end everything."""
+def grouped(
+    directory: Path, groups: Mapping[str, Sequence[str]], data: Mapping[str, Mapping[str, Any]] | None = None
+) -> Iterator[Grouped]:
+    """Start everything; end everything. `data`: declarations of members' data sets."""
     with ExitStack() as stack:
         above = stack.enter_context(Above(directory / "above", {name: {} for name in groups}, durability="process"))
         behind = {}
         for name, members in groups.items():
-            place = Behind(directory / name, {each: {} for each in members}, name=name, durability="process")
+            place = Behind(
+                directory / name,
+                {each: (data or {}).get(each, {}) for each in members},
+                name=name,
+                durability="process",
+            )
             place.site = above.site_directory(name)
             behind[name] = stack.enter_context(place)
             above.children[name] = place.server

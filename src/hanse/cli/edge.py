@@ -11,10 +11,12 @@ from hanse.cli.options import HERE, Directory, existing
 def start(
     directory: Directory = HERE,
     site: Annotated[
-        Path | None, typer.Option(help="The folder in which the group has joined the federation above; by default edge/.")
+        Path | None,
+        typer.Option(help="The folder in which the group has joined the federation above; by default edge/."),
     ] = None,
     person: Annotated[
-        Path | None, typer.Option(help="The folder of the group's person who submits jobs from above; by default admin/.")
+        Path | None,
+        typer.Option(help="The folder of the group's person who submits jobs from above; by default admin/."),
     ] = None,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="More lines in the log.")] = False,
 ) -> int:

@@ -68,7 +68,7 @@ class App:
         lr: a number or a `Schedule(...)`, which sites find as `config["lr"]`.
         include: files that the module imports or reads, relative to it; they travel with it.
         groups: `Groups(rounds=3)`: sites are groups, each with an aggregator of its own that does so many rounds for
-            one of the server's; see `hanse.strategies.groups`. `@app.config` is then asked for members and their rounds.
+            one of the server's; see `hanse.strategies.groups`. `@app.config` is then asked for members.
         tracking: where parameters and metrics of every run are to be seen: `hs.tracking.MLflow(uri)`, `File(folder)`, …
             In a simulation that is every site's run and the aggregator's; at a federation the aggregator's, written by
             the program of the person who follows the job. A site's own is its owner's affair (`site.yaml`).

@@ -135,7 +135,7 @@ class Edge:
         )
         await self.server.submit(request, request.sign(member.keys.signing))
 
-    async def _ask(self, job: str, order: Order) -> Answer:
+    async def _ask(self, job: str, order: Order) -> tuple[Answer, str]:
         """Ask a job's group, which ends the wait where its run is over.
 
         Raises:
@@ -153,7 +153,7 @@ class Edge:
         finally:
             asking.cancel()
         arrays = None if answered.model is None else await load_arrays(self.server.blobs, answered.model)
-        return Answer(arrays, answered.num_examples, dict(answered.metrics))
+        return Answer(arrays, answered.num_examples, dict(answered.metrics)), answered.fingerprint
 
     async def _over(self, job: str) -> TaskError:
         try:

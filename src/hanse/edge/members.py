@@ -31,8 +31,8 @@ from hanse.workers.execute import write_blob
 from hanse.workers.load import Load
 from hanse.workers.pool import Done, Model, State, StateFile
 
-Ask = Callable[[str, Order], Awaitable[Answer]]
-"""Asks a job's group: its arrays, its examples, its metrics."""
+Ask = Callable[[str, Order], Awaitable[tuple[Answer, str]]]
+"""Asks a job's group: its arrays, its examples, its metrics; and the numerics fingerprint of its members."""
 Open = Callable[[str], Awaitable[RunSpec]]
 """Has a job led within the group, if it is not already; the spec that came from above."""
 
@@ -109,10 +109,12 @@ class Group:
         order = Order(task.call, task.id.round, task.config, manifest, lambda: chunks_of(model))
         try:
             async with asyncio.timeout(timeout_s):
-                answer = await self._ask(self._job, order)
+                answer, numerics = await self._ask(self._job, order)
         except TimeoutError:
             raise TaskError("timeout", f"the group took longer than its {timeout_s or 0:g} s") from None
-        return await asyncio.to_thread(self._done, task, answer, model, state, after, out)
+        done = await asyncio.to_thread(self._done, task, answer, model, state, after, out)
+        reply = replace(done.reply, fingerprint=numerics)  # this process has trained nothing
+        return replace(done, reply=reply, packed=reply.pack())
 
     def kill(self) -> None:
         """See `Executor`."""

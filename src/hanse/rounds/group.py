@@ -19,7 +19,7 @@ from typing import Any, Protocol
 
 from hanse.core.blobs import Chunk, Manifest
 from hanse.core.errors import ConfigError, TaskError, UnavailableError
-from hanse.core.records import Config, Metrics
+from hanse.core.records import Config, Metrics, Reply
 from hanse.core.seams import BlobStore
 from hanse.rounds.events import BlobKey
 from hanse.rounds.host import PlanAnswer, PlanRequest, ReduceAnswer, ReduceRequest, StrategyHost, plain, unplain
@@ -68,11 +68,33 @@ class Order:
 
 @dataclass(frozen=True, slots=True)
 class Answered:
-    """What a group came to. `model`: where its arrays are; None after an evaluation."""
+    """What a group came to.
+
+    Args:
+        model: where its arrays are; None after an evaluation.
+        fingerprint: the numerics of its members' workers; several, where they differ.
+    """
 
     num_examples: int
     metrics: Metrics
     model: BlobKey | None
+    fingerprint: str = ""
+
+    @classmethod
+    def of(cls, replies: Sequence[Reply], model: BlobKey | None) -> "Answered":
+        """Of the members' replies that were folded."""
+        num_examples, metrics = together([(reply.num_examples, reply.metrics) for reply in replies])
+        return cls(num_examples, metrics, model, " | ".join(sorted({reply.fingerprint for reply in replies})))
+
+    def to_json(self) -> list[Any]:
+        """As a JSON array."""
+        return [self.num_examples, plain(self.metrics), self.model, self.fingerprint]
+
+    @classmethod
+    def from_json(cls, value: Sequence[Any]) -> "Answered":
+        """Read what `to_json` wrote."""
+        num_examples, metrics, model, fingerprint = value
+        return cls(num_examples, unplain(metrics), None if model is None else (model[0], model[1]), fingerprint)
 
 
 def together(answers: Sequence[tuple[int, Metrics]]) -> tuple[int, dict[str, Any]]:
@@ -152,13 +174,12 @@ class GroupHost:
         answer = await self._inner.reduce(replace(request, memory=others))
         if answer.refused:
             return answer
+        replies = [member.reply for member in request.members]
         if request.kind == "adopt":
-            memory["initial"] = answer.model
+            memory["initial"] = replace(Answered.of(replies, answer.model), num_examples=0, metrics={}).to_json()
         elif (active := memory.get("active")) is not None and request.round == self._last(active[1]):
-            answers = [(member.reply.num_examples, member.reply.metrics) for member in request.members]
-            num_examples, metrics = together(answers)
-            found = Answered(num_examples, metrics, answer.model if active[0] == "train" else None)
-            memory |= {"active": None, "answered": [active, num_examples, plain(metrics), found.model]}
+            found = Answered.of(replies, answer.model if active[0] == "train" else None)
+            memory |= {"active": None, "answered": [active, found.to_json()]}
             if self._order is not None and self._order.key == active:
                 self._give(found)
         return replace(answer, memory={**answer.memory, KEY: memory})
@@ -208,13 +229,12 @@ class GroupHost:
             if initial is None:
                 self._refuse("this group was not to be asked for an initial model")
             else:
-                self._give(Answered(0, {}, (initial[0], initial[1])))
+                self._give(Answered.from_json(initial))
             return True
         answered = memory.get("answered")
         if answered is None or answered[0] != order.key:
             return False
-        _, num_examples, metrics, model = answered
-        self._give(Answered(num_examples, unplain(metrics), None if model is None else (model[0], model[1])))
+        self._give(Answered.from_json(answered[1]))
         return True
 
     def _give(self, answered: Answered) -> None:

@@ -1,0 +1,67 @@
+"""One app of groups, both runtimes, the same bits: `hs.simulate_hierarchy`, and server, edges and members as processes.
+
+Compared are the final arrays byte for byte, and what each round's record says, as in `test_same_bits`.
+"""
+
+import runpy
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import hanse as hs
+from hanse.clients.loader import load_app
+from hanse.demos import local_federation
+from tests.conformance.test_same_bits import EXAMPLES, declaration, said
+from tests.grouped import EDGE, Grouped, grouped
+from tests.nursery import MEMBERS, forks
+
+APPS = Path(__file__).parent / "grouped_apps"
+GROUPS = {"north": ("bergen", "visby", "turku"), "south": ("luebeck",)}
+
+
+def regions() -> Any:
+    return runpy.run_path(str(EXAMPLES / "groups.py"))["regions"]()
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Grouped]:
+    folder = tmp_path_factory.mktemp("groups")
+    loader = folder / "owners_loader.py"
+    loader.write_text("")
+    data = {
+        name: {"measurements": declaration(folder / name, sets["measurements"], loader)}
+        for members in regions().values()
+        for name, sets in members.items()
+    }
+    with forks(local_federation, (*MEMBERS, *EDGE)), grouped(folder, GROUPS, data) as made:
+        yield made
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["stateful", "compressed"])
+def test_simulation_and_groups_of_real_sites_give_the_same_bits(name: str, place: Grouped) -> None:
+    app = load_app(APPS, f"{name}.py", "app")
+    assert isinstance(app, hs.App)
+    expected = said(hs.simulate_hierarchy(app, GROUPS, progress=False))
+    found = said(hs.submit(app, place.above.federation()).result())
+    assert found["status"] == "finished"
+    assert found == expected
+
+
+@pytest.mark.slow
+def test_the_example(place: Grouped, tmp_path: Path) -> None:
+    """Its members load their own data; turku, which has none, fails by name, and its group's quorum bears it."""
+    content = (EXAMPLES / "groups.py").read_text().replace("hs.Groups(rounds=3)", "hs.Groups(rounds=3, quorum=1)")
+    (tmp_path / "groups.py").write_text(content)
+    app = load_app(tmp_path, "groups.py", "app")
+    assert isinstance(app, hs.App)
+    expected = hs.simulate_hierarchy(app, regions(), progress=False)
+    result = hs.submit(app, place.above.federation()).result()
+    assert result.arrays == expected.arrays
+    assert np.abs(result.arrays["w"] - [2.0, -1.0, 0.5]).max() < 0.05
+    assert [each.by_site["north"]["train_members"] for each in result.rounds] == [2] * 6
+    behind = hs.job(result.job, place.groups["north"].federation()).snapshot()
+    assert set(behind.rounds[0].failed) == {"turku"}
