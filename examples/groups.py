@@ -4,6 +4,8 @@ python examples/groups.py
 """
 # mypy: allow-untyped-defs, allow-untyped-calls
 
+from typing import Any
+
 import numpy as np
 
 import hanse as hs
@@ -30,7 +32,7 @@ def regions():
     """Two regions, whose hospitals measure in different ranges, with noise."""
     rng = np.random.default_rng(0)
     groups = {"north": (("bergen", 40, -0.5), ("visby", 80, 0.0)), "south": (("luebeck", 150, 0.5),)}
-    made = {}
+    made: dict[str, Any] = {}
     for region, hospitals in groups.items():
         made[region] = {}
         for name, size, centre in hospitals:
@@ -42,7 +44,7 @@ def regions():
 if __name__ == "__main__":
     result = hs.simulate_hierarchy(app, regions())
     for record in result.rounds:
-        members = {group: said["train_members"] for group, said in record.by_site.items()}
+        members = {group: said["train_group_members"] for group, said in record.by_site.items()}
         print(f"round {record.number}: loss {record.metrics['loss']:.4f}, members {members}")
     print("true     ", TRUE)
     print("federated", result.arrays["w"].round(3))

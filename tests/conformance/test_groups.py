@@ -62,6 +62,6 @@ def test_the_example(place: Grouped, tmp_path: Path) -> None:
     result = hs.submit(app, place.above.federation()).result()
     assert result.arrays == expected.arrays
     assert np.abs(result.arrays["w"] - [2.0, -1.0, 0.5]).max() < 0.05
-    assert [each.by_site["north"]["train_members"] for each in result.rounds] == [2] * 6
+    assert [each.by_site["north"]["train_group_members"] for each in result.rounds] == [2] * 6
     behind = hs.job(result.job, place.groups["north"].federation()).snapshot()
     assert set(behind.rounds[0].failed) == {"turku"}

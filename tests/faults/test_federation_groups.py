@@ -89,7 +89,7 @@ def test_a_killed_member_costs_its_rounds_and_comes_back(federation: Shared) -> 
     north.kill(north.children["b"])
     record = watch.round(2)
     assert record.folded == ("north", "south")
-    assert (record.by_site["north"]["train_members"], record.by_site["south"]["train_members"]) == (1, 2)
+    assert (record.by_site["north"]["train_group_members"], record.by_site["south"]["train_group_members"]) == (1, 2)
     behind = federation.within("north", watch.job.id)
     third = behind.round(3)
     assert (third.folded, third.failed) == (("a",), {"b": "lost"})
@@ -98,7 +98,7 @@ def test_a_killed_member_costs_its_rounds_and_comes_back(federation: Shared) -> 
     north.start_site("b")
     north.wait_for_sites(["b"])
     control.release("a", 5)
-    assert watch.round(3).by_site["north"]["train_members"] == 2
+    assert watch.round(3).by_site["north"]["train_group_members"] == 2
     assert watch.end()["status"] == "finished"
     assert behind.end()["status"] == "finished"
     assert [round_ for site, round_ in control.trainings(label) if site == "b"] == [1, 2, 3, 6]

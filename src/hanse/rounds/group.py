@@ -23,9 +23,8 @@ from hanse.core.records import Config, Metrics, Reply
 from hanse.core.seams import BlobStore
 from hanse.rounds.events import BlobKey
 from hanse.rounds.host import PlanAnswer, PlanRequest, ReduceAnswer, ReduceRequest, StrategyHost, plain, unplain
-from hanse.rounds.record import mean_metrics
+from hanse.rounds.record import GROUP_BYTES, GROUP_MEMBERS, SEVERAL, mean_metrics
 from hanse.strategies import Close, PhasePlan
-from hanse.strategies.groups import MEMBERS
 
 KEY = "group"
 """Where this host's own memory is, in the strategy's."""
@@ -81,10 +80,10 @@ class Answered:
     fingerprint: str = ""
 
     @classmethod
-    def of(cls, replies: Sequence[Reply], model: BlobKey | None) -> "Answered":
+    def of(cls, replies: Sequence[Reply], model: BlobKey | None, moved: int) -> "Answered":
         """Of the members' replies that were folded."""
-        num_examples, metrics = together([(reply.num_examples, reply.metrics) for reply in replies])
-        return cls(num_examples, metrics, model, " | ".join(sorted({reply.fingerprint for reply in replies})))
+        num_examples, metrics = together([(reply.num_examples, reply.metrics) for reply in replies], moved)
+        return cls(num_examples, metrics, model, SEVERAL.join(sorted({reply.fingerprint for reply in replies})))
 
     def to_json(self) -> list[Any]:
         """As a JSON array."""
@@ -97,9 +96,10 @@ class Answered:
         return cls(num_examples, unplain(metrics), None if model is None else (model[0], model[1]), fingerprint)
 
 
-def together(answers: Sequence[tuple[int, Metrics]]) -> tuple[int, dict[str, Any]]:
-    """What a group says of its members' answers: examples of all, mean metrics, and how many members they are."""
-    return sum(count for count, _ in answers), {**mean_metrics("evaluate", answers), MEMBERS: len(answers)}
+def together(answers: Sequence[tuple[int, Metrics]], moved: int) -> tuple[int, dict[str, Any]]:
+    """What a group says of its members' answers: examples of all, mean metrics, how many members, bytes within it."""
+    metrics = mean_metrics("evaluate", answers)
+    return sum(count for count, _ in answers), {**metrics, GROUP_MEMBERS: len(answers), GROUP_BYTES: moved}
 
 
 class GroupHost:
@@ -176,9 +176,13 @@ class GroupHost:
             return answer
         replies = [member.reply for member in request.members]
         if request.kind == "adopt":
-            memory["initial"] = replace(Answered.of(replies, answer.model), num_examples=0, metrics={}).to_json()
-        elif (active := memory.get("active")) is not None and request.round == self._last(active[1]):
-            found = Answered.of(replies, answer.model if active[0] == "train" else None)
+            found = Answered.of(replies, answer.model, 0)
+            memory["initial"] = replace(found, num_examples=0, metrics={}).to_json()
+            return replace(answer, memory={**answer.memory, KEY: memory})
+        memory["moved"] = memory.get("moved", 0) + await self._moved(request)
+        if (active := memory.get("active")) is not None and request.round == self._last(active[1]):
+            model = answer.model if active[0] == "train" else None
+            found = Answered.of(replies, model, memory.pop("moved"))
             memory |= {"active": None, "answered": [active, found.to_json()]}
             if self._order is not None and self._order.key == active:
                 self._give(found)
@@ -193,6 +197,12 @@ class GroupHost:
         await self._inner.close()
 
     # ---- details ----
+
+    async def _moved(self, request: ReduceRequest) -> int:
+        """Bytes of this phase's models and updates, of the members that count."""
+        size = 0 if request.model is None else (await self._blobs.manifest(*request.model)).size
+        updates = [member.reply.update for member in request.members]
+        return size * len(updates) + sum(update.manifest.size for update in updates if update is not None)
 
     def _last(self, round_: int) -> int:
         return round_ * self._rounds
@@ -219,7 +229,7 @@ class GroupHost:
         if order is None or order.model is None:
             raise UnavailableError("the federation above has not sent its model again yet")
         await self._blobs.put(request.scope, order.model, order.chunks())
-        memory |= {"active": order.key, "config": plain(order.config)}
+        memory |= {"active": order.key, "config": plain(order.config), "moved": 0}
         return ReduceAnswer((request.scope, order.model.id), request.state, memory={**request.memory, KEY: memory})
 
     def _is_answered(self, order: Order, memory: Memory) -> bool:

@@ -20,6 +20,7 @@ from hanse.clients.functions import ClientSide
 from hanse.clients.server import ServerRuntime
 from hanse.clients.site import Site
 from hanse.core.arrays import Arrays, Layout
+from hanse.core.codec import encoded_size
 from hanse.core.errors import ConfigError, PolicyError, TaskError
 from hanse.core.ids import TaskId, check_name
 from hanse.core.records import Config, Task
@@ -113,15 +114,19 @@ class Edge(Client):
         self._site = site
         model = arrays
         folded: dict[str, Outcome] = {}
+        moved = 0
         for step in range(self._rounds):
             number = (site.round - 1) * self._rounds + step + 1
             outcomes = {
                 name: self._ask(name, "train", number, place, model, config, site)
                 for place, name in enumerate(self._names)
             }
+            size = encoded_size(model.layout)
             model, folded = self._folded(outcomes, model, number)
+            updates = [each.arrays for each in folded.values() if each.arrays is not None]
+            moved += size * len(folded) + sum(encoded_size(update.layout) for update in updates)
         answers = [(each.reply.num_examples, each.reply.metrics) for each in folded.values()]
-        return Answer(model, *together(answers))
+        return Answer(model, *together(answers, moved))
 
     def evaluate(self, arrays: Arrays, config: dict[str, Any], site: Site) -> Answer:
         """See `Client`: the members' metrics, weighted by their examples."""
@@ -137,7 +142,7 @@ class Edge(Client):
             if self._sound(name, each, needed=self._quorum == len(self._names)).reply.ok
         ]
         self._check_quorum(len(answers), {name: each.reply.error for name, each in outcomes.items()})
-        return Answer(None, *together(answers))
+        return Answer(None, *together(answers, encoded_size(arrays.layout) * len(answers)))
 
     def _folded(self, outcomes: Mapping[str, Outcome], model: Arrays, number: int) -> tuple[Arrays, dict[str, Outcome]]:
         """The group's next model, and what was folded into it; members that failed or are refused are left out."""

@@ -21,8 +21,6 @@ from hanse.strategies.strategy import Strategy
 
 LONGEST_S = 1e9
 """How long a group waits for the server: for good. Only the server above judges how long a round may take."""
-MEMBERS = "members"
-"""The metric by which a group says how many members are in what it answers."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -135,7 +135,7 @@ def failing(bad: str, edge_quorum: int | None = None) -> hs.App:
 def test_a_member_that_fails_is_left_out_if_the_quorum_holds() -> None:
     result = hs.simulate_hierarchy(failing("b", 2), {"x": ["a", "b", "c"]}, progress=False)
     assert result.rounds[-1].by_site["x"]["train_examples"] == EXAMPLES["a"] + EXAMPLES["c"]
-    assert result.rounds[-1].by_site["x"]["train_members"] == 2
+    assert result.rounds[-1].by_site["x"]["train_group_members"] == 2
 
 
 def test_a_group_without_its_quorum_fails_by_name() -> None:
