@@ -96,7 +96,8 @@ class Peers(RolePlay):
         given = self.app.initial_arrays
         start = None if given is None else SiteTrainer.vector_of(given)
         dtype, size = (self._dtype, None) if start is None else (str(start.dtype), start.size)
-        plan = planned(self.topology, names, spec.seed, dtype, size, self.app.compression)
+        lax = spec.allow_nonfinite
+        plan = planned(self.topology, names, spec.seed, dtype, size, self.app.compression, allow_nonfinite=lax)
         parts = {"resuming": resuming.protocol(names[0], names[1:]), "training": plan.protocol}
         if given is None:
             parts = {"starting": _starting(first_peer(names, spec.seed), names), **parts}
