@@ -70,6 +70,10 @@ CASES: dict[str, list[tuple[list[str], str]]] = {
     ],
     "site request": [([], "federation"), (["hospitals", "UPPER"], "found 'UPPER'")],
     "person request": [([], "federation"), (["hospitals", "UPPER"], "found 'UPPER'")],
+    "edge start": [
+        ([], "found no server.yaml"),
+        (["--directory", "badserver"], "hanse site join TOKEN --directory"),
+    ],
     "site start": [
         ([], "membership.json"),
         (["-d", "nowhere"], "membership.json"),

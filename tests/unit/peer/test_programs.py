@@ -239,6 +239,7 @@ def test_weights_that_add_up_to_no_number_end_the_ring(weight: float, words: str
     assert any(words in str(error) for error in outcome.errors.values())
 
 
+@pytest.mark.filterwarnings("ignore:invalid value encountered")
 @pytest.mark.parametrize(
     "topology", [Gossip("ring"), Gossip("ring", mix="before"), RingAllReduce(), Cyclic()], ids=repr
 )

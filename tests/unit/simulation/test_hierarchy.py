@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 
 import hanse as hs
+from hanse.core.codec import encoded_size
 from hanse.core.errors import ConfigError, JobFailed
 from hanse.core.seeds import generator
 from hanse.core.spec import RunSpec
+from hanse.rounds.report import format_bytes
 from hanse.strategies.groups import Groups, is_within, of_members, within
 
 GROUPS = {"north": ["a", "b", "c"], "south": ["d"], "west": ["e", "f"]}
@@ -74,6 +76,19 @@ def test_hier_favg(rounds: int, edge_rounds: int) -> None:
     assert last.metrics["train_calls"] == last.metrics["train_round"] == rounds * edge_rounds
     losses = [EXAMPLES[n] * np.square(result.arrays["w"] - CENTRES[n]).sum() for n in SITES]
     assert last.metrics["loss"] == pytest.approx(sum(losses) / sum(EXAMPLES.values()))
+
+
+def test_what_went_within_the_groups_is_told(tmp_path: Any) -> None:
+    """Every member gets a model and gives an update, 2 x 3 times; the server, and so a mean, sees none of it."""
+    result = hs.simulate_hierarchy(app_of(3, rounds=2), GROUPS, progress=False)
+    size = encoded_size(result.arrays.layout)
+    for record in result.rounds:
+        within = {group: record.by_site[group]["train_group_bytes"] for group in GROUPS}
+        assert within == {group: 3 * 2 * size * len(members) for group, members in GROUPS.items()}
+        assert record.group_bytes == 3 * 2 * size * len(SITES)
+        assert not [name for name in record.metrics if "group" in name]
+    page = result.report(tmp_path / "report.html").read_text()
+    assert f"within the groups {format_bytes(2 * 3 * 2 * size * len(SITES))}" in page
 
 
 def test_closed_form_where_all_curve_alike() -> None:
@@ -182,10 +197,13 @@ def test_members_load_their_own_data() -> None:
     ],
 )
 def test_what_cannot_be_run_in_groups(groups: Any, options: Any, words: str) -> None:
-    with pytest.raises(ConfigError, match=words):
+    def run() -> None:
         app = hs.App(rounds=1, initial=[np.zeros(1)], groups=hs.Groups(**options))
         app.train(lambda arrays, config, site: (arrays, 1, {}))
         hs.simulate_hierarchy(app, groups, progress=False)
+
+    with pytest.raises(ConfigError, match=words):
+        run()
 
 
 @pytest.mark.parametrize("strategy", [hs.Scaffold(), hs.FedBuff(2), hs.IFCA(2)], ids=repr)
@@ -204,7 +222,8 @@ def test_groups_are_plain_data_in_the_job_and_simulated_by_name() -> None:
     assert "groups" not in RunSpec().to_json()  # an older site takes a job without them
     inner = within(spec, 5)
     assert (inner.rounds, inner.strategy, inner.min_sites, inner.quorum) == (12, "fedmedian", 2, 2)
-    assert is_within(inner) and not is_within(spec)
+    assert is_within(inner)
+    assert not is_within(spec)
     assert of_members(inner).deadline_s == spec.deadline_s
-    with pytest.raises(ConfigError, match="hs.simulate_hierarchy"):
+    with pytest.raises(ConfigError, match=r"write hs\.simulate_hierarchy"):
         hs.simulate(app, ["a"])
