@@ -36,14 +36,13 @@ def explain(
         return
     guarantee = protocol.guarantee
     proven = guarantee.adversary != "none"
+    strength = f"{guarantee.computational_bits} bits, statistical {guarantee.statistical_bits}"
     show_facts(
         {
             "protocol": protocol.name,
             "roles": ", ".join(protocol.roles),
             "guarantee": f"{guarantee.adversary}, at most {guarantee.corrupted} corrupted" if proven else "none proven",
-            "strength": f"{guarantee.computational_bits} bits, statistical {guarantee.statistical_bits}"
-            if proven
-            else "",
+            **({"strength": strength} if proven else {}),
             "assumes": "; ".join(guarantee.assumptions),
         }
     )

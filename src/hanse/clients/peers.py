@@ -102,11 +102,12 @@ class Peers(RolePlay):
         if given is None:
             parts = {"starting": _starting(first_peer(names, spec.seed), names), **parts}
         joined = Protocol.joined(plan.protocol.name, parts)
-        told = [
+        measured = [
             Reveal(SERVER, role, name, "of this site's rows, in the last round that measured it")
             for role in names
-            for name in (*self.tells, "rounds")
+            for name in self.tells
         ]
+        told = [*measured, *(Reveal(SERVER, role, "rounds", "how many rounds it has done") for role in names)]
         app = RoleApp(
             replace(joined, reveals=(*joined.reveals, *told)),
             seed=spec.seed,
