@@ -6,6 +6,7 @@ code of the app runs here.
 """
 
 import asyncio
+import mmap
 import os
 import socket
 from collections.abc import Awaitable, Callable, Iterator
@@ -21,7 +22,7 @@ from hanse.clients.functions import ClientSide
 from hanse.clients.site import Site
 from hanse.core.arrays import Arrays
 from hanse.core.blobs import CHUNK_BYTES, INLINE_BYTES, Chunk
-from hanse.core.codec import decode, encode_parts
+from hanse.core.codec import decode, encode_parts, parse_header, view_arrays
 from hanse.core.errors import PolicyError, StorageError, TaskError
 from hanse.core.ids import upload_scope
 from hanse.core.records import BlobRef, Task
@@ -137,9 +138,9 @@ class Group:
         assert self._runtime is not None
         self._answer = answer
         try:
-            base = None if model is None else decode(model if isinstance(model, bytes) else model.read_bytes())
+            base = None if model is None else _view(model)
             before = state.path.read_bytes() if isinstance(state, StateFile) else state
-            outcome = self._runtime.execute(task, base, before)
+            outcome = self._runtime.execute(task, base, before, lend=True)
             reply, written = outcome.reply, False
             if reply.ok and outcome.arrays is not None:
                 update, written = _update(outcome.arrays, out, upload_scope(task.id, self._site))
@@ -186,6 +187,16 @@ def chunks_of(model: Model) -> Iterator[tuple[int, Chunk]]:
     elif model:
         for index, start in enumerate(range(0, len(model), CHUNK_BYTES)):
             yield index, model[start : start + CHUNK_BYTES]
+
+
+def _view(model: bytes | Path) -> Arrays:
+    """The model's arrays; of a file without memory of this process's own."""
+    if isinstance(model, bytes):
+        return decode(model)
+    with model.open("rb") as file:
+        content = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+    layout, start = parse_header(content)
+    return view_arrays(content[start:], layout)
 
 
 def _update(arrays: Arrays, out: Path | None, scope: str) -> tuple[BlobRef, bool]:
