@@ -5,6 +5,8 @@ Compared are the final arrays byte for byte, and what each round's record says, 
 
 import runpy
 from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +16,9 @@ import pytest
 import hanse as hs
 from hanse.clients.loader import load_app
 from hanse.demos import local_federation
+from tests.conformance.over_aws import CREDENTIALS, AwsFederation
 from tests.conformance.test_same_bits import EXAMPLES, declaration, said
-from tests.grouped import EDGE, Grouped, grouped
+from tests.grouped import EDGE, Behind, Grouped, grouped
 from tests.nursery import MEMBERS, forks
 
 APPS = Path(__file__).parent / "grouped_apps"
@@ -49,6 +52,32 @@ def test_simulation_and_groups_of_real_sites_give_the_same_bits(name: str, place
     found = said(hs.submit(app, place.above.federation()).result())
     assert found["status"] == "finished"
     assert found == expected
+
+
+class AwsAbove(AwsFederation):
+    """A federation without a server, whose sites are edges that another starts."""
+
+    def _start(self, child: Any) -> None: ...
+
+
+@pytest.mark.long
+def test_groups_below_a_federation_without_a_server_give_the_same_bits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app = load_app(APPS, "stateful.py", "app")
+    assert isinstance(app, hs.App)
+    monkeypatch.setattr(app, "_spec", replace(app._spec, quorum=2, rounds=2))
+    groups = {"north": ("bergen", "visby"), "south": ("luebeck",)}
+    with ExitStack() as stack:
+        above = stack.enter_context(AwsAbove(tmp_path / "above", {name: {} for name in groups}))
+        stack.enter_context(forks(local_federation, (*MEMBERS, *EDGE)))
+        for name, members in groups.items():
+            data: dict[str, Any] = {each: {} for each in members}
+            place = Behind(tmp_path / name, data, name=name, durability="process", environment=CREDENTIALS)
+            place.site = above.directory / name
+            stack.enter_context(place)
+        found = said(hs.submit(app, above.federation()).result())
+    assert found == said(hs.simulate_hierarchy(app, groups, progress=False))
 
 
 @pytest.mark.slow
