@@ -23,7 +23,7 @@ from hanse.strategies.analysis import Analysis
 from hanse.strategies.asynchronous import Asynchronous
 from hanse.strategies.catalogue import CUSTOM, catalogue
 from hanse.strategies.fedavg import FedAvg
-from hanse.strategies.groups import Groups, check_part
+from hanse.strategies.groups import Groups, check_above
 from hanse.strategies.query import Query
 from hanse.strategies.schedule import Rate, Schedule, rate_of
 from hanse.strategies.selection import Selection
@@ -408,12 +408,7 @@ def _check_groups(groups: Groups | None, strategy: Strategy | None, rounds: int)
     if rounds * groups.rounds > MAX_ROUNDS:
         raise ConfigError(f"groups: expected at most {MAX_ROUNDS} rounds of members, found {rounds * groups.rounds}")
     if strategy is not None:
-        check_part("strategy", strategy)
-        moves = strategy.needs_model and not strategy.stepwise and strategy.order == "position"
-        if catalogue().get(strategy.name) is not type(strategy) or not moves:
-            raise ConfigError(
-                f"strategy: expected a built-in one that moves a model in rounds, found {type(strategy).__name__}"
-            )
+        check_above(strategy)
 
 
 def _as_data(strategy: Strategy) -> tuple[str, dict[str, Any]]:

@@ -15,7 +15,7 @@ import structlog
 
 from hanse.clients.client import Answer
 from hanse.core.blobs import rechunk
-from hanse.core.errors import HanseError, NotFoundError, TaskError
+from hanse.core.errors import ConflictError, HanseError, NotFoundError, TaskError
 from hanse.core.ids import bundle_scope
 from hanse.core.seams import BlobStore
 from hanse.core.spec import RunSpec
@@ -114,6 +114,9 @@ class Edge:
         proposal, bundle = self.agent.app_of(job)
         if not await self.server.jobs.is_known(job):
             await self._submit(proposal, bundle)
+        about, own = await self.server.jobs.describe(job), Membership.load(self._person).identity.name
+        if (about["person"], about["app"]) != (own, proposal.app):
+            raise ConflictError(f"the group has another job {job}, of {about['person']}")
         return proposal.spec
 
     async def _submit(self, proposal: Proposal, bundle: bytes) -> None:

@@ -17,7 +17,7 @@ from hanse.core.seams import BlobStore, Ledger
 from hanse.pipeline.request import JobRequest, manifest_json
 from hanse.strategies import named
 from hanse.strategies.catalogue import CUSTOM, catalogue
-from hanse.strategies.groups import Groups, is_within
+from hanse.strategies.groups import Groups, check_above, is_within
 from hanse.strategies.schedule import rate_of
 from hanse.strategies.selection import selection_of
 from hanse.trust.bundle import Bundle, read_bundle
@@ -48,6 +48,9 @@ async def check_request(request: JobRequest, blobs: BlobStore, *, federation: st
         rate_of("run.lr", spec.lr)
     if spec.groups is not None:
         Groups.from_json(spec.groups)
+        if spec.strategy not in catalogue():
+            raise ConfigError(f"run.strategy: expected a built-in one beside groups, found {spec.strategy[:40]}")
+        check_above(named(spec.strategy, spec.params))
         if is_within(spec) and not leads:
             raise ConfigError(
                 "run.groups: expected an edge (`hanse edge start`) for a group's own run, found none here"

@@ -76,10 +76,27 @@ class Groups:
         Raises:
             ConfigError: something is missing or wrong, by name.
         """
+        deadline_s = value.get("deadline_s", LONGEST_S)
+        if not isinstance(deadline_s, int | float) or not 0 < deadline_s <= LONGEST_S:
+            raise ConfigError(f"run.groups.deadline_s: expected seconds above 0, found {str(deadline_s)[:40]}")
         try:
             return cls(value["rounds"], named(str(value["strategy"]), dict(value["params"])), value["quorum"])
         except (KeyError, TypeError, ValueError):
             raise ConfigError("run.groups: expected rounds, strategy, params and quorum") from None
+
+
+def check_above(strategy: Strategy) -> None:
+    """Refuse a strategy of the server's that cannot be had with groups.
+
+    Raises:
+        ConfigError: by name.
+    """
+    check_part("strategy", strategy)
+    moves = strategy.needs_model and not strategy.stepwise and strategy.order == "position"
+    if catalogue().get(strategy.name) is not type(strategy) or not moves:
+        raise ConfigError(
+            f"strategy: expected a built-in one that moves a model in rounds, found {type(strategy).__name__}"
+        )
 
 
 def check_part(what: str, strategy: Strategy) -> None:
