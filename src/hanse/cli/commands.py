@@ -61,7 +61,7 @@ COMMANDS = (
     ),
     Command(
         "explain",
-        "Say what an app of roles guarantees, and what each role learns about whom.",
+        "Say what an app of roles or of groups guarantees, and who learns what about whom.",
         ("explain app.py", "explain app.py --json"),
         "explain:explain",
     ),

@@ -20,6 +20,7 @@ from hanse.core.ids import bundle_scope
 from hanse.core.seams import BlobStore
 from hanse.core.spec import RunSpec
 from hanse.edge.members import Members
+from hanse.edge.person import LOOK_S, renew_if_due
 from hanse.pipeline.request import JobRequest
 from hanse.rounds.group import GroupHost, Host, Order
 from hanse.rounds.host import load_arrays
@@ -28,6 +29,7 @@ from hanse.site.agent import Agent
 from hanse.site.proposals import Proposal
 from hanse.strategies.groups import Groups, is_within, of_members, within
 from hanse.trust.bundle_signature import sign_bundle
+from hanse.trust.certificates import current_ms
 from hanse.trust.membership import Membership
 from hanse.workers.launcher import Launcher
 from hanse.workers.server_host import ServerHost
@@ -70,6 +72,7 @@ class Edge:
         await self.server.start()
         try:
             self.agent = Agent(self._site, launcher=self._launcher, on_end=self._ended, executors=self._members)
+            self._spawn(self._stay_certified())
             log.info("edge ready", group=self.agent.name, above=self.agent.federation)
             working = asyncio.ensure_future(self.agent.run())
             stopped = asyncio.ensure_future(self._stop.wait())
@@ -87,6 +90,15 @@ class Edge:
     def stop(self) -> None:
         """End `run`; everything can be taken up again."""
         self._stop.set()
+
+    async def _stay_certified(self) -> None:
+        while True:
+            try:
+                if await renew_if_due(self._person, self.server.members, current_ms()):
+                    log.info("certificate of the group's person renewed")
+            except HanseError as error:
+                log.error("certificate of the group's person not renewed", reason=str(error))
+            await asyncio.sleep(LOOK_S)
 
     def _members(self, agent: Agent) -> Members:
         return Members(agent.name, self._open, self._ask)

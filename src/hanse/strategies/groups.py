@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from hanse.channels.protocol import Reveal
 from hanse.core.errors import ConfigError
 from hanse.core.spec import MAX_ROUNDS, RunSpec
 from hanse.strategies.catalogue import catalogue, named
@@ -21,11 +22,25 @@ from hanse.strategies.strategy import Strategy
 
 LONGEST_S = 1e9
 """How long a group waits for the server: for good. Only the server above judges how long a round may take."""
+REVEALS = (
+    Reveal("edge", "member", "update", "each member's update of every round, in clear"),
+    Reveal("edge", "member", "examples", "how many it trained on"),
+    Reveal("edge", "member", "metrics", "what it measured"),
+    Reveal("server", "group", "update", "one of all members together, in every round of the server's"),
+    Reveal("server", "group", "examples", "of all members together"),
+    Reveal("server", "group", "metrics", "their mean over members, how many members, and bytes moved among them"),
+    Reveal("member", "group", "model", "the group's model in each of its rounds, and the server's in each of those"),
+)
+"""Who learns what about whom. A group of one member hides nothing of it from the server."""
 
 
 @dataclass(frozen=True, slots=True)
 class Groups:
     """How every group goes on within itself.
+
+    **Guarantee.** None proven: members trust their edge as they would a server. The server above is sent what all
+    members of a group came to together, as long as the edge follows the protocol.
+    **Reveals.** `REVEALS`.
 
     Args:
         rounds: κ2, rounds within a group for one of the server's, ≥ 1.
