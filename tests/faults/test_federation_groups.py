@@ -33,7 +33,9 @@ app = hs.App(initial=[np.zeros(16, np.float32)], seed=5, groups=hs.Groups(rounds
 def train(arrays, config, site):
     with socket.create_connection(("127.0.0.1", {port})) as line:
         line.sendall(f"{label} {{site.name}} {{site.round}} {{os.getpid()}}\\n".encode())
-        line.makefile().readline()
+        order = line.makefile().readline().strip()
+    if order == "raise":
+        raise ValueError("no")
     site.state["calls"] = site.state.get("calls", 0) + 1
     drawn = site.rng.standard_normal(16) * site.state["calls"]
     return [(arrays["0"] * 0.5 + drawn).astype(np.float32)], 1 + site.state["calls"], {{}}
@@ -41,7 +43,7 @@ def train(arrays, config, site):
 
 @app.evaluate
 def evaluate(arrays, config, site):
-    return 3, {{"calls": site.state["calls"]}}
+    return 3, {{"calls": site.state.get("calls", 0)}}
 """
 
 
@@ -155,3 +157,21 @@ def test_a_cancelled_job_ends_within_the_groups_too(federation: Shared) -> None:
     assert watch.end()["status"] == "cancelled"
     for group in GROUPS:
         assert federation.within(group, watch.job.id).end()["status"] == "cancelled"
+
+
+def test_a_group_whose_run_has_failed_is_named_and_begins_anew(federation: Shared) -> None:
+    control = federation.control
+    control.rule = lambda site, round_: "raise" if (site, round_) == ("a", 3) else "go"
+    watch, _, _ = federation.submit(rounds=3, quorum=1, retries=0)
+    second = watch.round(2)
+    assert second.folded == ("south",)
+    assert (
+        "the group cannot go on: round 3, phase train: expected 2 replies, found 1 (a: raised" in second.failed["north"]
+    )
+    assert watch.round(3).folded == ("north", "south")
+    assert watch.end()["status"] == "finished"
+    behind = federation.within("north", watch.job.id)
+    assert behind.end()["status"] == "failed"
+    anew = federation.within("north", f"{watch.job.id}-2")
+    assert anew.end()["status"] == "finished"
+    assert [record.number for record in anew.job.snapshot().rounds if record.folded] == [4, 5, 6]

@@ -6,7 +6,7 @@ members' policies allow. It is led from above: see `hanse.rounds.group`.
 """
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -34,7 +34,7 @@ from hanse.trust.membership import Membership
 from hanse.workers.launcher import Launcher
 from hanse.workers.server_host import ServerHost
 
-FINISHED = "finished"
+FINISHED, FAILED = "finished", "failed"
 log = structlog.get_logger("hanse.edge")
 
 
@@ -125,21 +125,29 @@ class Edge:
         assert self.agent is not None
         proposal, bundle = self.agent.app_of(job)
         if not await self.server.jobs.is_known(job):
-            await self._submit(proposal, bundle)
+            await self._submit(job, proposal, bundle)
         about, own = await self.server.jobs.describe(job), Membership.load(self._person).identity.name
         if (about["person"], about["app"]) != (own, proposal.app):
             raise ConflictError(f"the group has another job {job}, of {about['person']}")
         return proposal.spec
 
-    async def _submit(self, proposal: Proposal, bundle: bytes) -> None:
+    async def _latest(self, job: str) -> tuple[str, int]:
+        """The group's job for one from above, and how many there were: one that failed has a successor."""
+        number = 1
+        while await self.server.jobs.is_known(_named(job, number + 1)):
+            number += 1
+        return _named(job, number), number
+
+    async def _submit(self, name: str, proposal: Proposal, bundle: bytes) -> None:
         member = Membership.load(self._person)
         person, federation = member.identity.name, member.identity.federation
         num_members = sum(1 for each in self.server.members.of_kind("site") if not each.revoked)
-        await self.server.blobs.put(bundle_scope(proposal.job), proposal.manifest, rechunk([bundle]))
+        await self.server.blobs.put(bundle_scope(name), proposal.manifest, rechunk([bundle]))
         signed = sign_bundle(member.keys.signing, bundle_id=proposal.app, federation=federation, person=person)
         assert proposal.request is not None
         request = replace(
             proposal.request,
+            job=name,
             name=f"{proposal.name} ({proposal.person} of {proposal.request.federation})"[:100],
             federation=federation,
             person=person,
@@ -151,42 +159,54 @@ class Edge:
         await self.server.submit(request, request.sign(member.keys.signing))
 
     async def _ask(self, job: str, order: Order) -> tuple[Answer, str]:
-        """Ask a job's group, which ends the wait where its run is over.
+        """Ask a job's group, which ends the wait where its run is over. After one that failed, another is begun.
 
         Raises:
             TaskError: it is over, or has nothing to answer.
         """
-        found, host = self.server.jobs.active.get(job), self._hosts.get(job)
+        assert self.agent is not None
+        name, number = await self._latest(job)
+        if name not in self.server.jobs.active and (await self._about(name)).get("status") == FAILED:
+            name = _named(job, number + 1)
+            await self._submit(name, *self.agent.app_of(job))
+            log.warning("the group begins anew", job=name, after=await self._cause(_named(job, number)))
+        found, host = self.server.jobs.active.get(name), self._hosts.get(name)
         if found is None or found.run is None or host is None:
-            raise await self._over(job)
+            raise TaskError("refused", f"the group cannot go on: {await self._cause(name)}")
         asking = asyncio.ensure_future(host.ask(order))
         try:
             await asyncio.wait((asking, found.run.finished), return_when=asyncio.FIRST_COMPLETED)
             if not asking.done():
-                raise await self._over(job)
+                raise TaskError("refused", f"the group cannot go on: {await self._cause(name)}")
             answered = asking.result()
         finally:
             asking.cancel()
         arrays = None if answered.model is None else await load_arrays(self.server.blobs, answered.model)
         return Answer(arrays, answered.num_examples, dict(answered.metrics)), answered.fingerprint
 
-    async def _over(self, job: str) -> TaskError:
+    async def _about(self, name: str) -> Mapping[str, Any]:
         try:
-            about = await self.server.jobs.describe(job)
+            return await self.server.jobs.describe(name)
         except NotFoundError:
-            return TaskError("lost", "the group has no such job")
-        cause = about.get("error") or f"its job is {about.get('status')}"
-        return TaskError("refused", f"the group cannot go on: {cause}")
+            return {"status": "gone"}
+
+    async def _cause(self, name: str) -> str:
+        about = await self._about(name)
+        return str(about.get("error") or f"its job is {about['status']}")
 
     def _ended(self, job: str, status: str) -> None:
         """The job above is over. One that has finished is finished within the group, too."""
-        host = self._hosts.pop(job, None)
-        if job not in self.server.jobs.active:
+        self._spawn(self._end(job, status))
+
+    async def _end(self, job: str, status: str) -> None:
+        name, _ = await self._latest(job)
+        host = self._hosts.pop(name, None)
+        if name not in self.server.jobs.active:
             return
         if status == FINISHED and host is not None:
             host.finish()
         else:
-            self._spawn(self.server.jobs.cancel(job, "the federation above"))
+            await self.server.jobs.cancel(name, "the federation above")
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         async def guarded() -> None:
@@ -198,3 +218,8 @@ class Edge:
         task = asyncio.ensure_future(guarded())
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+
+def _named(job: str, number: int) -> str:
+    """What the n-th of a group's jobs for one from above is called."""
+    return job if number == 1 else f"{job}-{number}"
