@@ -126,7 +126,7 @@ class Edge:
         proposal, bundle = self.agent.app_of(job)
         if not await self.server.jobs.is_known(job):
             await self._submit(job, proposal, bundle)
-        about, own = await self.server.jobs.describe(job), Membership.load(self._person).identity.name
+        about, own = await self.server.jobs.reading.describe(job), Membership.load(self._person).identity.name
         if (about["person"], about["app"]) != (own, proposal.app):
             raise ConflictError(f"the group has another job {job}, of {about['person']}")
         return proposal.spec
@@ -186,7 +186,7 @@ class Edge:
 
     async def _about(self, name: str) -> Mapping[str, Any]:
         try:
-            return await self.server.jobs.describe(name)
+            return await self.server.jobs.reading.describe(name)
         except NotFoundError:
             return {"status": "gone"}
 
