@@ -16,6 +16,7 @@ import pytest
 import hanse as hs
 from hanse.clients.loader import load_app
 from hanse.demos import local_federation
+from hanse.edge.edge import named
 from tests.conformance.over_aws import CREDENTIALS, AwsFederation
 from tests.conformance.test_same_bits import EXAMPLES, declaration, said
 from tests.grouped import EDGE, Behind, Grouped, grouped
@@ -92,5 +93,5 @@ def test_the_example(place: Grouped, tmp_path: Path) -> None:
     assert result.arrays == expected.arrays
     assert np.abs(result.arrays["w"] - [2.0, -1.0, 0.5]).max() < 0.05
     assert [each.by_site["north"]["train_group_members"] for each in result.rounds] == [2] * 6
-    behind = hs.job(result.job, place.groups["north"].federation()).snapshot()
+    behind = hs.job(named(result.job, 1, "admin"), place.groups["north"].federation()).snapshot()
     assert set(behind.rounds[0].failed) == {"turku"}

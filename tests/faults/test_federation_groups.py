@@ -10,6 +10,7 @@ import pytest
 import hanse as hs
 from hanse.clients.loader import find_app
 from hanse.demos import local_federation
+from hanse.edge.edge import named
 from hanse.person.jobs import Job, submit
 from tests.faults.controlled import Control, Watch
 from tests.grouped import EDGE, Grouped, grouped
@@ -65,8 +66,8 @@ class Shared:
         assert isinstance(app, hs.App)
         return Watch(submit(app, self.place.above.federation())), label, app
 
-    def within(self, group: str, job: str) -> Watch:
-        return Watch(Job(job, self.place.groups[group].federation()))
+    def within(self, group: str, job: str, number: int = 1) -> Watch:
+        return Watch(Job(named(job, number, "admin"), self.place.groups[group].federation()))
 
 
 @pytest.fixture(scope="module")
@@ -172,6 +173,6 @@ def test_a_group_whose_run_has_failed_is_named_and_begins_anew(federation: Share
     assert watch.end()["status"] == "finished"
     behind = federation.within("north", watch.job.id)
     assert behind.end()["status"] == "failed"
-    anew = federation.within("north", f"{watch.job.id}-2")
+    anew = federation.within("north", watch.job.id, 2)
     assert anew.end()["status"] == "finished"
     assert [record.number for record in anew.job.snapshot().rounds if record.folded] == [4, 5, 6]

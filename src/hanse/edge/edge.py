@@ -1,8 +1,8 @@
 """`Edge`: a server to a group's members and a site to the federation above, in one process on one event loop.
 
-A job that comes from above, and that the edge's policy accepts, is submitted within the group under the same name: the
-same bundle byte for byte, so that members' policies know it by the same hash, signed by the edge's own person, whom the
-members' policies allow. It is led from above: see `hanse.rounds.group`.
+A job that comes from above, and that the edge's policy accepts, is submitted within the group: the same bundle byte for
+byte, so that members' policies know it by the same hash, signed by the edge's own person, whom the members' policies
+allow. It is led from above: see `hanse.rounds.group`.
 """
 
 import asyncio
@@ -16,7 +16,7 @@ import structlog
 from hanse.clients.client import Answer
 from hanse.core.blobs import rechunk
 from hanse.core.errors import ConflictError, HanseError, NotFoundError, TaskError
-from hanse.core.ids import bundle_scope
+from hanse.core.ids import OWNER_CHARACTERS, bundle_scope, job_id_of
 from hanse.core.seams import BlobStore
 from hanse.core.spec import RunSpec
 from hanse.edge.members import Members
@@ -52,7 +52,7 @@ class Edge:
 
     def __init__(self, server: Path, site: Path, person: Path, launcher: Launcher) -> None:
         self._person = person
-        Membership.load(person)  # what is wrong with it is said before anything starts
+        self._name = Membership.load(person).identity.name  # what is wrong with it is said before anything starts
         self._site = site
         self._launcher = launcher
         self._hosts: dict[str, GroupHost] = {}
@@ -124,19 +124,20 @@ class Edge:
     async def _open(self, job: str) -> RunSpec:
         assert self.agent is not None
         proposal, bundle = self.agent.app_of(job)
-        if not await self.server.jobs.is_known(job):
-            await self._submit(job, proposal, bundle)
-        about, own = await self.server.jobs.reading.describe(job), Membership.load(self._person).identity.name
-        if (about["person"], about["app"]) != (own, proposal.app):
-            raise ConflictError(f"the group has another job {job}, of {about['person']}")
+        name = named(job, 1, self._name)
+        if not await self.server.jobs.is_known(name):
+            await self._submit(name, proposal, bundle)
+        about = await self.server.jobs.reading.describe(name)
+        if about["app"] != proposal.app:
+            raise ConflictError(f"the group has another job {name}, of another app")
         return proposal.spec
 
     async def _latest(self, job: str) -> tuple[str, int]:
         """The group's job for one from above, and how many there were: one that failed has a successor."""
         number = 1
-        while await self.server.jobs.is_known(_named(job, number + 1)):
+        while await self.server.jobs.is_known(named(job, number + 1, self._name)):
             number += 1
-        return _named(job, number), number
+        return named(job, number, self._name), number
 
     async def _submit(self, name: str, proposal: Proposal, bundle: bytes) -> None:
         member = Membership.load(self._person)
@@ -167,9 +168,9 @@ class Edge:
         assert self.agent is not None
         name, number = await self._latest(job)
         if name not in self.server.jobs.active and (await self._about(name)).get("status") == FAILED:
-            name = _named(job, number + 1)
+            name = named(job, number + 1, self._name)
             await self._submit(name, *self.agent.app_of(job))
-            log.warning("the group begins anew", job=name, after=await self._cause(_named(job, number)))
+            log.warning("the group begins anew", job=name, after=await self._cause(named(job, number, self._name)))
         found, host = self.server.jobs.active.get(name), self._hosts.get(name)
         if found is None or found.run is None or host is None:
             raise TaskError("refused", f"the group cannot go on: {await self._cause(name)}")
@@ -220,6 +221,7 @@ class Edge:
         task.add_done_callback(self._tasks.discard)
 
 
-def _named(job: str, number: int) -> str:
-    """What the n-th of a group's jobs for one from above is called."""
-    return job if number == 1 else f"{job}-{number}"
+def named(job: str, number: int, person: str) -> str:
+    """The id of the n-th of a group's jobs for one from above: it begins like that one's and is the person's own."""
+    stem = job[:-OWNER_CHARACTERS]
+    return job_id_of(stem if number == 1 else f"{stem}-{number}", person)

@@ -8,7 +8,7 @@ import pytest
 from hanse.backends.memory import MemoryBlobs
 from hanse.core.blobs import manifest_of, rechunk
 from hanse.core.errors import ConfigError
-from hanse.core.ids import bundle_scope
+from hanse.core.ids import bundle_scope, new_job_id
 from hanse.core.spec import RunSpec
 from hanse.pipeline.offering import check_request
 from hanse.pipeline.request import JobRequest
@@ -22,7 +22,7 @@ GROUPS = Groups(2).to_json()
 def request_of(**spec: Any) -> JobRequest:
     manifest = manifest_of(BUNDLE.content)
     asked = RunSpec(**{"initial": "none", "groups": GROUPS, **spec})
-    return JobRequest("j1", "app", "city", "anna", 1, BUNDLE.id, manifest, "-", "app.py", "app", asked)
+    return JobRequest(new_job_id("anna"), "app", "city", "anna", 1, BUNDLE.id, manifest, "-", "app.py", "app", asked)
 
 
 async def check(request: JobRequest, *, leads: bool = False) -> None:
