@@ -19,9 +19,7 @@ SHORTEST = 1 << 11
 """Elements of one row at a time, at least."""
 
 
-def sum_of_many(
-    subtree: Subtree, positions: Sequence[int], blocks: Sequence[Block], weights: Sequence[float]
-) -> Wide:
+def sum_of_many(subtree: Subtree, positions: Sequence[int], blocks: Sequence[Block], weights: Sequence[float]) -> Wide:
     """Σ weight · block over a subtree, in canonical order.
 
     Args:

@@ -120,6 +120,8 @@ def simulate(
     if roles is not None:
         raise ConfigError("roles: expected none for an hs.App, which asks all sites the same; leave them out")
     spec = app.spec()
+    if spec.groups is not None:
+        raise ConfigError("app: its sites are groups; write hs.simulate_hierarchy(app, {group: {member: data}})")
     check_fits(spec, len(population))
     if resume and checkpoint is None:
         raise ConfigError("resume: expected checkpoint=FOLDER beside it, found none")
