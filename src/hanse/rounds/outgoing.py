@@ -69,17 +69,12 @@ def _envelope(info: RunInfo, id: TaskId, site: str, kind: str, body: bytes = b""
     )
 
 
-SIZES_KEPT = 32
-
-
 class ModelRefs:
     """How models travel: inside their messages while they are small, read once for all sites."""
 
     def __init__(self, blobs: BlobStore) -> None:
         self._blobs = blobs
         self._refs: dict[BlobKey, BlobRef] = {}
-        self.sizes: dict[str, int] = {}
-        """Bytes of the models that went out lately, by id; kept with the run where updates are compressed."""
 
     async def ref(self, key: BlobKey, needed: Callable[[], Container[BlobKey]]) -> BlobRef:
         """What a task says of its model.
@@ -97,5 +92,4 @@ class ModelRefs:
             keep = needed()
             self._refs = {kept: r for kept, r in self._refs.items() if kept in keep}
             self._refs[key] = ref
-            self.sizes = dict([*self.sizes.items(), (ref.id, manifest.size)][-SIZES_KEPT:])
         return ref

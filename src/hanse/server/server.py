@@ -27,18 +27,19 @@ from hanse.core.errors import (
     TrustError,
     UnavailableError,
 )
-from hanse.core.ids import SERVER, bundle_scope, check_name, model_scope
+from hanse.core.ids import SERVER, bundle_scope, check_job_owner, check_name, model_scope
 from hanse.core.proto import hanse_pb2 as pb
 from hanse.core.records import Envelope, Reply, pack_blob
 from hanse.core.spec import MAX_ROUNDS
 from hanse.pipeline.request import JobRequest
-from hanse.rounds.driver import Seams
+from hanse.rounds.seams import Seams
 from hanse.server.config import EVERYONE, ServerConfig
 from hanse.server.init import server_membership
 from hanse.server.jobs import Jobs
 from hanse.server.members import ADMIN, RESEARCHER, Members, directory_of
 from hanse.server.metrics import Metrics
 from hanse.server.presence import Presence
+from hanse.server.runs import Runs
 from hanse.server.tracking import AggregatorRuns
 from hanse.trust.audit import AuditLog
 from hanse.trust.authority import Authority
@@ -96,7 +97,7 @@ class Server:
             identities=config.aws_identities,
             sts=config.aws_sts,
         )
-        await self.members.load()
+        await self.members.load(sign_roles=True)
         self._workers = Workers(self._launcher)
         store = self._store
         seams = Seams(
@@ -110,27 +111,33 @@ class Server:
         )
         self._relays = Relays()
         self._runs = AggregatorRuns(config.tracking, self.directory, self._request_of)
-        self.jobs = Jobs(
+        runs = Runs(
             seams,
             self._workers,
             self.directory / "apps",
             federation=config.federation,
             threads=config.threads,
             datasets=config.datasets,
+            relays=self._relays,
+            site_record_of=lambda site: self.members.record("site", site)[1],
+        )
+        self.jobs = Jobs(
+            seams,
+            runs,
+            self.directory / "apps",
+            federation=config.federation,
             models_to_sites=config.models_to_sites,
             there=self._presence.there,
             expect=lambda sites: self._presence.expect(sites, _monotonic_ms()),
             enrolled=lambda: [m.name for m in self.members.of_kind("site") if not m.revoked],
             record_of=lambda person: self.members.record("person", person)[1],
             on_event=self._observe,
-            relays=self._relays,
-            site_record_of=lambda site: self.members.record("site", site)[1],
         )
         self._service = Service(self, self._inbox, self._store.blobs, self._store.links, self._relays)
         await self.jobs.recover()  # before anyone can connect: a reply must find its job
         if self._runs.is_on:
             for job in list(self.jobs.active):  # rounds that were over before they were tracked
-                for event in await self.jobs.past(job):
+                for event in await self.jobs.reading.past(job):
                     self._runs.take(event)
         await self._listen(membership)
         self._watch_leases()
@@ -263,7 +270,7 @@ class Server:
             return caller.name
         self._require(caller, RESEARCHER)
         job, _, _ = offer.scope.partition("/")
-        check_name(job, "job")
+        check_job_owner(check_name(job, "job"), caller.name)
         allowed = {bundle_scope(job), model_scope(job, "main", 0)}
         if offer.scope not in allowed or await self.jobs.is_known(job):
             raise PolicyError("upload: people may send a new job's bundle and initial model, nothing else")
@@ -305,7 +312,7 @@ class Server:
         self._require(caller, RESEARCHER)
         body = _body(call)
         await self._require_own(caller, str(body.get("job")), "follow it")
-        async for events in self.jobs.follow(str(body.get("job"))):
+        async for events in self.jobs.reading.follow(str(body.get("job"))):
             yield pb.Answer(v=1, body=json.dumps(events).encode())
 
     async def join(self, request: pb.JoinRequest) -> pb.JoinReply:
@@ -357,10 +364,10 @@ class Server:
         return {"job": request.job}, b""
 
     async def _list_jobs(self, caller: Caller, body: Mapping[str, Any], call: pb.Call) -> tuple[Any, bytes]:
-        return {"jobs": await self.jobs.describe_all()}, b""
+        return {"jobs": await self.jobs.reading.describe_all()}, b""
 
     async def _show_job(self, caller: Caller, body: Mapping[str, Any], call: pb.Call) -> tuple[Any, bytes]:
-        return await self.jobs.describe(str(body.get("job"))), b""
+        return await self.jobs.reading.describe(str(body.get("job"))), b""
 
     async def _cancel_job(self, caller: Caller, body: Mapping[str, Any], call: pb.Call) -> tuple[Any, bytes]:
         job = str(body.get("job"))
@@ -379,14 +386,16 @@ class Server:
         return {"job": job}, b""
 
     async def _resume_job(self, caller: Caller, body: Mapping[str, Any], call: pb.Call) -> tuple[Any, bytes]:
-        await self.jobs.recover()
-        about = await self.jobs.describe(str(body.get("job")))
+        await self.jobs.take_up()
+        about = await self.jobs.reading.describe(str(body.get("job")))
         self.audit(f"person/{caller.name}", "job.resume", about["job"], "allowed")
         return about, b""
 
     async def _job_result(self, caller: Caller, body: Mapping[str, Any], call: pb.Call) -> tuple[Any, bytes]:
         await self._require_own(caller, str(body.get("job")), "read its result")
-        value, model = await self.jobs.result(str(body.get("job")), int(_number(body, "after", 0, 0, MAX_ROUNDS)))
+        value, model = await self.jobs.reading.result(
+            str(body.get("job")), int(_number(body, "after", 0, 0, MAX_ROUNDS))
+        )
         return value, b"" if model is None else pack_blob(model).SerializeToString()
 
     async def _list_sites(self, caller: Caller, body: Mapping[str, Any], call: pb.Call) -> tuple[Any, bytes]:

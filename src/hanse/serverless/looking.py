@@ -16,7 +16,7 @@ from typing import Any, cast
 import structlog
 
 from hanse.core.errors import HanseError, NotFoundError, UnavailableError
-from hanse.pipeline.offering import end_of, job_row
+from hanse.pipeline.offering import end_of, job_end, job_row, keep_end
 from hanse.pipeline.removal import is_gone
 from hanse.pipeline.request import JobRequest
 from hanse.rounds.keeping import round_records
@@ -220,8 +220,9 @@ async def tell(
         records = await round_records(place.ledger, request.job, request.component, after, blobs=place.blobs)
     kept = set(await place.documents.round_numbers(request.job)) if state.over else set()
     new = [record.to_json() for record in records if record.number and record.number not in kept]
-    await asyncio.gather(*(place.documents.put_round(request.job, record, row.get("readers")) for record in new))
-    await place.documents.put_about(request.job, _about(place, request, row, outcome, there), row.get("readers"))
+    readers = await place.roster.readers(request.person, row["person_record"].encode()) if place.private else None
+    await asyncio.gather(*(place.documents.put_round(request.job, record, readers) for record in new))
+    await place.documents.put_about(request.job, _about(place, request, row, outcome, there), readers)
 
 
 def _about(
@@ -286,22 +287,18 @@ async def _end(place: Place, request: JobRequest, row: dict[str, Any], outcome: 
         "ended_at_ms": place.now_ms(),
         "fingerprints": dict(outcome.fingerprints),
     }
-    await place.ledger.create(f"jobend/{request.job}", json.dumps(end).encode())
+    await keep_end(request.job, end, place.ledger)
 
 
 async def is_over(place: Place, job: str) -> bool:
     """Whether the job has ended."""
-    try:
-        await place.ledger.get(f"jobend/{job}")
-    except NotFoundError:
-        return False
-    return True
+    return await job_end(job, place.ledger) is not None
 
 
 async def dismiss(place: Place, site: str, request: JobRequest, status: str) -> None:
     """Tell a site that a job is over; one that has left the federation has no queue any more."""
     try:
-        await place.inbox.send(site, end_of(site, request, status))
+        await place.inbox.send(site, end_of(site, request.federation, request.job, status))
     except NotFoundError as error:
         log.warning("site not told", site=site, job=request.job, reason=str(error))
     except HanseError:

@@ -13,10 +13,9 @@ from hanse.channels.schedule import Outcome, run_scheduled
 from hanse.core.arrays import Array
 from hanse.core.errors import ConfigError, HanseError, RefusedError
 from hanse.crypto import mock_rlwe, rlwe
-from hanse.vertical.glm import dealer_free, dealer_free_view, plaintext, slots, wide
+from hanse.vertical.glm import dealer_free, dealer_free_view, plaintext, slots, softmax, wide
 from hanse.vertical.glm.columns import prepare
 from hanse.vertical.glm.families import Response, response_of
-from hanse.vertical.glm.series import series_of
 from hanse.vertical.glm.training import Training
 
 M = 1 << rlwe.WIDE_BITS
@@ -76,10 +75,11 @@ def pooled(columns: list[Any], response: Response, training: Training, **options
 
 CASES = [
     pytest.param(False, "logistic", {"momentum": 0.5, "l2": 0.1}, 1, True, id="shared"),
-    pytest.param(False, "logistic", {}, 3, False, id="shared, three classes"),
+    pytest.param(False, "logistic", {}, 4, True, id="shared, four classes"),
     pytest.param(False, "linear", {"learning_rate": 0.1}, 1, False, id="shared, linear"),
     pytest.param(False, "poisson", {"learning_rate": 0.05}, 1, False, id="shared, poisson"),
     pytest.param(True, "logistic", {"optimiser": "adam", "learning_rate": 0.1}, 1, True, id="own, adam"),
+    pytest.param(True, "logistic", {"wide_scores": True}, 3, False, id="own, three classes"),
     pytest.param(True, "linear", {"l1": 0.05, "learning_rate": 0.1}, 1, False, id="own, l1"),
     pytest.param(True, "poisson", {"learning_rate": 0.05}, 1, True, id="own, poisson"),
 ]
@@ -91,8 +91,8 @@ def test_it_is_pooled_training(own: bool, family: str, options: dict[str, Any], 
     training = Training(family=family, **{"epochs": 3, "batch_rows": 30, "learning_rate": 0.5} | options)
     further = {"sample_weights": np.random.default_rng(5).random(60)} if weighted else {}
     found = joined(play(columns, response, training, own=own, **further))
-    series = None if family == "linear" else series_of(family)
-    expected = pooled(columns, response, training, mean=series, **further).weights
+    mean = softmax.mean_of(training, response.num_outputs)
+    expected = pooled(columns, response, training, mean=mean, **further).weights
     assert np.abs(expected).max() > 0.03
     assert np.abs(found - expected).max() < 6e-4
     assert np.array_equal(found == 0, expected == 0) or not training.l1
@@ -338,7 +338,7 @@ def test_views_are_made_from_own_input_and_what_is_revealed(own: bool) -> None:
         label = {"response": response} if at == 0 else {}
         view = dealer_free_view.simulate_view(role, columns[at], training, reveals, own_gradients=own, **label)
         assert [(n, v.dtype, v.shape) for n, v in view] == [(n, v.dtype, v.shape) for n, v in seen[role]]
-        for name in ("vector", "heads", "angles", "residual_heads"):
+        for name in ("vector", "heads", "angles", "slot_heads"):
             for one in (view, seen[role]):
                 raw = [v for n, v in one if n == name]
                 if raw:  # uniform modulo primes near 2^30: 6 sigma

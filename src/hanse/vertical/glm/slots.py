@@ -29,11 +29,11 @@ MASK_BITS = 80
 """Of each product of factors, which is below 2^30; sums of 192 masks stay below the slots' modulus."""
 
 
-def angles_of(z: Any, series: Series) -> Table:
-    """2πz / P of numbers or of shares, float64, of the same shape."""
+def angles_of(z: Any, series: Series, bits: int = SCORE_BITS) -> Table:
+    """2πz / P of numbers, or of shares with `bits` fraction bits: float64, of the same shape."""
     period = 2.0**series.range.period_bits
     if z.dtype != np.float64:
-        z = (z % (1 << SCORE_BITS + series.range.period_bits)).astype(np.float64) * 2.0**-SCORE_BITS
+        z = (z % (1 << bits + series.range.period_bits)).astype(np.float64) * 2.0**-bits
     angles: Table = 2 * np.pi * (np.mod(z, period) / period)
     return angles
 

@@ -12,7 +12,7 @@ from math import isfinite
 
 from hanse.core.codec import canonical_json
 from hanse.core.errors import ConfigError
-from hanse.vertical.glm.families import FAMILIES
+from hanse.vertical.glm.families import KINDS, MULTI_CLASS
 
 OPTIMISERS = ("sgd", "adam")
 _WHOLE = {"epochs": (1, 10_000), "batch_rows": (2, 1 << 22), "seed": (0, (1 << 63) - 1)}
@@ -23,7 +23,8 @@ class Training:
     """The public part of a training.
 
     Attributes:
-        family: a key of `FAMILIES`.
+        family: one of `hanse.vertical.glm.families.KINDS`.
+        multi_class: of a logistic regression with more than two classes: `softmax`, or `ovr`, one against the rest.
         epochs: passes over the rows, 1 to 10,000.
         batch_rows: rows of a batch; the real ones are as equal as possible and no larger.
         learning_rate: > 0, ≤ 16.
@@ -41,6 +42,7 @@ class Training:
     """
 
     family: str = "logistic"
+    multi_class: str = "softmax"
     epochs: int = 10
     batch_rows: int = 1024
     learning_rate: float = 0.1
@@ -53,10 +55,9 @@ class Training:
     wide_scores: bool = False
 
     def __post_init__(self) -> None:
-        if self.family not in FAMILIES:
-            raise ConfigError(f"family: expected one of {', '.join(FAMILIES)}, found {self.family!r}")
-        if self.optimiser not in OPTIMISERS:
-            raise ConfigError(f"optimiser: expected one of {', '.join(OPTIMISERS)}, found {self.optimiser!r}")
+        for name, known in (("family", KINDS), ("multi_class", MULTI_CLASS), ("optimiser", OPTIMISERS)):
+            if getattr(self, name) not in known:
+                raise ConfigError(f"{name}: expected one of {', '.join(known)}, found {getattr(self, name)!r:.40}")
         for name, (low, high) in _WHOLE.items():
             value = getattr(self, name)
             if type(value) is not int or not low <= value <= high:
@@ -69,6 +70,11 @@ class Training:
             raise ConfigError("learning_rate: expected a number above 0, and momentum below 1")
         if self.optimiser == "adam" and self.momentum:
             raise ConfigError("momentum: expected 0 with adam, which has its own")
+
+    def kind(self, outputs: int) -> str:
+        """The key of `hanse.vertical.glm.families.FAMILIES` for that many columns of weights."""
+        is_softmax = self.family == "logistic" and self.multi_class == "softmax" and outputs > 1
+        return "softmax" if is_softmax else self.family
 
     def digest(self, *further: bytes) -> int:
         """63 bits that differ where two parties' settings, or `further` public values, differ."""
