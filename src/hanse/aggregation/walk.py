@@ -16,8 +16,10 @@ import numpy as np
 
 from hanse.aggregation.canonical import Tree, group_members, total_weight
 from hanse.aggregation.folds import Fold, GroupFold, WeightedMean
-from hanse.aggregation.gathers import MEASURE_ELEMENTS, Gather
+from hanse.aggregation.gathers import MEASURE_ELEMENTS, ByNearness, Choice, Gather
 from hanse.aggregation.gram import Stats
+from hanse.aggregation.nearness import BLOCK_ELEMENTS as NEARNESS_ELEMENTS
+from hanse.aggregation.nearness import LEAST_ELEMENTS, PRECISIONS, Nearness, pick_kernel
 from hanse.aggregation.refusals import EmptyCohort, Overflow, UpdatesRefused, ZeroWeight
 from hanse.aggregation.rounding import Block, Wide, all_finite, is_float, is_reducible, round_to, widen_into
 from hanse.aggregation.selects import Rows, Select, WindowMean
@@ -631,6 +633,51 @@ def _weigh(
     Raises:
         UpdatesRefused: values that are not finite, or that cannot be read.
     """
+    choice = _choose_surely(cohort, rule, layout, threads) if isinstance(rule, ByNearness) else None
+    if choice is None:
+        choice = rule.choose(_measured(cohort, rule, layout, threads, allow_nonfinite), cohort.weights)
+    kept = [(i, float(weight)) for i, weight in enumerate(choice.weights) if weight is not None]
+    if not kept:
+        raise EmptyCohort
+    positions = tuple(cohort.positions[i] for i, _ in kept)
+    chosen = tuple(weight for _, weight in kept)
+    divisor = total_weight(positions, chosen) if choice.total is None else choice.total
+    if divisor == 0:
+        raise ZeroWeight
+    picked = Cohort(tuple(cohort.sources[i] for i, _ in kept), positions, chosen, divisor)
+    return picked, WeightedMean() if choice.rule is None else choice.rule
+
+
+def _choose_surely(cohort: Cohort, rule: ByNearness, layout: Layout, threads: int) -> Choice | None:
+    """The choice, if bounds on the distances leave one; None also where something is wrong with an update."""
+    floats = [i for i, spec in enumerate(layout.specs) if is_float(spec.dtype)]
+    if sum(layout.specs[i].size for i in floats) < LEAST_ELEMENTS:
+        return None
+    num = len(cohort.sources)
+    kernel = pick_kernel(rule.kernel, num * layout.nbytes)
+    for precision in PRECISIONS:
+        near = Nearness(num, precision, kernel)
+
+        def look(at: Range, near: Nearness = near) -> None:
+            near.add(_read(cohort, range(num), at))
+
+        try:
+            run_side_by_side((at for at in ranges(layout, NEARNESS_ELEMENTS) if at.index in floats), look, threads)
+        except _BlockRefused:
+            return None
+        bounds = near.bounds()
+        choice = None if bounds is None else rule.choose_surely(bounds, cohort.weights)
+        if choice is not None:
+            return choice
+    return None
+
+
+def _measured(cohort: Cohort, rule: Gather, layout: Layout, threads: int, allow_nonfinite: bool) -> Stats:
+    """Statistics of all arrays of floats.
+
+    Raises:
+        UpdatesRefused: see `_weigh`. UpdateError: there are no such arrays.
+    """
     pieces = [at for at in ranges(layout, MEASURE_ELEMENTS) if is_float(layout.specs[at.index].dtype)]
     rows, total, refused = _Rows(cohort), _InOrder(), dict[int, str]()
 
@@ -651,17 +698,7 @@ def _weigh(
         raise UpdatesRefused(refused)
     if total.value is None:
         raise UpdateError(f"expected at least one array of floats for {type(rule).__name__}, found none")
-    choice = rule.choose(total.value, cohort.weights)
-    kept = [(i, float(weight)) for i, weight in enumerate(choice.weights) if weight is not None]
-    if not kept:
-        raise EmptyCohort
-    positions = tuple(cohort.positions[i] for i, _ in kept)
-    chosen = tuple(weight for _, weight in kept)
-    divisor = total_weight(positions, chosen) if choice.total is None else choice.total
-    if divisor == 0:
-        raise ZeroWeight
-    picked = Cohort(tuple(cohort.sources[i] for i, _ in kept), positions, chosen, divisor)
-    return picked, WeightedMean() if choice.rule is None else choice.rule
+    return total.value
 
 
 class _InOrder:
