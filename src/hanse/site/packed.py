@@ -55,7 +55,7 @@ def unpack(directory: Path, text: str, *, federation: str, site: str) -> Members
         ConfigError: it is another text. TrustError: it is another site's, or does not hold now.
     """
     try:
-        value = parse_json(text.encode(), what=_WHAT, max_bytes=_MAX_BYTES)
+        value = parse_json(text.strip().encode(), what=_WHAT, max_bytes=_MAX_BYTES)
         if read_field(value, "v", int, _WHAT) != 1:
             raise CodecError(f"{_WHAT}: expected version 1; update the older of the two programs")
         found = (read_field(value, "federation", str, _WHAT), read_field(value, "site", str, _WHAT))

@@ -135,7 +135,9 @@ class Launcher:
             for account in self._settings.accounts:
                 self._change(account.site, self._backend.start(account))
             if not self.launched.job:  # else it was submitted to sites that were there; its quorum decides
-                self._await_sites(lambda: self._at_work() if federation.aws is not None else connected(federation))
+                self._await_sites(
+                    lambda: self._at_work() if self._settings.queues is not None else connected(federation)
+                )
             result = self._train(federation)
             self._await_ends()
         except BaseException as error:
@@ -185,7 +187,7 @@ class Launcher:
             job = submit(find_app(self._settings.app), federation, sites=sorted(self._accounts))
             self._set(job=job.id, status="training")
         last = time.monotonic()
-        for event in _with_pauses(job.follow()) if federation.aws is not None else job.follow():
+        for event in _with_pauses(job.follow()) if self._settings.queues is not None else job.follow():
             if event is not None:
                 self._shown(self.launched, event)
             if time.monotonic() - last > LOOK_S:
