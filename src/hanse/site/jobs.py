@@ -30,6 +30,7 @@ from hanse.core.spec import RunSpec
 from hanse.core.tracked import Tracked
 from hanse.site.applog import AppLog
 from hanse.site.config import SiteConfig
+from hanse.site.executors import Executor, Executors
 from hanse.site.journal import Journal
 from hanse.site.links import Outgoing
 from hanse.site.policy import Allowed, Policy
@@ -43,7 +44,7 @@ from hanse.strategies.analysis import Analysis
 from hanse.trust.bundle import read_bundle, unpack_bundle
 from hanse.workers.isolation import LEVELS, Isolation
 from hanse.workers.load import Load
-from hanse.workers.pool import Done, State, StateFile, Worker, Workers
+from hanse.workers.pool import Done, State, StateFile
 
 LOAD_S = 300.0
 """An app that takes longer to import hangs."""
@@ -62,7 +63,7 @@ class Surroundings:
     site: str
     directory: Path
     config: SiteConfig
-    workers: Workers
+    workers: Executors
     seats: "Seats"
     journal: Journal
     replies: Replies
@@ -143,9 +144,9 @@ class JobRunner:
         self._wake = asyncio.Event()
         self._running: Item | None = None
         self._step: asyncio.Task[_Finished] | None = None
-        self._worker: Worker | None = None
+        self._worker: Executor | None = None
         self._is_unpacked = False
-        self._preparing: set[asyncio.Task[Worker]] = set()
+        self._preparing: set[asyncio.Task[Executor]] = set()
         self._starting = asyncio.Lock()
         is_synced = around.config.durability == "power"
         self._states = States(around.journal, self.job, self.directory, is_synced=is_synced)
@@ -310,7 +311,7 @@ class JobRunner:
             if out is not None and (done is None or not done.written):
                 self._around.replies.give_file(self.job, out)
 
-    async def _play(self, worker: Worker, item: Item, out: Path | None, timeout_s: float | None) -> Done:
+    async def _play(self, worker: Executor, item: Item, out: Path | None, timeout_s: float | None) -> Done:
         """Have the worker play a role, over a socket that `play` bridges to the other roles."""
         task = item.task
 
@@ -364,7 +365,7 @@ class JobRunner:
 
     # ---- the worker ----
 
-    async def _ready_worker(self, timeout_s: float | None) -> Worker:
+    async def _ready_worker(self, timeout_s: float | None) -> Executor:
         if self._worker is not None and self._worker.alive:
             return self._worker
         async with self._starting:
@@ -372,7 +373,7 @@ class JobRunner:
                 self._worker = await self._new_worker(self._worker, timeout_s)
             return self._worker
 
-    async def _new_worker(self, before: Worker | None, timeout_s: float | None) -> Worker:
+    async def _new_worker(self, before: Executor | None, timeout_s: float | None) -> Executor:
         if before is not None:
             await asyncio.shield(before.exited)  # its files are the next one's
         await self._around.seats.take(self)

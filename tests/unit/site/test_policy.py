@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 import itertools
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from hanse.site.policy import (
     read_policy,
 )
 from hanse.site.proposals import Proposal
+from hanse.strategies.groups import Groups, within
 
 APP, OTHER = "a" * 64, "b" * 64
 OPEN = Policy(apps=None, people=None, datasets=None)
@@ -104,6 +106,22 @@ def test_nothing_is_allowed_without_a_policy() -> None:
     assert decide(proposal(), None) == Decision(REFUSE, decide(proposal(), None).reason)
     assert "policy.yaml" in decide(proposal(), None).reason
     assert decide(proposal(), Policy()).verdict == REFUSE
+
+
+def test_only_an_edge_takes_a_job_of_groups_and_members_take_a_groups_own_run() -> None:
+    """A site without a group would train as if it were one, and say nothing."""
+    groups = {"groups": Groups(2).to_json(), "rounds": 2}
+    of_groups, plain = proposal(**groups), proposal()
+    inner = replace(of_groups, spec=within(of_groups.spec, 3))
+    for job, is_edge, verdict in (
+        (of_groups, True, ACCEPT),
+        (of_groups, False, REFUSE),
+        (plain, True, REFUSE),
+        (inner, False, ACCEPT),
+        (inner, True, REFUSE),
+    ):
+        found = decide(job, OPEN, is_edge=is_edge)
+        assert (found.verdict, "groups: expected" in found.reason) == (verdict, verdict == REFUSE)
 
 
 def test_deciding_changes_nothing_and_always_says_the_same() -> None:
