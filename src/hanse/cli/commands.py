@@ -257,6 +257,12 @@ COMMANDS = (
         "site:request",
     ),
     Command(
+        "site pack",
+        "A site's identity as one text, for a secret that training jobs read.",
+        ("site pack --directory north > north.secret",),
+        "site:pack",
+    ),
+    Command(
         "deploy sagemaker launch",
         "Training jobs in other accounts, a federation over them, models on both sides.",
         ("deploy sagemaker launch federation.yaml", "deploy sagemaker launch federation.yaml --local"),

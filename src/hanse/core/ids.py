@@ -65,6 +65,17 @@ def check_job_owner(job: str, person: str) -> None:
         )
 
 
+def job_time_ms(job: str) -> int:
+    """When the id of a job was made, by the clock of who made it; 0 for one that is not from `new_job_id`."""
+    stem = job[:16]
+    if len(job) != 24 or any(character not in _BASE32 for character in stem):
+        return 0
+    value = 0
+    for character in stem:
+        value = value << 5 | _BASE32.index(character)
+    return value >> 32
+
+
 def _base32(value: int, characters: int) -> str:
     return "".join(_BASE32[(value >> shift) & 31] for shift in range(5 * (characters - 1), -1, -5))
 

@@ -178,13 +178,16 @@ def _weighted_mean(pairs: list[tuple[int, float]]) -> float:
 
 
 def _is_number(value: object) -> TypeGuard[int | float]:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    return type(value) is float or (isinstance(value, int | float) and not isinstance(value, bool))
 
 
 def _is_plain(value: Value) -> bool:
+    if type(value) in _NUMBERS:
+        return True
     return not any(isinstance(item, bytes) for item in (value if isinstance(value, list) else [value]))
 
 
+_NUMBERS = frozenset({float, int, bool})
 _JSON_AS_IT_IS = frozenset({str, int, bool, type(None)})
 
 
@@ -192,11 +195,13 @@ def to_plain(value: Any) -> Any:
     """As JSON; tuples become lists."""
     if type(value) in _JSON_AS_IT_IS:
         return value
-    if isinstance(value, float) and not math.isfinite(value):
-        return str(value)
+    if isinstance(value, float):
+        return value if math.isfinite(value) else str(value)
     if isinstance(value, Mapping):
         return {str(key): to_plain(item) for key, item in value.items()}
-    return [to_plain(item) for item in value] if isinstance(value, tuple | list) else value
+    if isinstance(value, tuple | list):
+        return [to_plain(item) for item in value]
+    return value
 
 
 def read_number(value: Any) -> float:

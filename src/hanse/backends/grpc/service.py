@@ -16,6 +16,7 @@ import grpc.aio
 import structlog
 from google.protobuf.message import DecodeError
 
+from hanse.backends.grpc.frames import pack_server_frame, read_site_frame
 from hanse.backends.grpc.inbox import Outgoing, SessionInbox
 from hanse.backends.grpc.protocol import (
     ENROLMENT,
@@ -153,9 +154,7 @@ class Service:
         return grpc.method_handlers_generic_handler(
             SERVICE,
             {
-                "Session": grpc.stream_stream_rpc_method_handler(
-                    self._session, identity, pb.ServerFrame.SerializeToString
-                ),
+                "Session": grpc.stream_stream_rpc_method_handler(self._session, identity, pack_server_frame),
                 "Relay": grpc.stream_stream_rpc_method_handler(self._relay, identity, identity),
                 "Download": grpc.unary_stream_rpc_method_handler(self._download, identity, identity),
                 "Upload": grpc.stream_stream_rpc_method_handler(self._upload, identity, identity),
@@ -175,18 +174,19 @@ class Service:
     async def _session(self, _: object, context: Context) -> None:
         caller = await self._admit(context, "site")
         try:
-            hello = _site_frame(await asyncio.wait_for(_next(context), HELLO_S))
+            hello = _hello(await asyncio.wait_for(_next(context), HELLO_S))
         except (TimeoutError, CodecError):
-            hello = pb.SiteFrame()
-        if hello.WhichOneof("kind") != "hello" or hello.hello.v != WIRE_VERSION:
+            hello = None
+        if hello is None:
             await context.abort(
                 grpc.StatusCode.FAILED_PRECONDITION,
                 f"expected a hello of version {WIRE_VERSION}; update the older of site and server",
             )
+            return
         outgoing = Outgoing()
         outgoing.put(pb.ServerFrame(welcome=pb.Welcome(v=WIRE_VERSION, lease_s=LEASE_S)))
-        self._inbox.attach(caller.name, outgoing, hello.hello.holding)
-        self._handler.opened(caller.name, hello.hello)
+        self._inbox.attach(caller.name, outgoing, hello.holding)
+        self._handler.opened(caller.name, hello)
         ending = asyncio.get_running_loop().call_later(
             min(max(0.0, _seconds_left(caller)), 30 * 86400.0), outgoing.close, "the certificate has expired"
         )
@@ -219,13 +219,14 @@ class Service:
 
     async def _read(self, context: Context, caller: Caller, outgoing: Outgoing) -> None:
         while (content := await _next(context)) is not None:
-            frame = _site_frame(content)
+            frame = read_site_frame(content)
             self._handler.heard(caller.name)
+            if isinstance(frame, Envelope):
+                await self._take(caller, frame, outgoing)
+                continue
             match frame.WhichOneof("kind"):
                 case "envelope":
-                    envelope = Envelope.from_message(frame.envelope)
-                    outcome, reason = await self._handler.take(caller.name, envelope)
-                    outgoing.accept(pb.Accepted(id=envelope.id, outcome=outcome, reason=reason))
+                    await self._take(caller, Envelope.from_message(frame.envelope), outgoing)
                 case "heartbeat":
                     outgoing.answer(pb.ServerFrame(heartbeat=frame.heartbeat))
                 case "done":
@@ -235,6 +236,10 @@ class Service:
                     self._handler.reported(caller.name, frame.report)
                 case _:
                     pass  # a kind that a newer site sends
+
+    async def _take(self, caller: Caller, envelope: Envelope, outgoing: Outgoing) -> None:
+        outcome, reason = await self._handler.take(caller.name, envelope)
+        outgoing.accept(pb.Accepted(id=envelope.id, outcome=outcome, reason=reason))
 
     # ---- channels between sites ----
 
@@ -473,11 +478,12 @@ async def _next(context: Context) -> bytes | None:
     return None if content is grpc.aio.EOF else content
 
 
-def _site_frame(content: bytes | None) -> pb.SiteFrame:
-    try:
-        return pb.SiteFrame.FromString(content or b"")
-    except DecodeError:
-        raise CodecError(f"session: {len(content or b'')} bytes that are not a frame") from None
+def _hello(content: bytes | None) -> pb.Hello | None:
+    """What a session begins with; None for anything else."""
+    frame = read_site_frame(content or b"")
+    if isinstance(frame, Envelope) or frame.WhichOneof("kind") != "hello" or frame.hello.v != WIRE_VERSION:
+        return None
+    return frame.hello
 
 
 def _reason(text: str) -> str:
