@@ -291,6 +291,15 @@ def test_protocols_without_a_proof_want_a_word() -> None:
     assert decide(played(unproven), policy, "bank").verdict == ACCEPT
 
 
+def test_a_guarantee_of_too_few_bits_is_refused() -> None:
+    weak = dataclasses.replace(PAIR, guarantee=dataclasses.replace(PAIR.guarantee, statistical_bits=30))
+    policy = dataclasses.replace(OPEN, roles={"guest": dataclasses.replace(WILLING, statistical_bits=31)})
+    reason = decide(played(weak), policy, "bank").reason
+    assert reason == "roles.guest.statistical_bits: pair keeps to 30, and the site wants 31"
+    policy = dataclasses.replace(OPEN, roles={"guest": dataclasses.replace(WILLING, statistical_bits=30)})
+    assert decide(played(weak), policy, "bank").verdict == ACCEPT
+
+
 def test_a_numbered_role_is_the_role_unless_it_is_named() -> None:
     own, other = RolePolicy(peers=None), RolePolicy(datasets=frozenset({"few"}))
     policy = dataclasses.replace(OPEN, datasets=None, roles={"host": own, "host-2": other})
@@ -305,13 +314,13 @@ def test_roles_in_a_file(tmp_path: Path) -> None:
     path.write_text(
         "datasets: [customers, prices]\n"
         "roles:\n  guest: {peers: [shop], reveals: [size], datasets: [customers]}\n"
-        "  host: {peers: any, unproven: true, lends: [anna], queries: 500}\n"
+        "  host: {peers: any, unproven: true, lends: [anna], queries: 500, statistical_bits: 40}\n"
     )
     policy = read_policy(path)
     assert policy is not None
     assert policy.roles == {
         "guest": RolePolicy(frozenset({"shop"}), frozenset({"size"}), frozenset({"customers"})),
-        "host": RolePolicy(peers=None, unproven=True, lends=frozenset({"anna"}), queries=500),
+        "host": RolePolicy(peers=None, unproven=True, lends=frozenset({"anna"}), queries=500, statistical_bits=40),
     }
     assert [policy.grants(name, "guest") for name in ("customers", "prices", "others")] == [True, False, False]
     assert [policy.grants(name, "host") for name in ("customers", "prices", "others")] == [True, True, False]
