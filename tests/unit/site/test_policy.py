@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from hanse import vertical
 from hanse.channels.protocol import Guarantee, Message, Protocol, Reveal
 from hanse.channels.spec import RoleSpec
 from hanse.core.blobs import manifest_of
@@ -29,6 +30,7 @@ from hanse.site.policy import (
 )
 from hanse.site.proposals import Proposal
 from hanse.strategies.groups import Groups, within
+from hanse.vertical.model import Model
 
 APP, OTHER = "a" * 64, "b" * 64
 OPEN = Policy(apps=None, people=None, datasets=None)
@@ -330,3 +332,16 @@ def test_roles_in_a_file(tmp_path: Path) -> None:
     path.write_text("roles: [guest]")
     with pytest.raises(ConfigError, match="roles"):
         read_policy(path)
+
+
+@pytest.mark.parametrize("model", [vertical.Boosting(), vertical.SplitNetwork()], ids=["trees", "split"])
+def test_a_host_is_asked_about_the_guest_s_metrics_since_its_columns_go_into_them(model: Model) -> None:
+    protocol = model.whole(["host"])
+    words = {each.what for each in protocol.reveals if each.about == "host"}
+    willing = RolePolicy(peers=frozenset({"bank"}), reveals=frozenset(words), unproven=True)
+    assert decide(played(protocol), dataclasses.replace(OPEN, roles={"host": willing}), "shop").verdict == ACCEPT
+    without = dataclasses.replace(willing, reveals=frozenset(words - {"guest_metrics"}))
+    refused = decide(played(protocol), dataclasses.replace(OPEN, roles={"host": without}), "shop")
+    assert "guest_metrics, which the server, and who submits, would learn" in refused.reason
+    (told,) = (each.detail for each in protocol.reveals if each.what == "guest_metrics")
+    assert all(name in told for name in model.measures())
