@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from hanse import vertical
+from hanse.cli.explain import explain
 from hanse.cli.output import show_facts, show_table
 from hanse.cli.run import roles_of
 from hanse.cli.site import _settings, _show_reveals
@@ -37,6 +38,17 @@ def test_what_is_cut_says_so(capsys: pytest.CaptureFixture[str]) -> None:
     show_table([{"a": "x" * 201}, {"a": "y" * 200}], {"a": "A"}, empty="")
     show_facts({"b": "z" * 400})
     assert capsys.readouterr().out.split() == ["A", "x" * 200 + "…", "y" * 200, "b", "z" * 400]
+
+
+def test_what_an_app_of_groups_reveals(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code = "import hanse as hs\n\napp = hs.App(groups=hs.Groups(3, hs.FedMedian()))\n"
+    (tmp_path / "app.py").write_text(code + "app.query(lambda config, site: {})\n")
+    explain(str(tmp_path / "app.py"))
+    lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+    assert "groups 3 rounds of each for one of the server's, by FedMedian" in lines
+    assert "edge member update each member's update of every round, in clear" in lines
+    explain(str(tmp_path / "app.py"), json=True)
+    assert json.loads(capsys.readouterr().out)["groups"]["strategy"] == "fedmedian"
 
 
 def test_an_owner_is_asked_who_plays_what(tmp_path: Path) -> None:

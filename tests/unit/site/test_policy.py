@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 import itertools
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from hanse.site.policy import (
     read_policy,
 )
 from hanse.site.proposals import Proposal
+from hanse.strategies.groups import Groups, within
 from hanse.vertical.model import Model
 
 APP, OTHER = "a" * 64, "b" * 64
@@ -106,6 +108,22 @@ def test_nothing_is_allowed_without_a_policy() -> None:
     assert decide(proposal(), None) == Decision(REFUSE, decide(proposal(), None).reason)
     assert "policy.yaml" in decide(proposal(), None).reason
     assert decide(proposal(), Policy()).verdict == REFUSE
+
+
+def test_only_an_edge_takes_a_job_of_groups_and_members_take_a_groups_own_run() -> None:
+    """A site without a group would train as if it were one, and say nothing."""
+    groups = {"groups": Groups(2).to_json(), "rounds": 2}
+    of_groups, plain = proposal(**groups), proposal()
+    inner = replace(of_groups, spec=within(of_groups.spec, 3))
+    for job, is_edge, verdict in (
+        (of_groups, True, ACCEPT),
+        (of_groups, False, REFUSE),
+        (plain, True, REFUSE),
+        (inner, False, ACCEPT),
+        (inner, True, REFUSE),
+    ):
+        found = decide(job, OPEN, is_edge=is_edge)
+        assert (found.verdict, "groups: expected" in found.reason) == (verdict, verdict == REFUSE)
 
 
 def test_deciding_changes_nothing_and_always_says_the_same() -> None:
@@ -275,6 +293,15 @@ def test_protocols_without_a_proof_want_a_word() -> None:
     assert decide(played(unproven), policy, "bank").verdict == ACCEPT
 
 
+def test_a_guarantee_of_too_few_bits_is_refused() -> None:
+    weak = dataclasses.replace(PAIR, guarantee=dataclasses.replace(PAIR.guarantee, statistical_bits=30))
+    policy = dataclasses.replace(OPEN, roles={"guest": dataclasses.replace(WILLING, statistical_bits=31)})
+    reason = decide(played(weak), policy, "bank").reason
+    assert reason == "roles.guest.statistical_bits: pair keeps to 30, and the site wants 31"
+    policy = dataclasses.replace(OPEN, roles={"guest": dataclasses.replace(WILLING, statistical_bits=30)})
+    assert decide(played(weak), policy, "bank").verdict == ACCEPT
+
+
 def test_a_numbered_role_is_the_role_unless_it_is_named() -> None:
     own, other = RolePolicy(peers=None), RolePolicy(datasets=frozenset({"few"}))
     policy = dataclasses.replace(OPEN, datasets=None, roles={"host": own, "host-2": other})
@@ -289,13 +316,13 @@ def test_roles_in_a_file(tmp_path: Path) -> None:
     path.write_text(
         "datasets: [customers, prices]\n"
         "roles:\n  guest: {peers: [shop], reveals: [size], datasets: [customers]}\n"
-        "  host: {peers: any, unproven: true, lends: [anna], queries: 500}\n"
+        "  host: {peers: any, unproven: true, lends: [anna], queries: 500, statistical_bits: 40}\n"
     )
     policy = read_policy(path)
     assert policy is not None
     assert policy.roles == {
         "guest": RolePolicy(frozenset({"shop"}), frozenset({"size"}), frozenset({"customers"})),
-        "host": RolePolicy(peers=None, unproven=True, lends=frozenset({"anna"}), queries=500),
+        "host": RolePolicy(peers=None, unproven=True, lends=frozenset({"anna"}), queries=500, statistical_bits=40),
     }
     assert [policy.grants(name, "guest") for name in ("customers", "prices", "others")] == [True, False, False]
     assert [policy.grants(name, "host") for name in ("customers", "prices", "others")] == [True, True, False]

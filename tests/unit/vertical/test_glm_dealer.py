@@ -13,10 +13,9 @@ from hanse.channels.party import Party
 from hanse.channels.schedule import Outcome, run_scheduled
 from hanse.core.arrays import Array
 from hanse.core.errors import ConfigError, HanseError, RefusedError, UnavailableError
-from hanse.vertical.glm import dealer, dealer_view, plaintext, precision
+from hanse.vertical.glm import dealer, dealer_view, plaintext, precision, softmax
 from hanse.vertical.glm.columns import prepare
 from hanse.vertical.glm.families import Response, response_of
-from hanse.vertical.glm.series import series_of
 from hanse.vertical.glm.training import Training
 
 
@@ -82,7 +81,9 @@ def joined(outcome: Outcome) -> Any:
 CASES = [
     pytest.param("logistic", (2, 3), {}, 1, False, id="logistic"),
     pytest.param("logistic", (1, 2, 3, 1), {}, 1, False, id="three hosts"),
-    pytest.param("logistic", (2, 2), {}, 4, False, id="four classes"),
+    pytest.param("logistic", (2, 2), {"multi_class": "ovr"}, 4, False, id="four classes, one against the rest"),
+    pytest.param("logistic", (2, 2), {}, 3, True, id="three classes, weighted"),
+    pytest.param("logistic", (2, 1, 2), {"wide_scores": True, "l2": 0.05}, 5, False, id="five classes, wide"),
     pytest.param("logistic", (2, 2), {"momentum": 0.9, "learning_rate": 0.05}, 1, False, id="momentum"),
     pytest.param("logistic", (2, 2), {"l2": 0.1}, 1, True, id="l2 and sample weights"),
     pytest.param("logistic", (2, 2), {"wide_scores": True}, 1, False, id="wide"),
@@ -105,11 +106,11 @@ def test_it_is_pooled_training(
     further = {"sample_weights": weights} if weighted else {}
     found = joined(play(columns, response, training, **further))
     exact = pooled(columns, response, training, **further).weights
-    series = None if family == "linear" else series_of(family, training.wide_scores)
+    mean = softmax.mean_of(training, response.num_outputs)
     assert np.abs(exact).max() > 0.03
     assert found.shape == exact.shape
     assert np.abs(found - exact).max() < 0.005 * np.abs(exact).max() + 1e-4
-    assert np.abs(found - pooled(columns, response, training, mean=series, **further).weights).max() < 5e-4
+    assert np.abs(found - pooled(columns, response, training, mean=mean, **further).weights).max() < 5e-4
 
 
 def test_each_interleaving_ends_alike() -> None:
@@ -338,7 +339,7 @@ def test_a_peer_that_sends_garbage_is_refused_or_ends_by_name(
                     value = value.astype(np.float64)
             await super().send(to, name_, value)
 
-    columns, response = data("logistic", 40, (1, 1))
+    columns, response = data("logistic", 40, (1, 1), outputs=3)
     training = Training(epochs=1, batch_rows=20, tolerance=1e-9)
     outcome = play(columns, response, training, raw % 1000, Deviating, sample_weights=np.ones(40))
     assert all(isinstance(error, HanseError) for error in outcome.errors.values())
@@ -370,10 +371,12 @@ def test_a_silent_party_is_named() -> None:
 # ---- what is revealed ----
 
 
-@pytest.mark.parametrize("widths", [(2, 3), (2, 1, 2)])
-@pytest.mark.parametrize("family", ["logistic", "linear"])
-def test_views_are_made_from_own_input_and_what_is_revealed(widths: tuple[int, ...], family: str) -> None:
-    columns, response = data(family, 600, widths)
+@pytest.mark.parametrize(
+    ("family", "widths", "outputs"),
+    [("logistic", (2, 3), 1), ("logistic", (2, 1, 2), 4), ("linear", (2, 3), 1), ("linear", (2, 1, 2), 1)],
+)
+def test_views_are_made_from_own_input_and_what_is_revealed(family: str, widths: tuple[int, ...], outputs: int) -> None:
+    columns, response = data(family, 600, widths, outputs=outputs)
     weights = np.linspace(0.1, 1, 600)
     training = Training(family=family, epochs=3, batch_rows=100, tolerance=1e-9, learning_rate=0.1, momentum=0.5)
     seen: dict[str, list[tuple[str, Array]]] = {}

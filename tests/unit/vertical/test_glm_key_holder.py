@@ -13,10 +13,9 @@ from hanse.channels.schedule import Outcome, run_scheduled
 from hanse.core.arrays import Array
 from hanse.core.errors import ConfigError, HanseError, RefusedError
 from hanse.crypto import mock_rlwe, rlwe
-from hanse.vertical.glm import key_holder, key_holder_view, plaintext, wide
+from hanse.vertical.glm import key_holder, key_holder_view, plaintext, softmax, wide
 from hanse.vertical.glm.columns import prepare
 from hanse.vertical.glm.families import Response, response_of
-from hanse.vertical.glm.series import series_of
 from hanse.vertical.glm.training import Training
 
 M = 1 << rlwe.WIDE_BITS
@@ -94,8 +93,8 @@ def test_it_is_pooled_training(family: str, options: dict[str, Any], outputs: in
     training = Training(family=family, **{"epochs": 3, "batch_rows": 40, "learning_rate": 0.5} | options)
     further = {"sample_weights": np.random.default_rng(5).random(80)} if weighted else {}
     found = joined(play(columns, response, training, **further), columns)
-    series = None if family == "linear" else series_of(family)
-    expected = pooled(columns, response, training, mean=series, **further).weights
+    mean = softmax.mean_of(training, response.num_outputs)
+    expected = pooled(columns, response, training, mean=mean, **further).weights
     assert np.abs(expected).max() > 0.03
     assert np.abs(found - expected).max() < 6e-4
     assert np.array_equal(found == 0, expected == 0) or not training.l1
@@ -199,7 +198,7 @@ NAMES = [
     ("hello", "host"),
     ("masked_scores", "host"),
     ("heads", "host"),
-    ("mean_tails", "guest"),
+    ("slot_tails", "guest"),
     ("residual", "guest"),
     ("residual_seeds", "guest"),
     ("public_key", "arbiter"),
@@ -313,7 +312,7 @@ def test_views_are_made_from_own_input_and_what_is_revealed() -> None:
         label = {"response": response} if role == "guest" else {}
         view = key_holder_view.simulate_view(role, columns.get(role), training, reveals, **label)
         assert [(n, v.dtype, v.shape) for n, v in view] == [(n, v.dtype, v.shape) for n, v in seen[role]]
-        for name in ("angles", "mean", "residual", "heads", "mean_heads"):
+        for name in ("angles", "mean", "residual", "heads", "slot_heads"):
             for one in (view, seen[role]):
                 raw = [v for n, v in one if n == name]
                 if raw:  # uniform modulo primes near 2^30: 6 sigma

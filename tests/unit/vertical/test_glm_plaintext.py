@@ -124,12 +124,29 @@ def test_scores_far_out_stay_finite() -> None:
         assert np.abs(x * 50 @ found.weights).max() > 20
 
 
-def test_several_classes_are_one_against_the_rest() -> None:
+def test_several_classes_are_the_softmax_that_scikit_learn_fits() -> None:
+    """To its weights but for one constant a row of them, which a softmax does not see and a penalty takes to 0."""
+    linear_model = pytest.importorskip("sklearn.linear_model")
+    x, _ = data("logistic")
+    y = np.array(["c", "a", "b"])[np.argmax(x[:, :3] + 0.5 * np.random.default_rng(3).normal(size=(len(x), 3)), axis=1)]
+    response = response_of(y, "logistic")
+    assert response.family.name == "softmax"
+    training = Training(epochs=400, learning_rate=1.0, batch_rows=len(x), momentum=0.9, l2=0.01)
+    found = plaintext.fit(x, response, training)
+    theirs = linear_model.LogisticRegression(C=1 / (0.01 * len(x)), fit_intercept=False, tol=1e-10, max_iter=2000)
+    theirs.fit(x, y)
+    assert np.abs(found.weights - theirs.coef_.T).max() < 1e-4
+    assert np.abs(response.predict(x @ found.weights) - theirs.predict_proba(x)).max() < 1e-4
+    losses = -np.log(theirs.predict_proba(x)[np.arange(len(x)), np.searchsorted(response.classes, y)])
+    assert abs(found.losses[-1] - losses.mean()) < 1e-4
+
+
+def test_several_classes_one_against_the_rest() -> None:
     x, _ = data("logistic")
     y = np.array(["c", "a", "b"])[np.argmax(x[:, :3], axis=1)]
-    response = response_of(y, "logistic")
+    response = response_of(y, "logistic", "ovr")
     assert response.classes == ("a", "b", "c")
-    found = plaintext.fit(x, response, Training(epochs=100, learning_rate=1.0))
+    found = plaintext.fit(x, response, Training(epochs=100, learning_rate=1.0, multi_class="ovr"))
     chances = response.predict(x @ found.weights)
     assert np.allclose(chances.sum(1), 1)
     assert (np.array(response.classes)[chances.argmax(1)] == y).mean() > 0.85

@@ -10,7 +10,7 @@ import hanse as hs
 from hanse.vertical import metrics
 from hanse.vertical.glm import models, plaintext
 from hanse.vertical.glm.families import response_of
-from hanse.vertical.glm.training import Training, batches
+from hanse.vertical.glm.training import Training
 from hanse.vertical.tables import read_table
 
 SHARED = Path(__file__).parents[4] / "shared" / "data" / "fate"
@@ -67,7 +67,8 @@ def pooled_metrics(result: Any, guest: Path, hosts: list[Path]) -> dict[str, flo
         pytest.param(
             "breast",
             "LogisticRegression",
-            {"protocol": "arbiter", "batch_rows": 96, "epochs": 4, "optimiser": "adam", "learning_rate": 0.02},
+            {"protocol": "arbiter", "batch_rows": 96, "epochs": 4, "optimiser": "adam", "learning_rate": 0.02}
+            | {"high_leverage": "accept"},
             ["host"],
             {"auc": 0.993, "ks": 0.93},
             id="breast, arbiter",
@@ -85,8 +86,25 @@ def pooled_metrics(result: Any, guest: Path, hosts: list[Path]) -> dict[str, flo
             "LogisticRegression",
             {"epochs": 150, "momentum": 0.9, "learning_rate": 0.2, "batch_rows": 128, "wide_scores": True},
             ["host"],
-            {"accuracy": 0.79},
+            {"accuracy": 0.81, "log_loss": 0.36},
             id="vehicle",
+        ),
+        pytest.param(
+            "vehicle_scale",
+            "LogisticRegression",
+            {"multi_class": "ovr", "epochs": 40, "momentum": 0.9, "batch_rows": 128, "wide_scores": True},
+            ["host"],
+            {"accuracy": 0.78, "log_loss": 0.44},
+            id="vehicle, one against the rest",
+        ),
+        pytest.param(
+            "vehicle_scale",
+            "LogisticRegression",
+            {"protocol": "arbiter", "epochs": 2, "momentum": 0.9, "learning_rate": 0.2, "batch_rows": 128}
+            | {"high_leverage": "accept"},
+            ["host"],
+            {"accuracy": 0.6, "log_loss": 0.5},
+            id="vehicle, arbiter",
         ),
         pytest.param(
             "motor",
@@ -116,7 +134,8 @@ def test_as_good_as_pooled_training(
     assert np.isfinite(result.scores).all()
     for metric, value in least.items():
         assert result.metrics[metric] >= value
-        assert abs(result.metrics[metric] - expected[metric]) <= 0.001 * max(1.0, abs(expected[metric]))
+        rows = 2 / len(result.rows) if metric == "accuracy" else 0.0  # whose likeliest classes are as good as equal
+        assert abs(result.metrics[metric] - expected[metric]) <= 0.001 * max(1.0, abs(expected[metric])) + rows
 
 
 def test_twenty_epochs_with_scores_beyond_twenty_stay_finite() -> None:
@@ -128,8 +147,8 @@ def test_twenty_epochs_with_scores_beyond_twenty_stay_finite() -> None:
     assert abs(result.metrics["auc"] - pooled_metrics(result, guest, [host])["auc"]) <= 0.001
 
 
-def test_one_against_the_rest_tells_classes_apart_as_a_softmax_does() -> None:
-    """In the clear, by rows held out: the comparison that the decision for one against the rest cites."""
+def test_a_softmax_has_better_probabilities_than_one_against_the_rest() -> None:
+    """In the clear, by rows held out: the comparison that the decision for the softmax cites."""
     tables = [
         read_table(path("vehicle_scale", role), key="id", label=y) for role, y in (("guest", "y"), ("host", None))
     ]
@@ -139,28 +158,18 @@ def test_one_against_the_rest_tells_classes_apart_as_a_softmax_does() -> None:
     label = tables[0].label
     assert label is not None
     order = np.random.default_rng(0).permutation(len(x))
-    training = Training(epochs=150, momentum=0.9, learning_rate=0.2, batch_rows=128)
-    found: dict[str, list[dict[str, float]]] = {"rest": [], "softmax": []}
+    found: dict[str, list[dict[str, float]]] = {"ovr": [], "softmax": []}
     for fold in range(5):
         test = order[fold::5]
         train = np.setdiff1d(order, test)
         train = train[np.random.default_rng(1).permutation(len(train))]
-        response = response_of(label[train], "logistic")
-        rest = x[test] @ plaintext.fit(x[train], response, training).weights
-        found["rest"].append(metrics.of_classes(label[test], response.predict(rest), response.classes))
-        optimiser = plaintext.Optimiser(training, np.zeros((x.shape[1], 4)), np.ones(x.shape[1], np.bool_))
-        for batch in batches(len(train), training):
-            rows = x[train][batch.rows]
-            optimiser.step(rows.T @ (softmax(rows @ optimiser.weights) - response.values[batch.rows]) / batch.num_rows)
-        chances = softmax(x[test] @ optimiser.weights)
-        found["softmax"].append(metrics.of_classes(label[test], chances, response.classes))
+        for kind, folds in found.items():
+            training = Training(multi_class=kind, epochs=150, momentum=0.9, learning_rate=0.2, batch_rows=128)
+            response = response_of(label[train], "logistic", kind)
+            scores = x[test] @ plaintext.fit(x[train], response, training).weights
+            folds.append(metrics.of_classes(label[test], response.predict(scores), response.classes))
     means = {
         kind: {name: np.mean([fold[name] for fold in folds]) for name in folds[0]} for kind, folds in found.items()
     }
-    assert abs(means["rest"]["accuracy"] - means["softmax"]["accuracy"]) < 0.02
-    assert 0 < means["rest"]["log_loss"] - means["softmax"]["log_loss"] < 0.08
-
-
-def softmax(z: Any) -> Any:
-    powers = np.exp(z - z.max(axis=1, keepdims=True))
-    return powers / powers.sum(axis=1, keepdims=True)
+    assert abs(means["ovr"]["accuracy"] - means["softmax"]["accuracy"]) < 0.02
+    assert 0.03 < means["ovr"]["log_loss"] - means["softmax"]["log_loss"] < 0.08

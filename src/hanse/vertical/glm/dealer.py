@@ -9,7 +9,8 @@ with one opening (see `series`). The one truncation of a step takes the dealer's
 A step on the rows B of a batch, [·] for what is shared:
 
     f = [w] − [b]           opened      [z] = X_B·f + E_B·[b] + [A_B·b]
-    δ = [z] − [r]           opened      [d] = Σ_k coefficients(δ) · [sin kr], [cos kr], less y
+    δ = [z] − [r]           opened      [d] = Σ_k coefficients(δ) · [sin kr], [cos kr], less y; before it, where there
+                                        are several classes, the same for each level of `softmax`, δ of differences
     g = [d] − [s]           opened      [G] = X_Bᵀ·g + E_Bᵀ·[s] + [A_Bᵀ·s]
     c = [G…] + [t]          opened      [v] = truncated(G + momentum·v + l2·w);   [w] = [w] − [v]
 
@@ -21,6 +22,7 @@ Rows must be aligned and in an order that nobody chose, as `hanse.vertical.psi` 
 """
 
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -33,9 +35,9 @@ from hanse.core.errors import ConfigError, RefusedError
 from hanse.crypto import fixed_point, sharing, truncation
 from hanse.crypto.aes import KEY_BYTES
 from hanse.crypto.sharing import Ring
-from hanse.vertical.glm import dealt
+from hanse.vertical.glm import dealt, softmax
 from hanse.vertical.glm.columns import MAX_COLUMNS, MAX_ROWS, MIN_ROWS, Columns
-from hanse.vertical.glm.dealt import Material, Plan, Shapes
+from hanse.vertical.glm.dealt import DIFFERENCES, PAIR_BITS, Material, Plan, Shapes
 from hanse.vertical.glm.families import MAX_CLASSES, Response, Table
 from hanse.vertical.glm.plaintext import relative_weights
 from hanse.vertical.glm.precision import (
@@ -51,18 +53,25 @@ from hanse.vertical.glm.precision import (
     precision_of,
     step_of,
 )
-from hanse.vertical.glm.series import public_coefficients, series_of
+from hanse.vertical.glm.series import Integers, public_coefficients
 from hanse.vertical.glm.training import Training, batches, bounds, first_step, has_ended
 from hanse.vertical.parties import host_roles
 
-VERSION = 1
+VERSION = 2
 BLOCK_ROWS = 4096
 """Rows of a masked table in one message."""
 AHEAD = 64
 """Steps that the dealer deals before it hears that the guest has come so far."""
 _TABLE, _STEPS = 0, 1  # numbers of seeds under a party's own; step i has _STEPS + i
 
-_STEP_OPENINGS = ("masked_weights", "masked_scores", "masked_means", "masked_residuals", "masked_update")
+_STEP_OPENINGS = (
+    "masked_weights",
+    "masked_differences",
+    "masked_scores",
+    "masked_means",
+    "masked_residuals",
+    "masked_update",
+)
 _ENDINGS = ("masked_change", "change", "weights")
 
 
@@ -421,7 +430,11 @@ async def _residuals(side: _Side, z: Ring, dealt_now: Material, batch: slice, st
     """This party's share of factor·u·(mean(z) − y), with the fraction bits of residuals."""
     plan, bits = side.plan, side.plan.precision.means
     factor = step.factor
-    if plan.series is None:
+    score_bits = SCORE_BITS
+    if plan.mean is not None and plan.mean.log_sums is not None:
+        z = await softmax.against_rest(z, SCORE_BITS, plan.mean.log_sums, partial(_pairs, side, dealt_now))
+        score_bits += len(plan.pairs)
+    if plan.mean is None:
         whole = round(step.factor * 2.0**LINEAR_FACTOR_BITS)
         factor = whole / 2.0**LINEAR_FACTOR_BITS
         share = truncation.masked(z * np.uint64(whole), dealt_now["scores"], is_first=side.is_first)
@@ -430,13 +443,10 @@ async def _residuals(side: _Side, z: Ring, dealt_now: Material, batch: slice, st
         mean = truncation.truncate(c, quotient, top, plan.score_shift, is_first=side.is_first)
     else:
         delta = await side.open("masked_scores", z - dealt_now["scores"])
-        coefficient_bits = bits - plan.precision.dealt
-        parts = public_coefficients(delta, SCORE_BITS, plan.series, factor, coefficient_bits)
-        mean = np.zeros_like(z)
-        for public, shares in zip(parts, (dealt_now["sines"], dealt_now["cosines"]), strict=True):
-            mean += (public.view(np.uint64) * shares).sum(axis=0, dtype=np.uint64)
-        if side.is_first:
-            mean += np.uint64(round(plan.series.constant * factor * 2.0**bits))
+        shares = dealt_now["sines of scores"], dealt_now["cosines of scores"]
+        series = plan.mean.series
+        coefficients = public_coefficients(delta, score_bits, series, factor, bits - plan.precision.dealt)
+        mean = _evaluated(coefficients, shares, side.is_first * series.constant * factor, bits)
     if plan.weighted:
         assert side.opened_sample_weights is not None
         m = await side.open("masked_means", mean - dealt_now["means"])
@@ -449,6 +459,25 @@ async def _residuals(side: _Side, z: Ring, dealt_now: Material, batch: slice, st
             y = y * fixed_point.decode(side.sample_weights[batch], SAMPLE_WEIGHT_BITS)
         mean = mean - fixed_point.encode(y, plan.precision.residuals)
     return mean
+
+
+async def _pairs(side: _Side, dealt_now: Material, level: int, differences: Ring, bits: int) -> Ring:
+    """A share of log(2 cosh(x/2)) of differences, see `softmax.Evaluate`."""
+    assert side.plan.mean is not None
+    assert side.plan.mean.pairs is not None
+    series, mask = side.plan.mean.pairs, f"{DIFFERENCES}{level}"
+    delta = await side.open("masked_differences", differences - dealt_now[mask])
+    coefficients = public_coefficients(delta, bits, series, 1.0, bits + 1 - PAIR_BITS)
+    shares = dealt_now[f"sines of {mask}"], dealt_now[f"cosines of {mask}"]
+    return _evaluated(coefficients, shares, side.is_first * series.constant, bits + 1)
+
+
+def _evaluated(coefficients: tuple[Integers, Integers], shares: tuple[Ring, Ring], constant: float, bits: int) -> Ring:
+    """A share of a series, with `bits` fraction bits: Σ of public coefficients times shares of sines and cosines."""
+    total = sum(
+        (public.view(np.uint64) * share).sum(axis=0) for public, share in zip(coefficients, shares, strict=True)
+    )
+    return np.asarray(total + np.uint64(round(constant * 2.0**bits)), np.uint64)
 
 
 async def _material(side: _Side, index: int, shapes: Shapes) -> Material:
@@ -479,8 +508,7 @@ def _table_mask(seed: bytes, rows: int, width: int) -> tuple[Ring, Ring]:
 
 def _digest(training: Training) -> int:
     """Of the settings and of every public number that all parties must hold alike."""
-    series = () if training.family == "linear" else (series_of(training.family, training.wide_scores).digest(),)
-    return training.digest(*series)
+    return training.digest(*softmax.digests(training))
 
 
 def _agreed(training: Training, hellos: list[list[int]]) -> tuple[Plan, int]:
@@ -500,16 +528,15 @@ def _agreed(training: Training, hellos: list[list[int]]) -> tuple[Plan, int]:
             raise RefusedError(f"{who}: expected 1 to {MAX_COLUMNS} columns, found {width}")
         if digest != _digest(training):
             raise RefusedError(f"{who}: expected the settings of the training and its tables as here, found others")
-        if (not 1 <= theirs <= MAX_CLASSES or flag not in (0, 1)) if at == 0 else (theirs or flag):
+        if (not 1 <= theirs <= MAX_CLASSES or theirs == 2 or flag not in (0, 1)) if at == 0 else (theirs or flag):
             raise RefusedError(f"{who}: expected sizes of the response from the guest alone")
     largest = max(stop - start for start, stop in bounds(rows, training.batch_rows))
     precision = precision_of(training, largest, weighted=bool(weighted))
-    linear = training.family == "linear"
     plan = Plan(
         columns=tuple(hello[2] for hello in hellos),
         outputs=outputs,
         weighted=bool(weighted),
-        series=None if linear else series_of(training.family, training.wide_scores),
+        mean=softmax.mean_of(training, outputs),
         precision=precision,
         score_shift=SCORE_BITS + LINEAR_FACTOR_BITS - precision.means,
     )

@@ -4,17 +4,20 @@ Two modes. With **shared weights** nobody sees a weight, score, residual or grad
 With **own gradients** each party holds its weights in the clear and learns, at each step, the gradient of its own
 columns, Xᵀd: cheaper, and it takes every optimiser and penalty, and it tells more. Where X has as many independent
 columns as the batch has rows, Xᵀd gives away d and with it the labels (as in the protocol of FATE before its masked
-batches); so batches with rank(X) ≥ rows / 4 are refused. A step on the rows B of a batch:
+batches); so batches with rank(X) ≥ rows / 4 are refused, and rows of high leverage count less in gradients (see
+`leverage`). A step on the rows B of a batch:
 
     shared weights    z₀ + z₁ = X_B·(w₀ + w₁): X·w of the other's share, encrypted by the other
     own gradients     z₀ = X_B·w of the guest's columns and weights, z₁ of the host's: no message
-    d₀ + d₁ = mean(z₀ + z₁) − y          the series of `series`: sin and cos of k(z₀ + z₁) by the addition theorems,
-                                         the host's factors encrypted slot by slot, the guest's in the clear
+    d₀ + d₁ = mean(z₀ + z₁) − y          the series of `series` and, of several classes, `softmax`: sin and cos of
+                                         k(z₀ + z₁) by the addition theorems, the host's factors encrypted slot by
+                                         slot, the guest's in the clear (`evaluation`)
     G₀ + G₁ = X_Bᵀ·(d₀ + d₁)             Xᵀ·d of the other's share, encrypted by the other
     own gradients: each returns to the other its share of the other's G
 
 All shares are modulo 2^112. There, truncating each share by itself (P. Mohassel, Y. Zhang, "SecureML", IEEE S&P 2017,
-theorem 1) is off by at most one unit but with probability |x| / 2^111: below 2^-40 for what is truncated here.
+theorem 1) is off by at most one unit but with probability |x| / 2^111. What that and the rest add up to over a training
+is bounded by `budget`.
 
 Rows must be aligned and in an order that nobody chose, as `hanse.vertical.psi` leaves them.
 """
@@ -34,35 +37,36 @@ from hanse.core.arrays import Arrays
 from hanse.core.errors import ConfigError, RefusedError
 from hanse.crypto import rlwe
 from hanse.crypto.rlwe import Answer, Encrypted, PrivateKey, PublicKey
-from hanse.vertical.glm import slots, wide
+from hanse.vertical.glm import budget, evaluation, softmax, wide
+from hanse.vertical.glm.budget import LARGEST_ROW
 from hanse.vertical.glm.columns import MAX_COLUMNS, MAX_ROWS, MIN_ROWS, Columns
 from hanse.vertical.glm.dealer import Trained, of_shape
 from hanse.vertical.glm.descent import Descent, checked_change, checked_scores
+from hanse.vertical.glm.evaluation import Evaluation
 from hanse.vertical.glm.families import MAX_CLASSES, Response, Table
+from hanse.vertical.glm.leverage import SINGLE_ROWS, weighed_down
 from hanse.vertical.glm.plaintext import relative_weights
 from hanse.vertical.glm.precision import check_columns, check_weights
-from hanse.vertical.glm.series import Series, series_of
 from hanse.vertical.glm.slots import FACTOR_BITS, RESIDUAL_BITS, SCORE_BITS, TABLE_BITS, WEIGHT_BITS
-from hanse.vertical.glm.training import Batch, Training, batches, bounds, first_step
+from hanse.vertical.glm.training import STATISTICAL_BITS, Batch, Training, batches, bounds, first_step
 from hanse.vertical.glm.wide import Integers
 
-VERSION = 1
+VERSION = 2
 MAX_BATCH = 8192
 ROWS_A_RANK = 4
-LARGEST_ROW = 1 << 16
-"""Sum of the absolute values of a row, which products are exact for."""
 
 
-def protocol(*, own_gradients: bool, early_stop: bool = False) -> Protocol:
-    """The declaration of one of the modes."""
+def protocol(
+    *,
+    own_gradients: bool,
+    early_stop: bool = False,
+    any_leverage: bool = False,
+    statistical_bits: int = STATISTICAL_BITS,
+) -> Protocol:
+    """The declaration of one of the modes; `any_leverage` where rows of high leverage are accepted."""
     size, kept = rlwe.SIZE, rlwe.ANSWER_PRIMES[rlwe.NUM_PRIMES]
     whole = (rlwe.NUM_PRIMES, size)
-    messages = [
-        Message("angles", "host", "guest", "uint32", (None, rlwe.SLOT_PRIMES, size)),
-        Message("angle_seeds", "host", "guest", "uint8", (None, 16)),
-        Message("residual_heads", "guest", "host", "uint32", (None, rlwe.ANSWER_PRIMES[rlwe.SLOT_PRIMES], size)),
-        Message("residual_tails", "guest", "host", "uint32", (None, rlwe.ANSWER_PRIMES[rlwe.SLOT_PRIMES], size)),
-    ]
+    messages = evaluation.messages("host", "guest")
     reveals: list[Reveal] = []
     for sender, to in (("guest", "host"), ("host", "guest")):
         messages += [
@@ -78,6 +82,8 @@ def protocol(*, own_gradients: bool, early_stop: bool = False) -> Protocol:
             messages.append(Message("masked_gradient", sender, to, "uint64", (None, None, 2)))
             what = "at each step, the gradient of its own columns: Xᵀ(mean − y) over the rows of the batch"
             reveals.append(Reveal(to, sender, "own_gradient", what))
+            if any_leverage:
+                reveals.append(Reveal(to, sender, *SINGLE_ROWS))
         else:
             messages.append(Message("weights", sender, to, "uint64", (None, None, 2)))
         reveals.append(Reveal(to, sender, "own_weights", "the weights of its own columns"))
@@ -92,7 +98,7 @@ def protocol(*, own_gradients: bool, early_stop: bool = False) -> Protocol:
             adversary="semi-honest",
             corrupted=1,
             computational_bits=128,
-            statistical_bits=40,
+            statistical_bits=statistical_bits,
             assumptions=(
                 "ring learning with errors for n = 8192, log q = 210",
                 "AES-128 is a pseudorandom permutation",
@@ -108,12 +114,13 @@ class _Side:
 
     party: Party
     training: Training
-    series: Series | None
+    evaluation: Evaluation | None
+    """Of the mean function; None for the identity."""
     own_gradients: bool
     key: PrivateKey
     theirs: PublicKey
     table: npt.NDArray[np.int64]
-    """X with TABLE_BITS, exact."""
+    """X with TABLE_BITS, exact; with own gradients with rows of high leverage weighed down."""
     values: Table
     penalised: npt.NDArray[np.bool_]
     num_theirs: int
@@ -191,8 +198,7 @@ async def _begin(
     table = whole_table(columns, training)
     cuts = bounds(rows, training.batch_rows)
     rank = largest_rank(table, cuts) if own_gradients else 0
-    series = None if training.family == "linear" else series_of(training.family, training.wide_scores)
-    digest = training.digest(*(() if series is None else (series.digest(),)), b"own" if own_gradients else b"shared")
+    digest = training.digest(*softmax.digests(training), b"own" if own_gradients else b"shared")
     peer = "host" if party.role == "guest" else "guest"
     await party.send(peer, "hello", np.array([VERSION, rows, width, outputs, rank, digest], np.int64))
     version, their_rows, num_theirs, their_outputs, their_rank, their_digest = (
@@ -207,21 +213,26 @@ async def _begin(
     if their_digest != digest:
         raise RefusedError(f"{peer}: expected the settings of the training as here, found others")
     outputs = outputs or their_outputs
-    if not 1 <= outputs <= MAX_CLASSES or (party.role == "guest" and their_outputs):
+    if not 1 <= outputs <= MAX_CLASSES or outputs == 2 or (party.role == "guest" and their_outputs):
         raise RefusedError(f"{peer}: expected 1 to {MAX_CLASSES} outputs, named by the guest alone")
+    budget.check(training, rows, outputs, (width, num_theirs), shared=not own_gradients)
     if own_gradients:
         check_rank(party.role, rank, cuts)
         check_rank(peer, their_rank, cuts)
+        table = weighed_down(table, cuts, training.max_leverage, training.high_leverage)
     key = cipher()
     await party.send(peer, "public_key", np.stack([key.public.body, key.public.other]).astype(np.uint32))
     body, other = (await party.recv(peer, "public_key")).astype(np.uint64)
+    theirs, mean = type(key.public)(body, other), softmax.mean_of(training, outputs)
+    awaited: dict[str, Any] = {}
+    its_key = theirs if party.role == "guest" else key
     return _Side(
         party=party,
         training=training,
-        series=series,
+        evaluation=None if mean is None else Evaluation(party, peer, mean, its_key, awaited),
         own_gradients=own_gradients,
         key=key,
-        theirs=type(key.public)(body, other),
+        theirs=theirs,
         table=table,
         values=columns.values,
         penalised=columns.penalised,
@@ -229,6 +240,7 @@ async def _begin(
         outputs=outputs,
         response=response,
         sample_weights=sample_weights,
+        awaited=awaited,
     )
 
 
@@ -423,12 +435,10 @@ async def _residuals(side: _Side, z: Any, batch: Batch, factor: float) -> Intege
     scale: Any = factor
     if side.sample_weights is not None:
         scale = factor * side.sample_weights[batch.rows][:, None]
-    if side.series is None:
+    if side.evaluation is None:
         share = _linear(z, factor, is_first=side.is_guest)
-    elif side.is_guest:
-        share = await _residuals_at_guest(side, side.series, slots.angles_of(z, side.series), scale)
     else:
-        share = await _residuals_at_host(side, side.series, slots.angles_of(z, side.series))
+        share = await side.evaluation.share(z, scale)
     if side.response is not None:
         share = share - wide.from_floats(scale * side.response[batch.rows], RESIDUAL_BITS)
     return share
@@ -439,26 +449,3 @@ def _linear(z: Any, factor: float, *, is_first: bool) -> Integers:
         return wide.from_floats(factor * z, RESIDUAL_BITS)
     whole = round(factor * 2.0**FACTOR_BITS)
     return wide.truncate(z * whole, SCORE_BITS + FACTOR_BITS - RESIDUAL_BITS, is_first=is_first)
-
-
-async def _residuals_at_host(side: _Side, series: Series, angles: Table) -> Integers:
-    factors = slots.holders_factors(angles, series)
-    padded = slots.padded(factors)
-    side.awaited["slots"] = len(padded)
-    encrypted = side.key.encrypt_slots(padded)
-    await side.party.send("guest", "angles", encrypted.body)
-    await side.party.send("guest", "angle_seeds", encrypted.seeds)
-    answer = Answer(await side.party.recv("guest", "residual_heads"), await side.party.recv("guest", "residual_tails"))
-    return slots.summed(side.key.decrypt_slots(answer, len(padded)), factors.shape)
-
-
-async def _residuals_at_guest(side: _Side, series: Series, angles: Table, scale: Any) -> Integers:
-    factors = slots.others_factors(angles, series, scale)
-    padded = slots.padded(factors)
-    side.awaited["slots"] = len(padded)
-    encrypted = Encrypted(await side.party.recv("host", "angles"), await side.party.recv("host", "angle_seeds"))
-    masks = slots.new_masks(len(padded))
-    answer = side.theirs.slot_products(padded, encrypted, masks)
-    await side.party.send("host", "residual_heads", answer.heads)
-    await side.party.send("host", "residual_tails", answer.tails)
-    return slots.others_share(masks, factors.shape, series, scale)

@@ -120,5 +120,5 @@ class _Imagined(Party):
         rows = self.side.awaited["slots"]
         nothing = np.zeros((rows, rlwe.SIZE), np.int64)
         answer = key.public.slot_products(nothing, key.encrypt_slots(nothing), slots.new_masks(rows))
-        self._coming["residual_tails"] = answer.tails
+        self._coming["slot_tails"] = answer.tails
         return answer.heads

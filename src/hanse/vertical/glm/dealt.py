@@ -9,6 +9,8 @@ message a step, to the guest, and hears nothing.
     derived    forward A·b, backward Aᵀ·s for the masks A of all tables; sines and cosines of k·r, or a truncation
                pair of r for the identity; quotient and top, a truncation pair of t; product u·m, u the mask of the
                sample weights; squares, of the mask `change` that is added where an epoch ends
+
+A softmax takes, for each level of `softmax.LogSums`, further masks of differences and their sines and cosines.
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,7 +23,12 @@ from hanse.crypto import sharing, truncation
 from hanse.crypto.sharing import Ring
 from hanse.vertical.glm.precision import SCORE_BITS, Precision, Step
 from hanse.vertical.glm.series import Series, angles_of
+from hanse.vertical.glm.softmax import SeriesMean
 
+DIFFERENCES = "differences "
+"""Masks of the levels of a softmax are called this and the level's number."""
+PAIR_BITS = 20
+"""Fraction bits of sines and cosines there."""
 Material = dict[str, Ring]
 
 
@@ -33,7 +40,7 @@ class Plan:
         columns: of each data party, the guest first.
         outputs: columns of weights.
         weighted: whether there are sample weights.
-        series: of the mean function, or None for the identity.
+        mean: the mean function, or None for the identity.
         precision: fraction bits.
         score_shift: for the identity, bits that scores are truncated by.
     """
@@ -41,7 +48,7 @@ class Plan:
     columns: tuple[int, ...]
     outputs: int
     weighted: bool
-    series: Series | None
+    mean: SeriesMean | None
     precision: Precision
     score_shift: int
 
@@ -55,6 +62,21 @@ class Plan:
         ends = np.cumsum((0, *self.columns)).tolist()
         return [slice(start, stop) for start, stop in pairwise(ends)]
 
+    def evaluations(self) -> list[tuple[str, Series, int, int]]:
+        """What is evaluated by a series: the mask's name, which one, the argument's fraction bits, those of sines."""
+        if self.mean is None:
+            return []
+        levels, pairs = len(self.pairs), self.mean.pairs
+        found = (
+            [] if pairs is None else [(f"{DIFFERENCES}{at}", pairs, SCORE_BITS + at, PAIR_BITS) for at in range(levels)]
+        )
+        return [*found, ("scores", self.mean.series, SCORE_BITS + levels, self.precision.dealt)]
+
+    @property
+    def pairs(self) -> tuple[int, ...]:
+        """Of a softmax, how many pairs each of its levels has; otherwise empty."""
+        return () if self.mean is None or self.mean.log_sums is None else self.mean.log_sums.pairs
+
     def shapes(self, rows: int, *, closes: bool) -> "Shapes":
         """Of everything dealt for a batch of `rows`; `closes` where the way of the weights is opened after it."""
         by_column, by_row = (self.width, self.outputs), (rows, self.outputs)
@@ -65,11 +87,13 @@ class Plan:
             "update": by_column,
         }
         derived: dict[str, tuple[int, ...]] = {"forward": by_row, "backward": by_column}
-        if self.series is None:
+        if self.mean is None:
             derived |= {"score_quotient": by_row, "score_top": by_row}
-        else:
-            angles = (self.series.range.terms, *by_row)
-            derived |= {"sines": angles, "cosines": angles}
+        for at, pairs in enumerate(self.pairs):
+            own[f"{DIFFERENCES}{at}"] = (rows, pairs)
+        for mask, series, _, _ in self.evaluations():
+            angles = (series.range.terms, *own[mask])
+            derived |= {f"sines of {mask}": angles, f"cosines of {mask}": angles}
         derived |= {"quotient": by_column, "top": by_column}
         if self.weighted:
             own, derived = own | {"means": by_row}, derived | {"product": by_row}
@@ -145,11 +169,11 @@ def correction(
         ),
         "backward": np.concatenate([sharing.thin_transposed(table, masks["residuals"]) for table in tables]),
     }
-    if plan.series is None:
+    if plan.mean is None:
         derived["score_quotient"], derived["score_top"] = truncation.deal(masks["scores"], plan.score_shift)
-    else:
-        angles = angles_of(masks["scores"], SCORE_BITS, plan.series, plan.precision.dealt)
-        derived["sines"], derived["cosines"] = (each.view(np.uint64) for each in angles)
+    for mask, series, fraction_bits, bits in plan.evaluations():
+        sines, cosines = angles_of(masks[mask], fraction_bits, series, bits)
+        derived |= {f"sines of {mask}": sines.view(np.uint64), f"cosines of {mask}": cosines.view(np.uint64)}
     derived["quotient"], derived["top"] = truncation.deal(masks["update"], step.shift)
     if sample_weights is not None:
         derived["product"] = sample_weights * masks["means"]

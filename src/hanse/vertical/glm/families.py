@@ -1,8 +1,8 @@
 """What the generalised linear models differ in: the mean function, the loss, and how a label becomes a response.
 
 P. McCullagh, J. Nelder, "Generalized Linear Models", 2nd edition, 1989, with canonical links, so that for all of them
-the gradient of the loss over the linear predictor z is mean(z) − y. Several classes are fitted one against the rest:
-a softmax over shared predictors would take a division for each row under encryption.
+the gradient of the loss over the linear predictor z is mean(z) − y. Several classes are one softmax, or fitted one
+against the rest, each with the sigmoid of its own predictor.
 
 The response that is trained on is scaled by what the label's holder alone knows: linear responses to mean 0 and
 variance 1, counts to mean 1. So one learning rate and one fixed-point range fit all data, and predictions are scaled
@@ -29,6 +29,17 @@ def _sigmoid(z: Table) -> Table:
     return 0.5 * (1.0 + np.tanh(0.5 * z))
 
 
+def softmax(z: Table) -> Table:
+    """exp(z) over its sum in each row `(n, num_outputs)`, finite for every finite z."""
+    powers = np.exp(z - z.max(axis=1, keepdims=True))
+    chances: Table = powers / powers.sum(axis=1, keepdims=True)
+    return chances
+
+
+def _softmax_loss(z: Table, y: Table) -> Table:
+    return np.asarray(np.logaddexp.reduce(z, axis=1) - (y * z).sum(axis=1))[:, None]
+
+
 def _exponential(z: Table) -> Table:
     return np.exp(np.minimum(z, LARGEST_LOG_MEAN))
 
@@ -38,9 +49,9 @@ class Family:
     """One kind of model.
 
     Attributes:
-        name: `logistic`, `linear` or `poisson`.
-        mean: z → the expected response, float64, elementwise, finite for every finite z.
-        loss: (z, y) → the negative log-likelihood up to terms without z, float64, elementwise.
+        name: `logistic`, `softmax`, `linear` or `poisson`.
+        mean: z `(n, num_outputs)` → the expected response, float64, likewise, finite for every finite z.
+        loss: (z, y) → the negative log-likelihood up to terms without z, float64, elementwise, of a softmax `(n, 1)`.
     """
 
     name: str
@@ -48,8 +59,13 @@ class Family:
     loss: Callable[[Table, Table], Table]
 
 
+KINDS = ("logistic", "linear", "poisson")
+"""What a label may be taken for."""
+MULTI_CLASS = ("softmax", "ovr")
+"""How a logistic regression takes more than two classes: one softmax, or one against the rest."""
 FAMILIES = {
     "logistic": Family("logistic", _sigmoid, lambda z, y: np.logaddexp(0.0, z) - y * z),
+    "softmax": Family("softmax", softmax, _softmax_loss),
     "linear": Family("linear", lambda z: z, lambda z, y: 0.5 * (z - y) ** 2),
     "poisson": Family("poisson", _exponential, lambda z, y: np.exp(np.minimum(z, 30.0)) - y * z),
 }
@@ -62,7 +78,7 @@ class Response:
     Attributes:
         family: the model's.
         values: float64, `(num_rows, num_outputs)`.
-        classes: the label's values, in order, for `logistic`; otherwise empty.
+        classes: the label's values, in order, for `logistic` and `softmax`; otherwise empty.
         offset, scale: the label is offset + scale × response.
     """
 
@@ -84,6 +100,8 @@ class Response:
             float64: for two classes `(n,)`, the probability of the second; for more `(n, num_classes)`, summing to 1;
             otherwise `(n,)`, in the label's own unit.
         """
+        if self.family.name == "softmax":
+            return softmax(z)
         if self.family.name == "logistic":
             chances = _sigmoid(z)
             return (
@@ -94,8 +112,13 @@ class Response:
         return self.offset + self.scale * z[:, 0]
 
 
-def response_of(label: npt.NDArray[Any], family: str) -> Response:
+def response_of(label: npt.NDArray[Any], family: str, multi_class: str = "softmax") -> Response:
     """Check a label and bring it into the form that is trained on.
+
+    Args:
+        label: one value for each row.
+        family: `logistic`, `linear` or `poisson`.
+        multi_class: what more than two classes become, one of `MULTI_CLASS`.
 
     Raises:
         ConfigError: a label that does not fit the family: one class or too many, not finite, constant, negative
@@ -103,13 +126,13 @@ def response_of(label: npt.NDArray[Any], family: str) -> Response:
     """
     if label.ndim != 1:
         raise ConfigError(f"label: expected one value for each row, found {label.ndim} dimensions")
-    kind = FAMILIES.get(family)
-    if kind is None:
-        raise ConfigError(f"family: expected one of {', '.join(FAMILIES)}, found {family!r}")
+    if family not in KINDS:
+        raise ConfigError(f"family: expected one of {', '.join(KINDS)}, found {family!r}")
+    kind = FAMILIES[family]
     if label.dtype.kind == "f" and not np.isfinite(label).all():
         raise ConfigError(f"label: expected finite values, found {int((~np.isfinite(label)).sum())} that are not")
     if family == "logistic":
-        return _classes(label, kind)
+        return _classes(label, multi_class)
     try:
         numbers = label.astype(np.float64)
     except (TypeError, ValueError):
@@ -132,10 +155,11 @@ def response_of(label: npt.NDArray[Any], family: str) -> Response:
     return Response(kind, ((numbers - mean) / deviation)[:, None], offset=mean, scale=deviation)
 
 
-def _classes(label: npt.NDArray[Any], family: Family) -> Response:
+def _classes(label: npt.NDArray[Any], multi_class: str) -> Response:
     classes, codes = np.unique(label, return_inverse=True)
     if not 2 <= len(classes) <= MAX_CLASSES:
         raise ConfigError(f"label: expected 2 to {MAX_CLASSES} classes, found {len(classes)}")
     wanted = [1] if len(classes) == 2 else range(len(classes))
     values = np.column_stack([codes == each for each in wanted]).astype(np.float64)
-    return Response(family, values, tuple(classes.tolist()))
+    family = "softmax" if len(classes) > 2 and multi_class == "softmax" else "logistic"
+    return Response(FAMILIES[family], values, tuple(classes.tolist()))

@@ -14,10 +14,11 @@ of ring-LWE, of whole vectors. A step on the rows B of a batch, [·] for what is
     guest → hosts     [d] = [ρ] + masks − y
     each → arbiter    [X_Bᵀd + mask], and the arbiter returns Xᵀd + mask
 
-For linear models ρ is −r itself. Each party moves its own weights in the clear, with any optimiser and penalty. Where X
+With several classes, the second to fourth line are repeated for each level of `softmax`. For linear models ρ is −r
+itself. Each party moves its own weights in the clear, with any optimiser and penalty. Where X
 has as many independent columns as the batch has rows, Xᵀd gives away d and with it labels; so batches with
-rank(X) ≥ rows / 4 are refused, as in `dealer_free`; X being the columns of all data parties but one, which may look
-together.
+rank(X) ≥ rows / 4 are refused, as in `dealer_free`, X being the columns of all data parties but one, which may look
+together. Rows of high leverage in a party's own columns count less in its gradients (see `leverage`).
 
 Rows must be aligned and in an order that nobody chose, as `hanse.vertical.psi` leaves them.
 """
@@ -37,34 +38,39 @@ from hanse.core.errors import ConfigError, RefusedError
 from hanse.crypto import rlwe, sharing
 from hanse.crypto.aes import KEY_BYTES
 from hanse.crypto.rlwe import Answer, Encrypted, PrivateKey, PublicKey
-from hanse.vertical.glm import slots, wide
+from hanse.vertical.glm import budget, evaluation, softmax, wide
 from hanse.vertical.glm.columns import MAX_COLUMNS, MAX_ROWS, MIN_ROWS, Columns
 from hanse.vertical.glm.dealer import Trained, data_roles, of_shape
 from hanse.vertical.glm.dealer_free import check_rank, largest_rank, whole_table
 from hanse.vertical.glm.descent import Descent, checked_change, checked_scores
+from hanse.vertical.glm.evaluation import Evaluation
 from hanse.vertical.glm.families import MAX_CLASSES, Response, Table
+from hanse.vertical.glm.leverage import SINGLE_ROWS, weighed_down
 from hanse.vertical.glm.plaintext import relative_weights
 from hanse.vertical.glm.precision import check_weights
-from hanse.vertical.glm.series import Series, series_of
 from hanse.vertical.glm.slots import RESIDUAL_BITS, SCORE_BITS, TABLE_BITS
-from hanse.vertical.glm.training import Batch, Training, batches, bounds, has_ended
+from hanse.vertical.glm.training import STATISTICAL_BITS, Batch, Training, batches, bounds, has_ended
 from hanse.vertical.glm.wide import Integers
 from hanse.vertical.parties import ARBITER, GUEST
 
-VERSION = 1
+VERSION = 2
 
 
-def protocol(num_hosts: int = 1, *, early_stop: bool = False) -> Protocol:
-    """The declaration for that many hosts; `early_stop` for a training with a tolerance."""
+def protocol(
+    num_hosts: int = 1,
+    *,
+    early_stop: bool = False,
+    any_leverage: bool = False,
+    statistical_bits: int = STATISTICAL_BITS,
+) -> Protocol:
+    """The declaration for that many hosts; `early_stop` for a training with a tolerance, `any_leverage` where rows of
+    high leverage are accepted.
+    """
     size, kept = rlwe.SIZE, rlwe.ANSWER_PRIMES[rlwe.NUM_PRIMES]
     vector, seeds = (None, rlwe.NUM_PRIMES, size), (None, KEY_BYTES)
-    slot_answers = (None, rlwe.ANSWER_PRIMES[rlwe.SLOT_PRIMES], size)
     data = data_roles(num_hosts)
     messages = [
-        Message("angles", ARBITER, GUEST, "uint32", (None, rlwe.SLOT_PRIMES, size)),
-        Message("angle_seeds", ARBITER, GUEST, "uint8", seeds),
-        Message("mean_heads", GUEST, ARBITER, "uint32", slot_answers),
-        Message("mean_tails", GUEST, ARBITER, "uint32", slot_answers),
+        *evaluation.messages(ARBITER, GUEST),
         Message("mean", ARBITER, GUEST, "uint32", vector),
         Message("mean_seeds", ARBITER, GUEST, "uint8", seeds),
     ]
@@ -89,6 +95,8 @@ def protocol(num_hosts: int = 1, *, early_stop: bool = False) -> Protocol:
         gradient = "at each step, the gradient of its own columns: Xᵀ(mean − y) over the rows of the batch"
         reveals += [Reveal(to, sender, "shape", shape) for to in (*others, ARBITER)]
         reveals += [Reveal(to, sender, "own_gradient", gradient) for to in others]
+        if any_leverage:
+            reveals += [Reveal(to, sender, *SINGLE_ROWS) for to in others]
         reveals += [Reveal(to, sender, "own_weights", "the weights of its own columns") for to in others]
         if early_stop:
             messages.append(Message("change", sender, ARBITER, "float64", (1,)))
@@ -104,7 +112,7 @@ def protocol(num_hosts: int = 1, *, early_stop: bool = False) -> Protocol:
             adversary="semi-honest",
             corrupted=num_hosts,
             computational_bits=128,
-            statistical_bits=40,
+            statistical_bits=statistical_bits,
             assumptions=(
                 "ring learning with errors for n = 8192, log q = 210",
                 "AES-128 is a pseudorandom permutation",
@@ -121,11 +129,12 @@ class _Side:
 
     party: Party
     training: Training
-    series: Series | None
+    evaluation: Evaluation | None
+    """Of the mean function; None for the identity."""
     key: PublicKey
     columns: Columns
     table: npt.NDArray[np.int64]
-    """X with TABLE_BITS, exact."""
+    """X with TABLE_BITS, exact; with rows of high leverage weighed down."""
     outputs: int
     descent: Descent
     seed: bytes = b""
@@ -201,22 +210,21 @@ async def _begin(
             await party.send(role, "hello", np.array(hello, np.int64))
     hellos = [hello if role == party.role else (await party.recv(role, "hello")).tolist() for role in data]
     outputs = _agreed(training, data, hellos)
+    table = weighed_down(table, cuts, training.max_leverage, training.high_leverage)
     begin = np.zeros((width, outputs)) if start is None else start
     if begin.shape != (width, outputs):
         raise ConfigError(f"start: expected weights of {(width, outputs)}, found {begin.shape}")
     check_weights(begin)
     body, other = (await party.recv(ARBITER, "public_key")).astype(np.uint64)
     descent = Descent.begun(rows, training, begin, columns.penalised, progress)
-    return _Side(party, training, _series(training), cipher(body, other), columns, table, outputs, descent)
-
-
-def _series(training: Training) -> Series | None:
-    return None if training.family == "linear" else series_of(training.family, training.wide_scores)
+    key, mean = cipher(body, other), softmax.mean_of(training, outputs)
+    awaited: dict[str, Any] = {}
+    evaluated = None if mean is None else Evaluation(party, ARBITER, mean, key, awaited)
+    return _Side(party, training, evaluated, key, columns, table, outputs, descent, awaited=awaited)
 
 
 def _digest(training: Training) -> int:
-    series = _series(training)
-    return training.digest(*(() if series is None else (series.digest(),)), b"key holder")
+    return training.digest(*softmax.digests(training), b"key holder")
 
 
 def _agreed(training: Training, data: tuple[str, ...], hellos: list[list[int]]) -> int:
@@ -226,7 +234,7 @@ def _agreed(training: Training, data: tuple[str, ...], hellos: list[list[int]]) 
         RefusedError: another version, number of rows or setting, impossible sizes, or columns of too high a rank.
     """
     _, rows, _, outputs, _, _, ended = hellos[0]
-    if not MIN_ROWS <= rows <= MAX_ROWS or not 1 <= outputs <= MAX_CLASSES:
+    if not MIN_ROWS <= rows <= MAX_ROWS or not 1 <= outputs <= MAX_CLASSES or outputs == 2:
         raise RefusedError(f"guest: expected {MIN_ROWS} rows and more and 1 to {MAX_CLASSES} outputs, found others")
     cuts = bounds(rows, training.batch_rows)
     for role, (version, their_rows, width, their_outputs, rank, digest, over) in zip(data, hellos, strict=True):
@@ -239,6 +247,7 @@ def _agreed(training: Training, data: tuple[str, ...], hellos: list[list[int]]) 
         if digest != _digest(training) or over != ended:
             raise RefusedError(f"{role}: expected the settings of the training as here, found others")
         check_rank(role, rank, cuts)
+    budget.check(training, rows, outputs, [hello[2] for hello in hellos], shared=False)
     ranks = [hello[4] for hello in hellos]
     check_rank("all data parties but one together", sum(ranks) - min(ranks), cuts)
     return outputs
@@ -264,7 +273,7 @@ async def _train(side: _Side, progress: Progress) -> Trained:
 async def _hosts_residual(side: _Side, batch: Batch, z: Table) -> list[Encrypted]:
     """Send masked scores; [d] of each output, as the guest made it."""
     masks = _score_masks(side.seed, batch, side.outputs)
-    whole = wide.from_floats(z, _score_bits(side.series)) + masks
+    whole = wide.from_floats(z, _score_bits(side.training)) + masks
     await side.party.send(GUEST, "masked_scores", wide.to_words(whole))
     side.awaited["vector"] = batch.num_rows
     return [
@@ -277,12 +286,12 @@ async def _guests_residual(side: _Side, batch: Batch, z: Table) -> list[Encrypte
     """[d] of each output, with RESIDUAL_BITS, made and told to all hosts."""
     party, hosts = side.party, side.party.protocol.roles[1:-1]
     side.awaited |= {"scores": z.shape, "vector": batch.num_rows}
-    opened = wide.from_floats(z, _score_bits(side.series))
+    opened = wide.from_floats(z, _score_bits(side.training))
     for each in hosts:
         opened = opened + wide.from_words(of_shape(await party.recv(each, "masked_scores"), (*z.shape, 2)))
     assert side.response is not None
     scale: Any = 1.0 if side.sample_weights is None else side.sample_weights[batch.rows][:, None]
-    known = await _means(side, opened, scale)
+    known = opened if side.evaluation is None else await side.evaluation.share(opened, scale)
     known = known - wide.from_floats(scale * side.response[batch.rows], RESIDUAL_BITS)
     residuals = []
     for at in range(side.outputs):
@@ -292,21 +301,6 @@ async def _guests_residual(side: _Side, batch: Batch, z: Table) -> list[Encrypte
             await party.send(each, "residual", residuals[-1].body)
             await party.send(each, "residual_seeds", residuals[-1].seeds)
     return residuals
-
-
-async def _means(side: _Side, opened: Integers, scale: Any) -> Integers:
-    """The guest's share of scale · mean(z) for z = opened − r; the arbiter gets the other."""
-    if side.series is None:
-        return opened
-    factors = slots.others_factors(slots.angles_of(opened, side.series), side.series, scale)
-    padded = slots.padded(factors)
-    side.awaited["slots"] = len(padded)
-    angles = Encrypted(await side.party.recv(ARBITER, "angles"), await side.party.recv(ARBITER, "angle_seeds"))
-    masks = slots.new_masks(len(padded))
-    answer = side.key.slot_products(padded, angles, masks)
-    await side.party.send(ARBITER, "mean_heads", answer.heads)
-    await side.party.send(ARBITER, "mean_tails", answer.tails)
-    return slots.others_share(masks, factors.shape, side.series, scale)
 
 
 async def _gradient(side: _Side, x: npt.NDArray[np.int64], residuals: list[Encrypted]) -> Table:
@@ -341,11 +335,12 @@ async def arbiter(
         await party.send(role, "public_key", np.stack([key.public.body, key.public.other]).astype(np.uint32))
     for role, seed in zip(data[1:], seeds, strict=True):
         await party.send(role, "seed", np.frombuffer(seed, np.uint8))
-    series = _series(training)
+    mean = softmax.mean_of(training, outputs)
+    evaluated = None if mean is None else Evaluation(party, GUEST, mean, key)
     for batch in () if hellos[0][-1] else batches(rows, training, progress.number):
         party.iteration = batch.index
         mask = sum((_score_masks(seed, batch, outputs) for seed in seeds), wide.zeros(batch.num_rows, outputs))
-        share = -mask if series is None else await _mean_of(party, key, series, -mask)
+        share = -mask if evaluated is None else await evaluated.share(-mask)
         for at in range(outputs):
             encrypted = key.encrypt_vector(share[:, at].tolist())
             await party.send(GUEST, "mean", encrypted.body)
@@ -360,17 +355,6 @@ async def arbiter(
                 return
 
 
-async def _mean_of(party: Party, key: PrivateKey, series: Series, mask: Integers) -> Integers:
-    """The arbiter's share of the scaled means, `(rows, outputs)`."""
-    factors = slots.holders_factors(slots.angles_of(mask, series), series)
-    padded = slots.padded(factors)
-    encrypted = key.encrypt_slots(padded)
-    await party.send(GUEST, "angles", encrypted.body)
-    await party.send(GUEST, "angle_seeds", encrypted.seeds)
-    answer = Answer(await party.recv(GUEST, "mean_heads"), await party.recv(GUEST, "mean_tails"))
-    return slots.summed(key.decrypt_slots(answer, len(padded)), factors.shape)
-
-
 async def _decrypt(party: Party, key: PrivateKey, role: str, width: int, rows: int, outputs: int) -> None:
     """Decrypt a party's masked gradient for it."""
     columns = []
@@ -380,9 +364,9 @@ async def _decrypt(party: Party, key: PrivateKey, role: str, width: int, rows: i
     await party.send(role, "masked_gradient", wide.to_words(np.array(columns, object).T))
 
 
-def _score_bits(series: Series | None) -> int:
+def _score_bits(training: Training) -> int:
     """Fraction bits of opened scores; those of linear models are residuals as they are."""
-    return RESIDUAL_BITS if series is None else SCORE_BITS
+    return RESIDUAL_BITS if training.family == "linear" else SCORE_BITS
 
 
 def _score_masks(seed: bytes, batch: Batch, outputs: int) -> Integers:

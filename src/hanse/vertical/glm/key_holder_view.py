@@ -101,7 +101,7 @@ class _Imagined(Party):
             return np.stack([self._key.public.body, self._key.public.other]).astype(np.uint32)
         if name in ("change", "all_changes"):
             return np.array([next(self._changes)])
-        if name == "mean_heads":
+        if name == "slot_heads":
             return self._slots(len(self._last["angles"]) // 3)
         if name == "heads":
             return self._products(self._reveals["hellos"][sender][2])
@@ -133,5 +133,5 @@ class _Imagined(Party):
     def _slots(self, rows: int) -> Array:
         nothing = np.zeros((rows, rlwe.SIZE), np.int64)
         answer = self._key.public.slot_products(nothing, self._key.encrypt_slots(nothing), slots.new_masks(rows))
-        self._coming["mean_tails"] = answer.tails
+        self._coming["slot_tails"] = answer.tails
         return answer.heads

@@ -25,7 +25,7 @@ from hanse.vertical.glm.families import Response, response_of
 from hanse.vertical.glm.saved import part_arrays, part_in
 from hanse.vertical.glm.scoring import PartyModel
 from hanse.vertical.glm.series import RANGES
-from hanse.vertical.glm.training import Training
+from hanse.vertical.glm.training import STATISTICAL_BITS, Training
 from hanse.vertical.model import Model, Played, Program
 from hanse.vertical.parties import IfOffline
 from hanse.vertical.psi.ids import Places
@@ -55,6 +55,9 @@ class LinearModel(Model):
             holds the key of a homomorphic cipher instead; each party sees the gradients of its own columns. Without a
             third, for one host: `dealer-free`, which reveals no more than `dealer` and takes about a hundred times the
             computation; `own-gradient`, in which each party sees its own gradients, and which takes half of that.
+        max_leverage, high_leverage: where parties see gradients, what becomes of rows that these would give away, see
+            `Training`.
+        statistical_bits: without a dealer, what the whole training keeps to, see `Training`; `hanse explain` prints it.
         standardise: bring columns to mean 0 and variance 1, each party its own.
         clip: hold scaled values within ±clip.
 
@@ -75,6 +78,9 @@ class LinearModel(Model):
     l1: float = 0.0
     l2: float = 0.0
     tolerance: float = 0.0
+    max_leverage: float = 0.5
+    high_leverage: str = "weigh_down"
+    statistical_bits: int = STATISTICAL_BITS
     wide_scores: bool = False
 
     def __post_init__(self) -> None:
@@ -85,7 +91,8 @@ class LinearModel(Model):
 
     def training(self) -> Training:
         """The settings that all parties must hold alike."""
-        return Training(family=self.family, **{name: getattr(self, name) for name in _TRAINING})
+        given = (each.name for each in fields(self) if each.name in _TRAINING)
+        return Training(family=self.family, **{name: getattr(self, name) for name in given})
 
     @property
     def own_gradients(self) -> bool:
@@ -98,11 +105,13 @@ class LinearModel(Model):
         """See `Model.declared`."""
         if self.protocol == "dealer":
             return dealer.protocol(num_hosts, early_stop=self.tolerance > 0)
+        told: dict[str, Any] = {"early_stop": self.tolerance > 0, "any_leverage": self.high_leverage == "accept"}
+        told["statistical_bits"] = self.statistical_bits
         if self.protocol == "arbiter":
-            return key_holder.protocol(num_hosts, early_stop=self.tolerance > 0)
+            return key_holder.protocol(num_hosts, **told)
         if num_hosts != 1:
             raise ConfigError(f"hosts: expected one for {self.protocol}, found {num_hosts}; take the protocol dealer")
-        return dealer_free.protocol(own_gradients=self.own_gradients, early_stop=self.tolerance > 0)
+        return dealer_free.protocol(own_gradients=self.own_gradients, **told)
 
     def scored(self, num_hosts: int) -> Protocol:
         """See `Model.scored`."""
@@ -184,11 +193,22 @@ class LinearModel(Model):
         )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LogisticRegression(LinearModel):
-    """Two classes, or more, one against the rest."""
+    """Two classes, or more.
 
-    __slots__ = ()
+    Attributes:
+        multi_class: of more than two classes: `softmax`, whose probabilities are those of one model, or `ovr`, one
+            against the rest: a model for each class, their chances divided by their sum. With K classes a softmax takes
+            up to 2 log2(K) messages a step more, and about K to 3 K evaluations of a series a row instead of none.
+    """
+
     family = "logistic"
+    multi_class: str = "softmax"
+
+    def respond(self, label: npt.NDArray[Any]) -> Response:
+        """See `Model.respond`."""
+        return response_of(label, self.family, self.multi_class)
 
 
 class LinearRegression(LinearModel):
@@ -239,20 +259,23 @@ class Result(Together):
 
 
 def _check_range(model: LinearModel, z: npt.NDArray[np.float64]) -> None:
-    where = RANGES.get((model.family, model.wide_scores))
-    if where is None:
+    if model.family != "logistic":
         return
-    beyond = int(((z < where.low) | (z > where.high)).any(axis=1).sum())
-    if beyond and model.family == "logistic":
+    high, largest = RANGES["logistic", model.wide_scores].high, np.abs(z).max(axis=1)
+    if model.training().kind(z.shape[1]) == "softmax":
+        # of what the series are evaluated at: differences of scores, or of log sums of up to K − 1 of them
+        largest = np.ptp(z, axis=1) + np.log(z.shape[1] - 1)
+    beyond = int((largest > high).sum())
+    if beyond:
         raise ConfigError(
-            f"training: {beyond} rows ended with scores beyond ±{where.high:g}, where the series for the sigmoid does "
+            f"training: {beyond} rows ended with scores beyond ±{high:g}, where the series for the sigmoid does "
             f"not hold; set wide_scores, or take more l2 or a smaller learning rate"
         )
 
 
 def measured(response: Response, label: npt.NDArray[Any], predicted: npt.NDArray[np.float64]) -> dict[str, float]:
     """Metrics of predictions, by the family."""
-    if response.family.name == "logistic":
+    if response.family.name in ("logistic", "softmax"):
         return metrics.of_classes(label, predicted, response.classes)
     return (
         metrics.of_counts(label, predicted)

@@ -93,7 +93,7 @@ def fit(
         penalised: bool `(num_columns,)`, True where penalties hold; by default everywhere.
         sample_weights: float64, `(num_rows,)`, ≥ 0; only their ratios to the largest matter.
         start: weights to begin with (warm start); by default zero.
-        mean: in place of the family's mean function, such as a series that stands for it.
+        mean: in place of the family's mean function, such as the series that stand for it.
 
     Raises:
         ConfigError: arrays that do not fit each other.
@@ -107,7 +107,7 @@ def fit(
     scale = np.ones((rows, 1)) if sample_weights is None else relative_weights(sample_weights, rows)[:, None]
     begin = np.zeros(shape) if start is None else start.astype(np.float64)
     optimiser = Optimiser(training, begin, np.ones(columns, np.bool_) if penalised is None else penalised)
-    family = FAMILIES[training.family]
+    family = FAMILIES[training.kind(response.num_outputs)]
     mean = mean or family.mean
     changes: list[float] = []
     losses: list[float] = []

@@ -82,7 +82,7 @@ def _response(about: dict[str, Any], outputs: int) -> Response:
         raise CodecError("model: expected a family, classes, offset and scale")
     if not all(isinstance(each, str | int | float | bool) for each in classes):
         raise CodecError("model: expected classes that are text or numbers")
-    wanted = {1: 2}.get(outputs, outputs) if family.name == "logistic" else 0
-    if len(classes) != wanted:
+    wanted = {1: 2}.get(outputs, outputs) if family.name in ("logistic", "softmax") else 0
+    if len(classes) != wanted or (family.name == "softmax" and outputs == 1):
         raise CodecError(f"model: expected {wanted} classes for its weights, found {len(classes)}")
     return Response(family, np.empty((0, outputs)), tuple(classes), float(str(offset)), float(str(scale)))

@@ -21,7 +21,7 @@ from hanse.core.arrays import Arrays
 from hanse.core.errors import ConfigError
 from hanse.vertical import metrics
 from hanse.vertical.glm.columns import Columns, prepare
-from hanse.vertical.glm.families import Response, response_of
+from hanse.vertical.glm.families import Response, response_of, softmax
 from hanse.vertical.model import Model, Played, Program
 from hanse.vertical.parties import IfOffline
 from hanse.vertical.psi.ids import Places
@@ -175,9 +175,7 @@ class SplitNetwork(Model):
         """Outputs as predictions: of two classes the chance of the second, of more that of each, or numbers."""
         if self.loss == "mse" or scores.shape[1] == 1:
             return response.predict(scores)
-        powers = np.exp(scores - scores.max(axis=1, keepdims=True))
-        chances: npt.NDArray[np.float64] = powers / powers.sum(axis=1, keepdims=True)
-        return chances
+        return softmax(scores)
 
     def encoded(self, part: SplitPart, response: Response | None) -> Arrays:
         """A party's part as arrays; at the guest with its response, of which the rows are left out."""

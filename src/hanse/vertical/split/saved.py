@@ -108,6 +108,6 @@ def _response(about: dict[str, Any]) -> Response:
     if not all(isinstance(each, str | int | float | bool) for each in classes):
         raise CodecError("model: expected classes that are text or numbers")
     wanted = {0: 1, 2: 1}.get(len(classes), len(classes))
-    if type(outputs) is not int or outputs != wanted or (family.name == "logistic") != bool(classes):
+    if type(outputs) is not int or outputs != wanted or (family.name in ("logistic", "softmax")) != bool(classes):
         raise CodecError("model: expected as many outputs as its classes need")
     return Response(family, np.empty((0, outputs)), tuple(classes), float(str(offset)), float(str(scale)))
