@@ -168,12 +168,12 @@ async def test_a_session_ends_with_its_certificate(federation: Controlled) -> No
     began = time.time()
     holding = asyncio.ensure_future(link.run())
     await asyncio.wait_for(link.connected.wait(), 30)
-    while link.connected.is_set():
-        assert time.time() < began + 10
-        await asyncio.sleep(0.02)
-    [(lost, _)] = federation.audit("site.lost", "c", began)
-    print(f"\na session ended {lost - member.identity.not_after_ms / 1000:.2f} s after its certificate")
-    assert -0.1 <= lost - member.identity.not_after_ms / 1000 < 9
+    ends = member.identity.not_after_ms / 1000
+    while not (lost := [at for at, _ in federation.audit("site.lost", "c", began) if at >= ends - 0.1]):
+        assert time.time() < began + 30  # the killed site's last session may still replace ours, which then comes back
+        await asyncio.sleep(0.05)
+    print(f"\na session ended {lost[0] - ends:.2f} s after its certificate")
+    assert lost[0] - ends < 9
     assert "c" not in await asyncio.to_thread(running.there)
     holding.cancel()
     await asyncio.gather(holding, return_exceptions=True)

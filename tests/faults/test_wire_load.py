@@ -96,7 +96,7 @@ async def test_stuck_uploads_do_not_keep_others_waiting(wire: Wire, monkeypatch:
     stuck = await stick(wire, 3 * MAX_TRANSFERS // PER_CALLER)
     start = time.monotonic()
     async with wire.session("researcher") as session:
-        await upload(session.connection, bundle_scope(new_job_id()), CONTENT)
+        await upload(session.connection, bundle_scope(new_job_id("researcher")), CONTENT)
     assert time.monotonic() - start < 20 < turns.IDLE_S
     for each in stuck:
         each.call.cancel()
@@ -165,7 +165,7 @@ async def test_a_download_that_nobody_reads_ends(wire: Wire, monkeypatch: pytest
         while wire.server._service._turns._slots._value < MAX_TRANSFERS:  # noqa: ASYNC110 - nothing announces it
             await asyncio.sleep(0.02)
     async with wire.session("researcher") as session:
-        await upload(session.connection, bundle_scope(new_job_id()), CONTENT)
+        await upload(session.connection, bundle_scope(new_job_id("researcher")), CONTENT)
     await asyncio.sleep(1)  # until the server has lost its patience altogether
     with pytest.raises(grpc.aio.AioRpcError):  # noqa: PT012 - what had gone out before, then the end
         async with asyncio.timeout(10):

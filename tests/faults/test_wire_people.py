@@ -31,6 +31,9 @@ from hanse.core.proto import hanse_pb2 as pb
 from hanse.core.spec import RunSpec
 from hanse.person.federation import Session
 from hanse.pipeline.request import JobRequest
+from hanse.rounds import machine
+from hanse.rounds.events import Event, Instruction
+from hanse.rounds.run_state import RunState
 from hanse.trust.bundle import MAGIC
 from hanse.trust.bundle_signature import sign_bundle
 from tests.faults.wire_federation import (
@@ -222,6 +225,20 @@ async def test_another_person_s_job(wire: Wire) -> None:
             await upload(mine.connection, model_scope(job, "main", 0), b"something else")
 
 
+async def test_another_person_s_job_id(wire: Wire) -> None:
+    """It is seen as soon as its app is on its way, and nobody else gets in before its person."""
+    await wire.enrol("person", "seer", ("researcher",))
+    job, bundle = new_job_id("researcher"), app_bundle()
+    request = request_for(wire.people["seer"], bundle, job=job)
+    async with wire.session("seer") as seer, wire.session("researcher") as mine:
+        with pytest.raises(PolicyError, match="made for person seer"):
+            await upload(seer.connection, bundle_scope(job), bundle.content)
+        with pytest.raises(PolicyError, match="made for person seer"):
+            await seer.ask("submit", sig=request.sign(wire.people["seer"].keys.signing), request=request.to_json())
+        assert await submit(mine, wire.people["researcher"], job=job, sites=("nobody-here",)) == job
+        await mine.ask("cancel", job=job)
+
+
 async def test_another_person_s_results(wire: Wire) -> None:
     """Rounds and models are their submitter's and the admins', until the federation says otherwise."""
     await wire.enrol("person", "curious", ("researcher",))
@@ -275,6 +292,55 @@ async def test_removing_a_job(wire: Wire) -> None:
             sig=bytes.fromhex(kept["signature"]),
         )
         await refused(mine, call)
+
+
+@pytest.mark.parametrize("record", ["whole", "unreadable"])
+async def test_a_job_whose_driver_broke_is_ended_and_removed(
+    wire: Wire, record: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By an error that nobody foresaw, and again whenever it is taken up: it is its submitter's to end all the same."""
+    ledger, healthy = wire.server._store.ledger, wire.healthy
+    assert healthy is not None
+    async with wire.session("researcher") as mine:
+        job = await submit(mine, wire.people["researcher"], sites=("healthy",))
+        await healthy.until("propose", job)
+        step = machine.step
+
+        def broken(state: RunState, event: Event) -> tuple[RunState, list[Instruction]]:
+            if state.job == job:
+                raise RuntimeError("nobody foresaw this")
+            return step(state, event)
+
+        monkeypatch.setattr(machine, "step", broken)
+        wire.expected_traces += 2  # the turn, and the job
+        assert (await healthy.decide(job))[0] == "received"
+        await until_stopped(mine, job)
+        if record == "unreadable":
+            _, version = await ledger.get(f"run/{job}/main")
+            assert await ledger.compare_and_set(f"run/{job}/main", b"{}", version)
+        wire.expected_traces += 2  # the turn, and the job; or taking it up, and asking for its result
+        await mine.ask("resume", job=job)
+        assert "cancel" in (await until_stopped(mine, job))["error"]
+        with pytest.raises(ConflictError, match="not over"):
+            await mine.ask("remove", job=job)
+        await mine.ask("cancel", job=job)
+        assert (await healthy.until("end", job)).job == job
+        assert (await mine.ask("job", job=job))["status"] == "cancelled"
+        if record == "whole":
+            assert (await mine.ask("result", job=job))["status"] == "cancelled"
+        await mine.ask("resume", job=job)  # it is over
+        assert job not in wire.server.jobs.active
+        await mine.ask("remove", job=job)
+        assert not await ledger.query(f"run/{job}")
+
+
+async def until_stopped(session: Session, job: str) -> dict[str, Any]:
+    """Nobody drives the job any more."""
+    async for _ in session.watch(job):
+        pass
+    about: dict[str, Any] = await session.ask("job", job=job)
+    assert about["status"] == "stopped"
+    return about
 
 
 async def until_over(session: Session, job: str) -> None:
@@ -334,7 +400,7 @@ async def test_an_altered_request(wire: Wire) -> None:
         await upload(session.connection, bundle_scope(request.job), bundle.content)
         for changed in (
             {"spec": RunSpec(rounds=99)},
-            {"job": new_job_id()},
+            {"job": new_job_id("researcher")},
             {"name": "other"},
             {"sites": ("healthy",)},
             {"submitted_at_ms": 2},
@@ -501,6 +567,6 @@ async def test_a_job_is_not_over_because_the_server_stops(tmp_path: Path) -> Non
         await wire.healthy.decide(job)
         task = await wire.healthy.task(job)
         await wire.server.jobs.close()
-        assert (await wire.server.jobs.describe(job))["status"] == "running"
+        assert (await wire.server.jobs.reading.describe(job))["status"] == "running"
         outcome, _ = await wire.healthy.reply(wire.healthy.answer(task))
         assert outcome == "later"

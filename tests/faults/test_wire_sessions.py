@@ -552,7 +552,9 @@ async def test_people_upload_bundles_within_limits(wire: Wire) -> None:
         size = 1 << 30
         hashes = bytes(32 * (size // CHUNK_BYTES))
         manifest = pb.Manifest(size=size, hashes=hashes)
-        await call.write(pb.UploadOffer(scope=bundle_scope(new_job_id()), manifest=manifest).SerializeToString())
+        await call.write(
+            pb.UploadOffer(scope=bundle_scope(new_job_id("researcher")), manifest=manifest).SerializeToString()
+        )
         with pytest.raises(grpc.RpcError):
             await call.read()
         assert await call.code() == grpc.StatusCode.RESOURCE_EXHAUSTED

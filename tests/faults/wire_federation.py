@@ -237,7 +237,7 @@ def request_for(member: Membership, app: Bundle, /, **changed: Any) -> JobReques
     """A job request that holds, but for what is changed."""
     name = member.identity.name
     values: dict[str, Any] = {
-        "job": new_job_id(),
+        "job": new_job_id(name),
         "name": "app",
         "federation": FEDERATION,
         "person": name,

@@ -39,7 +39,7 @@ def _point(typing_context: Any, address: Any, kind: Any) -> Any:
     return pointer(address, kind), generate
 
 
-_at: Any = intrinsic(_point)
+at_address: Any = intrinsic(_point)
 
 
 @numba.njit(cache=True, error_model="numpy")
@@ -114,49 +114,51 @@ def _make(real: Any) -> Any:
         addresses: Any, num: Any, program: Any, scratch: Any, low: Any, high: Any, scale: Any, divisor: Any, out: Any
     ) -> Any:
         rows, eights = addresses.size, addresses.size // SORT
-        check = carray(_at(scratch + stride * rows, real), CHUNK)  # 0 · Σ x of every column: NaN if one is not finite
+        check = carray(
+            at_address(scratch + stride * rows, real), CHUNK
+        )  # 0 · Σ x of every column: NaN if one is not finite
         check[:] = zero
         for first in range(0, num, CHUNK):
             width, at = min(CHUNK, num - first), size * first
             for eight in range(eights):
                 source, to = addresses[SORT * eight :], scratch + stride * SORT * eight
                 _sort8(
-                    carray(_at(source[0] + at, real), width),
-                    carray(_at(source[1] + at, real), width),
-                    carray(_at(source[2] + at, real), width),
-                    carray(_at(source[3] + at, real), width),
-                    carray(_at(source[4] + at, real), width),
-                    carray(_at(source[5] + at, real), width),
-                    carray(_at(source[6] + at, real), width),
-                    carray(_at(source[7] + at, real), width),
+                    carray(at_address(source[0] + at, real), width),
+                    carray(at_address(source[1] + at, real), width),
+                    carray(at_address(source[2] + at, real), width),
+                    carray(at_address(source[3] + at, real), width),
+                    carray(at_address(source[4] + at, real), width),
+                    carray(at_address(source[5] + at, real), width),
+                    carray(at_address(source[6] + at, real), width),
+                    carray(at_address(source[7] + at, real), width),
                     check,
                     zero,
-                    carray(_at(to, real), width),
-                    carray(_at(to + stride, real), width),
-                    carray(_at(to + stride * 2, real), width),
-                    carray(_at(to + stride * 3, real), width),
-                    carray(_at(to + stride * 4, real), width),
-                    carray(_at(to + stride * 5, real), width),
-                    carray(_at(to + stride * 6, real), width),
-                    carray(_at(to + stride * 7, real), width),
+                    carray(at_address(to, real), width),
+                    carray(at_address(to + stride, real), width),
+                    carray(at_address(to + stride * 2, real), width),
+                    carray(at_address(to + stride * 3, real), width),
+                    carray(at_address(to + stride * 4, real), width),
+                    carray(at_address(to + stride * 5, real), width),
+                    carray(at_address(to + stride * 6, real), width),
+                    carray(at_address(to + stride * 7, real), width),
                 )
             for row in range(SORT * eights, rows):
-                source = carray(_at(addresses[row] + at, real), width)
-                _copy(source, check, zero, carray(_at(scratch + stride * row, real), width))
+                source = carray(at_address(addresses[row] + at, real), width)
+                _copy(source, check, zero, carray(at_address(scratch + stride * row, real), width))
             for start in range(0, width, stripe):
                 here = scratch + size * start
                 for step in range(eights, program.shape[0]):
-                    a = carray(_at(here + stride * program[step, 1], real), stripe)
-                    b = carray(_at(here + stride * program[step, 2], real), stripe)
+                    a = carray(at_address(here + stride * program[step, 1], real), stripe)
+                    b = carray(at_address(here + stride * program[step, 2], real), stripe)
                     if program[step, 0] == PAIR:
                         _pair(a, b)
                     else:
-                        c = carray(_at(here + stride * program[step, 3], real), stripe)
-                        d = carray(_at(here + stride * program[step, 4], real), stripe)
+                        c = carray(at_address(here + stride * program[step, 3], real), stripe)
+                        d = carray(at_address(here + stride * program[step, 4], real), stripe)
                         _merge4(a, b, c, d)
                 total = out[first + start : first + min(start + stripe, width)]
                 for row in range(low, high):
-                    values = carray(_at(here + stride * row, real), stripe)
+                    values = carray(at_address(here + stride * row, real), stripe)
                     for k in range(total.size):
                         value = np.float64(values[k]) * scale
                         total[k] = value if row == low else total[k] + value

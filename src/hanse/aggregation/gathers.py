@@ -11,22 +11,28 @@ Processing 70, 2022, https://arxiv.org/abs/1912.13445, Algorithm 2. FLTrust: X. 
 
 Measured are arrays of floats only, as differences from the base where there is one. Statistics are taken over
 fixed pieces of `MEASURE_ELEMENTS` and added up in order, so that threads and blocks change no bit; inner products are
-exact (`gram.py`), so that no machine's BLAS does.
+exact (`gram.py`), so that no machine's BLAS does. Krum and Bulyan use distances only to choose, so they are asked first
+whether bounds on the distances (`nearness.py`) leave them a choice.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import numpy as np
+import numpy.typing as npt
 
 from hanse.aggregation.gram import Stats, gram, row_sums, squared_distances
+from hanse.aggregation.kernels import KernelName
+from hanse.aggregation.nearness import Bounds
 from hanse.aggregation.selects import MeanAroundMedian, Rows, Select
 from hanse.core.errors import UpdateError
 
 MEASURE_ELEMENTS = 4096
 """Elements of one piece; part of `numerics: 1`."""
+_SLACK = 2.0**-40
+"""What rounding may do to a sum of distances, many times over."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +50,10 @@ class Choice:
     rule: Select | None = None
 
 
+class _OpenChoice(Exception):
+    """Bounds leave more than one choice. Stays in this file."""
+
+
 @runtime_checkable
 class Gather(Protocol):
     """A reduction that must see all of every update before it knows the weights."""
@@ -58,6 +68,25 @@ class Gather(Protocol):
 
     def choose(self, stats: Stats, weights: Sequence[float]) -> Choice:
         """Weights from the statistics of the whole model and the updates' own weights."""
+        ...
+
+
+@runtime_checkable
+class ByNearness(Protocol):
+    """A `Gather` that compares distances between updates and needs to know nothing else of them.
+
+    Args:
+        kernel: see `nearness.Nearness`. Changes no bit.
+    """
+
+    kernel: KernelName
+
+    def choose_surely(self, bounds: Bounds, weights: Sequence[float]) -> Choice | None:
+        """What `choose` would say for whatever distances lie within the bounds; None if that depends on them.
+
+        Raises:
+            UpdateError: as `choose`.
+        """
         ...
 
 
@@ -92,15 +121,17 @@ class Krum:
     Args:
         num_byzantine: updates that may be arbitrary, f >= 0; at least 2f + 3 updates are needed.
         keep: updates that are kept, >= 1.
+        kernel: `numpy`, `numba`, or `auto` for numba where it is installed and pays. Changes no bit.
     """
 
-    def __init__(self, num_byzantine: int, *, keep: int = 1) -> None:
+    def __init__(self, num_byzantine: int, *, keep: int = 1, kernel: KernelName = "auto") -> None:
         if num_byzantine < 0 or keep < 1:
             raise ValueError(
                 f"expected num_byzantine >= 0 and keep >= 1, found num_byzantine={num_byzantine}, keep={keep}"
             )
         self.num_byzantine = num_byzantine
         self.keep = keep
+        self.kernel = kernel
 
     def measure(self, blocks: Rows) -> Stats:
         """Inner products of the rows."""
@@ -112,14 +143,24 @@ class Krum:
         Raises:
             UpdateError: fewer than 2f + 3 updates, or fewer than `keep`.
         """
-        num = len(weights)
+        scores = krum_scores(squared_distances(stats), self._num_neighbours(len(weights)))
+        return self._choice(np.argsort(scores, kind="stable"), weights)
+
+    def choose_surely(self, bounds: Bounds, weights: Sequence[float]) -> Choice | None:
+        """See `ByNearness.choose_surely`."""
+        order = _sure_order(bounds, self._num_neighbours(len(weights)), self.keep)
+        return None if order is None else self._choice(order, weights)
+
+    def _num_neighbours(self, num: int) -> int:
         if num < 2 * self.num_byzantine + 3 or num < self.keep:
             raise UpdateError(
                 f"Krum with num_byzantine={self.num_byzantine} and keep={self.keep} needs at least "
                 f"{max(2 * self.num_byzantine + 3, self.keep)} updates, found {num}"
             )
-        scores = krum_scores(squared_distances(stats), num - self.num_byzantine - 2)
-        best = set(np.argsort(scores, kind="stable")[: self.keep].tolist())
+        return num - self.num_byzantine - 2
+
+    def _choice(self, order: npt.NDArray[np.intp], weights: Sequence[float]) -> Choice:
+        best = set(order[: self.keep].tolist())
         return Choice(tuple(weight if i in best else None for i, weight in enumerate(weights)))
 
 
@@ -131,12 +172,14 @@ class Bulyan:
 
     Args:
         num_byzantine: updates that may be arbitrary, f >= 0; at least 4f + 3 updates are needed.
+        kernel: see `Krum`.
     """
 
-    def __init__(self, num_byzantine: int) -> None:
+    def __init__(self, num_byzantine: int, *, kernel: KernelName = "auto") -> None:
         if num_byzantine < 0:
             raise ValueError(f"expected num_byzantine >= 0, found num_byzantine={num_byzantine}")
         self.num_byzantine = num_byzantine
+        self.kernel = kernel
 
     def measure(self, blocks: Rows) -> Stats:
         """Inner products of the rows."""
@@ -148,14 +191,36 @@ class Bulyan:
         Raises:
             UpdateError: fewer than 4f + 3 updates.
         """
+        distances = squared_distances(stats)
+
+        def best(left: list[int], near: int) -> int:
+            return int(np.argmin(krum_scores(distances[np.ix_(left, left)], near)))
+
+        return self._choice(weights, best)
+
+    def choose_surely(self, bounds: Bounds, weights: Sequence[float]) -> Choice | None:
+        """See `ByNearness.choose_surely`."""
+
+        def best(left: list[int], near: int) -> int:
+            among = np.ix_(left, left)
+            order = _sure_order(Bounds(bounds.low[among], bounds.high[among]), near, 1)
+            if order is None:
+                raise _OpenChoice
+            return int(order[0])
+
+        try:
+            return self._choice(weights, best)
+        except _OpenChoice:
+            return None
+
+    def _choice(self, weights: Sequence[float], best: Callable[[list[int], int], int]) -> Choice:
+        """`best(left, near)`: which of those that are left Krum takes, counting so many neighbours."""
         num, f = len(weights), self.num_byzantine
         if num < 4 * f + 3:
             raise UpdateError(f"Bulyan with num_byzantine={f} needs at least {4 * f + 3} updates, found {num}")
-        distances = squared_distances(stats)
         left, chosen = list(range(num)), set[int]()
         while len(chosen) < num - 2 * f:
-            scores = krum_scores(distances[np.ix_(left, left)], max(len(left) - f - 2, 1))
-            chosen.add(left.pop(int(np.argmin(scores))))
+            chosen.add(left.pop(best(left, max(len(left) - f - 2, 1))))
         picked = tuple(1.0 if i in chosen else None for i in range(num))
         return Choice(picked, rule=MeanAroundMedian(num - 4 * f))
 
@@ -251,6 +316,17 @@ def krum_scores(distances: Stats, num_neighbours: int) -> Stats:
     others = distances.copy()
     np.fill_diagonal(others, np.inf)
     return row_sums(np.sort(others, axis=1)[:, :num_neighbours])
+
+
+def _sure_order(bounds: Bounds, num_neighbours: int, keep: int) -> npt.NDArray[np.intp] | None:
+    """Updates by their score, of which the first `keep` are those of the least scores, whatever the distances are.
+
+    A score is a sum of the least distances of a row, so it grows with each of them and lies between the bounds' scores.
+    """
+    least, most = krum_scores(bounds.low, num_neighbours), krum_scores(bounds.high, num_neighbours)
+    order = np.argsort(most, kind="stable")
+    last, others = most[order[keep - 1]], least[order[keep:]]
+    return order if not others.size or last * (1 + _SLACK) < others.min() * (1 - _SLACK) else None
 
 
 def _cosine(product: float, norm: float, root_norm: float) -> float:

@@ -204,6 +204,18 @@ def pick_kernel(name: KernelName = "auto") -> Kernel:
     return _numba_kernel()
 
 
+class Patience:
+    """How much a process worked on until now, to say when loading a compiled loop pays."""
+
+    def __init__(self, num_bytes: int) -> None:
+        self._left = num_bytes  # threads may lose a count to each other; it decides nothing but speed
+
+    def ends(self, num_bytes: int) -> bool:
+        """Count so much more; whether it is enough now."""
+        self._left -= num_bytes
+        return self._left <= 0
+
+
 @cache
 def numba_installed() -> bool:
     """Whether the extra `fast` is there."""

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from hanse.aggregation.kernels import KernelName, numba_installed
+from hanse.aggregation.kernels import KernelName, Patience, numba_installed
 from hanse.aggregation.rounding import BFLOAT16, Block, Wide, all_finite, bfloat16_to_float32
 from hanse.core.errors import MissingExtraError
 
@@ -126,18 +126,7 @@ def pick_sorter(name: KernelName, num: int, num_bytes: int) -> Sorter:
     return _sorter("numba" if name == "numba" and num <= MAX_FUSED_ROWS else "numpy")
 
 
-class _Patience:
-    """How much was sorted until now."""
-
-    def __init__(self, num_bytes: int) -> None:
-        self._left = num_bytes  # threads may lose a count to each other; it decides nothing but speed
-
-    def ends(self, num_bytes: int) -> bool:
-        self._left -= num_bytes
-        return self._left <= 0
-
-
-_patience = _Patience(PATIENCE_BYTES)
+_patience = Patience(PATIENCE_BYTES)
 
 
 @cache

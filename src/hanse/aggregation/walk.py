@@ -15,11 +15,14 @@ from typing import Any, Literal, Protocol, TypeVar
 import numpy as np
 
 from hanse.aggregation.canonical import Tree, group_members, total_weight
-from hanse.aggregation.folds import Fold, GroupFold, WeightedMean
-from hanse.aggregation.gathers import MEASURE_ELEMENTS, Gather
+from hanse.aggregation.folds import Fold, WeightedMean
+from hanse.aggregation.gathers import MEASURE_ELEMENTS, ByNearness, Choice, Gather
 from hanse.aggregation.gram import Stats
+from hanse.aggregation.nearness import BLOCK_ELEMENTS as NEARNESS_ELEMENTS
+from hanse.aggregation.nearness import LEAST_ELEMENTS, PRECISIONS, Nearness, pick_kernel
 from hanse.aggregation.refusals import EmptyCohort, Overflow, UpdatesRefused, ZeroWeight
 from hanse.aggregation.rounding import Block, Wide, all_finite, is_float, is_reducible, round_to, widen_into
+from hanse.aggregation.rules import is_gather, is_group_fold, is_select
 from hanse.aggregation.selects import Rows, Select, WindowMean
 from hanse.aggregation.sorting import Sorter, pick_sorter
 from hanse.aggregation.sources import Deltas, Sink, Source
@@ -132,10 +135,8 @@ def aggregate(
     layout = (base or sources[min(range(len(positions)), key=positions.__getitem__)]).layout
     check_layout(layout)
     check_model(layout, kind, base, update, states, state_outs)
-    cohort = check_cohort(
-        sources, positions, weights, layout, plan_size=plan_size, needs_weight=not isinstance(rule, Select)
-    )
-    if isinstance(rule, Gather):
+    cohort = check_cohort(sources, positions, weights, layout, plan_size=plan_size, needs_weight=not is_select(rule))
+    if is_gather(rule):
         if stretches is not None:
             raise ValueError("expected the whole range for a Gather, found a part")
         if kind == "values" and base is not None:
@@ -143,7 +144,7 @@ def aggregate(
             kind, update = "delta", from_values(update) if update else None
         cohort, rule = _weigh(cohort, rule, layout, threads, allow_nonfinite)
     reduce: Reduce
-    if isinstance(rule, Select):
+    if is_select(rule):
         reduce = _Select(cohort, rule, allow_nonfinite)
         default = reduce.block_elements
     else:
@@ -374,7 +375,7 @@ class _Fold:
     def __init__(self, cohort: Cohort, rule: Fold[Any]) -> None:
         self._cohort = cohort
         self._rule = rule
-        self._fast = isinstance(rule, GroupFold)
+        self._fast = is_group_fold(rule)
         self._coded = self._fast and getattr(rule, "takes_coded", False)
         found = list(group_members(cohort.positions))
         following = [group for group, _ in found[1:]] + [None]
@@ -631,6 +632,51 @@ def _weigh(
     Raises:
         UpdatesRefused: values that are not finite, or that cannot be read.
     """
+    choice = _choose_surely(cohort, rule, layout, threads) if isinstance(rule, ByNearness) else None
+    if choice is None:
+        choice = rule.choose(_measured(cohort, rule, layout, threads, allow_nonfinite), cohort.weights)
+    kept = [(i, float(weight)) for i, weight in enumerate(choice.weights) if weight is not None]
+    if not kept:
+        raise EmptyCohort
+    positions = tuple(cohort.positions[i] for i, _ in kept)
+    chosen = tuple(weight for _, weight in kept)
+    divisor = total_weight(positions, chosen) if choice.total is None else choice.total
+    if divisor == 0:
+        raise ZeroWeight
+    picked = Cohort(tuple(cohort.sources[i] for i, _ in kept), positions, chosen, divisor)
+    return picked, WeightedMean() if choice.rule is None else choice.rule
+
+
+def _choose_surely(cohort: Cohort, rule: ByNearness, layout: Layout, threads: int) -> Choice | None:
+    """The choice, if bounds on the distances leave one; None also where something is wrong with an update."""
+    floats = [i for i, spec in enumerate(layout.specs) if is_float(spec.dtype)]
+    if sum(layout.specs[i].size for i in floats) < LEAST_ELEMENTS:
+        return None
+    num = len(cohort.sources)
+    kernel = pick_kernel(rule.kernel, num * layout.nbytes)
+    for precision in PRECISIONS:
+        near = Nearness(num, precision, kernel)
+
+        def look(at: Range, near: Nearness = near) -> None:
+            near.add(_read(cohort, range(num), at))
+
+        try:
+            run_side_by_side((at for at in ranges(layout, NEARNESS_ELEMENTS) if at.index in floats), look, threads)
+        except _BlockRefused:
+            return None
+        bounds = near.bounds()
+        choice = None if bounds is None else rule.choose_surely(bounds, cohort.weights)
+        if choice is not None:
+            return choice
+    return None
+
+
+def _measured(cohort: Cohort, rule: Gather, layout: Layout, threads: int, allow_nonfinite: bool) -> Stats:
+    """Statistics of all arrays of floats.
+
+    Raises:
+        UpdatesRefused: see `_weigh`. UpdateError: there are no such arrays.
+    """
     pieces = [at for at in ranges(layout, MEASURE_ELEMENTS) if is_float(layout.specs[at.index].dtype)]
     rows, total, refused = _Rows(cohort), _InOrder(), dict[int, str]()
 
@@ -651,17 +697,7 @@ def _weigh(
         raise UpdatesRefused(refused)
     if total.value is None:
         raise UpdateError(f"expected at least one array of floats for {type(rule).__name__}, found none")
-    choice = rule.choose(total.value, cohort.weights)
-    kept = [(i, float(weight)) for i, weight in enumerate(choice.weights) if weight is not None]
-    if not kept:
-        raise EmptyCohort
-    positions = tuple(cohort.positions[i] for i, _ in kept)
-    chosen = tuple(weight for _, weight in kept)
-    divisor = total_weight(positions, chosen) if choice.total is None else choice.total
-    if divisor == 0:
-        raise ZeroWeight
-    picked = Cohort(tuple(cohort.sources[i] for i, _ in kept), positions, chosen, divisor)
-    return picked, WeightedMean() if choice.rule is None else choice.rule
+    return total.value
 
 
 class _InOrder:

@@ -1,6 +1,6 @@
 """What is known of a job while it runs, made from its events; pure, so that the screen holds no rule.
 
-Events are those of `rounds.driver`, `server.roles` and `server.jobs`: decision, phase, reply, moved, round, finished;
+Events are those of `rounds.telling`, `server.roles` and `server.jobs`: decision, phase, reply, moved, round, finished;
 and `waiting`, which `person.jobs` adds while the server cannot be reached.
 """
 

@@ -5,6 +5,7 @@ its bias `(out,)`, as in a state dict of `nn.Sequential(nn.Linear, nn.ReLU, nn.L
 Between layers stands the rectifier max(0, z); the last layer gives scores.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
@@ -59,6 +60,7 @@ class Stack:
     def __init__(self, shape: Shape, count: int) -> None:
         self.values: Array = np.empty((count, shape.layout.size), shape.dtype)
         self.grads: Array = np.empty_like(self.values)
+        self._layout = shape.layout
         self._layers = _views(self.values, shape.layout)
         self._slopes = _views(self.grads, shape.layout)
 
@@ -67,9 +69,9 @@ class Stack:
 
     def scores(self, X: Array) -> Array:
         """Of the first k models on their examples, `(k, b, features)` → `(k, b, outputs)`."""
-        return self._forward(X)[-1]
+        return _forward(self._layers, X)[-1]
 
-    def gradients(self, X: Array, y: Array, share: Array | float, loss: str) -> Array:
+    def gradients(self, X: Array, y: Array, share: Array | float, loss: str, *, model: Array | None = None) -> Array:
         """Fill the first k rows of `grads`.
 
         Args:
@@ -77,51 +79,66 @@ class Stack:
             y: `(k, b)` labels, or `(k, b, outputs)` targets.
             share: weight of each example in the sum that is derived, `(k, b)`, 0 for padding; or one for all.
             loss: one of `LOSSES`.
+            model: `(size,)`, where all k models are this one, as before their first step; `values` are not looked at
+                then, and what would be k products of small matrices is one of a large one.
 
         Returns:
             The loss of each example, `(k, b)`, unweighted.
         """
-        k = len(X)
-        *inputs, scores = self._forward(X)
-        losses, slopes = losses_of(loss, scores, y)
+        k, b = X.shape[:2]
+        layers = self._layers if model is None else _views(model[None], self._layout)
+        *inputs, scores = _forward(layers, X if model is None else X.reshape(1, k * b, -1))
+        losses, slopes = losses_of(loss, scores.reshape(k, b, -1), y)
         slopes *= share if isinstance(share, float) else share[:, :, None]
         for layer in range(len(inputs) - 1, -1, -1):
             weight_grads, bias_grads = self._slopes[2 * layer][:k], self._slopes[2 * layer + 1][:k]
-            np.matmul(slopes.swapaxes(1, 2), inputs[layer], out=weight_grads)
+            np.matmul(slopes.swapaxes(1, 2), inputs[layer].reshape(k, b, -1), out=weight_grads)
             np.add.reduce(slopes, axis=1, out=bias_grads)
             if layer:
-                slopes = np.matmul(slopes, self._layers[2 * layer][:k])
-                slopes *= np.sign(inputs[layer])  # after the rectifier: 1 where it let pass, 0 elsewhere
+                weights = layers[2 * layer][:k]
+                slopes = np.matmul(slopes.reshape(len(weights), -1, slopes.shape[2]), weights)
+                slopes *= inputs[layer] > 0  # after the rectifier: where it let pass
+                slopes = slopes.reshape(k, b, -1)
         return losses
 
-    def _forward(self, X: Array) -> list[Array]:
-        k, outputs = len(X), [X]
-        for layer in range(0, len(self._layers), 2):
-            z = np.matmul(outputs[-1], self._layers[layer][:k].swapaxes(1, 2))
-            z += self._layers[layer + 1][:k, None]
-            if layer + 2 < len(self._layers):
-                np.maximum(z, 0, out=z)
-            outputs.append(z)
-        return outputs
+
+def _forward(layers: Sequence[Array], X: Array) -> list[Array]:
+    """What goes into each layer, and the scores."""
+    k, outputs = len(X), [X]
+    for layer in range(0, len(layers), 2):
+        z = np.matmul(outputs[-1], layers[layer][:k].swapaxes(1, 2))
+        z += layers[layer + 1][:k, None]
+        if layer + 2 < len(layers):
+            np.maximum(z, 0, out=z)
+        outputs.append(z)
+    return outputs
 
 
 def losses_of(loss: str, scores: Array, y: Array) -> tuple[Array, Array]:
     """Loss of each example and its slope in the scores, `(k, b)` and `(k, b, outputs)`; `scores` is used up."""
     if loss == "cross_entropy":
-        scores -= scores.max(axis=2, keepdims=True)
-        own = np.take_along_axis(scores, y[:, :, None], axis=2)
-        np.exp(scores, out=scores)
-        sums = np.add.reduce(scores, axis=2, keepdims=True)
-        scores /= sums
-        losses = (np.log(sums) - own)[:, :, 0]
-        models, places = np.ogrid[: len(y), : y.shape[1]]
-        scores[models, places, y] -= 1
-        return losses, scores
+        return _cross_entropy(scores, y)
     if loss == "binary_cross_entropy":
         losses = np.maximum(scores, 0) - scores * y + np.log1p(np.exp(-np.abs(scores)))
         return losses[:, :, 0], _sigmoid(scores) - y
     gap = scores - y
     return np.square(gap).mean(axis=2), gap * (2 / scores.shape[2])
+
+
+def _cross_entropy(scores: Array, y: Array) -> tuple[Array, Array]:
+    """`losses_of` softmax and labels; each class is a row here, since maxima and sums of short rows are slow."""
+    k, b, classes = scores.shape
+    rows = np.ascontiguousarray(scores.reshape(-1, classes).T)
+    own = y.reshape(-1) * (k * b) + np.arange(k * b)  # where each example's label lies in them, laid end to end
+    rows -= np.maximum.reduce(rows, axis=0)
+    losses = -rows.take(own)
+    np.exp(rows, out=rows)
+    sums = np.add.reduce(rows, axis=0)
+    rows /= sums
+    losses += np.log(sums)
+    rows.reshape(-1)[own] -= 1
+    scores.reshape(-1, classes)[...] = rows.T
+    return losses.reshape(k, b), scores
 
 
 def _sigmoid(z: Array) -> Array:

@@ -4,13 +4,14 @@ A task id is `job/component/round/phase/ordinal`; the ordinal is issued by the r
 id is never used twice within a job.
 """
 
+import hashlib
 import re
 import secrets
 import time
 from dataclasses import dataclass
 from functools import lru_cache
 
-from hanse.core.errors import ConfigError
+from hanse.core.errors import ConfigError, PolicyError
 
 NAME_PATTERN = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
 SERVER = "server"
@@ -18,6 +19,8 @@ SERVER = "server"
 
 _NUMBER = re.compile(r"0|[1-9][0-9]{0,9}")
 _BASE32 = "0123456789abcdefghjkmnpqrstvwxyz"
+OWNER_CHARACTERS = 8
+"""At the end of a job's id: whose it is."""
 
 
 def check_name(name: str, what: str = "name") -> str:
@@ -34,10 +37,47 @@ def check_name(name: str, what: str = "name") -> str:
     return name
 
 
-def new_job_id(now_ms: int | None = None) -> str:
-    """A fresh job id: 48 bits of time, then 50 random bits, so that ids sort by submission."""
-    value = ((int(time.time() * 1000) if now_ms is None else now_ms) << 50) | secrets.randbits(50)
-    return "".join(_BASE32[(value >> shift) & 31] for shift in range(95, -1, -5))
+def new_job_id(person: str = "", now_ms: int | None = None) -> str:
+    """A fresh job id: 48 bits of time, so that ids sort by submission, 32 random bits, and 40 bits of whose it is."""
+    value = ((int(time.time() * 1000) if now_ms is None else now_ms) << 32) | secrets.randbits(32)
+    return job_id_of(_base32(value, 16), person)
+
+
+def job_id_of(stem: str, person: str) -> str:
+    """A person's job id that begins with `stem`.
+
+    **Guarantee.** Who sees an id cannot submit a job under it: the chance that it belongs to a given other person, too,
+    is 2^-40, and there is nothing in it to choose anew.
+    """
+    digest = hashlib.sha256(f"job-id\n{person}\n{stem}".encode()).digest()
+    return stem + _base32(int.from_bytes(digest[:5]), OWNER_CHARACTERS)
+
+
+def check_job_owner(job: str, person: str) -> None:
+    """Return if a job's id was made for this person.
+
+    Raises:
+        PolicyError: it was not.
+    """
+    if job != job_id_of(job[:-OWNER_CHARACTERS], person):
+        raise PolicyError(
+            f"job {job[:64]}: expected an id that was made for person {person}; submit the app again with this version"
+        )
+
+
+def job_time_ms(job: str) -> int:
+    """When the id of a job was made, by the clock of who made it; 0 for one that is not from `new_job_id`."""
+    stem = job[:16]
+    if len(job) != 24 or any(character not in _BASE32 for character in stem):
+        return 0
+    value = 0
+    for character in stem:
+        value = value << 5 | _BASE32.index(character)
+    return value >> 32
+
+
+def _base32(value: int, characters: int) -> str:
+    return "".join(_BASE32[(value >> shift) & 31] for shift in range(5 * (characters - 1), -1, -5))
 
 
 @dataclass(frozen=True, slots=True, order=True)

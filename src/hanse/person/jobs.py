@@ -210,8 +210,8 @@ async def _submit(
     object_name = app.name_in_module
     bundle = build_bundle(module, app.include, object_name=object_name)
     spec = run_spec_of(played) if played is not None else _led(app).spec()
-    job_id = new_job_id()
     member = federation.membership
+    job_id = new_job_id(member.identity.name)
     store = MemoryBlobs()
     bundle_manifest = await _keep(store, bundle_scope(job_id), bundle.content)
     initial = None

@@ -6,29 +6,34 @@ jobend/<id>   how it ended
 
 import asyncio
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from hanse.aggregation import codec_named
 from hanse.core.errors import ConfigError, ConflictError, NotFoundError
-from hanse.core.ids import bundle_scope, model_scope
+from hanse.core.ids import bundle_scope, check_job_owner, model_scope
 from hanse.core.records import BlobRef, Envelope
 from hanse.core.seams import BlobStore, Ledger
 from hanse.pipeline.request import JobRequest, manifest_json
 from hanse.strategies import named
 from hanse.strategies.catalogue import CUSTOM, catalogue
+from hanse.strategies.groups import Groups, check_above, is_within
 from hanse.strategies.schedule import rate_of
 from hanse.strategies.selection import selection_of
 from hanse.trust.bundle import Bundle, read_bundle
 
 
-async def check_request(request: JobRequest, blobs: BlobStore, *, federation: str) -> None:
+async def check_request(request: JobRequest, blobs: BlobStore, *, federation: str, leads: bool = False) -> None:
     """Return if a request can be taken; whose it is was checked before.
 
+    Args:
+        leads: whether a group's own run can be led here from a federation above.
+
     Raises:
-        ConfigError, RefusedError: something in it does not hold, by name.
+        PolicyError: its id is not its person's. ConfigError, RefusedError: something in it does not hold, by name.
     """
     spec = request.spec
+    check_job_owner(request.job, request.person)
     if request.federation != federation:
         raise ConfigError(f"job: expected one for federation {federation}, found {request.federation}")
     if spec.strategy in catalogue():
@@ -42,6 +47,15 @@ async def check_request(request: JobRequest, blobs: BlobStore, *, federation: st
     selection_of(spec)
     if spec.lr is not None:
         rate_of("run.lr", spec.lr)
+    if spec.groups is not None:
+        Groups.from_json(spec.groups)
+        if spec.strategy not in catalogue():
+            raise ConfigError(f"run.strategy: expected a built-in one beside groups, found {spec.strategy[:40]}")
+        check_above(named(spec.strategy, spec.params))
+        if is_within(spec) and not leads:
+            raise ConfigError(
+                "run.groups: expected an edge (`hanse edge start`) for a group's own run, found none here"
+            )
     if request.sites is not None and not request.sites:
         raise ConfigError("job: expected at least one site, or none named for all of them")
     bundle = await fetch_bundle(request, blobs)
@@ -116,6 +130,35 @@ async def job_row(job: str, ledger: Ledger) -> dict[str, Any]:
     return row
 
 
+async def keep_end(job: str, end: Mapping[str, Any], ledger: Ledger) -> None:
+    """Write how a job ended; the first to do so is right.
+
+    Args:
+        end: `status`, `error`, `ended_at_ms`, `fingerprints`.
+    """
+    await ledger.create(f"jobend/{job}", json.dumps(end).encode())
+
+
+async def job_end(job: str, ledger: Ledger) -> dict[str, Any] | None:
+    """How a job ended; None if it has not."""
+    try:
+        content, _ = await ledger.get(f"jobend/{job}")
+    except NotFoundError:
+        return None
+    end: dict[str, Any] = json.loads(content)
+    return end
+
+
+async def rows_of(prefix: str, ledger: Ledger) -> list[tuple[str, bytes, int]]:
+    """Every record whose key begins with `prefix`: key, content, version."""
+    found: list[tuple[str, bytes, int]] = []
+    after: str | None = None
+    while rows := await ledger.query(prefix, after):
+        after = rows[-1][0]
+        found.extend(rows)
+    return found
+
+
 def proposal_of(site: str, request: JobRequest, signature: bytes, person_record: bytes) -> Envelope:
     """The message that asks a site to take part."""
     body = {
@@ -134,27 +177,22 @@ def proposal_of(site: str, request: JobRequest, signature: bytes, person_record:
         "request": request.to_json(),
         "signature": signature.hex(),
     }
-    return _envelope(site, request, "propose", body)
+    return _envelope(site, request.federation, request.job, "propose", body)
 
 
-def end_of(site: str, request: JobRequest, status: str, model: BlobRef | None = None) -> Envelope:
-    """The message that tells a site that a job is over, and where its last model is if the site is to have it."""
-    body: dict[str, Any] = {"v": 1, "job": request.job, "status": status}
+def end_of(site: str, federation: str, job: str, status: str, model: BlobRef | None = None) -> Envelope:
+    """The message that tells a site that a job is over, and where its last model is if the site is to have it.
+
+    Args:
+        status: how it ended; `removed` where nothing else is known of it any more.
+    """
+    body: dict[str, Any] = {"v": 1, "job": job, "status": status}
     if model is not None:
         body["model"] = {"scope": model.scope, **manifest_json(model.manifest)}
-    return _envelope(site, request, "end", body)
+    return _envelope(site, federation, job, "end", body)
 
 
-def gone_of(site: str, federation: str, job: str) -> Envelope:
-    """The message that tells a site that a job is over of which nothing else is known any more."""
-    return _made(site, federation, job, "end", {"v": 1, "job": job, "status": "removed"})
-
-
-def _envelope(site: str, request: JobRequest, kind: str, body: dict[str, Any]) -> Envelope:
-    return _made(site, request.federation, request.job, kind, body)
-
-
-def _made(site: str, federation: str, job: str, kind: str, body: dict[str, Any]) -> Envelope:
+def _envelope(site: str, federation: str, job: str, kind: str, body: dict[str, Any]) -> Envelope:
     return Envelope(
         sender="server",
         recipient=site,

@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable
 from hanse.core.errors import NotFoundError
 from hanse.core.seams import BlobStore, Ledger
 
-KINDS = ("run", "reply", "round", "roles", "decision", "shard")
+KINDS = ("run", "reply", "round", "roles", "decision", "shard", "quota")
 """Records of which a job has several, `KIND/JOB/…`."""
 
 

@@ -17,19 +17,15 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from hanse.core.errors import ConflictError, NotFoundError, StorageError, UnavailableError
-from hanse.core.ids import upload_scope
 from hanse.core.records import Reply
 from hanse.core.spec import RunSpec
 from hanse.rounds import machine, run_state
-from hanse.rounds.clock import Clock
-from hanse.rounds.driver import Run, Seams
+from hanse.rounds.driving import Driving, keeping_of, log
 from hanse.rounds.events import (
     Answer,
     Cancelled,
-    Checkpoint,
     Event,
     Failed,
-    Finish,
     Replied,
     Resumed,
     SitesChanged,
@@ -37,15 +33,20 @@ from hanse.rounds.events import (
     TimerFired,
 )
 from hanse.rounds.host import StrategyHost
-from hanse.rounds.keeping import MAX_RECORD_BYTES, Keeping, run_record
+from hanse.rounds.keeping import Keeping, run_record
+from hanse.rounds.life import Life, Work
+from hanse.rounds.noting import Noting
 from hanse.rounds.outgoing import RunInfo
-from hanse.rounds.record import RoundRecord
+from hanse.rounds.patience import Patience
+from hanse.rounds.receiving import refusal_of, refusal_of_update, slot_of
+from hanse.rounds.seams import Seams
+from hanse.rounds.standing import Standing
+from hanse.rounds.telling import Telling
+from hanse.rounds.turns import Turns
 
 PATIENCE_MS = 10_000
 """How long whoever wrote a record has for performing what it says, before somebody else does."""
 MAX_LOOKS = 100
-_PENDING = b'{"performed":false'
-_PERFORMED = b'{"performed":true'
 
 Now = Callable[[], int]
 T = TypeVar("T")
@@ -80,15 +81,12 @@ class Outcome:
         return self.state.error
 
 
-async def begin(
-    state: run_state.RunState, seams: Seams, host: StrategyHost, now_ms: Now, info: RunInfo | None = None
-) -> bool:
+async def begin(state: run_state.RunState, seams: Seams, now_ms: Now) -> bool:
     """Write a new run's record; the first `visit` starts it. False if there is a record already."""
     try:
-        run = await _Visit.create(state, seams, host, _Still(now_ms), info)
+        await Noting(_driving(Standing.of(state), seams, now_ms)).create()
     except ConflictError:
         return False
-    await run.close()
     return True
 
 
@@ -106,17 +104,12 @@ async def collect(job: str, component: str, seams: Seams, now_ms: Now, reply: Re
     except NotFoundError:
         return "refused", "there is no such job"
     state = run_state.decode(record["state"])
-    ordinal, update = reply.task.ordinal, reply.update
-    slot = state.open.get(ordinal) or state.released.get(ordinal)
+    ordinal = reply.task.ordinal
+    slot = slot_of(state, ordinal)
     if state.over or slot is None:
         return "duplicate", ""
-    if reply.site != slot.site or reply.task != state.task_id(ordinal, slot):
-        return "refused", "the task is another site's"
-    if update is not None and update.content is None:
-        if update.scope != upload_scope(reply.task, reply.site):
-            return "refused", "the update lies outside the site's own scope"
-        if await seams.blobs.missing(update.scope, update.manifest):
-            return "refused", "the update has not been uploaded"
+    if refusal := refusal_of(state, slot, reply) or await refusal_of_update(seams.blobs, reply):
+        return "refused", refusal
     keeping = Keeping(seams.ledger, seams.blobs, f"{job}/{component}")
     _, row = await keeping.reply_row(reply, now_ms() * 1000)
     # Rows lie under the round in which they came; under the task's own round one reply cannot get two.
@@ -152,19 +145,17 @@ async def visit(
         StorageError, UnavailableError: call again. NotFoundError: no such run.
     """
     for _ in range(MAX_LOOKS):
-        run = await _Visit.load(job, component, seams, _Still(now_ms), make_host, info)
-        assert isinstance(run, _Visit)
-        run._patience_ms = patience_ms
+        run = await _load(job, component, seams, now_ms, make_host, info or RunInfo(), patience_ms)
         try:
             changed = SitesChanged(tuple(sites), now_ms(), undecided, tuple(sorted((unwilling or {}).items())))
             return await run.look(changed, cancelled_by, failed)
         except ConflictError:
             continue  # somebody else has decided meanwhile: look again at what is now
         except NotFoundError:
-            if not await run.is_overtaken():
+            if not await run.writing.is_overtaken():
                 raise  # otherwise what it looked for has been cleaned up
         finally:
-            await run.close()
+            await run.driving.life.close()
     raise UnavailableError(f"job {job}: written by others {MAX_LOOKS} times in a row")
 
 
@@ -178,50 +169,67 @@ class _Still:
         """Nothing is left to call back."""
 
 
-class _Visit(Run):
+class _NoPatience(Patience):
+    """Nobody stays to ask again: whoever called the visit calls it once more."""
+
+    def later(self, what: str, why: Exception, work: Work) -> None:
+        """Give up."""
+        raise UnavailableError(f"cannot {what} now; visit again: {why}")
+
+    async def insist(self, what: str, call: Callable[..., Awaitable[T]], *args: Any) -> T:
+        """Call once."""
+        return await call(*args)
+
+
+def _driving(standing: Standing, seams: Seams, now_ms: Now) -> Driving:
+    """A visit's: what a function may meet ends it by name, and others visit at the same time."""
+    clock = _Still(now_ms)
+    bound = log.bind(job=standing.state.job)
+    life = Life(standing.state.job, bound, (ConflictError, NotFoundError, StorageError, UnavailableError))
+    patience = _NoPatience(clock, life, bound)
+    keeping, telling = keeping_of(standing, seams), Telling(standing.state.job)
+    return Driving(standing, seams, clock, keeping, life, patience, telling, alone=False)
+
+
+class _Visit:
     """A run that is loaded, moved and let go."""
 
-    _expected = (ConflictError, NotFoundError, StorageError, UnavailableError)
-    _patience_ms = PATIENCE_MS
-    _is_performed = True
-    _written_ms = 0
-
-    def __init__(
-        self, state: run_state.RunState, seams: Seams, host: StrategyHost, clock: Clock, info: RunInfo | None = None
-    ) -> None:
-        super().__init__(state, seams, host, clock, info)
-        self._mark = _PERFORMED + b',"written_ms":0'
-        self._earlier: list[dict[str, Any]] = []
-        self._seen: dict[int, list[int]] = {}
-        self._content = b""
-
-    def _loaded(self, record: Mapping[str, Any]) -> None:
-        self._is_performed = bool(record.get("performed", False))
-        self._written_ms = int(record.get("written_ms", 0))
-        self._earlier = list(self._unkept)
+    def __init__(self, driving: Driving, writing: Noting, turns: Turns, patience_ms: int) -> None:
+        self.driving = driving
+        self.writing = writing
+        self._turns = turns
+        self._patience_ms = patience_ms
 
     async def look(self, there: SitesChanged, cancelled_by: str, failed: str) -> Outcome:
         """One visit."""
-        now, before = self._clock.now_ms(), self._written
-        is_overdue = not self._is_performed and now >= self._written_ms + self._patience_ms
-        if not self.state.over or is_overdue:
+        standing, writing, life = self.driving.standing, self.writing, self.driving.life
+        now, before = self.driving.clock.now_ms(), writing.version
+        is_overdue = not writing.is_performed and now >= writing.written_ms + self._patience_ms
+        if not standing.state.over or is_overdue:
             if is_overdue:
-                await self._keep_earlier()
+                await writing.keep_earlier()
             rows = await self._load_replies()
-            self._left.may_upload(self.state.round)
-            for slot in (*self.state.open.values(), *self.state.carried.values(), *self.state.released.values()):
-                self._left.may_upload(slot.round, [slot.site])
-            self._resumed.set()
-            self._queue.extend(self._news(rows, there, cancelled_by, failed, now, is_overdue))
-            await self._work()
-            while self._background and self._failure() is None:
-                await asyncio.wait(list(self._background), return_when=asyncio.FIRST_COMPLETED)
-            if (failure := self._failure()) is not None:
+            self._turns.ready.set()
+            self._turns.queue.extend(self._news(rows, there, cancelled_by, failed, now, is_overdue))
+            await self._turns.work()
+            while life.background and life.failure is None:
+                await asyncio.wait(list(life.background), return_when=asyncio.FIRST_COMPLETED)
+            if (failure := life.failure) is not None:
                 raise failure
-            if self._written != before or is_overdue:
-                await self._note_performed()
-        moved = self._written != before or is_overdue
-        return Outcome(self.state.status, self._wake_ms(), self.state, moved, dict(self._fingerprints))
+            if writing.version != before or is_overdue:
+                await writing.note_performed()
+        state, moved = standing.state, writing.version != before or is_overdue
+        return Outcome(state.status, self._wake_ms(), state, moved, dict(standing.fingerprints))
+
+    async def _load_replies(self) -> tuple[Answer, ...]:
+        standing = self.driving.standing
+        rows = await self._turns.receiving.load()
+        standing.fingerprints |= {r.site: r.fingerprint for r in standing.replies.values() if r.fingerprint}
+        state, left = standing.state, standing.left
+        left.may_upload(state.round)
+        for slot in (*state.open.values(), *state.carried.values(), *state.released.values()):
+            left.may_upload(slot.round, [slot.site])
+        return rows
 
     def _news(
         self,
@@ -233,108 +241,47 @@ class _Visit(Run):
         is_overdue: bool,
     ) -> list[Event]:
         """All that may have happened since the record was written."""
-        machine.expect(self.state, there.sites)
+        state = self.driving.standing.state
+        machine.expect(state, there.sites)
         news: list[Event] = [Resumed(rows, there.sites, now)] if is_overdue else []
         if rows and not is_overdue:
             news.append(Replied(rows, now))  # first: who has answered and gone is not asked again
         if not is_overdue:
             news.append(there)
-        if self.state.stage == "waiting":
+        if state.stage == "waiting":
             news.append(Started(now))
         if cancelled_by:
             news.append(Cancelled(cancelled_by, now))
         if failed:
             news.append(Failed(failed, now))
-        news += [TimerFired(timer.id, now) for timer in machine.timers(self.state) if timer.at_ms <= now]
+        news += [TimerFired(timer.id, now) for timer in machine.timers(state) if timer.at_ms <= now]
         return news
 
     def _wake_ms(self) -> int | None:
-        if self.state.over:
-            return None if self._is_performed else self._written_ms + self._patience_ms
-        times = [timer.at_ms for timer in machine.timers(self.state)]
-        if not self._is_performed:
-            times.append(self._written_ms + self._patience_ms)
-        return min(times, default=self._clock.now_ms() + self._patience_ms)
+        """When somebody must look again though nothing has happened."""
+        state, writing = self.driving.standing.state, self.writing
+        overdue_ms = writing.written_ms + self._patience_ms
+        if state.over:
+            return None if writing.is_performed else overdue_ms
+        times = [timer.at_ms for timer in machine.timers(state)]
+        if not writing.is_performed:
+            times.append(overdue_ms)
+        return min(times, default=self.driving.clock.now_ms() + self._patience_ms)
 
-    # ---- the mark: whether what was decided has been performed ----
 
-    async def _keep_earlier(self) -> None:
-        """The records of the checkpoints before, if whoever wrote them did not get so far."""
-        for record in self._earlier:
-            await self._keeping.round_row(record)
-        self._earlier = []
-
-    async def _write(self) -> None:
-        await self._keep_earlier()
-        self._is_performed, self._written_ms = False, self._clock.now_ms()
-        self._mark = _PENDING + b',"written_ms":%d' % self._written_ms
-        await super()._write()
-
-    async def _write_once(self, content: bytes) -> None:
-        await super()._write_once(content)
-        self._content = content if not self._spilled else b""
-
-    async def _note_performed(self) -> None:
-        """Not a step: nothing is lost if it is not written, or if somebody has gone on meanwhile.
-
-        It says as well what has been cleaned up, which nobody need clean up again.
-        """
-        self._mark = _PERFORMED + b',"written_ms":%d' % self._written_ms
-        noted = b"" if self._spilled else self._encode()
-        if not noted or len(noted) > MAX_RECORD_BYTES:
-            content = self._content
-            if not content:
-                content, version = await self._seams.ledger.get(self._keeping.run_key)
-                if version != self._version or not content.startswith(_PENDING):
-                    return
-            noted = _PERFORMED + content[len(_PENDING) :]
-        self._is_performed = await self._seams.ledger.compare_and_set(self._keeping.run_key, noted, self._version)
-
-    async def is_overtaken(self) -> bool:
-        """Whether somebody has written since this visit has."""
-        return (await self._seams.ledger.get(self._keeping.run_key))[1] != self._version
-
-    # ---- replies ----
-
-    async def _load_replies(self) -> tuple[Answer, ...]:
-        rows = await super()._load_replies()
-        self._fingerprints |= {r.site: r.fingerprint for r in self._replies.values() if r.fingerprint}
-        return rows
-
-    async def _finish(self, finish: Finish) -> None:
-        """Released sites may have uploaded for any round after it was cleaned up."""
-        for round_ in range(self.state.round + 1):
-            self._left.may_upload(round_)
-        await super()._finish(finish)
-
-    def _row_seen(self, round_: int, ordinal: int) -> None:
-        self._seen.setdefault(round_, []).append(ordinal)
-
-    async def _delete_replies(self, round_: int | None) -> None:
-        """Only what was seen, but at the end: another reply may have come since under the same round."""
-        if round_ is None:
-            await super()._delete_replies(None)
-        elif seen := self._seen.pop(round_, []):
-            await self._keeping.delete_seen(round_, seen)
-
-    def _record_of(self, checkpoint: Checkpoint) -> tuple[RoundRecord, dict[str, Any]]:
-        """Bytes that came up are counted here: every visit before has seen the same replies."""
-        replies = [self._replies.get(ordinal) for ordinal in checkpoint.fates]
-        sent = [(r.base, r.update.manifest.size) for r in replies if r is not None and r.update is not None]
-        self._moved.up = sum(size for _, size in sent)
-        self._moved.saved = sum(self._saved(base, size) for base, size in sent)
-        return super()._record_of(checkpoint)
-
-    # ---- what nobody stays for ----
-
-    def _failure(self) -> Exception | None:
-        if self.finished.done() and not self.finished.cancelled():
-            error = self.finished.exception()
-            return error if isinstance(error, Exception) else None
-        return None
-
-    def _later(self, what: str, why: Exception, work: Callable[[], Awaitable[None]]) -> None:
-        raise UnavailableError(f"cannot {what} now; visit again: {why}")
-
-    async def _patiently(self, what: str, call: Callable[..., Awaitable[T]], *args: Any) -> T:
-        return await call(*args)
+async def _load(
+    job: str,
+    component: str,
+    seams: Seams,
+    now_ms: Now,
+    make_host: Callable[[RunSpec], StrategyHost],
+    info: RunInfo,
+    patience_ms: int,
+) -> _Visit:
+    record, version, spilled = await run_record(seams.ledger, seams.blobs, job, component)
+    standing = Standing.from_json(record)
+    driving = _driving(standing, seams, now_ms)
+    writing = Noting(driving, record)
+    writing.found(version, spilled)
+    turns = Turns(driving, writing, make_host(standing.state.spec), info)
+    return _Visit(driving, writing, turns, patience_ms)

@@ -19,13 +19,13 @@ from hanse.backends.local import LocalStore
 from hanse.core.errors import ConfigError, TrustError
 from hanse.core.ids import check_name
 from hanse.server.config import FILE, ServerConfig, yaml_text
-from hanse.server.members import ADMIN, RESEARCHER, Members, directory_of
+from hanse.server.members import ROLES, Members, directory_of
 from hanse.trust.authority import Authority, Issued
 from hanse.trust.identity import MemberKeys, SigningRequest
 from hanse.trust.membership import Membership
 
 SERVER_DAYS = 365.0
-RESERVED = ("server", "authority", "store", "apps")
+RESERVED = ("server", "authority", "store", "apps", "edge")
 """Folders of the server's own; the first person's lies beside them."""
 
 
@@ -61,7 +61,7 @@ def init_federation(
     for place in ("server", person):
         (directory / place).mkdir(mode=0o700)
     server.save(directory / "server")
-    member, issued = certify(authority, config.federation, config.address, "person", person)
+    member, issued = certify(authority, config.federation, config.address, "person", person, roles=ROLES)
     member.save(directory / person)
     tokens = asyncio.run(_invite(directory, config, authority, issued, sites, token_hours))
     write_federation_file(directory / person, config.federation, config.address)
@@ -129,11 +129,12 @@ def certify(
     hosts: Sequence[str] = (),
     days: float = 30.0,
     keys: MemberKeys | None = None,
+    roles: Sequence[str] | None = None,
 ) -> tuple[Membership, Issued]:
     """A member certified by whoever holds the authority's key: its membership, with keys made here unless given."""
     keys = keys or MemberKeys.generate()
     request = SigningRequest.request(keys, federation=federation, kind=kind, name=name)
-    issued = authority.issue(request, kind=kind, name=name, hosts=hosts, days=days)
+    issued = authority.issue(request, kind=kind, name=name, hosts=hosts, days=days, roles=roles)
     membership = Membership.check(
         keys,
         certificate_pem=issued.certificate_pem,
@@ -149,7 +150,7 @@ async def _invite(
 ) -> dict[str, str]:
     with LocalStore.open(directory / "store") as store:
         members = Members(authority, store.ledger, address=config.address)
-        await members.enrol(first, [ADMIN, RESEARCHER])
+        await members.enrol(first, ROLES)
         return {
             site: await members.invite("site", site, address=config.enrolment_address, hours=hours) for site in sites
         }

@@ -1,7 +1,7 @@
 """Who belongs to the federation: tokens, enrolment, renewal, revocation. Records live in the ledger.
 
 token/<sha256 of the secret>     a TokenRecord
-member/<kind>/<name>             {record, roles, enrolled_at_ms}: the newest member record
+member/<kind>/<name>             {record, enrolled_at_ms}: the newest member record, which the authority signed
 revocations                      the signed list, cached in memory: the check on each call touches no disk
 """
 
@@ -10,7 +10,7 @@ import json
 import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from hanse.trust.authority import Authority, Issued
 from hanse.trust.aws_identity import MARK, AwsIdentity, Proof, verify
 from hanse.trust.certificates import Identity, peer_identity
 from hanse.trust.identity import SigningRequest
-from hanse.trust.member_record import MemberRecord, verify_record
+from hanse.trust.member_record import MemberRecord, issued_at_ms, verify_record
 from hanse.trust.revocation import RevocationList, read_revocations
 from hanse.trust.signing import load_signing_key
 from hanse.trust.tokens import JoinToken, TokenRecord, make_token, redeem, token_key
@@ -71,14 +71,16 @@ class Members:
         self._ledger = ledger
         self._address = address
         self._revoked = RevocationList(authority.federation)
-        self._records: dict[tuple[str, str], tuple[MemberRecord, tuple[str, ...], bytes]] = {}
+        self._records: dict[tuple[str, str], tuple[MemberRecord, bytes]] = {}
         self._changing = asyncio.Lock()
 
-    async def load(self, *, least_revocations: int = 0) -> None:
+    async def load(self, *, least_revocations: int = 0, sign_roles: bool = False) -> None:
         """Read the records of members and the revocation list.
 
         Args:
             least_revocations: the newest version of the list that is known; 0 for none.
+            sign_roles: whether roles that an earlier version wrote beside a record, and nobody signed, are signed now:
+                for a ledger that lies beside the authority's key, and is written by whoever holds that.
 
         Raises:
             TrustError: the list is an older one, or gone.
@@ -95,8 +97,14 @@ class Members:
         after: str | None = None
         while rows := await self._ledger.query("member/", after):
             after = rows[-1][0]
-            for _, value, _ in rows:
-                self._remember(json.loads(value))
+            for key, value, version in rows:
+                row = json.loads(value)
+                record = self._remember(row)
+                if sign_roles and record.kind == "person" and record.roles is None:
+                    signed = replace(record, roles=tuple(row["roles"])).sign(self.authority.key)
+                    row = {"record": signed.decode(), "enrolled_at_ms": row["enrolled_at_ms"]}
+                    if await self._ledger.compare_and_set(key, json.dumps(row).encode(), version):
+                        self._remember(row)
 
     # ---- who calls ----
 
@@ -121,7 +129,7 @@ class Members:
         found = self._records.get((kind, name))
         if found is None:
             raise NotFoundError(f"there is no {kind} {name} in federation {self.authority.federation}")
-        return found[0], found[2]
+        return found
 
     def signing_key(self, kind: str, name: str) -> Ed25519PublicKey:
         """The key that verifies a member's signatures."""
@@ -131,19 +139,19 @@ class Members:
         """Check a person's role.
 
         Raises:
-            PolicyError: it has not got it.
+            PolicyError: it has not got it. TrustError: its roles are not signed.
         """
-        roles = self._records[("person", caller.name)][1] if caller.kind == "person" else ()
+        roles = self._records[("person", caller.name)][0].granted if caller.kind == "person" else ()
         if role not in roles and ADMIN not in roles:
             raise PolicyError(f"{caller.kind} {caller.name} has not got the role {role}")
 
     def of_kind(self, kind: str) -> Sequence[Member]:
         """Every member of a kind, by name."""
         found = []
-        for (its_kind, name), (record, roles, _) in sorted(self._records.items()):
+        for (its_kind, name), (record, _) in sorted(self._records.items()):
             if its_kind == kind:
                 revoked = f"{kind}/{name}" in self._revoked.names or record.serial in self._revoked.serials
-                found.append(Member(kind, name, roles, record.issued_at_ms, record.not_after_ms, revoked))
+                found.append(Member(kind, name, record.roles or (), record.issued_at_ms, record.not_after_ms, revoked))
         return found
 
     # ---- enrolment ----
@@ -210,8 +218,7 @@ class Members:
         roles = json.loads(await self._get(f"roles/{request.kind}/{request.name}", b"[]"))
         if f"{request.kind}/{request.name}" in self._revoked.names:
             await self._replace_revocations(self._revoked.reinstate(request.kind, request.name))
-        await self.enrol(issued, roles)
-        return self._reply(issued)
+        return self._reply(await self.enrol(issued, roles))
 
     async def _prove_identity(self, request: pb.JoinRequest, signing: SigningRequest) -> None:
         """Return if STS says that this is the account and role that the operator allows under this name."""
@@ -246,15 +253,23 @@ class Members:
                 revoked = self._revoked.revoke_name("site", request.name, serials=serials)
                 await self._replace_revocations(revoked.reinstate("site", request.name))
         issued = self.authority.issue(signing, kind="site", name=request.name)
-        await self.enrol(issued)
-        return self._reply(issued)
+        return self._reply(await self.enrol(issued))
 
-    async def enrol(self, issued: Issued, roles: Sequence[str] = ()) -> None:
-        """Write down a member that the authority has certified."""
+    async def enrol(self, issued: Issued, roles: Sequence[str] = ()) -> Issued:
+        """Write down a member that the authority has certified, a person with these roles.
+
+        Returns:
+            The same with the record that was written: the authority has signed the roles into it.
+        """
         identity = issued.identity
-        value = {"record": issued.record.decode(), "roles": list(roles), "enrolled_at_ms": _now()}
+        if identity.kind == "person":
+            record = verify_record(issued.record, self.authority.certificate_pem, now_ms=issued_at_ms(issued.record))
+            if record.roles != tuple(roles):
+                issued = replace(issued, record=replace(record, roles=tuple(roles)).sign(self.authority.key))
+        value = {"record": issued.record.decode(), "enrolled_at_ms": _now()}
         await self._put(f"member/{identity.kind}/{identity.name}", json.dumps(value).encode())
         self._remember(value)
+        return issued
 
     async def reinstate(self, kind: str, name: str) -> None:
         """Let a name that was revoked be enrolled again; certificates of before stay revoked."""
@@ -273,8 +288,7 @@ class Members:
             self._revoked.check(caller, _now())
             record, _ = self.record(caller.kind, caller.name)
             issued = self.authority.renew(signing, record=record)
-            await self.enrol(issued, self._records[(caller.kind, caller.name)][1])
-        return self._reply(issued)
+            return self._reply(await self.enrol(issued, record.granted))
 
     @property
     def revocations(self) -> RevocationList:
@@ -322,10 +336,11 @@ class Members:
             federation=self.authority.federation,
         )
 
-    def _remember(self, value: dict[str, Any]) -> None:
+    def _remember(self, value: dict[str, Any]) -> MemberRecord:
         content = value["record"].encode()
-        record = verify_record(content, self.authority.certificate_pem, now_ms=_issue_time(content))
-        self._records[(record.kind, record.name)] = (record, tuple(value["roles"]), content)
+        record = verify_record(content, self.authority.certificate_pem, now_ms=issued_at_ms(content))
+        self._records[(record.kind, record.name)] = (record, content)
+        return record
 
     async def _get(self, key: str, default: bytes) -> bytes:
         try:
@@ -347,12 +362,6 @@ def token_of(text: str) -> JoinToken:
 
 def _now() -> int:
     return time.time_ns() // 1_000_000
-
-
-def _issue_time(content: bytes) -> int:
-    """The time of issue: records of members whose time has run out are still read, and then refused by name."""
-    body = json.loads(content)
-    return int(body.get("body", body).get("issued_at_ms", _now()))
 
 
 @lru_cache(maxsize=4096)

@@ -31,9 +31,10 @@ from hanse.pipeline.roles import (
 )
 from hanse.pipeline.sessions import Seen, asks, judged, record_of, refusals, releases, session_name
 from hanse.rounds.clock import Clock
-from hanse.rounds.driver import Observer, Seams
 from hanse.rounds.events import Event as RoundEvent
 from hanse.rounds.events import Failed
+from hanse.rounds.seams import Seams
+from hanse.rounds.telling import Observer
 
 WATCH_S, MAX_WATCH_S = 0.4, 10.0
 """Between two words on the bytes exchanged, at first and later."""

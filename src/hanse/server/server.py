@@ -27,18 +27,20 @@ from hanse.core.errors import (
     TrustError,
     UnavailableError,
 )
-from hanse.core.ids import SERVER, bundle_scope, check_name, model_scope
+from hanse.core.ids import SERVER, bundle_scope, check_job_owner, check_name, model_scope
 from hanse.core.proto import hanse_pb2 as pb
 from hanse.core.records import Envelope, Reply, pack_blob
+from hanse.core.seams import BlobStore
 from hanse.core.spec import MAX_ROUNDS
 from hanse.pipeline.request import JobRequest
-from hanse.rounds.driver import Seams
+from hanse.rounds.seams import Seams
 from hanse.server.config import EVERYONE, ServerConfig
 from hanse.server.init import server_membership
 from hanse.server.jobs import Jobs
 from hanse.server.members import ADMIN, RESEARCHER, Members, directory_of
 from hanse.server.metrics import Metrics
 from hanse.server.presence import Presence
+from hanse.server.runs import Lead, Runs
 from hanse.server.tracking import AggregatorRuns
 from hanse.trust.audit import AuditLog
 from hanse.trust.authority import Authority
@@ -62,9 +64,11 @@ class Server:
     Args:
         directory: what `hanse federation init` has made.
         launcher: started before keys and gRPC were loaded.
+        lead: see `Runs`.
     """
 
-    def __init__(self, directory: Path, launcher: Launcher) -> None:
+    def __init__(self, directory: Path, launcher: Launcher, *, lead: Lead | None = None) -> None:
+        self._lead = lead
         self.directory = directory
         self.config = ServerConfig.load(directory)
         self.metrics = Metrics()
@@ -96,7 +100,7 @@ class Server:
             identities=config.aws_identities,
             sts=config.aws_sts,
         )
-        await self.members.load()
+        await self.members.load(sign_roles=True)
         self._workers = Workers(self._launcher)
         store = self._store
         seams = Seams(
@@ -110,27 +114,34 @@ class Server:
         )
         self._relays = Relays()
         self._runs = AggregatorRuns(config.tracking, self.directory, self._request_of)
-        self.jobs = Jobs(
+        runs = Runs(
             seams,
             self._workers,
             self.directory / "apps",
             federation=config.federation,
             threads=config.threads,
             datasets=config.datasets,
+            relays=self._relays,
+            site_record_of=lambda site: self.members.record("site", site)[1],
+            lead=self._lead,
+        )
+        self.jobs = Jobs(
+            seams,
+            runs,
+            self.directory / "apps",
+            federation=config.federation,
             models_to_sites=config.models_to_sites,
             there=self._presence.there,
             expect=lambda sites: self._presence.expect(sites, _monotonic_ms()),
             enrolled=lambda: [m.name for m in self.members.of_kind("site") if not m.revoked],
             record_of=lambda person: self.members.record("person", person)[1],
             on_event=self._observe,
-            relays=self._relays,
-            site_record_of=lambda site: self.members.record("site", site)[1],
         )
         self._service = Service(self, self._inbox, self._store.blobs, self._store.links, self._relays)
         await self.jobs.recover()  # before anyone can connect: a reply must find its job
         if self._runs.is_on:
             for job in list(self.jobs.active):  # rounds that were over before they were tracked
-                for event in await self.jobs.past(job):
+                for event in await self.jobs.reading.past(job):
                     self._runs.take(event)
         await self._listen(membership)
         self._watch_leases()
@@ -263,7 +274,7 @@ class Server:
             return caller.name
         self._require(caller, RESEARCHER)
         job, _, _ = offer.scope.partition("/")
-        check_name(job, "job")
+        check_job_owner(check_name(job, "job"), caller.name)
         allowed = {bundle_scope(job), model_scope(job, "main", 0)}
         if offer.scope not in allowed or await self.jobs.is_known(job):
             raise PolicyError("upload: people may send a new job's bundle and initial model, nothing else")
@@ -305,7 +316,7 @@ class Server:
         self._require(caller, RESEARCHER)
         body = _body(call)
         await self._require_own(caller, str(body.get("job")), "follow it")
-        async for events in self.jobs.follow(str(body.get("job"))):
+        async for events in self.jobs.reading.follow(str(body.get("job"))):
             yield pb.Answer(v=1, body=json.dumps(events).encode())
 
     async def join(self, request: pb.JoinRequest) -> pb.JoinReply:
@@ -343,24 +354,37 @@ class Server:
         request = JobRequest.from_json(body.get("request"))
         if request.person != caller.name:
             raise TrustError(f"job: signed as {request.person}, sent by {caller.name}")
-        actor = f"person/{caller.name}"
+        await self.submit(request, call.sig)
+        return {"job": request.job}, b""
+
+    async def submit(self, request: JobRequest, signature: bytes) -> None:
+        """Take a job whose bundle is there, of a person who may submit.
+
+        Raises:
+            HanseError: it is not what its person signed, or something in it does not hold.
+        """
+        actor = f"person/{request.person}"
         try:
-            request.verify(self.members.signing_key("person", caller.name), call.sig)
-            record, _ = self.members.record("person", caller.name)
+            request.verify(self.members.signing_key("person", request.person), signature)
+            record, _ = self.members.record("person", request.person)
             verify_bundle_signature(request.bundle_signature.encode(), bundle_id=request.app, record=record)
-            await self.jobs.submit(request, call.sig)
+            await self.jobs.submit(request, signature)
         except HanseError as error:
             self.audit(actor, "job.submit", request.job, "refused", {"reason": str(error)[:200], "app": request.app})
             raise
         self.audit(actor, "job.submit", request.job, "allowed", {"app": request.app})
-        log.info("job submitted", job=request.job, person=caller.name)
-        return {"job": request.job}, b""
+        log.info("job submitted", job=request.job, person=request.person)
+
+    @property
+    def blobs(self) -> BlobStore:
+        """Where this federation's blobs are."""
+        return self._store.blobs
 
     async def _list_jobs(self, caller: Caller, body: Mapping[str, Any], call: pb.Call) -> tuple[Any, bytes]:
-        return {"jobs": await self.jobs.describe_all()}, b""
+        return {"jobs": await self.jobs.reading.describe_all()}, b""
 
     async def _show_job(self, caller: Caller, body: Mapping[str, Any], call: pb.Call) -> tuple[Any, bytes]:
-        return await self.jobs.describe(str(body.get("job"))), b""
+        return await self.jobs.reading.describe(str(body.get("job"))), b""
 
     async def _cancel_job(self, caller: Caller, body: Mapping[str, Any], call: pb.Call) -> tuple[Any, bytes]:
         job = str(body.get("job"))
@@ -379,14 +403,16 @@ class Server:
         return {"job": job}, b""
 
     async def _resume_job(self, caller: Caller, body: Mapping[str, Any], call: pb.Call) -> tuple[Any, bytes]:
-        await self.jobs.recover()
-        about = await self.jobs.describe(str(body.get("job")))
+        await self.jobs.take_up()
+        about = await self.jobs.reading.describe(str(body.get("job")))
         self.audit(f"person/{caller.name}", "job.resume", about["job"], "allowed")
         return about, b""
 
     async def _job_result(self, caller: Caller, body: Mapping[str, Any], call: pb.Call) -> tuple[Any, bytes]:
         await self._require_own(caller, str(body.get("job")), "read its result")
-        value, model = await self.jobs.result(str(body.get("job")), int(_number(body, "after", 0, 0, MAX_ROUNDS)))
+        value, model = await self.jobs.reading.result(
+            str(body.get("job")), int(_number(body, "after", 0, 0, MAX_ROUNDS))
+        )
         return value, b"" if model is None else pack_blob(model).SerializeToString()
 
     async def _list_sites(self, caller: Caller, body: Mapping[str, Any], call: pb.Call) -> tuple[Any, bytes]:

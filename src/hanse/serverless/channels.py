@@ -11,6 +11,7 @@ from typing import Any
 import structlog
 
 from hanse.channels.packets import CHANNEL, MAX_PACKET_BYTES, Packet
+from hanse.core.blobs import Manifest
 from hanse.core.errors import ConfigError, IntegrityError, NotFoundError, PolicyError, TooLargeError
 from hanse.core.ids import SERVER, channel_scope, check_name
 from hanse.core.records import Envelope
@@ -29,7 +30,8 @@ async def pass_on(place: Place, envelope: Envelope, row: Mapping[str, Any]) -> N
         row: the job's.
 
     Raises:
-        PolicyError, CodecError: it is not this site's to send. StorageError, UnavailableError: it must come again.
+        PolicyError, CodecError: it is not this site's to send, or too much is on its way already.
+        StorageError, UnavailableError: it must come again.
     """
     request = JobRequest.from_json(row["request"])
     packet = Packet.unpack(envelope.body)
@@ -38,6 +40,7 @@ async def pass_on(place: Place, envelope: Envelope, row: Mapping[str, Any]) -> N
     sites = await playing(place, request, packet.session)
     if not {packet.sender, packet.recipient} <= set(sites) or packet.sender == packet.recipient:
         return
+    await place.quotas.spend(place.ledger, packet, place.now_ms())
     to = sites[packet.recipient]
     for seq in packet.dropped:
         await place.blobs.delete_scope(channel_scope(packet.session, packet.recipient, packet.sender, seq))
@@ -57,13 +60,12 @@ async def _links(place: Place, to: str, packet: Packet) -> tuple[tuple[str, tupl
     scope = channel_scope(packet.session, packet.sender, packet.recipient, packet.seq)
     try:
         await place.blobs.commit(scope, manifest)
-        place.links.grant(to, read=[(scope, manifest.id)])
-        link = await place.links.get(to, scope, manifest.id, only=range(manifest.num_chunks))
+        links = place.links.fresh()
+        links.grant(to, read=[(scope, manifest.id)])
+        link = await links.get(to, scope, manifest.id, only=range(manifest.num_chunks))
     except (IntegrityError, NotFoundError) as error:
         log.info("a packet without its blob", session=packet.session, sender=packet.sender, reason=str(error))
         return ()
-    finally:
-        place.links.revoke(to, scope_prefix=scope)
     return tuple((url, link.headers) for url in link.urls)
 
 
@@ -72,21 +74,23 @@ def is_channel(scope: str) -> bool:
     return scope.split("/")[3:4] == ["channel"]
 
 
-async def check_writing(place: Place, site: str, request: JobRequest, scope: str, size: int) -> None:
-    """Return if a site may put a packet's blob of this many bytes there now.
+async def check_writing(place: Place, site: str, request: JobRequest, scope: str, manifest: Manifest) -> None:
+    """Return if a site may put a packet's blob there now, and count it.
 
     Raises:
-        PolicyError: it may not. TooLargeError: no packet holds so much.
+        PolicyError: it may not, or too much of its lies there. TooLargeError: no packet holds so much.
     """
-    if size > MAX_PACKET_BYTES:
-        raise TooLargeError(f"packet: expected at most {MAX_PACKET_BYTES} bytes, found {size}")
+    if manifest.size > MAX_PACKET_BYTES:
+        raise TooLargeError(f"packet: expected at most {MAX_PACKET_BYTES} bytes, found {manifest.size}")
     parts = scope.split("/")
     try:
         session, sender, recipient, seq = "/".join(parts[:3]), check_name(parts[4]), check_name(parts[5]), int(parts[6])
         sites = await playing(place, request, session)
         is_own = sites[sender] == site and recipient in sites
-        if is_own and scope == channel_scope(session, sender, recipient, seq):
-            return
     except (ConfigError, NotFoundError, IndexError, KeyError, ValueError):
-        pass
-    raise PolicyError("this site plays no role now whose messages belong there")
+        is_own = False
+    if not is_own or scope != channel_scope(session, sender, recipient, seq):
+        raise PolicyError("this site plays no role now whose messages belong there")
+    direction = (session, sender, recipient)
+    for read in await place.quotas.put(place.ledger, direction, seq, manifest, place.now_ms()):
+        await place.blobs.delete_scope(channel_scope(session, sender, recipient, read))

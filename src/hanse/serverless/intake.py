@@ -32,30 +32,28 @@ from hanse.core.errors import (
     TrustError,
     UnavailableError,
 )
-from hanse.core.ids import SERVER, bundle_scope, check_name, model_scope, upload_scope
+from hanse.core.ids import SERVER, bundle_scope, check_job_owner, check_name, model_scope, upload_scope
 from hanse.core.records import Envelope, Reply
-from hanse.pipeline.offering import check_request, check_roles, gone_of, keep_request, proposal_of
+from hanse.pipeline.offering import check_request, check_roles, end_of, keep_request, proposal_of
 from hanse.pipeline.removal import is_gone
 from hanse.pipeline.request import JobRequest
 from hanse.rounds import machine, run_state
 from hanse.rounds.keeping import run_record
-from hanse.rounds.outgoing import RunInfo
 from hanse.rounds.visit import begin, collect
 from hanse.serverless.channels import check_writing, is_channel, pass_on
 from hanse.serverless.contract import LONGEST_EXECUTION_NAME, execution_name, first_input
-from hanse.serverless.host import FunctionHost
 from hanse.serverless.looking import about_request, dismiss, is_over, row_of
 from hanse.serverless.place import Place
 from hanse.serverless.presence import DECISIONS, decided, heard
 from hanse.serverless.removing import remove
 from hanse.serverless.roles import answered, begin_roles
-from hanse.serverless.roster import Enrolled
+from hanse.serverless.roster import ADMIN, Enrolled
 from hanse.trust.bundle_signature import verify_bundle_signature
 from hanse.trust.envelopes import verify_envelope
 
 PERSONS = ("submit", "cancel", "resume", "remove", "fetch")
 SITES = ("decision", "reply", "beat", "want", CHANNEL)
-ADMIN, RESEARCHER = "admin", "researcher"
+RESEARCHER = "researcher"
 _ANSWER = re.compile("[0-9a-f]{32}")
 MAX_MS = 10**13
 """Times are below this until the year 2286, and have 13 digits at most."""
@@ -202,7 +200,7 @@ async def _row_or_word(place: Place, site: str, job: str) -> dict[str, Any] | No
     except NotFoundError:
         if not await is_gone(job, place.ledger):
             raise
-    await place.inbox.send(site, gone_of(site, place.federation, job))
+    await place.inbox.send(site, end_of(site, place.federation, job, "removed"))
     return None
 
 
@@ -242,15 +240,18 @@ async def _links(place: Place, site: str, body: Mapping[str, Any]) -> dict[str, 
     if site not in row["asked"]:
         raise PolicyError("the job was not offered to this site")
     if op == "get":
-        await _grant_reading(place, site, row, scope, manifest)
-        link = await place.links.get(site, scope, manifest.id, only=chunks)
+        await _check_reading(place, site, row, scope, manifest)
+        links = place.links.fresh()
+        links.grant(site, read=[(scope, manifest.id)])
+        link = await links.get(site, scope, manifest.id, only=chunks)
         return {"urls": list(link.urls), "headers": [list(pair) for pair in link.headers], "chunks": chunks}
     if is_channel(scope):
-        await check_writing(place, site, JobRequest.from_json(row["request"]), scope, manifest.size)
+        await check_writing(place, site, JobRequest.from_json(row["request"]), scope, manifest)
     else:
         await _check_answering(place, site, row, scope)
-    place.links.grant(site, write=[scope])
-    ticket = await place.links.put(site, scope, manifest, only=chunks)
+    links = place.links.fresh()
+    links.grant(site, write=[scope])
+    ticket = await links.put(site, scope, manifest, only=chunks)
     return {
         "urls": list(ticket.urls),
         "headers": [list(pair) for pair in ticket.headers],
@@ -265,15 +266,15 @@ async def _check_answering(place: Place, site: str, row: Mapping[str, Any], scop
         raise PolicyError("this site has no task whose answer belongs there")
 
 
-async def _grant_reading(place: Place, site: str, row: Mapping[str, Any], scope: str, manifest: Manifest) -> None:
+async def _check_reading(place: Place, site: str, row: Mapping[str, Any], scope: str, manifest: Manifest) -> None:
     request = JobRequest.from_json(row["request"])
     key = (scope, manifest.id)
     if key != (bundle_scope(request.job), request.bundle.id):
         state = await _state(place, row)
         slots = (*state.open.values(), *state.released.values())
-        if key not in {slot.model for slot in slots if slot.site == site}:
+        is_last = place.models_to_sites and state.status == "finished" and key == state.model
+        if not is_last and key not in {slot.model for slot in slots if slot.site == site}:
             raise PolicyError("this site has no task that names this blob")
-    place.links.grant(site, read=[key])
 
 
 async def _state(place: Place, row: Mapping[str, Any]) -> run_state.RunState:
@@ -300,10 +301,18 @@ async def _submit(place: Place, sender: Enrolled, body: Mapping[str, Any]) -> li
     except (StorageError, UnavailableError):
         raise
     except HanseError as error:
-        if request.person == sender.record.name:  # nobody writes documents in another's name
+        if _is_own(request, sender):  # nobody writes documents in another's name
             await _tell_refusal(place, sender, request, error)
         raise
     return [News(request.job, "submit")]
+
+
+def _is_own(request: JobRequest, sender: Enrolled) -> bool:
+    try:
+        check_job_owner(request.job, sender.record.name)
+    except PolicyError:
+        return False
+    return request.person == sender.record.name
 
 
 async def _begin(place: Place, sender: Enrolled, request: JobRequest, signed: str) -> None:
@@ -329,9 +338,8 @@ async def _begin(place: Place, sender: Enrolled, request: JobRequest, signed: st
             f"job: expected sites of the federation ({', '.join(enrolled) or 'none'}), found none of them"
         )
     person_record = sender.signed_record
-    readers = {"readers": await _readers(place, sender)} if place.private else {}
     await keep_request(
-        request, signature, place.ledger, place.now_ms(), asked=asked, person_record=person_record.decode(), **readers
+        request, signature, place.ledger, place.now_ms(), asked=asked, person_record=person_record.decode()
     )
     if request.roles is not None:
         await begin_roles(place, request)
@@ -347,19 +355,12 @@ async def _begin_rounds(place: Place, request: JobRequest) -> None:
     if request.initial is not None:
         model = (model_scope(request.job, request.component, 0), request.initial.id)
     state = machine.begin(request.job, request.component, request.spec, model)
-    host = FunctionHost(place, request.job, request.component, request.spec)
-    await begin(state, place.seams, host, place.now_ms, RunInfo(place.federation, request.app))
+    await begin(state, place.seams, place.now_ms)
 
 
 async def _offer(place: Place, request: JobRequest, signature: bytes, person_record: bytes, sites: list[str]) -> None:
     offers = (proposal_of(site, request, signature, person_record) for site in sites)
     await asyncio.gather(*(place.inbox.send(offer.recipient, offer) for offer in offers))
-
-
-async def _readers(place: Place, sender: Enrolled) -> dict[str, str]:
-    """Who opens what is told of this person's jobs, with the keys that it is sealed for."""
-    people = [sender.record, *await place.roster.people(ADMIN)]
-    return {record.name: record.sealing_key.hex() for record in people}
 
 
 async def _tell_refusal(place: Place, sender: Enrolled, request: JobRequest, error: HanseError) -> None:
@@ -393,8 +394,9 @@ async def _fetch(place: Place, sender: Enrolled, body: Mapping[str, Any]) -> lis
     if state.model is None:
         raise ConfigError("fetch: there is no model")
     manifest = await place.blobs.manifest(*state.model)
-    place.links.grant(name, read=[state.model])
-    link = await place.links.get(name, *state.model, only=range(manifest.num_chunks))
+    links = place.links.fresh()
+    links.grant(name, read=[state.model])
+    link = await links.get(name, *state.model, only=range(manifest.num_chunks))
     answer = {
         "scope": link.scope,
         "size": manifest.size,

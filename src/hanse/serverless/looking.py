@@ -16,7 +16,8 @@ from typing import Any, cast
 import structlog
 
 from hanse.core.errors import HanseError, NotFoundError, UnavailableError
-from hanse.pipeline.offering import end_of, job_row
+from hanse.core.records import BlobRef
+from hanse.pipeline.offering import end_of, job_end, job_row, keep_end
 from hanse.pipeline.removal import is_gone
 from hanse.pipeline.request import JobRequest
 from hanse.rounds.keeping import round_records
@@ -220,8 +221,9 @@ async def tell(
         records = await round_records(place.ledger, request.job, request.component, after, blobs=place.blobs)
     kept = set(await place.documents.round_numbers(request.job)) if state.over else set()
     new = [record.to_json() for record in records if record.number and record.number not in kept]
-    await asyncio.gather(*(place.documents.put_round(request.job, record, row.get("readers")) for record in new))
-    await place.documents.put_about(request.job, _about(place, request, row, outcome, there), row.get("readers"))
+    readers = await place.roster.readers(request.person, row["person_record"].encode()) if place.private else None
+    await asyncio.gather(*(place.documents.put_round(request.job, record, readers) for record in new))
+    await place.documents.put_about(request.job, _about(place, request, row, outcome, there), readers)
 
 
 def _about(
@@ -279,29 +281,36 @@ async def _end(place: Place, request: JobRequest, row: dict[str, Any], outcome: 
         await forget_roles(place, request, outcome.state.round)
     else:
         await forget(place, request.job, request.component)
-    await asyncio.gather(*(dismiss(place, site, request, status) for site in row["asked"]))
+    model = await _last_model(place, outcome) if place.models_to_sites else None
+    await asyncio.gather(*(dismiss(place, site, request, status, model) for site in row["asked"]))
     end = {
         "status": status,
         "error": outcome.state.error,
         "ended_at_ms": place.now_ms(),
         "fingerprints": dict(outcome.fingerprints),
     }
-    await place.ledger.create(f"jobend/{request.job}", json.dumps(end).encode())
+    await keep_end(request.job, end, place.ledger)
 
 
 async def is_over(place: Place, job: str) -> bool:
     """Whether the job has ended."""
-    try:
-        await place.ledger.get(f"jobend/{job}")
-    except NotFoundError:
-        return False
-    return True
+    return await job_end(job, place.ledger) is not None
 
 
-async def dismiss(place: Place, site: str, request: JobRequest, status: str) -> None:
-    """Tell a site that a job is over; one that has left the federation has no queue any more."""
+async def _last_model(place: Place, outcome: Outcome | RolesOutcome) -> BlobRef | None:
+    if isinstance(outcome, RolesOutcome) or outcome.state.status != "finished" or outcome.state.model is None:
+        return None
+    scope, id = outcome.state.model
+    return BlobRef(await place.blobs.manifest(scope, id), scope)
+
+
+async def dismiss(place: Place, site: str, request: JobRequest, status: str, model: BlobRef | None = None) -> None:
+    """Tell a site that a job is over, and where its last model is if the site is to have it.
+
+    One that has left the federation has no queue any more.
+    """
     try:
-        await place.inbox.send(site, end_of(site, request, status))
+        await place.inbox.send(site, end_of(site, request.federation, request.job, status, model))
     except NotFoundError as error:
         log.warning("site not told", site=site, job=request.job, reason=str(error))
     except HanseError:

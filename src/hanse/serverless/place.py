@@ -13,9 +13,10 @@ from hanse.core.records import Envelope
 from hanse.core.seams import Delivery, Inbox, Ledger, Link, UploadTicket
 from hanse.pipeline.documents import Documents
 from hanse.rounds.by_chunks import ChunkStore
-from hanse.rounds.driver import Seams
+from hanse.rounds.seams import Seams
 from hanse.serverless import contract
 from hanse.serverless.keys import ServerIdentity, unpack
+from hanse.serverless.quotas import Quotas
 from hanse.serverless.roster import Roster
 from hanse.trust.envelopes import sign_envelope
 
@@ -43,6 +44,10 @@ class Bucket(ChunkStore, Protocol):
 class Signer(Protocol):
     """`Links` whose links can be asked for chunk by chunk."""
 
+    def fresh(self) -> "Signer":
+        """The same without any right."""
+        ...
+
     def grant(self, who: str, *, read: Any = (), write: Any = ()) -> None: ...
 
     def revoke(self, who: str, *, scope_prefix: str) -> None: ...
@@ -60,7 +65,10 @@ class Place:
 
     Args:
         inbox: of sites; what goes into it is signed on the way.
+        links: rights are given to a `fresh()` one, for one question or one visit, since a function that is warm would
+            keep them.
         watched: whether the table's stream looks at a run when a row appears.
+        models_to_sites: whether a job's sites get its last model.
         private: whether who submitted a job reads its results, and admins, and nobody else.
     """
 
@@ -76,14 +84,16 @@ class Place:
     now_ms: Callable[[], int]
     watched: bool = False
     private: bool = False
+    models_to_sites: bool = False
     shard_bytes: int = DEFAULT_SHARD_BYTES
+    quotas: Quotas = field(default_factory=Quotas)
     rows: dict[str, dict[str, Any]] = field(default_factory=dict)
     """Jobs' rows that were read; they never change, but are removed (`looking.row_of`)."""
 
     @property
     def seams(self) -> Seams:
         """For a visit."""
-        return Seams(self.ledger, self.blobs, self.inbox, self.links)
+        return Seams(self.ledger, self.blobs, self.inbox, self.links.fresh())
 
 
 class SignedInbox:
@@ -170,6 +180,7 @@ def on_aws(environment: Mapping[str, str] = os.environ, session: Any = None, *, 
         now_ms=now_ms,
         watched=environment.get(contract.STREAM) == "1",
         private=environment.get(contract.RESULTS, contract.OWNER) == contract.OWNER,
+        models_to_sites=environment.get(contract.MODELS) == "sites",
         shard_bytes=int(environment.get(contract.SHARD_BYTES) or DEFAULT_SHARD_BYTES),
     )
 

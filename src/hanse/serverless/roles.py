@@ -127,6 +127,7 @@ async def visit_roles(
 async def forget_roles(place: Place, request: JobRequest, attempts: int) -> None:
     """The component is over: its answers are in its state, and nothing is on its way between its sites."""
     await place.ledger.delete(f"reply/{request.job}/{request.component}/")
+    await place.ledger.delete(f"quota/{request.job}/{request.component}/")
     for attempt in range(1, attempts + 1):
         await place.blobs.delete_scope(f"{session_name(request, attempt)}/channel")
 

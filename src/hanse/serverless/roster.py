@@ -13,13 +13,14 @@ from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
-from hanse.core.errors import NotFoundError, TrustError
+from hanse.core.errors import HanseError, NotFoundError, TrustError
 from hanse.core.seams import Ledger
-from hanse.trust.member_record import MemberRecord, verify_record
+from hanse.trust.member_record import MemberRecord, issued_at_ms, verify_record
 from hanse.trust.revocation import RevocationList, read_revocations
 from hanse.trust.signing import load_signing_key
 
 FRESH_S = 60.0
+ADMIN = "admin"
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,8 +28,16 @@ class Enrolled:
     """A member that is enrolled and not revoked."""
 
     record: MemberRecord
-    roles: tuple[str, ...]
     signed_record: bytes
+
+    @property
+    def roles(self) -> tuple[str, ...]:
+        """A person's, as the authority signed them.
+
+        Raises:
+            TrustError: they are not signed.
+        """
+        return self.record.granted
 
     @property
     def key(self) -> Ed25519PublicKey:
@@ -71,22 +80,26 @@ class Roster:
         revoked = await self._revoked()
         return [name for name in names if f"site/{name}" not in revoked.names]
 
-    async def people(self, role: str) -> list[MemberRecord]:
-        """The people of a role who are enrolled and not revoked."""
-        names: list[str] = await self._remembered("member/person/", self._list)
-        found: list[MemberRecord] = []
-        for name in names:
-            try:
-                person = await self.member("person", name)
-            except TrustError:
-                continue  # revoked, or its certificate is over
-            if role in person.roles:
-                found.append(person.record)
-        return found
+    async def readers(self, person: str, person_record: bytes) -> dict[str, str]:
+        """For whom what is told of a person's job is sealed now: the person and the admins, none of them revoked.
+
+        Args:
+            person_record: the person's when the job was submitted, for one whose certificate is over meanwhile.
+
+        Returns:
+            Names, and their sealing keys in hexadecimal.
+        """
+        everybody: list[Enrolled] = await self._remembered("member/person/", self._read_people)
+        found = [each.record for each in everybody if each.record.name == person or ADMIN in each.roles]
+        if all(record.name != person for record in found):
+            before = verify_record(person_record, self._authority_pem, now_ms=issued_at_ms(person_record))
+            found += [before] if before.name == person else []
+        revoked = await self._revoked()
+        return {record.name: record.sealing_key.hex() for record in found if not _is_revoked(record, revoked)}
 
     async def _check(self, record: MemberRecord) -> None:
         revoked = await self._revoked()
-        if record.serial in revoked.serials or f"{record.kind}/{record.name}" in revoked.names:
+        if _is_revoked(record, revoked):
             raise TrustError(f"{record.kind} {record.name} is revoked; ask the federation's operator")
 
     async def _revoked(self) -> RevocationList:
@@ -106,20 +119,37 @@ class Roster:
             content, _ = await self._ledger.get(key)
         except NotFoundError:
             raise TrustError(f"{kind} {name} is not enrolled; ask the federation's operator") from None
-        value = json.loads(content)
-        signed = value["record"].encode()
+        return self._enrolled(kind, name, content)
+
+    def _enrolled(self, kind: str, name: str, content: bytes) -> Enrolled:
+        signed = json.loads(content)["record"].encode()
         record = verify_record(signed, self._authority_pem)
         if (record.kind, record.name, record.federation) != (kind, name, self._federation):
             raise TrustError(f"the record of {kind} {name} is another member's")
-        return Enrolled(record, tuple(value["roles"]), signed)
+        return Enrolled(record, signed)
+
+    async def _read_people(self, prefix: str) -> list[Enrolled]:
+        """Those whose records hold, with signed roles."""
+        found: list[Enrolled] = []
+        for name, content in await self._rows(prefix):
+            try:
+                person = self._enrolled("person", name, content)
+                person.record.granted  # noqa: B018 - refuses roles that are not signed
+            except HanseError:
+                continue
+            found.append(person)
+        return found
 
     async def _list(self, prefix: str) -> list[str]:
-        names: list[str] = []
+        return [name for name, _ in await self._rows(prefix)]
+
+    async def _rows(self, prefix: str) -> list[tuple[str, bytes]]:
+        found: list[tuple[str, bytes]] = []
         after: str | None = None
         while rows := await self._ledger.query(prefix, after):
             after = rows[-1][0]
-            names += [key.removeprefix(prefix) for key, _, _ in rows]
-        return names
+            found += [(key.removeprefix(prefix), content) for key, content, _ in rows]
+        return found
 
     async def _read_revocations(self, key: str) -> RevocationList:
         try:
@@ -131,3 +161,7 @@ class Roster:
         found = read_revocations(content, self._authority_pem, least_version=self._least_revocations)
         self._least_revocations = found.version
         return found
+
+
+def _is_revoked(record: MemberRecord, revoked: RevocationList) -> bool:
+    return record.serial in revoked.serials or f"{record.kind}/{record.name}" in revoked.names

@@ -13,13 +13,13 @@ rectifier or a maximum takes the other branch, as between any two ways to round.
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 import numpy as np
 
 from hanse.aggregation import Partial
-from hanse.aggregation.canonical import GROUP, Subtree, Tree, group_members, subtrees, total_weight
-from hanse.aggregation.folds import Sum
+from hanse.aggregation.canonical import GROUP, Subtree, subtrees, total_weight
+from hanse.aggregation.many import sum_of_many
 from hanse.clients.declared import Declared
 from hanse.clients.execute import Outcome
 from hanse.clients.fingerprint import fingerprint
@@ -49,8 +49,9 @@ class _Member:
     Args:
         kind: what it is stacked by; None where it is computed alone.
         order: its examples' order, `(epochs, n)`.
-        outcome: what came of it, without arrays where `blocks` has them.
-        blocks: the update in the model's order, flat, in one block or one for each array, lent by the kernel.
+        outcome: what came of it, without arrays where a kernel has trained it.
+        blocks: the update in the model's order, flat, in one block or one for each array; lent by the kernel if there
+            is one. None without an update.
     """
 
     position: int
@@ -61,14 +62,6 @@ class _Member:
     order: Any = None
     outcome: Outcome | None = None
     blocks: list[Array] | None = None
-
-
-class _Done(NamedTuple):
-    """What came of one member; `blocks`: its update, flat, in one block or one for each array; none without one."""
-
-    position: int
-    outcome: Outcome
-    blocks: list[Array]
 
 
 class Batched:
@@ -177,33 +170,30 @@ class Batched:
         return True
 
     def _answers(self, group: Sequence[_Member], subtree: Subtree, batch: Batch) -> Iterator[Item]:
-        done: list[_Done] = []
         for member in group:
-            outcome = member.outcome
-            if outcome is None:
+            if member.outcome is None:
                 runtime = self._places.runtime(member.task.site)
-                outcome = runtime.execute(member.task, batch.model, member.state)
-                if outcome.reply.error_kind:
-                    member.outcome = outcome
-            blocks = member.blocks or []
-            if outcome.arrays is not None:
-                blocks = outcome.arrays.flat()
-            done.append(_Done(member.position, outcome, blocks))
+                member.outcome = runtime.execute(member.task, batch.model, member.state)
+                arrays = member.outcome.arrays
+                member.blocks = None if arrays is None else arrays.flat()
         inside: set[int] = set()
         if batch.summing is not None and batch.model is not None:
             first = max(subtree.first_group, -(-batch.whole_from // GROUP))
             end = min(subtree.end_group, batch.whole_below // GROUP)
             for part in subtrees(first, end):
-                summed = _summed([one for one in done if one.position in part.positions], part, batch)
+                positions = part.positions
+                summed = _summed([member for member in group if member.position in positions], part, batch)
                 inside.update(() if summed is None else summed[0].positions)
                 yield from summed or ()
-        for position, outcome, blocks in done:
-            if position in inside:
+        for member in group if len(inside) < len(group) else ():
+            outcome = member.outcome
+            assert outcome is not None
+            if member.position in inside:
                 continue
-            if blocks and outcome.arrays is None:
+            if member.blocks and outcome.arrays is None:
                 assert batch.model is not None
-                outcome = outcome._replace(arrays=_named(blocks, batch.model.layout))
-            yield Answered(position, outcome)
+                outcome = outcome._replace(arrays=_named(member.blocks, batch.model.layout))
+            yield Answered(member.position, outcome)
 
 
 def _kinds(group: Sequence[_Member]) -> list[Kind]:
@@ -230,19 +220,29 @@ def _train_alike(alike: Sequence[tuple[_Member, Declared]], kind: Kind, stack: S
     if task.update_kind == "delta":
         rows -= vector
     effort = Effort(kind.lr, kind.epochs, kind.proximal_mu, {}, kind.wants)
-    finite = np.isfinite(rows.sum(axis=1)) if not task.allow_nonfinite else np.ones(len(rows), bool)
+    finite = _are_finite(rows) if not task.allow_nonfinite else np.ones(len(rows), bool)
     seconds = (time.perf_counter() - started) / len(alike)
-    worker = fingerprint()
-    for row, loss, good, place in zip(rows, losses.tolist(), finite.tolist(), schedule.members.tolist(), strict=True):
+    base, worker, told = "" if task.model is None else task.model.id, fingerprint(), bool(kind.wants)
+    done = zip(
+        schedule.members.tolist(), blocks_of(rows, stack), losses.tolist(), finite.tolist(), strict=True
+    )  # fmt: skip
+    for place, blocks, loss, good in done:
         if not good:
             continue  # alone it is looked at more closely, and refused where it must be
         member, size = alike[place][0], sizes[place]
-        steps = steps_of(size, kind.training.batch_size, kind.epochs)
-        metrics = {"loss": loss / (size * kind.epochs), **wanted_metrics(effort, steps, None)}
+        metrics: dict[str, Any] = {"loss": loss / (size * kind.epochs)}
+        if told:
+            metrics |= wanted_metrics(effort, steps_of(size, kind.training.batch_size, kind.epochs), None)
         own = member.task
-        base = own.model.id if own.model is not None else ""
         reply = _reply(own.id, own.site, "", "", size, metrics, None, own.update_kind, base, b"", seconds, worker)
-        member.blocks, member.outcome = blocks_of(row, stack), Outcome(reply, None, member.state)
+        member.blocks, member.outcome = blocks, Outcome(reply, None, member.state)
+
+
+def _are_finite(rows: Array) -> Array:
+    """Whether each row's sum is finite, and with it every element (or it has overflowed)."""
+    if rows.dtype in (np.float32, np.float64):
+        return np.isfinite(rows @ np.ones(rows.shape[1], rows.dtype))  # half of what `sum` takes
+    return np.isfinite(rows.sum(axis=1))
 
 
 def _keep(part: Sequence[tuple[_Member, Declared]]) -> None:
@@ -251,34 +251,31 @@ def _keep(part: Sequence[tuple[_Member, Declared]]) -> None:
             member.blocks = [block.copy() for block in member.blocks]
 
 
-def _summed(done: Sequence[_Done], subtree: Subtree, batch: Batch) -> tuple[Summed, Partial] | None:
+def _summed(group: Sequence[_Member], subtree: Subtree, batch: Batch) -> tuple[Summed, Partial] | None:
     """Σ weight · update over a subtree in canonical order, and who is in it; None where it must not be summed."""
     assert batch.summing is not None
     assert batch.model is not None
     summing, layout = batch.summing, batch.model.layout
-    chosen = [one for one in done if one.blocks and not refusal(summing, one.outcome.reply, _SOME)]
-    weights = [summing.weight(one.outcome.reply.num_examples) for one in chosen]
+    positions: list[int] = []
+    updates: list[list[Array]] = []
+    outcomes: list[Outcome] = []
+    for member in group:
+        outcome = member.outcome
+        assert outcome is not None
+        if member.blocks and not refusal(summing, outcome.reply, _SOME):
+            positions.append(member.position)
+            updates.append(member.blocks)
+            outcomes.append(outcome)
+    replies = [outcome.reply for outcome in outcomes]
+    weights = [summing.weight(reply.num_examples) for reply in replies]
     if not any(weights):
         return None
-    rule = summing.reducer()
-    positions = [one.position for one in chosen]
-    updates = [one.blocks for one in chosen]
     if any(len(blocks) > 1 for blocks in updates):
         updates = [split(blocks, layout) for blocks in updates]
-    sums = []
-    for number, first in enumerate(updates[0]):
-        tree: Tree[Sum] = Tree(rule.merge)
-        for group, members in group_members(positions):
-            acc = rule.zero(first.size)
-            rule.add_group(acc, [updates[i][number] for i in members], [weights[i] for i in members])
-            tree.push_group(group, acc)
-        total = tree.finish()
-        assert total is not None
-        sums.append(total.values)
+    sums = [sum_of_many(subtree, positions, blocks, weights) for blocks in zip(*updates, strict=True)]
     partial = Partial(subtree, layout, tuple(split(sums, layout)), total_weight(positions, weights))
-    replies, states = [one.outcome.reply for one in chosen], [one.outcome.state for one in chosen]
-    tracked = {one.position: one.outcome.tracked for one in chosen if one.outcome.tracked}
-    return Summed(positions, replies, states, tracked), partial
+    tracked = {position: o.tracked for position, o in zip(positions, outcomes, strict=True) if o.tracked}
+    return Summed(positions, replies, [outcome.state for outcome in outcomes], tracked), partial
 
 
 def _named(blocks: Sequence[Array], layout: Layout) -> Arrays:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from hanse.clients.training import Order, steps_of
+from hanse.clients.training import Order
 from hanse.core.arrays import Array
 
 
@@ -40,28 +40,29 @@ class Schedule:
 
 def schedule_of(sizes: Sequence[int], orders: Sequence[Order], batch_size: int) -> Schedule:
     """The schedule of sites with `sizes` examples that take them in `orders`, `(epochs, size)` each."""
-    epochs = len(orders[0])
-    lengths = np.array([steps_of(size, batch_size, epochs) for size in sizes])
+    epochs, many = len(orders[0]), np.asarray(sizes)
+    lengths = epochs * -(-many // batch_size)
     members = np.argsort(-lengths, kind="stable")
-    starts = np.concatenate([[0], np.cumsum(sizes)])[:-1]
+    starts = np.cumsum(many) - many
     batch, longest = min(batch_size, max(sizes)), int(lengths.max())
     places = np.zeros((len(sizes), longest, batch), np.int64)
     counts = np.zeros((len(sizes), longest), np.int64)
     row_of = np.empty(len(sizes), np.int64)
     row_of[members] = np.arange(len(sizes))
     for size in sorted(set(sizes)):
-        alike = [site for site, other in enumerate(sizes) if other == size]
+        alike = np.flatnonzero(many == size)
         steps = -(-size // batch_size)
+        drawn = np.concatenate([orders[site] for site in alike.tolist()]).reshape(len(alike), epochs, size)
         padded = np.zeros((len(alike), epochs, steps * batch), np.int64)
-        padded[:, :, :size] = [orders[site] for site in alike]
-        padded += starts[alike][:, None, None]
+        padded[:, :, :size] = drawn
+        padded += starts[alike, None, None]
         rows = row_of[alike]
         places[rows, : epochs * steps] = padded.reshape(len(alike), epochs * steps, batch)
         of_epoch = np.full(steps, batch)
         of_epoch[-1] = size - (steps - 1) * batch_size
         counts[rows, : epochs * steps] = np.tile(of_epoch, epochs)
     active = (counts > 0).sum(axis=0)
-    is_full = [bool((counts[:k, step] == batch).all()) for step, k in enumerate(active)]
+    is_full = (counts == batch).sum(axis=0) == active
     return Schedule(
-        members, tuple(active.tolist()), places.swapaxes(0, 1), np.ascontiguousarray(counts.T), tuple(is_full)
+        members, tuple(active.tolist()), places.swapaxes(0, 1), np.ascontiguousarray(counts.T), tuple(is_full.tolist())
     )

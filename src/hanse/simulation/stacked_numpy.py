@@ -1,7 +1,8 @@
 """Many perceptrons trained at once in NumPy: `hs.mlp`'s, and PyTorch's `nn.Sequential` of linear layers and rectifiers.
 
-Every layer's products are one `matmul` over the group, every step one pass over weights that stay in cache. The result
-is that of one site after another up to rounding (other shapes of products sum in another order).
+Every layer's products are one `matmul` over the group, every step one pass over weights that stay in cache. The first
+step goes through one model, since all begin from it. The result is that of one site after another up to rounding (other
+shapes of products sum in another order).
 """
 
 from typing import Any
@@ -49,9 +50,9 @@ class NumpyStack:
             New weights `(k, parameters)`, a view that the next call overwrites, and the sum of losses `(k,)`, both in
             the order of `schedule.members`.
         """
-        stack, loss = self._stack, self._training.loss
+        stack, loss, optimizer = self._stack, self._training.loss, self._training.optimizer
         values, grads = stack.values[: len(schedule.members)], stack.grads
-        values[...] = model
+        is_plain = optimizer.is_plain and not proximal_mu  # a step is −lr · gradient: derived with it at once
         self._stepper.begin(lr)
         totals = np.zeros(len(values))
         if loss != "cross_entropy" and y.ndim == 1:
@@ -60,10 +61,24 @@ class NumpyStack:
             places = schedule.places[step, :k]
             full = schedule.is_full[step]
             share: Any = 1.0 / places.shape[1] if full else schedule.share(step, values.dtype)
-            losses = stack.gradients(X.take(places, axis=0), y.take(places, axis=0), share, loss)
-            if proximal_mu:
-                grads[:k] += proximal_mu * (values[:k] - model)
-            self._stepper.step(values[:k], grads[:k])
+            losses = stack.gradients(
+                X.take(places, axis=0),
+                y.take(places, axis=0),
+                -lr * share if is_plain else share,
+                loss,
+                model=None if step else model,
+            )
+            moved = grads[:k]
+            if not is_plain:
+                if not step:
+                    values[...] = model
+                elif proximal_mu:
+                    moved += proximal_mu * (values[:k] - model)
+                self._stepper.step(values[:k], moved)
+            elif step:
+                values[:k] += moved
+            else:
+                np.add(moved, model, out=values)
             totals[:k] += losses.sum(axis=1) if full else (losses * (share > 0)).sum(axis=1)
         return values, totals
 

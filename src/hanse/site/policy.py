@@ -18,6 +18,7 @@ from hanse.site.documents import Section, read_document
 from hanse.site.proposals import Proposal
 from hanse.strategies import named
 from hanse.strategies.analysis import Analysis
+from hanse.strategies.groups import is_within
 from hanse.workers.isolation import LEVELS
 
 FILE = "policy.yaml"
@@ -178,7 +179,7 @@ def read_policy(path: Path) -> Policy | None:
     )
 
 
-def decide(proposal: Proposal, policy: Policy | None, site: str = "") -> Decision:
+def decide(proposal: Proposal, policy: Policy | None, site: str = "", *, is_edge: bool = False) -> Decision:
     """Whether this job may run here. Pure: the same answer whenever it is asked again.
 
     Only an app that is not listed can be held; whatever the owner has ruled out is refused without asking again.
@@ -187,7 +188,14 @@ def decide(proposal: Proposal, policy: Policy | None, site: str = "") -> Decisio
         proposal: its person and bundle signature must have been verified.
         policy: None for an owner who has written none.
         site: this site's name; a job in which sites play roles says what it plays.
+        is_edge: whether a group of sites stands behind this one.
     """
+    asks_groups = proposal.spec.groups is not None and not is_within(proposal.spec)
+    if asks_groups != is_edge:
+        expected, found = (
+            ("a job of groups", "none of groups") if is_edge else ("an edge with a group behind it", "none")
+        )
+        return Decision(REFUSE, f"groups: expected {expected}, found {found} (hs.App(groups=...), `hanse edge start`)")
     if policy is None:
         return Decision(REFUSE, f"the site's owner has allowed nothing yet: {FILE} is missing or empty")
     spec = proposal.spec

@@ -211,9 +211,13 @@ class QueueStream:
                 peer.blobs[seq] = await self._carry.put_blob(scope, content)
             content, blob = b"", peer.blobs[seq]
         dropped, peer.dropped = tuple(peer.dropped[:WINDOW]), peer.dropped[WINDOW:]
-        await self._carry.send_packet(
-            Packet(self.session, self.role, peer.role, seq, parcel.ack, content, blob, dropped)
-        )
+        try:
+            await self._carry.send_packet(
+                Packet(self.session, self.role, peer.role, seq, parcel.ack, content, blob, dropped)
+            )
+        except HanseError:
+            peer.dropped[:0] = dropped  # the next packet says it, or the blobs stay until the session ends
+            raise
 
     def _end_if_flushed(self) -> None:
         if self._is_leaving and all(peer.lane.is_flushed for peer in self._peers.values()):

@@ -5,6 +5,7 @@ narrow column shows from its telling end. It is found again by its tag `hanse.ru
 metrics (name, step, time, value), so that a record that is delivered twice is there once.
 """
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
@@ -60,6 +61,7 @@ class MLflow:
             raise MissingExtraError("mlflow", "mlflow")
         if self.uri.startswith("arn:") and find_spec("sagemaker_mlflow") is None:
             raise MissingExtraError("sagemaker-mlflow", "sagemaker")
+        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # what an organisation does is not told to others
         from mlflow.tracking import MlflowClient
 
         return MLflowSink(MlflowClient(tracking_uri=self.uri))

@@ -21,6 +21,7 @@ from hanse.tracking.records import Plain, Record
 FIRST_WAIT_S, LONGEST_WAIT_S = 0.5, 15.0
 CLOSE_S = 10.0
 """How long the end of a program waits for a tracking server; what is left is delivered the next time."""
+LAST_TRIES = 2
 BUFFER = "tracking.db"
 
 Say = Callable[[str], None]
@@ -149,9 +150,9 @@ class Tracking:
             self._thread.start()
 
     def _work(self, outbox: Outbox) -> None:
-        """Until closed: deliver, or wait for more; longer after each failure."""
+        """Until closed: deliver, or wait for more; longer after each failure. At the end, one more try."""
         sink: Sink | None = None
-        wait_s = 0.0
+        wait_s, last_tries = 0.0, 0
         while True:
             self._more.wait(wait_s if self._waiting(outbox) else None)
             self._more.clear()
@@ -168,8 +169,11 @@ class Tracking:
                 _let_go(sink)
                 sink = None
             if self._closing:
-                _let_go(sink)
-                return
+                last_tries += 1
+                if sink is not None or last_tries == LAST_TRIES or not self._waiting(outbox):
+                    _let_go(sink)
+                    return
+                wait_s = FIRST_WAIT_S
 
     def _waiting(self, outbox: Outbox) -> int:
         """How many records wait; none that could be delivered where the file cannot be read."""

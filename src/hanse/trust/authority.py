@@ -159,6 +159,7 @@ class Authority:
         hosts: Sequence[str] = (),
         days: float = MEMBER_DAYS,
         now_ms: int | None = None,
+        roles: Sequence[str] | None = None,
     ) -> Issued:
         """A certificate and a member record for a checked request.
 
@@ -173,6 +174,7 @@ class Authority:
             hosts: names and addresses under which a server is reached; at least one for a server, else none.
             days: how long it holds, at most as long as the authority itself.
             now_ms: the time to begin with; None for now.
+            roles: of a person; None where they are signed when it is enrolled.
 
         Raises:
             TrustError: the request asks for something else than was granted.
@@ -200,6 +202,7 @@ class Authority:
             sealing_key=request.sealing_key,
             issued_at_ms=now_ms,
             not_after_ms=identity.not_after_ms,
+            roles=None if roles is None else tuple(roles),
         )
         if self.journal is not None:
             _record(self.journal, identity)

@@ -1,18 +1,19 @@
-"""What the authority says about a member: these three keys belong to this name, until then.
+"""What the authority says about a member: these three keys belong to this name, until then; and a person's roles.
 
 The record binds the signing and the sealing key to the TLS certificate, so that a reply, a payload and a connection
 can be checked to come from the same member. It is public; the private keys never left the member.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 from hanse.core.errors import CodecError, ConfigError, TrustError
 from hanse.core.ids import check_name
-from hanse.trust.certificates import SKEW_MS, Identity, authority_key, check_kind, current_ms
+from hanse.trust.certificates import PERSON, SKEW_MS, Identity, authority_key, check_kind, current_ms
 from hanse.trust.sealing import check_sealing_key
 from hanse.trust.signing import PrivateKey, load_signing_key
 from hanse.trust.statements import make_statement, read_statement
-from hanse.trust.strict_json import read_field, read_hex
+from hanse.trust.strict_json import parse_json, read_field, read_hex
 
 _KIND = "member-record"
 
@@ -34,28 +35,43 @@ class MemberRecord:
     """X25519, 32 bytes."""
     issued_at_ms: int
     not_after_ms: int
+    roles: tuple[str, ...] | None = None
+    """A person's; None where the record says nothing of any, as those of sites and those of earlier versions."""
+
+    @property
+    def granted(self) -> tuple[str, ...]:
+        """The roles that the authority signed.
+
+        Raises:
+            TrustError: of a person whose record says nothing of roles: whoever may write the ledger cannot add any.
+        """
+        if self.roles is None and self.kind == PERSON:
+            raise TrustError(
+                f"the roles of person {self.name} are not signed, as its record is of an earlier version; "
+                "let the federation's operator admit the person again"
+            )
+        return self.roles or ()
 
     def sign(self, key: PrivateKey) -> bytes:
         """The record as the authority's statement: ECDSA P-256 over canonical JSON.
 
         **Guarantee.** `verify_record` takes it from nobody but the holder of the authority's key.
-        **Reveals.** Only public keys and names.
+        **Reveals.** Only public keys, names and roles.
         """
-        return make_statement(
-            key,
-            _KIND,
-            {
-                "federation": self.federation,
-                "kind": self.kind,
-                "name": self.name,
-                "serial": self.serial,
-                "tls_key_sha256": self.tls_key_sha256,
-                "signing_key": self.signing_key.hex(),
-                "sealing_key": self.sealing_key.hex(),
-                "issued_at_ms": self.issued_at_ms,
-                "not_after_ms": self.not_after_ms,
-            },
-        )
+        body: dict[str, Any] = {
+            "federation": self.federation,
+            "kind": self.kind,
+            "name": self.name,
+            "serial": self.serial,
+            "tls_key_sha256": self.tls_key_sha256,
+            "signing_key": self.signing_key.hex(),
+            "sealing_key": self.sealing_key.hex(),
+            "issued_at_ms": self.issued_at_ms,
+            "not_after_ms": self.not_after_ms,
+        }
+        if self.roles is not None:
+            body["roles"] = list(self.roles)
+        return make_statement(key, _KIND, body)
 
     def check_peer(self, identity: Identity) -> None:
         """Return if this record was issued together with the certificate of `identity`.
@@ -91,6 +107,7 @@ def verify_record(content: bytes, authority_pem: bytes, *, now_ms: int | None = 
             sealing_key=read_hex(body.get("sealing_key"), "sealing_key", size=32),
             issued_at_ms=read_field(body, "issued_at_ms", int, _KIND),
             not_after_ms=read_field(body, "not_after_ms", int, _KIND),
+            roles=_roles(body),
         )
     except ConfigError as error:
         raise CodecError(f"{_KIND}: {error}") from None
@@ -100,3 +117,19 @@ def verify_record(content: bytes, authority_pem: bytes, *, now_ms: int | None = 
     if not record.issued_at_ms - SKEW_MS <= now_ms < record.not_after_ms:
         raise TrustError(f"the member record of {record.kind} {record.name} does not hold now; it must be renewed")
     return record
+
+
+def issued_at_ms(content: bytes) -> int:
+    """When a record was issued, which nobody has verified: for reading records whose time is over.
+
+    Raises:
+        CodecError, TooLargeError: not a record.
+    """
+    body = parse_json(content, what=_KIND).get("body")
+    return read_field(body if isinstance(body, dict) else {}, "issued_at_ms", int, _KIND)
+
+
+def _roles(body: dict[str, Any]) -> tuple[str, ...] | None:
+    if "roles" not in body:
+        return None
+    return tuple(check_name(str(role), "role") for role in read_field(body, "roles", list, _KIND))

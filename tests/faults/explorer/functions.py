@@ -24,7 +24,7 @@ from hanse.core.arrays import Arrays
 from hanse.core.blobs import Manifest, manifest_of, rechunk
 from hanse.core.codec import canonical_json, decode, encode
 from hanse.core.errors import HanseError, IntegrityError, NotFoundError, PolicyError, UnavailableError
-from hanse.core.ids import SERVER, TaskId, bundle_scope, model_scope, upload_scope
+from hanse.core.ids import SERVER, TaskId, bundle_scope, job_id_of, model_scope, upload_scope
 from hanse.core.records import BlobRef, Envelope, Reply, Task
 from hanse.core.seams import Delivery, Link, UploadTicket
 from hanse.core.spec import RunSpec
@@ -35,6 +35,7 @@ from hanse.serverless.contract import Input, Instruction
 from hanse.serverless.keys import pack, unpack
 from hanse.serverless.local import Local
 from hanse.serverless.place import Place, SignedInbox
+from hanse.serverless.quotas import Quotas
 from hanse.serverless.roster import Roster
 from hanse.site.over_queues import HIDDEN_S, QueueLink
 from hanse.trust.authority import Authority
@@ -47,7 +48,8 @@ from tests.faults.explorer.loop import VirtualLoop
 from tests.faults.explorer.site import train, weight_of
 
 T = TypeVar("T")
-FEDERATION, JOB, PERSON, EVE = "north", "j1", "anna", "site-9"
+FEDERATION, PERSON, EVE = "north", "anna", "site-9"
+JOB = job_id_of("j1", PERSON)
 EPOCH_MS = 1_700_000_000_000
 VISIBILITY_S = 30.0
 SMALL = Arrays([("w", np.array([1.0, -2.0, 3.5, 0.25, -8.0])), ("b", np.array([1.5, 2.5, -0.75], np.float32))])
@@ -81,10 +83,12 @@ def authority() -> Authority:
 
 @lru_cache
 def member(kind: str, name: str) -> Membership:
+    """A member; of the people, adam is an admin and the others are researchers."""
     keys = MemberKeys.generate()
     request = SigningRequest.request(keys, federation=FEDERATION, kind=kind, name=name)
     hosts = ("localhost",) if kind == "server" else ()
-    issued = authority().issue(request, kind=kind, name=name, hosts=hosts)
+    roles = None if kind != "person" else ("admin",) if name == "adam" else ("researcher",)
+    issued = authority().issue(request, kind=kind, name=name, hosts=hosts, roles=roles)
     return Membership.check(
         keys,
         certificate_pem=issued.certificate_pem,
@@ -207,6 +211,9 @@ class Bucket(MemoryBlobs):
 class Signer(Grants):
     """Links that are names of chunks, and used up by nobody else."""
 
+    def fresh(self) -> "Signer":
+        return Signer(self._blobs, max_bytes=self._max_bytes)
+
     async def get(self, who: str, scope: str, id: str, *, only: Sequence[int] | None = None) -> Link:
         link = await super().get(who, scope, id)
         return replace(link, urls=tuple(f"{scope} {id} {n}" for n in only or ()))
@@ -320,6 +327,8 @@ class World:
         self.refusals: Counter[str] = Counter()
         self.links: dict[str, Site] = {}
         self.invocations = 0
+        self.warm: list[Quotas] = []
+        """What functions that live on remember; one that is killed takes its own with it."""
         self.problems: list[str] = []
         names = [f"site-{n}" for n in range(case.sites)]
         self.sites = [*names, EVE] if case.hostile else names
@@ -368,6 +377,7 @@ class World:
             links=Signer(self.blobs),
             documents=life.wrap(self.place.documents),
             machine=life.wrap(self.local),
+            quotas=(quotas := self.warm.pop() if self.warm else Quotas()),
             rows={},
         )
         task = self.loop.create_task(self._run(name, place, event))
@@ -375,6 +385,7 @@ class World:
         await asyncio.wait(first, return_when=asyncio.FIRST_COMPLETED)
         if not task.done():
             raise UnavailableError(f"{name} was killed")
+        self.warm.append(quotas)
         return task.result()
 
     async def _run(self, name: str, place: Place, event: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -433,9 +444,9 @@ class World:
         return spec, LARGE if self.case.large else SMALL
 
     async def _enrol(self) -> None:
-        for kind, names, roles in (("site", self.sites, []), ("person", [PERSON], ["researcher"])):
+        for kind, names in (("site", self.sites), ("person", [PERSON])):
             for name in names:
-                value = {"record": member(kind, name).signed_record.decode(), "roles": roles, "enrolled_at_ms": 1}
+                value = {"record": member(kind, name).signed_record.decode(), "enrolled_at_ms": 1}
                 await self.ledger.create(f"member/{kind}/{name}", json.dumps(value).encode())
 
     async def _submit(self) -> None:

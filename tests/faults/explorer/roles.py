@@ -4,8 +4,11 @@ crash while they play. Whatever happens, every role hears every message of its l
 
 import asyncio
 import random
+import re
 from collections import Counter
 from dataclasses import dataclass
+
+import structlog
 
 from hanse.backends.grpc import relay as wire
 from hanse.channels.protocol import Guarantee, Message, Protocol
@@ -32,6 +35,7 @@ from tests.faults.explorer.functions import (
     signed,
 )
 
+QUOTA = re.compile("on their way|expected a number of the next|the blob that it had")
 ROLES = ("guest", "host-1", "host-2")
 SIZES = (0, 40, 1000, 150_000)
 """Of messages; the last travels as a blob."""
@@ -66,7 +70,11 @@ def explore(case: RolesCase) -> Counter[str]:
         Violation: something that must hold does not.
     """
     world = RolesWorld(case)
-    found = world.play()
+    with structlog.testing.capture_logs() as lines:
+        found = world.play()
+    refused = [line["reason"] for line in lines if QUOTA.search(line.get("reason", ""))]
+    if refused:
+        raise Violation(f"who keeps to the protocol was refused: {refused[:3]}")
     if found.status != "finished":
         raise Violation(f"expected the roles to finish, found {found.status}: {found.error}")
     if found.rounds != ((1, tuple(sorted(world.sites)), ()),):
@@ -108,7 +116,7 @@ class RolesWorld(World):
     async def _outcome(self) -> Outcome:
         found = await super()._outcome()
         left = [scope for scope, kept in self.blobs._scopes.items() if kept and "/channel/" in scope]
-        rows = await self.ledger.query("reply/")
+        rows = [*await self.ledger.query("reply/"), *await self.ledger.query("quota/")]
         if left or rows:
             raise Violation(f"left behind: blobs {left}, rows {[key for key, _, _ in rows]}")
         return found

@@ -14,7 +14,7 @@ from hanse.core.blobs import Manifest
 from hanse.core.errors import StorageError
 from hanse.core.records import Envelope
 from hanse.core.seams import BlobWriter, Delivery
-from hanse.rounds.driver import Seams
+from hanse.rounds.seams import Seams
 
 if TYPE_CHECKING:
     from tests.faults.explorer.world import World

@@ -12,11 +12,15 @@ import structlog
 
 from hanse.core.errors import ConflictError, StorageError
 from hanse.core.records import Reply
-from hanse.rounds import machine
+from hanse.rounds.cleaning import Cleaning
 from hanse.rounds.clock import Alarms
 from hanse.rounds.driver import Run
 from hanse.rounds.events import Instruction, Reduce, ReduceRefused
+from hanse.rounds.machine import answers, closing, handling, instructing
+from hanse.rounds.receiving import Receiving
 from hanse.rounds.run_state import RunState, Slot
+from hanse.rounds.standing import Standing
+from hanse.rounds.writing import Writing
 from tests.faults.explorer.case import draw
 from tests.faults.explorer.shell import Order
 from tests.faults.explorer.world import Violation, explore, undisturbed_of
@@ -52,45 +56,45 @@ def _drop(*_: object) -> structlog.typing.EventDict:
 def send_before_writing(patch: pytest.MonkeyPatch) -> None:
     """The run record is never written again after it was created."""
 
-    async def write(self: Run) -> None:
-        self._written = self.state.revision
+    async def write(self: Writing) -> None:
+        self._written = self.driving.standing.state.revision
 
-    patch.setattr(Run, "_write", write)
+    patch.setattr(Writing, "write", write)
 
 
 def close_twice(patch: pytest.MonkeyPatch) -> None:
     """What is folded stays open, so that the next phase may fold it again."""
-    real = machine._close
+    real = closing.close
 
     def close(state: RunState) -> list[Instruction]:
         instructions = real(state)
         state.open = {**{o: dataclasses.replace(slot) for o, slot in state.closing.items()}, **state.open}
         return instructions
 
-    patch.setattr(machine, "_close", close)
+    patch.setattr(closing, "close", close)
 
 
 def forget_late_replies(patch: pytest.MonkeyPatch) -> None:
     def note_late(state: RunState, ordinal: int, slot: Slot, reason: str, receipt: int) -> None:
         """Nothing is noted."""
 
-    patch.setattr(machine, "_note_late", note_late)
+    patch.setattr(answers, "_note_late", note_late)
 
 
 def regroup_on_holes(patch: pytest.MonkeyPatch) -> None:
     """Those who answered are numbered anew instead of leaving holes."""
-    real = machine._reduce_instruction
+    real = instructing.reduce_instruction
 
     def reduce_instruction(state: RunState) -> Reduce:
         reduce = real(state)
         folded = tuple(member._replace(position=n) for n, member in enumerate(reduce.folded))
         return dataclasses.replace(reduce, folded=folded)
 
-    patch.setattr(machine, "_reduce_instruction", reduce_instruction)
+    patch.setattr(instructing, "reduce_instruction", reduce_instruction)
 
 
 def forget_refused_replies(patch: pytest.MonkeyPatch) -> None:
-    real = machine._reduce_refused
+    real = handling._reduce_refused
 
     def reduce_refused(state: RunState, event: Any) -> list[Instruction]:
         before = dict(state.fates)
@@ -99,42 +103,44 @@ def forget_refused_replies(patch: pytest.MonkeyPatch) -> None:
             state.fates = before
         return instructions
 
-    patch.setattr(machine, "_HANDLERS", {**machine._HANDLERS, ReduceRefused: reduce_refused})
+    patch.setattr(handling, "_HANDLERS", {**handling._HANDLERS, ReduceRefused: reduce_refused})
 
 
 def acknowledge_without_a_row(patch: pytest.MonkeyPatch) -> None:
-    real = Run._take
+    real = Receiving._take
 
-    async def take(self: Run, reply: Reply, packed: bytes | None) -> tuple[str, str]:
+    async def take(self: Receiving, reply: Reply, packed: bytes | None) -> tuple[str, str]:
         try:
             return await real(self, reply, packed)
         except StorageError:
             return "received", ""
 
-    patch.setattr(Run, "_take", take)
+    patch.setattr(Receiving, "_take", take)
 
 
 def take_over_without_a_mark(patch: pytest.MonkeyPatch) -> None:
     """Resuming does not write first, and nobody looks whose the record is."""
-    real_init, real_write = Run.__init__, Run._write
+    real_init = Run.__init__
 
     def init(self: Run, *args: Any, **kwargs: Any) -> None:
         real_init(self, *args, **kwargs)
-        self._mark = b'{"driver":"any"'
+        self.writing.mark = b'{"driver":"any"'
+        real_write = self.writing.write
 
-    async def write(self: Run) -> None:
-        if self._resumed.is_set():
-            await real_write(self)
+        async def write() -> None:
+            if self.turns.ready.is_set():
+                await real_write()
+
+        patch.setattr(self.writing, "write", write)
 
     patch.setattr(Run, "__init__", init)
-    patch.setattr(Run, "_write", write)
 
 
 def forget_replies_on_resuming(patch: pytest.MonkeyPatch) -> None:
-    async def load_replies(self: Run) -> tuple[tuple[int, str, int], ...]:
+    async def load(self: Receiving) -> tuple[tuple[int, str, int], ...]:
         return ()
 
-    patch.setattr(Run, "_load_replies", load_replies)
+    patch.setattr(Receiving, "load", load)
 
 
 def set_no_timer(patch: pytest.MonkeyPatch) -> None:
@@ -144,34 +150,36 @@ def set_no_timer(patch: pytest.MonkeyPatch) -> None:
 def read_no_ambiguous_write(patch: pytest.MonkeyPatch) -> None:
     """A write that was done, and then failed, is taken for another driver's."""
 
-    async def write_once(self: Run, content: bytes) -> None:
-        if not await self._seams.ledger.compare_and_set(self._keeping.run_key, content, self._version):
+    async def write_once(self: Writing, content: bytes) -> None:
+        driving = self.driving
+        if not await driving.seams.ledger.compare_and_set(driving.keeping.run_key, content, self.version):
             raise ConflictError("another server has taken over")
 
-    patch.setattr(Run, "_write_once", write_once)
+    patch.setattr(Writing, "_write_once", write_once)
 
 
 def keep_only_the_last_record(patch: pytest.MonkeyPatch) -> None:
     """Of two rounds that end in one turn only the last is in the record that is written."""
-    real = Run._encode
+    real = Standing.encode
 
-    def encode(self: Run) -> bytes:
-        self._unkept = []
-        return real(self)
+    def encode(self: Standing, mark: bytes) -> bytes:
+        self.unkept = []
+        return real(self, mark)
 
-    patch.setattr(Run, "_encode", encode)
+    patch.setattr(Standing, "encode", encode)
 
 
 def clean_too_early(patch: pytest.MonkeyPatch) -> None:
     """A round's rows go whether or not all of its replies have their fate."""
-    real = Run._settle
+    real = Cleaning.round_kept
 
-    def settle(self: Run, record: Any, content: Any, fates: Any) -> None:
-        kept, self._left.unsettled = self._left.unsettled, {}
-        real(self, record, content, fates)
-        self._left.unsettled = {o: n for o, n in kept.items() if o not in fates}
+    def round_kept(self: Cleaning, number: int) -> None:
+        left = self._driving.standing.left
+        kept, left.unsettled = left.unsettled, {}
+        real(self, number)
+        left.unsettled = kept
 
-    patch.setattr(Run, "_settle", settle)
+    patch.setattr(Cleaning, "round_kept", round_kept)
 
 
 def stand_on_what_was_refused(patch: pytest.MonkeyPatch) -> None:
@@ -187,21 +195,22 @@ def stand_on_what_was_refused(patch: pytest.MonkeyPatch) -> None:
 
 def overtake_what_was_put_off(patch: pytest.MonkeyPatch) -> None:
     """The run record is written while what it stands on waits for its next try."""
-    real = Run._write_once
+    real = Writing._write_once
 
-    async def write_once(self: Run, content: bytes) -> None:
-        put_off, self._put_off = self._put_off, 0
+    async def write_once(self: Writing, content: bytes) -> None:
+        patience = self.driving.patience
+        put_off, patience.put_off = patience.put_off, 0
         try:
             await real(self, content)
         finally:
-            self._put_off += put_off
+            patience.put_off += put_off
 
-    patch.setattr(Run, "_write_once", write_once)
+    patch.setattr(Writing, "_write_once", write_once)
 
 
 def keep_no_round(patch: pytest.MonkeyPatch) -> None:
     """A round's record is in the run record only."""
-    patch.setattr(Run, "_keep_round", lambda self, content: None)
+    patch.setattr(Writing, "round", lambda self, content: None)
 
 
 MUTATIONS: list[Mutation] = [

@@ -175,7 +175,7 @@ class VisitWorld(World):
 
     async def _begin_run(self, shell: Shell, spec: RunSpec, model: tuple[str, str] | None) -> bool:
         state = machine.begin(JOB, COMPONENT, spec, model)
-        await begin(state, shell.seams(), Watched(self, shell, spec), shell.now_ms)
+        await begin(state, shell.seams(), shell.now_ms)
         return True  # also if there is one: a function that was killed had come so far
 
 

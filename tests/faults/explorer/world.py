@@ -184,7 +184,7 @@ class World:
     def run_written(self, shell: Shell, value: bytes) -> None:
         if b'"stage":"over"' in value and self.run is not None:
             # Their rows came while the run ended: their sites are told so by this driver, or by no one.
-            self.rows -= self.run._taking.keys() - self.run._replies.keys()
+            self.rows -= self.run.turns.receiving.taking.keys() - self.run.driving.standing.replies.keys()
         if shell.life < self.last_writer:
             self.problems.append("a driver that was taken over has written the run record")
         self.last_writer = shell.life

@@ -4,14 +4,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hanse.core.errors import ConfigError
+from hanse.core.errors import ConfigError, PolicyError
 from hanse.core.ids import (
     NAME_PATTERN,
     TaskId,
     bundle_scope,
     check_blob_id,
+    check_job_owner,
     check_name,
     check_scope,
+    job_id_of,
+    job_time_ms,
     model_scope,
     new_job_id,
     upload_scope,
@@ -76,11 +79,22 @@ def test_what_is_read_is_written_the_same(text: str) -> None:
 
 
 def test_job_ids_are_names_sort_by_time_and_differ() -> None:
-    ids = [new_job_id(now_ms) for now_ms in (0, 1, 1_700_000_000_000, 1_700_000_000_001, 2**48 - 1)]
+    ids = [new_job_id("anna", now_ms) for now_ms in (0, 1, 1_700_000_000_000, 1_700_000_000_001, 2**48 - 1)]
     assert ids == sorted(ids)
-    assert all(check_name(id) and len(id) == 20 for id in ids)
-    assert len({new_job_id(5) for _ in range(100)}) == 100
-    assert new_job_id() > new_job_id(1_700_000_000_000)
+    assert [job_time_ms(id) for id in ids] == [0, 1, 1_700_000_000_000, 1_700_000_000_001, 2**48 - 1]
+    assert [job_time_ms(other) for other in ("", "j1", "u" * 24, ids[2][:-1])] == [0, 0, 0, 0]
+    assert all(check_name(id) and len(id) == 24 for id in ids)
+    assert len({new_job_id("anna", 5) for _ in range(100)}) == 100
+    assert new_job_id() > new_job_id(now_ms=1_700_000_000_000)
+
+
+def test_a_job_id_is_one_person_s() -> None:
+    """Also one that a person thinks of: what counts is that nobody submits under another's."""
+    for job in (new_job_id("anna"), job_id_of("j1", "anna"), job_id_of("", "anna")):
+        check_job_owner(job, "anna")
+        for job_, person in ((job, "bert"), (job, ""), ("x" + job, "anna"), (job[:-1], "anna"), (job + "0", "anna")):
+            with pytest.raises(PolicyError, match="made for person"):
+                check_job_owner(job_, person)
 
 
 def test_scopes_are_safe_paths_and_sites_have_their_own() -> None:

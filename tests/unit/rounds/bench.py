@@ -18,9 +18,10 @@ from hanse.core.records import BlobRef, Envelope, Reply, Task
 from hanse.core.seams import Delivery
 from hanse.core.spec import RunSpec
 from hanse.rounds import machine
-from hanse.rounds.driver import Run, Seams
+from hanse.rounds.driver import Run
 from hanse.rounds.host import LocalHost
 from hanse.rounds.record import RoundRecord
+from hanse.rounds.seams import Seams
 from hanse.strategies import Strategy
 
 START = Arrays([("w", np.array([1.0, -2.0, 0.5])), ("n", np.array([2.0], np.float32))])

@@ -16,7 +16,9 @@ from hanse.core.ids import TaskId, upload_scope
 from hanse.core.records import BlobRef, Reply
 from hanse.core.spec import RunSpec
 from hanse.rounds import machine
-from hanse.rounds.driver import RETRY_MS, Run, Seams
+from hanse.rounds.driver import Run
+from hanse.rounds.patience import RETRY_MS
+from hanse.rounds.seams import Seams
 from hanse.strategies import Ask, Close, Context, PhasePlan, Strategy
 from hanse.strategies.fedavg import FedAvg
 from tests.unit.rounds.bench import START, Bench, rest
@@ -118,7 +120,7 @@ async def test_a_long_payload_is_received_and_read_again(size: int) -> None:
     payload = bytes(range(256)) * (size // 256)
     await bench.answer(0, *ONES, payload=payload)
     await bench.restart("a", "b")
-    assert bench.run._replies[0].payload == payload
+    assert bench.run.driving.standing.replies[0].payload == payload
     await bench.answer(1, *ONES)
     assert status(bench) == "finished"
     assert bench.scopes("/up") == []
@@ -208,11 +210,11 @@ async def test_what_compression_saves_is_known_after_a_restart() -> None:
     bench = await two_sites(compression={"name": "bfloat16"})
     model = bench.tasks()[0].model
     assert model is not None
-    saved = bench.run._saved(model.id, 1)
+    saved = bench.run.driving.standing.traffic.saved_of(model.id, 1)
     assert saved == model.manifest.size - 1
     await bench.restart("a", "b")
-    bench.run._models._refs.clear()  # a visit asks for none, as all tasks are out
-    assert bench.run._saved(model.id, 1) == saved
+    bench.run.turns.asking.models._refs.clear()  # a visit asks for none, as all tasks are out
+    assert bench.run.driving.standing.traffic.saved_of(model.id, 1) == saved
 
 
 async def test_a_run_that_is_over_tells_it_again_after_a_restart() -> None:
@@ -329,7 +331,7 @@ async def test_a_round_of_more_sites_than_a_row_can_name_is_kept() -> None:
     bench = await Bench(FedAvg(), spec(rounds=1)).start()
     names = {f"{'long' * 10}-{n:04d}": "" for n in range(2000)}
     row = {"number": 7, "folded": list(names), "late": [], "failed": {}, "by_site": {}, "metrics": {}, "fates": []}
-    await bench.run._keeping.round_row(row)
+    await bench.run.driving.keeping.round_row(row)
     (record,) = await bench.records()
     assert record.folded == tuple(names)
 

@@ -137,7 +137,7 @@ async def test_a_base_model_is_kept_while_a_task_refers_to_it() -> None:
             await bench.answer(next(tasks), 1.0, 1.0, 1.0, 1.0)
     assert bench.run.state.round == 5
     assert bench.scopes("/model") == ["j/c/0/model", "j/c/3/model", "j/c/4/model"]
-    bench.run._models._refs.clear()
+    bench.run.turns.asking.models._refs.clear()
     await bench.restart(*SITES)
     assert bench.model(3)["w"].tolist() == START["w"].tolist()
     await bench.answer(3, 1.0, 1.0, 1.0, 1.0)

@@ -4,8 +4,8 @@ import asyncio
 
 import pytest
 
-from hanse.server import jobs
-from hanse.server.jobs import History
+from hanse.server import history as histories
+from hanse.server.history import History
 
 
 def event(n: int) -> dict[str, int]:
@@ -36,7 +36,7 @@ async def test_who_waits_is_woken() -> None:
 
 
 async def test_who_is_too_slow_misses_the_oldest(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(jobs, "EVENTS_KEPT", 4)
+    monkeypatch.setattr(histories, "EVENTS_KEPT", 4)
     history = History()
     for n in range(10):
         history.add(event(n))

@@ -1,7 +1,9 @@
 """Enrolment, roles, renewal and revocation, over a ledger in memory and after a restart."""
 
 import asyncio
+import json
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,7 @@ from hanse.trust.authority import Authority
 from hanse.trust.aws_identity import AwsIdentity, prove
 from hanse.trust.certificates import Identity, peer_identity
 from hanse.trust.identity import MemberKeys, SigningRequest
+from hanse.trust.member_record import verify_record
 from hanse.trust.tokens import JoinToken
 
 ADDRESS = "127.0.0.1:7401"
@@ -178,6 +181,28 @@ async def test_renewal_keeps_keys_and_roles(members: Members) -> None:
             await members.renew(each, pb.RenewRequest(signing_request=request_of(keys, "person", "a")))
     with pytest.raises(TrustError):
         members.admit(reply.certificate.encode())
+
+
+async def test_roles_that_nobody_signed_are_none_until_the_server_signs_them(
+    members: Members, authority: Authority, ledger: MemoryLedger
+) -> None:
+    """A ledger of an earlier version has them beside the record."""
+    certificate = await join(members, "a", "person", (ADMIN,))
+    content, version = await ledger.get("member/person/a")
+    row = json.loads(content)
+    record = replace(verify_record(row["record"].encode(), authority.certificate_pem), roles=None)
+    row |= {"record": record.sign(authority.key).decode(), "roles": [ADMIN]}
+    assert await ledger.compare_and_set("member/person/a", json.dumps(row).encode(), version)
+    reader = Members(authority, ledger, address="")
+    await reader.load()
+    with pytest.raises(TrustError, match="roles of person a are not signed"):
+        reader.require(reader.admit(certificate), ADMIN)
+    assert reader.of_kind("person")[0].roles == ()
+    server = Members(authority, ledger, address="")
+    await server.load(sign_roles=True)
+    server.require(server.admit(certificate), ADMIN)
+    await reader.load()
+    reader.require(reader.admit(certificate), ADMIN)
 
 
 async def test_the_last_admin_stays(members: Members) -> None:

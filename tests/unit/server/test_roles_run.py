@@ -16,7 +16,7 @@ from hanse.core.ids import TaskId
 from hanse.core.records import Envelope, Reply
 from hanse.pipeline.request import JobRequest, run_spec_of
 from hanse.pipeline.roles import SETTLE_MS
-from hanse.rounds.driver import Seams
+from hanse.rounds.seams import Seams
 from hanse.server.roles import FIRST_RETRY_S, RolesRun
 
 PAIR = Protocol(

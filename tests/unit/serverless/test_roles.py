@@ -23,7 +23,7 @@ from hanse.serverless.looking import look
 from hanse.serverless.place import Place, SignedInbox
 from hanse.trust.bundle import make_bundle
 from hanse.trust.bundle_signature import sign_bundle
-from tests.faults.explorer.functions import FEDERATION, Queues, member, signed
+from tests.faults.explorer.functions import FEDERATION, JOB, Queues, member, signed
 from tests.unit.serverless.test_intake import a_place
 
 TALK = Protocol(
@@ -34,7 +34,7 @@ TALK = Protocol(
     (),
 )
 SITES = {"guest": "site-1", "host": "site-2"}
-SESSION = "j1/main/1"
+SESSION = f"{JOB}/main/1"
 
 
 @dataclass
@@ -49,18 +49,18 @@ class Town:
         self.place = replace(self.place, inbox=SignedInbox(self.queues, self.place.identity), now_ms=lambda: self.now)
 
     async def say(self, site: str, kind: str, body: bytes, id: str = "x/1") -> list[Any]:
-        return await take(self.place, signed(site, kind, id, body, by=member("site", site), job="j1"))
+        return await take(self.place, signed(site, kind, id, body, by=member("site", site), job=JOB))
 
     async def decide(self, site: str, decision: str = "accept", reason: str = "") -> None:
-        body = {"v": 1, "job": "j1", "decision": decision, "reason": reason, "at_ms": self.now}
+        body = {"v": 1, "job": JOB, "decision": decision, "reason": reason, "at_ms": self.now}
         await self.say(site, "decision", canonical_json(body))
 
     async def answer(self, site: str, attempt: int = 1, **more: Any) -> list[Any]:
-        id = TaskId("j1", "main", attempt, "role", sorted(SITES.values()).index(site))
+        id = TaskId(JOB, "main", attempt, "role", sorted(SITES.values()).index(site))
         return await self.say(site, "reply", Reply(id, site, **more).pack(), str(id))
 
     async def look(self, **more: Any) -> Any:
-        return (await look(self.place, "j1", first_input("j1", "main"), **more))[0]
+        return (await look(self.place, JOB, first_input(JOB, "main"), **more))[0]
 
     async def came(self, site: str) -> list[Envelope]:
         found = await self.queues.receive(site, 100, wait_s=0)
@@ -68,13 +68,13 @@ class Town:
         return [each.envelope for each in found]
 
     async def status(self) -> dict[str, Any]:
-        return await self.place.documents.about("j1")
+        return await self.place.documents.about(JOB)
 
 
 def submission(spec: RoleSpec, bundle: Manifest, signature: str, app: str) -> Envelope:
     anna = member("person", "anna")
     request = JobRequest(
-        "j1", "test", FEDERATION, "anna", 1, app, bundle, signature, "app.py", "app", run_spec_of(spec),
+        JOB, "test", FEDERATION, "anna", 1, app, bundle, signature, "app.py", "app", run_spec_of(spec),
         sites=spec.sites, roles=spec,
     )  # fmt: skip
     body = {"v": 1, "request": request.to_json(), "signature": request.sign(anna.keys.signing).hex()}
@@ -83,10 +83,10 @@ def submission(spec: RoleSpec, bundle: Manifest, signature: str, app: str) -> En
 
 async def town(**options: Any) -> Town:
     found = Town(await a_place())
-    value = {"record": member("site", "site-2").signed_record.decode(), "roles": [], "enrolled_at_ms": 1}
+    value = {"record": member("site", "site-2").signed_record.decode(), "enrolled_at_ms": 1}
     await found.place.ledger.create("member/site/site-2", json.dumps(value).encode())
     bundle = make_bundle({"app.py": b"app = None\n"}, module="app")
-    await found.place.blobs.put(bundle_scope("j1"), manifest_of(bundle.content), rechunk([bundle.content]))
+    await found.place.blobs.put(bundle_scope(JOB), manifest_of(bundle.content), rechunk([bundle.content]))
     anna = member("person", "anna")
     signature = sign_bundle(anna.keys.signing, bundle_id=bundle.id, federation=FEDERATION, person="anna").decode()
     asked = submission(RoleSpec(SITES, TALK, **options), manifest_of(bundle.content), signature, bundle.id)
@@ -122,7 +122,7 @@ async def test_all_accept_before_any_is_asked_and_all_answers_finish_it() -> Non
     await here.answer("site-2", metrics={"common": 7.0})
     instruction = await here.look()
     assert (instruction["kind"], instruction["status"]) == ("Finish", "finished")
-    (record,) = await here.place.documents.rounds("j1")
+    (record,) = await here.place.documents.rounds(JOB)
     assert record["metrics"] == {"guest_common": 7.0, "host_common": 7.0}
     about = await here.status()
     assert (about["status"], about["fingerprints"], about["protocol"]) == ("finished", {"site-1": "cpu"}, "talk")
@@ -153,7 +153,7 @@ async def test_a_broken_session_begins_anew_and_leaves_nothing() -> None:
     await here.look()
     assert await here.place.blobs.missing(scope, manifest_of(b"x" * 9)) == [0]
     kinds = {each.kind: each.id for each in await here.came("site-2")}
-    assert kinds == {"release": "j1/main/1/role/1", "task": "j1/main/2/role/1"}
+    assert kinds == {"release": f"{JOB}/main/1/role/1", "task": f"{JOB}/main/2/role/1"}
     await here.answer("site-2")  # of the session before
     await here.answer("site-1", 2, error_kind="killed", error="killed")
     await here.look()
@@ -164,7 +164,7 @@ async def test_a_broken_session_begins_anew_and_leaves_nothing() -> None:
 async def test_a_site_that_says_nothing_is_lost_and_awaited() -> None:
     here = await running(away_s=60)
     here.now += 100_000
-    await here.say("site-1", "beat", canonical_json({"v": 1, "jobs": ["j1"], "at_ms": here.now}))
+    await here.say("site-1", "beat", canonical_json({"v": 1, "jobs": [JOB], "at_ms": here.now}))
     await here.look()
     here.now += 30_000
     await here.look()
@@ -196,13 +196,13 @@ async def test_what_was_decided_and_not_performed_is_performed_by_who_comes_late
     queues = here.queues
     dying = replace(here.place, inbox=SignedInbox(Dying(now_ms=lambda: here.now), here.place.identity))
     with pytest.raises(UnavailableError):
-        await look(dying, "j1", first_input("j1", "main"))
+        await look(dying, JOB, first_input(JOB, "main"))
     instruction = await here.look()  # who wrote it may still be at work
     assert await here.came("site-2") == []
     assert instruction["until_ms"] <= here.now + PATIENCE_MS
     here.now += PATIENCE_MS
     await here.look()
-    assert [each.id for each in await here.came("site-2")] == ["j1/main/1/role/1"]
+    assert [each.id for each in await here.came("site-2")] == [f"{JOB}/main/1/role/1"]
     here.now += 10 * PATIENCE_MS
     await here.look()
     assert await queues.receive("site-2", wait_s=0) == []
@@ -215,12 +215,12 @@ async def test_whoever_decides_more_performs_what_was_left() -> None:
         await here.came(site)
     dying = replace(here.place, inbox=SignedInbox(Dying(now_ms=lambda: here.now), here.place.identity))
     with pytest.raises(UnavailableError):
-        await look(dying, "j1", first_input("j1", "main"))
+        await look(dying, JOB, first_input(JOB, "main"))
     await here.answer("site-1")  # which was asked
     await here.look()
     here.now += PATIENCE_MS
     await here.look()
-    assert [each.id for each in await here.came("site-2")] == ["j1/main/1/role/1"]
+    assert [each.id for each in await here.came("site-2")] == [f"{JOB}/main/1/role/1"]
 
 
 async def test_a_person_ends_it() -> None:
@@ -288,8 +288,8 @@ async def test_a_packet_costs_one_read_and_one_message(monkeypatch: pytest.Monke
         ("site-1", {"sender": "host", "recipient": "guest"}),
         ("site-1", {"recipient": "guest"}),
         ("site-1", {"recipient": "arbiter"}),
-        ("site-1", {"session": "j1/main/2"}),
-        ("site-1", {"session": "j1/main/0"}),
+        ("site-1", {"session": f"{JOB}/main/2"}),
+        ("site-1", {"session": f"{JOB}/main/0"}),
         ("site-1", {"session": "j2/main/1"}),
         ("site-1", {"session": "x"}),
     ],
@@ -336,7 +336,7 @@ async def test_a_blob_comes_with_its_link_and_goes_when_it_was_read() -> None:
         (channel_scope(SESSION, "guest", "host", 4), True),
         (channel_scope(SESSION, "host", "guest", 4), False),
         (channel_scope(SESSION, "guest", "arbiter", 4), False),
-        (channel_scope("j1/main/2", "guest", "host", 4), False),
+        (channel_scope(f"{JOB}/main/2", "guest", "host", 4), False),
         (f"{SESSION}/channel/guest/host/04", False),
         (f"{SESSION}/channel/guest/host", False),
         (f"{SESSION}/channel/guest/host/4/more", False),
@@ -365,9 +365,9 @@ async def test_a_site_puts_no_more_than_a_packet_holds() -> None:
 async def test_roles_of_sites_that_are_not_here_are_refused() -> None:
     place = await a_place()
     bundle = make_bundle({"app.py": b"app = None\n"}, module="app")
-    await place.blobs.put(bundle_scope("j1"), manifest_of(bundle.content), rechunk([bundle.content]))
+    await place.blobs.put(bundle_scope(JOB), manifest_of(bundle.content), rechunk([bundle.content]))
     anna = member("person", "anna")
     signature = sign_bundle(anna.keys.signing, bundle_id=bundle.id, federation=FEDERATION, person="anna").decode()
     asked = submission(RoleSpec(SITES, TALK), manifest_of(bundle.content), signature, bundle.id)
     assert await take(place, asked) == []
-    assert "found site-2" in (await place.documents.about("j1"))["error"]
+    assert "found site-2" in (await place.documents.about(JOB))["error"]

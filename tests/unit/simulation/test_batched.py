@@ -241,10 +241,10 @@ def test_memory_that_is_short_halves_the_group_and_says_so(monkeypatch: pytest.M
     expected = play(Sequential(places(app, sites)), batch_of(list(sites), model))
     original = Stack.gradients
 
-    def short(self: Stack, X: Array, *args: Any) -> Any:
+    def short(self: Stack, X: Array, *args: Any, **options: Any) -> Any:
         if len(self) > 4:
             raise MemoryError("cannot allocate")
-        return original(self, X, *args)
+        return original(self, X, *args, **options)
 
     monkeypatch.setattr(Stack, "gradients", short)
     said: list[str] = []

@@ -322,3 +322,32 @@ async def test_a_blob_for_which_there_was_no_room_is_not_said_to_be_read(monkeyp
     assert await comes(2) == (1, 2)
     assert [await stream.read() for _ in range(3)] == [message] * 3
     stream.close()
+
+
+async def test_what_was_read_is_said_by_the_next_packet_where_one_could_not_be_sent() -> None:
+    message = bytes((wire.DATA, 0, 1, 7))
+    content = len(message).to_bytes(4, "little") + message
+
+    class Carry:
+        def __init__(self) -> None:
+            self.tried: asyncio.Queue[tuple[int, ...]] = asyncio.Queue()
+            self.works = False
+
+        async def send_packet(self, packet: Packet) -> None:
+            self.tried.put_nowait(packet.dropped)
+            if not self.works:
+                raise UnavailableError("the queue is away")
+
+        async def put_blob(self, scope: str, content: bytes) -> Manifest:
+            raise UnavailableError("nothing is put here")
+
+        async def get_blob(self, packet: Packet) -> bytes:
+            return content
+
+    carry = Carry()
+    stream = QueueStream("j/c/1", "host", {"guest": "a", "host": "b"}, carry, answer_s=0.0)
+    for seq, said in ((0, (0,)), (1, (0, 1)), (2, (2,))):
+        stream.take(Packet("j/c/1", "guest", "host", seq, 0, b"", manifest_of(content), (), (("u", ()),)))
+        assert await asyncio.wait_for(carry.tried.get(), 60) == said
+        carry.works = True
+    stream.close()

@@ -175,6 +175,24 @@ def test_what_is_down_stops_nothing_and_has_everything_later_in_order_and_once(t
     assert len(stored) == len(rows)
 
 
+class Once(Down):
+    """Comes up when it has failed once."""
+
+    def deliver(self, records: Sequence[Record]) -> None:
+        try:
+            super().deliver(records)
+        finally:
+            self.up.set()
+
+
+def test_a_failure_at_the_very_end_is_tried_once_more(tmp_path: Path) -> None:
+    stored: list[Record] = []
+    tracking = Tracking(Once(threading.Event(), stored), tmp_path / "t.db", say=lambda _: None)
+    tracking.add([begin(RUN, 0, {})])
+    assert tracking.close(10) == 0
+    assert [record.kind for record in stored] == ["begin"]
+
+
 def test_a_record_that_is_never_taken_is_set_aside_and_the_others_go_on(tmp_path: Path) -> None:
     up, stored, said = threading.Event(), list[Record](), list[str]()
     up.set()

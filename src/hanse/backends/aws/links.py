@@ -35,7 +35,12 @@ class PresignedLinks:
         self._bucket = bucket
         self._prefix = prefix
         self._blobs = blobs
+        self._max_bytes = max_bytes
         self._grants = Grants(blobs, max_bytes=max_bytes)
+
+    def fresh(self) -> "PresignedLinks":
+        """The same without any right: for one question, so that a process that lives on keeps none."""
+        return PresignedLinks(self._client, self._bucket, self._prefix, self._blobs, max_bytes=self._max_bytes)
 
     def grant(self, who: str, *, read: Iterable[tuple[str, str]] = (), write: Iterable[str] = ()) -> None:
         """Add rights."""

@@ -29,7 +29,7 @@ class LocalStore:
     """The four seams of one directory. Made by `open`; a context manager.
 
     Attributes:
-        unhurried: the same ledger for writes that nobody waits for; see `rounds.driver.Seams`.
+        unhurried: the same ledger for writes that nobody waits for; see `rounds.seams.Seams`.
     """
 
     def __init__(

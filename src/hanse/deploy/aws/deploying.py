@@ -29,7 +29,7 @@ from hanse.deploy.aws.stacks import code_stack, server_stack
 from hanse.deploy.aws.storage import BUCKET, LOG_BUCKET
 from hanse.person.by_hand import write_aws_file
 from hanse.server.init import certify
-from hanse.server.members import ADMIN, RESEARCHER, Members
+from hanse.server.members import RESEARCHER, ROLES, Members
 from hanse.serverless.keys import least_of, pack
 from hanse.trust.authority import Authority, Issued
 from hanse.trust.certificates import current_ms
@@ -72,7 +72,8 @@ def init(path: Path, deployment: Deployment, text: str, *, person: str = "admin"
         (folder / name).mkdir(mode=0o700)
         hosts = ("serverless.invalid",) if kind == "server" else ()  # a server's certificate names one; nobody dials it
         days = SERVER_DAYS if kind == "server" else MEMBER_DAYS
-        membership, _ = certify(authority, deployment.federation, "", kind, name, hosts=hosts, days=days)
+        roles = ROLES if kind == "person" else None
+        membership, _ = certify(authority, deployment.federation, "", kind, name, hosts=hosts, days=days, roles=roles)
         membership.save(folder / name)
     path.write_text(text)
     return folder / person
@@ -162,7 +163,8 @@ def admit(
     least = _least(account, view.outputs["SecretArn"])
     issued = authority.issue(asked, kind=asked.kind, name=asked.name, days=days)
     members = [(issued, _roles(asked.kind))]
-    least = _enrol(account, deployment, view.outputs["TableName"], authority, members, admit=True, least=least)
+    table = view.outputs["TableName"]
+    (issued,), least = _enrol(account, deployment, table, authority, members, admit=True, least=least)
     _write_secret(account, view.outputs["SecretArn"], pack(_server(folder, authority), least))
     reach = {"region": deployment.region} | _endpoint(account)
     if asked.kind == "person":
@@ -347,15 +349,17 @@ def _write_people(
     account: Account, deployment: Deployment, folder: Path, authority: Authority, to: Deployed, least: int
 ) -> int:
     """Enrol the people whose folders lie here, and write their `federation.yaml`; as `_enrol`."""
-    enrolled: list[tuple[Issued, list[str]]] = []
+    enrolled: list[tuple[Issued, Sequence[str]]] = []
     for path in sorted(folder.glob("*/membership.json")):
         person = Membership.load(path.parent)
         if person.identity.kind != "person":
             continue
-        enrolled.append((Issued(person.identity, person.certificate_pem, person.signed_record), [ADMIN, RESEARCHER]))
+        issued = Issued(person.identity, person.certificate_pem, person.signed_record)
+        # A folder of an earlier version says nothing of roles; who has it beside the authority's key is an admin.
+        enrolled.append((issued, ROLES if person.record.roles is None else person.record.roles))
         reach = {"region": deployment.region, "bucket": to.bucket}
         write_aws_file(path.parent, deployment.federation, reach | _endpoint(account))
-    return _enrol(account, deployment, to.table, authority, enrolled, least=least)
+    return _enrol(account, deployment, to.table, authority, enrolled, least=least)[1]
 
 
 def _enrol(
@@ -363,33 +367,37 @@ def _enrol(
     deployment: Deployment,
     table: str,
     authority: Authority,
-    members: Sequence[tuple[Issued, list[str]]],
+    members: Sequence[tuple[Issued, Sequence[str]]],
     *,
     admit: bool = False,
     least: int = 0,
-) -> int:
+) -> tuple[list[Issued], int]:
     """Write members down, with the roles given, or those that they have: a new certificate changes nobody's role.
+
+    Roles that nobody signed, as an earlier version wrote them, are none that a person has.
 
     Args:
         admit: the operator lets them in now, whether or not they were revoked.
         least: see `_book`.
 
     Returns:
-        The version of the revocation list.
+        The members, with their roles signed, and the version of the revocation list.
 
     Raises:
         TrustError: see `_book`.
     """
 
-    async def write() -> int:
+    async def write() -> tuple[list[Issued], int]:
         book = await _book(account, deployment, table, authority, least)
+        enrolled: list[Issued] = []
         for issued, roles in members:
             kind, name = issued.identity.kind, issued.identity.name
             before = next((m for m in book.of_kind(kind) if m.name == name), None)
+            had = None if before is None or before.revoked else book.record(kind, name)[0].roles
             if admit:
                 await book.reinstate(kind, name)
-            await book.enrol(issued, roles if before is None or before.revoked else before.roles)
-        return book.revocations.version
+            enrolled.append(await book.enrol(issued, roles if had is None else had))
+        return enrolled, book.revocations.version
 
     return asyncio.run(write())
 

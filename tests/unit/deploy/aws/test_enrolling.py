@@ -1,6 +1,8 @@
 """Who is let in from the operator's machine, with which roles, and who stays out."""
 
 import asyncio
+import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from hanse.server.members import ADMIN, RESEARCHER, Members
 from hanse.serverless.roster import Roster
 from hanse.trust.authority import Authority, Issued
 from hanse.trust.identity import MemberKeys, SigningRequest
+from hanse.trust.member_record import verify_record
 
 
 class Office:
@@ -70,6 +73,26 @@ def test_a_new_certificate_or_deployment_changes_nobody_s_role(office: Office) -
     assert office.roles("bert") == (RESEARCHER,)
 
 
+def test_roles_in_a_row_that_nobody_signed_are_given_to_nobody(office: Office) -> None:
+    """Whoever may write the table writes another role beside a record, or takes the signed ones away."""
+    office.enrol("bert", RESEARCHER, admit=True)
+    for roles in ((RESEARCHER,), None):
+
+        async def forge(roles: tuple[str, ...] | None = roles) -> None:
+            content, version = await office.ledger.get("member/person/bert")
+            row = json.loads(content)
+            record = verify_record(row["record"].encode(), office.authority.certificate_pem)
+            row |= {"record": replace(record, roles=roles).sign(office.authority.key).decode(), "roles": [ADMIN]}
+            assert await office.ledger.compare_and_set("member/person/bert", json.dumps(row).encode(), version)
+
+        asyncio.run(forge())
+        if roles is None:
+            with pytest.raises(TrustError, match="are not signed"):
+                office.roles("bert")
+        office.enrol("bert", RESEARCHER, admit=True)
+        assert office.roles("bert") == (RESEARCHER,)
+
+
 def test_who_was_revoked_comes_back_by_the_operator_s_word_and_not_by_deploying(office: Office) -> None:
     office.enrol("admin", ADMIN, RESEARCHER, admit=False)
     office.enrol("eve", ADMIN, RESEARCHER, admit=False)
@@ -87,7 +110,7 @@ def test_an_older_list_of_the_revoked_brings_nobody_back(office: Office) -> None
     office.revoke("bob")
     before, _ = asyncio.run(office.ledger.get("revocations"))
     office.revoke("eve")
-    least = deploying._enrol(office.account, office.deployment, "t", office.authority, [])
+    _, least = deploying._enrol(office.account, office.deployment, "t", office.authority, [])
     assert least == 2
     asyncio.run(office.ledger.delete("revocations"))
     gone = Roster(office.ledger, office.authority.certificate_pem, "north", least_revocations=least)
