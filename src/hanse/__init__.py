@@ -56,6 +56,7 @@ _HOMES = {
     "Gather": "hanse.aggregation",
     "GeometricMedian": "hanse.aggregation",
     "Gossip": "hanse.peer.topologies",
+    "Groups": "hanse.strategies.groups",
     "Peers": "hanse.clients.peers",
     "HanseError": "hanse.core.errors",
     "Int8": "hanse.aggregation",
@@ -163,6 +164,7 @@ __all__ = [
     "Gather",
     "GeometricMedian",
     "Gossip",
+    "Groups",
     "HanseError",
     "Int8",
     "JobFailed",
@@ -307,6 +309,7 @@ if TYPE_CHECKING:
     from hanse.strategies.fedrep import FedRep as FedRep
     from hanse.strategies.fedyogi import FedYogi as FedYogi
     from hanse.strategies.finetune import FineTune as FineTune
+    from hanse.strategies.groups import Groups as Groups
     from hanse.strategies.ifca import IFCA as IFCA
     from hanse.strategies.ifca import clusters as clusters
     from hanse.strategies.lgfedavg import LGFedAvg as LGFedAvg

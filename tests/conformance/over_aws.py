@@ -42,6 +42,7 @@ class AwsFederation:
         sites: site name → declarations of its data sets.
         settings: further lines of every `site.yaml`.
         policy: every site's.
+        starts: whether the sites' agents are started.
     """
 
     directory: Path
@@ -50,6 +51,7 @@ class AwsFederation:
     environment: Mapping[str, str] = field(default_factory=dict)
     batch: int = 10
     policy: str = POLICY
+    starts: bool = True
     children: dict[str, Child] = field(init=False, default_factory=dict)
 
     def __enter__(self) -> Self:
@@ -64,14 +66,14 @@ class AwsFederation:
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._thread.start()
         self.local = self.on_loop(self._serve())
-        for child in self.children.values():
+        for child in self.children.values() if self.starts else ():
             self._start(child)
         return self
 
     def __exit__(self, *_: object) -> None:
-        for child in self.children.values():
+        for child in self.children.values() if self.starts else ():
             child.signal(signal.SIGTERM)
-        for child in self.children.values():
+        for child in self.children.values() if self.starts else ():
             child.wait()
         self.on_loop(self._stop())
         self._loop.call_soon_threadsafe(self._loop.stop)

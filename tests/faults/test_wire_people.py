@@ -567,6 +567,6 @@ async def test_a_job_is_not_over_because_the_server_stops(tmp_path: Path) -> Non
         await wire.healthy.decide(job)
         task = await wire.healthy.task(job)
         await wire.server.jobs.close()
-        assert (await wire.server.jobs.describe(job))["status"] == "running"
+        assert (await wire.server.jobs.reading.describe(job))["status"] == "running"
         outcome, _ = await wire.healthy.reply(wire.healthy.answer(task))
         assert outcome == "later"

@@ -68,7 +68,7 @@ async def shared(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Wire
 async def wire(shared: Wire) -> AsyncIterator[Wire]:
     yield shared
     await shared.check_health()
-    assert shared.server.jobs._relays._sessions == {}  # nothing is left open
+    assert shared.server._relays._sessions == {}  # nothing is left open
 
 
 async def begin(wire: Wire, spec: RoleSpec = SPEC) -> str:

@@ -6,6 +6,7 @@ those of a simulation's batched engine, where a call costs as much as what it ad
 anything may be added without a change.
 """
 
+import threading
 from collections.abc import Sequence
 
 import numpy as np
@@ -19,9 +20,7 @@ SHORTEST = 1 << 11
 """Elements of one row at a time, at least."""
 
 
-def sum_of_many(
-    subtree: Subtree, positions: Sequence[int], blocks: Sequence[Block], weights: Sequence[float]
-) -> Wide:
+def sum_of_many(subtree: Subtree, positions: Sequence[int], blocks: Sequence[Block], weights: Sequence[float]) -> Wide:
     """Σ weight · block over a subtree, in canonical order.
 
     Args:
@@ -41,7 +40,7 @@ def sum_of_many(
     is_weighted = bool((factors != 1).any())  # by 1 nothing changes
     n = len(blocks[0])
     width = min(n, max(SHORTEST, PIECE // groups))
-    sums, products = np.empty((groups, width)), np.empty((groups, width))
+    sums, products = _scratch(groups, width)
     total = np.empty(n)
     for start in range(0, n, width):
         piece = slice(start, min(n, start + width))
@@ -63,3 +62,15 @@ def sum_of_many(
             into = into[0::2]
         total[piece] = into[0]
     return total
+
+
+def _scratch(groups: int, width: int) -> tuple[Wide, Wide]:
+    """Two blocks of this thread, kept: fresh memory would cost as much as the sum."""
+    held: Wide | None = getattr(_kept, "scratch", None)
+    size = groups * width
+    if held is None or held.shape[1] < size:
+        held = _kept.scratch = np.empty((2, size))
+    return held[0, :size].reshape(groups, width), held[1, :size].reshape(groups, width)
+
+
+_kept = threading.local()

@@ -15,13 +15,14 @@ from typing import Any, Literal, Protocol, TypeVar
 import numpy as np
 
 from hanse.aggregation.canonical import Tree, group_members, total_weight
-from hanse.aggregation.folds import Fold, GroupFold, WeightedMean
+from hanse.aggregation.folds import Fold, WeightedMean
 from hanse.aggregation.gathers import MEASURE_ELEMENTS, ByNearness, Choice, Gather
 from hanse.aggregation.gram import Stats
 from hanse.aggregation.nearness import BLOCK_ELEMENTS as NEARNESS_ELEMENTS
 from hanse.aggregation.nearness import LEAST_ELEMENTS, PRECISIONS, Nearness, pick_kernel
 from hanse.aggregation.refusals import EmptyCohort, Overflow, UpdatesRefused, ZeroWeight
 from hanse.aggregation.rounding import Block, Wide, all_finite, is_float, is_reducible, round_to, widen_into
+from hanse.aggregation.rules import is_gather, is_group_fold, is_select
 from hanse.aggregation.selects import Rows, Select, WindowMean
 from hanse.aggregation.sorting import Sorter, pick_sorter
 from hanse.aggregation.sources import Deltas, Sink, Source
@@ -134,10 +135,8 @@ def aggregate(
     layout = (base or sources[min(range(len(positions)), key=positions.__getitem__)]).layout
     check_layout(layout)
     check_model(layout, kind, base, update, states, state_outs)
-    cohort = check_cohort(
-        sources, positions, weights, layout, plan_size=plan_size, needs_weight=not isinstance(rule, Select)
-    )
-    if isinstance(rule, Gather):
+    cohort = check_cohort(sources, positions, weights, layout, plan_size=plan_size, needs_weight=not is_select(rule))
+    if is_gather(rule):
         if stretches is not None:
             raise ValueError("expected the whole range for a Gather, found a part")
         if kind == "values" and base is not None:
@@ -145,7 +144,7 @@ def aggregate(
             kind, update = "delta", from_values(update) if update else None
         cohort, rule = _weigh(cohort, rule, layout, threads, allow_nonfinite)
     reduce: Reduce
-    if isinstance(rule, Select):
+    if is_select(rule):
         reduce = _Select(cohort, rule, allow_nonfinite)
         default = reduce.block_elements
     else:
@@ -376,7 +375,7 @@ class _Fold:
     def __init__(self, cohort: Cohort, rule: Fold[Any]) -> None:
         self._cohort = cohort
         self._rule = rule
-        self._fast = isinstance(rule, GroupFold)
+        self._fast = is_group_fold(rule)
         self._coded = self._fast and getattr(rule, "takes_coded", False)
         found = list(group_members(cohort.positions))
         following = [group for group, _ in found[1:]] + [None]

@@ -520,8 +520,11 @@ class Grants:
 
     def revoke(self, who: str, *, scope_prefix: str) -> None:
         """End every right of `who` in `scope_prefix` and below it."""
-        self._read[who] = {pair for pair in self._read.get(who, ()) if not below(pair[0], scope_prefix)}
-        self._write[who] = {scope for scope in self._write.get(who, ()) if not below(scope, scope_prefix)}
+        read, write = self._read.get(who), self._write.get(who)
+        if read:
+            read.difference_update([pair for pair in read if below(pair[0], scope_prefix)])
+        if write:
+            write.difference_update([scope for scope in write if below(scope, scope_prefix)])
 
     async def get(self, who: str, scope: str, id: str) -> Link:
         """A link for reading what was granted, if it exists."""

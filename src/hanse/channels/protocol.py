@@ -200,6 +200,8 @@ class Protocol:
 
     def recast(self, names: Mapping[str, str]) -> "Protocol":
         """The same protocol with other names for its roles, such as `{"host": "host-2"}`."""
+        if not names:
+            return self
 
         def name(role: str) -> str:
             return names.get(role, role)

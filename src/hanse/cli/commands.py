@@ -28,6 +28,7 @@ class Command:
 GROUPS = {
     "federation": "Make a federation: its authority, its server, its first person.",
     "server": "The coordinator: it plans rounds and aggregates, and never sees data.",
+    "edge": "A group's aggregator: a server to its members, a site to the federation above.",
     "site": "One organisation's agent, next to its data. Only dials out.",
     "person": "People who submit jobs or run the federation.",
     "stats": "Questions to the sites, without training; no site tells a small number.",
@@ -60,7 +61,7 @@ COMMANDS = (
     ),
     Command(
         "explain",
-        "Say what an app of roles guarantees, and what each role learns about whom.",
+        "Say what an app of roles or of groups guarantees, and who learns what about whom.",
         ("explain app.py", "explain app.py --json"),
         "explain:explain",
     ),
@@ -75,6 +76,12 @@ COMMANDS = (
         "Serve until Ctrl-C. Jobs that were at work go on.",
         ("server start --directory hospitals",),
         "server:start",
+    ),
+    Command(
+        "edge start",
+        "Lead a group in jobs of the federation above, until Ctrl-C.",
+        ("edge start --directory north", "edge start --directory north --site north/above"),
+        "edge:start",
     ),
     Command(
         "site invite",
@@ -248,6 +255,12 @@ COMMANDS = (
         "Make a site's keys, and a request to an operator who has no server.",
         ("site request north luebeck --directory luebeck",),
         "site:request",
+    ),
+    Command(
+        "site pack",
+        "A site's identity as one text, for a secret that training jobs read.",
+        ("site pack --directory north > north.secret",),
+        "site:pack",
     ),
     Command(
         "deploy sagemaker launch",

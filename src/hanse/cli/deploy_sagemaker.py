@@ -30,17 +30,24 @@ def launch(file: File = HERE, local: Local = False, json: Json = False, endpoint
     Started again after it was killed, it goes on with the same run. Ctrl-C stops the federation's job and all training
     jobs. --local runs the whole recipe on this machine: each training job is a process with SageMaker's contract.
     """
-    from hanse.deploy.sagemaker.launch import Launcher, begin, server_up
+    from contextlib import nullcontext
+
+    from hanse.deploy.sagemaker.launch import Launcher, anew, begin, server_up
+    from hanse.deploy.sagemaker.queues import reached
     from hanse.deploy.sagemaker.settings import read_settings
 
     settings = read_settings(file, local=local)
     launched = begin(settings.output)
     if local and launched.job:  # local jobs ended with the launcher that started them
-        launched = type(launched)(launched.run + "r")
+        launched = anew(launched.run + "r")
     shown = _Table(settings) if _is_terminal() and not json else _Lines(quiet=json)
     log = settings.output / "server.log"
-    with shown, server_up(settings, by_identity=not local, log=log, sts=endpoint_url) as federation:
-        backend = _backend(settings, federation, launched.run, local, endpoint_url)
+    if settings.queues is not None:
+        up: Any = nullcontext(reached(settings, local=local))
+    else:
+        up = server_up(settings, by_identity=not local, log=log, sts=endpoint_url)
+    with shown, up as federation:
+        backend = _backend(settings, federation, launched, local, endpoint_url)
         try:
             launcher = Launcher(settings, backend, launched, shown)
             result = launcher.run(federation)
@@ -183,19 +190,32 @@ def _taken_up(file: Path, endpoint: str) -> "tuple[Settings, Launched, TrainingJ
     return settings, launched, AccountJobs(settings, launched.run, untold, endpoint=endpoint) if remote else None
 
 
-def _backend(settings: "Settings", federation: Any, run: str, local: bool, endpoint: str) -> Any:
+def _backend(settings: "Settings", federation: Any, launched: "Launched", local: bool, endpoint: str) -> Any:
     from hanse.deploy.sagemaker.accounts import AccountJobs
     from hanse.deploy.sagemaker.launch import local_token, told_of
     from hanse.deploy.sagemaker.onsite import LocalTrainingJobs
+    from hanse.deploy.sagemaker.queues import local_identity
 
+    since = {"since_ms": launched.begun_ms}
     if not local:
-        return AccountJobs(settings, run, told_of(settings, federation, _way), endpoint=endpoint)
+        told = told_of(settings, federation, _way, **since)
+        return AccountJobs(settings, launched.run, told, endpoint=endpoint)
     folder = settings.output / "tokens"
-    told = told_of(settings, federation, lambda account: local_token(federation, account.site, folder), idle_s=300.0)
-    return LocalTrainingJobs(settings, run, settings.output, told)
+
+    def join(account: Any) -> str:
+        if settings.queues is not None:
+            return local_identity(account, folder)
+        return local_token(federation, account.site, folder)
+
+    told = told_of(settings, federation, join, idle_s=300.0, **since)
+    return LocalTrainingJobs(settings, launched.run, settings.output, told)
 
 
 def _way(account: Any) -> str:
+    from hanse.deploy.sagemaker.queues import way_of
+
+    if account.site_secret:
+        return way_of(account)
     return f"secret:{account.token_secret}" if account.token_secret else "identity"
 
 

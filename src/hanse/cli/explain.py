@@ -1,12 +1,17 @@
-"""`hanse explain`: what an app of roles guarantees, and what each role learns about whom. Nothing is run."""
+"""`hanse explain`: what an app of roles or of groups guarantees, and who learns what about whom. Nothing is run."""
 
-from typing import Annotated
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from hanse.cli.options import Json
 from hanse.cli.output import say, show_facts, show_json, show_table
 from hanse.core.errors import ConfigError
+
+if TYPE_CHECKING:
+    from hanse.channels.protocol import Reveal
+    from hanse.strategies.groups import Groups
 
 
 def explain(
@@ -24,11 +29,16 @@ def explain(
     from hanse.channels.app import RolePlay
     from hanse.channels.spec import assigned
     from hanse.cli.run import load, roles_of
+    from hanse.clients.app import App
 
     found = load(app)
+    if isinstance(found, App) and found.groups is not None:
+        _explain_groups(found.groups, as_json=json)
+        return
     if not isinstance(found, RolePlay):
         raise ConfigError(
-            f"{app}: expected an hs.RoleApp, found an hs.App, whose sites answer what a server's strategy asks"
+            f"{app}: expected an hs.RoleApp or an hs.App with groups, found an hs.App, "
+            "whose sites answer what a server's strategy asks"
         )
     protocol = found.cast(assigned(roles_of(role) or {})).protocol
     if json:
@@ -36,19 +46,41 @@ def explain(
         return
     guarantee = protocol.guarantee
     proven = guarantee.adversary != "none"
+    strength = f"{guarantee.computational_bits} bits, statistical {guarantee.statistical_bits}"
     show_facts(
         {
             "protocol": protocol.name,
             "roles": ", ".join(protocol.roles),
             "guarantee": f"{guarantee.adversary}, at most {guarantee.corrupted} corrupted" if proven else "none proven",
-            "strength": f"{guarantee.computational_bits} bits, statistical {guarantee.statistical_bits}"
-            if proven
-            else "",
+            **({"strength": strength} if proven else {}),
             "assumes": "; ".join(guarantee.assumptions),
         }
     )
     say()
-    rows = [{"to": each.to, "about": each.about, "what": each.what, "detail": each.detail} for each in protocol.reveals]
-    show_table(
-        rows, {"to": "LEARNS", "about": "ABOUT", "what": "WHAT", "detail": "THAT IS"}, empty="Nothing is revealed."
+    _show_reveals(protocol.reveals)
+
+
+def _explain_groups(groups: "Groups", *, as_json: bool) -> None:
+    from hanse.strategies.groups import REVEALS
+
+    if as_json:
+        show_json({"groups": groups.to_json(), "reveals": [_row(each) for each in REVEALS]})
+        return
+    show_facts(
+        {
+            "groups": f"{groups.rounds} rounds of each for one of the server's, by {type(groups.strategy).__name__}",
+            "guarantee": "none proven",
+            "assumes": "members trust their edge as they would a server; it tells the one above nothing else",
+        }
     )
+    say()
+    _show_reveals(REVEALS)
+
+
+def _show_reveals(reveals: "Sequence[Reveal]") -> None:
+    columns = {"to": "LEARNS", "about": "ABOUT", "what": "WHAT", "detail": "THAT IS"}
+    show_table([_row(each) for each in reveals], columns, empty="Nothing is revealed.")
+
+
+def _row(reveal: "Reveal") -> dict[str, str]:
+    return {"to": reveal.to, "about": reveal.about, "what": reveal.what, "detail": reveal.detail}

@@ -10,7 +10,7 @@ from hanse.cli.options import Json
 from hanse.cli.output import say, show_json
 from hanse.core.errors import ConfigError, HanseError
 
-_TAKEN = ("apps", "authority", "server", "store")
+_TAKEN = ("apps", "authority", "edge", "server", "store")
 
 
 def init(

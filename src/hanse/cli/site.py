@@ -73,6 +73,17 @@ def join(
     say(f"  3. Start:                      hanse site start --directory {directory}")
 
 
+def pack(directory: Directory = HERE) -> None:
+    """Print this site's identity, private keys too, for a secret that machines which come and go read. Keep it secret.
+
+    Of a federation without a server: training jobs on SageMaker become the site with it.
+    """
+    existing(directory, "membership.json", "site", _JOIN_FIRST)
+    from hanse.site.packed import pack as packed
+
+    say(packed(directory))
+
+
 def start(
     directory: Directory = HERE,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="More lines in the log.")] = False,

@@ -17,12 +17,13 @@ from hanse.clients.functions import ClientSide
 from hanse.core.arrays import Arrays
 from hanse.core.errors import ConfigError, UpdateError
 from hanse.core.origin import included, maker_of, name_in
-from hanse.core.spec import EarlyStop, RunSpec
+from hanse.core.spec import MAX_ROUNDS, EarlyStop, RunSpec
 from hanse.strategies import Strategy
 from hanse.strategies.analysis import Analysis
 from hanse.strategies.asynchronous import Asynchronous
 from hanse.strategies.catalogue import CUSTOM, catalogue
 from hanse.strategies.fedavg import FedAvg
+from hanse.strategies.groups import Groups, check_above
 from hanse.strategies.query import Query
 from hanse.strategies.schedule import Rate, Schedule, rate_of
 from hanse.strategies.selection import Selection
@@ -66,6 +67,8 @@ class App:
         selection: which sites a round asks: `Uniform()`, `ByExamples()`, `PowerOfChoice(...)`, `Balanced()`.
         lr: a number or a `Schedule(...)`, which sites find as `config["lr"]`.
         include: files that the module imports or reads, relative to it; they travel with it.
+        groups: `Groups(rounds=3)`: sites are groups, each with an aggregator of its own that does so many rounds for
+            one of the server's; see `hanse.strategies.groups`. `@app.config` is then asked for members.
         tracking: where parameters and metrics of every run are to be seen: `hs.tracking.MLflow(uri)`, `File(folder)`, …
             In a simulation that is every site's run and the aggregator's; at a federation the aggregator's, written by
             the program of the person who follows the job. A site's own is its owner's affair (`site.yaml`).
@@ -108,6 +111,7 @@ class App:
         lr: Rate | None = None,
         include: Sequence[str | Path] = (),
         compression: Codec | None = None,
+        groups: Groups | None = None,
         tracking: Tracker | None = None,
     ) -> None:
         if isinstance(strategy, Question):
@@ -130,7 +134,9 @@ class App:
                 f"tracking: expected hs.tracking.MLflow(uri), hs.tracking.File(folder), hs.tracking.TensorBoard(…) "
                 f"or hs.tracking.SageMaker(), found {type(tracking).__name__}"
             )
+        _check_groups(groups, strategy, 10 if rounds is None else rounds)
         self.given_strategy = strategy
+        self.groups = groups
         self.compression = compression
         self.tracking = tracking
         self._selection = selection
@@ -195,6 +201,7 @@ class App:
             twin._given_rounds = changed["rounds"] = rounds
         if strategy is not None:
             _check_together(strategy, self._selection, self.compression)
+            _check_groups(self.groups, strategy, twin._given_rounds or 10)
             twin.given_strategy = strategy
             twin.initial_arrays = None if self.given_arrays is None else strategy.initial(self.given_arrays)
             changed["strategy"], changed["params"] = _as_data(strategy)
@@ -272,6 +279,8 @@ class App:
             spec = replace(spec, evaluate_every=0)
         if server.strategy is not None:
             spec = replace(spec, strategy=CUSTOM, params={})
+        if self.groups is not None:
+            return self._groups_spec(spec, trains)
         if not trains:
             spec = self._query_spec(spec)
         elif self.given_strategy is not None and self.given_strategy.stepwise:
@@ -281,6 +290,17 @@ class App:
             server_config=server.config is not None,
             server_evaluate=server.evaluate is not None,
         )
+
+    def _groups_spec(self, spec: RunSpec, trains: bool) -> RunSpec:
+        """Of an app whose sites are groups: its configuration is asked for at their aggregators."""
+        assert self.groups is not None
+        if not trains:
+            raise ConfigError("groups: expected an app that trains, found none of @app.client and @app.train")
+        if self.server_side.strategy is not None:
+            raise ConfigError("groups: expected a built-in strategy, found @app.strategy; leave one out")
+        asked = {"config": True} if self.server_side.config is not None else {}
+        groups = {**self.groups.to_json(), **asked}
+        return replace(spec, groups=groups, server_evaluate=self.server_side.evaluate is not None)
 
     def _analysis_spec(self) -> RunSpec:
         """Of an app that asks a question of `hs.analytics`: one round, no model, no code of its own."""
@@ -373,6 +393,22 @@ def _check_together(strategy: Strategy | None, selection: Selection | None, comp
             f"compression: hs.{type(strategy).__name__} folds models that began from earlier ones, and what is "
             "compressed is a change; take hs.FedBuff, which folds changes, or leave compression out"
         )
+
+
+def _check_groups(groups: Groups | None, strategy: Strategy | None, rounds: int) -> None:
+    """Refuse what groups cannot do.
+
+    Raises:
+        ConfigError: by name.
+    """
+    if groups is None:
+        return
+    if not isinstance(groups, Groups):
+        raise ConfigError(f"groups: expected hs.Groups(rounds=...), found {type(groups).__name__}")
+    if rounds * groups.rounds > MAX_ROUNDS:
+        raise ConfigError(f"groups: expected at most {MAX_ROUNDS} rounds of members, found {rounds * groups.rounds}")
+    if strategy is not None:
+        check_above(strategy)
 
 
 def _as_data(strategy: Strategy) -> tuple[str, dict[str, Any]]:

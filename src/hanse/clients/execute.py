@@ -151,6 +151,9 @@ class Runtime:
         site.begin(task, kept)
         seed_globals(site.key("globals"))
         config: dict[str, Any] = dict(task.config)
+        for name, value in config.items():  # in a simulation other sites are given the very same lists
+            if type(value) is list:
+                config[name] = value.copy()
         if call == "parameters":
             answer = Answer(client.parameters(config, site), 0, {})
         elif call == "query":

@@ -96,16 +96,18 @@ class Peers(RolePlay):
         given = self.app.initial_arrays
         start = None if given is None else SiteTrainer.vector_of(given)
         dtype, size = (self._dtype, None) if start is None else (str(start.dtype), start.size)
-        plan = planned(self.topology, names, spec.seed, dtype, size, self.app.compression)
+        lax = spec.allow_nonfinite
+        plan = planned(self.topology, names, spec.seed, dtype, size, self.app.compression, allow_nonfinite=lax)
         parts = {"resuming": resuming.protocol(names[0], names[1:]), "training": plan.protocol}
         if given is None:
             parts = {"starting": _starting(first_peer(names, spec.seed), names), **parts}
         joined = Protocol.joined(plan.protocol.name, parts)
-        told = [
+        measured = [
             Reveal(SERVER, role, name, "of this site's rows, in the last round that measured it")
             for role in names
-            for name in (*self.tells, "rounds")
+            for name in self.tells
         ]
+        told = [*measured, *(Reveal(SERVER, role, "rounds", "how many rounds it has done") for role in names)]
         app = RoleApp(
             replace(joined, reveals=(*joined.reveals, *told)),
             seed=spec.seed,

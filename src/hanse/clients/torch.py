@@ -12,6 +12,7 @@ Tied parameters appear in a state dict under each of their names, with equal con
 
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from typing import TYPE_CHECKING, Any, overload
 
 from hanse.clients.client import Answer, Client, Config, taken_apart
@@ -86,6 +87,8 @@ def torch(module: Any, *parts: Any, device: str | None = None, **declared: Any) 
     Raises:
         ConfigError: not a module, or an argument that is wrong, by name. MissingExtraError: torch is not installed.
     """
+    if len(parts) == 2 and _SAID <= declared.keys() <= _SAID_OR_NOT and not callable(parts[0]) and not callable(parts[1]):
+        return declaring()(module, *parts, device=device, **declared)
     if (parts and callable(parts[0])) or (parts[1:] and callable(parts[1])) or {"train", "evaluate"} & declared.keys():
         given = dict(zip(("train", "evaluate"), parts, strict=False)) | declared
         return TorchClient(
@@ -99,13 +102,21 @@ def torch(module: Any, *parts: Any, device: str | None = None, **declared: Any) 
         )
     if not _NEEDED <= given.keys() <= _KNOWN:
         _named(given, "hs.torch(module, X, y, ...)", sorted(_NEEDED), sorted(_KNOWN - _NEEDED))
+    return declaring()(module, device=device, **given)
+
+
+_SAID = frozenset({"loss", "optimizer"})
+_SAID_OR_NOT = _SAID | {"epochs", "batch_size", "test", "seed", "processes", "asynchronous"}
+_NEEDED = _SAID | {"X", "y"}
+_KNOWN = _SAID_OR_NOT | {"X", "y"}
+
+
+@cache
+def declaring() -> "Callable[..., DeclaredTorch]":
+    """`declared_torch`, imported when it is first needed."""
     from hanse.clients.torch_declared import declared_torch
 
-    return declared_torch(module, device=device, **given)
-
-
-_NEEDED = frozenset({"X", "y", "loss", "optimizer"})
-_KNOWN = _NEEDED | {"epochs", "batch_size", "test", "seed", "processes", "asynchronous"}
+    return declared_torch
 
 
 def _named(given: dict[str, Any], form: str, needed: Sequence[str], optional: Sequence[str]) -> dict[str, Any]:

@@ -19,7 +19,8 @@ SERVER = "server"
 
 _NUMBER = re.compile(r"0|[1-9][0-9]{0,9}")
 _BASE32 = "0123456789abcdefghjkmnpqrstvwxyz"
-_OWNER_CHARACTERS = 8
+OWNER_CHARACTERS = 8
+"""At the end of a job's id: whose it is."""
 
 
 def check_name(name: str, what: str = "name") -> str:
@@ -49,7 +50,7 @@ def job_id_of(stem: str, person: str) -> str:
     is 2^-40, and there is nothing in it to choose anew.
     """
     digest = hashlib.sha256(f"job-id\n{person}\n{stem}".encode()).digest()
-    return stem + _base32(int.from_bytes(digest[:5]), _OWNER_CHARACTERS)
+    return stem + _base32(int.from_bytes(digest[:5]), OWNER_CHARACTERS)
 
 
 def check_job_owner(job: str, person: str) -> None:
@@ -58,10 +59,21 @@ def check_job_owner(job: str, person: str) -> None:
     Raises:
         PolicyError: it was not.
     """
-    if job != job_id_of(job[:-_OWNER_CHARACTERS], person):
+    if job != job_id_of(job[:-OWNER_CHARACTERS], person):
         raise PolicyError(
             f"job {job[:64]}: expected an id that was made for person {person}; submit the app again with this version"
         )
+
+
+def job_time_ms(job: str) -> int:
+    """When the id of a job was made, by the clock of who made it; 0 for one that is not from `new_job_id`."""
+    stem = job[:16]
+    if len(job) != 24 or any(character not in _BASE32 for character in stem):
+        return 0
+    value = 0
+    for character in stem:
+        value = value << 5 | _BASE32.index(character)
+    return value >> 32
 
 
 def _base32(value: int, characters: int) -> str:

@@ -84,6 +84,7 @@ class RunSpec:
     numerics: int = NUMERICS
     selection: Mapping[str, Any] | None = None
     lr: Mapping[str, Any] | None = None
+    groups: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
         _check_int("rounds", self.rounds, 1, MAX_ROUNDS)
@@ -113,8 +114,9 @@ class RunSpec:
             _check_float("stop.min_delta", self.stop.min_delta, 0.0, 1e9)
 
     def to_json(self) -> dict[str, Any]:
-        """As a JSON object."""
-        return dataclasses.asdict(self)
+        """As a JSON object. What says nothing is left out where older software would not know it."""
+        value = dataclasses.asdict(self)
+        return value if self.groups is not None else {name: each for name, each in value.items() if name != "groups"}
 
     @classmethod
     def from_json(cls, value: Any) -> "RunSpec":
@@ -167,6 +169,7 @@ _KINDS: dict[str, tuple[type, ...]] = {
     "numerics": (int,),
     "selection": (dict, type(None)),
     "lr": (dict, type(None)),
+    "groups": (dict, type(None)),
 }
 
 

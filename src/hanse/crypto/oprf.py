@@ -16,6 +16,7 @@ import hashlib
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import islice
 
 import numpy as np
@@ -78,6 +79,7 @@ def digest_bytes(num_a: int, num_b: int) -> int:
     return math.ceil((STATISTICAL_BITS + math.log2(max(1, num_a) * max(1, num_b))) / 8)
 
 
+@lru_cache(maxsize=128)  # each part of an intersection asks for the same, for about 15 ms
 def choose_parameters(num_receiver: int, num_sender: int) -> Parameters:
     """The smallest sound parameters.
 

@@ -12,7 +12,7 @@ import numpy as np
 from hanse.channels.party import Party
 from hanse.channels.protocol import Message, Protocol, Reveal
 from hanse.core.arrays import Array
-from hanse.peer.gossip import OPEN
+from hanse.peer.gossip import OPEN, sound
 from hanse.peer.trainer import Trained, Trainer
 
 
@@ -31,34 +31,44 @@ def protocol(peers: Sequence[str], dtype: str, size: int | None) -> Protocol:
     )
 
 
-async def peer(party: Party, trainer: Trainer, start: Array, rounds: int, *, done: int = 0) -> Array:
+async def peer(
+    party: Party, trainer: Trainer, start: Array, rounds: int, *, done: int = 0, allow_nonfinite: bool = False
+) -> Array:
     """One peer's program.
 
     Args:
         start: float32 or float64, (n,): the first vector; the first peer's counts. What this peer passed on last, where
             rounds are done.
         done: rounds that all have behind them.
+        allow_nonfinite: take NaN and infinities from the peer before.
 
     Returns:
         The last vector, the same at all peers: it goes around once more at the end.
+
+    Raises:
+        RefusedError: what no honest peer sends, by the name of the one before.
     """
     ring = party.protocol.roles
     place = ring.index(party.role)
     behind, before = ring[(place + 1) % len(ring)], ring[place - 1]
     vector = start
+
+    async def taken(name: str) -> Array:
+        return sound(before, await party.recv(before, name), start.size, allow_nonfinite=allow_nonfinite)
+
     if 0 < done < rounds and behind == ring[0]:  # the session that broke may have taken it along
         await party.send(behind, "vector", vector)
     for round_ in range(done + 1, rounds + 1):
         party.iteration = round_
         if place or round_ > 1:
-            vector = await party.recv(before, "vector")
+            vector = await taken("vector")
         trained: Trained = trainer.train(round_, vector)
         vector = trained.vector.astype(start.dtype)
         trainer.done(round_, vector, trained)
         if behind != ring[0] or round_ < rounds:
             await party.send(behind, "vector", vector)
     if place < len(ring) - 1:
-        vector = await party.recv(before, "last")
+        vector = await taken("last")
     if place != len(ring) - 2:
         await party.send(behind, "last", vector)
     return np.array(vector)

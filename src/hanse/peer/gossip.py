@@ -55,6 +55,7 @@ async def peer(
     *,
     mix: str = "after",
     done: int = 0,
+    allow_nonfinite: bool = False,
 ) -> Array:
     """One peer's program.
 
@@ -63,16 +64,20 @@ async def peer(
         weights: this peer's row of the mixing matrix, itself included.
         mix: `after` or `before` training; see the module's text.
         done: rounds that all have behind them.
+        allow_nonfinite: take NaN and infinities from neighbours.
 
     Returns:
         This peer's last vector.
+
+    Raises:
+        RefusedError: what no honest neighbour sends, by its name.
     """
     vector = start
     for round_ in range(done + 1, rounds + 1):
         party.iteration = round_
         trained = trainer.train(round_, vector)
         sent = trained.vector if mix == "after" else vector
-        mixed = await averaged(party, sent, weights)
+        mixed = await averaged(party, sent, weights, allow_nonfinite=allow_nonfinite)
         if mix == "before":
             mixed += trained.vector.astype(np.float64) - vector
         vector = mixed.astype(start.dtype)
@@ -80,17 +85,30 @@ async def peer(
     return vector
 
 
-async def averaged(party: Party, vector: Array, weights: Mapping[str, float]) -> Array:
+async def averaged(
+    party: Party, vector: Array, weights: Mapping[str, float], *, allow_nonfinite: bool = False
+) -> Array:
     """Σ_j W_ij x_j over this peer and its neighbours, in order of name; float64."""
     others = [name for name in sorted(weights) if name != party.role]
     for name in others:
         await party.send(name, "vector", vector)
     total = np.zeros(vector.size)
     for name in sorted(weights):
-        found = vector if name == party.role else await party.recv(name, "vector")
-        if found.size != vector.size:
-            raise RefusedError(
-                f"{name} sent a vector of {found.size} elements, expected {vector.size}: the models differ"
-            )
+        found = vector
+        if name != party.role:
+            found = sound(name, await party.recv(name, "vector"), vector.size, allow_nonfinite=allow_nonfinite)
         total += weights[name] * found.astype(np.float64)
     return total
+
+
+def sound(sender: str, vector: Array, size: int, *, allow_nonfinite: bool) -> Array:
+    """What a neighbour sent, if an honest one could have: it is judged here, or it would be laid to who trains on it.
+
+    Raises:
+        RefusedError: it is of another size, or holds NaN or infinity.
+    """
+    if vector.size != size:
+        raise RefusedError(f"{sender} sent a vector of {vector.size} elements, expected {size}: the models differ")
+    if not allow_nonfinite and not np.isfinite(vector).all():
+        raise RefusedError(f"{sender} sent values that are not finite")
+    return vector

@@ -16,7 +16,7 @@ from hanse.channels.party import Party
 from hanse.channels.protocol import Message, Protocol, Reveal
 from hanse.core.arrays import Array
 from hanse.core.errors import RefusedError
-from hanse.peer.gossip import OPEN
+from hanse.peer.gossip import OPEN, sound
 from hanse.peer.trainer import Trainer
 
 
@@ -38,19 +38,28 @@ def protocol(peers: Sequence[str], *, weights: str = "examples") -> Protocol:
 
 
 async def peer(
-    party: Party, trainer: Trainer, start: Array, rounds: int, *, weights: str = "examples", done: int = 0
+    party: Party,
+    trainer: Trainer,
+    start: Array,
+    rounds: int,
+    *,
+    weights: str = "examples",
+    done: int = 0,
+    allow_nonfinite: bool = False,
 ) -> Array:
     """One peer's program: train, then the mean over all peers weighted by examples (or equally).
 
     Args:
         start: float32 or float64, (n,): the first vector, the same at all peers.
         done: rounds that all have behind them; `start` is what they came to.
+        allow_nonfinite: take NaN and infinities.
 
     Returns:
         The last vector, the same at all peers.
 
     Raises:
-        RefusedError: weights that add up to no number, or what no honest peer sends.
+        RefusedError: weights that add up to no number, or what no honest peer sends, by its name: the one behind it
+            is the first who is sent what it has spoilt.
     """
     vector = start
     for round_ in range(done + 1, rounds + 1):
@@ -58,7 +67,7 @@ async def peer(
         trained = trainer.train(round_, vector)
         weight = float(trained.num_examples) if weights == "examples" else 1.0
         terms = np.append(trained.vector.astype(np.float64) * weight, weight)
-        total = await all_reduce(party, terms)
+        total = await all_reduce(party, terms, allow_nonfinite=allow_nonfinite)
         if not 0 <= total[-1] < np.inf:
             raise RefusedError("ring: expected a finite sum of weights from 0 on, found another")
         if total[-1] > 0:  # where nobody counted an example, the model stays
@@ -67,7 +76,7 @@ async def peer(
     return vector
 
 
-async def all_reduce(party: Party, vector: Array) -> Array:
+async def all_reduce(party: Party, vector: Array, *, allow_nonfinite: bool = False) -> Array:
     """The sum of every peer's vector.
 
     Args:
@@ -77,19 +86,16 @@ async def all_reduce(party: Party, vector: Array) -> Array:
     num, place = len(ring), ring.index(party.role)
     chunks = np.array_split(vector.copy(), num)
     behind, before = ring[(place + 1) % num], ring[place - 1]
+
+    async def received(size: int) -> Array:
+        return sound(before, await party.recv(before, "chunk"), size, allow_nonfinite=allow_nonfinite)
+
     for step in range(num - 1):
         await party.send(behind, "chunk", chunks[(place - step) % num])
         arriving = (place - step - 1) % num
-        chunks[arriving] = await _received(party, before, chunks[arriving].size) + chunks[arriving]
+        chunks[arriving] = await received(chunks[arriving].size) + chunks[arriving]
     for step in range(num - 1):
         await party.send(behind, "chunk", chunks[(place + 1 - step) % num])
         arriving = (place - step) % num
-        chunks[arriving] = await _received(party, before, chunks[arriving].size)
+        chunks[arriving] = await received(chunks[arriving].size)
     return np.concatenate(chunks)
-
-
-async def _received(party: Party, sender: str, size: int) -> Array:
-    chunk = await party.recv(sender, "chunk")
-    if chunk.size != size:
-        raise RefusedError(f"{sender} sent a chunk of {chunk.size} elements, expected {size}: the models differ")
-    return chunk

@@ -112,7 +112,14 @@ class Plan:
 
 
 def planned(
-    topology: Topology, names: Sequence[str], seed: int, dtype: str, size: int | None, codec: Codec | None = None
+    topology: Topology,
+    names: Sequence[str],
+    seed: int,
+    dtype: str,
+    size: int | None,
+    codec: Codec | None = None,
+    *,
+    allow_nonfinite: bool = False,
 ) -> Plan:
     """The declaration and every peer's program.
 
@@ -122,6 +129,7 @@ def planned(
         dtype: of vectors: `float32` or `float64`.
         size: elements of a vector, where that is known.
         codec: how vectors travel; None for as they are.
+        allow_nonfinite: whether peers take NaN and infinities from each other, where nothing is compressed.
 
     Raises:
         ConfigError: a graph of others than these peers, a matrix that is none, compression where it does not go.
@@ -133,18 +141,23 @@ def planned(
         mixing = mixing_of(topology, joined)
 
         async def mix(party: Party, trainer: Trainer, start: Array, rounds: int, done: int, memory: Memory) -> Array:
-            return await gossip.peer(party, trainer, start, mixing[party.role], rounds, mix=topology.mix, done=done)
+            row = mixing[party.role]
+            return await gossip.peer(
+                party, trainer, start, row, rounds, mix=topology.mix, done=done, allow_nonfinite=allow_nonfinite
+            )
 
         return Plan(gossip.protocol(joined, dtype, size), mix, apart=joined.diameter)
     if isinstance(topology, RingAllReduce):
 
         async def reduce(party: Party, trainer: Trainer, start: Array, rounds: int, done: int, memory: Memory) -> Array:
-            return await around.peer(party, trainer, start, rounds, weights=topology.weights, done=done)
+            return await around.peer(
+                party, trainer, start, rounds, weights=topology.weights, done=done, allow_nonfinite=allow_nonfinite
+            )
 
         return Plan(around.protocol(names, weights=topology.weights), reduce)
 
     async def turn(party: Party, trainer: Trainer, start: Array, rounds: int, done: int, memory: Memory) -> Array:
-        return await cyclic.peer(party, trainer, start, rounds, done=done)
+        return await cyclic.peer(party, trainer, start, rounds, done=done, allow_nonfinite=allow_nonfinite)
 
     return Plan(cyclic.protocol(names, dtype, size), turn)
 

@@ -17,13 +17,17 @@ from hanse.core.seams import BlobStore, Ledger
 from hanse.pipeline.request import JobRequest, manifest_json
 from hanse.strategies import named
 from hanse.strategies.catalogue import CUSTOM, catalogue
+from hanse.strategies.groups import Groups, check_above, is_within
 from hanse.strategies.schedule import rate_of
 from hanse.strategies.selection import selection_of
 from hanse.trust.bundle import Bundle, read_bundle
 
 
-async def check_request(request: JobRequest, blobs: BlobStore, *, federation: str) -> None:
+async def check_request(request: JobRequest, blobs: BlobStore, *, federation: str, leads: bool = False) -> None:
     """Return if a request can be taken; whose it is was checked before.
+
+    Args:
+        leads: whether a group's own run can be led here from a federation above.
 
     Raises:
         PolicyError: its id is not its person's. ConfigError, RefusedError: something in it does not hold, by name.
@@ -43,6 +47,15 @@ async def check_request(request: JobRequest, blobs: BlobStore, *, federation: st
     selection_of(spec)
     if spec.lr is not None:
         rate_of("run.lr", spec.lr)
+    if spec.groups is not None:
+        Groups.from_json(spec.groups)
+        if spec.strategy not in catalogue():
+            raise ConfigError(f"run.strategy: expected a built-in one beside groups, found {spec.strategy[:40]}")
+        check_above(named(spec.strategy, spec.params))
+        if is_within(spec) and not leads:
+            raise ConfigError(
+                "run.groups: expected an edge (`hanse edge start`) for a group's own run, found none here"
+            )
     if request.sites is not None and not request.sites:
         raise ConfigError("job: expected at least one site, or none named for all of them")
     bundle = await fetch_bundle(request, blobs)

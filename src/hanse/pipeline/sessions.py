@@ -8,10 +8,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from hanse.clients.roles import CALL, PHASE, Part, role_task
-from hanse.core.ids import SERVER, TaskId
 from hanse.core.records import Envelope, Reply, Task
 from hanse.pipeline.request import JobRequest
 from hanse.pipeline.roles import ENDED, Replied, RolesState
+from hanse.rounds.outgoing import release_envelope, task_envelope
 from hanse.rounds.record import RoundRecord, role_record, to_plain
 from hanse.rounds.result import Result
 
@@ -64,7 +64,7 @@ def asks(request: JobRequest, state: RolesState, records: Mapping[str, str]) -> 
         id = role_task(request.job, request.component, state.attempt, role, spec.roles)
         part = Part(session, role, spec.timeout_s, playing, {each: records[each] for each in playing})
         task = Task(id, site, CALL, request.app, seed=spec.seed, payload=part.pack())
-        found.append(_envelope(request, site, id, "task", task.pack(), spec.deadline_s))
+        found.append(task_envelope(request.federation, task, spec.deadline_s))
     return found
 
 
@@ -72,7 +72,7 @@ def releases(request: JobRequest, state: RolesState, attempt: int) -> list[Envel
     """The messages that end a session: nobody waits for its answers. To a site that did not play it says nothing."""
     roles = state.spec.roles
     return [
-        _envelope(request, site, role_task(request.job, request.component, attempt, role, roles), "release")
+        release_envelope(request.federation, role_task(request.job, request.component, attempt, role, roles), site)
         for role, site in sorted(roles.items())
     ]
 
@@ -126,20 +126,4 @@ def result_of(state: RolesState, request: JobRequest, *, ended_at_ms: int, secon
         sites=state.spec.sites,
         seconds=seconds,
         about=about_roles(request),
-    )
-
-
-def _envelope(
-    request: JobRequest, site: str, id: TaskId, kind: str, body: bytes = b"", deadline_s: float = 0.0
-) -> Envelope:
-    return Envelope(
-        sender=SERVER,
-        recipient=site,
-        id=str(id),
-        kind=kind,
-        body=body,
-        federation=request.federation,
-        job=request.job,
-        component=request.component,
-        deadline_s=deadline_s,
     )

@@ -84,9 +84,10 @@ class Asking:
             if model.content is None:
                 standing.left.readers.setdefault(model.scope, set()).add(site)
         left_s = max(0.0, (instruction.deadline_ms - self._driving.clock.now_ms()) / 1000)
-        await seams.inbox.send(site, task_envelope(self._info, task, left_s))
+        await seams.inbox.send(site, task_envelope(self._info.federation, task, left_s))
 
     async def release(self, tasks: Sequence[tuple[TaskId, str]]) -> None:
         """Tell sites that their tasks are not waited for any more."""
+        inbox, federation = self._driving.seams.inbox, self._info.federation
         for task_id, site in tasks:
-            await self._driving.seams.inbox.send(site, release_envelope(self._info, task_id, site), durable=False)
+            await inbox.send(site, release_envelope(federation, task_id, site), durable=False)

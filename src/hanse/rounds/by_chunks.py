@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from hanse.aggregation.canonical import GROUP
-from hanse.aggregation.folds import Fold
+from hanse.aggregation.rules import is_fold
 from hanse.aggregation.shares import Share, chunks_of, stretches
 from hanse.aggregation.walk import Range
 from hanse.core.arrays import Layout
@@ -75,5 +75,5 @@ def by_chunks(
         for index in chunks_of(layout, stretch)
         if index < update.manifest.num_chunks
     ]
-    is_fold = isinstance(strategy.reducer_of(phase, None), Fold)
-    return ChunkPlan(together, (GROUP if is_fold else len(updates)) + others, order)
+    folds = is_fold(strategy.reducer_of(phase, None))
+    return ChunkPlan(together, (GROUP if folds else len(updates)) + others, order)

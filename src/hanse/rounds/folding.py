@@ -35,6 +35,7 @@ from hanse.aggregation import (
     from_values,
 )
 from hanse.aggregation.rounding import Wide, all_finite, is_float, round_to, widen_into
+from hanse.aggregation.rules import is_fold, is_gather, is_select
 from hanse.aggregation.walk import Range
 from hanse.core.arrays import Array, Arrays, ArraySpec, Layout, describe
 from hanse.core.errors import NotFoundError, RefusedError, TaskError, UpdateError
@@ -116,7 +117,7 @@ def fold(
         return refused
     rule = strategy.reducer_of(phase, model)
     kind = update_kind(strategy, spec)
-    if kind != strategy.update_kind and not (isinstance(rule, Gather) or type(rule) in MOVES_WITH_THE_BASE):
+    if kind != strategy.update_kind and not (is_gather(rule) or type(rule) in MOVES_WITH_THE_BASE):
         assert base is not None
         items = [replace(item, source=Values(item.source, base)) for item in items if item.source is not None]
         kind = strategy.update_kind
@@ -127,7 +128,7 @@ def fold(
             _answers(rule, items, make_sink, named)
         elif isinstance(rule, WholeUpdates):
             _combine(rule, items, base, make_sink, named, round_, spec.allow_nonfinite)
-        elif isinstance(rule, Fold | Select | Gather):
+        elif is_fold(rule) or is_select(rule) or is_gather(rule):
             _walk(
                 strategy,
                 spec,
@@ -209,7 +210,9 @@ def can_share(strategy: Strategy, phase: str, kind: str) -> bool:
     if kind != "fold" or strategy.stepwise or not strategy.needs_model:
         return False
     rule = strategy.reducer_of(phase, None)
-    return isinstance(rule, Fold | Select) and not isinstance(rule, Gather | Totals | Answers | WholeUpdates)
+    return (is_fold(rule) or is_select(rule)) and not (
+        is_gather(rule) or isinstance(rule, Totals | Answers | WholeUpdates)
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -45,24 +45,26 @@ def task_of(
     )
 
 
-def task_envelope(info: RunInfo, task: Task, deadline_s: float) -> Envelope:
+def task_envelope(federation: str, task: Task, deadline_s: float) -> Envelope:
     """A task on its way. `deadline_s`: seconds that are left for it."""
-    return _envelope(info, task.id, task.site, "task", task.pack(), deadline_s)
+    return _envelope(federation, task.id, task.site, "task", task.pack(), deadline_s)
 
 
-def release_envelope(info: RunInfo, id: TaskId, site: str) -> Envelope:
+def release_envelope(federation: str, id: TaskId, site: str) -> Envelope:
     """The word that a task is not waited for any more."""
-    return _envelope(info, id, site, "release")
+    return _envelope(federation, id, site, "release")
 
 
-def _envelope(info: RunInfo, id: TaskId, site: str, kind: str, body: bytes = b"", deadline_s: float = 0.0) -> Envelope:
+def _envelope(
+    federation: str, id: TaskId, site: str, kind: str, body: bytes = b"", deadline_s: float = 0.0
+) -> Envelope:
     return Envelope(
         sender=SERVER,
         recipient=site,
         id=str(id),
         kind=kind,
         body=body,
-        federation=info.federation,
+        federation=federation,
         job=id.job,
         component=id.component,
         deadline_s=deadline_s,

@@ -20,6 +20,12 @@ from hanse.core.records import Metrics, Value
 SERVER_PREFIX = "server_"
 ROLE_PHASE = "role"
 """The one phase of a session in which sites play roles."""
+GROUP_MEMBERS, GROUP_BYTES = "group_members", "group_bytes"
+"""What a site that is a group says beside its members' metrics: how many members are in its answer, and the bytes of
+models and updates that its members and their aggregator have exchanged for it. No means are made of them."""
+SEVERAL = " | "
+"""Between the numerics fingerprints of a group's members, where they differ."""
+_OF_GROUPS = frozenset({GROUP_MEMBERS, GROUP_BYTES})
 _PREFIXES = {"evaluate": "", "train": "train_"}
 _NON_FINITE = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
 
@@ -54,7 +60,7 @@ def mean_metrics(phase: str, answers: Iterable[tuple[int, Metrics]]) -> dict[str
     values: dict[str, list[tuple[int, float]]] = {}
     for count, metrics in answers:
         for name, value in metrics.items():
-            if _is_number(value):
+            if _is_number(value) and name not in _OF_GROUPS:
                 values.setdefault(metric_name(phase, name), []).append((count, float(value)))
     return {name: _weighted_mean(values[name]) for name in sorted(values)}
 
@@ -92,6 +98,12 @@ class RoundRecord:
     def moved_bytes(self) -> int:
         """Bytes moved in both directions."""
         return self.bytes.get("down", 0) + self.bytes.get("up", 0)
+
+    @property
+    def group_bytes(self) -> int:
+        """Bytes moved within groups, where sites are groups: these went between members and their aggregators."""
+        said = [values.get(metric_name("train", GROUP_BYTES), 0) for values in self.by_site.values()]
+        return sum(int(value) for value in said if _is_number(value) and 0 <= value < 2**63)
 
     @property
     def seconds(self) -> float:
@@ -166,13 +178,16 @@ def _weighted_mean(pairs: list[tuple[int, float]]) -> float:
 
 
 def _is_number(value: object) -> TypeGuard[int | float]:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    return type(value) is float or (isinstance(value, int | float) and not isinstance(value, bool))
 
 
 def _is_plain(value: Value) -> bool:
+    if type(value) in _NUMBERS:
+        return True
     return not any(isinstance(item, bytes) for item in (value if isinstance(value, list) else [value]))
 
 
+_NUMBERS = frozenset({float, int, bool})
 _JSON_AS_IT_IS = frozenset({str, int, bool, type(None)})
 
 
@@ -180,11 +195,13 @@ def to_plain(value: Any) -> Any:
     """As JSON; tuples become lists."""
     if type(value) in _JSON_AS_IT_IS:
         return value
-    if isinstance(value, float) and not math.isfinite(value):
-        return str(value)
+    if isinstance(value, float):
+        return value if math.isfinite(value) else str(value)
     if isinstance(value, Mapping):
         return {str(key): to_plain(item) for key, item in value.items()}
-    return [to_plain(item) for item in value] if isinstance(value, tuple | list) else value
+    if isinstance(value, tuple | list):
+        return [to_plain(item) for item in value]
+    return value
 
 
 def read_number(value: Any) -> float:

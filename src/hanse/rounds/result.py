@@ -16,7 +16,16 @@ from hanse.core.arrays import Arrays
 from hanse.core.blobs import Manifest, content_hash, manifest_of, rechunk
 from hanse.core.codec import decode, encode_parts, encoded_size
 from hanse.core.errors import CodecError, IntegrityError, NotFoundError
-from hanse.rounds.record import RoundRecord, fate_of, read_number, read_text, read_text_map, read_texts, to_plain
+from hanse.rounds.record import (
+    SEVERAL,
+    RoundRecord,
+    fate_of,
+    read_number,
+    read_text,
+    read_text_map,
+    read_texts,
+    to_plain,
+)
 from hanse.rounds.report import format_bytes, format_seconds, render
 
 __all__ = ["Result", "RoundRecord"]
@@ -158,7 +167,10 @@ class Result:
         moved = f"{format_bytes(down)} to the sites, {format_bytes(up)} from them" if down + up else ""
         if saved:
             moved += f" ({format_bytes(saved)} saved by compression)"
+        if within := sum(record.group_bytes for record in self.rounds):
+            moved += f"; within the groups {format_bytes(within)}"
         kinds = set(self.fingerprints.values())
+        is_one = len(kinds) == 1 and not any(SEVERAL in kind for kind in kinds)
         return [
             *self.about.items(),
             ("Job", self.job),
@@ -170,7 +182,7 @@ class Result:
                 "Model",
                 f"{self.arrays.layout.size:,} numbers, {format_bytes(self.arrays.nbytes)}" if self.arrays else "",
             ),
-            ("Numerics", "" if not kinds else "equal at all sites" if len(kinds) == 1 else "different between sites"),
+            ("Numerics", "" if not kinds else "equal at all sites" if is_one else "different between sites"),
         ]
 
     def to_rows(self) -> list[dict[str, Any]]:

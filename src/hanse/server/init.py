@@ -25,7 +25,7 @@ from hanse.trust.identity import MemberKeys, SigningRequest
 from hanse.trust.membership import Membership
 
 SERVER_DAYS = 365.0
-RESERVED = ("server", "authority", "store", "apps")
+RESERVED = ("server", "authority", "store", "apps", "edge")
 """Folders of the server's own; the first person's lies beside them."""
 
 

@@ -9,10 +9,10 @@ from hanse.core.records import BlobRef
 from hanse.pipeline.offering import end_of, proposal_of
 from hanse.pipeline.request import JobRequest
 from hanse.rounds.driver import Run
+from hanse.rounds.group import Host
 from hanse.rounds.seams import Seams
 from hanse.server.history import History
 from hanse.server.roles import RolesRun
-from hanse.workers.server_host import ServerHost
 
 DECISION_S = 30.0
 """How long a connected site that says nothing to a proposal holds the start up."""
@@ -26,7 +26,7 @@ class Job:
         self.request = request
         self.signature = signature
         self.run: Run | RolesRun | None = None
-        self.host: ServerHost | None = None
+        self.host: Host | None = None
         self.decisions: dict[str, tuple[str, str]] = {}
         self.offered: dict[str, float] = {}
         self.trusted: set[str] = set()

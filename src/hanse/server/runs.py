@@ -10,11 +10,14 @@ import structlog
 from hanse.backends.grpc.relay import Relays
 from hanse.core.errors import ConflictError, NotFoundError
 from hanse.core.ids import model_scope
+from hanse.core.seams import BlobStore
+from hanse.core.spec import RunSpec
 from hanse.pipeline.offering import fetch_bundle
 from hanse.pipeline.request import JobRequest
 from hanse.rounds import machine
 from hanse.rounds.clock import LoopClock
 from hanse.rounds.driver import Run
+from hanse.rounds.group import Host
 from hanse.rounds.outgoing import RunInfo
 from hanse.rounds.seams import Seams
 from hanse.server.job import Job
@@ -25,6 +28,8 @@ from hanse.workers.load import Load
 from hanse.workers.pool import Workers
 from hanse.workers.server_host import ServerHost
 
+Lead = Callable[[JobRequest, Callable[[RunSpec], ServerHost], BlobStore], Host]
+"""Makes the host of a job, from what makes an ordinary one: for groups, whose jobs a federation above leads."""
 log = structlog.get_logger("hanse.jobs")
 
 
@@ -37,6 +42,7 @@ class Runs:
         datasets: what the server itself holds, by name; relative paths start beside `directory`.
         relays: where sessions of roles are opened.
         site_record_of: the member record of a site that is not revoked.
+        lead: makes hosts; None for the ordinary ones.
     """
 
     def __init__(
@@ -50,7 +56,9 @@ class Runs:
         datasets: Mapping[str, Mapping[str, Any]],
         relays: Relays,
         site_record_of: Callable[[str], bytes],
+        lead: Lead | None = None,
     ) -> None:
+        self._lead = lead
         self._seams = seams
         self._workers = workers
         self._directory = directory
@@ -59,6 +67,11 @@ class Runs:
         self._datasets = datasets
         self._relays = relays
         self._site_record_of = site_record_of
+
+    @property
+    def leads(self) -> bool:
+        """Whether a group's own run can be led here from a federation above."""
+        return self._lead is not None
 
     async def make(self, job: Job) -> Run | RolesRun:
         """The job's run, which does nothing yet: `go` sets it going.
@@ -107,7 +120,7 @@ class Runs:
         except NotFoundError:
             return await RolesRun.create(*parts)
 
-    async def _create(self, job: Job, host: ServerHost) -> Run:
+    async def _create(self, job: Job, host: Host) -> Run:
         request, model = job.request, None
         if request.initial is not None:
             model = (model_scope(request.job, request.component, 0), request.initial.id)
@@ -115,7 +128,7 @@ class Runs:
         job.run = run = await Run.create(state, self._seams, host, LoopClock(), await self._info(request))
         return run
 
-    async def _load(self, job: Job, host: ServerHost) -> Run:
+    async def _load(self, job: Job, host: Host) -> Run:
         request, info = job.request, await self._info(job.request)
         run = await Run.load(request.job, request.component, self._seams, LoopClock(), lambda _spec: host, info)
         job.run, job.trusted = run, _asked(run) | set(run.fingerprints)
@@ -123,7 +136,7 @@ class Runs:
 
     # ---- an app's server side ----
 
-    def _host(self, request: JobRequest) -> ServerHost:
+    def _host(self, request: JobRequest) -> Host:
         home = self._directory / request.job
         load = Load(
             bundle=home / "bundle",
@@ -141,7 +154,10 @@ class Runs:
         def line(text: str) -> None:
             server_log.info("app", line=text[:500])
 
-        return ServerHost(request.spec, self._seams.blobs, self._workers, load, threads=self._threads, log=line)
+        def made(spec: RunSpec) -> ServerHost:
+            return ServerHost(spec, self._seams.blobs, self._workers, load, threads=self._threads, log=line)
+
+        return made(request.spec) if self._lead is None else self._lead(request, made, self._seams.blobs)
 
     async def _info(self, request: JobRequest) -> RunInfo:
         spec = request.spec

@@ -30,6 +30,7 @@ from hanse.core.errors import (
 from hanse.core.ids import SERVER, bundle_scope, check_job_owner, check_name, model_scope
 from hanse.core.proto import hanse_pb2 as pb
 from hanse.core.records import Envelope, Reply, pack_blob
+from hanse.core.seams import BlobStore
 from hanse.core.spec import MAX_ROUNDS
 from hanse.pipeline.request import JobRequest
 from hanse.rounds.seams import Seams
@@ -39,7 +40,7 @@ from hanse.server.jobs import Jobs
 from hanse.server.members import ADMIN, RESEARCHER, Members, directory_of
 from hanse.server.metrics import Metrics
 from hanse.server.presence import Presence
-from hanse.server.runs import Runs
+from hanse.server.runs import Lead, Runs
 from hanse.server.tracking import AggregatorRuns
 from hanse.trust.audit import AuditLog
 from hanse.trust.authority import Authority
@@ -63,9 +64,11 @@ class Server:
     Args:
         directory: what `hanse federation init` has made.
         launcher: started before keys and gRPC were loaded.
+        lead: see `Runs`.
     """
 
-    def __init__(self, directory: Path, launcher: Launcher) -> None:
+    def __init__(self, directory: Path, launcher: Launcher, *, lead: Lead | None = None) -> None:
+        self._lead = lead
         self.directory = directory
         self.config = ServerConfig.load(directory)
         self.metrics = Metrics()
@@ -120,6 +123,7 @@ class Server:
             datasets=config.datasets,
             relays=self._relays,
             site_record_of=lambda site: self.members.record("site", site)[1],
+            lead=self._lead,
         )
         self.jobs = Jobs(
             seams,
@@ -350,18 +354,31 @@ class Server:
         request = JobRequest.from_json(body.get("request"))
         if request.person != caller.name:
             raise TrustError(f"job: signed as {request.person}, sent by {caller.name}")
-        actor = f"person/{caller.name}"
+        await self.submit(request, call.sig)
+        return {"job": request.job}, b""
+
+    async def submit(self, request: JobRequest, signature: bytes) -> None:
+        """Take a job whose bundle is there, of a person who may submit.
+
+        Raises:
+            HanseError: it is not what its person signed, or something in it does not hold.
+        """
+        actor = f"person/{request.person}"
         try:
-            request.verify(self.members.signing_key("person", caller.name), call.sig)
-            record, _ = self.members.record("person", caller.name)
+            request.verify(self.members.signing_key("person", request.person), signature)
+            record, _ = self.members.record("person", request.person)
             verify_bundle_signature(request.bundle_signature.encode(), bundle_id=request.app, record=record)
-            await self.jobs.submit(request, call.sig)
+            await self.jobs.submit(request, signature)
         except HanseError as error:
             self.audit(actor, "job.submit", request.job, "refused", {"reason": str(error)[:200], "app": request.app})
             raise
         self.audit(actor, "job.submit", request.job, "allowed", {"app": request.app})
-        log.info("job submitted", job=request.job, person=caller.name)
-        return {"job": request.job}, b""
+        log.info("job submitted", job=request.job, person=request.person)
+
+    @property
+    def blobs(self) -> BlobStore:
+        """Where this federation's blobs are."""
+        return self._store.blobs
 
     async def _list_jobs(self, caller: Caller, body: Mapping[str, Any], call: pb.Call) -> tuple[Any, bytes]:
         return {"jobs": await self.jobs.reading.describe_all()}, b""

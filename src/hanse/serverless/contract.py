@@ -63,11 +63,13 @@ KEEP_DAYS: Final = "HANSE_KEEP_DAYS"
 RESULTS: Final = "HANSE_RESULTS"
 """Optional: who reads a job's results, `owner` (who submitted it, and admins: documents are sealed for them, and links
 to the model given to them when they ask; the default) or `everyone` who may read the bucket as a person."""
+MODELS: Final = "HANSE_MODELS"
+"""Optional: `sites` where every site of a job that has finished is told where its last model is, and may read it."""
 OWNER: Final = "owner"
 EVERYONE: Final = "everyone"
 
 REQUIRED: Final = (FEDERATION, BUCKET, TABLE, SERVER_QUEUE, STATE_MACHINE)
-OPTIONAL: Final = (TOPIC, STREAM, SHARD_BYTES, KEEP_DAYS, RESULTS)
+OPTIONAL: Final = (TOPIC, STREAM, SHARD_BYTES, KEEP_DAYS, RESULTS, MODELS)
 HANDLERS: Final = ("collect", "step", "timer", "reduce", "evaluate")
 SIGNING: Final = ("collect", "step", "evaluate")
 """The handlers that send messages to sites, or verify those of others."""

@@ -16,6 +16,7 @@ from typing import Any, cast
 import structlog
 
 from hanse.core.errors import HanseError, NotFoundError, UnavailableError
+from hanse.core.records import BlobRef
 from hanse.pipeline.offering import end_of, job_end, job_row, keep_end
 from hanse.pipeline.removal import is_gone
 from hanse.pipeline.request import JobRequest
@@ -280,7 +281,8 @@ async def _end(place: Place, request: JobRequest, row: dict[str, Any], outcome: 
         await forget_roles(place, request, outcome.state.round)
     else:
         await forget(place, request.job, request.component)
-    await asyncio.gather(*(dismiss(place, site, request, status) for site in row["asked"]))
+    model = await _last_model(place, outcome) if place.models_to_sites else None
+    await asyncio.gather(*(dismiss(place, site, request, status, model) for site in row["asked"]))
     end = {
         "status": status,
         "error": outcome.state.error,
@@ -295,10 +297,20 @@ async def is_over(place: Place, job: str) -> bool:
     return await job_end(job, place.ledger) is not None
 
 
-async def dismiss(place: Place, site: str, request: JobRequest, status: str) -> None:
-    """Tell a site that a job is over; one that has left the federation has no queue any more."""
+async def _last_model(place: Place, outcome: Outcome | RolesOutcome) -> BlobRef | None:
+    if isinstance(outcome, RolesOutcome) or outcome.state.status != "finished" or outcome.state.model is None:
+        return None
+    scope, id = outcome.state.model
+    return BlobRef(await place.blobs.manifest(scope, id), scope)
+
+
+async def dismiss(place: Place, site: str, request: JobRequest, status: str, model: BlobRef | None = None) -> None:
+    """Tell a site that a job is over, and where its last model is if the site is to have it.
+
+    One that has left the federation has no queue any more.
+    """
     try:
-        await place.inbox.send(site, end_of(site, request.federation, request.job, status))
+        await place.inbox.send(site, end_of(site, request.federation, request.job, status, model))
     except NotFoundError as error:
         log.warning("site not told", site=site, job=request.job, reason=str(error))
     except HanseError:

@@ -68,6 +68,7 @@ class Place:
         links: rights are given to a `fresh()` one, for one question or one visit, since a function that is warm would
             keep them.
         watched: whether the table's stream looks at a run when a row appears.
+        models_to_sites: whether a job's sites get its last model.
         private: whether who submitted a job reads its results, and admins, and nobody else.
     """
 
@@ -83,6 +84,7 @@ class Place:
     now_ms: Callable[[], int]
     watched: bool = False
     private: bool = False
+    models_to_sites: bool = False
     shard_bytes: int = DEFAULT_SHARD_BYTES
     quotas: Quotas = field(default_factory=Quotas)
     rows: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -178,6 +180,7 @@ def on_aws(environment: Mapping[str, str] = os.environ, session: Any = None, *, 
         now_ms=now_ms,
         watched=environment.get(contract.STREAM) == "1",
         private=environment.get(contract.RESULTS, contract.OWNER) == contract.OWNER,
+        models_to_sites=environment.get(contract.MODELS) == "sites",
         shard_bytes=int(environment.get(contract.SHARD_BYTES) or DEFAULT_SHARD_BYTES),
     )
 

@@ -1,13 +1,8 @@
-"""Hierarchical training: groups of sites with an aggregator of their own, a few of its rounds for one of the server's.
+"""Groups of sites with an aggregator of their own, a few of its rounds for one of the server's, in this process.
 
-L. Liu, J. Zhang, S. H. Song, K. B. Letaief, "Client-Edge-Cloud Hierarchical Federated Learning", ICC 2020,
-https://arxiv.org/abs/1905.06641, Algorithm 1 (HierFAVG): κ1 local steps belong to the app's code, κ2 is `edge_rounds`:
-
-    w_ℓ ← Σ_{i ∈ C_ℓ} D_i w_i / D_ℓ      κ2 times, at edge ℓ, from its own model
-    w   ← Σ_ℓ D_ℓ w_ℓ / D                at the server
-
-An edge is a site of the upper federation whose training is a few rounds of a lower one: the server needs to know
-nothing of it, and what it sees is one update a group. Not here: edges as processes of a real federation.
+The algorithm and its paper are in `hanse.strategies.groups`. An edge is a site of the upper federation whose training
+is a few rounds of a lower one: the server needs to know nothing of it, and what it sees is one update a group. Edges as
+processes of a real federation are `hanse.edge`, with the same bits.
 """
 
 import copy
@@ -25,16 +20,17 @@ from hanse.clients.functions import ClientSide
 from hanse.clients.server import ServerRuntime
 from hanse.clients.site import Site
 from hanse.core.arrays import Arrays, Layout
+from hanse.core.codec import encoded_size
 from hanse.core.errors import ConfigError, PolicyError, TaskError
 from hanse.core.ids import TaskId, check_name
 from hanse.core.records import Config, Task
 from hanse.core.spec import RunSpec
 from hanse.rounds.folding import Item, fold, update_kind
-from hanse.rounds.record import mean_metrics
+from hanse.rounds.group import together
+from hanse.rounds.performing import planned_parameters
 from hanse.rounds.result import Result
 from hanse.simulation.simulate import simulate
-from hanse.strategies import Strategy
-from hanse.strategies.fedavg import FedAvg
+from hanse.strategies.groups import Groups
 from hanse.strategies.strategy import FoldInput
 
 DataSets = Mapping[str, Any]
@@ -43,23 +39,13 @@ MEMBER = "member/"
 
 
 def simulate_hierarchy(
-    app: App,
-    groups: Mapping[str, Mapping[str, DataSets] | Sequence[str]],
-    *,
-    edge_rounds: int = 2,
-    edge_strategy: Strategy | None = None,
-    edge_quorum: int | None = None,
-    **options: Any,
+    app: App, groups: Mapping[str, Mapping[str, DataSets] | Sequence[str]], **options: Any
 ) -> Result:
     """Run an app with groups of virtual sites, each with an aggregator of its own.
 
     Args:
-        app: as for a federation without groups. Its settings and strategy are the server's, and sites are groups there;
-            `@app.config` is asked for members and their own rounds.
+        app: one with `groups=hs.Groups(...)`. Its settings and strategy are the server's, and sites are groups there.
         groups: group → member → data sets, or group → names of members.
-        edge_rounds: κ2, rounds within a group for one of the server's, ≥ 1.
-        edge_strategy: how a group aggregates; `FedAvg()` by default. It keeps nothing from round to round.
-        edge_quorum: members whose answers a group's round needs; None for all.
         options: of `simulate`.
 
     Returns:
@@ -71,26 +57,28 @@ def simulate_hierarchy(
     Example:
         >>> import numpy as np
         >>> import hanse as hs
-        >>> app = hs.App(rounds=2, initial=[np.zeros(1)])
+        >>> app = hs.App(rounds=2, initial=[np.zeros(1)], groups=hs.Groups(rounds=3))
         >>> @app.train
         ... def train(arrays, config, site):
         ...     return [arrays["0"] + 1], 1, {}
         >>> groups = {"north": ["a", "b"], "south": ["c"]}
-        >>> hs.simulate_hierarchy(app, groups, edge_rounds=3, progress=False).arrays["0"]
+        >>> hs.simulate_hierarchy(app, groups, progress=False).arrays["0"]
         array([6.])
     """
     members: dict[str, dict[str, DataSets]] = {
         name: dict(found) if isinstance(found, Mapping) else {each: {} for each in found}
         for name, found in groups.items()
     }
-    _check(app, members, edge_rounds, edge_quorum, edge_strategy)
-    strategy = FedAvg() if edge_strategy is None else edge_strategy
+    _check(app, members)
+    inner = app.groups
+    assert inner is not None
     spec = app.spec()
 
     def client(site: Site) -> Client:
-        return Edge(app, members[site.name], strategy, edge_rounds, edge_quorum)
+        return Edge(app, members[site.name], inner)
 
     top = copy.copy(app)
+    top.groups = None
     top.client_side = ClientSide(client=client)
     top.server_side = replace(app.server_side, config=None)
     top._spec = replace(app._spec, evaluate_every=spec.evaluate_every)  # as if it had the parts that it had
@@ -98,17 +86,15 @@ def simulate_hierarchy(
 
 
 class Edge(Client):
-    """A group of sites behind one site: training is `rounds` rounds of its members.
+    """A group of sites behind one site: training is a few rounds of its members.
 
     Members' states are kept in this site's own, so an edge may be replaced between any two tasks.
     """
 
-    def __init__(
-        self, app: App, members: Mapping[str, DataSets], strategy: Strategy, rounds: int, quorum: int | None
-    ) -> None:
+    def __init__(self, app: App, members: Mapping[str, DataSets], groups: Groups) -> None:
         self._spec: RunSpec = app.spec()
-        self._strategy, self._rounds = strategy, rounds
-        self._quorum = len(members) if quorum is None else quorum
+        self._strategy, self._rounds = groups.strategy, groups.rounds
+        self._quorum = len(members) if groups.quorum is None else groups.quorum
         server = ServerRuntime(_with_config_alone(app))
         self._config: Callable[[int, str], Config] = server.config
         self._names = sorted(members)
@@ -118,25 +104,29 @@ class Edge(Client):
         }
 
     def parameters(self, config: dict[str, Any], site: Site) -> Any:
-        """See `Client`: the first member's."""
+        """See `Client`: those of one member, chosen by the seed."""
         self._site = site
-        outcome = self._ask(self._names[0], "parameters", 0, 0, None, config, site)
-        return self._sound(self._names[0], outcome).arrays
+        name = planned_parameters(self._spec, self._names, False, 0)[0].site
+        return self._sound(name, self._ask(name, "parameters", 0, 0, None, config, site)).arrays
 
     def train(self, arrays: Arrays, config: dict[str, Any], site: Site) -> Answer:
         """See `Client`: Algorithm 1, lines 4 to 12, of one edge."""
         self._site = site
         model = arrays
         folded: dict[str, Outcome] = {}
+        moved = 0
         for step in range(self._rounds):
             number = (site.round - 1) * self._rounds + step + 1
             outcomes = {
                 name: self._ask(name, "train", number, place, model, config, site)
                 for place, name in enumerate(self._names)
             }
+            size = encoded_size(model.layout)
             model, folded = self._folded(outcomes, model, number)
+            updates = [each.arrays for each in folded.values() if each.arrays is not None]
+            moved += size * len(folded) + sum(encoded_size(update.layout) for update in updates)
         answers = [(each.reply.num_examples, each.reply.metrics) for each in folded.values()]
-        return Answer(model, sum(count for count, _ in answers), mean_metrics("evaluate", answers))
+        return Answer(model, *together(answers, moved))
 
     def evaluate(self, arrays: Arrays, config: dict[str, Any], site: Site) -> Answer:
         """See `Client`: the members' metrics, weighted by their examples."""
@@ -152,7 +142,7 @@ class Edge(Client):
             if self._sound(name, each, needed=self._quorum == len(self._names)).reply.ok
         ]
         self._check_quorum(len(answers), {name: each.reply.error for name, each in outcomes.items()})
-        return Answer(None, sum(count for count, _ in answers), mean_metrics("evaluate", answers))
+        return Answer(None, *together(answers, encoded_size(arrays.layout) * len(answers)))
 
     def _folded(self, outcomes: Mapping[str, Outcome], model: Arrays, number: int) -> tuple[Arrays, dict[str, Outcome]]:
         """The group's next model, and what was folded into it; members that failed or are refused are left out."""
@@ -240,18 +230,14 @@ def _loader(site: str, data: DataSets) -> Callable[[str], Any]:
     return load
 
 
-def _check(
-    app: App,
-    members: Mapping[str, Mapping[str, DataSets]],
-    edge_rounds: int,
-    edge_quorum: int | None,
-    edge_strategy: Strategy | None,
-) -> None:
+def _check(app: App, members: Mapping[str, Mapping[str, DataSets]]) -> None:
     """Refuse what cannot be run in groups.
 
     Raises:
         ConfigError: by name.
     """
+    if app.groups is None:
+        raise ConfigError("hierarchy: expected an app with groups=hs.Groups(rounds=...), found one without")
     names = [name for found in members.values() for name in found]
     for name in (*members, *names):
         check_name(name, "site")
@@ -261,19 +247,6 @@ def _check(
     if len(set(names)) < len(names):
         twice = sorted({name for name in names if names.count(name) > 1})
         raise ConfigError(f"groups: expected every site in one group, found {', '.join(twice[:4])} in several")
-    if type(edge_rounds) is not int or edge_rounds < 1:
-        raise ConfigError(f"edge_rounds: expected a whole number from 1, found {str(edge_rounds)[:40]}")
-    least = min(len(found) for found in members.values())
-    if edge_quorum is not None and (type(edge_quorum) is not int or not 1 <= edge_quorum <= least):
-        raise ConfigError(
-            f"edge_quorum: expected 1 to {least}, the smallest group's members, found {str(edge_quorum)[:40]}"
-        )
-    side = app.client_side
-    if side.client is None and side.train is None:
-        raise ConfigError("hierarchy: expected an app that trains, found none of @app.client and @app.train")
-    strategies = {"strategy": app.given_strategy, "edge_strategy": edge_strategy}
-    for what, strategy in strategies.items():
-        if strategy is not None and (strategy.has_client_part or strategy.wants):
-            raise ConfigError(f"{what}: {type(strategy).__name__} has a part at the sites, which groups do not pass on")
-    if edge_strategy is not None and (edge_strategy.state_names() or not edge_strategy.needs_model):
-        raise ConfigError(f"edge_strategy: {type(edge_strategy).__name__} keeps a state between rounds or has no model")
+    least, quorum = min(len(found) for found in members.values()), app.groups.quorum
+    if quorum is not None and quorum > least:
+        raise ConfigError(f"groups.quorum: expected 1 to {least}, the smallest group's members, found {quorum}")

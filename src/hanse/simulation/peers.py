@@ -160,8 +160,15 @@ class _Run:
 
     def _programs(self) -> tuple[dict[str, Program], Protocol]:
         start = self._peers[self._names[0]].start
+        spec, dtype = self._spec, str(start.dtype)
         plan = planned(
-            self._topology, self._names, self._spec.seed, str(start.dtype), start.size, self._app.compression
+            self._topology,
+            self._names,
+            spec.seed,
+            dtype,
+            start.size,
+            self._app.compression,
+            allow_nonfinite=spec.allow_nonfinite,
         )
         self._saved = plan.saved
 

@@ -25,6 +25,7 @@ from hanse.core.errors import ConfigError
 from hanse.rounds.names import Listed
 from hanse.simulation.data_file import FileData
 from hanse.simulation.engine import Answered, Batch, Engine, Item
+from hanse.simulation.garbage import collect_rarely
 from hanse.simulation.sites import Places, Population
 from hanse.simulation.wire import Buffer, Closed, done_frame, read_batch, receive, send
 from hanse.strategies.catalogue import CUSTOM, named
@@ -62,7 +63,10 @@ def main(link: socket.socket) -> None:
     """Answer frames until the simulation ends."""
     worker = Worker()
     while True:
-        answer = worker.handle(*receive(link))
+        header, payload = receive(link)
+        answer = worker.handle(header, payload)
+        if header["kind"] == "load":
+            collect_rarely()
         if answer is not None:
             send(link, *answer)
 

@@ -1,6 +1,5 @@
 """`hs.simulate`: the call, its arguments, and what must be true before anything starts."""
 
-import gc
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -24,6 +23,7 @@ from hanse.rounds.result import Result
 from hanse.simulation import engines
 from hanse.simulation.checkpoint import Checkpoints
 from hanse.simulation.engine import Engine
+from hanse.simulation.garbage import collect_rarely
 from hanse.simulation.models import COMPONENT
 from hanse.simulation.progress import Bar
 from hanse.simulation.roles import simulate_roles
@@ -120,6 +120,8 @@ def simulate(
     if roles is not None:
         raise ConfigError("roles: expected none for an hs.App, which asks all sites the same; leave them out")
     spec = app.spec()
+    if spec.groups is not None:
+        raise ConfigError("app: its sites are groups; write hs.simulate_hierarchy(app, {group: {member: data}})")
     check_fits(spec, len(population))
     if resume and checkpoint is None:
         raise ConfigError("resume: expected checkpoint=FOLDER beside it, found none")
@@ -128,7 +130,7 @@ def simulate(
     set_threads(spec.threads)
     runs_on: Engine | None = None
     tracking: Tracking | None = None
-    collecting = _collect_rarely()
+    collecting = collect_rarely()
     try:
         runtime = ServerRuntime(app, held(server or {}))
         strategy = strategy_of(app, spec, runtime, population.names)
@@ -189,25 +191,6 @@ def held(data: DataSets) -> Callable[[str], Any] | None:
         return data[name]
 
     return load
-
-
-def _collect_rarely() -> Callable[[], None]:
-    """Let Python look for cycles less often, and not among what is there already; answers what undoes it.
-
-    A reply leaves a dozen objects, so that for some ten replies all recent ones would be looked through, and for some
-    thousand everything that was ever imported: a tenth of the cost of a site.
-    """
-    thresholds, was_frozen = gc.get_threshold(), bool(gc.get_freeze_count())
-    if thresholds[0]:
-        gc.set_threshold(max(thresholds[0], 10_000), *thresholds[1:])
-    gc.freeze()
-
-    def undo() -> None:
-        gc.set_threshold(*thresholds)
-        if not was_frozen:
-            gc.unfreeze()
-
-    return undo
 
 
 def check_fits(spec: RunSpec, num_sites: int) -> None:

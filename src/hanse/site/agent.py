@@ -27,7 +27,7 @@ from hanse.backends.local import LocalStore
 from hanse.clients.roles import role_task
 from hanse.core.blobs import CHUNK_BYTES, Manifest
 from hanse.core.codec import canonical_json
-from hanse.core.errors import CodecError, ConfigError, HanseError, TrustError
+from hanse.core.errors import CodecError, ConfigError, HanseError, NotFoundError, TrustError
 from hanse.core.ids import SERVER, TaskId, check_name, check_scope
 from hanse.core.records import Envelope, Task
 from hanse.core.seams import BlobStore
@@ -35,6 +35,7 @@ from hanse.pipeline.request import manifest_from
 from hanse.site import config as site_config
 from hanse.site import policy as site_policy
 from hanse.site.control import serve
+from hanse.site.executors import Executors
 from hanse.site.jobs import JobRunner, Seats, Surroundings, fetch_app
 from hanse.site.journal import JobRow, Journal
 from hanse.site.links import OpenLink
@@ -80,6 +81,7 @@ class Agent:
         launcher: started before anything that holds keys was imported.
         open_link: makes the link to the server; by default the one that `site.yaml` describes.
         on_end: called with a job and its status when the server has ended it and everything of it is done here.
+        executors: what executes tasks, given the agent; worker processes by default. A site that is an edge has others.
 
     Raises:
         ConfigError: a file is missing or wrong. TrustError: the certificate has expired.
@@ -87,7 +89,13 @@ class Agent:
     """
 
     def __init__(
-        self, directory: Path, *, launcher: Launcher, open_link: OpenLink | None = None, on_end: OnEnd | None = None
+        self,
+        directory: Path,
+        *,
+        launcher: Launcher,
+        open_link: OpenLink | None = None,
+        on_end: OnEnd | None = None,
+        executors: "Callable[[Agent], Executors] | None" = None,
     ) -> None:
         self._on_end: OnEnd = on_end or (lambda job, status: None)
         self.directory = directory.absolute()
@@ -120,7 +128,8 @@ class Agent:
         )
         self._transfers = Transfers(self.link, self._store.blobs)
         self._replies = Replies(self._journal, self.link, self._transfers, keys.signing, self.name, self.federation)
-        self._workers = Workers(launcher)
+        self._is_edge = executors is not None
+        self._workers: Executors = Workers(launcher) if executors is None else executors(self)
         self._around = Surroundings(
             self.name,
             self.directory,
@@ -407,7 +416,21 @@ class Agent:
         if proposal.job != job:
             raise CodecError("the proposal is for another job than its message")
         proposal.verify(authority_pem=self.membership.authority_pem, federation=self.federation)
-        return proposal, decide(proposal, read_policy(self.directory / site_policy.FILE), self.name)
+        policy = read_policy(self.directory / site_policy.FILE)
+        return proposal, decide(proposal, policy, self.name, is_edge=self._is_edge)
+
+    def app_of(self, job: str) -> tuple[Proposal, bytes]:
+        """An accepted job, and its bundle as it was checked.
+
+        Raises:
+            NotFoundError: it is not at hand.
+        """
+        runner = self._runners.get(job)
+        if runner is None:
+            raise NotFoundError(f"job {job} is not at hand at this site")
+        proposal = runner.proposal
+        manifest = proposal.manifest
+        return proposal, bytes(self._store.blobs.read(proposal.scope, manifest.id, 0, manifest.size))
 
     async def _prepare(self, proposal: Proposal, reason: str) -> Decision:
         runner = self._begin(proposal)

@@ -30,6 +30,7 @@ from hanse.core.spec import RunSpec
 from hanse.core.tracked import Tracked
 from hanse.site.applog import AppLog
 from hanse.site.config import SiteConfig
+from hanse.site.executors import Executor, Executors
 from hanse.site.journal import Journal
 from hanse.site.links import Outgoing
 from hanse.site.policy import Allowed, Policy
@@ -43,7 +44,7 @@ from hanse.strategies.analysis import Analysis
 from hanse.trust.bundle import read_bundle, unpack_bundle
 from hanse.workers.isolation import LEVELS, Isolation
 from hanse.workers.load import Load
-from hanse.workers.pool import Done, State, StateFile, Worker, Workers
+from hanse.workers.pool import Done, State, StateFile
 
 LOAD_S = 300.0
 """An app that takes longer to import hangs."""
@@ -62,7 +63,7 @@ class Surroundings:
     site: str
     directory: Path
     config: SiteConfig
-    workers: Workers
+    workers: Executors
     seats: "Seats"
     journal: Journal
     replies: Replies
@@ -142,10 +143,11 @@ class JobRunner:
         self._queue: deque[Item] = deque()
         self._wake = asyncio.Event()
         self._running: Item | None = None
-        self._step: asyncio.Task[_Finished] | None = None
-        self._worker: Worker | None = None
+        self._is_executing = False
+        self._is_abandoned = False
+        self._worker: Executor | None = None
         self._is_unpacked = False
-        self._preparing: set[asyncio.Task[Worker]] = set()
+        self._preparing: set[asyncio.Task[Executor]] = set()
         self._starting = asyncio.Lock()
         is_synced = around.config.durability == "power"
         self._states = States(around.journal, self.job, self.directory, is_synced=is_synced)
@@ -244,8 +246,10 @@ class JobRunner:
             self._abandon_if_released()
 
     def _abandon_if_released(self) -> None:
-        if self._queue and self._running is not None and self._running.is_released and self._step is not None:
-            self._step.cancel()
+        unwanted = self._queue and self._running is not None and self._running.is_released
+        if unwanted and self._is_executing and not self._is_abandoned and self._main is not None:
+            self._is_abandoned = True
+            self._main.cancel()
 
     async def _run(self) -> None:
         while True:
@@ -262,14 +266,13 @@ class JobRunner:
     async def _answer(self, item: Item) -> None:
         """Execute one task and hand in what it came to; says nothing if it was abandoned."""
         task = item.task
-        self._step = asyncio.ensure_future(self._execute(item))
         timer = asyncio.get_running_loop().call_later(REPORT_S, self._around.link.report, str(task.id), "running")
+        self._is_executing, self._is_abandoned = True, False
         try:
-            finished = await self._step
+            finished = await self._execute(item)  # in this task: a round has no time for another
         except asyncio.CancelledError:
-            current = asyncio.current_task()
-            if current is None or current.cancelling():
-                raise
+            if not self._is_abandoned or self._main is None or self._main.uncancel():
+                raise  # the job is closed
             self._log.info("task abandoned", task=str(task.id))
             return
         except Exception as error:  # the top of a task: whatever happens is an answer
@@ -277,7 +280,7 @@ class JobRunner:
             finished = _Finished(_failed(self._around.site, task, error), self._states.before(task.id.component), None)
         finally:
             timer.cancel()
-            self._step = None
+            self._is_executing = False
         await self._keep(item, finished)
 
     async def _execute(self, item: Item) -> _Finished:
@@ -310,7 +313,7 @@ class JobRunner:
             if out is not None and (done is None or not done.written):
                 self._around.replies.give_file(self.job, out)
 
-    async def _play(self, worker: Worker, item: Item, out: Path | None, timeout_s: float | None) -> Done:
+    async def _play(self, worker: Executor, item: Item, out: Path | None, timeout_s: float | None) -> Done:
         """Have the worker play a role, over a socket that `play` bridges to the other roles."""
         task = item.task
 
@@ -364,7 +367,7 @@ class JobRunner:
 
     # ---- the worker ----
 
-    async def _ready_worker(self, timeout_s: float | None) -> Worker:
+    async def _ready_worker(self, timeout_s: float | None) -> Executor:
         if self._worker is not None and self._worker.alive:
             return self._worker
         async with self._starting:
@@ -372,7 +375,7 @@ class JobRunner:
                 self._worker = await self._new_worker(self._worker, timeout_s)
             return self._worker
 
-    async def _new_worker(self, before: Worker | None, timeout_s: float | None) -> Worker:
+    async def _new_worker(self, before: Executor | None, timeout_s: float | None) -> Executor:
         if before is not None:
             await asyncio.shield(before.exited)  # its files are the next one's
         await self._around.seats.take(self)

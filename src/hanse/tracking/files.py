@@ -7,16 +7,16 @@ FOLDER/PREFIX/RUN.jsonl     {"what": "begin", "run", "job", "who", "at_ms", "par
 
 import json
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from hanse.tracking.places import checked, file_name
-from hanse.tracking.records import Plain, Record, joined
+from hanse.tracking.places import InFolder, file_name
+from hanse.tracking.records import Record, joined
 
 
 @dataclass(frozen=True, slots=True)
-class File:
+class File(InFolder):
     """Tracking into files.
 
     Args:
@@ -26,20 +26,15 @@ class File:
     """
 
     folder: str = "runs"
-    prefix: str = "hanse"
-    params: Mapping[str, Plain] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        checked(self, "folder")
 
     @property
     def place(self) -> str:
         """See `Tracker`."""
-        return f"file:{Path(self.folder).absolute()}"
+        return f"file:{self.path}"
 
     def open(self) -> "FileSink":
         """See `Tracker`."""
-        return FileSink(Path(self.folder).absolute())
+        return FileSink(self.path)
 
 
 class FileSink:

@@ -3,13 +3,38 @@
 import dataclasses
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from hanse.core.errors import ConfigError
-from hanse.tracking.records import check_params
+from hanse.tracking.records import Plain, check_params
 from hanse.tracking.tracker import Tracker
 
 PREFIX = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,47}")
+
+
+@dataclass(frozen=True, slots=True)
+class InFolder:
+    """The settings of a tracker that writes files.
+
+    Args:
+        folder: where; made if it is not there.
+        prefix: the folder below it, and the beginning of every run's name.
+        params: further parameters of every run.
+    """
+
+    folder: str
+    prefix: str = "hanse"
+    params: Mapping[str, Plain] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        checked(self, "folder")
+
+    @property
+    def path(self) -> Path:
+        """The folder, wherever the process goes."""
+        return Path(self.folder).absolute()
 
 
 def checked(tracker: Any, *texts: str) -> None:

@@ -9,16 +9,16 @@ replaced and not repeated.
 import hashlib
 import os
 import struct
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from hanse.tracking.places import checked, file_name
-from hanse.tracking.records import Plain, Record, Run, joined
+from hanse.tracking.places import InFolder, file_name
+from hanse.tracking.records import Record, Run, joined
 
 
 @dataclass(frozen=True, slots=True)
-class TensorBoard:
+class TensorBoard(InFolder):
     """Tracking for `tensorboard --logdir FOLDER`.
 
     Args:
@@ -28,20 +28,15 @@ class TensorBoard:
     """
 
     folder: str = "tensorboard"
-    prefix: str = "hanse"
-    params: Mapping[str, Plain] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        checked(self, "folder")
 
     @property
     def place(self) -> str:
         """See `Tracker`."""
-        return f"tensorboard:{Path(self.folder).absolute()}"
+        return f"tensorboard:{self.path}"
 
     def open(self) -> "TensorBoardSink":
         """See `Tracker`."""
-        return TensorBoardSink(Path(self.folder).absolute())
+        return TensorBoardSink(self.path)
 
 
 class TensorBoardSink:

@@ -12,11 +12,11 @@ import structlog
 
 from hanse.core.errors import ConflictError, StorageError
 from hanse.core.records import Reply
-from hanse.rounds import machine
 from hanse.rounds.cleaning import Cleaning
 from hanse.rounds.clock import Alarms
 from hanse.rounds.driver import Run
 from hanse.rounds.events import Instruction, Reduce, ReduceRefused
+from hanse.rounds.machine import answers, closing, handling, instructing
 from hanse.rounds.receiving import Receiving
 from hanse.rounds.run_state import RunState, Slot
 from hanse.rounds.standing import Standing
@@ -64,37 +64,37 @@ def send_before_writing(patch: pytest.MonkeyPatch) -> None:
 
 def close_twice(patch: pytest.MonkeyPatch) -> None:
     """What is folded stays open, so that the next phase may fold it again."""
-    real = machine._close
+    real = closing.close
 
     def close(state: RunState) -> list[Instruction]:
         instructions = real(state)
         state.open = {**{o: dataclasses.replace(slot) for o, slot in state.closing.items()}, **state.open}
         return instructions
 
-    patch.setattr(machine, "_close", close)
+    patch.setattr(closing, "close", close)
 
 
 def forget_late_replies(patch: pytest.MonkeyPatch) -> None:
     def note_late(state: RunState, ordinal: int, slot: Slot, reason: str, receipt: int) -> None:
         """Nothing is noted."""
 
-    patch.setattr(machine, "_note_late", note_late)
+    patch.setattr(answers, "_note_late", note_late)
 
 
 def regroup_on_holes(patch: pytest.MonkeyPatch) -> None:
     """Those who answered are numbered anew instead of leaving holes."""
-    real = machine._reduce_instruction
+    real = instructing.reduce_instruction
 
     def reduce_instruction(state: RunState) -> Reduce:
         reduce = real(state)
         folded = tuple(member._replace(position=n) for n, member in enumerate(reduce.folded))
         return dataclasses.replace(reduce, folded=folded)
 
-    patch.setattr(machine, "_reduce_instruction", reduce_instruction)
+    patch.setattr(instructing, "reduce_instruction", reduce_instruction)
 
 
 def forget_refused_replies(patch: pytest.MonkeyPatch) -> None:
-    real = machine._reduce_refused
+    real = handling._reduce_refused
 
     def reduce_refused(state: RunState, event: Any) -> list[Instruction]:
         before = dict(state.fates)
@@ -103,7 +103,7 @@ def forget_refused_replies(patch: pytest.MonkeyPatch) -> None:
             state.fates = before
         return instructions
 
-    patch.setattr(machine, "_HANDLERS", {**machine._HANDLERS, ReduceRefused: reduce_refused})
+    patch.setattr(handling, "_HANDLERS", {**handling._HANDLERS, ReduceRefused: reduce_refused})
 
 
 def acknowledge_without_a_row(patch: pytest.MonkeyPatch) -> None:

@@ -41,7 +41,7 @@ CASES: dict[str, list[tuple[list[str], str]]] = {
         (["nothere.py"], "expected a Python file"),
         (["broken.py"], "broken.py: line 2: SyntaxError"),
         (["empty.py"], "expected one hs.App"),
-        (["app.py"], "expected an hs.RoleApp, found an hs.App"),
+        (["app.py"], "expected an hs.RoleApp or an hs.App with groups, found an hs.App"),
     ],
     "federation init": [
         ([], "name"),
@@ -70,6 +70,10 @@ CASES: dict[str, list[tuple[list[str], str]]] = {
     ],
     "site request": [([], "federation"), (["hospitals", "UPPER"], "found 'UPPER'")],
     "person request": [([], "federation"), (["hospitals", "UPPER"], "found 'UPPER'")],
+    "edge start": [
+        ([], "found no server.yaml"),
+        (["--directory", "badserver"], "hanse site join TOKEN --directory"),
+    ],
     "site start": [
         ([], "membership.json"),
         (["-d", "nowhere"], "membership.json"),

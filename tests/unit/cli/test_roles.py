@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from hanse.cli.explain import explain
 from hanse.cli.run import roles_of
 from hanse.cli.site import _settings
 from hanse.cli.view import View, line_of
@@ -18,6 +19,17 @@ def test_roles_as_typed() -> None:
     for word in ("guest", "=bank", "guest="):
         with pytest.raises(ConfigError, match="expected ROLE=SITE"):
             roles_of([word])
+
+
+def test_what_an_app_of_groups_reveals(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code = "import hanse as hs\n\napp = hs.App(groups=hs.Groups(3, hs.FedMedian()))\n"
+    (tmp_path / "app.py").write_text(code + "app.query(lambda config, site: {})\n")
+    explain(str(tmp_path / "app.py"))
+    lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+    assert "groups 3 rounds of each for one of the server's, by FedMedian" in lines
+    assert "edge member update each member's update of every round, in clear" in lines
+    explain(str(tmp_path / "app.py"), json=True)
+    assert json.loads(capsys.readouterr().out)["groups"]["strategy"] == "fedmedian"
 
 
 def test_an_owner_is_asked_about_what_others_learn(tmp_path: Path) -> None:

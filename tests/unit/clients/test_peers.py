@@ -98,6 +98,35 @@ async def test_a_broken_session_goes_on_with_the_same_bits(
     assert len(trained) <= (6 + APART) * len(NAMES)
 
 
+@pytest.mark.parametrize(("topology", "codec"), TOPOLOGIES, ids=repr)
+@pytest.mark.parametrize("sends", [3, 7])
+async def test_a_peer_killed_in_the_middle_of_a_round_costs_no_bit(
+    tmp_path: Path, topology: Any, codec: Any, sends: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its neighbours have some of what it was to send them, and not the rest: it dies at its n-th message."""
+    undisturbed = await session(topology, tmp_path / "whole", None, [], codec)
+    send, left = Party.send, sends
+
+    async def dying(self: Party, to: str, name: str, value: Any) -> None:
+        nonlocal left
+        if self.role == "riga":
+            left -= 1
+            if not left:
+                raise Crash
+        await send(self, to, name, value)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Party, "send", dying)
+        with pytest.raises((Crash, HanseError)):
+            await session(topology, tmp_path / "broken", None, [], codec)
+    assert left == 0
+    again = await session(topology, tmp_path / "broken", None, [], codec)
+    for name in NAMES:
+        found = {key: value.tobytes() for key, value in again[name].items()}
+        assert found == {key: value.tobytes() for key, value in undisturbed[name].items()}
+        assert found
+
+
 class Crash(Exception):
     """A peer is killed."""
 

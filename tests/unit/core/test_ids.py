@@ -14,6 +14,7 @@ from hanse.core.ids import (
     check_name,
     check_scope,
     job_id_of,
+    job_time_ms,
     model_scope,
     new_job_id,
     upload_scope,
@@ -80,6 +81,8 @@ def test_what_is_read_is_written_the_same(text: str) -> None:
 def test_job_ids_are_names_sort_by_time_and_differ() -> None:
     ids = [new_job_id("anna", now_ms) for now_ms in (0, 1, 1_700_000_000_000, 1_700_000_000_001, 2**48 - 1)]
     assert ids == sorted(ids)
+    assert [job_time_ms(id) for id in ids] == [0, 1, 1_700_000_000_000, 1_700_000_000_001, 2**48 - 1]
+    assert [job_time_ms(other) for other in ("", "j1", "u" * 24, ids[2][:-1])] == [0, 0, 0, 0]
     assert all(check_name(id) and len(id) == 24 for id in ids)
     assert len({new_job_id("anna", 5) for _ in range(100)}) == 100
     assert new_job_id() > new_job_id(now_ms=1_700_000_000_000)

@@ -331,12 +331,12 @@ def test_events_and_instructions() -> None:
 
 
 def test_stages_of_the_diagram_are_the_machine_s() -> None:
-    from hanse.rounds import machine
+    from hanse.rounds.machine import resuming
 
     page = text_of("docs/explanation/round-machine.md")
     diagram = next(content for info, content, _ in fences(page) if info == "mermaid")
     drawn = set(re.findall(r"(\w+) -->", diagram)) | set(re.findall(r"--> (\w+)", diagram))
-    stages = {*re.findall(r'case "(\w+)"', Path(machine.__file__).read_text()), "over"}
+    stages = {*re.findall(r'case "(\w+)"', Path(resuming.__file__).read_text()), "over"}
     assert drawn == stages
 
 

@@ -13,7 +13,7 @@ from hanse.channels.schedule import run_scheduled
 from hanse.core.arrays import Array
 from hanse.core.errors import RefusedError, UnavailableError
 from hanse.peer import cyclic, gossip, graph, ring
-from hanse.peer.topologies import RingAllReduce, planned
+from hanse.peer.topologies import Cyclic, Gossip, RingAllReduce, planned
 from hanse.peer.trainer import Trained
 
 SIZE = 7
@@ -221,15 +221,51 @@ def test_where_nobody_counted_an_example_the_model_stays() -> None:
     assert found["p1"].tolist() == start.tolist()
 
 
-@pytest.mark.parametrize("weight", [np.nan, np.inf, -9.0])
-def test_weights_that_add_up_to_no_number_end_the_ring(weight: float) -> None:
+@pytest.mark.parametrize(
+    ("weight", "words"),
+    [
+        (np.nan, "p1 sent values that are not"),
+        (np.inf, "p1 sent values that are not"),
+        (-9.0, "a finite sum of weights"),
+    ],
+)
+def test_weights_that_add_up_to_no_number_end_the_ring(weight: float, words: str) -> None:
     """With a NaN every peer would keep its model, round after round, and say nothing."""
     trainers = {name: Pull(np.ones(SIZE), examples=1) for name in names(3)}
     trainers["p1"].examples = weight  # type: ignore[assignment]  # what no honest peer says
     programs = {n: (lambda party, n=n: ring.peer(party, trainers[n], np.zeros(SIZE), 2)) for n in names(3)}
     outcome = run_scheduled(ring.protocol(names(3)), programs, 0)
     assert not outcome.results
-    assert any("expected a finite sum of weights" in str(error) for error in outcome.errors.values())
+    assert any(words in str(error) for error in outcome.errors.values())
+
+
+@pytest.mark.filterwarnings("ignore:invalid value encountered")
+@pytest.mark.parametrize(
+    "topology", [Gossip("ring"), Gossip("ring", mix="before"), RingAllReduce(), Cyclic()], ids=repr
+)
+@pytest.mark.parametrize("culprit", ["p0", "p2", "p3"])
+@pytest.mark.parametrize("value", [np.nan, -np.inf])
+def test_values_that_are_not_finite_are_laid_to_who_sent_them(topology: Any, culprit: str, value: float) -> None:
+    """Whoever is the first to be sent them says so, and nobody trains on them."""
+    trainers = pulls(4)
+    trainers[culprit].target = np.where(np.arange(SIZE) == 3, value, 0.0)
+    plan = planned(topology, names(4), 0, "float64", SIZE)
+    programs = {n: (lambda party, n=n: plan.program(party, trainers[n], np.zeros(SIZE), 3, 0, {})) for n in names(4)}
+    outcome = run_scheduled(plan.protocol, programs, 1)
+    assert not outcome.results
+    said = {str(error) for error in outcome.errors.values() if "not finite" in str(error)}
+    assert said == {f"{culprit} sent values that are not finite"}
+    assert all(np.isfinite(vector).all() for n in names(4) if n != culprit for vector in trainers[n].given)
+
+
+def test_values_that_are_not_finite_are_taken_where_the_app_allows_them() -> None:
+    trainers = pulls(3)
+    trainers["p1"].target = np.full(SIZE, np.nan)
+    plan = planned(Gossip("complete"), names(3), 0, "float64", SIZE, allow_nonfinite=True)
+    program = {n: (lambda party, n=n: plan.program(party, trainers[n], np.zeros(SIZE), 2, 0, {})) for n in names(3)}
+    outcome = run_scheduled(plan.protocol, program, 1)
+    assert not outcome.errors
+    assert all(np.isnan(vector).all() for vector in outcome.results.values())
 
 
 @pytest.mark.parametrize("weights", ["examples", "equal"])
@@ -263,7 +299,7 @@ def test_models_of_other_lengths_are_refused_by_name() -> None:
     outcome = run_scheduled(ring.protocol(names(3)), programs, 0)
     assert not outcome.results
     refused = [error for error in outcome.errors.values() if isinstance(error, RefusedError)]
-    assert any("sent a chunk of" in str(error) and "the models differ" in str(error) for error in refused)
+    assert any("sent a vector of" in str(error) and "the models differ" in str(error) for error in refused)
 
 
 # ---- cyclic ----

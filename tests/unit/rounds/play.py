@@ -10,6 +10,7 @@ from hanse.rounds.events import (
     Event,
     Instruction,
     Plan,
+    PlanFailed,
     Planned,
     PlannedTask,
     Reduce,
@@ -26,6 +27,7 @@ from hanse.rounds.run_state import RunState
 
 T = TypeVar("T")
 MODEL = ("j/c/0/model", "m0")
+ABC = ("a", "b", "c")
 
 
 def given(**options: Any) -> RunSpec:
@@ -118,3 +120,41 @@ class Play:
     def folded(self) -> list[tuple[int, int]]:
         """(ordinal, position) of the last Reduce."""
         return [(member.task.ordinal, member.position) for member in self.one(Reduce).folded]
+
+
+def opened(*sites: str, **options: Any) -> Play:
+    """A run with one phase open, asked of `sites`."""
+    close = {
+        name: options.pop(name) for name in ("count", "quorum", "keep_in_flight", "order", "late") if name in options
+    }
+    play = Play(given(**options))
+    play.start(*sites)
+    play.plan(*sites, **close)
+    return play
+
+
+def at(stage: str) -> Play:
+    """A run of one site that has come so far."""
+    play = Play(given(server_evaluate=True, quorum=1))
+    if stage == "waiting":
+        play(Started(1000))
+        return play
+    play.start("a")
+    if stage == "starved":
+        play(PlanFailed(1, 0, "too few", 1500))
+        return play
+    play.plan("a")
+    if stage in ("reducing", "evaluating"):
+        play.reply(0)
+    if stage == "evaluating":
+        play.reduced()
+    assert play.state.stage == stage
+    return play
+
+
+def fedbuff(rounds: int = 3) -> Play:
+    """Three sites asked, the first two to answer are folded; a fourth is there."""
+    play = Play(given(rounds=rounds))
+    play.start("a", "b", "c", "d")
+    play.plan("a", "b", "c", count=2, quorum=2, keep_in_flight=True, order="receipt")
+    return play

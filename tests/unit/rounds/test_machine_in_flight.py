@@ -1,11 +1,23 @@
-"""Phases that refill, phases that close by group, what a strategy remembers, and records of before there were such."""
+"""Tasks kept in flight, phases that refill or close by group, what a strategy remembers; older records of such."""
 
 from typing import Any
 
 from hanse.rounds import run_state
-from hanse.rounds.events import Plan, PlanFailed, Planned, PlannedTask, Reduce, Reduced, SetTimer
+from hanse.rounds.events import (
+    Checkpoint,
+    Plan,
+    PlanFailed,
+    Planned,
+    PlannedTask,
+    Reduce,
+    Reduced,
+    Release,
+    Replied,
+    Send,
+    SetTimer,
+)
 from hanse.rounds.run_state import RunState
-from tests.unit.rounds.play import MODEL, Play, given
+from tests.unit.rounds.play import MODEL, Play, fedbuff, given
 
 SITES = ("a", "b", "c", "d")
 REFILLED: dict[str, Any] = {"keep_in_flight": True, "order": "receipt", "refill": 2}
@@ -163,3 +175,68 @@ def test_a_record_of_before_is_read() -> None:
     found: RunState = run_state.decode(record)
     assert (found.refill, found.by_group, found.refilling, dict(found.memory)) == (0, False, False, {})
     assert [(slot.site, slot.asked_ms, slot.group) for slot in found.open.values()] == [("a", 0, 0), ("b", 0, 0)]
+
+
+# ---- kept in flight (FedBuff) ----
+
+
+def test_the_first_k_by_receipt_close_and_the_others_stay_at_work() -> None:
+    play = fedbuff()
+    play.reply(2, 0)
+    assert play.folded() == [(2, 0), (0, 1)]
+    assert play.of(Release) == []
+    play.reduced(("j/c/1/model", "m1"))
+    plan = play.one(Plan)
+    assert (plan.sites, plan.busy) == (("a", "c", "d"), ("b",))
+    play.plan("a", "c", count=2, quorum=2, keep_in_flight=True, order="receipt")
+    play.reply(1, 3)
+    assert [(member.task.ordinal, member.staleness) for member in play.one(Reduce).folded] == [(1, 1), (3, 0)]
+    assert play.state.closing[1].model == MODEL
+
+
+def test_receipt_decides_even_where_events_come_in_another_order() -> None:
+    play = fedbuff()
+    play(Replied(((0, "", 20), (1, "", 10)), 1000))
+    assert play.folded() == [(1, 0), (0, 1)]
+
+
+def test_more_replies_than_wanted_begin_the_next_phase() -> None:
+    play = fedbuff()
+    play.reply(0, 1, 2)
+    play.reduced()
+    assert play.one(Checkpoint).fates == {0: ("a", "folded"), 1: ("b", "folded")}
+    play.plan("a", count=1, quorum=1, keep_in_flight=True, order="receipt")
+    assert play.folded() == [(2, 0)]
+
+
+def test_what_is_in_flight_waits_while_another_phase_is_open() -> None:
+    play = Play(given(rounds=2))
+    play.start("a", "b", "c")
+    play.plan("a", "b", "c", num_phases=2, count=2, quorum=2, keep_in_flight=True, order="receipt")
+    play.reply(0, 1)
+    play.reduced()
+    assert (play.one(Plan).sites, play.one(Plan).busy) == (("a", "b"), ("c",))
+    play.plan("a", "b", num_phases=2, phase="evaluate", folds=False)
+    play.reply(2)
+    assert play.instructions == []
+    play.reply(3, 4)
+    assert [ordinal for ordinal, _ in play.folded()] == [3, 4]
+    play.reduced()
+    assert 2 not in play.one(Checkpoint).fates
+    play.plan("a", num_phases=2, count=1, quorum=1, keep_in_flight=True, order="receipt")
+    assert play.folded() == [(2, 0)]
+
+
+def test_a_failure_in_flight_is_told_once_also_over_a_restart() -> None:
+    play = Play(given(rounds=3))
+    play.start("a", "b", "c")
+    play.plan("a", "b", "c", num_phases=2, count=2, quorum=2, keep_in_flight=True, order="receipt")
+    play.reply(0, 1)
+    play.reduced()
+    play.plan("a", num_phases=2, phase="evaluate", folds=False)
+    play.fail(2)
+    play.reply(3)
+    play.reduced()
+    assert play.one(Checkpoint).fates[2] == ("c", "failed: raised: ValueError")
+    play.restart("a", "b", "c")
+    assert all(send.task.ordinal != 2 for send in play.of(Send))

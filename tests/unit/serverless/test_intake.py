@@ -16,6 +16,8 @@ from hanse.core.records import Envelope
 from hanse.core.spec import RunSpec
 from hanse.pipeline.documents import Documents
 from hanse.pipeline.request import JobRequest
+from hanse.rounds import run_state
+from hanse.rounds.keeping import run_record
 from hanse.serverless import intake
 from hanse.serverless.intake import take
 from hanse.serverless.keys import pack, unpack
@@ -304,6 +306,29 @@ async def test_who_reads_is_who_is_an_admin_when_it_is_told() -> None:
     await place.ledger.delete("member/person/anna")  # as it is with one whose certificate is over
     assert await told() == {"anna", "eva"}
     assert await told(RevocationList(FEDERATION).revoke_name("person", "anna")) == {"adam", "eva"}
+
+
+@pytest.mark.parametrize("told", [True, False])
+async def test_the_last_model_is_given_to_the_sites_of_the_job_where_it_is_theirs(told: bool) -> None:
+    place = dataclasses.replace(await a_place(), models_to_sites=told)
+    news = await submit(place, JOB)
+    row = await intake.row_of(place, JOB)
+    record, version, _ = await run_record(place.ledger, place.blobs, JOB, "main")
+    manifest, scope = manifest_of(b"m" * 100_000), f"{JOB}/main/1/model"
+    await place.blobs.put(scope, manifest, rechunk([b"m" * 100_000]))
+    state = dataclasses.replace(
+        run_state.decode(record["state"]), status="finished", round=1, model=(scope, manifest.id)
+    )
+    content = json.dumps({**record, "state": run_state.encode(state)}).encode()
+    assert await place.ledger.compare_and_set(f"run/{JOB}/main", content, version)
+    ask = {"v": 1, "op": "get", "scope": scope, "size": manifest.size, "hashes": manifest.hashes.hex(), "chunks": [0]}
+    await look_and_call(place, news[0].job, surely=True)
+    ends = [each.envelope for each in await place.inbox.receive("site-1", 10, wait_s=0) if each.envelope.kind == "end"]
+    assert ("model" in json.loads(ends[0].body)) is told
+    await take(place, signed("site-1", "want", "want/1", canonical_json(ask), by=member("site", "site-1")))
+    answers = [each.envelope for each in await place.inbox.receive("site-1", 10, wait_s=0)]
+    assert ("urls" in json.loads(answers[-1].body)) is told
+    assert row["asked"] == ["site-1"]
 
 
 async def test_a_function_that_is_warm_keeps_no_right_on_a_blob() -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -55,6 +56,23 @@ def test_user_code_cannot_change_what_other_sites_get() -> None:
         return arrays, 1, {}
 
     assert run(app_with(train), ["a", "b", "c"]).arrays["0"].tolist() == [2.0] * 3
+
+
+def test_a_list_in_the_config_is_each_sites_own() -> None:
+    layers = [1, 2]
+
+    class Layered(hs.FedAvg):
+        def plan(self, context: Context) -> PhasePlan:
+            made = super().plan(context)
+            return replace(made, asks=tuple(replace(ask, config={"layers": layers}) for ask in made.asks))
+
+    def train(arrays: Any, config: Any, site: Any) -> Any:
+        assert config["layers"] == [1, 2]
+        config["layers"].append(3)
+        return arrays, 1, {}
+
+    assert run(app_with(train, Layered()), ["a", "b", "c"]).status == "finished"
+    assert layers == [1, 2]
 
 
 def test_what_a_client_keeps_and_changes_later_is_not_in_the_model() -> None:

@@ -16,7 +16,9 @@ from hanse.crypto import mock_rlwe, rlwe
 from hanse.vertical.glm import dealer_free, dealer_free_view, plaintext, slots, softmax, wide
 from hanse.vertical.glm.columns import prepare
 from hanse.vertical.glm.families import Response, response_of
-from hanse.vertical.glm.training import Training
+from hanse.vertical.glm.leverage import weighed_down
+from hanse.vertical.glm.series import series_of
+from hanse.vertical.glm.training import Training, batches, bounds
 
 M = 1 << rlwe.WIDE_BITS
 pytestmark = pytest.mark.timeout(600)  # numba compiles the transforms in each process; some seconds, on an idle machine
@@ -346,16 +348,15 @@ def test_views_are_made_from_own_input_and_what_is_revealed(own: bool) -> None:
                     assert abs(scaled.mean() - 0.5) < 6 * np.sqrt(1 / 12 / scaled.size) + 2e-3
 
 
-def test_masks_of_slots_cover_their_products() -> None:
-    masks = slots.new_masks(2)
-    shape = (2 * rlwe.SIZE // 192, 192)
-    sums = slots.summed(masks, shape)
-    assert all(0 < int(each) < rlwe.slot_modulus() // 2 for each in sums)
-    largest = 2 ** (slots.MASK_BITS + 1) * 192
-    assert largest < rlwe.slot_modulus()
-    singles = slots.summed(masks, (2 * rlwe.SIZE, 1))
-    assert min(int(each) for each in singles) >= 2**40
-    assert 2**79 < max(int(each) for each in singles) < 2**80 + 2**41
+def test_masks_of_slots_are_uniform_and_their_sums_too() -> None:
+    """6 sigma of the mean, for each prime, for single masks and for sums of 48."""
+    masks, shape = slots.new_masks(6), (6 * rlwe.SIZE // 48, 48)
+    t = rlwe.slot_transform().primes[:, None]
+    assert np.abs((masks / t).mean(axis=(0, 2)) - 0.5).max() < 6 * np.sqrt(1 / 12 / (6 * rlwe.SIZE))
+    for sums in (slots.summed(masks, (6 * rlwe.SIZE, 1)), slots.summed(masks, shape)):
+        scaled = sums.astype(np.float64) / rlwe.slot_modulus()
+        assert abs(scaled.mean() - 0.5) < 6 * np.sqrt(1 / 12 / len(scaled))
+        assert abs((scaled**2).mean() - 1 / 3) < 6 * np.sqrt(4 / 45 / len(scaled))
 
 
 def test_reveals_tell_the_modes_apart() -> None:
@@ -373,15 +374,58 @@ def test_scores_beyond_fixed_point_end_the_training_when_they_come() -> None:
     assert any("diverged: expected finite scores" in str(error) for error in outcome.errors.values())
 
 
-def test_what_a_column_that_marks_one_row_tells_a_host_with_own_gradients() -> None:
-    """The bound on ranks does not prevent this, and the page says so: the labels of all rows that are marked."""
+def marked(high_leverage: str) -> tuple[Any, Any]:
+    """After one step from zero, the host's weights for columns that mark one row each; and the labels of these rows."""
     columns, _ = data("logistic")
     label = np.random.default_rng(4).integers(0, 2, 60)
-    marks = np.eye(60)[:, :14]
-    columns[1] = prepare(marks, intercept=False)
-    training = Training(epochs=1, batch_rows=60, learning_rate=0.5)
+    columns[1] = prepare(np.eye(60)[:, :14], intercept=False)
+    training = Training(epochs=1, batch_rows=60, learning_rate=0.5, high_leverage=high_leverage)
     outcome = play(columns, response_of(label, "logistic"), training, own=True, cipher=mock_rlwe.PrivateKey)
     assert outcome.errors == {}
-    weights = outcome.results["host"].weights[:, 0]  # after one step from zero: rising where mean − y is below zero
-    guessed = weights > (weights.max() + weights.min()) / 2
-    assert guessed.tolist() == (label[:14] == 1).tolist()
+    return outcome.results["host"].weights[:, 0], label[:14] == 1
+
+
+def test_what_a_column_that_marks_one_row_tells_a_host_with_own_gradients() -> None:
+    """The bound on ranks does not prevent this. Weighing rows of high leverage down does: columns then say the same."""
+    weights, labels = marked("accept")  # rising where mean − y is below zero
+    assert (weights > (weights.max() + weights.min()) / 2).tolist() == labels.tolist()
+    weights, _ = marked("weigh_down")
+    assert np.ptp(weights) < 1e-3 * np.abs(weights).max()
+
+
+def test_rows_are_weighed_down_in_gradients_and_not_in_scores() -> None:
+    """Against the training in plain loops, with each party's gradient from its weighed rows."""
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((64, 4))
+    x[5, 1], x[40, 2] = 40.0, -30.0  # of the guest and of the host
+    label = (x @ [1, 0.1, -0.1, -1] + rng.standard_normal(64) > 0).astype(int)
+    columns = [prepare(x[:, :2], intercept=True), prepare(x[:, 2:], intercept=False)]
+    training = Training(epochs=2, batch_rows=32, learning_rate=0.5)
+    outcome = play(columns, response_of(label, "logistic"), training, own=True, cipher=mock_rlwe.PrivateKey)
+    tables = [each.values for each in columns]
+    used = [
+        weighed_down(np.rint(each * 4096).astype(np.int64), bounds(64, 32), 0.5, "weigh_down") / 4096 for each in tables
+    ]
+    for table, own, at in zip(tables, used, (5, 40), strict=True):
+        assert np.flatnonzero(np.abs(own - table).max(axis=1) > 0.01).tolist() == [at]
+    weights = [np.zeros(each.shape[1]) for each in tables]
+    for step in batches(64, training):
+        d = (
+            series_of("logistic")(sum(t[step.rows] @ w for t, w in zip(tables, weights, strict=True)))
+            - label[step.rows]
+        )
+        for own, table in zip(weights, used, strict=True):
+            own -= 0.5 * table[step.rows].T @ d / 32
+    assert np.abs(joined(outcome)[:, 0] - np.concatenate(weights)).max() < 1e-3
+
+
+def test_high_leverage_is_refused_or_told_where_that_is_asked_for() -> None:
+    columns, response = data("logistic")
+    columns[1] = prepare(np.eye(60)[:, :2], intercept=False)
+    outcome = play(columns, response, Training(epochs=1, batch_rows=30, high_leverage="refuse"), own=True)
+    assert "below 0.5 in every batch, found 2 of more" in str(outcome.errors["host"])
+    columns[1] = prepare(np.repeat(np.eye(60)[:, :2], 2, axis=1) + np.eye(60)[:, 10:14], intercept=False)
+    outcome = play(columns, response, Training(epochs=1, batch_rows=20, max_leverage=0.01), own=True)
+    assert "found more for 100% of one" in str(outcome.errors["host"])
+    told = {each.what for each in dealer_free.protocol(own_gradients=True, any_leverage=True).reveals}
+    assert told - {each.what for each in dealer_free.protocol(own_gradients=True).reveals} == {"single_rows"}

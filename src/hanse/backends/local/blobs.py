@@ -62,6 +62,7 @@ class LocalBlobs:
 
     def __init__(self, directory: Path, database: sql.Database, *, durable: bool, max_spare_files: int = 8) -> None:
         self._blobs = directory / "blobs"
+        self._root = str(self._blobs)
         self._making = directory / "making"
         self._database = database
         self._durable = durable
@@ -194,10 +195,11 @@ class LocalBlobs:
             del self._unsaved[key]
         if unsaved or self._database.has_blobs(scope):
             await self._database.write(sql.delete_blobs(scope), patience_s=sql.SOON_S)
+        inside = f"{scope}/"
         with self._lock:
-            for key in [key for key in self._small if below(key[0], scope)]:
+            for key in [key for key in self._small if key[0] == scope or key[0].startswith(inside)]:
                 self._small_bytes -= self._small.pop(key)[0].size
-        if (self._blobs / scope).exists():
+        if os.path.exists(f"{self._root}/{scope}"):  # a Path takes longer to make than to ask
             await self._in_thread(self._delete_files, scope)
 
     def close(self) -> None:

@@ -114,6 +114,8 @@ def environment(deployment: Deployment, handler: str) -> dict[str, Any]:
         contract.KEEP_DAYS: str(deployment.keep_days),
         contract.RESULTS: deployment.results,
     }
+    if deployment.models_to_sites:
+        told[contract.MODELS] = "sites"
     if handler in contract.SIGNING:
         told[contract.KEYS] = ref(SECRET)
     if deployment.stream:

@@ -89,6 +89,7 @@ class Deployment:
         architecture, python: of the functions.
         topic: whether tasks go through an SNS topic with a filter for each site instead of straight into its queue.
         results: who reads a job's results, `owner` (who submitted it, and admins) or `everyone` with a person's rights.
+        models_to_sites: whether every site of a job gets its last model.
         stream: whether new rows look at a run through the table's stream, instead of who wrote them.
         alarms: an address for alarms; "" for none (the alarms and their topic are there all the same).
         vpc: None for AWS's own network.
@@ -105,6 +106,7 @@ class Deployment:
     topic: bool = False
     stream: bool = False
     results: str = OWNER
+    models_to_sites: bool = False
     alarms: str = ""
     vpc: Vpc | None = None
     tags: Mapping[str, str] = field(default_factory=dict)
@@ -283,6 +285,7 @@ _CHECKS: dict[str, tuple[str, Any]] = {
     "topic": ("true or false", _one_of(True, False)),
     "stream": ("true or false", _one_of(True, False)),
     "results": ("owner or everyone", _one_of(OWNER, EVERYONE)),
+    "models_to_sites": ("true or false", _one_of(True, False)),
     "alarms": ("an e-mail address", _matching(_EMAIL)),
     "vpc": (f"{', '.join(_VPC_KEYS)}, the last two as lists", _vpc),
     "tags": ("names and values, at most 20, none beginning with aws: or hanse:", _tags),

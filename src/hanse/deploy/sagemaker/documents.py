@@ -10,6 +10,7 @@ launcher needs neither, so here they are scoped to the federation's job names, a
 """
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any
 
 from hanse.deploy.aws.template import Value, att, policy, ref
@@ -81,9 +82,65 @@ def assume_policy(accounts: Iterable[Account]) -> Value:
     return policy(allow(["sts:AssumeRole"], sorted(account.kickoff_arn for account in accounts)))
 
 
+@dataclass(frozen=True, slots=True)
+class _Reach:
+    """What an account's template says of the way to the federation.
+
+    Args:
+        policy: of the execution role, to become the site.
+        egress: out of the jobs' network, beside AWS's own addresses.
+    """
+
+    parameters: Value
+    conditions: Value
+    policy: Value
+    egress: list[Value]
+    resources: Value
+    outputs: Value
+
+
+def _to_a_server(settings: Settings) -> _Reach:
+    """Over a peering, with a token or by identity."""
+    token = policy(allow(["secretsmanager:GetSecretValue"], ref("TokenSecretArn")))
+    return _Reach(
+        {
+            "ServerCidr": text("The server's network, such as 10.0.0.0/16"),
+            "TokenSecretArn": optional("Join token in Secrets Manager; empty to join by identity"),
+            **network.SITE_PARAMETERS,
+        },
+        {"HasToken": given("TokenSecretArn"), **network.SITE_CONDITIONS},
+        {"Fn::If": ["HasToken", {"PolicyName": "read-token", "PolicyDocument": token}, NOTHING]},
+        [
+            {
+                "IpProtocol": "tcp",
+                "FromPort": settings.server.port or 7400,
+                "ToPort": settings.server.enrolment_port or 7401,
+                "CidrIp": ref("ServerCidr"),
+                "Description": "Server of the federation",
+            }
+        ],
+        network.of_site(),
+        network.SITE_OUTPUTS,
+    )
+
+
+def _over_queues() -> _Reach:
+    """AWS's own addresses are all that is reached; the site is who its secret says."""
+    come = policy(
+        allow(["secretsmanager:GetSecretValue"], ref("SiteSecretArn")),
+        allow(["sts:AssumeRole"], ref("FederationRoleArn")),
+    )
+    parameters = {
+        "SiteSecretArn": text("Secret with what `hanse site pack` prints"),
+        "FederationRoleArn": text("The site's role in the federation's account; in its admission, under aws"),
+    }
+    return _Reach(parameters, {}, {"PolicyName": "come-as-site", "PolicyDocument": come}, [], {}, {})
+
+
 def account_template(settings: Settings, account: Account) -> dict[str, Any]:
     """The CloudFormation template of one organisation's account; its owner deploys it."""
     prefix = prefix_of(settings)
+    reach = _to_a_server(settings) if settings.queues is None else _over_queues()
     bucket, data = ref("Bucket"), ref("DataBucket")
     return {
         "AWSTemplateFormatVersion": "2010-09-09",
@@ -95,15 +152,9 @@ def account_template(settings: Settings, account: Account) -> dict[str, Any]:
             "DataPrefix": {**text("Beginning of the data's keys"), "Default": "providers/"},
             "LogBucket": optional("Bucket for access logs of the models' bucket; empty for none"),
             "VpcId": text("Network in which jobs run"),
-            "ServerCidr": text("The server's network, such as 10.0.0.0/16"),
-            "TokenSecretArn": optional("Join token in Secrets Manager; empty to join by identity"),
-            **network.SITE_PARAMETERS,
+            **reach.parameters,
         },
-        "Conditions": {
-            "HasLogs": given("LogBucket"),
-            "HasToken": given("TokenSecretArn"),
-            **network.SITE_CONDITIONS,
-        },
+        "Conditions": {"HasLogs": given("LogBucket"), **reach.conditions},
         "Resources": {
             "KickoffRole": {
                 "Type": "AWS::IAM::Role",
@@ -128,18 +179,7 @@ def account_template(settings: Settings, account: Account) -> dict[str, Any]:
                     "AssumeRolePolicyDocument": execution_trust(ACCOUNT),
                     "Policies": [
                         {"PolicyName": "run-jobs", "PolicyDocument": _execution_policy(bucket, data)},
-                        {
-                            "Fn::If": [
-                                "HasToken",
-                                {
-                                    "PolicyName": "read-token",
-                                    "PolicyDocument": policy(
-                                        allow(["secretsmanager:GetSecretValue"], ref("TokenSecretArn"))
-                                    ),
-                                },
-                                NOTHING,
-                            ]
-                        },
+                        reach.policy,
                     ],
                 },
             },
@@ -191,13 +231,7 @@ def account_template(settings: Settings, account: Account) -> dict[str, Any]:
                     "GroupDescription": "Training jobs: out to the server and to AWS, nothing in",
                     "VpcId": ref("VpcId"),
                     "SecurityGroupEgress": [
-                        {
-                            "IpProtocol": "tcp",
-                            "FromPort": settings.server.port or 7400,
-                            "ToPort": settings.server.enrolment_port or 7401,
-                            "CidrIp": ref("ServerCidr"),
-                            "Description": "Server of the federation",
-                        },
+                        *reach.egress,
                         {
                             "IpProtocol": "tcp",
                             "FromPort": 443,
@@ -208,14 +242,33 @@ def account_template(settings: Settings, account: Account) -> dict[str, Any]:
                     ],
                 },
             },
-            **network.of_site(),
+            **reach.resources,
         },
         "Outputs": {
             "KickoffRoleArn": {"Value": att("KickoffRole", "Arn")},
             "ExecutionRoleArn": {"Value": att("ExecutionRole", "Arn")},
             "BucketName": {"Value": bucket},
             "SecurityGroupId": {"Value": att("SecurityGroup", "GroupId")},
-            **network.SITE_OUTPUTS,
+            **reach.outputs,
+        },
+    }
+
+
+def launcher_template(settings: Settings) -> dict[str, Any]:
+    """Without a server: what the launcher's role needs in its own account."""
+    return {
+        "AWSTemplateFormatVersion": "2010-09-09",
+        "Description": f"Hanse: launcher of federation {settings.federation}, whose sites are SageMaker training jobs",
+        "Parameters": {"LauncherRoleName": text("Role of the machine that launches")},
+        "Resources": {
+            "AssumeKickoffRoles": {
+                "Type": "AWS::IAM::RolePolicy",
+                "Properties": {
+                    "PolicyName": f"hanse-{settings.federation}-launch",
+                    "RoleName": ref("LauncherRoleName"),
+                    "PolicyDocument": assume_policy(settings.accounts),
+                },
+            }
         },
     }
 
@@ -224,8 +277,10 @@ def server_template(settings: Settings) -> dict[str, Any]:
     """The CloudFormation template of the server's account.
 
     A policy for the launcher, a group that lets sites in, the accounts' peerings, and, if a type of machine is given, a
-    notebook instance with a role of its own.
+    notebook instance with a role of its own. Without a server only the first.
     """
+    if settings.queues is not None:
+        return launcher_template(settings)
     sites = [account.site for account in settings.accounts]
     return {
         "AWSTemplateFormatVersion": "2010-09-09",

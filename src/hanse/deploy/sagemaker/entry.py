@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hanse.core.errors import ConfigError, HanseError, UnavailableError
+from hanse.core.ids import job_time_ms
 from hanse.deploy.sagemaker.contract import Layout
 from hanse.workers.launcher import PRELOAD, Launcher
 
@@ -48,8 +49,10 @@ class Told:
     Args:
         server, enrolment: `host:port` for members, and for those who join.
         authority: SHA-256 of the federation's certificate authority, in hexadecimal.
-        join: `identity`, `secret:ARN` (a join token in Secrets Manager), or `file:PATH` (offline).
+        join: `identity`, `secret:ARN` (a join token in Secrets Manager), or `file:PATH` (offline). Without a server
+            `packed:secret:ARN` or `packed:file:PATH`: the site's identity (`hanse.site.packed`).
         idle_s: how long no job may be at hand before this one gives up.
+        since_ms: when the run of training jobs began, in milliseconds since 1970: jobs of before are none of its own.
         connect_s: how long the server may be out of reach when the site joins.
     """
 
@@ -61,6 +64,7 @@ class Told:
     join: str
     idle_s: float = 3600.0
     connect_s: float = 600.0
+    since_ms: int = 0
 
     def hyperparameters(self) -> dict[str, str]:
         """As `CreateTrainingJob` takes them: JSON in texts."""
@@ -148,9 +152,11 @@ def _serve(told: Told, layout: Layout, directory: Path, launcher: Launcher, afte
 
     async def work() -> None:
         nonlocal stopped
-        await join(told, directory)
+        await come(told, directory)
 
         def over(job: str, status: str) -> None:
+            if job_time_ms(job) < told.since_ms:  # a word on it was left in the queue
+                return
             ended[job] = status
             agent.stop()
 
@@ -207,6 +213,21 @@ async def _watch_idle(agent: Any, idle_s: float) -> None:
                 return
         else:
             since = time.monotonic()
+
+
+async def come(told: Told, directory: Path) -> "Membership":
+    """Become the site: by joining, or, without a server, with the identity that its owner keeps.
+
+    Raises:
+        HanseError: it cannot be, and why.
+    """
+    from hanse.deploy.sagemaker.joining import PACKED, kept_text
+    from hanse.site.packed import unpack
+
+    if not told.join.startswith(PACKED):
+        return await join(told, directory)
+    text = await asyncio.to_thread(kept_text, told.join.removeprefix(PACKED))
+    return unpack(directory, text, federation=told.federation, site=told.site)
 
 
 async def join(told: Told, directory: Path) -> "Membership":

@@ -10,6 +10,9 @@ from hanse.deploy.sagemaker.settings import Account
 RUNNING = ("InProgress", "Stopping")
 ENDED = ("Completed", "Failed", "Stopped")
 
+TRAINING = "training"
+"""What a job whose program runs is doing."""
+
 
 @dataclass(frozen=True, slots=True)
 class JobState:
@@ -74,7 +77,7 @@ _DOING = {
     "PreparingTrainingStack": "preparing the machine",
     "Downloading": "fetching code and data",
     "DownloadingTrainingImage": "fetching the image",
-    "Training": "training",
+    "Training": TRAINING,
     "Uploading": "uploading the model",
     "Stopping": "stopping",
     "Stopped": "stopped",

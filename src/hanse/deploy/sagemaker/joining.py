@@ -1,4 +1,7 @@
-"""How a site in a container proves who it is: by a join token that it fetches itself, or by its AWS identity."""
+"""How a site in a container proves who it is: by a join token that it fetches itself, or by its AWS identity.
+
+Where there is no server, nobody could answer: it comes with the identity that its owner keeps in a secret.
+"""
 
 import dataclasses
 import os
@@ -17,6 +20,8 @@ if TYPE_CHECKING:
     from hanse.deploy.sagemaker.entry import Told
 
 FAR_MS = 2**53 - 1
+PACKED = "packed:"
+"""Before the place of a site's whole identity, in `Told.join`."""
 
 
 def invitation(told: "Told", enrol: Enrol, *, sign: Callable[[bytes], Proof] | None = None) -> tuple[JoinToken, Enrol]:
@@ -30,7 +35,6 @@ def invitation(told: "Told", enrol: Enrol, *, sign: Callable[[bytes], Proof] | N
     Raises:
         ConfigError: the hyperparameter `join` is another one. TrustError: the secret is not a token for this site.
     """
-    way, _, where = told.join.partition(":")
     if told.join == "identity":
         authority = bytes.fromhex(told.authority)
         token = JoinToken(told.enrolment, told.federation, SITE, told.site, FAR_MS, authority, b"")
@@ -41,16 +45,24 @@ def invitation(told: "Told", enrol: Enrol, *, sign: Callable[[bytes], Proof] | N
             return await enrol(dataclasses.replace(asked, secret=proof.encode()), request)
 
         return token, by_identity
-    if way == "file" and where:
-        text = Path(where).read_text()
-    elif way == "secret" and where:
-        text = _secret(where)
-    else:
-        raise ConfigError(f"hanse-join: expected identity, secret:ARN or file:PATH, found {told.join[:60]!r}")
-    token = JoinToken.decode(text)
+    token = JoinToken.decode(kept_text(told.join))
     if (token.federation, token.name, token.authority_sha256.hex()) != (told.federation, told.site, told.authority):
         raise TrustError(f"the join token is for {token.name} of {token.federation}, expected one for {told.site}")
     return dataclasses.replace(token, address=told.enrolment), enrol
+
+
+def kept_text(place: str) -> str:
+    """What is kept for this site: `secret:ARN` in Secrets Manager, `file:PATH` on this machine.
+
+    Raises:
+        ConfigError: it is neither, or is not there. PolicyError: this role may not read it.
+    """
+    way, _, where = place.partition(":")
+    if way == "file" and where:
+        return Path(where).read_text()
+    if way == "secret" and where:
+        return _secret(where)
+    raise ConfigError(f"hanse-join: expected identity, secret:ARN or file:PATH, found {place[:60]!r}")
 
 
 def _bound(told: "Told", digest: str) -> bytes:

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import json
 import os
+import queue
 import secrets
 import socket
 import subprocess
@@ -25,8 +26,8 @@ from typing import Any
 from hanse.backends.local.ports import free_ports
 from hanse.core.errors import ConfigError, HanseError, JobFailed, UnavailableError
 from hanse.deploy.sagemaker.entry import THE_JOB, Told
-from hanse.deploy.sagemaker.jobs import JobState, TrainingJobs, capacity
-from hanse.deploy.sagemaker.settings import Account, Settings
+from hanse.deploy.sagemaker.jobs import TRAINING, JobState, TrainingJobs, capacity
+from hanse.deploy.sagemaker.settings import QUEUES, Account, Settings
 from hanse.person.federation import Federation
 from hanse.person.loop import wait_for
 from hanse.rounds.result import Result
@@ -52,6 +53,7 @@ class Launched:
     Args:
         run: names the jobs of one launch.
         job: the federation's job; empty before it was submitted.
+        begun_ms: when, in milliseconds since 1970; 0 where an earlier version began it.
         status: `starting`, `training`, `finished`, `failed` or `cancelled`.
         sites: site → its training job.
     """
@@ -61,6 +63,7 @@ class Launched:
     status: str = "starting"
     error: str = ""
     sites: Mapping[str, JobState] = field(default_factory=dict)
+    begun_ms: int = 0
 
     @property
     def is_over(self) -> bool:
@@ -98,7 +101,12 @@ def write_record(folder: Path, launched: Launched) -> None:
 def begin(folder: Path) -> Launched:
     """The run that was begun and has not ended, or a new one."""
     before = read_record(folder)
-    return before if before is not None and not before.is_over else Launched(secrets.token_hex(3))
+    return before if before is not None and not before.is_over else anew()
+
+
+def anew(run: str = "") -> Launched:
+    """A run that begins now."""
+    return Launched(run or secrets.token_hex(3), begun_ms=time.time_ns() // 1_000_000)
 
 
 class Launcher:
@@ -127,7 +135,9 @@ class Launcher:
             for account in self._settings.accounts:
                 self._change(account.site, self._backend.start(account))
             if not self.launched.job:  # else it was submitted to sites that were there; its quorum decides
-                self._await_sites(federation)
+                self._await_sites(
+                    lambda: self._at_work() if self._settings.queues is not None else connected(federation)
+                )
             result = self._train(federation)
             self._await_ends()
         except BaseException as error:
@@ -144,12 +154,12 @@ class Launcher:
 
     # ---- phases ----
 
-    def _await_sites(self, federation: Federation) -> None:
-        """Until every site is connected; a job that ends before that ends the launch."""
+    def _await_sites(self, those_there: Callable[[], set[str]]) -> None:
+        """Until every site is there; a job that ends before that ends the launch."""
         end = time.monotonic() + START_S
         while True:
             self._look()
-            there = connected(federation)
+            there = those_there()
             if set(self._accounts) <= there:
                 return
             for site, state in self.launched.sites.items():
@@ -162,6 +172,10 @@ class Launcher:
                 )
             time.sleep(LOOK_S)  # two systems that announce nothing to us
 
+    def _at_work(self) -> set[str]:
+        """Sites whose program runs: where nothing listens nobody is connected, and proposals wait in queues."""
+        return {site for site, state in self.launched.sites.items() if state.doing == TRAINING and not state.is_over}
+
     def _train(self, federation: Federation) -> Result:
         """Submit the app, or attach to the job that was submitted before; its events, and the training jobs beside."""
         from hanse.clients.loader import find_app
@@ -173,8 +187,9 @@ class Launcher:
             job = submit(find_app(self._settings.app), federation, sites=sorted(self._accounts))
             self._set(job=job.id, status="training")
         last = time.monotonic()
-        for event in job.follow():
-            self._shown(self.launched, event)
+        for event in _with_pauses(job.follow()) if self._settings.queues is not None else job.follow():
+            if event is not None:
+                self._shown(self.launched, event)
             if time.monotonic() - last > LOOK_S:
                 self._look()
                 last = time.monotonic()
@@ -233,6 +248,32 @@ class Launcher:
     def _set(self, **changed: Any) -> None:
         self.launched = replace(self.launched, **changed)
         write_record(self._settings.output, self.launched)
+
+
+def _with_pauses(events: Iterator[Event]) -> Iterator[Event | None]:
+    """The same, and None whenever nothing has come for a while: without a server nothing is told between rounds."""
+    found: queue.SimpleQueue[Event | BaseException | None] = queue.SimpleQueue()
+
+    def follow() -> None:
+        try:
+            for event in events:
+                found.put(event)
+            found.put(None)
+        except BaseException as error:  # raised where it is waited for
+            found.put(error)
+
+    threading.Thread(target=follow, name="events", daemon=True).start()
+    while True:
+        try:
+            event = found.get(timeout=LOOK_S)
+        except queue.Empty:
+            yield None
+            continue
+        if isinstance(event, BaseException):
+            raise event
+        if event is None:
+            return
+        yield event
 
 
 def _follows(state: JobState) -> bool:
@@ -435,15 +476,19 @@ def told_of(
     from hanse.server.config import ServerConfig
     from hanse.trust.certificates import fingerprint
 
-    config = ServerConfig.load(settings.server.directory)
     authority = fingerprint(federation.membership.authority_pem).hex()
+    if settings.queues is not None:
+        server = enrolment = QUEUES
+    else:
+        config = ServerConfig.load(settings.server.directory)
+        server, enrolment = config.address, config.enrolment_address
 
     def told(account: Account) -> Told:
         return Told(
             settings.federation,
             account.site,
-            config.address,
-            config.enrolment_address,
+            server,
+            enrolment,
             authority,
             join(account),
             **more,

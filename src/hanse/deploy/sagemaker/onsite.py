@@ -9,6 +9,9 @@ from hanse.deploy.sagemaker.request import local_job
 from hanse.deploy.sagemaker.runner import LocalJobs
 from hanse.deploy.sagemaker.settings import Account, Settings
 
+CREDENTIALS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_DEFAULT_REGION")
+"""What stands for the execution role, where a job reaches queues: those of whoever launches."""
+
 
 class LocalTrainingJobs:
     """See `TrainingJobs`.
@@ -20,7 +23,8 @@ class LocalTrainingJobs:
 
     def __init__(self, settings: Settings, run: str, home: Path, told: Callable[[Account], Told]) -> None:
         self._settings, self._run, self._home, self._told = settings, run, home, told
-        self.runner = LocalJobs(home / "jobs", stop_s=20.0)
+        given = CREDENTIALS if settings.queues is not None else ()
+        self.runner = LocalJobs(home / "jobs", stop_s=20.0, given=given)
 
     def start(self, account: Account) -> JobState:
         """See `TrainingJobs`."""

@@ -14,6 +14,7 @@ import sys
 import tarfile
 import tempfile
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -73,12 +74,14 @@ class LocalJobs:
     Args:
         home: folder for the jobs' roots and logs.
         install: install each job's `requirements.txt` first (needs a package index).
+        given: further variables of this process's environment that jobs have.
         stop_s: seconds between asking a job to stop and killing it.
     """
 
-    def __init__(self, home: Path, *, install: bool = False, stop_s: float = STOP_S) -> None:
+    def __init__(self, home: Path, *, install: bool = False, stop_s: float = STOP_S, given: Sequence[str] = ()) -> None:
         self._home = home
         self._install = install
+        self._given = tuple(given)
         self._stop_s = stop_s
         self._jobs: dict[str, _Running] = {}
 
@@ -183,6 +186,7 @@ class LocalJobs:
                 raise ConfigError(f"program {program}: expected it in the code bundle, found none")
             environment = {key: os.environ[key] for key in KEPT if key in os.environ}
             environment |= {"HOME": str(layout.root), "PYTHONUNBUFFERED": "1"}
+            environment |= {key: os.environ[key] for key in self._given if key in os.environ}
             environment |= variables(request, layout, region=job.region, account=job.account)
             if self._install and (layout.code / "requirements.txt").is_file():
                 _install(layout, environment, job.log)

@@ -9,6 +9,8 @@ server:
   enrolment_port: 7401
   datasets: {test: {kind: csv, path: ../test.csv, target: Fraud}}
   tracking: {kind: mlflow, uri: "http://127.0.0.1:5000"}
+transport: queues                 # instead of server: a federation on AWS without one; by default grpc
+queues: ../north                  # its folder, made by `hanse deploy aws init`
 output: results                   # where the final model goes
 defaults: {instance: ml.m5.xlarge, ...}     # of every account
 accounts:
@@ -24,7 +26,8 @@ accounts:
     output: s3://north-models/
     subnets: [subnet-1]
     security_groups: [sg-1]
-    local: {code: north/code, channels: {train: north/data}}     # for --local
+    site_secret: arn:aws:secretsmanager:...     # with queues: the site's identity, from `hanse site pack`
+    local: {code: north/code, channels: {train: north/data}}     # for --local; with queues also `site: FOLDER`
 """
 
 import ipaddress
@@ -38,7 +41,8 @@ from hanse.core.errors import ConfigError
 from hanse.core.ids import check_name
 from hanse.core.yaml_files import read_yaml
 
-_TOP = ("federation", "app", "server", "output", "defaults", "accounts")
+_TOP = ("federation", "app", "server", "transport", "queues", "output", "defaults", "accounts")
+GRPC, QUEUES = "grpc", "queues"
 _SERVER = ("directory", "address", "port", "enrolment_port", "datasets", "tracking")
 _NEEDED_REMOTE = ("account", "region", "kickoff_role", "execution_role", "image", "code", "output")
 _ROLE = re.compile(r"[\w+=,.@-]{1,64}")
@@ -50,6 +54,8 @@ class Local:
 
     code: Path
     channels: Mapping[str, Path]
+    site: Path | None = None
+    """With queues: the folder of the site, which has joined."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +66,7 @@ class Account:
         kickoff_role, execution_role: names of roles in the account.
         external_id: what the kick-off role's trust asks for.
         token_secret: ARN of the join token in the account's Secrets Manager; empty for joining by AWS identity.
+        site_secret: ARN of the site's identity there, where there is no server.
         spot, checkpoints: spot capacity, with where its checkpoints are kept.
         hourly_price: dollars of one instance, for the plan.
     """
@@ -77,6 +84,7 @@ class Account:
     output: str = ""
     checkpoints: str = ""
     token_secret: str = ""
+    site_secret: str = ""
     instance: str = "ml.m5.xlarge"
     volume_gb: int = 10
     max_run_s: int = 86_400
@@ -112,7 +120,11 @@ class ServerPlace:
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """The whole file."""
+    """The whole file.
+
+    Args:
+        queues: the folder of the federation on AWS that has no server; None where sites reach one.
+    """
 
     federation: str
     app: str
@@ -120,6 +132,7 @@ class Settings:
     output: Path
     accounts: tuple[Account, ...]
     base: Path
+    queues: Path | None = None
 
 
 def read_settings(path: Path, *, local: bool = False) -> Settings:
@@ -138,6 +151,7 @@ def read_settings(path: Path, *, local: bool = False) -> Settings:
     for key in ("federation", "app", "accounts"):
         if key not in top:
             raise ConfigError(f"{name}: expected {key}, found it missing")
+    queues = _queues(top, name, base)
     federation = check_name(_text(top["federation"], f"{name}: federation"), f"{name}: federation")
     defaults = _mapping(top.get("defaults") or {}, f"{name}: defaults", _known())
     accounts = _mapping(top["accounts"], f"{name}: accounts")
@@ -147,16 +161,42 @@ def read_settings(path: Path, *, local: bool = False) -> Settings:
     for site, own in accounts.items():
         where = f"{name}: accounts.{site}"
         check_name(str(site), f"{where}: site")
-        made.append(_account(str(site), {**defaults, **_mapping(own or {}, where, _known())}, where, base, local))
+        made.append(
+            _account(str(site), {**defaults, **_mapping(own or {}, where, _known())}, where, base, local, queues)
+        )
     app = _text(top["app"], f"{name}: app")
     return Settings(
         federation=federation,
         app=str(base / app),
-        server=_server(_mapping(top.get("server") or {}, f"{name}: server", _SERVER), f"{name}: server", base, local),
+        server=_server(
+            _mapping(top.get("server") or {}, f"{name}: server", _SERVER),
+            f"{name}: server",
+            base,
+            local or queues is not None,
+        ),
         output=base / _text(top.get("output", "results"), f"{name}: output"),
         accounts=tuple(made),
         base=base,
+        queues=queues,
     )
+
+
+def _queues(top: Mapping[str, Any], name: str, base: Path) -> Path | None:
+    """Where the federation without a server is; None with one."""
+    transport = top.get("transport", GRPC)
+    if transport not in (GRPC, QUEUES):
+        raise ConfigError(f"{name}: transport: expected {GRPC} or {QUEUES}, found {transport!r:.60}")
+    if transport == GRPC:
+        if "queues" in top:
+            raise ConfigError(f"{name}: queues: expected transport: {QUEUES} beside it, found {transport}")
+        return None
+    if "queues" not in top:
+        raise ConfigError(f"{name}: expected queues, the folder of the federation on AWS (hanse deploy aws init)")
+    if "server" in top:
+        raise ConfigError(
+            f"{name}: server: expected none with transport: {QUEUES}; nobody listens, and apps evaluate at the sites"
+        )
+    return base / _text(top["queues"], f"{name}: queues")
 
 
 def _server(value: Mapping[str, Any], where: str, base: Path, local: bool) -> ServerPlace:
@@ -191,12 +231,12 @@ def _located(declaration: Any, where: str, base: Path) -> dict[str, Any]:
     return found
 
 
-def _account(site: str, value: Mapping[str, Any], where: str, base: Path, local: bool) -> Account:
+def _account(site: str, value: Mapping[str, Any], where: str, base: Path, local: bool, queues: Path | None) -> Account:
     found: dict[str, Any] = {}
     for key, item in value.items():
         at = f"{where}.{key}"
         if key == "local":
-            found[key] = _local(_mapping(item, at, ("code", "channels")), at, base, local)
+            found[key] = _local(_mapping(item, at, ("code", "channels", "site")), at, base, local)
         elif key in ("channels", "hyperparameters"):
             found[key] = dict(_mapping(item or {}, at))
         elif key in ("subnets", "security_groups"):
@@ -218,10 +258,22 @@ def _account(site: str, value: Mapping[str, Any], where: str, base: Path, local:
         else:
             found[key] = _text(item, at)
     account = Account(site, **found)
+    if queues is not None and account.token_secret:
+        raise ConfigError(
+            f"{where}.token_secret: expected site_secret with transport: {QUEUES}; nobody answers a token"
+        )
+    if queues is None and account.site_secret:
+        raise ConfigError(
+            f"{where}.site_secret: expected transport: {QUEUES} for it; with a server sites join by themselves"
+        )
     if local:
         if account.local is None:
             raise ConfigError(f"{where}: expected local: {{code: FOLDER, channels: {{…}}}} for --local, found none")
+        if queues is not None and account.local.site is None:
+            raise ConfigError(f"{where}.local: expected site, the folder of the site that has joined, found none")
         return account
+    if queues is not None and not account.site_secret:
+        raise ConfigError(f"{where}: expected site_secret, where the site's identity is (hanse site pack), found none")
     _check_remote(account, where)
     return account
 
@@ -251,10 +303,11 @@ def _local(value: Mapping[str, Any], where: str, base: Path, needed: bool) -> Lo
     channels = _mapping(value.get("channels") or {}, f"{where}.channels")
     found = {name: (base / _text(path, f"{where}.channels.{name}")).resolve() for name, path in channels.items()}
     code = (base / _text(value.get("code", ""), f"{where}.code")).resolve()
-    for name, path in (("code", code), *found.items()):
+    site = (base / _text(value["site"], f"{where}.site")).resolve() if "site" in value else None
+    for name, path in (("code", code), *found.items(), *([("site", site)] if site else [])):
         if needed and not path.exists():
             raise ConfigError(f"{where}: {name}: expected something at {path}, found nothing")
-    return Local(code, found)
+    return Local(code, found, site)
 
 
 def _known() -> tuple[str, ...]:

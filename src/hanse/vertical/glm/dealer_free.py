@@ -4,7 +4,8 @@ Two modes. With **shared weights** nobody sees a weight, score, residual or grad
 With **own gradients** each party holds its weights in the clear and learns, at each step, the gradient of its own
 columns, Xᵀd: cheaper, and it takes every optimiser and penalty, and it tells more. Where X has as many independent
 columns as the batch has rows, Xᵀd gives away d and with it the labels (as in the protocol of FATE before its masked
-batches); so batches with rank(X) ≥ rows / 4 are refused. A step on the rows B of a batch:
+batches); so batches with rank(X) ≥ rows / 4 are refused, and rows of high leverage count less in gradients (see
+`leverage`). A step on the rows B of a batch:
 
     shared weights    z₀ + z₁ = X_B·(w₀ + w₁): X·w of the other's share, encrypted by the other
     own gradients     z₀ = X_B·w of the guest's columns and weights, z₁ of the host's: no message
@@ -15,7 +16,8 @@ batches); so batches with rank(X) ≥ rows / 4 are refused. A step on the rows B
     own gradients: each returns to the other its share of the other's G
 
 All shares are modulo 2^112. There, truncating each share by itself (P. Mohassel, Y. Zhang, "SecureML", IEEE S&P 2017,
-theorem 1) is off by at most one unit but with probability |x| / 2^111: below 2^-40 for what is truncated here.
+theorem 1) is off by at most one unit but with probability |x| / 2^111. What that and the rest add up to over a training
+is bounded by `budget`.
 
 Rows must be aligned and in an order that nobody chose, as `hanse.vertical.psi` leaves them.
 """
@@ -35,27 +37,33 @@ from hanse.core.arrays import Arrays
 from hanse.core.errors import ConfigError, RefusedError
 from hanse.crypto import rlwe
 from hanse.crypto.rlwe import Answer, Encrypted, PrivateKey, PublicKey
-from hanse.vertical.glm import evaluation, softmax, wide
+from hanse.vertical.glm import budget, evaluation, softmax, wide
+from hanse.vertical.glm.budget import LARGEST_ROW
 from hanse.vertical.glm.columns import MAX_COLUMNS, MAX_ROWS, MIN_ROWS, Columns
 from hanse.vertical.glm.dealer import Trained, of_shape
 from hanse.vertical.glm.descent import Descent, checked_change, checked_scores
 from hanse.vertical.glm.evaluation import Evaluation
 from hanse.vertical.glm.families import MAX_CLASSES, Response, Table
+from hanse.vertical.glm.leverage import SINGLE_ROWS, weighed_down
 from hanse.vertical.glm.plaintext import relative_weights
 from hanse.vertical.glm.precision import check_columns, check_weights
 from hanse.vertical.glm.slots import FACTOR_BITS, RESIDUAL_BITS, SCORE_BITS, TABLE_BITS, WEIGHT_BITS
-from hanse.vertical.glm.training import Batch, Training, batches, bounds, first_step
+from hanse.vertical.glm.training import STATISTICAL_BITS, Batch, Training, batches, bounds, first_step
 from hanse.vertical.glm.wide import Integers
 
 VERSION = 2
 MAX_BATCH = 8192
 ROWS_A_RANK = 4
-LARGEST_ROW = 1 << 16
-"""Sum of the absolute values of a row, which products are exact for."""
 
 
-def protocol(*, own_gradients: bool, early_stop: bool = False) -> Protocol:
-    """The declaration of one of the modes."""
+def protocol(
+    *,
+    own_gradients: bool,
+    early_stop: bool = False,
+    any_leverage: bool = False,
+    statistical_bits: int = STATISTICAL_BITS,
+) -> Protocol:
+    """The declaration of one of the modes; `any_leverage` where rows of high leverage are accepted."""
     size, kept = rlwe.SIZE, rlwe.ANSWER_PRIMES[rlwe.NUM_PRIMES]
     whole = (rlwe.NUM_PRIMES, size)
     messages = evaluation.messages("host", "guest")
@@ -74,6 +82,8 @@ def protocol(*, own_gradients: bool, early_stop: bool = False) -> Protocol:
             messages.append(Message("masked_gradient", sender, to, "uint64", (None, None, 2)))
             what = "at each step, the gradient of its own columns: Xᵀ(mean − y) over the rows of the batch"
             reveals.append(Reveal(to, sender, "own_gradient", what))
+            if any_leverage:
+                reveals.append(Reveal(to, sender, *SINGLE_ROWS))
         else:
             messages.append(Message("weights", sender, to, "uint64", (None, None, 2)))
         reveals.append(Reveal(to, sender, "own_weights", "the weights of its own columns"))
@@ -88,7 +98,7 @@ def protocol(*, own_gradients: bool, early_stop: bool = False) -> Protocol:
             adversary="semi-honest",
             corrupted=1,
             computational_bits=128,
-            statistical_bits=40,
+            statistical_bits=statistical_bits,
             assumptions=(
                 "ring learning with errors for n = 8192, log q = 210",
                 "AES-128 is a pseudorandom permutation",
@@ -110,7 +120,7 @@ class _Side:
     key: PrivateKey
     theirs: PublicKey
     table: npt.NDArray[np.int64]
-    """X with TABLE_BITS, exact."""
+    """X with TABLE_BITS, exact; with own gradients with rows of high leverage weighed down."""
     values: Table
     penalised: npt.NDArray[np.bool_]
     num_theirs: int
@@ -205,9 +215,11 @@ async def _begin(
     outputs = outputs or their_outputs
     if not 1 <= outputs <= MAX_CLASSES or outputs == 2 or (party.role == "guest" and their_outputs):
         raise RefusedError(f"{peer}: expected 1 to {MAX_CLASSES} outputs, named by the guest alone")
+    budget.check(training, rows, outputs, (width, num_theirs), shared=not own_gradients)
     if own_gradients:
         check_rank(party.role, rank, cuts)
         check_rank(peer, their_rank, cuts)
+        table = weighed_down(table, cuts, training.max_leverage, training.high_leverage)
     key = cipher()
     await party.send(peer, "public_key", np.stack([key.public.body, key.public.other]).astype(np.uint32))
     body, other = (await party.recv(peer, "public_key")).astype(np.uint64)

@@ -17,8 +17,8 @@ of ring-LWE, of whole vectors. A step on the rows B of a batch, [·] for what is
 With several classes, the second to fourth line are repeated for each level of `softmax`. For linear models ρ is −r
 itself. Each party moves its own weights in the clear, with any optimiser and penalty. Where X
 has as many independent columns as the batch has rows, Xᵀd gives away d and with it labels; so batches with
-rank(X) ≥ rows / 4 are refused, as in `dealer_free`; X being the columns of all data parties but one, which may look
-together.
+rank(X) ≥ rows / 4 are refused, as in `dealer_free`, X being the columns of all data parties but one, which may look
+together. Rows of high leverage in a party's own columns count less in its gradients (see `leverage`).
 
 Rows must be aligned and in an order that nobody chose, as `hanse.vertical.psi` leaves them.
 """
@@ -38,25 +38,34 @@ from hanse.core.errors import ConfigError, RefusedError
 from hanse.crypto import rlwe, sharing
 from hanse.crypto.aes import KEY_BYTES
 from hanse.crypto.rlwe import Answer, Encrypted, PrivateKey, PublicKey
-from hanse.vertical.glm import evaluation, softmax, wide
+from hanse.vertical.glm import budget, evaluation, softmax, wide
 from hanse.vertical.glm.columns import MAX_COLUMNS, MAX_ROWS, MIN_ROWS, Columns
 from hanse.vertical.glm.dealer import Trained, data_roles, of_shape
 from hanse.vertical.glm.dealer_free import check_rank, largest_rank, whole_table
 from hanse.vertical.glm.descent import Descent, checked_change, checked_scores
 from hanse.vertical.glm.evaluation import Evaluation
 from hanse.vertical.glm.families import MAX_CLASSES, Response, Table
+from hanse.vertical.glm.leverage import SINGLE_ROWS, weighed_down
 from hanse.vertical.glm.plaintext import relative_weights
 from hanse.vertical.glm.precision import check_weights
 from hanse.vertical.glm.slots import RESIDUAL_BITS, SCORE_BITS, TABLE_BITS
-from hanse.vertical.glm.training import Batch, Training, batches, bounds, has_ended
+from hanse.vertical.glm.training import STATISTICAL_BITS, Batch, Training, batches, bounds, has_ended
 from hanse.vertical.glm.wide import Integers
 from hanse.vertical.parties import ARBITER, GUEST
 
 VERSION = 2
 
 
-def protocol(num_hosts: int = 1, *, early_stop: bool = False) -> Protocol:
-    """The declaration for that many hosts; `early_stop` for a training with a tolerance."""
+def protocol(
+    num_hosts: int = 1,
+    *,
+    early_stop: bool = False,
+    any_leverage: bool = False,
+    statistical_bits: int = STATISTICAL_BITS,
+) -> Protocol:
+    """The declaration for that many hosts; `early_stop` for a training with a tolerance, `any_leverage` where rows of
+    high leverage are accepted.
+    """
     size, kept = rlwe.SIZE, rlwe.ANSWER_PRIMES[rlwe.NUM_PRIMES]
     vector, seeds = (None, rlwe.NUM_PRIMES, size), (None, KEY_BYTES)
     data = data_roles(num_hosts)
@@ -86,6 +95,8 @@ def protocol(num_hosts: int = 1, *, early_stop: bool = False) -> Protocol:
         gradient = "at each step, the gradient of its own columns: Xᵀ(mean − y) over the rows of the batch"
         reveals += [Reveal(to, sender, "shape", shape) for to in (*others, ARBITER)]
         reveals += [Reveal(to, sender, "own_gradient", gradient) for to in others]
+        if any_leverage:
+            reveals += [Reveal(to, sender, *SINGLE_ROWS) for to in others]
         reveals += [Reveal(to, sender, "own_weights", "the weights of its own columns") for to in others]
         if early_stop:
             messages.append(Message("change", sender, ARBITER, "float64", (1,)))
@@ -101,7 +112,7 @@ def protocol(num_hosts: int = 1, *, early_stop: bool = False) -> Protocol:
             adversary="semi-honest",
             corrupted=num_hosts,
             computational_bits=128,
-            statistical_bits=40,
+            statistical_bits=statistical_bits,
             assumptions=(
                 "ring learning with errors for n = 8192, log q = 210",
                 "AES-128 is a pseudorandom permutation",
@@ -123,7 +134,7 @@ class _Side:
     key: PublicKey
     columns: Columns
     table: npt.NDArray[np.int64]
-    """X with TABLE_BITS, exact."""
+    """X with TABLE_BITS, exact; with rows of high leverage weighed down."""
     outputs: int
     descent: Descent
     seed: bytes = b""
@@ -199,6 +210,7 @@ async def _begin(
             await party.send(role, "hello", np.array(hello, np.int64))
     hellos = [hello if role == party.role else (await party.recv(role, "hello")).tolist() for role in data]
     outputs = _agreed(training, data, hellos)
+    table = weighed_down(table, cuts, training.max_leverage, training.high_leverage)
     begin = np.zeros((width, outputs)) if start is None else start
     if begin.shape != (width, outputs):
         raise ConfigError(f"start: expected weights of {(width, outputs)}, found {begin.shape}")
@@ -235,6 +247,7 @@ def _agreed(training: Training, data: tuple[str, ...], hellos: list[list[int]]) 
         if digest != _digest(training) or over != ended:
             raise RefusedError(f"{role}: expected the settings of the training as here, found others")
         check_rank(role, rank, cuts)
+    budget.check(training, rows, outputs, [hello[2] for hello in hellos], shared=False)
     ranks = [hello[4] for hello in hellos]
     check_rank("all data parties but one together", sum(ranks) - min(ranks), cuts)
     return outputs

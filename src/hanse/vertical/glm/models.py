@@ -25,7 +25,7 @@ from hanse.vertical.glm.families import Response, response_of
 from hanse.vertical.glm.saved import part_arrays, part_in
 from hanse.vertical.glm.scoring import PartyModel
 from hanse.vertical.glm.series import RANGES
-from hanse.vertical.glm.training import Training
+from hanse.vertical.glm.training import STATISTICAL_BITS, Training
 from hanse.vertical.model import Model, Played, Program
 from hanse.vertical.parties import IfOffline
 from hanse.vertical.psi.ids import Places
@@ -55,6 +55,9 @@ class LinearModel(Model):
             holds the key of a homomorphic cipher instead; each party sees the gradients of its own columns. Without a
             third, for one host: `dealer-free`, which reveals no more than `dealer` and takes about a hundred times the
             computation; `own-gradient`, in which each party sees its own gradients, and which takes half of that.
+        max_leverage, high_leverage: where parties see gradients, what becomes of rows that these would give away, see
+            `Training`.
+        statistical_bits: without a dealer, what the whole training keeps to, see `Training`; `hanse explain` prints it.
         standardise: bring columns to mean 0 and variance 1, each party its own.
         clip: hold scaled values within ±clip.
 
@@ -75,6 +78,9 @@ class LinearModel(Model):
     l1: float = 0.0
     l2: float = 0.0
     tolerance: float = 0.0
+    max_leverage: float = 0.5
+    high_leverage: str = "weigh_down"
+    statistical_bits: int = STATISTICAL_BITS
     wide_scores: bool = False
 
     def __post_init__(self) -> None:
@@ -99,11 +105,13 @@ class LinearModel(Model):
         """See `Model.declared`."""
         if self.protocol == "dealer":
             return dealer.protocol(num_hosts, early_stop=self.tolerance > 0)
+        told: dict[str, Any] = {"early_stop": self.tolerance > 0, "any_leverage": self.high_leverage == "accept"}
+        told["statistical_bits"] = self.statistical_bits
         if self.protocol == "arbiter":
-            return key_holder.protocol(num_hosts, early_stop=self.tolerance > 0)
+            return key_holder.protocol(num_hosts, **told)
         if num_hosts != 1:
             raise ConfigError(f"hosts: expected one for {self.protocol}, found {num_hosts}; take the protocol dealer")
-        return dealer_free.protocol(own_gradients=self.own_gradients, early_stop=self.tolerance > 0)
+        return dealer_free.protocol(own_gradients=self.own_gradients, **told)
 
     def scored(self, num_hosts: int) -> Protocol:
         """See `Model.scored`."""

@@ -13,9 +13,11 @@ from math import isfinite
 from hanse.core.codec import canonical_json
 from hanse.core.errors import ConfigError
 from hanse.vertical.glm.families import KINDS, MULTI_CLASS
+from hanse.vertical.glm.leverage import CHOICES
 
 OPTIMISERS = ("sgd", "adam")
-_WHOLE = {"epochs": (1, 10_000), "batch_rows": (2, 1 << 22), "seed": (0, (1 << 63) - 1)}
+STATISTICAL_BITS = 30
+_WHOLE = {"epochs": (1, 10_000), "batch_rows": (2, 1 << 22), "seed": (0, (1 << 63) - 1), "statistical_bits": (1, 60)}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,6 +35,11 @@ class Training:
         l1, l2: weights of the penalties l1·|w| and l2·w²/2 on all coefficients but the intercept, ≥ 0.
         tolerance: training ends after an epoch that moved the weights (Euclidean distance) by no more; 0: never early.
         seed: of the order of batches.
+        max_leverage, high_leverage: where parties see gradients of their own columns: what becomes of rows whose
+            leverage in a batch reaches that bound, 0 < max_leverage ≤ 1. `weigh_down`: they count less in that party's
+            gradients; `refuse`: training does not start; `accept`: their labels may be given away, see `leverage`.
+        statistical_bits: under ring-LWE, the whole training is within 2^-statistical_bits of what it is meant to be, in
+            what it shows and in what it computes; longer ones are refused, see `budget`. 1 to 60.
         wide_scores: reserve a wider range of scores: logistic ±115 instead of ±27, counts down to e^-16 instead of
             e^-8 times the mean, at up to four times the correlated randomness. It matters to protocols that evaluate
             a series.
@@ -52,22 +59,33 @@ class Training:
     l2: float = 0.0
     tolerance: float = 0.0
     seed: int = 0
+    max_leverage: float = 0.5
+    high_leverage: str = "weigh_down"
+    statistical_bits: int = STATISTICAL_BITS
     wide_scores: bool = False
 
     def __post_init__(self) -> None:
-        for name, known in (("family", KINDS), ("multi_class", MULTI_CLASS), ("optimiser", OPTIMISERS)):
+        words = {"family": KINDS, "multi_class": MULTI_CLASS, "optimiser": OPTIMISERS, "high_leverage": CHOICES}
+        for name, known in words.items():
             if getattr(self, name) not in known:
                 raise ConfigError(f"{name}: expected one of {', '.join(known)}, found {getattr(self, name)!r:.40}")
         for name, (low, high) in _WHOLE.items():
             value = getattr(self, name)
             if type(value) is not int or not low <= value <= high:
                 raise ConfigError(f"{name}: expected a whole number from {low} to {high}, found {value!r}")
-        for name, top in (("learning_rate", 16.0), ("momentum", 1.0), ("l1", 16.0), ("l2", 16.0), ("tolerance", 1e6)):
+        for name, top in (
+            ("learning_rate", 16.0),
+            ("momentum", 1.0),
+            ("l1", 16.0),
+            ("l2", 16.0),
+            ("tolerance", 1e6),
+            ("max_leverage", 1.0),
+        ):
             value = getattr(self, name)
             if not (isinstance(value, int | float) and isfinite(value) and 0 <= value <= top):
                 raise ConfigError(f"{name}: expected a number from 0 to {top:g}, found {value!r}")
-        if self.learning_rate == 0 or self.momentum == 1:
-            raise ConfigError("learning_rate: expected a number above 0, and momentum below 1")
+        if self.learning_rate == 0 or self.max_leverage == 0 or self.momentum == 1:
+            raise ConfigError("learning_rate, max_leverage: expected numbers above 0, and momentum below 1")
         if self.optimiser == "adam" and self.momentum:
             raise ConfigError("momentum: expected 0 with adam, which has its own")
 

@@ -68,9 +68,15 @@ def test_trusts_name_one_launcher_and_ask_for_the_external_id() -> None:
     assert trust["Condition"] == {"StringEquals": {"aws:SourceAccount": "111111111111"}}
 
 
-def test_no_statement_allows_everything(settings: Settings) -> None:
+@pytest.fixture
+def serverless(settings: Settings) -> Settings:
+    return replace(settings, queues=Path("aws"))
+
+
+def test_no_statement_allows_everything(settings: Settings, serverless: Settings) -> None:
     (north, *_) = settings.accounts
-    for template in (account_template(settings, north), server_template(settings)):
+    made = [make for each in (settings, serverless) for make in (account_template(each, north), server_template(each))]
+    for template in made:
         for statement in statements(template):
             if statement["Effect"] != "Allow":
                 continue
@@ -89,6 +95,19 @@ def test_jobs_reach_out_and_nothing_comes_in(settings: Settings) -> None:
     group = account_template(settings, settings.accounts[0])["Resources"]["SecurityGroup"]["Properties"]
     assert "SecurityGroupIngress" not in group
     assert [(rule["FromPort"], rule["ToPort"]) for rule in group["SecurityGroupEgress"]] == [(7400, 7401), (443, 443)]
+
+
+def test_without_a_server_jobs_reach_aws_and_the_execution_role_becomes_its_site(serverless: Settings) -> None:
+    made = account_template(serverless, serverless.accounts[0])
+    group = made["Resources"]["SecurityGroup"]["Properties"]
+    assert [rule["FromPort"] for rule in group["SecurityGroupEgress"]] == [443]
+    come = made["Resources"]["ExecutionRole"]["Properties"]["Policies"][1]["PolicyDocument"]["Statement"]
+    assert [(each["Action"], each["Resource"]) for each in come] == [
+        (["secretsmanager:GetSecretValue"], {"Ref": "SiteSecretArn"}),
+        (["sts:AssumeRole"], {"Ref": "FederationRoleArn"}),
+    ]
+    assert not {"ServerCidr", "ServerVpcId", "TokenSecretArn"} & set(made["Parameters"])
+    assert set(server_template(serverless)["Resources"]) == {"AssumeKickoffRoles"}
 
 
 def test_a_subnet_for_jobs_has_no_way_to_the_internet(settings: Settings) -> None:
@@ -131,8 +150,10 @@ def tool(name: str) -> str:
     return str(found)
 
 
+@pytest.mark.parametrize("queues", [None, Path("aws")])
 @pytest.mark.parametrize("whose", ["site", "server"])
-def test_cfn_lint_has_nothing_to_say(settings: Settings, whose: str, tmp_path: Path) -> None:
+def test_cfn_lint_has_nothing_to_say(settings: Settings, whose: str, queues: Path | None, tmp_path: Path) -> None:
+    settings = replace(settings, queues=queues)
     made = account_template(settings, settings.accounts[0]) if whose == "site" else server_template(settings)
     path = tmp_path / "template.json"
     path.write_text(json.dumps(made))

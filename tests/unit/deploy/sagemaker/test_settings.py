@@ -1,5 +1,7 @@
 """The file of `hanse deploy sagemaker`: what is wrong in it is one line that names the place; records; launches."""
 
+import threading
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -8,6 +10,7 @@ import pytest
 import yaml
 
 from hanse.core.errors import ConfigError, UnavailableError
+from hanse.deploy.sagemaker import launch
 from hanse.deploy.sagemaker.entry import Told, prepare
 from hanse.deploy.sagemaker.jobs import JobState
 from hanse.deploy.sagemaker.launch import (
@@ -20,6 +23,7 @@ from hanse.deploy.sagemaker.launch import (
     read_record,
     write_record,
 )
+from hanse.deploy.sagemaker.queues import reached, way_of
 from hanse.deploy.sagemaker.settings import Account, Settings, read_settings
 from hanse.server.config import ServerConfig
 
@@ -104,7 +108,9 @@ def test_local_needs_folders_and_no_account(tmp_path: Path) -> None:
 def test_hyperparameters_are_read_as_they_were_written() -> None:
     told = Told("f", "north", "10.0.0.1:7400", "10.0.0.1:7401", "ab" * 32, "identity", idle_s=5.0)
     read = {name: value.strip('"') for name, value in told.hyperparameters().items()}
-    again = Told.from_hyperparameters({**read, "hanse-idle-s": 5.0, "hanse-connect-s": 600.0, "other": 1})
+    again = Told.from_hyperparameters(
+        {**read, "hanse-idle-s": 5.0, "hanse-connect-s": 600.0, "hanse-since-ms": 0, "other": 1}
+    )
     assert again == told
     with pytest.raises(ConfigError, match="hanse-authority"):
         Told.from_hyperparameters({**read, "hanse-authority": ""})
@@ -214,3 +220,111 @@ def test_ctrl_c_stops_every_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     record = read_record(tmp_path)
     assert record is not None
     assert record.status == "cancelled"
+
+
+# ---- without a server ----
+
+SECRET = "arn:aws:secretsmanager:eu-central-1:111122223333:secret:site"
+
+
+def over_queues(tmp_path: Path, *keys: str, to: Any = None) -> Path:
+    """The example over queues, with one thing changed."""
+    value = yaml.safe_load((EXAMPLE / "federation.yaml").read_text())
+    del value["server"]
+    value |= {"transport": "queues", "queues": "aws"}
+    for account in value["accounts"].values():
+        account["site_secret"] = SECRET
+        account.pop("token_secret", None)
+    place = value
+    for key in keys[:-1]:
+        place = place[key]
+    if keys and to is None:
+        del place[keys[-1]]
+    elif keys:
+        place[keys[-1]] = to
+    path = tmp_path / "federation.yaml"
+    path.write_text(yaml.safe_dump(value))
+    return path
+
+
+def test_a_file_without_a_server_is_read(tmp_path: Path) -> None:
+    settings = read_settings(over_queues(tmp_path))
+    assert settings.queues == tmp_path / "aws"
+    assert {account.site_secret for account in settings.accounts} == {SECRET}
+    assert way_of(settings.accounts[0]) == f"packed:secret:{SECRET}"
+
+
+@pytest.mark.parametrize(
+    ("keys", "to", "says"),
+    [
+        (("transport",), "mqtt", "transport: expected grpc or queues, found 'mqtt'"),
+        (("transport",), "grpc", "queues: expected transport: queues beside it"),
+        (("transport",), None, "queues: expected transport: queues beside it"),
+        (("queues",), None, r"expected queues, the folder of the federation on AWS \(hanse deploy aws init\)"),
+        (("server",), {"address": "10.0.0.1"}, "server: expected none with transport: queues; nobody listens"),
+        (("accounts", "north", "site_secret"), None, r"north: expected site_secret, where .* \(hanse site pack\)"),
+        (("accounts", "north", "token_secret"), SECRET, "north.token_secret: expected site_secret"),
+    ],
+)
+def test_what_is_wrong_without_a_server(tmp_path: Path, keys: tuple[str, ...], to: Any, says: str) -> None:
+    with pytest.raises(ConfigError, match=says):
+        read_settings(over_queues(tmp_path, *keys, to=to))
+
+
+def test_an_identity_is_for_queues_only(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="site_secret: expected transport: queues for it"):
+        read_settings(changed(tmp_path, "accounts", "north", "site_secret", to=SECRET))
+
+
+def aws(tmp_path: Path, **section: Any) -> Path:
+    settings = read_settings(over_queues(tmp_path))
+    plans = [{"name": each.site, "principal": each.execution_arn} for each in settings.accounts]
+    whole = {"region": "eu-central-1", "sites": plans, "models_to_sites": True, **section}
+    (tmp_path / "aws").mkdir(exist_ok=True)
+    (tmp_path / "aws" / "federation.yaml").write_text(yaml.safe_dump({"federation": "medicare", "aws": whole}))
+    return tmp_path / "federation.yaml"
+
+
+@pytest.mark.parametrize(
+    ("section", "says"),
+    [
+        ({"models_to_sites": False}, "expected models_to_sites: true"),
+        ({"sites": ["north", "east", "south"]}, r"sites: expected \{name: east, account: .*, principal: .* another"),
+        ({"sites": ["other"]}, r"sites: expected \{name: east.* found none"),
+        ({}, "expected federation.yaml, found none; run: hanse deploy aws deploy"),
+    ],
+)
+def test_a_federation_on_aws_whose_sites_are_not_these_jobs(tmp_path: Path, section: Any, says: str) -> None:
+    settings = read_settings(aws(tmp_path, **section))
+    with pytest.raises(ConfigError, match=says):
+        reached(settings, local=False)
+
+
+def test_another_federation_on_aws(tmp_path: Path) -> None:
+    settings = replace(read_settings(aws(tmp_path)), federation="other")
+    with pytest.raises(ConfigError, match="expected federation other, found medicare"):
+        reached(settings, local=False)
+
+
+def test_events_come_with_pauses_in_which_jobs_are_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(launch, "LOOK_S", 0.01)
+    looked = threading.Event()
+
+    def events() -> Iterator[dict[str, Any]]:
+        yield {"what": "round"}
+        assert looked.wait(60), "nobody looked meanwhile"
+        yield {"what": "finished"}
+        raise UnavailableError("the queue is away")
+
+    found: list[Any] = []
+
+    def follow() -> None:
+        for event in launch._with_pauses(events()):
+            found.append(event)
+            if event is None:
+                looked.set()
+
+    with pytest.raises(UnavailableError, match="away"):
+        follow()
+    assert [event["what"] for event in found if event] == ["round", "finished"]
+    assert None in found

@@ -1,0 +1,227 @@
+"""`Edge`: a server to a group's members and a site to the federation above, in one process on one event loop.
+
+A job that comes from above, and that the edge's policy accepts, is submitted within the group: the same bundle byte for
+byte, so that members' policies know it by the same hash, signed by the edge's own person, whom the members' policies
+allow. It is led from above: see `hanse.rounds.group`.
+"""
+
+import asyncio
+from collections.abc import Callable, Coroutine, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from hanse.clients.client import Answer
+from hanse.core.blobs import rechunk
+from hanse.core.errors import ConflictError, HanseError, NotFoundError, TaskError
+from hanse.core.ids import OWNER_CHARACTERS, bundle_scope, job_id_of
+from hanse.core.seams import BlobStore
+from hanse.core.spec import RunSpec
+from hanse.edge.members import Members
+from hanse.edge.person import LOOK_S, renew_if_due
+from hanse.pipeline.request import JobRequest
+from hanse.rounds.group import GroupHost, Host, Order
+from hanse.rounds.host import load_arrays
+from hanse.server.server import Server
+from hanse.site.agent import Agent
+from hanse.site.proposals import Proposal
+from hanse.strategies.groups import Groups, is_within, of_members, within
+from hanse.trust.bundle_signature import sign_bundle
+from hanse.trust.certificates import current_ms
+from hanse.trust.membership import Membership
+from hanse.workers.launcher import Launcher
+from hanse.workers.server_host import ServerHost
+
+FINISHED, FAILED = "finished", "failed"
+log = structlog.get_logger("hanse.edge")
+
+
+class Edge:
+    """A group's aggregator. `run` it.
+
+    Args:
+        server: the folder of the group's own federation, as `hanse federation init` has made it.
+        site: the folder of the site that the group is above, as `hanse site join` has made it.
+        person: the folder of the group's person who submits what comes from above.
+
+    Raises:
+        ConfigError: a file is missing or wrong. TrustError: a certificate has expired.
+    """
+
+    def __init__(self, server: Path, site: Path, person: Path, launcher: Launcher) -> None:
+        self._person = person
+        self._name = Membership.load(person).identity.name  # what is wrong with it is said before anything starts
+        self._site = site
+        self._launcher = launcher
+        self._hosts: dict[str, GroupHost] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._stop = asyncio.Event()
+        self.server = Server(server, launcher, lead=self._lead)
+        self.agent: Agent | None = None
+
+    # ---- life ----
+
+    async def run(self) -> None:
+        """Serve the group and take part above, until `stop`.
+
+        Raises:
+            HanseError: it cannot start. TrustError: the federation above does not know this site any more.
+        """
+        await self.server.start()
+        try:
+            self.agent = Agent(self._site, launcher=self._launcher, on_end=self._ended, executors=self._members)
+            self._spawn(self._stay_certified())
+            log.info("edge ready", group=self.agent.name, above=self.agent.federation)
+            working = asyncio.ensure_future(self.agent.run())
+            stopped = asyncio.ensure_future(self._stop.wait())
+            try:
+                await asyncio.wait((working, stopped), return_when=asyncio.FIRST_COMPLETED)
+                self.agent.stop()
+                await working
+            finally:
+                stopped.cancel()
+        finally:
+            for task in self._tasks:
+                task.cancel()
+            await self.server.stop()
+
+    def stop(self) -> None:
+        """End `run`; everything can be taken up again."""
+        self._stop.set()
+
+    async def _stay_certified(self) -> None:
+        while True:
+            try:
+                if await renew_if_due(self._person, self.server.members, current_ms()):
+                    log.info("certificate of the group's person renewed")
+            except HanseError as error:
+                log.error("certificate of the group's person not renewed", reason=str(error))
+            await asyncio.sleep(LOOK_S)
+
+    def _members(self, agent: Agent) -> Members:
+        return Members(agent.name, self._open, self._ask)
+
+    # ---- jobs ----
+
+    def _lead(self, request: JobRequest, made: Callable[[RunSpec], ServerHost], blobs: BlobStore) -> Host:
+        """The host of a job within the group. One that the group's own people have submitted is like any other."""
+        spec = request.spec
+        if not is_within(spec):
+            return made(spec)
+        assert spec.groups is not None
+        rounds = Groups.from_json(spec.groups).rounds
+        host = GroupHost(made(of_members(spec)), blobs, rounds, lambda: self._wake(request.job))
+        self._hosts[request.job] = host
+        return host
+
+    def _wake(self, job: str) -> None:
+        found = self.server.jobs.active.get(job)
+        if found is not None:
+            self._spawn(self.server.jobs.presence_changed(found))
+
+    async def _open(self, job: str) -> RunSpec:
+        assert self.agent is not None
+        proposal, bundle = self.agent.app_of(job)
+        name = named(job, 1, self._name)
+        if not await self.server.jobs.is_known(name):
+            await self._submit(name, proposal, bundle)
+        about = await self.server.jobs.reading.describe(name)
+        if about["app"] != proposal.app:
+            raise ConflictError(f"the group has another job {name}, of another app")
+        return proposal.spec
+
+    async def _latest(self, job: str) -> tuple[str, int]:
+        """The group's job for one from above, and how many there were: one that failed has a successor."""
+        number = 1
+        while await self.server.jobs.is_known(named(job, number + 1, self._name)):
+            number += 1
+        return named(job, number, self._name), number
+
+    async def _submit(self, name: str, proposal: Proposal, bundle: bytes) -> None:
+        member = Membership.load(self._person)
+        person, federation = member.identity.name, member.identity.federation
+        num_members = sum(1 for each in self.server.members.of_kind("site") if not each.revoked)
+        await self.server.blobs.put(bundle_scope(name), proposal.manifest, rechunk([bundle]))
+        signed = sign_bundle(member.keys.signing, bundle_id=proposal.app, federation=federation, person=person)
+        assert proposal.request is not None
+        request = replace(
+            proposal.request,
+            job=name,
+            name=f"{proposal.name} ({proposal.person} of {proposal.request.federation})"[:100],
+            federation=federation,
+            person=person,
+            bundle_signature=signed.decode(),
+            spec=within(proposal.spec, max(1, num_members)),
+            initial=None,
+            sites=None,
+        )
+        await self.server.submit(request, request.sign(member.keys.signing))
+
+    async def _ask(self, job: str, order: Order) -> tuple[Answer, str]:
+        """Ask a job's group, which ends the wait where its run is over. After one that failed, another is begun.
+
+        Raises:
+            TaskError: it is over, or has nothing to answer.
+        """
+        assert self.agent is not None
+        name, number = await self._latest(job)
+        if name not in self.server.jobs.active and (await self._about(name)).get("status") == FAILED:
+            name = named(job, number + 1, self._name)
+            await self._submit(name, *self.agent.app_of(job))
+            log.warning("the group begins anew", job=name, after=await self._cause(named(job, number, self._name)))
+        found, host = self.server.jobs.active.get(name), self._hosts.get(name)
+        if found is None or found.run is None or host is None:
+            raise TaskError("refused", f"the group cannot go on: {await self._cause(name)}")
+        asking = asyncio.ensure_future(host.ask(order))
+        try:
+            await asyncio.wait((asking, found.run.finished), return_when=asyncio.FIRST_COMPLETED)
+            if not asking.done():
+                raise TaskError("refused", f"the group cannot go on: {await self._cause(name)}")
+            answered = asking.result()
+        finally:
+            asking.cancel()
+        arrays = None if answered.model is None else await load_arrays(self.server.blobs, answered.model)
+        return Answer(arrays, answered.num_examples, dict(answered.metrics)), answered.fingerprint
+
+    async def _about(self, name: str) -> Mapping[str, Any]:
+        try:
+            return await self.server.jobs.reading.describe(name)
+        except NotFoundError:
+            return {"status": "gone"}
+
+    async def _cause(self, name: str) -> str:
+        about = await self._about(name)
+        return str(about.get("error") or f"its job is {about['status']}")
+
+    def _ended(self, job: str, status: str) -> None:
+        """The job above is over. One that has finished is finished within the group, too."""
+        self._spawn(self._end(job, status))
+
+    async def _end(self, job: str, status: str) -> None:
+        name, _ = await self._latest(job)
+        host = self._hosts.pop(name, None)
+        if name not in self.server.jobs.active:
+            return
+        if status == FINISHED and host is not None:
+            host.finish()
+        else:
+            await self.server.jobs.cancel(name, "the federation above")
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        async def guarded() -> None:
+            try:
+                await work
+            except HanseError as error:
+                log.error("work within the group failed", reason=str(error))
+
+        task = asyncio.ensure_future(guarded())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+
+def named(job: str, number: int, person: str) -> str:
+    """The id of the n-th of a group's jobs for one from above: it begins like that one's and is the person's own."""
+    stem = job[:-OWNER_CHARACTERS]
+    return job_id_of(stem if number == 1 else f"{stem}-{number}", person)

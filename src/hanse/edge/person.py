@@ -1,0 +1,42 @@
+"""The edge's own person: certified by the authority that the same process holds, and so for as long as it runs."""
+
+from pathlib import Path
+
+from hanse.core.proto import hanse_pb2 as pb
+from hanse.server.members import Members
+from hanse.trust.identity import SigningRequest
+from hanse.trust.membership import Membership
+
+LOOK_S = 3600.0
+"""Between two looks at the certificate: by the hour, since a machine that was asleep has not counted the time."""
+
+
+async def renew_if_due(directory: Path, members: Members, now_ms: int) -> bool:
+    """Renew a person's certificate when two thirds of its time are over.
+
+    Args:
+        directory: the person's folder.
+
+    Returns:
+        Whether it was due.
+
+    Raises:
+        TrustError: it has expired, or the person was revoked. ConfigError, StorageError.
+    """
+    member = Membership.load(directory, now_ms=now_ms)
+    identity = member.identity
+    if now_ms < identity.renew_at_ms:
+        return False
+    signing = SigningRequest.request(
+        member.keys, federation=identity.federation, kind=identity.kind, name=identity.name
+    )
+    reply = await members.renew(identity, pb.RenewRequest(signing_request=signing.content))
+    renewed = Membership.check(
+        member.keys,
+        certificate_pem=reply.certificate.encode(),
+        authority_pem=member.authority_pem,
+        signed_record=reply.member_record,
+        address=member.address,
+    )
+    renewed.save(directory)
+    return True

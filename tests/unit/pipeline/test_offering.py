@@ -1,0 +1,55 @@
+"""What a server checks of a job whose sites are groups, before anything is written."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from hanse.backends.memory import MemoryBlobs
+from hanse.core.blobs import manifest_of, rechunk
+from hanse.core.errors import ConfigError
+from hanse.core.ids import bundle_scope, new_job_id
+from hanse.core.spec import RunSpec
+from hanse.pipeline.offering import check_request
+from hanse.pipeline.request import JobRequest
+from hanse.strategies.groups import Groups, within
+from hanse.trust.bundle import make_bundle
+
+BUNDLE = make_bundle({"app.py": b"import hanse as hs\n\napp = hs.App(rounds=1)\n"}, module="app", object_name="app")
+GROUPS = Groups(2).to_json()
+
+
+def request_of(**spec: Any) -> JobRequest:
+    manifest = manifest_of(BUNDLE.content)
+    asked = RunSpec(**{"initial": "none", "groups": GROUPS, **spec})
+    return JobRequest(new_job_id("anna"), "app", "city", "anna", 1, BUNDLE.id, manifest, "-", "app.py", "app", asked)
+
+
+async def check(request: JobRequest, *, leads: bool = False) -> None:
+    blobs = MemoryBlobs()
+    await blobs.put(bundle_scope(request.job), request.bundle, rechunk([BUNDLE.content]))
+    await check_request(request, blobs, federation="city", leads=leads)
+
+
+@pytest.mark.parametrize(
+    ("spec", "words"),
+    [
+        ({"strategy": "custom"}, "run.strategy: expected a built-in one beside groups, found custom"),
+        ({"strategy": "scaffold"}, "Scaffold has a part at the sites"),
+        ({"strategy": "fedbuff", "params": {"buffer": 2}}, "expected a built-in one that moves a model in rounds"),
+        ({"groups": {**GROUPS, "rounds": 0}}, "groups.rounds: expected a whole number from 1, found 0"),
+        ({"groups": {**GROUPS, "strategy": "fedadam", "params": {}}}, "FedAdam keeps a state"),
+        ({"groups": {"rounds": 2}}, "run.groups: expected rounds, strategy, params and quorum"),
+        ({"groups": {**GROUPS, "deadline_s": "soon"}}, "run.groups.deadline_s: expected seconds above 0, found soon"),
+        ({"groups": {**GROUPS, "deadline_s": 60.0}}, "expected an edge .* for a group's own run, found none here"),
+    ],
+)
+async def test_what_cannot_be_had_with_groups(spec: dict[str, Any], words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        await check(request_of(**spec))
+
+
+async def test_a_job_of_groups_above_and_a_groups_own_run_at_an_edge() -> None:
+    request = request_of()
+    await check(request)
+    await check(replace(request, spec=within(request.spec, 3)), leads=True)

@@ -1,0 +1,71 @@
+"""Rows of high leverage: against the hat matrix, and what is left when they are left out."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hanse.core.errors import ConfigError
+from hanse.vertical.glm.leverage import LARGEST_SHARE, leverages, weighed_down
+from hanse.vertical.glm.training import Training
+
+whole = st.integers(-3, 3)
+
+
+@settings(max_examples=80, deadline=None)
+@given(st.integers(1, 5).flatmap(lambda width: st.lists(st.lists(whole, min_size=width, max_size=width), min_size=6)))
+def test_leverages_are_the_diagonal_of_the_hat_matrix(rows: list[list[int]]) -> None:
+    """And each is what the best weights for a row make of it: the largest share of d_i in a unit combination."""
+    x = np.array(rows)
+    found = leverages(x)
+    assert np.abs(found - np.diag(x @ np.linalg.pinv(x.astype(float)))).max() < 1e-9
+    assert found.sum() == pytest.approx(np.linalg.matrix_rank(x), abs=1e-6)
+
+
+@settings(max_examples=80, deadline=None)
+@given(st.integers(0, 10_000), st.integers(1, 6), st.sampled_from([0.3, 0.5, 0.9]))
+def test_none_is_high_afterwards_and_rows_are_multiples_of_what_they_were(seed: int, width: int, bound: float) -> None:
+    rng = np.random.default_rng(seed)
+    x = rng.integers(-999, 1000, (60, width)) * (rng.random((60, width)) < rng.choice([0.05, 0.9], width))
+    x[rng.integers(0, 60, 2)] *= 50
+    cuts = [(0, 30), (30, 60)]
+    high = sum(int((leverages(x[start:stop]) >= bound - 1e-9).sum()) for start, stop in cuts)
+    try:
+        found = weighed_down(x, cuts, bound, "weigh_down")
+    except ConfigError:
+        with pytest.raises(ConfigError, match="for three rows of four"):
+            weighed_down(x, cuts, bound, "weigh_down")
+        return
+    for start, stop in cuts:
+        assert (leverages(found[start:stop]) < bound).all()
+        lost = x[start:stop].any(axis=1) & ~found[start:stop].any(axis=1)
+        assert lost.mean() <= LARGEST_SHARE
+    sizes = np.maximum((x.astype(float) ** 2).sum(axis=1), 1)
+    weights = (x * found).sum(axis=1) / sizes
+    assert np.abs(found - x * weights[:, None]).max() <= 1
+    assert weights.min() >= 0
+    assert weights.max() <= 1 + 1e-9
+    if high:
+        with pytest.raises(ConfigError, match=f"found {high} of more"):
+            weighed_down(x, cuts, bound, "refuse")
+    else:
+        assert found.tolist() == x.tolist() == weighed_down(x, cuts, bound, "refuse").tolist()
+    assert weighed_down(x, cuts, bound, "accept") is x
+
+
+def test_heavy_tails_are_weighed_down_and_not_out() -> None:
+    """Removing rows one after another would raise the others' leverage until none is left."""
+    x = np.rint(np.random.default_rng(1).standard_t(2, (96, 20)) * 4096).astype(np.int64)
+    assert (leverages(x) >= 0.5).sum() >= 4
+    found = weighed_down(x, [(0, 96)], 0.5, "weigh_down")
+    assert leverages(found).max() < 0.5
+    assert found.any(axis=1).all()
+    assert (found == x).all(axis=1).mean() > 0.8
+
+
+@pytest.mark.parametrize("given", [{"max_leverage": 0.0}, {"max_leverage": 1.5}, {"high_leverage": "warn"}])
+def test_settings_out_of_their_range_are_refused(given: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match="leverage"):
+        Training(**given)
