@@ -360,6 +360,6 @@ def test_asynchronous_sites_that_are_all_at_work_when_they_should_evaluate() -> 
         return app
 
     app = evaluating(rounds=6)
-    with pytest.raises(JobFailed, match=r"found all \d of them at work; set hs.App\(sample=...\) below their number"):
+    with pytest.raises(JobFailed, match=r"found none beside \d at work; set hs.App\(sample"):
         run(app, 8, durations=durations)
     assert run(evaluating(rounds=6, sample=4), 8, durations=durations).status == "finished"
