@@ -193,7 +193,7 @@ class LocalBlobs:
         with self._lock:
             for key in [key for key in self._small if key[0] == scope or key[0].startswith(inside)]:
                 self._small_bytes -= self._small.pop(key)[0].size
-        if os.path.exists(f"{self._root}/{scope}"):  # noqa: PTH110 - every round asks, and a path takes longer to make
+        if os.path.exists(f"{self._root}/{scope}"):  # a Path takes longer to make than to ask
             await self._in_thread(self._delete_files, scope)
 
     def close(self) -> None:
