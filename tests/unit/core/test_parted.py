@@ -6,7 +6,7 @@ from hypothesis import given
 
 from hanse.core.errors import CodecError, IntegrityError
 from hanse.core.ids import TaskId
-from hanse.core.parted import LARGE, cut, head
+from hanse.core.parted import LARGE, MOST_FIELDS, cut, head
 from hanse.core.proto import hanse_pb2 as pb
 from hanse.core.records import BlobRef, Envelope, Reply, Task, pack_values
 
@@ -89,6 +89,16 @@ def test_what_is_cut_out_is_what_protobuf_reads(before: bytes, size: int, number
 def test_a_field_that_is_there_twice_is_protobufs_business() -> None:
     field = head(11, LARGE) + bytes(LARGE)
     assert cut(field + field, 11) == (field + field, None)
+
+
+def test_a_message_of_very_many_fields_is_protobufs_business() -> None:
+    """It reads them a hundred times faster: eight megabytes of nothing else kept a server busy for five seconds."""
+    field, nothing = head(11, LARGE) + bytes(LARGE), b"\x08\x01"
+    few = nothing * (MOST_FIELDS - 1)
+    assert cut(few + field, 11) == (few, bytes(LARGE))
+    for many in (few + nothing + field, field + nothing * MOST_FIELDS):
+        assert cut(many, 11) == (many, None)
+        assert Envelope.lent(many).body == bytes(LARGE)
 
 
 def test_a_length_beyond_the_end_is_protobufs_business() -> None:
