@@ -16,7 +16,7 @@ import structlog
 from hanse.clients.client import Answer
 from hanse.core.blobs import rechunk
 from hanse.core.errors import ConflictError, HanseError, NotFoundError, TaskError
-from hanse.core.ids import OWNER_CHARACTERS, bundle_scope, job_id_of
+from hanse.core.ids import bundle_scope, job_id_of
 from hanse.core.seams import BlobStore
 from hanse.core.spec import RunSpec
 from hanse.edge.members import Members
@@ -222,6 +222,8 @@ class Edge:
 
 
 def named(job: str, number: int, person: str) -> str:
-    """The id of the n-th of a group's jobs for one from above: it begins like that one's and is the person's own."""
-    stem = job[:-OWNER_CHARACTERS]
-    return job_id_of(stem if number == 1 else f"{stem}-{number}", person)
+    """The id of the n-th of a group's jobs for one from above: it begins with that one's and is the person's own.
+
+    All of that one's is in it: two people above may have ids that begin alike, and each has a run of its own here.
+    """
+    return job_id_of(job if number == 1 else f"{job}-{number}", person)
