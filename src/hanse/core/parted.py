@@ -13,8 +13,8 @@ from hanse.core.blobs import Buffer
 LARGE = 4096
 """Below this many bytes protobuf is as quick."""
 MOST_FIELDS = 512
-"""That are looked at here: each costs a microsecond, a hundred times what it costs in protobuf, and a sender who means ill
-sends millions."""
+"""That are looked at here: each costs a microsecond, a hundred times what it costs in protobuf, and a sender who means
+ill sends millions."""
 
 _BYTES = 2
 """The wire type of what has a length: bytes, strings, messages."""
