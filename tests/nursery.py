@@ -46,6 +46,7 @@ MEMBERS = (
     "hanse.server.start",
     "hanse.server.server",
 )
+EDGE = ("hanse.edge.start", "hanse.edge.edge")
 REPLICA = ("hanse.simulation.replica", "hanse.simulation.engines")
 
 

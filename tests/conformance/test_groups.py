@@ -16,11 +16,11 @@ import pytest
 import hanse as hs
 from hanse.clients.loader import load_app
 from hanse.demos import local_federation
+from hanse.demos.local_groups import Behind, Grouped, grouped
 from hanse.edge.edge import named
 from tests.conformance.over_aws import CREDENTIALS, AwsFederation
 from tests.conformance.test_same_bits import EXAMPLES, declaration, said
-from tests.grouped import EDGE, Behind, Grouped, grouped
-from tests.nursery import MEMBERS, forks
+from tests.nursery import EDGE, MEMBERS, forks
 
 APPS = Path(__file__).parent / "grouped_apps"
 GROUPS = {"north": ("bergen", "visby", "turku"), "south": ("luebeck",)}

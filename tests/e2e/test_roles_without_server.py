@@ -61,6 +61,35 @@ async def host(party, site):
     await party.send("guest", "sum", np.float64(numbers.sum()))
     return {{"count": np.array([len(numbers)])}}, {{"sum": float(numbers.sum())}}
 """
+STUCK = """
+import time
+from pathlib import Path
+
+import hanse as hs
+
+
+class StuckOnce:
+    def __init__(self, real):
+        self.have, self.load, self.drop_after, self.real = real.have, real.load, real.drop_after, real
+
+    def keep(self, number, arrays, *, since=None):
+        self.real.keep(number, arrays, since=since)
+        stuck = Path({folder!r}) / "stuck"
+        if number == 1 and not stuck.exists():
+            stuck.touch()
+            while True:
+                time.sleep(1)  # until its process is killed
+
+
+class Trees(hs.vertical.Boosting):
+    async def play(self, party, source, hosts, *, kept=None, **more):
+        if kept is not None and party.role == "host":
+            real, kept = kept, lambda about: StuckOnce(real(about))
+        return await super().play(party, source, hosts, kept=kept, **more)
+
+
+app = Trees(label="late", key="id", num_trees=2, depth=1, cipher="mock", test=0.25, seed=3)
+"""
 ROLES = {"guest": "bank", "host": "shop", "arbiter": "notary"}
 ANY = "{peers: any, reveals: any, unproven: true}"
 POLICY = f"apps: any\npeople: any\ndatasets: any\nroles: {{guest: {ANY}, host: {ANY}, arbiter: {ANY}}}\n"
@@ -142,6 +171,24 @@ def test_trees_have_the_bits_that_they_have_in_one_process(companies: AwsFederat
             for name, array in expected.arrays.items()
             if name.startswith(f"{role}/")
         }
+
+
+def test_a_killed_site_goes_on_from_the_checkpoint_that_all_have(companies: AwsFederation, tmp_path: Path) -> None:
+    """The host is killed when it has kept the first tree; the next session grows the other, and all have the bits."""
+    roles = {"guest": "bank", "host": "shop"}
+    job = hs.submit(app_of(STUCK.format(folder=str(tmp_path)), tmp_path), companies.federation(), roles=roles)
+    _until(lambda: (tmp_path / "stuck").exists())
+    companies.restart("shop")
+    found = job.result()
+    expected = simulated(app_of(STUCK.format(folder=str(tmp_path)), tmp_path), roles)
+    assert found.rounds[-1].metrics["guest_auc"] == expected.rounds[-1].metrics["guest_auc"]
+    for role, site in roles.items():
+        mine = kept(companies, job.id, role)
+        assert mine
+        assert all(array.tobytes() == expected.arrays[f"{role}/{name}"].tobytes() for name, array in mine.items())
+        log = companies.directory / site / "app-logs" / f"{job.id}.log"
+        _until(log.exists)
+        assert "goes on from checkpoint 1\n" in log.read_text()
 
 
 def test_a_site_that_is_killed_costs_a_session_and_nothing_is_left_behind(

@@ -10,11 +10,11 @@ import pytest
 import hanse as hs
 from hanse.clients.loader import find_app
 from hanse.demos import local_federation
+from hanse.demos.local_groups import Grouped, grouped
 from hanse.edge.edge import named
 from hanse.person.jobs import Job, submit
 from tests.faults.controlled import Control, Watch
-from tests.grouped import EDGE, Grouped, grouped
-from tests.nursery import MEMBERS, forks
+from tests.nursery import EDGE, MEMBERS, forks
 
 pytestmark = [pytest.mark.faults, pytest.mark.xdist_group("federation-groups")]
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from hanse.channels.frames import LOST, SIGNS, STOPPED, WAITS, WHY, Channel, Frame
-from hanse.channels.protocol import Message, Protocol
+from hanse.channels.protocol import HEADER_BYTES, Message, Protocol
 from hanse.core.arrays import Array, Arrays
 from hanse.core.codec import decode, encode
 from hanse.core.errors import CodecError, ConfigError, RefusedError, TooLargeError, UnavailableError
@@ -91,6 +91,7 @@ class Party:
         self._last_was_sent = False
         self._asked: set[str] = set()
         self._waits_for: dict[str, str] = {}
+        self._limits: dict[tuple[str, str], int] = {}
         channel.expect(self._check_head)
 
     async def send(self, to: str, name: str, value: Array) -> None:
@@ -124,6 +125,14 @@ class Party:
         self.counters.sent_messages += 1
         self.counters.sent_bytes += len(content)
         self._last_was_sent = True
+
+    def limit(self, sender: str, name: str, max_bytes: int) -> None:
+        """From now on take arrays of that name from that role up to so many bytes; larger ones are refused by `recv`.
+
+        Where a channel says how long a message is, it is refused before its content is read. Without a limit, what a
+        declaration leaves open is bounded by the channel alone.
+        """
+        self._limits[sender, name] = max_bytes + HEADER_BYTES
 
     async def recv(self, sender: str, name: str) -> Array:
         """The next array of that name from that role, read-only.
@@ -159,6 +168,7 @@ class Party:
         self._last_was_sent = False
         value = self._waiting[key].pop(seq)
         self._waiting_bytes -= value.nbytes
+        self._check_limit(sender, name, value.nbytes)  # it may have come before there was one, or in one piece
         return value
 
     async def _take_next(self, wait_s: float, sender: str) -> Frame | None:
@@ -244,6 +254,12 @@ class Party:
         limit = 0 if message is None else message.max_bytes()
         if limit is not None and size > limit:
             raise TooLargeError(f"{self._who(sender)} sent more bytes than its message holds: {size} of {limit}")
+        self._check_limit(sender, name, size)
+
+    def _check_limit(self, sender: str, name: str, size: int) -> None:
+        most = self._limits.get((sender, name))
+        if most is not None and size > most:
+            raise TooLargeError(f"{self._who(sender)} sent more of {name} than is taken here: {size} bytes of {most}")
 
     def _declared(self, sender: str, recipient: str, name: str) -> Message | None:
         """The declared message, or None for a sign.
@@ -313,6 +329,10 @@ class Part(Party):
     async def send(self, to: str, name: str, value: Array) -> None:
         """See `Party.send`."""
         await self._whole.send(self._there.get(to, to), self._start + name, value)
+
+    def limit(self, sender: str, name: str, max_bytes: int) -> None:
+        """See `Party.limit`."""
+        self._whole.limit(self._there.get(sender, sender), self._start + name, max_bytes)
 
     async def recv(self, sender: str, name: str) -> Array:
         """See `Party.recv`."""

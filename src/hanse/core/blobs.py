@@ -23,7 +23,7 @@ Chunk = Buffer | list[bytes]
 """A chunk's content, whole or in the pieces in which it came: putting them together would be one more copy."""
 
 
-def content_hash(content: Chunk | list[Buffer]) -> bytes:
+def content_hash(content: Chunk) -> bytes:
     """BLAKE3, 32 bytes."""
     hasher = blake3()
     for piece in pieces_of(content):
@@ -31,7 +31,7 @@ def content_hash(content: Chunk | list[Buffer]) -> bytes:
     return hasher.digest()
 
 
-def pieces_of(content: Chunk | list[Buffer]) -> Sequence[Buffer]:
+def pieces_of(content: Chunk) -> Sequence[Buffer]:
     """A chunk's pieces, in order."""
     return content if isinstance(content, list) else (content,)
 

@@ -7,14 +7,13 @@ happens here and nowhere else. Reading checks everything that later code relies 
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from google.protobuf.message import DecodeError, Message
 
-from hanse.core.blobs import INLINE_BYTES, Buffer, Manifest, manifest_of
+from hanse.core.blobs import INLINE_BYTES, Manifest, manifest_of
 from hanse.core.errors import CodecError, ConfigError, IntegrityError, TooLargeError
 from hanse.core.ids import TaskId, check_name, check_scope
-from hanse.core.parted import LARGE, cut, head
 from hanse.core.proto import hanse_pb2 as pb
 
 WIRE_VERSION = 1
@@ -29,11 +28,6 @@ Config = Mapping[str, Value]
 Metrics = Mapping[str, Value]
 
 _Message = TypeVar("_Message", bound=Message)
-
-# Fields that may be large, and so are put in and taken out around protobuf (`parted`).
-_CONTENT, _MODEL, _UPDATE, _BODY, _SIG = 3, 9, 7, 11, 13
-_INLINE, _SEALED = b"\x20\x01", b"\x60\x01"
-"""`Blob.is_inline` and `Envelope.sealed`, where true."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,32 +94,29 @@ class Task:
             attempt=self.attempt,
             app=self.app,
             call=self.call,
-        )
-        pack_values(self.config, message.config)
-        rest = pb.Task(
             update_kind=self.update_kind,
             seed=self.seed,
             allow_nonfinite=self.allow_nonfinite,
             payload=self.payload,
         )
+        pack_values(self.config, message.config)
+        if self.model is not None:
+            _fill_blob(message.model, self.model)
         if self.bundle is not None:
-            _fill_blob(rest.bundle, self.bundle)
-        model = () if self.model is None else _blob_field(_MODEL, self.model)
-        return b"".join((message.SerializeToString(), *model, rest.SerializeToString()))
+            _fill_blob(message.bundle, self.bundle)
+        return message.SerializeToString()
 
     @classmethod
-    def unpack(cls, body: Buffer, *, deadline_s: float = 0.0, verify: bool = True, lend: bool = False) -> "Task":
+    def unpack(cls, body: bytes, *, deadline_s: float = 0.0, verify: bool = True) -> "Task":
         """Read what `pack` wrote.
 
         Args:
             verify: False where whoever uses inline content verifies it.
-            lend: an inline model is a view of `body`, which must not change.
 
         Raises:
             CodecError: anything else.
         """
-        rest, model = cut(body, _MODEL)
-        message = _parse(pb.Task, rest, "task")
+        message = _parse(pb.Task, body, "task")
         task_id = _task_id(message.id)
         if (task_id.round, task_id.phase) != (message.round, message.phase):
             raise CodecError("task: round and phase differ from those in its id")
@@ -136,7 +127,7 @@ class Task:
             app=message.app,
             attempt=message.attempt,
             config=unpack_values(message.config, "task config"),
-            model=_read_blob(message, "model", model, verify=verify, lend=lend),
+            model=unpack_blob(message.model, verify=verify) if message.HasField("model") else None,
             update_kind=_one_of(message.update_kind, ("values", "delta"), "task update_kind"),
             seed=message.seed,
             allow_nonfinite=message.allow_nonfinite,
@@ -190,30 +181,25 @@ class Reply:
             error_kind=self.error_kind,
             error=self.error,
             num_examples=self.num_examples,
-        )
-        pack_values(self.metrics, message.metrics)
-        rest = pb.Reply(
             update_kind=self.update_kind,
             base=self.base,
             payload=self.payload,
             seconds=self.seconds,
             fingerprint=self.fingerprint,
         )
-        update = () if self.update is None else _blob_field(_UPDATE, self.update)
-        return b"".join((message.SerializeToString(), *update, rest.SerializeToString()))
+        pack_values(self.metrics, message.metrics)
+        if self.update is not None:
+            _fill_blob(message.update, self.update)
+        return message.SerializeToString()
 
     @classmethod
-    def unpack(cls, body: Buffer, *, lend: bool = False) -> "Reply":
+    def unpack(cls, body: bytes) -> "Reply":
         """Read what `pack` wrote.
-
-        Args:
-            lend: an inline update is a view of `body`, which must not change.
 
         Raises:
             CodecError: anything else. IntegrityError: an inline update that does not match its hash.
         """
-        rest, update = cut(body, _UPDATE)
-        message = _parse(pb.Reply, rest, "reply")
+        message = _parse(pb.Reply, body, "reply")
         if not math.isfinite(message.seconds) or message.num_examples >= 2**53:
             raise CodecError("reply: seconds or num_examples out of range")
         return cls(
@@ -223,7 +209,7 @@ class Reply:
             error=message.error[:MAX_TEXT],
             num_examples=message.num_examples,
             metrics=unpack_values(message.metrics, "reply metrics"),
-            update=_read_blob(message, "update", update, lend=lend),
+            update=unpack_blob(message.update) if message.HasField("update") else None,
             update_kind=_one_of(message.update_kind, ("values", "delta"), "reply update_kind"),
             base=message.base[:64],
             payload=message.payload,
@@ -258,56 +244,47 @@ class Envelope:
     sig: bytes = b""
     v: int = WIRE_VERSION
 
-    def parts(self) -> tuple[Buffer, ...]:
-        """What `pack` joins."""
-        message = self._before_body()
+    def fill(self, message: pb.Envelope) -> None:
+        """Write it into a message, where it belongs: a message that is put into another is copied twice."""
+        self._fill_signed(message)
         message.deadline_s = self.deadline_s
-        return (message.SerializeToString(), *self._from_body(), *_field(_SIG, self.sig))
+        message.sig = self.sig
+
+    def _fill_signed(self, message: pb.Envelope) -> None:
+        message.v = self.v
+        message.federation = self.federation
+        message.job = self.job
+        message.component = self.component
+        message.sender = self.sender
+        message.recipient = self.recipient
+        message.id = self.id
+        message.seq = self.seq
+        message.kind = self.kind
+        message.body = self.body
+        message.sealed = self.sealed
 
     def pack(self) -> bytes:
         """Serialize."""
-        return b"".join(self.parts())
-
-    def signed_parts(self) -> list[Buffer]:
-        """What a signature covers: the envelope without `sig` and without `deadline_s`, which changes on resending."""
-        return [self._before_body().SerializeToString(), *self._from_body()]
+        message = pb.Envelope()
+        self.fill(message)
+        return message.SerializeToString()
 
     def signed_bytes(self) -> bytes:
-        """`signed_parts`, joined."""
-        return b"".join(self.signed_parts())
-
-    def _before_body(self) -> pb.Envelope:
-        return pb.Envelope(
-            v=self.v,
-            federation=self.federation,
-            job=self.job,
-            component=self.component,
-            sender=self.sender,
-            recipient=self.recipient,
-            id=self.id,
-            seq=self.seq,
-            kind=self.kind,
-        )
-
-    def _from_body(self) -> tuple[Buffer, ...]:
-        body = _field(_BODY, self.body)
-        return (*body, _SEALED) if self.sealed else body
+        """What a signature covers: the envelope without `sig` and without `deadline_s`, which changes on resending."""
+        message = pb.Envelope()
+        self._fill_signed(message)
+        return message.SerializeToString()
 
     @classmethod
-    def from_message(cls, message: pb.Envelope, body: bytes | None = None) -> "Envelope":
+    def from_message(cls, message: pb.Envelope) -> "Envelope":
         """Read a protobuf message.
-
-        Args:
-            body: the body, where it is not in the message.
 
         Raises:
             CodecError: an unknown major version, or a body over the limit.
         """
         if message.v != WIRE_VERSION:
             raise CodecError(f"envelope: expected version {WIRE_VERSION}, found {message.v}; update the older side")
-        if body is None:
-            body = message.body
-        if len(body) > MAX_BODY_BYTES or len(message.id) > 400 or len(message.kind) > 64:
+        if len(message.body) > MAX_BODY_BYTES or len(message.id) > 400 or len(message.kind) > 64:
             raise CodecError("envelope: a field is over its limit")
         if not math.isfinite(message.deadline_s):
             raise CodecError("envelope: expected a finite deadline")
@@ -316,7 +293,7 @@ class Envelope:
             recipient=message.recipient,
             id=message.id,
             kind=message.kind,
-            body=body,
+            body=message.body,
             federation=message.federation,
             job=message.job,
             component=message.component,
@@ -336,13 +313,6 @@ class Envelope:
         """
         return cls.from_message(_parse(pb.Envelope, content, "envelope"))
 
-    @classmethod
-    def lent(cls, content: Buffer) -> "Envelope":
-        """As `unpack`, but that a large body is a view of `content`, which must not change: for tasks and replies."""
-        rest, body = cut(content, _BODY)
-        # Whoever is lent a body reads it as a buffer; nobody else gets to see it.
-        return cls.from_message(_parse(pb.Envelope, rest, "envelope"), body)  # type: ignore[arg-type]
-
 
 def pack_blob(ref: BlobRef) -> pb.Blob:
     """A blob reference as a protobuf message."""
@@ -358,44 +328,11 @@ def _fill_blob(message: pb.Blob, ref: BlobRef) -> None:
     message.manifest.hashes = ref.manifest.hashes
     message.scope = ref.scope
     if ref.content is not None:
-        message.content, message.is_inline = bytes(ref.content), True
+        message.content, message.is_inline = ref.content, True
 
 
-def _blob_field(number: int, ref: BlobRef) -> tuple[Buffer, ...]:
-    """A blob reference as a field of a message, in parts."""
-    message, content = pb.Blob(), ref.content
-    if content is None or len(content) < LARGE:
-        _fill_blob(message, ref)
-        return _field(number, message.SerializeToString(), always=True)
-    _fill_blob(message, BlobRef(ref.manifest, ref.scope))
-    before, start = message.SerializeToString(), head(_CONTENT, len(content))
-    size = len(before) + len(start) + len(content) + len(_INLINE)
-    return head(number, size), before, start, content, _INLINE
-
-
-def _field(number: int, content: Buffer, *, always: bool = False) -> tuple[Buffer, ...]:
-    """A field of bytes, in parts; none where it is empty, as protobuf has it, unless it is a message."""
-    return (head(number, len(content)), content) if always or len(content) else ()
-
-
-def _read_blob(
-    message: Message, name: str, parted: memoryview | None, *, verify: bool = True, lend: bool = False
-) -> BlobRef | None:
-    """A blob reference that is in the field `name` of a message, or was taken out of it."""
-    if parted is None:
-        return unpack_blob(getattr(message, name), verify=verify) if message.HasField(name) else None
-    rest, content = cut(parted, _CONTENT)
-    blob = _parse(pb.Blob, rest, name)
-    if content is None:
-        return unpack_blob(blob, verify=verify)
-    return unpack_blob(blob, verify=verify, content=content if lend else bytes(content))
-
-
-def unpack_blob(message: pb.Blob, *, verify: bool = True, content: Buffer | None = None) -> BlobRef:
+def unpack_blob(message: pb.Blob, *, verify: bool = True) -> BlobRef:
     """Read a blob reference; inline content is verified here, or by whoever uses it.
-
-    Args:
-        content: the content, where it is not in the message.
 
     Raises:
         CodecError, IntegrityError.
@@ -408,11 +345,10 @@ def unpack_blob(message: pb.Blob, *, verify: bool = True, content: Buffer | None
             raise CodecError(str(error)) from None
     if not message.is_inline:
         return BlobRef(manifest, message.scope)
-    found: Any = message.content if content is None else content
-    fits = len(found) == manifest.size <= INLINE_BYTES
-    if not fits or (verify and manifest_of(found) != manifest):
+    fits = len(message.content) == manifest.size <= INLINE_BYTES
+    if not fits or (verify and manifest_of(message.content) != manifest):
         raise IntegrityError("inline blob does not match its manifest")
-    return BlobRef(manifest, message.scope, found)
+    return BlobRef(manifest, message.scope, message.content)
 
 
 def pack_values(values: Mapping[str, Value], into: Mapping[str, pb.Value]) -> None:

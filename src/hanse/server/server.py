@@ -232,7 +232,7 @@ class Server:
         try:
             verify_envelope(self.members.signing_key("site", site), envelope)
             if envelope.kind == "reply":
-                outcome = await self.jobs.replied(site, Reply.unpack(envelope.body, lend=True), envelope.body)
+                outcome = await self.jobs.replied(site, Reply.unpack(envelope.body), envelope.body)
                 self._inbox.forget(site, "task", envelope.id)
                 self.metrics.replies.labels(outcome[0]).inc()
                 return outcome

@@ -347,8 +347,7 @@ class Agent:
         runner = self._runners.get(envelope.job)
         if runner is not None and runner.has(id):
             return None
-        body = envelope.body
-        task = Task.unpack(body, deadline_s=envelope.deadline_s, verify=False, lend=True)  # the worker verifies
+        task = Task.unpack(envelope.body, deadline_s=envelope.deadline_s, verify=False)  # the worker does
         if str(task.id) != id or task.id.job != envelope.job:
             raise CodecError("the task's id is not the message's")
         reason = self._objection(task, runner)

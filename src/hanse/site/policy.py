@@ -41,7 +41,7 @@ _KEYS = (
     "isolation",
     "analytics",
 )
-_ROLE_KEYS = ("peers", "reveals", "datasets", "unproven", "lends", "queries")
+_ROLE_KEYS = ("peers", "reveals", "datasets", "unproven", "lends", "queries", "statistical_bits")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -89,6 +89,7 @@ class RolePolicy:
         lends: people whose jobs' outputs later jobs of others may use, too; their own they always may.
         queries: how many of them each other site may ask in all, of protocols that count; None for no limit of the
             owner's.
+        statistical_bits: the least that a protocol's guarantee must have.
     """
 
     peers: Allowed = frozenset()
@@ -97,6 +98,7 @@ class RolePolicy:
     unproven: bool = False
     lends: Allowed = frozenset()
     queries: int | None = None
+    statistical_bits: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,6 +256,10 @@ def _objection(spec: RoleSpec, policy: Policy, site: str) -> str:
             return f"roles.{role}.peers: {peer}, which plays {other}, is not on the site's list"
     if spec.protocol.guarantee.adversary == "none" and not allowed.unproven:
         return f"roles.{role}.unproven: {spec.protocol.name} has no proof, and the site wants one"
+    bits = spec.protocol.guarantee.statistical_bits
+    if bits < allowed.statistical_bits:
+        least = allowed.statistical_bits
+        return f"roles.{role}.statistical_bits: {spec.protocol.name} keeps to {bits}, and the site wants {least}"
     for reveal in spec.protocol.reveals:
         if reveal.about == role and not _allows(allowed.reveals, reveal.what):
             to = f"{reveal.to} {spec.roles[reveal.to]}" if reveal.to in spec.roles else "the server, and who submits,"
@@ -275,6 +281,7 @@ def _roles(document: Section) -> dict[str, RolePolicy]:
             unproven=each.flag("unproven", False),
             lends=_allowed(each, "lends", frozenset()),
             queries=each.whole("queries", None, 0, 1_000_000_000),
+            statistical_bits=each.whole("statistical_bits", 0, 0, 128) or 0,
         )
     return found
 

@@ -1,6 +1,6 @@
 """Signed envelopes: a member's word for one message, its names and its body.
 
-Signed is the BLAKE3 of `Envelope.signed_parts()`, not the bytes themselves: an inline update is 64 KiB, and Ed25519
+Signed is the BLAKE3 of `Envelope.signed_bytes()`, not the bytes themselves: an inline update is 64 KiB, and Ed25519
 reads its message twice with a slow hash. What the body means, and whether it may come now, is the receiver's matter.
 """
 
@@ -24,7 +24,7 @@ def sign_envelope(key: Ed25519PrivateKey, envelope: Envelope) -> Envelope:
         key: the sender's signing key.
         envelope: `sig` and `deadline_s` are not covered.
     """
-    return replace(envelope, sig=sign(key, ENVELOPE, content_hash(envelope.signed_parts())))
+    return replace(envelope, sig=sign(key, ENVELOPE, content_hash(envelope.signed_bytes())))
 
 
 def verify_envelope(public_key: Ed25519PublicKey, envelope: Envelope) -> None:
@@ -37,4 +37,4 @@ def verify_envelope(public_key: Ed25519PublicKey, envelope: Envelope) -> None:
     Raises:
         TrustError: altered, by another key, or not signed.
     """
-    verify(public_key, ENVELOPE, content_hash(envelope.signed_parts()), envelope.sig)
+    verify(public_key, ENVELOPE, content_hash(envelope.signed_bytes()), envelope.sig)

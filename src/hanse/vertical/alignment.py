@@ -27,6 +27,9 @@ JOINS = ("inner", "left")
 NONE = -1
 """A place in a list of rows where a party has none."""
 MAX_JOINED = 1 << 27
+"""The most that may be asked for."""
+USUAL_JOINED = 1 << 24
+"""Joined rows, and pairs that hold an identifier, unless more are asked for; about 100 bytes each while joining."""
 
 
 def declared(*, left: bool = False, linked: bool = False) -> Protocol:
@@ -98,29 +101,30 @@ class Joined:
     theirs: tuple[Places, ...]
 
 
-def join(num_rows: int, hosts: Sequence[tuple[Holdings, Holdings]], *, left: bool) -> Joined:
+def join(num_rows: int, hosts: Sequence[tuple[Holdings, Holdings]], *, left: bool, most: int = USUAL_JOINED) -> Joined:
     """Join the guest's rows with each host's in turn.
 
     Args:
         num_rows: how many rows the guest's table has.
         hosts: for each the guest's holdings of what is common with it, and the host's, over the same places.
         left: keep the guest's rows that a host does not have.
+        most: how many joined rows there may be; what follows a host's word is counted before it takes memory.
 
     Returns:
         Joined rows ordered by the guest's row and then by the hosts'.
 
     Raises:
-        ConfigError: more than `MAX_JOINED` rows.
+        ConfigError: more rows than `most`.
     """
     own = np.arange(num_rows, dtype=np.int64)
     theirs: list[Places] = []
     for holdings in hosts:
-        rows, numbers = _pairs(*holdings)
+        rows, numbers = _pairs(*holdings, most)
         counts = np.bincount(rows, minlength=num_rows).astype(np.int64, copy=False)
         starts = np.cumsum(counts) - counts
         times = counts[own]
         kept = np.maximum(times, 1) if left else times
-        _check_number(int(kept.sum()))
+        _check_number(int(kept.sum()), most)
         first = np.repeat(starts[own], kept)
         nth = np.arange(len(first)) - np.repeat(np.cumsum(kept) - kept, kept)
         has_some = np.repeat(times > 0, kept)
@@ -131,13 +135,13 @@ def join(num_rows: int, hosts: Sequence[tuple[Holdings, Holdings]], *, left: boo
     return Joined(own, tuple(theirs))
 
 
-def _pairs(mine: Holdings, theirs: Holdings) -> tuple[Places, Places]:
+def _pairs(mine: Holdings, theirs: Holdings, most: int) -> tuple[Places, Places]:
     """Pairs of rows that hold one identifier, each once, in order."""
     order = np.argsort(theirs.places, kind="stable")
     places, numbers = theirs.places[order], theirs.rows[order]
     starts = np.searchsorted(places, mine.places)
     counts = np.searchsorted(places, mine.places, side="right") - starts
-    _check_number(int(counts.sum()))
+    _check_number(int(counts.sum()), most)
     rows = np.repeat(mine.rows, counts)
     nth = np.arange(len(rows)) - np.repeat(np.cumsum(counts) - counts, counts)
     found = numbers[np.repeat(starts, counts) + nth]
@@ -148,9 +152,12 @@ def _pairs(mine: Holdings, theirs: Holdings) -> tuple[Places, Places]:
     return rows[new], found[new]
 
 
-def _check_number(found: int) -> None:
-    if found > MAX_JOINED:
-        raise ConfigError(f"join: expected at most {MAX_JOINED} joined rows, found {found}; are identifiers repeated?")
+def _check_number(found: int, most: int) -> None:
+    if found > most:
+        raise ConfigError(
+            f"join: expected at most {most} joined rows, found {found}; are identifiers repeated? If they are to be, "
+            f"raise max_joined"
+        )
 
 
 def common(meetings: list[Places]) -> tuple[Places, list[Places]]:
@@ -178,6 +185,11 @@ async def guest(party: Party, rows: Places) -> None:
     await party.send("host", "rows", rows)
 
 
+def limit_holders(party: Party, most: int) -> None:
+    """Take at most so many pairs from the host, from the beginning: what it sends is its word."""
+    party.limit("host", "holders", 16 * most)
+
+
 async def hear_holders(party: Party, num_common: int) -> Holdings:
     """The host's holdings of the common identifiers, in its own numbering.
 
@@ -193,12 +205,17 @@ async def hear_holders(party: Party, num_common: int) -> Holdings:
     fits = len(pairs) == 0 or (places.min() >= 0 and places.max() < num_common and rows.min() >= 0)
     if (
         not fits
-        or len(np.unique(places)) != num_common
-        or len(np.unique(pairs, axis=0)) != len(pairs)
         or (len(rows) and rows.max() >= len(rows))
+        or not np.bincount(places, minlength=num_common).all()
+        or not _are_different(places * max(1, len(rows)) + rows)
     ):
         raise RefusedError(f"host: expected rows that hold each of {num_common} identifiers, found others")
     return Holdings(places, rows)
+
+
+def _are_different(numbers: Places) -> bool:
+    numbers = np.sort(numbers)
+    return not (numbers[1:] == numbers[:-1]).any()
 
 
 async def tell_holders(party: Party, places: Places, rows: Places) -> Places:
@@ -221,7 +238,9 @@ async def tell_holders(party: Party, places: Places, rows: Places) -> Places:
     return own
 
 
-async def host(party: Party, meeting: Places, *, left: bool = False, repeated: bool = False) -> Places:
+async def host(
+    party: Party, meeting: Places, *, left: bool = False, repeated: bool = False, most: int = USUAL_JOINED
+) -> Places:
     """Its own rows in the joined table.
 
     Args:
@@ -229,10 +248,12 @@ async def host(party: Party, meeting: Places, *, left: bool = False, repeated: b
         meeting: its row of each place, as intersection returned them, or of each number.
         left: whether `NONE` may stand in between.
         repeated: whether a row may stand there more than once.
+        most: how many joined rows there may be, where the meeting does not bound them.
 
     Raises:
-        RefusedError: rows outside the meeting, or one twice.
+        RefusedError: rows outside the meeting, or one twice. TooLargeError: more rows than that.
     """
+    party.limit("guest", "rows", 8 * (most if left or repeated else len(meeting)))
     rows = await party.recv("guest", "rows")
     some = rows[rows != NONE] if left else rows
     if len(some) and (some.min() < 0 or some.max() >= len(meeting)):

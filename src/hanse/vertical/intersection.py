@@ -51,6 +51,8 @@ class Intersection(RolePlay):
         join: `inner`: rows that all have; `left`: all of the guest's.
         repeated: identifiers that stand in several rows of a table: `refuse`, or `pairs`: each row of one table with
             each of the other, as SQL joins.
+        max_joined: how many rows the joined table may have, and so what a host that says that it holds identifiers many
+            times may cost the guest: about 100 bytes each while they are joined; at most 2^27.
         only_count: the guest learns how many identifiers are common and not which, the host nothing but the guest's
             number; one host, one column or several together, no join. Needs the extra `vertical`.
         protocol: `default` (Chase–Miao) or `diffie-hellman` (slower, fewer bytes; needs the extra `vertical`).
@@ -65,6 +67,7 @@ class Intersection(RolePlay):
     match: str = "all"
     join: str = "inner"
     repeated: str = "refuse"
+    max_joined: int = alignment.USUAL_JOINED
     only_count: bool = False
     protocol: str = "default"
     timeout_s: float = 300.0
@@ -79,6 +82,10 @@ class Intersection(RolePlay):
         for name, known in (("protocol", tuple(_PROTOCOLS)), ("join", JOINS), ("repeated", REPEATED)):
             if getattr(self, name) not in known:
                 raise ConfigError(f"{name}: expected one of {', '.join(known)}; found {getattr(self, name)!r:.40}")
+        if type(self.max_joined) is not int or not 1 <= self.max_joined <= alignment.MAX_JOINED:
+            raise ConfigError(
+                f"max_joined: expected a whole number from 1 to {alignment.MAX_JOINED}, found {self.max_joined!r:.40}"
+            )
         columns = read_key(self.key, self.match)
         if self.only_count and (len(columns.alternatives), self.join, self.repeated) != (1, "inner", "refuse"):
             raise ConfigError("only_count: expected one key whose columns all match, an inner join and no repeated ids")
@@ -192,6 +199,10 @@ class Intersection(RolePlay):
             As `chase_miao.guest`; ConfigError: too many joined rows.
         """
         play = _PROTOCOLS[self.protocol].guest
+        for host in hosts if self.linked else ():
+            # each pair is in a joined row, which may be there for each alternative
+            most = self.max_joined * len(self.columns.alternatives)
+            alignment.limit_holders(party.part(f"rows-{host}", {"host": host}), most)
         holdings = []
         for host in hosts:
             meeting = await play(party.part(f"psi-{host}", {"host": host}), table.ids)
@@ -202,7 +213,7 @@ class Intersection(RolePlay):
             after = party.part(f"rows-{host}", {"host": host})
             theirs = await alignment.hear_holders(after, len(meeting)) if self.linked else Holdings(every, every)
             holdings.append((mine, theirs))
-        joined = alignment.join(table.num_rows, holdings, left=self.join == "left")
+        joined = alignment.join(table.num_rows, holdings, left=self.join == "left", most=self.max_joined)
         order = secret_order(len(joined.own))
         for host, rows in zip(hosts, joined.theirs, strict=True):
             await alignment.guest(party.part(f"rows-{host}", {"host": host}), rows[order])
@@ -220,7 +231,8 @@ class Intersection(RolePlay):
             own = await alignment.tell_holders(after, *table.held(meeting))
         else:
             own = table.rows_of(meeting)
-        return await alignment.host(after, own, left=self.join == "left", repeated=self.linked)
+        left = self.join == "left"
+        return await alignment.host(after, own, left=left, repeated=self.linked, most=self.max_joined)
 
     def _follows(self, hosts: Sequence[str]) -> bool:
         """Whether intersection alone does not say which rows are joined."""

@@ -23,6 +23,7 @@ from hanse.core.errors import ConfigError
 from hanse.core.ids import SERVER, check_name
 from hanse.core.origin import file_of, included, maker_of
 from hanse.core.stream import Stream
+from hanse.crypto.oprf import MAX_ITEMS
 from hanse.vertical.intersection import read_keyed
 from hanse.vertical.parties import GUEST
 from hanse.vertical.psi import directory
@@ -40,6 +41,7 @@ class Directory(RolePlay):
         key: the columns that identify a person, see `hanse.vertical.psi.keys`; repeated ones are one.
         match: of several columns: `all` must agree, or `any`.
         budget: how many identifiers the guest may ask this directory for in all, at most 2^20.
+        max_ids: how many the host's directory may have: the guest refuses a larger one before it takes memory for it.
         timeout_s, deadline_s, away_s, retries, threads, include: as for `hs.RoleApp`. Making it takes the host about 50
             µs for each identifier, while the guest waits: `timeout_s` is for that.
 
@@ -51,6 +53,7 @@ class Directory(RolePlay):
     key: str | Sequence[str | Sequence[str]]
     match: str = "all"
     budget: int = 10_000
+    max_ids: int = directory.USUAL_IDS
     timeout_s: float = 3600.0
     deadline_s: float = 7200.0
     away_s: float = 600.0
@@ -61,6 +64,8 @@ class Directory(RolePlay):
     def __post_init__(self) -> None:
         read_key(self.key, self.match)
         directory.check_budget(self.budget)
+        if type(self.max_ids) is not int or not 1 <= self.max_ids <= MAX_ITEMS:
+            raise ConfigError(f"max_ids: expected a whole number from 1 to {MAX_ITEMS}, found {self.max_ids!r:.40}")
         object.__setattr__(self, "include", included(self.include))
         object.__setattr__(self, "module_globals", maker_of("<string>", file_of(type(self))))
 
@@ -73,7 +78,7 @@ class Directory(RolePlay):
         @app.role("guest")
         async def guest(party: Party, site: Any) -> Any:
             del site
-            return (await directory.fetch(party)).to_arrays(), {}
+            return (await directory.fetch(party, self.max_ids)).to_arrays(), {}
 
         @app.role("host")
         async def host(party: Party, site: Any) -> Any:

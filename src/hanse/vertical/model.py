@@ -35,6 +35,8 @@ from hanse.vertical.psi.ids import Places
 from hanse.vertical.tables import Table, read_table
 
 Program = Callable[[Party], Awaitable[Any]]
+GUEST_METRICS = "guest_metrics"
+_MEASURED = "metrics that the guest tells of scores into which this side's columns go, too: {}"
 TELLS = {"rows": "how many rows this side holds", "common": "how many rows all parties hold"}
 
 
@@ -210,10 +212,8 @@ class Model(RolePlay):
         }
         joined = Protocol.joined(f"vertical/{training.name}", parts)
         told = [Reveal(SERVER, role, *each) for role in (GUEST, *hosts) for each in TELLS.items()]
-        told += [
-            Reveal(SERVER, GUEST, name, f"{what}; the hosts' columns go into it, too")
-            for name, what in self.measures().items()
-        ]
+        told += [Reveal(SERVER, GUEST, *each) for each in self.measures().items()]
+        told += [Reveal(SERVER, host, GUEST_METRICS, _MEASURED.format(", ".join(self.measures()))) for host in hosts]
         return replace(joined, reveals=(*joined.reveals, *told))
 
     def cast(self, roles: Collection[str]) -> RoleApp:

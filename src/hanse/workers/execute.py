@@ -107,7 +107,7 @@ class Executor:
                 os.close(fd)
 
     def _execute(self, frame: Frame, fds: list[int]) -> Frame:
-        task = Task.unpack(frame.parts[0], lend=True)
+        task = Task.unpack(frame.parts[0])
         parts = iter(frame.parts[1:])
         state: bytes | memoryview | None = next(parts) if frame.fields.get("state") is True else None
         if frame.fields.get("state") == "file":
@@ -160,7 +160,7 @@ class Executor:
         return Frame("done", {"state": True, **more}, (reply.pack(), after, *said))
 
     def _call(self, frame: Frame, fds: list[int]) -> Frame:
-        arguments = json.loads(bytes(frame.parts[0]))
+        arguments = json.loads(frame.parts[0])
         parts = iter(frame.parts[1:])
         given = {name: _given(where, parts, fds) for name, where in frame.fields.get("arrays", ())}
         try:

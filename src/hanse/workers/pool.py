@@ -440,9 +440,9 @@ class Worker:
         self._answer = self._loop.create_future()
         timer = None if timeout_s is None else self._loop.call_later(timeout_s, self._too_late, timeout_s)
         try:
-            rest = wire.left(content, wire.send_begin(self._sock, content, frame.fds))
-            if rest:
-                await self._loop.sock_sendall(self._sock, rest)
+            sent = wire.send_begin(self._sock, content, frame.fds)
+            if sent < len(content):
+                await self._loop.sock_sendall(self._sock, memoryview(content)[sent:])
             answer = await self._answer
         except ConnectionError:  # it died before it read all; `exited` says of what
             answer = await self._answer
@@ -461,18 +461,18 @@ class Worker:
         return answer
 
     def _done(self, task: Task, frame: Frame, out: Path | None, before: State, after: Path | None) -> Done:
-        reply = Reply.unpack(frame.parts[0], lend=True)
+        reply = Reply.unpack(frame.parts[0])
         if reply.task != task.id or (self._load is not None and reply.site != self._load.site):
             raise CodecError("a reply to another task, or of another site")
         state: State = before if frame.fields.get("state") == "same" else None
         if frame.fields.get("state") is True:
-            state = bytes(frame.parts[1])
+            state = frame.parts[1]
         elif frame.fields.get("state") == "file":
             manifest = Manifest(int(frame.fields["size"]), frame.parts[1])
             if after is None or after.stat().st_size != manifest.size:
                 raise CodecError("a state whose size is not its file's")
             state = StateFile(after, manifest)
-        tracked = decode_tracked(bytes(frame.parts[-1])) if frame.fields.get("tracked") is True else ()
+        tracked = decode_tracked(frame.parts[-1]) if frame.fields.get("tracked") is True else ()
         written = reply.update is not None and reply.update.content is None
         if written and reply.update is not None:
             if out is None or out.stat().st_size != reply.update.manifest.size:
@@ -590,7 +590,7 @@ def exit_cause(status: int) -> TaskError:
 
 
 def _called(frame: Frame, out: Path | None) -> Called:
-    value = json.loads(bytes(frame.parts[0]))
+    value = json.loads(frame.parts[0])
     where = frame.fields["arrays"]
     if where == "inline":
         return Called(value, decode(frame.parts[1]))

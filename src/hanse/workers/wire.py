@@ -21,9 +21,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from hanse.core.blobs import Buffer
 from hanse.core.errors import CodecError
-from hanse.core.parted import LARGE
 
 MAX_FIELDS_BYTES = 1024 * 1024
 MAX_BODY_BYTES = 256 * 1024 * 1024
@@ -35,20 +33,15 @@ READ_BYTES = 96 * 1024
 
 _PREFIX = struct.Struct("<BBHIQ")
 _MAX_PARTS = 2**16 - 1
-_MOST_PIECES = 500
-"""The kernel takes 1024 at once."""
 
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """One message. Whoever receives `fds` owns them and closes them.
-
-    A part is bytes; where it is large, it may be a view of what was received, which nobody changes.
-    """
+    """One message. Whoever receives `fds` owns them and closes them."""
 
     kind: str
     fields: dict[str, Any] = field(default_factory=dict)
-    parts: tuple[Any, ...] = ()
+    parts: tuple[bytes, ...] = ()
     fds: tuple[int, ...] = ()
 
     def close_fds(self) -> None:
@@ -57,8 +50,8 @@ class Frame:
             os.close(fd)
 
 
-def encode(frame: Frame) -> list[Buffer]:
-    """The frame's bytes in the pieces in which it is sent, without its descriptors.
+def encode(frame: Frame) -> bytes:
+    """The frame's bytes, without its descriptors.
 
     Raises:
         CodecError: over a limit.
@@ -74,7 +67,7 @@ def encode(frame: Frame) -> list[Buffer]:
             f"found {len(frame.fds)}, {len(lengths)} and {len(kind)}"
         )
     prefix = _PREFIX.pack(len(kind), len(frame.fds), len(lengths), len(fields), size)
-    return [b"".join((prefix, kind, struct.pack(f"<{len(lengths)}Q", *lengths), fields)), *frame.parts]
+    return b"".join((prefix, kind, struct.pack(f"<{len(lengths)}Q", *lengths), fields, *frame.parts))
 
 
 class Reader:
@@ -120,15 +113,11 @@ class Reader:
         except UnicodeDecodeError:
             raise CodecError("frame: the kind is no word") from None
         fields = _read_fields(bytes(buffer[fields_at:start])) if fields_size else {}
-        parts: list[Buffer] = []
-        lends = isinstance(buffer, bytes)  # which nothing is added to
-        view = memoryview(buffer)
-        for length in lengths:
-            part = view[start : start + length]
-            parts.append(part if lends and length >= LARGE else bytes(part))
-            start += length
-        if not lends:
-            view.release()
+        parts = []
+        with memoryview(buffer) as view:
+            for length in lengths:
+                parts.append(bytes(view[start : start + length]))
+                start += length
         self._buffer = b"" if start == len(buffer) else buffer[start:]
         fds = tuple(self._fds.popleft() for _ in range(num_fds))
         return Frame(kind, fields, tuple(parts), fds)
@@ -155,25 +144,16 @@ def read_some(sock: socket.socket) -> tuple[bytes, list[int]]:
 def send(sock: socket.socket, frame: Frame) -> None:
     """Send on a blocking socket."""
     content = encode(frame)
-    rest = left(content, send_begin(sock, content, frame.fds))
-    if rest:
-        sock.sendall(rest)
+    sent = send_begin(sock, content, frame.fds)
+    if sent < len(content):
+        sock.sendall(memoryview(content)[sent:])
 
 
-def send_begin(sock: socket.socket, content: Sequence[Buffer], fds: Sequence[int]) -> int:
+def send_begin(sock: socket.socket, content: bytes, fds: Sequence[int]) -> int:
     """Send as much as the socket takes at once, descriptors with the first byte; returns how much."""
-    if len(content) > _MOST_PIECES:
-        content = (b"".join(content),)
     if not fds:
-        return sock.sendmsg(content)
-    return sock.sendmsg(content, [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))])
-
-
-def left(content: Sequence[Buffer], sent: int) -> bytes:
-    """What is left of the pieces after `sent` bytes; nothing, most often."""
-    if sent == sum(map(len, content)):
-        return b""
-    return b"".join(content)[sent:]
+        return sock.send(content)
+    return socket.send_fds(sock, [content], list(fds))
 
 
 def receive(sock: socket.socket, reader: Reader) -> Frame | None:

@@ -414,6 +414,19 @@ async def test_a_head_is_refused_before_its_content_is_read(head: list[Any], wor
     theirs.close()
 
 
+async def test_what_a_party_takes_no_more_of_is_refused_before_its_content_is_read() -> None:
+    mine, theirs = socket.socketpair()
+    raw = json.dumps(["guest", "host", "numbers", 0, 10_000]).encode()
+    theirs.sendall(len(raw).to_bytes(4, "little") + raw)
+    channel = StreamChannel(mine)
+    party = Party("host", SUMS, channel, timeout_s=5)
+    party.limit("guest", "numbers", 5_000)
+    with pytest.raises(TooLargeError, match="guest sent more of numbers than is taken here: 10000 bytes of 6024"):
+        await party.recv("guest", "numbers")
+    await channel.close()
+    theirs.close()
+
+
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads its own memory from /proc")
 async def test_a_head_alone_costs_no_memory() -> None:
     """A peer may announce 1 GiB where its message has no bound; it must send them, too."""

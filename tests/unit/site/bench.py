@@ -14,7 +14,7 @@ import numpy as np
 from hanse.core.arrays import Arrays
 from hanse.core.blobs import manifest_of, split
 from hanse.core.codec import decode, encode
-from hanse.core.errors import ConfigError, HanseError, NotFoundError
+from hanse.core.errors import ConfigError, HanseError, NotFoundError, StorageError
 from hanse.core.ids import TaskId
 from hanse.core.records import BlobRef, Envelope, Reply, Task
 from hanse.core.spec import RunSpec
@@ -339,3 +339,15 @@ def small_model() -> Arrays:
 def large_model(megabytes: float = 10.0) -> Arrays:
     """A model that travels as a blob, of two chunks."""
     return Arrays({"w": np.random.default_rng(0).standard_normal(int(megabytes * 250_000), dtype=np.float32)})
+
+
+def refuse(*_: Any, **__: Any) -> None:
+    """In place of what a full disk refuses."""
+    raise StorageError("no room")
+
+
+async def until_file(path: Path) -> None:
+    """Another process makes it."""
+    async with asyncio.timeout(20):
+        while not path.exists():  # noqa: ASYNC110 - another process makes it
+            await asyncio.sleep(0.01)

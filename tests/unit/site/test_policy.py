@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from hanse import vertical
 from hanse.channels.protocol import Guarantee, Message, Protocol, Reveal
 from hanse.channels.spec import RoleSpec
 from hanse.core.blobs import manifest_of
@@ -29,6 +30,7 @@ from hanse.site.policy import (
 )
 from hanse.site.proposals import Proposal
 from hanse.strategies.groups import Groups, within
+from hanse.vertical.model import Model
 
 APP, OTHER = "a" * 64, "b" * 64
 OPEN = Policy(apps=None, people=None, datasets=None)
@@ -291,6 +293,15 @@ def test_protocols_without_a_proof_want_a_word() -> None:
     assert decide(played(unproven), policy, "bank").verdict == ACCEPT
 
 
+def test_a_guarantee_of_too_few_bits_is_refused() -> None:
+    weak = dataclasses.replace(PAIR, guarantee=dataclasses.replace(PAIR.guarantee, statistical_bits=30))
+    policy = dataclasses.replace(OPEN, roles={"guest": dataclasses.replace(WILLING, statistical_bits=31)})
+    reason = decide(played(weak), policy, "bank").reason
+    assert reason == "roles.guest.statistical_bits: pair keeps to 30, and the site wants 31"
+    policy = dataclasses.replace(OPEN, roles={"guest": dataclasses.replace(WILLING, statistical_bits=30)})
+    assert decide(played(weak), policy, "bank").verdict == ACCEPT
+
+
 def test_a_numbered_role_is_the_role_unless_it_is_named() -> None:
     own, other = RolePolicy(peers=None), RolePolicy(datasets=frozenset({"few"}))
     policy = dataclasses.replace(OPEN, datasets=None, roles={"host": own, "host-2": other})
@@ -305,13 +316,13 @@ def test_roles_in_a_file(tmp_path: Path) -> None:
     path.write_text(
         "datasets: [customers, prices]\n"
         "roles:\n  guest: {peers: [shop], reveals: [size], datasets: [customers]}\n"
-        "  host: {peers: any, unproven: true, lends: [anna], queries: 500}\n"
+        "  host: {peers: any, unproven: true, lends: [anna], queries: 500, statistical_bits: 40}\n"
     )
     policy = read_policy(path)
     assert policy is not None
     assert policy.roles == {
         "guest": RolePolicy(frozenset({"shop"}), frozenset({"size"}), frozenset({"customers"})),
-        "host": RolePolicy(peers=None, unproven=True, lends=frozenset({"anna"}), queries=500),
+        "host": RolePolicy(peers=None, unproven=True, lends=frozenset({"anna"}), queries=500, statistical_bits=40),
     }
     assert [policy.grants(name, "guest") for name in ("customers", "prices", "others")] == [True, False, False]
     assert [policy.grants(name, "host") for name in ("customers", "prices", "others")] == [True, True, False]
@@ -321,3 +332,16 @@ def test_roles_in_a_file(tmp_path: Path) -> None:
     path.write_text("roles: [guest]")
     with pytest.raises(ConfigError, match="roles"):
         read_policy(path)
+
+
+@pytest.mark.parametrize("model", [vertical.Boosting(), vertical.SplitNetwork()], ids=["trees", "split"])
+def test_a_host_is_asked_about_the_guest_s_metrics_since_its_columns_go_into_them(model: Model) -> None:
+    protocol = model.whole(["host"])
+    words = {each.what for each in protocol.reveals if each.about == "host"}
+    willing = RolePolicy(peers=frozenset({"bank"}), reveals=frozenset(words), unproven=True)
+    assert decide(played(protocol), dataclasses.replace(OPEN, roles={"host": willing}), "shop").verdict == ACCEPT
+    without = dataclasses.replace(willing, reveals=frozenset(words - {"guest_metrics"}))
+    refused = decide(played(protocol), dataclasses.replace(OPEN, roles={"host": without}), "shop")
+    assert "guest_metrics, which the server, and who submits, would learn" in refused.reason
+    (told,) = (each.detail for each in protocol.reveals if each.what == "guest_metrics")
+    assert all(name in told for name in model.measures())

@@ -189,11 +189,6 @@ async def agent(directory: Path) -> AsyncIterator["asyncio.Task[None]"]:
             await asyncio.wait_for(main, 30)
 
 
-@pytest.fixture(scope="module")
-def town() -> Town:
-    return Town()
-
-
 async def test_a_large_model_there_and_back(tmp_path: Path, town: Town) -> None:
     async with harbour(tmp_path, town) as (server, site), agent(site):
         app, model = await server.propose(), large_model(20)

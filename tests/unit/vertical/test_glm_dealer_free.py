@@ -348,16 +348,15 @@ def test_views_are_made_from_own_input_and_what_is_revealed(own: bool) -> None:
                     assert abs(scaled.mean() - 0.5) < 6 * np.sqrt(1 / 12 / scaled.size) + 2e-3
 
 
-def test_masks_of_slots_cover_their_products() -> None:
-    masks = slots.new_masks(2)
-    shape = (2 * rlwe.SIZE // 192, 192)
-    sums = slots.summed(masks, shape)
-    assert all(0 < int(each) < rlwe.slot_modulus() // 2 for each in sums)
-    largest = 2 ** (slots.MASK_BITS + 1) * 192
-    assert largest < rlwe.slot_modulus()
-    singles = slots.summed(masks, (2 * rlwe.SIZE, 1))
-    assert min(int(each) for each in singles) >= 2**40
-    assert 2**79 < max(int(each) for each in singles) < 2**80 + 2**41
+def test_masks_of_slots_are_uniform_and_their_sums_too() -> None:
+    """6 sigma of the mean, for each prime, for single masks and for sums of 48."""
+    masks, shape = slots.new_masks(6), (6 * rlwe.SIZE // 48, 48)
+    t = rlwe.slot_transform().primes[:, None]
+    assert np.abs((masks / t).mean(axis=(0, 2)) - 0.5).max() < 6 * np.sqrt(1 / 12 / (6 * rlwe.SIZE))
+    for sums in (slots.summed(masks, (6 * rlwe.SIZE, 1)), slots.summed(masks, shape)):
+        scaled = sums.astype(np.float64) / rlwe.slot_modulus()
+        assert abs(scaled.mean() - 0.5) < 6 * np.sqrt(1 / 12 / len(scaled))
+        assert abs((scaled**2).mean() - 1 / 3) < 6 * np.sqrt(4 / 45 / len(scaled))
 
 
 def test_reveals_tell_the_modes_apart() -> None:

@@ -2,6 +2,7 @@
 
 import json
 import sqlite3
+import tracemalloc
 from collections import Counter
 from collections.abc import Iterator
 from functools import partial
@@ -17,11 +18,12 @@ from hanse.channels.party import Party
 from hanse.channels.schedule import run_scheduled
 from hanse.channels.spec import RoleSpec
 from hanse.core.arrays import Array
-from hanse.core.errors import ConfigError, JobFailed, RefusedError
+from hanse.core.errors import ConfigError, JobFailed, RefusedError, TooLargeError
 from hanse.core.stream import Stream
 from hanse.vertical import alignment
 from hanse.vertical.alignment import NONE, Holdings
 from hanse.vertical.intersection import Intersection
+from hanse.vertical.psi import chase_miao
 from hanse.vertical.psi.ids import kind_in_words
 from hanse.vertical.psi.keys import read_key
 
@@ -201,12 +203,47 @@ def test_kinds_in_words() -> None:
     assert len(deepest.alternatives) == 15
 
 
-def test_no_table_is_joined_to_more_rows_than_fit(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(alignment, "MAX_JOINED", 99)
+def test_no_table_is_joined_to_more_rows_than_fit() -> None:
     ten = Holdings(np.zeros(10, np.int64), np.arange(10))
     with pytest.raises(ConfigError, match="at most 99 joined rows, found 100"):
-        alignment.join(10, [(ten, ten)], left=False)
-    assert len(alignment.join(10, [(ten, Holdings(ten.places[:9], ten.rows[:9]))], left=True).own) == 90
+        alignment.join(10, [(ten, ten)], left=False, most=99)
+    assert len(alignment.join(10, [(ten, Holdings(ten.places[:9], ten.rows[:9]))], left=True, most=99).own) == 90
+    for wrong in (0, alignment.MAX_JOINED + 1, 1e6):
+        with pytest.raises(ConfigError, match="max_joined: expected a whole number from 1 to"):
+            Intersection(dataset="d", key="id", max_joined=wrong)  # type: ignore[arg-type]
+
+
+def test_what_a_host_says_is_counted_before_it_takes_memory() -> None:
+    """One identifier in 100,000 rows of each side, or pair after pair with the next host: 10^10 rows, 80 GB each."""
+    many = Holdings(np.zeros(100_000, np.int64), np.arange(100_000))
+    singles = Holdings(np.arange(100_000), np.arange(100_000))
+    few = Holdings(np.arange(100_000), np.zeros(100_000, np.int64))
+    tracemalloc.start()
+    try:
+        for hosts in ([(many, many)], [(singles, singles), (few, singles), (few, singles)]):
+            with pytest.raises(ConfigError, match="expected at most 1000000 joined rows"):
+                alignment.join(100_000, hosts, left=False, most=1_000_000)
+        assert tracemalloc.get_traced_memory()[1] < 40e6
+    finally:
+        tracemalloc.stop()
+
+
+def test_more_holders_than_are_taken_are_refused_before_they_are_looked_at() -> None:
+    app = Intersection(dataset="d", key="id", repeated="pairs", max_joined=500)
+    table = app.table({"id": np.repeat(np.arange(20), 2)})
+
+    async def host(party: Party) -> Any:
+        names = {"host": "host"}
+        common = await chase_miao.host(party.part("psi-host", names), table.ids)
+        pairs = np.column_stack([np.arange(2000) % len(common), np.arange(2000)])
+        await party.part("rows-host", names).send("guest", "holders", pairs)
+
+    async def guest(party: Party) -> Any:
+        return await app.guest(party, table, ("host",))
+
+    outcome = run_scheduled(app.whole(("host",)), {"guest": guest, "host": host}, 2)
+    assert isinstance(outcome.errors["guest"], TooLargeError)
+    assert "host sent more of rows-host/holders than is taken here" in str(outcome.errors["guest"])
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,15 @@ from hanse.channels.protocol import Protocol
 from hanse.channels.schedule import Outcome, run_scheduled
 from hanse.channels.spending import FileSpending
 from hanse.core.arrays import Array, Arrays
-from hanse.core.errors import CodecError, ConfigError, JobFailed, PolicyError, RefusedError, StorageError
+from hanse.core.errors import (
+    CodecError,
+    ConfigError,
+    JobFailed,
+    PolicyError,
+    RefusedError,
+    StorageError,
+    TooLargeError,
+)
 from hanse.core.stream import Stream
 from hanse.crypto.curve25519 import ORDER, Blinding, Encoder, multiply, new_secret
 from hanse.vertical.psi import directory
@@ -279,6 +287,30 @@ def test_a_host_that_sends_what_is_no_directory_is_refused_at_once(shape: tuple[
     outcome = run_scheduled(WHOLE, {"guest": guest, "host": host}, 1)
     assert isinstance(outcome.errors["guest"], RefusedError)
     assert "as many values as it said, of one short length" in str(outcome.errors["guest"])
+
+
+@pytest.mark.parametrize(
+    ("count", "starts", "words"),
+    [(101, 2, "at most 100 identifiers (max_ids), found 101"), (90, 1000, "more of publishing/starts than is taken")],
+)
+def test_a_directory_that_is_larger_than_the_guest_takes_is_refused_at_its_head(
+    count: int, starts: int, words: str
+) -> None:
+    async def host(party: Party) -> None:
+        part = party.part("publishing")
+        await part.send("guest", "terms", np.array([1, 1, count, 5], np.int64))
+        await part.send("guest", "starts", np.zeros(starts, np.uint32))
+        await party.part("asking").recv("guest", "blinded")  # nothing more is sent
+
+    async def guest(party: Party) -> None:
+        await directory.fetch(party.part("publishing"), 100)
+
+    outcome = run_scheduled(WHOLE, {"guest": guest, "host": host}, 1)
+    assert isinstance(outcome.errors["guest"], TooLargeError)
+    assert words in str(outcome.errors["guest"])
+    for wrong in (0, 1.0, (1 << 31) + 1):
+        with pytest.raises(ConfigError, match="max_ids: expected a whole number"):
+            hs.vertical.Directory(dataset="d", key="id", max_ids=wrong)  # type: ignore[arg-type]
 
 
 def test_other_kinds_and_broken_files() -> None:

@@ -23,7 +23,7 @@ frames = st.builds(
 
 @given(st.lists(frames, max_size=4), st.lists(st.integers(1, 50), min_size=1, max_size=20))
 def test_any_cut_of_the_stream_gives_the_same_frames(sent: list[Frame], cuts: list[int]) -> None:
-    stream, reader, found = b"".join(b"".join(wire.encode(each)) for each in sent), Reader(), []
+    stream, reader, found = b"".join(map(wire.encode, sent)), Reader(), []
     position = turn = 0
     while position < len(stream):
         step = cuts[turn % len(cuts)]
@@ -36,7 +36,7 @@ def test_any_cut_of_the_stream_gives_the_same_frames(sent: list[Frame], cuts: li
 
 @given(frames, st.data())
 def test_damaged_frames_raise_codec_errors_only(frame: Frame, data: st.DataObject) -> None:
-    content = bytearray(b"".join(wire.encode(frame)))
+    content = bytearray(wire.encode(frame))
     place = data.draw(st.integers(0, len(content) - 1))
     content[place] ^= data.draw(st.integers(1, 255))
     reader = Reader()

@@ -9,7 +9,6 @@ from typing import Any
 import grpc
 import grpc.aio
 
-from hanse.backends.grpc.frames import pack_site_frame, read_server_frame
 from hanse.backends.grpc.protocol import (
     CLIENT_OPTIONS,
     ENROLMENT,
@@ -51,7 +50,9 @@ class Connection:
         secrets = grpc.ssl_channel_credentials(credentials.authority, credentials.key, credentials.certificate)
         self._channel = grpc.aio.secure_channel(address, secrets, options=CLIENT_OPTIONS)
         streams, answers, asks = self._channel.stream_stream, self._channel.unary_stream, self._channel.unary_unary
-        self.open_session = _open(streams(f"/{SERVICE}/Session", pack_site_frame, read_server_frame))
+        self.open_session = _open(
+            streams(f"/{SERVICE}/Session", pb.SiteFrame.SerializeToString, pb.ServerFrame.FromString)
+        )
         self._relay = _open(streams(f"/{SERVICE}/Relay", identity, identity))
         self._upload = _open(streams(f"/{SERVICE}/Upload", identity, identity))
         self._download = _open(answers(f"/{SERVICE}/Download", pb.DownloadRequest.SerializeToString, identity))

@@ -12,7 +12,6 @@ from typing import Any
 
 import grpc
 
-from hanse.backends.grpc.frames import Delivering, ServerFrame
 from hanse.core.proto import hanse_pb2 as pb
 from hanse.core.records import Envelope
 from hanse.core.seams import Delivery
@@ -37,7 +36,7 @@ class Outgoing:
     """Frames on their way to one site, through one session."""
 
     def __init__(self) -> None:
-        self._frames: deque[ServerFrame] = deque()
+        self._frames: deque[pb.ServerFrame] = deque()
         self._accepted: list[pb.Accepted] = []
         self._changed = asyncio.Event()
         self.ended = asyncio.Event()
@@ -45,12 +44,12 @@ class Outgoing:
         self.status = grpc.StatusCode.UNAVAILABLE
         self.writing = False
 
-    def put(self, frame: ServerFrame) -> None:
+    def put(self, frame: pb.ServerFrame) -> None:
         """Queue a frame; dropped when the session is over."""
         if self.closed:
             return
-        if self._accepted and isinstance(frame, Delivering):
-            frame.accepted.extend(self._accepted)
+        if self._accepted and frame.WhichOneof("kind") == "delivery":
+            frame.delivery.accepted.extend(self._accepted)
             self._accepted.clear()
         self._frames.append(frame)
         self._changed.set()
@@ -82,7 +81,7 @@ class Outgoing:
                 self.status = grpc.StatusCode.UNAUTHENTICATED if final else status
             self.ended.set()
 
-    async def next(self) -> ServerFrame:
+    async def next(self) -> pb.ServerFrame:
         """The next frame."""
         while not self._frames:
             self._changed.clear()
@@ -125,7 +124,10 @@ class SessionInbox:
     def _push(self, outgoing: Outgoing, waiting: _Waiting) -> None:
         waiting.count += 1
         envelope = waiting.envelope
-        outgoing.put(Delivering(_receipt(envelope.kind, envelope.id), envelope, waiting.count))
+        frame = pb.ServerFrame()
+        frame.delivery.receipt, frame.delivery.count = _receipt(envelope.kind, envelope.id), waiting.count
+        envelope.fill(frame.delivery.envelope)
+        outgoing.put(frame)
 
     # ---- the seam ----
 

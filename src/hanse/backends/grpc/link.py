@@ -15,7 +15,6 @@ import grpc.aio
 import structlog
 
 from hanse.backends.grpc.client import Connection
-from hanse.backends.grpc.frames import Delivering, SiteFrame
 from hanse.backends.grpc.protocol import HEARTBEAT_S, LEASE_S, error_of
 from hanse.core.errors import CodecError, HanseError, TrustError, UnavailableError
 from hanse.core.proto import hanse_pb2 as pb
@@ -56,7 +55,7 @@ class Link:
         self._facts = facts
         self._software = software
         self._unaccepted: dict[str, Envelope] = {}
-        self._outgoing: asyncio.Queue[SiteFrame] = asyncio.Queue()
+        self._outgoing: asyncio.Queue[pb.SiteFrame] = asyncio.Queue()
         self._heard = 0.0
         self.connection: Connection | None = None
         self.connected = asyncio.Event()
@@ -66,7 +65,7 @@ class Link:
         """Send until accepted, over as many connections as it takes."""
         self._unaccepted[envelope.id] = envelope
         if self.connected.is_set():
-            self._outgoing.put_nowait(envelope)
+            self._outgoing.put_nowait(_frame_of(envelope))
 
     def done(self, kind: str, id: str) -> None:
         """A delivered message needs not come again."""
@@ -114,14 +113,14 @@ class Link:
             hello = pb.Hello(v=WIRE_VERSION, software=self._software, holding=self._holding(), facts=self._facts())
             await call.write(pb.SiteFrame(hello=hello))
             first = await call.read()
-            if not isinstance(first, pb.ServerFrame) or first.WhichOneof("kind") != "welcome":
+            if first is grpc.aio.EOF or first.WhichOneof("kind") != "welcome":
                 raise await _ended(call)
             self._heard = loop.time()
             self.last_error = ""
             self.connected.set()
             log.info("connected", server=connection.address)
             for envelope in list(self._unaccepted.values()):
-                self._outgoing.put_nowait(envelope)
+                self._outgoing.put_nowait(_frame_of(envelope))
             await self._hold(call)
         except grpc.RpcError as error:
             raise error_of(error) from None
@@ -146,11 +145,6 @@ class Link:
         loop = asyncio.get_running_loop()
         while (frame := await call.read()) is not grpc.aio.EOF:
             self._heard = loop.time()
-            if isinstance(frame, Delivering):
-                for accepted in frame.accepted:
-                    self._accept(accepted)
-                await self._deliver(frame.envelope, frame.count)
-                continue
             match frame.WhichOneof("kind"):
                 case "delivery":
                     for accepted in frame.delivery.accepted:
@@ -185,6 +179,12 @@ class Link:
                 raise UnavailableError(f"the server has not answered for {LEASE_S:g} s")
             number += 1
             self._outgoing.put_nowait(pb.SiteFrame(heartbeat=pb.Heartbeat(n=number)))
+
+
+def _frame_of(envelope: Envelope) -> pb.SiteFrame:
+    frame = pb.SiteFrame()
+    envelope.fill(frame.envelope)
+    return frame
 
 
 async def _ended(call: Any) -> HanseError:

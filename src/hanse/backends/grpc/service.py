@@ -16,7 +16,6 @@ import grpc.aio
 import structlog
 from google.protobuf.message import DecodeError
 
-from hanse.backends.grpc.frames import pack_server_frame, read_site_frame
 from hanse.backends.grpc.inbox import Outgoing, SessionInbox
 from hanse.backends.grpc.protocol import (
     ENROLMENT,
@@ -154,7 +153,9 @@ class Service:
         return grpc.method_handlers_generic_handler(
             SERVICE,
             {
-                "Session": grpc.stream_stream_rpc_method_handler(self._session, identity, pack_server_frame),
+                "Session": grpc.stream_stream_rpc_method_handler(
+                    self._session, identity, pb.ServerFrame.SerializeToString
+                ),
                 "Relay": grpc.stream_stream_rpc_method_handler(self._relay, identity, identity),
                 "Download": grpc.unary_stream_rpc_method_handler(self._download, identity, identity),
                 "Upload": grpc.stream_stream_rpc_method_handler(self._upload, identity, identity),
@@ -174,19 +175,18 @@ class Service:
     async def _session(self, _: object, context: Context) -> None:
         caller = await self._admit(context, "site")
         try:
-            hello = _hello(await asyncio.wait_for(_next(context), HELLO_S))
+            hello = _site_frame(await asyncio.wait_for(_next(context), HELLO_S))
         except (TimeoutError, CodecError):
-            hello = None
-        if hello is None:
+            hello = pb.SiteFrame()
+        if hello.WhichOneof("kind") != "hello" or hello.hello.v != WIRE_VERSION:
             await context.abort(
                 grpc.StatusCode.FAILED_PRECONDITION,
                 f"expected a hello of version {WIRE_VERSION}; update the older of site and server",
             )
-            return
         outgoing = Outgoing()
         outgoing.put(pb.ServerFrame(welcome=pb.Welcome(v=WIRE_VERSION, lease_s=LEASE_S)))
-        self._inbox.attach(caller.name, outgoing, hello.holding)
-        self._handler.opened(caller.name, hello)
+        self._inbox.attach(caller.name, outgoing, hello.hello.holding)
+        self._handler.opened(caller.name, hello.hello)
         ending = asyncio.get_running_loop().call_later(
             min(max(0.0, _seconds_left(caller)), 30 * 86400.0), outgoing.close, "the certificate has expired"
         )
@@ -219,14 +219,13 @@ class Service:
 
     async def _read(self, context: Context, caller: Caller, outgoing: Outgoing) -> None:
         while (content := await _next(context)) is not None:
-            frame = read_site_frame(content)
+            frame = _site_frame(content)
             self._handler.heard(caller.name)
-            if isinstance(frame, Envelope):
-                await self._take(caller, frame, outgoing)
-                continue
             match frame.WhichOneof("kind"):
                 case "envelope":
-                    await self._take(caller, Envelope.from_message(frame.envelope), outgoing)
+                    envelope = Envelope.from_message(frame.envelope)
+                    outcome, reason = await self._handler.take(caller.name, envelope)
+                    outgoing.accept(pb.Accepted(id=envelope.id, outcome=outcome, reason=reason))
                 case "heartbeat":
                     outgoing.answer(pb.ServerFrame(heartbeat=frame.heartbeat))
                 case "done":
@@ -236,10 +235,6 @@ class Service:
                     self._handler.reported(caller.name, frame.report)
                 case _:
                     pass  # a kind that a newer site sends
-
-    async def _take(self, caller: Caller, envelope: Envelope, outgoing: Outgoing) -> None:
-        outcome, reason = await self._handler.take(caller.name, envelope)
-        outgoing.accept(pb.Accepted(id=envelope.id, outcome=outcome, reason=reason))
 
     # ---- channels between sites ----
 
@@ -478,12 +473,11 @@ async def _next(context: Context) -> bytes | None:
     return None if content is grpc.aio.EOF else content
 
 
-def _hello(content: bytes | None) -> pb.Hello | None:
-    """What a session begins with; None for anything else."""
-    frame = read_site_frame(content or b"")
-    if isinstance(frame, Envelope) or frame.WhichOneof("kind") != "hello" or frame.hello.v != WIRE_VERSION:
-        return None
-    return frame.hello
+def _site_frame(content: bytes | None) -> pb.SiteFrame:
+    try:
+        return pb.SiteFrame.FromString(content or b"")
+    except DecodeError:
+        raise CodecError(f"session: {len(content or b'')} bytes that are not a frame") from None
 
 
 def _reason(text: str) -> str:

@@ -46,6 +46,11 @@ class Arrival:
         """Whether every chunk was written."""
         return self.is_done or all(self.marks)
 
+    @property
+    def num_missing(self) -> int:
+        """Chunks that were not written yet."""
+        return 0 if self.is_done else self.marks.count(0)
+
     def open(self) -> None:
         """Open the files; the first time, believe of an earlier process only what can be verified."""
         with self.lock:

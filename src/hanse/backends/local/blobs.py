@@ -38,7 +38,7 @@ from hanse.backends.local.files import (
 )
 from hanse.backends.local.held import Held, load_manifest, save_manifest
 from hanse.backends.memory import EMPTY, Chunks, Coverage, MemoryWriter, below, check_range, puller
-from hanse.core.blobs import CHUNK_BYTES, INLINE_BYTES, Buffer, Manifest, content_hash, manifest_of, whole
+from hanse.core.blobs import CHUNK_BYTES, INLINE_BYTES, Buffer, Chunk, Manifest, content_hash, manifest_of, whole
 from hanse.core.errors import ConfigError, IntegrityError, NotFoundError, StorageError
 from hanse.core.ids import check_blob_id, check_scope
 from hanse.core.seams import BlobWriter
@@ -81,7 +81,7 @@ class LocalBlobs:
         _sweep(self._blobs, self._making)
 
     async def put(self, scope: str, manifest: Manifest, chunks: Chunks) -> None:
-        """Take, verify and write chunks one at a time; holds no more than the chunk given."""
+        """Take, verify and write chunks; one that came as `bytes` goes to the disk while the next one comes."""
         check_scope(scope)
         key = (scope, manifest.id)
         if not manifest.size or (key in self._small and key not in self._unsaved):
@@ -97,10 +97,16 @@ class LocalBlobs:
             return
         arrival = await self._in_thread(self._open_arrival, key, manifest)
         try:
-            while (pair := await draw()) is not None:
-                await self._in_thread(arrival.take, *pair)
-                if arrival.is_whole:
-                    break
+            taking: asyncio.Future[None] | None = None
+            while not arrival.is_whole and (pair := await draw()) is not None:
+                if taking is not None:
+                    await asyncio.shield(taking)
+                taking = self._begin_taking(arrival, *pair)
+                # A view may be of memory that is used for the next chunk, and after the last one nothing comes.
+                if not isinstance(pair[1], list | bytes) or arrival.num_missing < 2:
+                    await asyncio.shield(taking)
+            if taking is not None:
+                await asyncio.shield(taking)
             if arrival.is_whole:
                 await self._in_thread(self._complete, key, arrival)
         finally:
@@ -193,7 +199,7 @@ class LocalBlobs:
         with self._lock:
             for key in [key for key in self._small if key[0] == scope or key[0].startswith(inside)]:
                 self._small_bytes -= self._small.pop(key)[0].size
-        if os.path.exists(f"{self._root}/{scope}"):
+        if os.path.exists(f"{self._root}/{scope}"):  # a Path takes longer to make than to ask
             await self._in_thread(self._delete_files, scope)
 
     def close(self) -> None:
@@ -301,6 +307,28 @@ class LocalBlobs:
             self._close_arrival(arrival)
             raise
         return arrival
+
+    def _begin_taking(self, arrival: Arrival, index: int, chunk: Chunk) -> "asyncio.Future[None]":
+        """`Arrival.take` in a thread. Its files stay open until that is done, also where nobody waits for it any more:
+        a descriptor that is closed under a writing thread may be another file's by the time it writes.
+        """
+
+        def take() -> None:
+            try:
+                arrival.take(index, chunk)
+            finally:
+                self._close_arrival(arrival)
+
+        with self._lock:
+            arrival.users += 1
+        try:
+            work = self._threads.submit(take)
+        except RuntimeError:
+            self._close_arrival(arrival)
+            raise
+        taking = asyncio.wrap_future(work)
+        taking.add_done_callback(_heard)
+        return taking
 
     def _close_arrival(self, arrival: Arrival) -> None:
         with self._lock:
@@ -450,6 +478,12 @@ def _hash_into(hashes: bytearray, mapping: mmap.mmap, indexes: range) -> None:
         for index in indexes:
             with view[index * CHUNK_BYTES : (index + 1) * CHUNK_BYTES] as chunk:
                 hashes[32 * index : 32 * index + 32] = content_hash(chunk)
+
+
+def _heard(done: "asyncio.Future[None]") -> None:
+    """An error of which nobody is left to hear is none."""
+    if not done.cancelled():
+        done.exception()
 
 
 def _sync_and_close(file: int) -> None:

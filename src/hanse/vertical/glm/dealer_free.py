@@ -16,7 +16,8 @@ batches); so batches with rank(X) ≥ rows / 4 are refused, and rows of high lev
     own gradients: each returns to the other its share of the other's G
 
 All shares are modulo 2^112. There, truncating each share by itself (P. Mohassel, Y. Zhang, "SecureML", IEEE S&P 2017,
-theorem 1) is off by at most one unit but with probability |x| / 2^111: below 2^-40 for what is truncated here.
+theorem 1) is off by at most one unit but with probability |x| / 2^111. What that and the rest add up to over a training
+is bounded by `budget`.
 
 Rows must be aligned and in an order that nobody chose, as `hanse.vertical.psi` leaves them.
 """
@@ -36,7 +37,8 @@ from hanse.core.arrays import Arrays
 from hanse.core.errors import ConfigError, RefusedError
 from hanse.crypto import rlwe
 from hanse.crypto.rlwe import Answer, Encrypted, PrivateKey, PublicKey
-from hanse.vertical.glm import evaluation, softmax, wide
+from hanse.vertical.glm import budget, evaluation, softmax, wide
+from hanse.vertical.glm.budget import LARGEST_ROW
 from hanse.vertical.glm.columns import MAX_COLUMNS, MAX_ROWS, MIN_ROWS, Columns
 from hanse.vertical.glm.dealer import Trained, of_shape
 from hanse.vertical.glm.descent import Descent, checked_change, checked_scores
@@ -46,17 +48,21 @@ from hanse.vertical.glm.leverage import SINGLE_ROWS, weighed_down
 from hanse.vertical.glm.plaintext import relative_weights
 from hanse.vertical.glm.precision import check_columns, check_weights
 from hanse.vertical.glm.slots import FACTOR_BITS, RESIDUAL_BITS, SCORE_BITS, TABLE_BITS, WEIGHT_BITS
-from hanse.vertical.glm.training import Batch, Training, batches, bounds, first_step
+from hanse.vertical.glm.training import STATISTICAL_BITS, Batch, Training, batches, bounds, first_step
 from hanse.vertical.glm.wide import Integers
 
 VERSION = 2
 MAX_BATCH = 8192
 ROWS_A_RANK = 4
-LARGEST_ROW = 1 << 16
-"""Sum of the absolute values of a row, which products are exact for."""
 
 
-def protocol(*, own_gradients: bool, early_stop: bool = False, any_leverage: bool = False) -> Protocol:
+def protocol(
+    *,
+    own_gradients: bool,
+    early_stop: bool = False,
+    any_leverage: bool = False,
+    statistical_bits: int = STATISTICAL_BITS,
+) -> Protocol:
     """The declaration of one of the modes; `any_leverage` where rows of high leverage are accepted."""
     size, kept = rlwe.SIZE, rlwe.ANSWER_PRIMES[rlwe.NUM_PRIMES]
     whole = (rlwe.NUM_PRIMES, size)
@@ -92,7 +98,7 @@ def protocol(*, own_gradients: bool, early_stop: bool = False, any_leverage: boo
             adversary="semi-honest",
             corrupted=1,
             computational_bits=128,
-            statistical_bits=40,
+            statistical_bits=statistical_bits,
             assumptions=(
                 "ring learning with errors for n = 8192, log q = 210",
                 "AES-128 is a pseudorandom permutation",
@@ -209,6 +215,7 @@ async def _begin(
     outputs = outputs or their_outputs
     if not 1 <= outputs <= MAX_CLASSES or outputs == 2 or (party.role == "guest" and their_outputs):
         raise RefusedError(f"{peer}: expected 1 to {MAX_CLASSES} outputs, named by the guest alone")
+    budget.check(training, rows, outputs, (width, num_theirs), shared=not own_gradients)
     if own_gradients:
         check_rank(party.role, rank, cuts)
         check_rank(peer, their_rank, cuts)

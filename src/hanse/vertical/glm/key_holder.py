@@ -38,7 +38,7 @@ from hanse.core.errors import ConfigError, RefusedError
 from hanse.crypto import rlwe, sharing
 from hanse.crypto.aes import KEY_BYTES
 from hanse.crypto.rlwe import Answer, Encrypted, PrivateKey, PublicKey
-from hanse.vertical.glm import evaluation, softmax, wide
+from hanse.vertical.glm import budget, evaluation, softmax, wide
 from hanse.vertical.glm.columns import MAX_COLUMNS, MAX_ROWS, MIN_ROWS, Columns
 from hanse.vertical.glm.dealer import Trained, data_roles, of_shape
 from hanse.vertical.glm.dealer_free import check_rank, largest_rank, whole_table
@@ -49,14 +49,20 @@ from hanse.vertical.glm.leverage import SINGLE_ROWS, weighed_down
 from hanse.vertical.glm.plaintext import relative_weights
 from hanse.vertical.glm.precision import check_weights
 from hanse.vertical.glm.slots import RESIDUAL_BITS, SCORE_BITS, TABLE_BITS
-from hanse.vertical.glm.training import Batch, Training, batches, bounds, has_ended
+from hanse.vertical.glm.training import STATISTICAL_BITS, Batch, Training, batches, bounds, has_ended
 from hanse.vertical.glm.wide import Integers
 from hanse.vertical.parties import ARBITER, GUEST
 
 VERSION = 2
 
 
-def protocol(num_hosts: int = 1, *, early_stop: bool = False, any_leverage: bool = False) -> Protocol:
+def protocol(
+    num_hosts: int = 1,
+    *,
+    early_stop: bool = False,
+    any_leverage: bool = False,
+    statistical_bits: int = STATISTICAL_BITS,
+) -> Protocol:
     """The declaration for that many hosts; `early_stop` for a training with a tolerance, `any_leverage` where rows of
     high leverage are accepted.
     """
@@ -106,7 +112,7 @@ def protocol(num_hosts: int = 1, *, early_stop: bool = False, any_leverage: bool
             adversary="semi-honest",
             corrupted=num_hosts,
             computational_bits=128,
-            statistical_bits=40,
+            statistical_bits=statistical_bits,
             assumptions=(
                 "ring learning with errors for n = 8192, log q = 210",
                 "AES-128 is a pseudorandom permutation",
@@ -241,6 +247,7 @@ def _agreed(training: Training, data: tuple[str, ...], hellos: list[list[int]]) 
         if digest != _digest(training) or over != ended:
             raise RefusedError(f"{role}: expected the settings of the training as here, found others")
         check_rank(role, rank, cuts)
+    budget.check(training, rows, outputs, [hello[2] for hello in hellos], shared=False)
     ranks = [hello[4] for hello in hellos]
     check_rank("all data parties but one together", sum(ranks) - min(ranks), cuts)
     return outputs

@@ -25,7 +25,7 @@ from hanse.vertical.glm.families import Response, response_of
 from hanse.vertical.glm.saved import part_arrays, part_in
 from hanse.vertical.glm.scoring import PartyModel
 from hanse.vertical.glm.series import RANGES
-from hanse.vertical.glm.training import Training
+from hanse.vertical.glm.training import STATISTICAL_BITS, Training
 from hanse.vertical.model import Model, Played, Program
 from hanse.vertical.parties import IfOffline
 from hanse.vertical.psi.ids import Places
@@ -57,6 +57,7 @@ class LinearModel(Model):
             computation; `own-gradient`, in which each party sees its own gradients, and which takes half of that.
         max_leverage, high_leverage: where parties see gradients, what becomes of rows that these would give away, see
             `Training`.
+        statistical_bits: without a dealer, what the whole training keeps to, see `Training`; `hanse explain` prints it.
         standardise: bring columns to mean 0 and variance 1, each party its own.
         clip: hold scaled values within ±clip.
 
@@ -79,6 +80,7 @@ class LinearModel(Model):
     tolerance: float = 0.0
     max_leverage: float = 0.5
     high_leverage: str = "weigh_down"
+    statistical_bits: int = STATISTICAL_BITS
     wide_scores: bool = False
 
     def __post_init__(self) -> None:
@@ -103,7 +105,8 @@ class LinearModel(Model):
         """See `Model.declared`."""
         if self.protocol == "dealer":
             return dealer.protocol(num_hosts, early_stop=self.tolerance > 0)
-        told = {"early_stop": self.tolerance > 0, "any_leverage": self.high_leverage == "accept"}
+        told: dict[str, Any] = {"early_stop": self.tolerance > 0, "any_leverage": self.high_leverage == "accept"}
+        told["statistical_bits"] = self.statistical_bits
         if self.protocol == "arbiter":
             return key_holder.protocol(num_hosts, **told)
         if num_hosts != 1:

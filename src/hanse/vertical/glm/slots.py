@@ -25,8 +25,8 @@ WEIGHT_BITS = 24
 SCORE_BITS = TABLE_BITS + WEIGHT_BITS
 RESIDUAL_BITS = 26
 FACTOR_BITS = RESIDUAL_BITS // 2
-MASK_BITS = 80
-"""Of each product of factors, which is below 2^30; sums of 192 masks stay below the slots' modulus."""
+_WORDS = 3
+"""Of 64 bits, of which a mask is made: modulo the slots' modulus of 90 bits it is within 2^-102 of uniform."""
 
 
 def angles_of(z: Any, series: Series, bits: int = SCORE_BITS) -> Table:
@@ -72,11 +72,17 @@ def padded(factors: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
 
 
 def new_masks(rows: int) -> npt.NDArray[np.uint64]:
-    """Uniform integers from 2^40 up, of 80 bits, modulo the slot primes: `(rows, 3, N)`. All sums are positive."""
-    words = prg(new_seed(), 16 * rows * rlwe.SIZE).view(np.uint64).reshape(2, rows, 1, rlwe.SIZE) >> np.uint64(24)
+    """Uniform integers modulo the slots' modulus, as residues of its primes: `(rows, 3, N)`.
+
+    What is masked is uniform whatever it is. Sums of it and of the masks are taken modulo 2^112 afterwards, and that
+    they differ by the sum v of what was masked holds but with probability |v| over the slots' modulus, see `budget`.
+    """
+    words = prg(new_seed(), 8 * _WORDS * rows * rlwe.SIZE).view(np.uint64).reshape(_WORDS, rows, 1, rlwe.SIZE)
     t = rlwe.slot_transform().primes[:, None]
-    shift = np.uint64(1 << MASK_BITS // 2) % t
-    masks: npt.NDArray[np.uint64] = (words[0] % t * shift + words[1] % t + shift) % t
+    shift = np.array([(1 << 64) % int(each) for each in t[:, 0]], np.uint64)[:, None]
+    masks = words[0] % t
+    for word in words[1:]:
+        masks = (masks * shift + word % t) % t
     return masks
 
 

@@ -16,7 +16,8 @@ from hanse.vertical.glm.families import KINDS, MULTI_CLASS
 from hanse.vertical.glm.leverage import CHOICES
 
 OPTIMISERS = ("sgd", "adam")
-_WHOLE = {"epochs": (1, 10_000), "batch_rows": (2, 1 << 22), "seed": (0, (1 << 63) - 1)}
+STATISTICAL_BITS = 30
+_WHOLE = {"epochs": (1, 10_000), "batch_rows": (2, 1 << 22), "seed": (0, (1 << 63) - 1), "statistical_bits": (1, 60)}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,6 +38,8 @@ class Training:
         max_leverage, high_leverage: where parties see gradients of their own columns: what becomes of rows whose
             leverage in a batch reaches that bound, 0 < max_leverage ≤ 1. `weigh_down`: they count less in that party's
             gradients; `refuse`: training does not start; `accept`: their labels may be given away, see `leverage`.
+        statistical_bits: under ring-LWE, the whole training is within 2^-statistical_bits of what it is meant to be, in
+            what it shows and in what it computes; longer ones are refused, see `budget`. 1 to 60.
         wide_scores: reserve a wider range of scores: logistic ±115 instead of ±27, counts down to e^-16 instead of
             e^-8 times the mean, at up to four times the correlated randomness. It matters to protocols that evaluate
             a series.
@@ -58,6 +61,7 @@ class Training:
     seed: int = 0
     max_leverage: float = 0.5
     high_leverage: str = "weigh_down"
+    statistical_bits: int = STATISTICAL_BITS
     wide_scores: bool = False
 
     def __post_init__(self) -> None:

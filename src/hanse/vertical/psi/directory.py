@@ -32,7 +32,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from hanse.channels.party import Party
 from hanse.channels.protocol import Guarantee, Message, Protocol, Reveal
 from hanse.core.arrays import Array, Arrays
-from hanse.core.errors import CodecError, ConfigError, RefusedError
+from hanse.core.errors import CodecError, ConfigError, RefusedError, TooLargeError
 from hanse.core.stream import Stream
 from hanse.crypto.curve25519 import POINT_BYTES, Blinding, Encoder, multiply, new_secret
 from hanse.crypto.oprf import MAX_ITEMS, STATISTICAL_BITS
@@ -43,6 +43,8 @@ TAG = b"hanse-psi-directory-v1-curve25519_XMD:SHA-512_ELL2_NU_"
 MAX_BUDGET = 1 << 20
 """Answers under one secret. Each helps to compute the secret: of 126 bits there remain 126 − log2(answers) / 2 (J. H.
 Cheon, "Security Analysis of the Strong Diffie-Hellman Problem", EUROCRYPT 2006)."""
+USUAL_IDS = 1 << 25
+"""Identifiers of a directory that a guest takes unless more are asked for: about 0.3 GB."""
 BATCH = 4096
 """Points in one message."""
 _VALUE_BYTES = 16
@@ -247,25 +249,35 @@ async def publish(party: Party, ids: Ids | Stream, budget: int) -> Secret:
     return secret
 
 
-async def fetch(party: Party) -> Directory:
+async def fetch(party: Party, max_ids: int = USUAL_IDS) -> Directory:
     """The guest's side.
 
+    Args:
+        party: in the role `guest` of `PUBLISHING`.
+        max_ids: the size of a directory is the host's word; a larger one is refused before there is memory for it.
+
     Raises:
-        RefusedError: what the host sends is no directory. UnavailableError: it is silent or gone.
+        RefusedError: what the host sends is no directory. TooLargeError: it is too large. UnavailableError: the host is
+        silent or gone.
     """
+    party.limit("host", "starts", 4 * ((1 << _bucket_bits(max_ids)) + 1))
+    party.limit("host", "values", _MAX_KEPT_BYTES * min(max_ids, _ROWS_A_MESSAGE))
     version, kind, count, budget = (int(each) for each in await party.recv("host", "terms"))
     _check(version, kind, count, budget)
+    if count > max_ids:
+        raise TooLargeError(f"host: expected a directory of at most {max_ids} identifiers (max_ids), found {count}")
     starts = await party.recv("host", "starts")
-    pieces, left = [], count
+    piece = await party.recv("host", "values")
+    values, filled = np.empty((count, min(piece.shape[1], _MAX_KEPT_BYTES)), np.uint8), 0
     while True:
-        piece = await party.recv("host", "values")
-        pieces.append(piece)
-        left -= len(piece)
-        if left < 0 or piece.shape[1] != pieces[0].shape[1] or not 1 <= piece.shape[1] <= _MAX_KEPT_BYTES:
+        if filled + len(piece) > count or piece.shape[1] != values.shape[1] or not values.shape[1]:
             raise RefusedError("host: expected as many values as it said, of one short length, found others")
-        if not left or not len(piece):
+        values[filled : filled + len(piece)] = piece
+        filled += len(piece)
+        if filled == count or not len(piece):
             break
-    found = Directory(kind, budget, starts, np.concatenate(pieces))
+        piece = await party.recv("host", "values")
+    found = Directory(kind, budget, starts, values[:filled])
     _check_contents(found, count)
     return found
 

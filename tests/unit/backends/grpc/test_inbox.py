@@ -5,7 +5,6 @@ import asyncio
 import pytest
 
 from hanse.backends.grpc import inbox as module
-from hanse.backends.grpc.frames import pack_server_frame
 from hanse.backends.grpc.inbox import Outgoing, SessionInbox
 from hanse.core.proto import hanse_pb2 as pb
 from hanse.core.records import Envelope
@@ -19,7 +18,7 @@ async def came(outgoing: Outgoing) -> list[tuple[str, str, int]]:
     """What has been queued: kind, id, count."""
     found = []
     while outgoing._frames:
-        delivery = pb.ServerFrame.FromString(pack_server_frame(await outgoing.next())).delivery
+        delivery = (await outgoing.next()).delivery
         found.append((delivery.envelope.kind, delivery.envelope.id, delivery.count))
     return found
 

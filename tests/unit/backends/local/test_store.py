@@ -6,6 +6,7 @@ import fcntl
 import os
 import random
 import stat
+import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Literal
@@ -13,7 +14,7 @@ from typing import Literal
 import pytest
 
 from hanse.backends.local import LocalStore, arrival, blobs, files
-from hanse.core.blobs import CHUNK_BYTES, Buffer, Manifest, manifest_of, split
+from hanse.core.blobs import CHUNK_BYTES, Buffer, Chunk, Manifest, manifest_of, split
 from hanse.core.errors import ConfigError, ConflictError, IntegrityError, NotFoundError, StorageError
 from hanse.core.records import Envelope
 
@@ -425,6 +426,74 @@ async def test_deleting_while_a_blob_comes(store: LocalStore) -> None:
         await coming
     assert store.blobs.read("other", OTHER_MANIFEST.id, 0, SIZE) == OTHER
     assert await store.blobs.missing("j/s", MANIFEST) == [0, 1, 2]
+
+
+async def test_a_file_stays_open_until_the_thread_that_writes_is_done(
+    store: LocalStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else its descriptor may be another blob's file by then, which would get these bytes."""
+    began, go_on, ended = threading.Event(), threading.Event(), threading.Event()
+    inodes = list[int]()
+    write_all = files.write_all
+
+    def slowly(file: int, content: Chunk, start: int) -> None:
+        inodes.append(os.fstat(file).st_ino)
+        began.set()
+        go_on.wait()
+        try:
+            inodes.append(os.fstat(file).st_ino)
+            write_all(file, content, start)
+        finally:
+            ended.set()
+
+    monkeypatch.setattr(files, "write_all", slowly)
+    coming = asyncio.ensure_future(put(store, "a"))
+    try:
+        await asyncio.to_thread(began.wait)
+        coming.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await coming
+        monkeypatch.setattr(files, "write_all", write_all)
+        other = await put(store, "b", OTHER)
+    finally:
+        go_on.set()
+    await asyncio.to_thread(ended.wait)
+    assert len(inodes) == 2
+    assert inodes[0] == inodes[1]
+    assert bytes(store.blobs.read("b", other.id, 0, SIZE)) == OTHER
+    await put(store, "a")
+    assert bytes(store.blobs.read("a", MANIFEST.id, 0, SIZE)) == CONTENT
+
+
+async def test_the_next_chunk_comes_while_one_is_written(store: LocalStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And no third one: what a transfer holds in memory is two chunks."""
+    asked, go_on = list[int](), threading.Event()
+    second_asked = asyncio.Event()
+    write_all = files.write_all
+
+    def slowly(file: int, content: Chunk, start: int) -> None:
+        go_on.wait()
+        write_all(file, content, start)
+
+    async def chunks() -> AsyncIterator[tuple[int, Chunk]]:
+        for index, chunk in CHUNKS:
+            asked.append(index)
+            if index == 1:
+                second_asked.set()
+            yield index, [bytes(chunk[:999]), bytes(chunk[999:])]
+
+    monkeypatch.setattr(files, "write_all", slowly)
+    coming = asyncio.ensure_future(store.blobs.put("a", MANIFEST, chunks()))
+    try:
+        await asyncio.wait_for(second_asked.wait(), 60)
+        for _ in range(100):  # it has nothing to do but to wait for the first
+            await asyncio.sleep(0)
+        assert asked == [0, 1]
+    finally:
+        go_on.set()
+    await coming
+    assert asked == [0, 1, 2]
+    assert bytes(store.blobs.read("a", MANIFEST.id, 0, SIZE)) == CONTENT
 
 
 async def test_making_a_blob_that_is_coming_too(tmp_path: Path, store: LocalStore) -> None:

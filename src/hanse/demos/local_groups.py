@@ -8,17 +8,16 @@ from typing import Any
 
 from hanse.demos.local_federation import LocalFederation
 
-EDGE = ("hanse.edge.start", "hanse.edge.edge")
-"""What an edge's process has imported, for `tests.nursery.forks`."""
-
 
 class Above(LocalFederation):
     """The upper federation: its sites join, and are moved to where their edges run."""
 
     def start(self, *, wait: bool = True) -> None:
+        """See `LocalFederation.start`; nobody waits for sites that edges are to start."""
         super().start(wait=False)
 
     def prepare(self) -> Mapping[str, str]:
+        """See `LocalFederation.prepare`."""
         tokens = super().prepare()
         self.children.clear()
         return tokens
@@ -30,6 +29,7 @@ class Behind(LocalFederation):
     site: Path = Path()
 
     def prepare(self) -> Mapping[str, str]:
+        """See `LocalFederation.prepare`."""
         tokens = super().prepare()
         self.server.kind = "edge"
         if self.site.exists():
@@ -39,7 +39,7 @@ class Behind(LocalFederation):
 
 @dataclass
 class Grouped:
-    """What a test gets."""
+    """What runs: the federation above, and each group's."""
 
     above: Above
     groups: dict[str, Behind]
@@ -47,18 +47,28 @@ class Grouped:
 
 @contextmanager
 def grouped(
-    directory: Path, groups: Mapping[str, Sequence[str]], data: Mapping[str, Mapping[str, Any]] | None = None
+    directory: Path,
+    groups: Mapping[str, Sequence[str]],
+    data: Mapping[str, Mapping[str, Any]] | None = None,
+    *,
+    durability: str = "process",
 ) -> Iterator[Grouped]:
-    """Start everything; end everything. `data`: declarations of members' data sets."""
+    """Start everything, and end it.
+
+    Args:
+        groups: members' names by group.
+        data: declarations of members' data sets.
+        durability: of servers and sites.
+    """
     with ExitStack() as stack:
-        above = stack.enter_context(Above(directory / "above", {name: {} for name in groups}, durability="process"))
+        above = stack.enter_context(Above(directory / "above", {name: {} for name in groups}, durability=durability))
         behind = {}
         for name, members in groups.items():
             place = Behind(
                 directory / name,
                 {each: (data or {}).get(each, {}) for each in members},
                 name=name,
-                durability="process",
+                durability=durability,
             )
             place.site = above.site_directory(name)
             behind[name] = stack.enter_context(place)

@@ -1,0 +1,143 @@
+"""Jobs at an agent: what its owner has decided and decides, and what the end of a job leaves."""
+
+import asyncio
+import json
+from pathlib import Path
+
+import pytest
+
+from hanse.core.errors import (
+    ConfigError,
+    NotFoundError,
+    UnavailableError,
+)
+from hanse.site.control import request
+from hanse.site.owner import ask
+from tests.unit.site.apps import BY_PHASE, COUNT, ZERO
+from tests.unit.site.bench import (
+    JOB,
+    SITE,
+    Blobs,
+    Town,
+    bench,
+    large_model,
+)
+
+# ---- the owner ----
+
+
+async def test_a_held_job_waits_for_its_owner(town: Town, tmp_path: Path) -> None:
+    directory = town.settle(tmp_path / "site", policy="people: any\nunlisted_apps: hold\n")
+    async with bench(town, directory) as b:
+        assert (await b.propose())["decision"] == "hold"
+        pending = await asyncio.to_thread(request, directory, {"op": "pending"})
+        assert [(job["job"], job["person"], job["app"]) for job in pending["jobs"]] == [(JOB, "anna", b.bundle.id)]
+        await b.link.until(lambda: ("propose", f"propose/{JOB}") in b.link.told_done)
+        assert "App(rounds=2)" in (directory / "jobs" / JOB / "bundle" / "app.py").read_text()  # for its owner to read
+        before = len(b.link.sent)
+        approved = await asyncio.to_thread(ask, directory, "approve", job=JOB)
+        assert approved["decision"] == "accept"
+        assert (await b.decision(before=before))["decision"] == "accept"
+        assert (await b.reply(await b.task(ZERO))).ok
+        before = len(b.link.sent)
+        refused = await asyncio.to_thread(ask, directory, "refuse", job=JOB, reason="enough")
+        assert refused["reason"] == "enough"
+        assert (await b.decision(before=before))["decision"] == "refuse"
+        assert (await b.reply(await b.task(ZERO, ordinal=1))).error_kind == "refused"
+        with pytest.raises(ConfigError, match="refused already"):
+            await asyncio.to_thread(ask, directory, "approve", job=JOB)
+        with pytest.raises(NotFoundError, match="job7"):
+            await asyncio.to_thread(ask, directory, "approve", job="job7")
+        assert [line["actor"].partition("/")[0] for line in b.audit()] == ["site", "owner", "owner", "server"]
+        assert (directory / "control.sock").stat().st_mode & 0o777 == 0o600
+
+
+async def test_what_the_owner_decides_without_an_agent_holds_when_it_starts(town: Town, tmp_path: Path) -> None:
+    directory = town.settle(tmp_path / "site", policy="people: any\nunlisted_apps: hold\n")
+    blobs = Blobs()
+    async with bench(town, directory, blobs=blobs) as b:
+        await b.propose()
+        b.link.accepted(f"decision/{JOB}", "received", "")
+        bundle = b.bundle
+    assert [job["job"] for job in ask(directory, "pending")["jobs"]] == [JOB]
+    assert ask(directory, "approve", job=JOB)["decision"] == "accept"
+    assert ask(directory, "pending") == {"jobs": []}
+    assert ask(directory, "status")["running"] is False
+    with pytest.raises(UnavailableError, match="no agent"):
+        ask(directory, "stop")
+    async with bench(town, directory, blobs=blobs) as b:
+        b.bundle = bundle
+        assert (await b.decision())["decision"] == "accept"
+        assert (await b.reply(await b.task(ZERO))).ok
+
+
+async def test_stop_and_status(town: Town, site: Path) -> None:
+    async with bench(town, site) as b:
+        status = await asyncio.to_thread(ask, site, "status")
+        assert (status["running"], status["site"], status["connected"]) == (True, SITE, True)
+        with pytest.raises(ConfigError, match="expected status"):
+            await asyncio.to_thread(ask, site, "dance")
+        assert await asyncio.to_thread(ask, site, "stop") == {"stopping": True}
+        await asyncio.wait_for(b.main, 20)
+
+
+@pytest.mark.parametrize("line", [b"", b"\n", b"{}\n", b"[1]\n", b"\xff\n", b'{"op": "approve", "job": 3}\n'])
+async def test_commands_that_are_none(town: Town, site: Path, line: bytes) -> None:
+    async with bench(town, site):
+        reader, writer = await asyncio.open_unix_connection(str(site / "control.sock"))
+        writer.write(line)
+        writer.write_eof()
+        answer = json.loads(await reader.readline())
+        writer.close()
+        assert answer["ok"] is False
+
+
+# ---- jobs ----
+
+
+async def test_the_end_of_a_job_leaves_its_log_only(town: Town, site: Path) -> None:
+    async with bench(town, site, source=BY_PHASE) as b:
+        await b.propose()
+        await b.reply(await b.task(large_model(), config={"do": "print"}))
+        status = await b.agent.control({"op": "status"})
+        pid = status["jobs"][0]["worker_pid"]
+        for folder in (site / "jobs", site / "jobs" / JOB, site / "jobs" / JOB / "scratch"):
+            assert folder.stat().st_mode & 0o777 == 0o700
+        await b.task(ZERO, ordinal=1, config={"do": "hang"})
+        await b.say("end", f"end/{JOB}", b'{"job":"job1","status":"completed"}')
+        await b.link.until(lambda: ("end", f"end/{JOB}") in b.link.told_done)
+        assert not Path(f"/proc/{pid}/stat").exists() or "Z" in Path(f"/proc/{pid}/stat").read_text()
+        assert not (site / "jobs" / JOB).exists()
+        assert "hello from the app" in (site / "app-logs" / f"{JOB}.log").read_text()
+        assert not list((site / "store" / "blobs").glob("job1/**/*.manifest"))
+        assert (b.link.holding(), (await b.agent.control({"op": "status"}))["jobs"]) == ([], [])
+        await b.say("end", "end/job2", b"{}", "job2")
+        await b.link.until(lambda: ("end", "end/job2") in b.link.told_done)
+        for _ in range(2):  # nobody begins it here once more, whoever signed it
+            again = await b.propose()
+            assert (again["decision"], "has ended" in again["reason"]) == ("refuse", True)
+        assert (await b.reply(await b.task(ZERO, ordinal=2))).error_kind == "refused"
+        assert (await b.propose(job="job3"))["decision"] == "accept"
+
+
+async def test_jobs_share_the_places_for_workers(town: Town, tmp_path: Path) -> None:
+    directory = town.settle(tmp_path / "site", config="workers: {limit: 2}\n")
+    async with bench(town, directory, source=COUNT) as b:
+        jobs = [f"job{number}" for number in range(4)]
+        for job in jobs:
+            assert (await b.propose(job=job))["decision"] == "accept"
+        for ordinal in range(3):
+            tasks = [await b.task(ZERO, job=job, ordinal=ordinal) for job in jobs]
+            for task in tasks:
+                assert (await b.reply(task)).metrics["n"] == ordinal + 1
+        status = await b.agent.control({"op": "status"})
+        alive = [job for job in status["jobs"] if job["worker_pid"] is not None]
+        assert 1 <= len(alive) <= 2
+
+
+async def test_a_job_that_hangs_does_not_stop_another(town: Town, site: Path) -> None:
+    async with bench(town, site, source=BY_PHASE) as b:
+        await b.propose(job="job1")
+        await b.propose(job="job2")
+        await b.task(ZERO, job="job1", config={"do": "hang"})
+        assert (await b.reply(await b.task(ZERO, job="job2"))).ok
