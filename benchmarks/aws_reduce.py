@@ -1,7 +1,7 @@
 """A reduction by functions: 16 updates of 400 MB, each function a process of its own over objects in a local folder.
 
-What a function needs in memory does not grow with the model, two share the work, and each reads its part only. Over
-objects in a folder the time is that of this machine's disk and hash, not of S3.
+What a function needs in memory does not grow with the model, two share the work, and each reads its part only. Each has
+one processor of its own. Over objects in a folder the time is that of this machine's disk and hash, not of S3.
 """
 
 import asyncio

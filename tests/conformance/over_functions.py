@@ -21,7 +21,10 @@ from hanse.core.records import BlobRef, Reply, Task
 from hanse.core.spec import RunSpec
 from hanse.rounds.record import RoundRecord
 from hanse.rounds.result import Result
-from tests.faults.explorer.functions import JOB, Case, Site, World
+from tests.faults.explorer.enrolled import JOB
+from tests.faults.explorer.function_cases import Case
+from tests.faults.explorer.function_sites import Site
+from tests.faults.explorer.functions import World
 
 CALM = Case(seed=0)
 DISTURBED = Case(seed=1, kill=0.05, repeat=0.3, late=0.3, crash=0.1, watched=True, batch=2)

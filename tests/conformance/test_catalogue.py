@@ -20,7 +20,7 @@ from hanse.strategies.catalogue import catalogue
 from tests.conformance.catalogue_apps import ELSEWHERE, NAMES, ONE_AT_A_TIME, SITES
 from tests.conformance.over_functions import CALM, DISTURBED, over_functions
 from tests.conformance.test_same_bits import CASES, said
-from tests.faults.explorer.functions import Case
+from tests.faults.explorer.function_cases import Case
 from tests.nursery import MEMBERS, forks
 
 PARAMS_OF: dict[str, dict[str, Any]] = {"fedasync": {}, "fedbuff": {"buffer": 3}, "fedat": {"tiers": 2}}

@@ -1,5 +1,6 @@
 """What people can do to the server through `Ask`, `Watch` and job requests, and what they cannot."""
 
+import asyncio
 import contextlib
 import dataclasses
 import hashlib
@@ -292,6 +293,32 @@ async def test_removing_a_job(wire: Wire) -> None:
             sig=bytes.fromhex(kept["signature"]),
         )
         await refused(mine, call)
+
+
+async def test_whoever_has_seen_the_end_of_a_job_may_remove_it(wire: Wire, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also while that end is being written."""
+    asked, jobs = asyncio.Event(), wire.server.jobs
+    keep_end, owner = jobs._keep_end, jobs.owner
+
+    async def keep_late(*end: Any) -> None:
+        await asked.wait()
+        await keep_end(*end)
+
+    async def owner_asked(job: str) -> str:
+        if (found := await owner(job)) and removing:
+            asyncio.get_running_loop().call_soon(asked.set)
+        return found
+
+    monkeypatch.setattr(jobs, "_keep_end", keep_late)
+    monkeypatch.setattr(jobs, "owner", owner_asked)
+    removing = False
+    async with wire.session("researcher") as mine:
+        job = await submit(mine, wire.people["researcher"], sites=("nobody-here",))
+        await mine.ask("cancel", job=job)
+        await until_over(mine, job)
+        removing = True
+        await mine.ask("remove", job=job)
+        assert job not in {row["job"] for row in (await mine.ask("jobs"))["jobs"]}
 
 
 @pytest.mark.parametrize("record", ["whole", "unreadable"])

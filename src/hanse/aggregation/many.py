@@ -2,8 +2,8 @@
 
 The additions are those of the canonical order (`canonical.py`), each rounded as there, so that the bits are the same;
 but groups lie side by side as rows, so that a step of all of them is one pass of NumPy. For many short updates, such as
-those of a simulation's batched engine, where a call costs as much as what it adds up. A hole is −0.0, to which
-anything may be added without a change.
+those of a simulation's batched engine, where a call costs as much as what it adds up. A hole is −0.0, to which anything
+may be added without a change.
 """
 
 import threading

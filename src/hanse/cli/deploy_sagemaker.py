@@ -96,7 +96,7 @@ def plan(file: File = HERE, local: Local = False, json: Json = False) -> None:
                 "machine": account.instance,
                 "hours": f"≤ {hours:g}",
                 "cost": "nothing" if local else cost,
-                "joins by": _way(account),
+                "joins by": "its kept identity" if settings.queues is not None else _way(account),
             }
         )
     if json:

@@ -1,16 +1,15 @@
 """`hanse explain`: what an app of roles or of groups guarantees, and who learns what about whom. Nothing is run."""
 
-from collections.abc import Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from hanse.cli.options import Json
-from hanse.cli.output import say, show_facts, show_json, show_table
+from hanse.cli.output import say, show_facts, show_json, show_reveals
 from hanse.core.errors import ConfigError
 
 if TYPE_CHECKING:
-    from hanse.channels.protocol import Reveal
     from hanse.strategies.groups import Groups
 
 
@@ -57,14 +56,15 @@ def explain(
         }
     )
     say()
-    _show_reveals(protocol.reveals)
+    show_reveals([asdict(each) for each in protocol.reveals])
 
 
 def _explain_groups(groups: "Groups", *, as_json: bool) -> None:
     from hanse.strategies.groups import REVEALS
 
+    reveals = [asdict(each) for each in REVEALS]
     if as_json:
-        show_json({"groups": groups.to_json(), "reveals": [_row(each) for each in REVEALS]})
+        show_json({"groups": groups.to_json(), "reveals": reveals})
         return
     show_facts(
         {
@@ -74,13 +74,4 @@ def _explain_groups(groups: "Groups", *, as_json: bool) -> None:
         }
     )
     say()
-    _show_reveals(REVEALS)
-
-
-def _show_reveals(reveals: "Sequence[Reveal]") -> None:
-    columns = {"to": "LEARNS", "about": "ABOUT", "what": "WHAT", "detail": "THAT IS"}
-    show_table([_row(each) for each in reveals], columns, empty="Nothing is revealed.")
-
-
-def _row(reveal: "Reveal") -> dict[str, str]:
-    return {"to": reveal.to, "about": reveal.about, "what": reveal.what, "detail": reveal.detail}
+    show_reveals(reveals)

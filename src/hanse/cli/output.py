@@ -50,15 +50,26 @@ def show_facts(facts: Mapping[str, Any]) -> None:
     """Names and values, one a line."""
     width = max((len(name) for name in facts), default=0)
     for name, value in facts.items():
-        print(f"{name.ljust(width)}  {_cell(value)}".rstrip())
+        print(f"{name.ljust(width)}  {_cell(value, 4000)}".rstrip())
 
 
-def _cell(value: Any) -> str:
+def show_reveals(reveals: Sequence[Row]) -> None:
+    """What a job of roles tells whom about whom, all of it.
+
+    Args:
+        reveals: each with `to`, `about`, `what` and `detail`.
+    """
+    columns = {"to": "LEARNS", "about": "ABOUT", "what": "WHAT", "detail": "THAT IS"}
+    show_table(reveals, columns, empty="Nothing is revealed.")
+
+
+def _cell(value: Any, limit: int = 200) -> str:
     if value is None:
         return "–"
     if isinstance(value, list | tuple):
         value = ", ".join(str(item) for item in value) or "–"
-    return clean(str(value), 200).replace("\n", " ")
+    text = str(value)
+    return clean(text, limit).replace("\n", " ") + "…" * (len(text) > limit)
 
 
 def when(ms: int | None) -> str:

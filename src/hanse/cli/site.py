@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from hanse.cli.options import FEDERATION, HERE, Directory, Federation, Json, ask, existing, token_from
-from hanse.cli.output import day, note, say, show_facts, show_json, show_table, when
+from hanse.cli.output import day, note, say, show_facts, show_json, show_reveals, show_table, when
 
 _JOIN_FIRST = "join with: hanse site join TOKEN"
 
@@ -142,6 +142,7 @@ def approve(
             return
         say(f"Job {found['job']} of {found['person']} may run here.")
         show_facts(_settings(found, directory))
+        _show_reveals(found)
         return
     held = _ask_owner(directory, "pending")["jobs"]
     for each in held:
@@ -165,20 +166,27 @@ def approve(
                 "code": each.get("code") or f"ask {each.get('person')} for the file with this SHA-256",
             }
         )
+        _show_reveals(each)
         say(f"→ hanse site approve {each['job']}   or   hanse site refuse {each['job']} --reason '…'")
         say()
 
 
 def _settings(job: dict[str, Any], directory: Path) -> dict[str, str]:
-    """What an owner is asked to allow: how training goes; or who plays what, and what others learn."""
+    """What an owner is asked to allow: how training goes; or who plays what."""
     if "roles" not in job:
         return {"settings": "{strategy}, {rounds} rounds, quorum {quorum}".format_map(job)}
-    learnt = (f"{each['to']} learns {each['what']} about {each['about']} ({each['detail']})" for each in job["reveals"])
     return {
         "roles": ", ".join(f"{role}: {site}" for role, site in sorted(job["roles"].items())),
-        "reveals": "; ".join(learnt) or "nothing",
         **({"uses": _used(directory, job["outputs_of"])} if job.get("outputs_of") else {}),
     }
+
+
+def _show_reveals(job: dict[str, Any]) -> None:
+    """What others learn in a job of roles: every line of it, since the owner is asked to allow all of them."""
+    if "roles" in job:
+        say()
+        show_reveals(job["reveals"])
+        say()
 
 
 def _used(directory: Path, earlier: str) -> str:

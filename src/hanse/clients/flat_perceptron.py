@@ -58,7 +58,7 @@ def gradients_of(module: Any) -> Callable[[Any, Any], Any]:
         log_chances = torch.log_softmax(scores, 1)
         loss = torch.nn.functional.nll_loss(log_chances, y)
         slopes = torch.zeros_like(log_chances).scatter_(1, y.unsqueeze(1), -1.0 / len(y))
-        slopes = aten._log_softmax_backward_data(slopes, log_chances, 1, scores.dtype)
+        slopes = torch._log_softmax_backward_data(slopes, log_chances, 1, scores.dtype)
         for place in range(last, -1, -1):
             weight_grad, bias_grad = grads[place]
             torch.mm(slopes.t(), inputs[place], out=weight_grad)

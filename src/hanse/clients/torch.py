@@ -87,8 +87,12 @@ def torch(module: Any, *parts: Any, device: str | None = None, **declared: Any) 
     Raises:
         ConfigError: not a module, or an argument that is wrong, by name. MissingExtraError: torch is not installed.
     """
-    is_data = len(parts) == 2 and not callable(parts[0]) and not callable(parts[1])
-    if is_data and _SAID <= declared.keys() <= _SAID_OR_NOT:
+    if (
+        len(parts) == 2
+        and _SAID <= declared.keys() <= _SAID_OR_NOT
+        and not callable(parts[0])
+        and not callable(parts[1])
+    ):
         return declaring()(module, *parts, device=device, **declared)
     if (parts and callable(parts[0])) or (parts[1:] and callable(parts[1])) or {"train", "evaluate"} & declared.keys():
         given = dict(zip(("train", "evaluate"), parts, strict=False)) | declared

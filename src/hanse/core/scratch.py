@@ -4,6 +4,9 @@ The file is made in the temporary folder, in a worker the job's own, has no name
 the disk before anything is written to it, and is gone when the array is, also after kill -9. The kernel writes pages
 back when it needs their memory. Small arrays are plain ones. Where the temporary folder is a file system in memory
 (some machines' /tmp), nothing is gained: set TMPDIR.
+
+Unlike memory, such a file is shared with whoever is forked later: what one process writes into a large array is the
+other's, too. Workers are forked before they load anything; whoever forks elsewhere must be done with writing.
 """
 
 import io

@@ -34,6 +34,8 @@ from hanse.crypto.sharing import new_seed
 
 SIZE = 8192
 NUM_PRIMES = 7
+ASSUMPTIONS = ("ring learning with errors for n = 8192, log q = 210", "AES-128 is a pseudorandom permutation")
+"""What a protocol takes for granted that relies on it."""
 SLOT_PRIMES = 5
 """Of the seven, those that slots are computed with."""
 WIDE_BITS = 112

@@ -144,13 +144,19 @@ class Turns:
         return queue.popleft() if queue else None
 
     async def _perform_all(self, instructions: Sequence[Instruction]) -> None:
-        """Tasks go out side by side, so that a ledger can commit them together."""
+        """Tasks go out side by side, so that a ledger can commit them together.
+
+        Where sending does not wait, what a task sets in motion gets its turn at once: the first site works while the
+        others' tasks are made, and all of them while the round that is over is put away.
+        """
         sends = [] if self._driving.seams.private else [i for i in instructions if isinstance(i, Send)]
         if len(sends) > 1:
             await asyncio.gather(*(self._perform(instruction) for instruction in sends))
             instructions = [instruction for instruction in instructions if not isinstance(instruction, Send)]
         for instruction in instructions:
             await self._perform(instruction)
+            if isinstance(instruction, Send):
+                await asyncio.sleep(0)
 
     async def _perform(self, instruction: Instruction) -> None:
         """Do it; later, if the disk refuses now."""

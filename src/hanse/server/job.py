@@ -1,5 +1,6 @@
 """One job at work: its request, the run that drives it, and what sites have answered to the proposal."""
 
+import asyncio
 import time
 from collections.abc import Iterable
 from typing import Any
@@ -31,6 +32,8 @@ class Job:
         self.offered: dict[str, float] = {}
         self.trusted: set[str] = set()
         self.history = History()
+        self.left = asyncio.Event()
+        """Set once nothing is done for the job any more: it has ended and its sites know, or its driver has stopped."""
         self.resumed = False
         self.settling = False
         self.stages: dict[str, str] = {}

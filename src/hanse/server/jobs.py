@@ -164,6 +164,12 @@ class Jobs:
     # ---- ending ----
 
     async def _until_end(self, job: Job, run: Run | RolesRun) -> None:
+        try:
+            await self._see_off(job, run)
+        finally:
+            job.left.set()
+
+    async def _see_off(self, job: Job, run: Run | RolesRun) -> None:
         request = job.request
         try:
             status = await run.finished
@@ -340,6 +346,9 @@ class Jobs:
             NotFoundError: there is none. ConflictError: it is at work.
         """
         person = await self.owner(job_id)
+        job = self.active.get(job_id)
+        if job is not None and job.run is not None and job.run.state.over:
+            await job.left.wait()  # whoever follows it may know of its end a moment before that is kept
         if job_id in self.active or await job_end(job_id, self._seams.ledger) is None:
             raise ConflictError(f"job {job_id} is not over; end it first: hanse job cancel {job_id}")
 

@@ -164,8 +164,9 @@ class Replicas:
     def _cut(self, batch: Batch) -> list[Chunk]:
         level = self._level
         if level is None:
-            # What is stacked wants company.
-            num_chunks = self._count * (CHUNKS_EACH if self.exact else CHUNKS_EACH // 2)
+            num_chunks = self._count * (
+                CHUNKS_EACH if self.exact else CHUNKS_EACH // 2
+            )  # what is stacked wants company
             each = max(1, -(-len(batch) // GROUP) // num_chunks)
             level = each.bit_length() - 1
         span = GROUP << level

@@ -143,8 +143,7 @@ class JobRunner:
         self._queue: deque[Item] = deque()
         self._wake = asyncio.Event()
         self._running: Item | None = None
-        self._is_executing = False
-        self._is_abandoned = False
+        self._step: asyncio.Task[_Finished] | None = None
         self._worker: Executor | None = None
         self._is_unpacked = False
         self._preparing: set[asyncio.Task[Executor]] = set()
@@ -246,10 +245,8 @@ class JobRunner:
             self._abandon_if_released()
 
     def _abandon_if_released(self) -> None:
-        unwanted = self._queue and self._running is not None and self._running.is_released
-        if unwanted and self._is_executing and not self._is_abandoned and self._main is not None:
-            self._is_abandoned = True
-            self._main.cancel()
+        if self._queue and self._running is not None and self._running.is_released and self._step is not None:
+            self._step.cancel()
 
     async def _run(self) -> None:
         while True:
@@ -266,13 +263,14 @@ class JobRunner:
     async def _answer(self, item: Item) -> None:
         """Execute one task and hand in what it came to; says nothing if it was abandoned."""
         task = item.task
+        self._step = asyncio.ensure_future(self._execute(item))
         timer = asyncio.get_running_loop().call_later(REPORT_S, self._around.link.report, str(task.id), "running")
-        self._is_executing, self._is_abandoned = True, False
         try:
-            finished = await self._execute(item)  # in this task: a round has no time for another
+            finished = await self._step
         except asyncio.CancelledError:
-            if not self._is_abandoned or self._main is None or self._main.uncancel():
-                raise  # the job is closed
+            current = asyncio.current_task()
+            if current is None or current.cancelling():
+                raise
             self._log.info("task abandoned", task=str(task.id))
             return
         except Exception as error:  # the top of a task: whatever happens is an answer
@@ -280,7 +278,7 @@ class JobRunner:
             finished = _Finished(_failed(self._around.site, task, error), self._states.before(task.id.component), None)
         finally:
             timer.cancel()
-            self._is_executing = False
+            self._step = None
         await self._keep(item, finished)
 
     async def _execute(self, item: Item) -> _Finished:

@@ -75,7 +75,11 @@ class Asynchronous(Strategy):
 
     def _free(self, context: Context) -> PhasePlan:
         if not context.sites:
-            raise ConfigError(f"round {context.round}: expected a site that is free to evaluate, found none")
+            raise ConfigError(
+                f"round {context.round}: expected a site that is free to evaluate, found none beside "
+                f"{len(context.busy)} at work; set hs.App(sample=...) below the number of sites, or evaluate_every=0 "
+                "and evaluate at the server"
+            )
         num, spec = len(context.sites), context.spec
         return PhasePlan(
             self._asks(context, context.sites, "evaluate"),

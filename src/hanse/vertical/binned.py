@@ -19,7 +19,7 @@ from hanse.channels.party import Party
 from hanse.channels.protocol import Guarantee, Message, Protocol, Reveal
 from hanse.core.arrays import Array
 from hanse.core.errors import ConfigError, RefusedError
-from hanse.vertical import label_counts
+from hanse.vertical import label_counts, meeting
 from hanse.vertical.binning import (
     MAX_BINS,
     METHODS,
@@ -98,7 +98,7 @@ class Binning(RoleApp):
             table = site.load(dataset)
             values = label_of(table, dataset, label)
             places = await chase_miao.guest(party.part("psi"), identifiers(table, dataset, key))
-            kinds = kinds_of(values[places])
+            kinds = kinds_of(values[meeting.some(places)])
             own = {name: column for name, column in table.items() if name != label}
             bins, at = _cut(numbers(own, dataset, key)[places], num_bins, min_rows, method)
             await party.part("classes").send("host", "kinds", np.array(len(kinds), np.int64))
@@ -121,7 +121,8 @@ class Binning(RoleApp):
         async def host(party: Party, site: Any) -> Any:
             table = site.load(dataset)
             places = await chase_miao.host(party.part("psi"), identifiers(table, dataset, key))
-            bins, at = _cut(numbers(table, dataset, key)[places], num_bins, min_rows, method)
+            columns = numbers(table, dataset, key, not_here=label)
+            bins, at = _cut(columns[meeting.some(places)], num_bins, min_rows, method)
             sizes = [each.num_bins for each in bins]
             num_kinds = int(await party.part("classes").recv("guest", "kinds"))
             if not 1 <= num_kinds <= MAX_CLASSES or num_kinds == 2:

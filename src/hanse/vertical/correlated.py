@@ -17,7 +17,7 @@ from hanse.channels.app import RoleApp
 from hanse.channels.party import Party
 from hanse.channels.protocol import Protocol
 from hanse.core.errors import ConfigError
-from hanse.vertical import correlation, inflation
+from hanse.vertical import correlation, inflation, meeting
 from hanse.vertical.correlation import Table
 from hanse.vertical.intersection import identifiers
 from hanse.vertical.psi import chase_miao
@@ -81,7 +81,7 @@ async def _correlated(party: Party, site: Any, dataset: str, key: str) -> tuple[
     psi, fit = (chase_miao.guest, correlation.guest) if party.role == "guest" else (chase_miao.host, correlation.host)
     table = site.load(dataset)
     places = await psi(party.part("psi"), identifiers(table, dataset, key))
-    rows = numbers(table, dataset, key)[places]
+    rows = numbers(table, dataset, key)[meeting.some(places)]
     return rows, await fit(party.part("correlation"), rows)
 
 
@@ -89,15 +89,25 @@ async def _deal(party: Party, site: Any) -> None:
     await correlation.arbiter(party.part("correlation"))
 
 
-def numbers(table: Any, dataset: str, key: str) -> Table:
+def numbers(table: Any, dataset: str, key: str, *, not_here: str | None = None) -> Table:
     """Every column but the key: float64, `(rows, columns)`.
 
+    Args:
+        not_here: a column that this party must not have: the label, at the host.
+
     Raises:
-        ConfigError: there is none, or one that is not of numbers, by name.
+        ConfigError: there is none, or one that is not of numbers, by name; lengths that differ; the label.
     """
     columns = {name: np.asarray(values) for name, values in table.items() if name != key}
+    if not_here is not None and not_here in columns:
+        raise ConfigError(
+            f"data set {dataset}: expected no column {not_here[:60]!r}, which is the label and belongs to the guest"
+        )
     text = [name for name, values in columns.items() if values.dtype.kind not in "biuf" or values.ndim != 1]
     if text or not columns:
         found = f"others in {', '.join(text)[:200]}" if text else "none"
         raise ConfigError(f"data set {dataset}: expected columns of numbers beside {key[:60]!r}, found {found}")
+    lengths = {len(values) for values in table.values()}
+    if len(lengths) != 1:
+        raise ConfigError(f"data set {dataset}: expected columns of one length, found {len(lengths)} lengths")
     return np.column_stack([values.astype(np.float64) for values in columns.values()])

@@ -25,7 +25,8 @@ from hanse.core.origin import file_of, included, maker_of
 from hanse.core.stream import Stream
 from hanse.vertical import alignment
 from hanse.vertical.alignment import JOINS, NONE, Holdings
-from hanse.vertical.parties import GUEST, HOST, host_roles
+from hanse.vertical.casting import hosts_among, role_app
+from hanse.vertical.parties import GUEST
 from hanse.vertical.psi import chase_miao, diffie_hellman
 from hanse.vertical.psi.ids import Ids, Places, secret_order
 from hanse.vertical.psi.keys import Key, Keyed, keyed, read_key, streamed
@@ -127,18 +128,8 @@ class Intersection(RolePlay):
 
     def cast(self, roles: Collection[str]) -> RoleApp:
         """See `RolePlay.cast`: for as many hosts as these roles have; for one where there are none."""
-        hosts = host_roles(max(1, sum(role.partition("-")[0] == HOST for role in roles)))
-        app = RoleApp(
-            self.whole(hosts),
-            timeout_s=self.timeout_s,
-            deadline_s=self.deadline_s,
-            away_s=self.away_s,
-            retries=self.retries,
-            seed=self.seed,
-            threads=self.threads,
-            include=self.include,
-        )
-        app.module_globals = self.module_globals
+        hosts = hosts_among(roles)
+        app = role_app(self, self.whole(hosts), seed=self.seed)
         for role in app.protocol.roles:
             app.role(role)(self._in_a_job(hosts))
         return app

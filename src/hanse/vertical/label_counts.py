@@ -96,10 +96,7 @@ def protocol(sees: Sees = "guest") -> Protocol:
             corrupted=1,
             computational_bits=128,
             statistical_bits=40,
-            assumptions=(
-                "ring learning with errors for n = 8192, log q = 210",
-                "AES-128 is a pseudorandom permutation",
-            ),
+            assumptions=rlwe.ASSUMPTIONS,
         ),
         reveals=tuple(reveals),
     )

@@ -24,6 +24,7 @@ from hanse.core.ids import SERVER, check_name
 from hanse.core.origin import file_of, included, maker_of
 from hanse.core.stream import Stream
 from hanse.crypto.oprf import MAX_ITEMS
+from hanse.vertical.casting import role_app
 from hanse.vertical.intersection import read_keyed
 from hanse.vertical.parties import GUEST
 from hanse.vertical.psi import directory
@@ -73,7 +74,7 @@ class Directory(RolePlay):
         """See `RolePlay.cast`: for one host."""
         del roles
         told = {"host": {"rows": "how many rows this side holds"}}
-        app = _app(self, directory.PUBLISHING, told)
+        app = role_app(self, _telling(directory.PUBLISHING, told))
 
         @app.role("guest")
         async def guest(party: Party, site: Any) -> Any:
@@ -131,7 +132,7 @@ class Lookup(RolePlay):
             "guest": {"rows": "how many rows this side holds", "common": "how many of them the host has"},
             "host": {"queries": "how many identifiers it was asked for"},
         }
-        app = _app(self, directory.ASKING, told, outputs_of=self.made_by)
+        app = role_app(self, _telling(directory.ASKING, told), outputs_of=self.made_by)
         key = read_key(self.directory.key, self.directory.match)
 
         @app.role("guest")
@@ -164,18 +165,7 @@ def counted(site: Any, peer: str, secret: directory.Secret) -> Callable[[int], i
     return partial(site.spending.spend, peer, f"directory {name}", limit=secret.budget)
 
 
-def _app(play: Any, protocol: Protocol, told: dict[str, dict[str, str]], **options: Any) -> RoleApp:
-    """A `RoleApp` with the settings of `play`."""
+def _telling(protocol: Protocol, told: dict[str, dict[str, str]]) -> Protocol:
+    """The protocol, and what the server and who submits learn of each role."""
     reveals = tuple(Reveal(SERVER, role, *each) for role, names in told.items() for each in names.items())
-    app = RoleApp(
-        replace(protocol, reveals=(*protocol.reveals, *reveals)),
-        timeout_s=play.timeout_s,
-        deadline_s=play.deadline_s,
-        away_s=play.away_s,
-        retries=play.retries,
-        threads=play.threads,
-        include=play.include,
-        **options,
-    )
-    app.module_globals = play.module_globals
-    return app
+    return replace(protocol, reveals=(*protocol.reveals, *reveals))

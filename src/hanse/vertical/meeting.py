@@ -52,7 +52,7 @@ async def guest(party: Party, ids: Ids, hosts: Sequence[str], seed: int) -> Plac
     if len(hosts) > 1:
         for host, kept in zip(hosts, rows, strict=True):
             await alignment.guest(party.part(f"common-{host}", {"host": host}), kept)
-    return ordered(ids, _some(everywhere), seed)
+    return ordered(ids, some(everywhere), seed)
 
 
 async def host(party: Party, ids: Ids, hosts: Sequence[str], seed: int) -> Places:
@@ -61,7 +61,7 @@ async def host(party: Party, ids: Ids, hosts: Sequence[str], seed: int) -> Place
     places = await chase_miao.host(party.part(f"psi-{party.role}", names), ids)
     if len(hosts) > 1:
         places = await alignment.host(party.part(f"common-{party.role}", names), places)
-    return ordered(ids, _some(places), seed)
+    return ordered(ids, some(places), seed)
 
 
 def ordered(ids: Ids, places: Places, seed: int) -> Places:
@@ -105,7 +105,12 @@ def _ranked(hashes: Iterable[bytes]) -> Places:
     return np.lexsort((words[:, 1], words[:, 0])).astype(np.int64, copy=False)
 
 
-def _some(places: Places) -> Places:
+def some(places: Places) -> Places:
+    """The places of common rows, if there are any.
+
+    Raises:
+        ConfigError: there are none.
+    """
     if not len(places):
         raise ConfigError("tables: expected rows that all parties hold, found none in common")
     return places

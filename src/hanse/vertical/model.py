@@ -29,8 +29,9 @@ from hanse.core.errors import ConfigError
 from hanse.core.ids import SERVER
 from hanse.core.origin import file_of, included, maker_of
 from hanse.vertical import meeting
+from hanse.vertical.casting import hosts_among, role_app
 from hanse.vertical.intersection import as_identifiers
-from hanse.vertical.parties import ARBITER, GUEST, HOST, IfOffline, host_roles
+from hanse.vertical.parties import ARBITER, GUEST, IfOffline
 from hanse.vertical.psi.ids import Places
 from hanse.vertical.tables import Table, read_table
 
@@ -218,18 +219,8 @@ class Model(RolePlay):
 
     def cast(self, roles: Collection[str]) -> RoleApp:
         """See `RolePlay.cast`: for as many hosts as these roles have; for one where there are none."""
-        hosts = host_roles(max(1, sum(role.partition("-")[0] == HOST for role in roles)))
-        app = RoleApp(
-            self.whole(hosts),
-            timeout_s=self.timeout_s,
-            deadline_s=self.deadline_s,
-            away_s=self.away_s,
-            retries=self.retries,
-            seed=self.seed,
-            threads=self.threads,
-            include=self.include,
-        )
-        app.module_globals = self.module_globals
+        hosts = hosts_among(roles)
+        app = role_app(self, self.whole(hosts), seed=self.seed)
         for role in app.protocol.roles:
             app.role(role)(self._in_a_job(role, hosts))
         return app

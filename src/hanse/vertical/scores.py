@@ -23,8 +23,9 @@ from hanse.core.errors import ConfigError, UnavailableError
 from hanse.core.ids import SERVER, check_name
 from hanse.core.origin import file_of, included, maker_of
 from hanse.vertical import meeting
+from hanse.vertical.casting import hosts_among, role_app
 from hanse.vertical.model import TELLS, Model
-from hanse.vertical.parties import GUEST, HOST, IfOffline, host_roles
+from hanse.vertical.parties import GUEST, IfOffline
 from hanse.vertical.psi.ids import Places
 
 IF_OFFLINE = ("refuse", "default")
@@ -95,20 +96,10 @@ class Scoring(RolePlay):
 
     def cast(self, roles: Collection[str]) -> RoleApp:
         """See `RolePlay.cast`: for as many hosts as these roles have; for one where there are none."""
-        hosts = host_roles(max(1, sum(role.partition("-")[0] == HOST for role in roles)))
-        app = RoleApp(
-            self.whole(hosts),
-            timeout_s=self.timeout_s,
-            deadline_s=self.deadline_s,
-            away_s=self.away_s,
-            retries=self.retries,
-            seed=self.model.seed,
-            threads=self.threads,
-            include=self.include,
-            outputs_of=self.trained_by,
-            optional=hosts if self.if_offline != "refuse" else (),
-        )
-        app.module_globals = self.module_globals
+        hosts = hosts_among(roles)
+        optional = hosts if self.if_offline != "refuse" else ()
+        whole = self.whole(hosts)
+        app = role_app(self, whole, seed=self.model.seed, outputs_of=self.trained_by, optional=optional)
         for role in app.protocol.roles:
             app.role(role)(self._in_a_job(hosts))
         return app

@@ -22,18 +22,10 @@ from hanse.core.records import Reply, Task
 from hanse.pipeline.request import JobRequest, run_spec_of
 from hanse.trust.bundle import make_bundle
 from hanse.trust.bundle_signature import sign_bundle
-from tests.faults.explorer.functions import (
-    FEDERATION,
-    JOB,
-    PERSON,
-    Case,
-    Outcome,
-    Site,
-    Violation,
-    World,
-    member,
-    signed,
-)
+from tests.faults.explorer.enrolled import FEDERATION, JOB, PERSON, member, signed
+from tests.faults.explorer.function_cases import Case, Outcome, Violation
+from tests.faults.explorer.function_sites import Site
+from tests.faults.explorer.functions import World
 
 QUOTA = re.compile("on their way|expected a number of the next|the blob that it had")
 ROLES = ("guest", "host-1", "host-2")

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from tests.faults.explorer.functions import HOSTILITIES, Case, Violation, World, draw, explore
+from tests.faults.explorer.function_cases import HOSTILITIES, Case, Violation, draw
+from tests.faults.explorer.functions import World, explore
 from tests.faults.explorer.world import unswept
 
 SCHEDULES = 200
@@ -23,6 +24,7 @@ def test_one_function_schedule() -> None:
 
 
 @pytest.mark.long
+@pytest.mark.timeout(600)
 def test_schedules_of_functions() -> None:
     totals: Counter[str] = Counter()
     with unswept() as sweep:

@@ -5,7 +5,7 @@ from collections import Counter
 
 import pytest
 
-from tests.faults.explorer.functions import Violation
+from tests.faults.explorer.function_cases import Violation
 from tests.faults.explorer.roles import draw, explore
 from tests.faults.explorer.world import unswept
 

@@ -1,13 +1,16 @@
 """Roles on the command line: what is typed, what an owner is asked, what is shown while they play."""
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
+from hanse import vertical
 from hanse.cli.explain import explain
+from hanse.cli.output import show_facts, show_table
 from hanse.cli.run import roles_of
-from hanse.cli.site import _settings
+from hanse.cli.site import _settings, _show_reveals
 from hanse.cli.view import View, line_of
 from hanse.core.errors import ConfigError
 from hanse.rounds.record import role_record
@@ -21,6 +24,22 @@ def test_roles_as_typed() -> None:
             roles_of([word])
 
 
+def test_an_owner_is_shown_every_line_of_what_others_learn(capsys: pytest.CaptureFixture[str]) -> None:
+    reveals = [asdict(each) for each in vertical.Boosting().whole(["host-1", "host-2"]).reveals]
+    _show_reveals({"roles": {"host": "shop", "guest": "bank"}, "reveals": reveals})
+    shown = capsys.readouterr().out
+    assert len(reveals) > 30
+    for each in reveals:
+        (line,) = (line for line in shown.splitlines() if line.split()[:3] == [each["to"], each["about"], each["what"]])
+        assert line.endswith(each["detail"])
+
+
+def test_what_is_cut_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+    show_table([{"a": "x" * 201}, {"a": "y" * 200}], {"a": "A"}, empty="")
+    show_facts({"b": "z" * 400})
+    assert capsys.readouterr().out.split() == ["A", "x" * 200 + "…", "y" * 200, "b", "z" * 400]
+
+
 def test_what_an_app_of_groups_reveals(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code = "import hanse as hs\n\napp = hs.App(groups=hs.Groups(3, hs.FedMedian()))\n"
     (tmp_path / "app.py").write_text(code + "app.query(lambda config, site: {})\n")
@@ -32,11 +51,10 @@ def test_what_an_app_of_groups_reveals(tmp_path: Path, capsys: pytest.CaptureFix
     assert json.loads(capsys.readouterr().out)["groups"]["strategy"] == "fedmedian"
 
 
-def test_an_owner_is_asked_about_what_others_learn(tmp_path: Path) -> None:
+def test_an_owner_is_asked_who_plays_what(tmp_path: Path) -> None:
     reveal = {"to": "host", "about": "guest", "what": "intersection", "detail": "who is a customer"}
     asked = _settings({"roles": {"host": "shop", "guest": "bank"}, "reveals": [reveal]}, tmp_path)
     assert asked["roles"] == "guest: bank, host: shop"
-    assert asked["reveals"] == "host learns intersection about guest (who is a customer)"
     assert "uses" not in asked
     uses = _settings({"roles": {"host": "shop"}, "reveals": [], "outputs_of": "j7"}, tmp_path)["uses"]
     assert uses == "what this site kept of job j7: nothing is here of it"

@@ -62,6 +62,25 @@ def test_gradients_are_those_of_finite_differences(loss: str, hidden: list[int],
         assert np.allclose(grads[:, place], (found[0] - found[1]) / (2 * step), rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("hidden", [(), (5,), (4, 3)])
+def test_gradients_of_models_that_are_all_one_are_those_of_each(loss: str, hidden: tuple[int, ...]) -> None:
+    rng = np.random.default_rng(3)
+    outputs = {"cross_entropy": 3, "binary_cross_entropy": 1, "mse": 2}[loss]
+    stack = Stack(Shape((4, *hidden, outputs), DOUBLE), 6)
+    model = rng.standard_normal(stack.values.shape[1])
+    X, share = rng.standard_normal((5, 7, 4)), rng.random((5, 7))
+    y = rng.integers(0, outputs, (5, 7)) if loss == "cross_entropy" else rng.random((5, 7, outputs)).round()
+    stack.values[:] = model
+    each = stack.gradients(X, y, share, loss)
+    grads = stack.grads[:5].copy()
+    stack.values[:], stack.grads[:] = np.nan, np.nan
+    together = stack.gradients(X, y, share, loss, model=model)
+    assert np.allclose(together, each, rtol=1e-12)
+    assert np.allclose(stack.grads[:5], grads, rtol=1e-11, atol=1e-13)
+    assert np.isnan(stack.grads[5]).all()  # of a model without a batch
+
+
 def test_one_step_of_least_squares_is_the_formula() -> None:
     X, y = np.random.default_rng(0).standard_normal((20, 4)), np.arange(20.0)
     app = app_of(loss="mse", optimizer=hs.SGD(0.1), batch_size=20, dtype=np.float64)

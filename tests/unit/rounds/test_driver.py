@@ -13,7 +13,7 @@ from hanse.core.blobs import manifest_of, rechunk
 from hanse.core.codec import encode
 from hanse.core.errors import ConflictError, PolicyError, StorageError, UnavailableError
 from hanse.core.ids import TaskId, upload_scope
-from hanse.core.records import BlobRef, Reply
+from hanse.core.records import BlobRef, Envelope, Reply
 from hanse.core.spec import RunSpec
 from hanse.rounds import machine
 from hanse.rounds.driver import Run
@@ -390,6 +390,31 @@ async def test_a_long_record_of_a_round_is_on_its_way_before_the_next_run_record
     await ending
     await bench.run.finished
     assert bench.begun.index("round/j/c/00000001") < bench.begun.index("run/j/c")
+
+
+class Streaming(Bench):
+    """A place of its own whose sites hang on streams: what is sent goes out when the loop has its turn."""
+
+    def seams(self) -> Seams:
+        bench, keep = self, self.sent.send
+
+        async def send(to: str, envelope: Envelope, *, durable: bool = True) -> None:
+            await keep(to, envelope, durable=durable)
+            bench.events.append({"what": f"made {envelope.id}"})
+            asyncio.get_running_loop().call_soon(bench.events.append, {"what": f"out {envelope.id}"})
+
+        self.sent.send = send  # type: ignore[method-assign]
+        return Seams(self.store.ledger, self.store.blobs, self.sent, self.store.links, private=True)
+
+
+async def test_a_task_is_on_its_way_before_the_next_is_made_and_before_the_round_is_put_away() -> None:
+    bench = await Streaming(FedAvg(), spec()).start("a", "b")
+    bench.events.clear()
+    await bench.answer(0, *ONES)
+    await bench.answer(1, *ONES)
+    told = [event["what"] for event in bench.events if event["what"].startswith(("made", "out", "round"))]
+    a, b = "j/c/2/train/2", "j/c/2/train/3"
+    assert told == [f"made {a}", f"out {a}", f"made {b}", f"out {b}", "round"]
 
 
 async def test_two_rounds_that_end_in_one_turn_are_both_recorded() -> None:

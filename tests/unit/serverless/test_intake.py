@@ -29,7 +29,8 @@ from hanse.site.agent import _status_in
 from hanse.trust.bundle import make_bundle
 from hanse.trust.bundle_signature import sign_bundle
 from hanse.trust.revocation import RevocationList
-from tests.faults.explorer.functions import FEDERATION, JOB, Bucket, Shelf, Signer, authority, member, signed
+from tests.faults.explorer.enrolled import FEDERATION, JOB, authority, member, signed
+from tests.faults.explorer.function_places import Bucket, Shelf, Signer
 
 MORE, LONG = job_id_of("j1-more", "anna"), job_id_of("j" * 12, "anna")
 

@@ -11,7 +11,7 @@ from hanse.rounds.visit import Outcome
 from hanse.serverless import functions, looking
 from hanse.serverless.contract import first_input
 from hanse.serverless.removing import remove
-from tests.faults.explorer.functions import JOB
+from tests.faults.explorer.enrolled import JOB
 from tests.unit.serverless.test_intake import a_place, submit
 
 

@@ -23,7 +23,8 @@ from hanse.serverless.looking import look
 from hanse.serverless.place import Place, SignedInbox
 from hanse.trust.bundle import make_bundle
 from hanse.trust.bundle_signature import sign_bundle
-from tests.faults.explorer.functions import FEDERATION, JOB, Queues, member, signed
+from tests.faults.explorer.enrolled import FEDERATION, JOB, member, signed
+from tests.faults.explorer.function_places import Queues
 from tests.unit.serverless.test_intake import a_place
 
 TALK = Protocol(

@@ -349,3 +349,17 @@ def test_a_strategy_that_keeps_tasks_in_flight() -> None:
     assert result.status == "finished"
     assert [len(record.folded) for record in result.rounds] == [2] * 6
     assert max(staleness for replies in seen for staleness in replies) >= 1
+
+
+def test_asynchronous_sites_that_are_all_at_work_when_they_should_evaluate() -> None:
+    durations = hs.traces.LogNormal(median_s=60, spread=1.0)
+
+    def evaluating(**settings: Any) -> hs.App:
+        app = app_with(None, hs.FedAsync(), **settings)
+        app.evaluate(lambda arrays, config, site: (1, {"loss": 0.5}))
+        return app
+
+    app = evaluating(rounds=6)
+    with pytest.raises(JobFailed, match=r"found none beside \d at work; set hs.App\(sample"):
+        run(app, 8, durations=durations)
+    assert run(evaluating(rounds=6, sample=4), 8, durations=durations).status == "finished"

@@ -13,7 +13,7 @@ from hanse.core.errors import CodecError, TooLargeError
 from hanse.core.records import Envelope
 from hanse.site.by_links import Https
 from hanse.site.over_queues import QueueLink
-from tests.faults.explorer.functions import member
+from tests.faults.explorer.enrolled import member
 
 HEADERS = (("If-None-Match", "*"),)
 

@@ -2,6 +2,7 @@
 
 import xml.etree.ElementTree as ElementTree
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -156,10 +157,16 @@ def test_the_page_of_trees(tmp_path: Path) -> None:
     drawings = [part.split("</svg>")[0] + "</svg>" for part in made.split("<svg")[1:]]
     assert len(drawings) == 6
     for tree, drawing in enumerate(drawings):
-        boxes = ElementTree.fromstring("<svg" + drawing).findall("rect")
+        drawn = ElementTree.fromstring("<svg" + drawing)
+        boxes = drawn.findall("rect")
         splits = int((result.forest.party[tree] >= 0).sum())
         assert len(boxes) == 2 * splits + 1
         assert drawing.count("<path") == 2 * splits
+        ends = [(int(box.attrib["y"]), float(box.attrib["x"]), float(box.attrib["width"])) for box in boxes]
+        for (y, x, width), (next_y, next_x, _) in pairwise(sorted(ends)):
+            assert y < next_y or x + width <= next_x  # no box lies on another
+        texts = [text.text or "" for text in drawn.findall("text")][::2]
+        assert all(7 * len(text) <= width for text, (_, _, width) in zip(texts, ends, strict=True))
     assert "sales ≤" in made
     assert "http" not in made
 

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 import hanse as hs
-from hanse.core.errors import ConfigError, HanseError, RefusedError
+from hanse.channels.app import RoleApp
+from hanse.core.errors import ConfigError, HanseError, JobFailed, RefusedError
 
 SECRET = "smith-4711"
 Tables = tuple[dict[str, Any], dict[str, Any]]
@@ -135,3 +136,42 @@ def test_further_rows_that_do_not_fit_are_refused_by_name(model: str, fault: Any
     with pytest.raises(HanseError, match=words) as refused:
         result.predict(bank, shop)
     assert SECRET not in str(refused.value)
+
+
+STATISTICS: dict[str, RoleApp] = {
+    "binning": hs.vertical.Binning(dataset="customers", key="id", label="y", num_bins=3),
+    "correlation": hs.vertical.Correlation(dataset="customers", key="id"),
+    "vif": hs.vertical.VIF(dataset="customers", key="id"),
+    "transfer": hs.vertical.TransferLearning(dataset="customers", key="id", label="y", iterations=1),
+}
+LABELLED = ("binning", "transfer")
+
+
+@pytest.mark.parametrize("name", STATISTICS)
+@pytest.mark.parametrize(
+    ("fault", "words"),
+    [
+        (nobody_in_common, "found none in common"),
+        (somebody_twice_at_the_host, "found 1 that repeat another"),
+        (other_identifiers_at_the_host, "expected one kind, found"),
+        (category_as_text, "expected columns of numbers beside 'id', found others in sales"),
+        (columns_of_other_lengths, "expected columns of one length, found 2 lengths"),
+        (infinite_value, "expected .*finite"),
+        (label_at_the_host, "expected no column 'y', which is the label and belongs to the guest"),
+        (no_label_at_the_guest, "expected a column 'y' as the label, found none"),
+    ],
+    ids=lambda each: getattr(each, "__name__", ""),
+)
+def test_statistics_and_transfer_refuse_by_name(name: str, fault: Any, words: str) -> None:
+    if name not in LABELLED and fault in (label_at_the_host, no_label_at_the_guest):
+        pytest.skip("it has no label")
+    bank, shop = tables()
+    fault(bank, shop)
+    if name not in LABELLED:
+        bank.pop("y", None)
+    roles = {"guest": "bank", "host": "shop", **({} if name == "binning" else {"arbiter": "notary"})}
+    sites = {"bank": {"customers": bank}, "shop": {"customers": shop}, "notary": {}}
+    with pytest.raises(JobFailed, match=words) as refused:
+        hs.simulate(STATISTICS[name], sites, roles=roles)
+    assert SECRET not in str(refused.value)
+    assert "Error;" not in str(refused.value)

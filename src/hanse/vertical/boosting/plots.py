@@ -5,8 +5,10 @@ from html import escape
 
 from hanse.vertical.boosting.forest import LEAF, Forest
 
-_SLOT, _SPLIT_WIDTH, _LEAF_WIDTH, _HEIGHT, _STEP = 96, 132, 86, 40, 78
-"""Pixels. A split lies above two slots at least, so it may be wider than one."""
+_SLOT, _SPLIT_WIDTH, _LEAF_WIDTH, _HEIGHT, _STEP = 96, 184, 86, 40, 78
+"""Pixels. A split lies above two slots at least, so it may be nearly as wide as two."""
+_MAX_TEXT = 26
+"""Letters of 12 px in the width of a split, 7 px each; the whole text is shown by the box's title."""
 _STYLE = """
 :root { color-scheme: light dark; --ink: #1b2733; --paper: #ffffff; --line: #9aa7b3; --soft: #eef2f5; --leaf: #f7f4ea;
   --p0: #2b6cb0; --p1: #b4570b; --p2: #2f7d4f; --p3: #7a4fb5; --p4: #a8325e; }
@@ -76,7 +78,7 @@ def tree_svg(forest: Forest, tree: int, questions: Sequence[Mapping[str, str]]) 
     places: dict[int, tuple[float, int]] = {}
     _lay_out(forest, tree, 0, 0, places, [0])
     width = (max(x for x, _ in places.values()) + 1) * _SLOT
-    height = (max(y for _, y in places.values()) + 1) * _STEP + 6
+    height = max(y for _, y in places.values()) * _STEP + _HEIGHT + 8
     edges, boxes = [], []
     for node, (across, down) in places.items():
         x, y = (across + 0.5) * _SLOT, down * _STEP + 4
@@ -116,7 +118,7 @@ def _box(forest: Forest, tree: int, node: int, questions: Sequence[Mapping[str, 
         rect = f'<rect class="leaf" x="{left:.0f}" y="{y}" width="{width}" height="{_HEIGHT}" rx="6"/>'
     else:
         asks = questions[party].get(str(forest.question[tree, node])) or f"column {forest.column[tree, node] + 1}"
-        first = asks if len(asks) <= 20 else asks[:19] + "…"
+        first = asks if len(asks) <= _MAX_TEXT else asks[: _MAX_TEXT - 1] + "…"
         second = f"{questions[party]['role']}, gain {forest.gain[tree, node]:.3g}"
         rect = (
             f'<rect style="stroke:var(--p{party % 5})" x="{left:.0f}" y="{y}" width="{width}" height="{_HEIGHT}" '

@@ -206,8 +206,7 @@ async def guest(
         party has other settings or rows, or does not keep to the protocol. UnavailableError: a party is silent or gone.
     """
     rows = len(columns.values)
-    if len(response.values) != rows:
-        raise ConfigError(f"label: expected {rows} rows as in the table, found {len(response.values)}")
+    response.check_rows(rows)
     largest = max(1.0, LARGEST_RESIDUAL[training.family] / 2)
     if np.abs(response.values).max() > largest:
         raise ConfigError(

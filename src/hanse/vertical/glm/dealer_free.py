@@ -99,10 +99,7 @@ def protocol(
             corrupted=1,
             computational_bits=128,
             statistical_bits=statistical_bits,
-            assumptions=(
-                "ring learning with errors for n = 8192, log q = 210",
-                "AES-128 is a pseudorandom permutation",
-            ),
+            assumptions=rlwe.ASSUMPTIONS,
         ),
         reveals=tuple(reveals),
     )
@@ -158,12 +155,7 @@ async def guest(
         progress: epochs that are done, with this party's state after them.
         cipher: `rlwe.PrivateKey`; `mock_rlwe.PrivateKey` protects nothing and tells what the cipher costs.
     """
-    rows = len(columns.values)
-    if len(response.values) != rows:
-        raise ConfigError(f"label: expected {rows} rows as in the table, found {len(response.values)}")
-    if sample_weights is not None and training.family == "linear":
-        raise ConfigError("sample weights: not for linear models without a dealer")
-    u = None if sample_weights is None else relative_weights(sample_weights, rows)
+    u = checked_weights(columns, response, training, sample_weights)
     side = await _begin(party, columns, training, own_gradients, response.num_outputs, response.values, u, cipher)
     return await _train(side, start, progress)
 
@@ -242,6 +234,22 @@ async def _begin(
         sample_weights=sample_weights,
         awaited=awaited,
     )
+
+
+def checked_weights(
+    columns: Columns, response: Response, training: Training, sample_weights: Table | None
+) -> Table | None:
+    """Check what a guest starts with under encryption; its sample weights as parts of the largest.
+
+    Raises:
+        ConfigError: arrays of different rows, or sample weights of a linear model.
+    """
+    response.check_rows(len(columns.values))
+    if sample_weights is None:
+        return None
+    if training.family == "linear":
+        raise ConfigError("sample weights: not for linear models under encryption; take the protocol dealer")
+    return relative_weights(sample_weights, len(columns.values))
 
 
 def whole_table(columns: Columns, training: Training) -> npt.NDArray[np.int64]:

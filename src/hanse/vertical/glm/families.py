@@ -93,6 +93,11 @@ class Response:
         """Columns of weights: 1, or the number of classes where there are more than two."""
         return int(self.values.shape[1])
 
+    def check_rows(self, rows: int) -> None:
+        """Raise ConfigError unless there is one for each of so many rows."""
+        if len(self.values) != rows:
+            raise ConfigError(f"label: expected {rows} rows as in the table, found {len(self.values)}")
+
     def predict(self, z: Table) -> Table:
         """Predictions of linear predictors `(n, num_outputs)`.
 

@@ -41,12 +41,11 @@ from hanse.crypto.rlwe import Answer, Encrypted, PrivateKey, PublicKey
 from hanse.vertical.glm import budget, evaluation, softmax, wide
 from hanse.vertical.glm.columns import MAX_COLUMNS, MAX_ROWS, MIN_ROWS, Columns
 from hanse.vertical.glm.dealer import Trained, data_roles, of_shape
-from hanse.vertical.glm.dealer_free import check_rank, largest_rank, whole_table
+from hanse.vertical.glm.dealer_free import check_rank, checked_weights, largest_rank, whole_table
 from hanse.vertical.glm.descent import Descent, checked_change, checked_scores
 from hanse.vertical.glm.evaluation import Evaluation
 from hanse.vertical.glm.families import MAX_CLASSES, Response, Table
 from hanse.vertical.glm.leverage import SINGLE_ROWS, weighed_down
-from hanse.vertical.glm.plaintext import relative_weights
 from hanse.vertical.glm.precision import check_weights
 from hanse.vertical.glm.slots import RESIDUAL_BITS, SCORE_BITS, TABLE_BITS
 from hanse.vertical.glm.training import STATISTICAL_BITS, Batch, Training, batches, bounds, has_ended
@@ -113,11 +112,7 @@ def protocol(
             corrupted=num_hosts,
             computational_bits=128,
             statistical_bits=statistical_bits,
-            assumptions=(
-                "ring learning with errors for n = 8192, log q = 210",
-                "AES-128 is a pseudorandom permutation",
-                "the arbiter colludes with no other party",
-            ),
+            assumptions=(*rlwe.ASSUMPTIONS, "the arbiter colludes with no other party"),
         ),
         reveals=tuple(reveals),
     )
@@ -162,14 +157,9 @@ async def guest(
         progress: epochs that are done, with this party's state after them.
         cipher: of the arbiter's key; `mock_rlwe.PublicKey` protects nothing and tells what the cipher costs.
     """
-    rows = len(columns.values)
-    if len(response.values) != rows:
-        raise ConfigError(f"label: expected {rows} rows as in the table, found {len(response.values)}")
-    if sample_weights is not None and training.family == "linear":
-        raise ConfigError("sample weights: not for linear models under encryption; take the protocol dealer")
+    u = checked_weights(columns, response, training, sample_weights)
     side = await _begin(party, columns, training, response.num_outputs, start, progress, cipher)
-    side.response = response.values
-    side.sample_weights = None if sample_weights is None else relative_weights(sample_weights, rows)
+    side.response, side.sample_weights = response.values, u
     return await _train(side, progress)
 
 

@@ -80,7 +80,7 @@ def new_masks(rows: int) -> npt.NDArray[np.uint64]:
     words = prg(new_seed(), 8 * _WORDS * rows * rlwe.SIZE).view(np.uint64).reshape(_WORDS, rows, 1, rlwe.SIZE)
     t = rlwe.slot_transform().primes[:, None]
     shift = np.array([(1 << 64) % int(each) for each in t[:, 0]], np.uint64)[:, None]
-    masks = words[0] % t
+    masks: npt.NDArray[np.uint64] = words[0] % t
     for word in words[1:]:
         masks = (masks * shift + word % t) % t
     return masks

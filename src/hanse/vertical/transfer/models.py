@@ -19,6 +19,7 @@ from hanse.channels.party import Party
 from hanse.channels.protocol import Protocol
 from hanse.core.arrays import Array
 from hanse.core.errors import CodecError
+from hanse.vertical import meeting
 from hanse.vertical.binned import positives_of
 from hanse.vertical.correlated import numbers
 from hanse.vertical.glm.columns import INTERCEPT, Columns, prepare
@@ -72,14 +73,14 @@ class TransferLearning(RoleApp):
             own = {name: column for name, column in table.items() if name != label}
             columns = prepare(numbers(own, dataset, key), intercept=True, clip=clip)
             places = await chase_miao.guest(party.part("psi"), identifiers(table, dataset, key))
-            found = await dealer.guest(party.part("transfer"), columns.values, signs, places, settings)
+            found = await dealer.guest(party.part("transfer"), columns.values, signs, meeting.some(places), settings)
             return _arrays(columns, found), {"common": len(places), "rows": len(signs)}
 
         async def host(party: Party, site: Any) -> Any:
             table = site.load(dataset)
-            columns = prepare(numbers(table, dataset, key), intercept=True, clip=clip)
+            columns = prepare(numbers(table, dataset, key, not_here=label), intercept=True, clip=clip)
             places = await chase_miao.host(party.part("psi"), identifiers(table, dataset, key))
-            found = await dealer.host(party.part("transfer"), columns.values[places], settings)
+            found = await dealer.host(party.part("transfer"), columns.values[meeting.some(places)], settings)
             scores = np.tanh(columns.values @ found.weights) @ found.translator
             told = {"common": len(places), "rows": len(columns.values)}
             return _arrays(columns, found) | {"scores": scores}, told
