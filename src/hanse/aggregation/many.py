@@ -39,7 +39,7 @@ def sum_of_many(subtree: Subtree, positions: Sequence[int], blocks: Sequence[Blo
         factors[(position - first) // GROUP, (position - first) % GROUP] = weight
     is_weighted = bool((factors != 1).any())  # by 1 nothing changes
     n = len(blocks[0])
-    width = min(n, max(SHORTEST, PIECE // groups))
+    width = max(1, min(n, max(SHORTEST, PIECE // groups)))
     sums, products = _scratch(groups, width)
     total = np.empty(n)
     for start in range(0, n, width):
