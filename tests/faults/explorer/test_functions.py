@@ -23,6 +23,7 @@ def test_one_function_schedule() -> None:
 
 
 @pytest.mark.long
+@pytest.mark.timeout(600)  # of a machine that does much else besides
 def test_schedules_of_functions() -> None:
     totals: Counter[str] = Counter()
     with unswept() as sweep:
