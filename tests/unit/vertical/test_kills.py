@@ -129,11 +129,15 @@ DEALER = vertical.LogisticRegression(**SMALL, momentum=0.5, tolerance=1e-9)
 BOOSTED = vertical.Boosting(**TREES, num_trees=3, depth=2, top_rate=0.3, other_rate=0.4)
 NETWORK = vertical.SplitNetwork(**SPLIT, test=0.2)
 DIRECTORY = vertical.Directory(**KEYED, budget=1000)
-NO_WEIGHTS = frozenset({"parts_key", "masked_means", "masked_sample_weights"})
+NO_CLASSES = frozenset({"parts_key", "masked_differences"})
+"""Of a training with a dealer, what only more than two classes send."""
+NO_WEIGHTS = NO_CLASSES | {"masked_means", "masked_sample_weights"}
 NONE: frozenset[str] = frozenset()
 CASES: dict[str, Case] = {
     "dealer": Case(DEALER, {**THREE, "arbiter": "notary"}, 1e-3, unsaid=NO_WEIGHTS),
-    "dealer, weighted": Case(vertical.LinearRegression(**SMALL, weight="trust", tolerance=1e-9), DEALT, 1e-3),
+    "dealer, weighted": Case(
+        vertical.LinearRegression(**SMALL, weight="trust", tolerance=1e-9), DEALT, 1e-3, unsaid=NO_CLASSES
+    ),
     "arbiter": Case(
         vertical.LogisticRegression(**SMALL, protocol="arbiter", tolerance=1e-9), {**THREE, "arbiter": "notary"}, 1e-3
     ),
