@@ -61,7 +61,7 @@ PLAIN = frozenset(
 """Messages of which two may be alike: they are told as they are, or hide nothing. Whatever else is sent a second time
 was drawn for one use and used twice, until somebody has thought about it and writes its name here."""
 CIPHERTEXTS = frozenset(
-    {"public_key", "heads", "mean_heads", "residual_heads", "vector", "vector_seeds", "angles", "angle_seeds"}
+    {"public_key", "heads", "slot_heads", "vector", "vector_seeds", "angles", "angle_seeds"}
     | {"mean_seeds", "residual_seeds", "derivatives", "sums", "labels", "label_seeds"}
 )
 """Likewise under ciphers that cost nothing and hide nothing."""
