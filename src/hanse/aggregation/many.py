@@ -48,11 +48,11 @@ def sum_of_many(subtree: Subtree, positions: Sequence[int], blocks: Sequence[Blo
         into = sums[:, :left]
         for place in range(GROUP):
             rows = products[:, :left] if place else into
-            for row, block in zip(rows, held[place::GROUP], strict=True):
-                if block is None:
+            for row, found in zip(rows, held[place::GROUP], strict=True):
+                if found is None:
                     row[...] = -0.0
                 else:
-                    widen_into(row, block[piece])
+                    widen_into(row, found[piece])
             if is_weighted:
                 rows *= factors[:, place]
             if place:

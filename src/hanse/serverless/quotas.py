@@ -147,8 +147,9 @@ class Quotas:
         if back.is_due:
             await self._settle(ledger, (packet.session, packet.recipient, packet.sender), back, now_ms)
         lane = self._lane(direction := (packet.session, packet.sender, packet.recipient))
-        if lane.version is None or lane.is_due or not lane.account.has_room(packet.seq, lane.passed):
-            await self._settle(ledger, direction, lane, now_ms)
+        has_room = lane.account.has_room(packet.seq, lane.passed)
+        if lane.version is None or lane.is_due or not has_room:
+            await self._settle(ledger, direction, lane, now_ms, is_fresh=has_room)
             if not lane.account.has_room(packet.seq, lane.passed):
                 raise PolicyError(
                     f"role {packet.sender}: expected at most {MAX_OWED} packets on their way to {packet.recipient}, "
@@ -176,13 +177,24 @@ class Quotas:
         lane: _Lane,
         now_ms: int,
         blob: tuple[int, Manifest] | None = None,
+        is_fresh: bool = True,
     ) -> tuple[int, ...]:
+        """Write down what has happened.
+
+        Args:
+            is_fresh: the row as it is known here will do, unless that has no room for the blob. Others may have heard
+                since of what makes room, and nobody is refused before the row was read again.
+        """
         session, sender, recipient = direction
         key = f"quota/{session}/{sender}/{recipient}"
         async with lane.turn:
+            if not is_fresh:
+                lane.version = None
+            is_read = False
             for _ in range(_LOOKS):
                 if lane.version is None:
                     await _read(ledger, key, lane, now_ms)
+                    is_read = True
                 assert lane.version is not None
                 passed, answers, dropped = lane.passed, lane.answers, lane.dropped
                 account, read = (
@@ -192,7 +204,13 @@ class Quotas:
                     tuple[int, ...](),
                 )
                 if blob is not None:
-                    account, read = account.with_blob(*blob)
+                    try:
+                        account, read = account.with_blob(*blob)
+                    except PolicyError:
+                        if is_read:
+                            raise
+                        lane.version = None
+                        continue
                 if account == lane.account and not passed:
                     return read
                 if await ledger.compare_and_set(key, account.pack(), lane.version):

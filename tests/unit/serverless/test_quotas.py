@@ -76,6 +76,25 @@ async def test_functions_side_by_side_share_what_is_left() -> None:
     assert Account.unpack(content).owed >= MAX_OWED
 
 
+async def test_a_function_that_was_not_asked_for_long_refuses_nobody_by_what_it_remembers() -> None:
+    """It has seen the first packet and the first blob; all that came after went through another."""
+    ledger, old, other = MemoryLedger(), Quotas(), Quotas()
+    back = packet(sender="host", recipient="guest", seq=None)
+    await old.spend(ledger, packet(seq=0), 0)
+    await old.put(ledger, DIRECTION, 0, blob(MAX_PACKET_BYTES), 0)
+    for number in range(1, 100):
+        await other.put(ledger, DIRECTION, number, blob(MAX_PACKET_BYTES), 0)
+        await other.spend(ledger, packet(seq=number), 0)
+        await other.spend(ledger, replace(back, ack=number, dropped=(number - 1,)), 0)
+    await old.put(ledger, DIRECTION, 100, blob(MAX_PACKET_BYTES), 0)
+    await old.spend(ledger, packet(seq=100), 0)
+    await old.put(ledger, DIRECTION, 101, blob(1), 0)  # which writes down all that it knows
+    for number in range(101, 200):
+        await other.spend(ledger, packet(seq=number), 0)
+        await other.spend(ledger, replace(back, ack=number), 0)
+    await old.spend(ledger, packet(seq=200), 0)
+
+
 async def test_packets_of_one_batch_are_counted_once_each() -> None:
     ledger, quotas = MemoryLedger(), Quotas()
     done = await asyncio.gather(*(quotas.spend(ledger, packet(seq=0), 0) for _ in range(200)), return_exceptions=True)
