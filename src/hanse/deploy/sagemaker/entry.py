@@ -182,7 +182,7 @@ def _serve(told: Told, layout: Layout, directory: Path, launcher: Launcher, afte
         return STOPPED
     if not ended:
         raise UnavailableError(f"no job came from {told.server} within {told.idle_s:.0f} s")
-    ((job, status),) = ended.items()
+    job, status = next(iter(ended.items()))  # the first that ended stopped the agent; others may have ended meanwhile
     return _leave(layout, directory, job, status, after)
 
 
