@@ -29,7 +29,7 @@ from hanse.rounds.record import RoundRecord
 from tests.faults.proxy import Proxy
 from tests.nursery import MEMBERS, forks
 
-WAIT_S = 30.0
+WAIT_S = 90.0
 GO = "go"
 Rule = Callable[[str, int], str | None]
 

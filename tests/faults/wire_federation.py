@@ -141,7 +141,7 @@ class Site:
         site = cls(wire, name)
         running = asyncio.ensure_future(site.link.run())
         try:
-            await asyncio.wait_for(site.link.connected.wait(), 10)
+            await asyncio.wait_for(site.link.connected.wait(), 60)
             yield site
         finally:
             running.cancel()
@@ -160,7 +160,7 @@ class Site:
         """Send one message; outcome and reason."""
         self.link.send(envelope)
         while True:
-            id, outcome, reason = await asyncio.wait_for(self.outcomes.get(), 10)
+            id, outcome, reason = await asyncio.wait_for(self.outcomes.get(), 60)
             if id == envelope.id:
                 return outcome, reason
 
@@ -174,7 +174,7 @@ class Site:
     async def until(self, kind: str, job: str = "") -> Envelope:
         """The next message of a kind."""
         while True:
-            envelope = await asyncio.wait_for(self.came.get(), 10)
+            envelope = await asyncio.wait_for(self.came.get(), 60)
             if envelope.kind == kind and (not job or envelope.job == job):
                 return envelope
 
@@ -201,7 +201,7 @@ class Site:
         """Accept a job and do all that it asks, until it ends."""
         await self.until("propose", job)
         assert (await self.decide(job))[0] == "received"
-        while (envelope := await asyncio.wait_for(self.came.get(), 10)).kind != "end":
+        while (envelope := await asyncio.wait_for(self.came.get(), 60)).kind != "end":
             if envelope.kind == "task" and envelope.job == job:
                 outcome = await self.reply(self.answer(Task.unpack(envelope.body)))
                 assert outcome[0] == "received", outcome

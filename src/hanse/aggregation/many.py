@@ -39,7 +39,7 @@ def sum_of_many(subtree: Subtree, positions: Sequence[int], blocks: Sequence[Blo
         factors[(position - first) // GROUP, (position - first) % GROUP] = weight
     is_weighted = bool((factors != 1).any())  # by 1 nothing changes
     n = len(blocks[0])
-    width = min(n, max(SHORTEST, PIECE // groups))
+    width = max(1, min(n, max(SHORTEST, PIECE // groups)))
     sums, products = _scratch(groups, width)
     total = np.empty(n)
     for start in range(0, n, width):
@@ -48,11 +48,11 @@ def sum_of_many(subtree: Subtree, positions: Sequence[int], blocks: Sequence[Blo
         into = sums[:, :left]
         for place in range(GROUP):
             rows = products[:, :left] if place else into
-            for row, block in zip(rows, held[place::GROUP], strict=True):
-                if block is None:
+            for row, found in zip(rows, held[place::GROUP], strict=True):
+                if found is None:
                     row[...] = -0.0
                 else:
-                    widen_into(row, block[piece])
+                    widen_into(row, found[piece])
             if is_weighted:
                 rows *= factors[:, place]
             if place:

@@ -16,22 +16,27 @@ if TYPE_CHECKING:
 
 def is_fold(rule: object) -> "TypeIs[Fold[Any]]":
     """Whether its class has the methods of a `Fold`."""
-    return _has(type(rule), Fold)
+    return _is(rule, Fold)
 
 
 def is_group_fold(rule: object) -> "TypeIs[GroupFold[Any]]":
     """Whether its class has the methods of a `GroupFold`."""
-    return _has(type(rule), GroupFold)
+    return _is(rule, GroupFold)
 
 
 def is_select(rule: object) -> "TypeIs[Select]":
     """Whether its class has the methods of a `Select`."""
-    return _has(type(rule), Select)
+    return _is(rule, Select)
 
 
 def is_gather(rule: object) -> "TypeIs[Gather]":
     """Whether its class has the methods of a `Gather`."""
-    return _has(type(rule), Gather)
+    return _is(rule, Gather)
+
+
+def _is(rule: object, protocol: Any) -> bool:
+    kind: Any = type(rule)
+    return _has(kind, protocol)
 
 
 @lru_cache(maxsize=256)

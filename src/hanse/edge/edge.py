@@ -16,11 +16,11 @@ import structlog
 from hanse.clients.client import Answer
 from hanse.core.blobs import rechunk
 from hanse.core.errors import ConflictError, HanseError, NotFoundError, TaskError
-from hanse.core.ids import OWNER_CHARACTERS, bundle_scope, job_id_of
+from hanse.core.ids import bundle_scope, job_id_of
 from hanse.core.seams import BlobStore
 from hanse.core.spec import RunSpec
 from hanse.edge.members import Members
-from hanse.edge.person import LOOK_S, renew_if_due
+from hanse.edge.person import LOOK_S, check_may_submit, renew_if_due
 from hanse.pipeline.request import JobRequest
 from hanse.rounds.group import GroupHost, Host, Order
 from hanse.rounds.host import load_arrays
@@ -35,6 +35,8 @@ from hanse.workers.launcher import Launcher
 from hanse.workers.server_host import ServerHost
 
 FINISHED, FAILED = "finished", "failed"
+NAME_CHARACTERS = 100
+"""Of a job's name, at most."""
 log = structlog.get_logger("hanse.edge")
 
 
@@ -141,6 +143,7 @@ class Edge:
 
     async def _submit(self, name: str, proposal: Proposal, bundle: bytes) -> None:
         member = Membership.load(self._person)
+        check_may_submit(member, self.server.members)
         person, federation = member.identity.name, member.identity.federation
         num_members = sum(1 for each in self.server.members.of_kind("site") if not each.revoked)
         await self.server.blobs.put(bundle_scope(name), proposal.manifest, rechunk([bundle]))
@@ -149,7 +152,7 @@ class Edge:
         request = replace(
             proposal.request,
             job=name,
-            name=f"{proposal.name} ({proposal.person} of {proposal.request.federation})"[:100],
+            name=shown(proposal.name, proposal.person, proposal.request.federation),
             federation=federation,
             person=person,
             bundle_signature=signed.decode(),
@@ -222,6 +225,14 @@ class Edge:
 
 
 def named(job: str, number: int, person: str) -> str:
-    """The id of the n-th of a group's jobs for one from above: it begins like that one's and is the person's own."""
-    stem = job[:-OWNER_CHARACTERS]
-    return job_id_of(stem if number == 1 else f"{stem}-{number}", person)
+    """The id of the n-th of a group's jobs for one from above: it begins with that one's and is the person's own.
+
+    All of that one's is in it: two people above may have ids that begin alike, and each has a run of its own here.
+    """
+    return job_id_of(job if number == 1 else f"{job}-{number}", person)
+
+
+def shown(name: str, person: str, federation: str) -> str:
+    """What members' owners are shown of a job from above: its name, cut where it is long, and who submitted it."""
+    who = f" ({person} of {federation})"
+    return (name[: max(0, NAME_CHARACTERS - len(who))] + who)[:NAME_CHARACTERS]

@@ -2,8 +2,9 @@
 
 from pathlib import Path
 
+from hanse.core.errors import PolicyError, TrustError
 from hanse.core.proto import hanse_pb2 as pb
-from hanse.server.members import Members
+from hanse.server.members import RESEARCHER, Members
 from hanse.trust.identity import SigningRequest
 from hanse.trust.membership import Membership
 
@@ -40,3 +41,15 @@ async def renew_if_due(directory: Path, members: Members, now_ms: int) -> bool:
     )
     renewed.save(directory)
     return True
+
+
+def check_may_submit(member: Membership, members: Members) -> None:
+    """Return if the group lets its edge's person submit now. It comes over no connection, where this is looked at.
+
+    Raises:
+        PolicyError: the person was revoked, has expired, is not enrolled, or has not got the role.
+    """
+    try:
+        members.require(members.admit(member.certificate_pem), RESEARCHER)
+    except TrustError as error:
+        raise PolicyError(f"the edge's person may not submit within the group: {error}") from None

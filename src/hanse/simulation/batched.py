@@ -240,9 +240,10 @@ def _train_alike(alike: Sequence[tuple[_Member, Declared]], kind: Kind, stack: S
 
 def _are_finite(rows: Array) -> Array:
     """Whether each row's sum is finite, and with it every element (or it has overflowed)."""
-    if rows.dtype in (np.float32, np.float64):
-        return np.isfinite(rows @ np.ones(rows.shape[1], rows.dtype))  # half of what `sum` takes
-    return np.isfinite(rows.sum(axis=1))
+    is_blas = rows.dtype in (np.float32, np.float64)  # a product takes half of what `sum` does
+    sums: Array = rows @ np.ones(rows.shape[1], rows.dtype) if is_blas else rows.sum(axis=1)
+    finite: Array = np.isfinite(sums)
+    return finite
 
 
 def _keep(part: Sequence[tuple[_Member, Declared]]) -> None:

@@ -64,6 +64,10 @@ def test_bits_with_exponents_far_apart_where_any_other_order_shows() -> None:
     assert found.tobytes() != np.asarray(other).tobytes()
 
 
+def test_an_array_without_elements() -> None:
+    assert many.sum_of_many(Subtree(0, 0), [1, 2], [np.empty(0, np.float32)] * 2, [1.0, 2.0]).shape == (0,)
+
+
 def test_bits_where_rows_are_worked_on_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(many, "PIECE", 16)
     monkeypatch.setattr(many, "SHORTEST", 3)

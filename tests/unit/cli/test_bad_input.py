@@ -74,6 +74,7 @@ CASES: dict[str, list[tuple[list[str], str]]] = {
         ([], "found no server.yaml"),
         (["--directory", "badserver"], "hanse site join TOKEN --directory"),
     ],
+    "site pack": [([], "membership.json"), (["-d", "nowhere"], "membership.json")],
     "site start": [
         ([], "membership.json"),
         (["-d", "nowhere"], "membership.json"),

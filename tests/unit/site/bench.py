@@ -46,7 +46,7 @@ def train(arrays, config, site):
 
 FEDERATION, SITE, PERSON, JOB = "lubeck", "hospital-a", "anna", "job1"
 OPEN_POLICY = "apps: any\npeople: any\ndatasets: any\n"
-PATIENCE_S = 20.0
+PATIENCE_S = 60.0
 
 
 @dataclass
@@ -348,6 +348,6 @@ def refuse(*_: Any, **__: Any) -> None:
 
 async def until_file(path: Path) -> None:
     """Another process makes it."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(PATIENCE_S):
         while not path.exists():  # noqa: ASYNC110 - another process makes it
             await asyncio.sleep(0.01)

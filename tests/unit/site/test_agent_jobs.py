@@ -78,7 +78,7 @@ async def test_stop_and_status(town: Town, site: Path) -> None:
         with pytest.raises(ConfigError, match="expected status"):
             await asyncio.to_thread(ask, site, "dance")
         assert await asyncio.to_thread(ask, site, "stop") == {"stopping": True}
-        await asyncio.wait_for(b.main, 20)
+        await asyncio.wait_for(b.main, 60)
 
 
 @pytest.mark.parametrize("line", [b"", b"\n", b"{}\n", b"[1]\n", b"\xff\n", b'{"op": "approve", "job": 3}\n'])

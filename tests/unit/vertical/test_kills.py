@@ -61,7 +61,17 @@ PLAIN = frozenset(
 """Messages of which two may be alike: they are told as they are, or hide nothing. Whatever else is sent a second time
 was drawn for one use and used twice, until somebody has thought about it and writes its name here."""
 CIPHERTEXTS = frozenset(
-    {"public_key", "heads", "mean_heads", "residual_heads", "vector", "vector_seeds", "angles", "angle_seeds"}
+    {
+        "public_key",
+        "heads",
+        "mean_heads",
+        "slot_heads",
+        "residual_heads",
+        "vector",
+        "vector_seeds",
+        "angles",
+        "angle_seeds",
+    }
     | {"mean_seeds", "residual_seeds", "derivatives", "sums", "labels", "label_seeds"}
 )
 """Likewise under ciphers that cost nothing and hide nothing."""
@@ -81,6 +91,7 @@ class Case:
         torch: whether it needs PyTorch.
         in_parts: whether sets are larger than what is intersected at a time.
         rows: of the largest table.
+        classes: of the label.
     """
 
     app: RolePlay
@@ -93,6 +104,7 @@ class Case:
     torch: bool = False
     in_parts: bool = False
     rows: int = 100
+    classes: int = 2
 
 
 def by_person(arrays: ByRole) -> ByRole:
@@ -130,10 +142,17 @@ BOOSTED = vertical.Boosting(**TREES, num_trees=3, depth=2, top_rate=0.3, other_r
 NETWORK = vertical.SplitNetwork(**SPLIT, test=0.2)
 DIRECTORY = vertical.Directory(**KEYED, budget=1000)
 NO_WEIGHTS = frozenset({"parts_key", "masked_means", "masked_sample_weights"})
+TWO_CLASSES = frozenset({"parts_key", "masked_differences"})
 NONE: frozenset[str] = frozenset()
 CASES: dict[str, Case] = {
-    "dealer": Case(DEALER, {**THREE, "arbiter": "notary"}, 1e-3, unsaid=NO_WEIGHTS),
-    "dealer, weighted": Case(vertical.LinearRegression(**SMALL, weight="trust", tolerance=1e-9), DEALT, 1e-3),
+    "dealer": Case(DEALER, {**THREE, "arbiter": "notary"}, 1e-3, unsaid=NO_WEIGHTS | TWO_CLASSES),
+    "dealer, softmax": Case(
+        vertical.LogisticRegression(**SMALL, tolerance=1e-9), DEALT, 1e-3, unsaid=NO_WEIGHTS, classes=3
+    ),
+    "dealer-free, softmax": Case(vertical.LogisticRegression(**SMALL, protocol="dealer-free"), TWO, 1e-3, classes=3),
+    "dealer, weighted": Case(
+        vertical.LinearRegression(**SMALL, weight="trust", tolerance=1e-9), DEALT, 1e-3, unsaid=TWO_CLASSES
+    ),
     "arbiter": Case(
         vertical.LogisticRegression(**SMALL, protocol="arbiter", tolerance=1e-9), {**THREE, "arbiter": "notary"}, 1e-3
     ),
@@ -176,7 +195,7 @@ def town(case: Case) -> dict[str, dict[str, Any]]:
     rng = np.random.default_rng(0)
     x = rng.standard_normal((case.rows, 4))
     columns = {"income": x[:, 0], "visits": x[:, 1], "basket": x[:, 2], "calls": x[:, 3]}
-    columns |= {"y": (x @ [1, -2, 1, 1] > 0).astype(int), "trust": 1 + x[:, 0] % 1}
+    columns |= {"y": np.digitize(x @ [1, -2, 1, 1], [0.0, 1.5][: case.classes - 1]), "trust": 1 + x[:, 0] % 1}
     knows = {
         "bank": ("income", "trust", *(("y",) if case.label else ())),
         "shop": ("visits", "basket"),
