@@ -202,7 +202,7 @@ class Edge:
         about = await self._about(name)
         return str(about.get("error") or f"its job is {about['status']}")
 
-    def _ended(self, job: str, status: str) -> None:
+    def _ended(self, job: str, status: str, ran: bool) -> None:
         """The job above is over. One that has finished is finished within the group, too."""
         self._spawn(self._end(job, status))
 
