@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from hanse.aggregation import Codec
-from hanse.aggregation.compression import as_data, codecs
+from hanse.aggregation.codecs import as_data, codecs
 from hanse.analytics import Question
 from hanse.clients.functions import ClientSide
 from hanse.core.arrays import Arrays
