@@ -66,6 +66,8 @@ def test_an_owner_is_asked_who_plays_what(tmp_path: Path) -> None:
     assert _settings({"strategy": "fedavg", "rounds": 3, "quorum": 2}, tmp_path) == {
         "settings": "fedavg, 3 rounds, quorum 2"
     }
+    everybody = _settings({"strategy": "fedavg", "rounds": 3, "quorum": None}, tmp_path)
+    assert everybody == {"settings": "fedavg, 3 rounds, quorum all that are asked"}
 
 
 def test_what_is_counted_is_no_measure() -> None:
