@@ -11,6 +11,7 @@ but what `load` overwrites. This is not for functions of the user's (`torch.py`)
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
 from hanse.clients.data_parallel import Share
@@ -148,7 +149,11 @@ class FlatModule:
 
     def _named(self, vectors: list[Any]) -> Arrays:
         host = [array_of_tensor(vector) for vector in vectors]
-        return Arrays((p.name, host[p.buffer][p.start : p.stop].reshape(p.shape)) for p in self.places)
+        arrays = Arrays((p.name, host[p.buffer][p.start : p.stop].reshape(p.shape)) for p in self.places)
+        lies = [(p.buffer, p.start) for p in self.places]
+        if lies == [(0, start) for start in accumulate((p.stop - p.start for p in self.places[:-1]), initial=0)]:
+            return Arrays.end_to_end(arrays.layout, host[0][: arrays.layout.size])
+        return arrays
 
     def _check_fit(self, arrays: Arrays) -> None:
         odd = sorted({place.name for place in self.places} ^ arrays.keys())[:3]

@@ -110,7 +110,7 @@ class _One:
 
     def __init__(self, shape: Shape, optimizer: Optimizer) -> None:
         self.stack = Stack(shape, 1)
-        self.arrays = unflat(self.stack.values[0], shape)
+        self.arrays = Arrays.end_to_end(shape.layout, self.stack.values[0])
         self._shape = shape
         self._model: Array = np.empty_like(self.stack.values[0])
         self._loaded: tuple[object, Arrays] | None = None
@@ -169,15 +169,6 @@ def flat_of(arrays: Mapping[str, Array], shape: Shape, out: Array | None = None)
         )
     vectors = [arrays[name].reshape(-1) for name in expected]
     return np.concatenate(vectors, out=out) if out is not None else np.concatenate(vectors).astype(shape.dtype)
-
-
-def unflat(vector: Array, shape: Shape) -> Arrays:
-    """One vector as a model's arrays, views of it."""
-    pairs, start = [], 0
-    for spec in shape.layout.specs:
-        pairs.append((spec.name, vector[start : start + spec.size].reshape(spec.shape)))
-        start += spec.size
-    return Arrays(pairs)
 
 
 def targets_of(loss: str, y: Array) -> Array:
