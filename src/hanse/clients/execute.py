@@ -149,7 +149,8 @@ class Runtime:
         client = self._client if self._client is not None else self.client(task.seed)
         kept = {} if state is None else decode_state(state)
         site.begin(task, kept)
-        seed_globals(site.key("globals"))
+        if client.draws(call):
+            seed_globals(site.key("globals"))
         config: dict[str, Any] = dict(task.config)
         for name, value in config.items():  # in a simulation other sites are given the very same lists
             if type(value) is list:

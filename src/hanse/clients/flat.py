@@ -218,6 +218,11 @@ class FlatTrainer:
         by_hand = on_cpu and training.loss == "cross_entropy" and is_perceptron(module) and is_wide(module)
         self._by_hand = gradients_of(module) if by_hand else None
 
+    @property
+    def is_by_hand(self) -> bool:
+        """Whether batches of several examples are trained without a call of the module."""
+        return self._by_hand is not None
+
     def train(
         self, module: Any, X: Any, y: Any, order: Order, effort: Effort, masks: Masks, share: Share | None = None
     ) -> float:

@@ -84,6 +84,10 @@ class Perceptron(Declared):
         assert outputs is not None  # `_examples` has refused cross_entropy without classes
         self.shape = _shape((X.shape[1], *_widths(hidden), outputs), kind)
 
+    def draws(self, call: str) -> bool:
+        """See `Client`: examples are arrays of numpy's own, and nothing else is the user's."""
+        return type(self) is not Perceptron
+
     def parameters(self, config: Config, site: Site) -> Any:
         """See `Client`: uniform numbers from the job's seed, scaled by each layer's width."""
         return self.shape.initial(generator(site.key("initial")))
