@@ -28,9 +28,9 @@ from hanse.core.ids import upload_scope
 from hanse.core.records import BlobRef, Task
 from hanse.core.spec import RunSpec
 from hanse.rounds.group import CALLS, Order
+from hanse.workers.answers import Done, Model, State, StateFile
 from hanse.workers.execute import write_blob
 from hanse.workers.load import Load
-from hanse.workers.pool import Done, Model, State, StateFile
 
 Ask = Callable[[str, Order], Awaitable[tuple[Answer, str]]]
 """Asks a job's group: its arrays, its examples, its metrics; and the numerics fingerprint of its members."""

@@ -230,10 +230,10 @@ def _apps(what: Any, strategies: Any) -> dict[str, App]:
         if not isinstance(strategies, Iterable) or isinstance(strategies, str):
             found = type(strategies).__name__
             raise ConfigError(f"strategies: expected several, such as [hs.FedAvg(), hs.FedMedian()], found {found}")
-        named = (
-            strategies.items() if isinstance(strategies, Mapping) else zip(_names(strategies), strategies, strict=True)
-        )
-        made = {name: what.variant(strategy=strategy) for name, strategy in named}
+        if not isinstance(strategies, Mapping):
+            several = list(strategies)
+            strategies = dict(zip(_names(several), several, strict=True))
+        made = {name: what.variant(strategy=strategy) for name, strategy in strategies.items()}
     elif isinstance(what, Mapping):
         made = dict(what)
     else:

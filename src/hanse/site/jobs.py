@@ -42,9 +42,9 @@ from hanse.site.tracking import SiteRuns
 from hanse.site.transfers import Transfers
 from hanse.strategies.analysis import Analysis
 from hanse.trust.bundle import read_bundle, unpack_bundle
+from hanse.workers.answers import Done, State, StateFile
 from hanse.workers.isolation import LEVELS, Isolation
 from hanse.workers.load import Load
-from hanse.workers.pool import Done, State, StateFile
 
 LOAD_S = 300.0
 """An app that takes longer to import hangs."""
