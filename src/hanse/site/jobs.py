@@ -302,6 +302,10 @@ class JobRunner:
             done = await worker.execute(
                 task, packed=item.packed, model=model, state=before, after=after, out=out, timeout_s=timeout_s
             )
+            if (
+                done.reply.error_kind
+            ):  # said to its owner as it is said to the person: without what the app's error tells
+                self._log.warning("task failed", task=str(task.id), kind=done.reply.error_kind, reason=done.reply.error)
             return _Finished(done.reply, done.state, out if done.written else None, done.packed, done.tracked)
         except (HanseError, OSError) as error:
             self._log.warning("task failed", task=str(task.id), kind=getattr(error, "kind", type(error).__name__))
