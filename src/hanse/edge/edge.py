@@ -26,6 +26,7 @@ from hanse.edge.unbroken import Unbroken
 from hanse.pipeline.request import JobRequest
 from hanse.rounds.group import GroupHost, Host, Order
 from hanse.rounds.host import load_arrays
+from hanse.server.runs import Lead
 from hanse.server.server import Server
 from hanse.site.agent import Agent
 from hanse.site.proposals import Proposal
@@ -63,7 +64,7 @@ class Edge:
         self._tasks: set[asyncio.Task[None]] = set()
         self._submitting = Unbroken()
         self._stop = asyncio.Event()
-        self.server = Server(server, launcher, lead=self._lead)
+        self.server = Server(server, launcher, lead=Lead(self._name, self._lead))
         self.agent: Agent | None = None
 
     # ---- life ----

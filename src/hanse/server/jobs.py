@@ -97,8 +97,8 @@ class Jobs:
         Raises:
             ConflictError: another job of this id. ConfigError, RefusedError: something in it does not hold.
         """
-        leads = self._runs.leads
-        await check_request(request, self._seams.blobs, federation=self._federation, leads=leads)
+        leader = self._runs.leader
+        await check_request(request, self._seams.blobs, federation=self._federation, leader=leader)
         check_roles(request, self._enrolled())
         if await is_gone(request.job, self._seams.ledger):
             raise ConflictError(f"job {request.job} was removed; submit the app again for a new one")
