@@ -42,6 +42,8 @@ from hanse.server.roles import RolesRun
 from hanse.server.runs import Runs
 
 ENDED = ("finished", "failed", "cancelled")
+ALL_REFUSED = "every site has refused the job"
+"""What the error of such a job begins with."""
 log = structlog.get_logger("hanse.jobs")
 
 
@@ -115,9 +117,9 @@ class Jobs:
         self._left |= {job: "the server has just started" for job in jobs if job not in ended}
         await self.take_up()
 
-    async def take_up(self) -> None:
-        """Take up every job that has not ended and is not at work; one that cannot be stays as it is."""
-        for job_id in list(self._left):
+    async def take_up(self, only: str | None = None) -> None:
+        """Take up every job, or this one, that has not ended and is not at work; one that cannot be stays as it is."""
+        for job_id in list(self._left) if only is None else [only]:
             if self._left.pop(job_id, None) is None:
                 continue  # somebody else has taken it up, or ended it, meanwhile
             try:
@@ -267,7 +269,7 @@ class Jobs:
         refused = {site: reason for site, (decision, reason) in job.decisions.items() if decision == "refuse"}
         if everyone and set(everyone) <= set(refused):
             causes = "; ".join(f"{site}: {refused[site]}" for site in sorted(refused)[:8])
-            await job.run.post(Failed(f"every site has refused the job ({causes})", now_ms()))
+            await job.run.post(Failed(f"{ALL_REFUSED} ({causes})", now_ms()))
             return
         await job.run.sites_changed(sorted(sites), job.undecided(there, time.monotonic()), job.unwilling())
 
