@@ -12,7 +12,7 @@ import asyncio
 import shutil
 import time
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AsyncExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -189,17 +189,30 @@ class Jobs:
             return
         self.active.pop(request.job, None)
         self._left.pop(request.job, None)
+        async with AsyncExitStack() as closing:
+            if job.host is not None:
+                closing.push_async_callback(job.host.close)
+            closing.push_async_callback(run.close)
+            await self._tell_all(job, run, status)
+
+    async def _tell_all(self, job: Job, run: Run | RolesRun, status: str) -> None:
+        """Tell every site that was asked of the end: one that cannot be told keeps it from no other."""
         model = await self._last_model(run) if self._models_to_sites and status == "finished" else None
         for site in sorted(job.offered):
-            self._seams.links.revoke(site, scope_prefix=request.job)
-            await job.dismiss(site, status, model if site in run.fingerprints else None)
-        await run.close()
-        if job.host is not None:
-            await job.host.close()
+            with _of_one(site, job.request.job):
+                self._seams.links.revoke(site, scope_prefix=job.request.job)
+                await job.dismiss(site, status, model if site in run.fingerprints else None)
 
     async def _last_model(self, run: Run | RolesRun) -> BlobRef | None:
+        """Where the last model is; None if there is none, or none that can be read."""
         key = run.state.model if isinstance(run, Run) else None
-        return None if key is None else BlobRef(await self._seams.blobs.manifest(*key), key[0])
+        if key is None:
+            return None
+        try:
+            return BlobRef(await self._seams.blobs.manifest(*key), key[0])
+        except HanseError as error:
+            log.error("last model cannot be given to sites", reason=str(error))
+            return None
 
     async def _keep_end(self, job: str, status: str, error: str, fingerprints: Mapping[str, str]) -> None:
         end = {"status": status, "error": error, "ended_at_ms": now_ms(), "fingerprints": dict(fingerprints)}
@@ -229,8 +242,9 @@ class Jobs:
             status, error, fingerprints = await self._last_word(job_id, reason)
             await self._keep_end(job_id, status, error, fingerprints)
         for site in sorted(self._enrolled()):  # one that was not asked knows no such job, and forgets nothing
-            self._seams.links.revoke(site, scope_prefix=job_id)
-            await self._seams.inbox.send(site, end_of(site, self._federation, job_id, status))
+            with _of_one(site, job_id):
+                self._seams.links.revoke(site, scope_prefix=job_id)
+                await self._seams.inbox.send(site, end_of(site, self._federation, job_id, status))
         self._on_event({"what": "finished", "job": job_id, "status": status, "error": error})
         log.warning("job ended without a driver", job=job_id, status=status)
 
@@ -381,3 +395,12 @@ class Jobs:
             await work
         except HanseError as error:
             log.error("job work failed", reason=str(error))
+
+
+@contextmanager
+def _of_one(site: str, job: str) -> Iterator[None]:
+    """Telling one site of a job's end: what breaks in here is noted, and the others are told."""
+    try:
+        yield
+    except Exception:  # the top of what is done for one site
+        log.exception("site not told of a job's end", job=job, site=site)
