@@ -210,9 +210,9 @@ async def test_many_senders_lose_nothing(inbox: Inbox) -> None:
     async def collect() -> set[str]:
         found: set[str] = set()
         while len(found) < 200:
-            for delivery in await inbox.receive("server", 7, wait_s=5):
-                found.add(delivery.envelope.id)
-                await inbox.ack([delivery.receipt])
+            deliveries = await inbox.receive("server", 7, wait_s=5)
+            found |= {delivery.envelope.id for delivery in deliveries}
+            await inbox.ack([delivery.receipt for delivery in deliveries])
         return found
 
     collecting = asyncio.create_task(collect())

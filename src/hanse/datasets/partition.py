@@ -148,11 +148,13 @@ def dirichlet(labels: Any, num_sites: int, alpha: float, *, seed: int = 0, min_s
     _check_sizes(len(y), num_sites, min_size)
     _check_positive("alpha", alpha)
     rng = _stream(seed, "dirichlet")
+    order = np.argsort(y, kind="stable")
+    by_label = np.split(order, np.unique(y[order], return_index=True)[1][1:])
     best = -1
     for _ in range(MAX_DRAWS):
         pieces: list[list[Indices]] = [[] for _ in range(num_sites)]
-        for label in np.unique(y):
-            members = rng.permutation(np.flatnonzero(y == label))
+        for examples in by_label:
+            members = rng.permutation(examples)
             shares = rng.dirichlet(np.full(num_sites, float(alpha)))
             for site, piece in enumerate(np.split(members, _cuts(shares, len(members)))):
                 pieces[site].append(piece)
