@@ -271,11 +271,27 @@ class Members:
         self._remember(value)
         return issued
 
-    async def reinstate(self, kind: str, name: str) -> None:
-        """Let a name that was revoked be enrolled again; certificates of before stay revoked."""
+    async def readmit(self, issued: Issued) -> None:
+        """Let a member be enrolled that the operator admits now, whether or not its name was revoked.
+
+        Where it comes with other keys than those on record, or nothing is on record, all its certificates of before are
+        revoked for good: whoever has the old keys, and may write the ledger, does not bring the old record back.
+
+        Raises:
+            CodecError, TrustError: what was issued does not hold.
+        """
+        kind, name = issued.identity.kind, issued.identity.name
+        record = verify_record(issued.record, self.authority.certificate_pem)
         async with self._changing:
-            if f"{kind}/{name}" in self._revoked.names:
-                await self._replace_revocations(self._revoked.reinstate(kind, name))
+            before, _ = self._records.get((kind, name), (None, b""))
+            serials = set() if before is None else {before.serial}
+            serials |= {each.serial for each in self.authority.issued() if (each.kind, each.name) == (kind, name)}
+            serials -= {record.serial} | self._revoked.serials
+            if before is not None and _keys(before) == _keys(record):
+                serials.clear()
+            if serials or f"{kind}/{name}" in self._revoked.names:
+                revoked = self._revoked.revoke_name(kind, name, serials=serials)
+                await self._replace_revocations(revoked.reinstate(kind, name))
 
     async def renew(self, caller: Identity, request: pb.RenewRequest) -> pb.JoinReply:
         """A new certificate for the same member and the same keys.
@@ -358,6 +374,10 @@ class Members:
 def token_of(text: str) -> JoinToken:
     """Read a join token."""
     return JoinToken.decode(text)
+
+
+def _keys(record: MemberRecord) -> tuple[str, bytes, bytes]:
+    return record.tls_key_sha256, record.signing_key, record.sealing_key
 
 
 def _now() -> int:

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import structlog
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from hanse.core.errors import HanseError, NotFoundError, TrustError
@@ -21,6 +22,7 @@ from hanse.trust.signing import load_signing_key
 
 FRESH_S = 60.0
 ADMIN = "admin"
+log = structlog.get_logger("hanse.serverless")
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,20 +124,32 @@ class Roster:
         return self._enrolled(kind, name, content)
 
     def _enrolled(self, kind: str, name: str, content: bytes) -> Enrolled:
-        signed = json.loads(content)["record"].encode()
+        try:
+            signed = json.loads(content)["record"].encode()
+        except (
+            ValueError,
+            RecursionError,
+            KeyError,
+            TypeError,
+            AttributeError,
+        ):  # whoever may write the table wrote it
+            raise TrustError(
+                f"the row of {kind} {name[:80]} is not a member's; let the federation's operator admit it again"
+            ) from None
         record = verify_record(signed, self._authority_pem)
         if (record.kind, record.name, record.federation) != (kind, name, self._federation):
             raise TrustError(f"the record of {kind} {name} is another member's")
         return Enrolled(record, signed)
 
     async def _read_people(self, prefix: str) -> list[Enrolled]:
-        """Those whose records hold, with signed roles."""
+        """Those whose records hold, with signed roles; a row that is none is refused by name, and the others go on."""
         found: list[Enrolled] = []
         for name, content in await self._rows(prefix):
             try:
                 person = self._enrolled("person", name, content)
                 person.record.granted  # noqa: B018 - refuses roles that are not signed
-            except HanseError:
+            except HanseError as error:
+                log.warning("member refused", member=name[:80], reason=str(error))
                 continue
             found.append(person)
         return found

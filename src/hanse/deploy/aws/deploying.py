@@ -145,6 +145,8 @@ def admit(
 ) -> tuple[str, dict[str, Any]]:
     """Let a member in whose signing request has come: certified here, enrolled in the ledger. Again if revoked.
 
+    With new keys, all its certificates of before are revoked in the same step.
+
     Returns:
         The member's name, and what it is to be given back; nothing in it is secret.
 
@@ -377,7 +379,7 @@ def _enrol(
     Roles that nobody signed, as an earlier version wrote them, are none that a person has.
 
     Args:
-        admit: the operator lets them in now, whether or not they were revoked.
+        admit: the operator lets them in now, whether or not they were revoked; see `Members.readmit`.
         least: see `_book`.
 
     Returns:
@@ -395,7 +397,7 @@ def _enrol(
             before = next((m for m in book.of_kind(kind) if m.name == name), None)
             had = None if before is None or before.revoked else book.record(kind, name)[0].roles
             if admit:
-                await book.reinstate(kind, name)
+                await book.readmit(issued)
             enrolled.append(await book.enrol(issued, roles if had is None else had))
         return enrolled, book.revocations.version
 

@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog
 from cryptography import x509
 
 from hanse.backends.memory import MemoryLedger
-from hanse.core.errors import TrustError
+from hanse.core.errors import NotFoundError, TrustError
 from hanse.deploy.aws import deploying
 from hanse.deploy.aws.settings import Deployment, read
 from hanse.server.members import ADMIN, RESEARCHER, Members
@@ -102,6 +103,49 @@ def test_who_was_revoked_comes_back_by_the_operator_s_word_and_not_by_deploying(
         office.roles("eve")
     office.enrol("eve", RESEARCHER, admit=True)
     assert office.roles("eve") == (RESEARCHER,)
+
+
+def test_a_member_that_is_admitted_with_new_keys_leaves_the_old_ones_without_worth(office: Office) -> None:
+    """Whoever has the old keys and may write the table puts the old record back, or has taken it away before."""
+    for is_gone in (False, True):
+        office.enrol("bert", RESEARCHER, admit=True)
+        old, _ = asyncio.run(office.ledger.get("member/person/bert"))
+        if is_gone:
+            asyncio.run(office.ledger.delete("member/person/bert"))
+        office.enrol("bert", RESEARCHER, admit=True)
+        assert office.roles("bert") == (RESEARCHER,)
+        asyncio.run(office.ledger.delete("member/person/bert"))
+        assert asyncio.run(office.ledger.create("member/person/bert", old))
+        with pytest.raises(TrustError, match="revoked"):
+            office.roles("bert")
+
+
+def test_a_member_that_is_admitted_with_the_keys_it_has_works_with_the_old_certificate_until_it_has_the_new(
+    office: Office,
+) -> None:
+    request = SigningRequest.request(MemberKeys.generate(), federation="north", kind="person", name="bert")
+    for _ in range(2):
+        issued = office.authority.issue(request, kind="person", name="bert")
+        deploying._enrol(office.account, office.deployment, "t", office.authority, [(issued, [RESEARCHER])], admit=True)
+    with pytest.raises(NotFoundError):
+        asyncio.run(office.ledger.get("revocations"))
+
+
+@pytest.mark.parametrize(
+    "row", [b"", b"\xff", b"[" * 60_000, b"[]", b"{}", b"null", b'{"record": 1}', b'{"record": "\\ud800"}']
+)
+def test_a_row_that_is_no_member_s_is_refused_by_name_and_keeps_nobody_from_being_told(
+    office: Office, row: bytes
+) -> None:
+    office.enrol("admin", ADMIN, admit=False)
+    office.enrol("bert", RESEARCHER, admit=False)
+    asyncio.run(office.ledger.create("member/person/aaa", row))
+    roster = Roster(office.ledger, office.authority.certificate_pem, "north")
+    with structlog.testing.capture_logs() as lines:
+        assert set(asyncio.run(roster.readers("bert", b""))) == {"admin", "bert"}
+    assert [line["member"] for line in lines] == ["aaa"]
+    with pytest.raises(TrustError, match="the row of person aaa is not a member's"):
+        office.roles("aaa")
 
 
 def test_an_older_list_of_the_revoked_brings_nobody_back(office: Office) -> None:
