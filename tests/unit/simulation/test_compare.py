@@ -103,6 +103,8 @@ def test_what_cannot_be_shown_is_refused(tmp_path: Path) -> None:
     found = hs.compare(app_with(), 3, progress=False)
     with pytest.raises(ConfigError, match="metric: expected one of train_drawn"):
         found.plot(tmp_path / "x.html", "accuracy")
+    with pytest.raises(ConfigError, match="metric: expected one of train_drawn"):
+        found.rows("acuracy")
     with pytest.raises(ConfigError, match="time: expected runs with durations"):
         found.plot(tmp_path / "x.html", time=True)
 
