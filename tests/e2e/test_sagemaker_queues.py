@@ -108,6 +108,7 @@ def test_training_jobs_federate_without_a_server_and_both_sides_have_the_model(
             assert member.read() == final, "the same model on both sides"
     assert left_running(tmp_path) == []
     assert not (tmp_path / "server").exists()
+    assert list((tmp_path / "results" / "tokens").iterdir()) == [], "private keys stay with their sites"
     again = launch(tmp_path, "--json")  # the same sites, by their kept identity; what is left in queues ends no job
     assert again.returncode == 0, again.stderr
     assert json.loads(again.stdout)["job"] != told["job"]

@@ -8,20 +8,20 @@ allocated by a sender's word:
     plain/NAME      the array itself
     WORD/NAME       one for each part of the codec, such as `int8/NAME` and `scale/NAME`
 
-Codecs: `Int8`, `BFloat16`, `TopK`, `RandomK`. Not here: which streams of random numbers they draw from, and where what
-was left out is remembered (`hanse.clients.compressing`).
+Not here: the codecs themselves (`codecs`: `Int8`, `BFloat16`, `TopK`, `RandomK`), which streams of random numbers they
+draw from, and where what was left out is remembered (`hanse.clients.compressing`).
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
-from hanse.aggregation.rounding import BFLOAT16, Block, bfloat16_to_float32, is_float
+from hanse.aggregation.rounding import Block, is_float
 from hanse.aggregation.sources import Source
 from hanse.core.arrays import Array, Arrays, ArraySpec, Layout
-from hanse.core.errors import CodecError, ConfigError, UpdateError
+from hanse.core.errors import CodecError, UpdateError
 
 PLAIN = "plain"
 CHECK_ELEMENTS = 1 << 16
@@ -148,34 +148,6 @@ class Decoded:
         return part.coded(start, stop) if hasattr(part, "coded") else part.block(start, stop)
 
 
-def codecs() -> dict[str, type[Codec]]:
-    """Every codec by its name."""
-    from hanse.aggregation.int8 import Int8
-    from hanse.aggregation.sparse import RandomK, TopK
-
-    return {kind.name: kind for kind in (Int8, BFloat16, TopK, RandomK)}
-
-
-def codec_named(value: Mapping[str, Any]) -> Codec:
-    """Make a codec from plain data, `{"name": …, parameter: …}`.
-
-    Raises:
-        ConfigError: an unknown name, or parameters that it does not take.
-    """
-    known, name = codecs(), value.get("name")
-    if not isinstance(name, str) or name not in known:
-        raise ConfigError(f"compression: expected one of {', '.join(known)}; found {str(name)[:60]!r}")
-    try:
-        return known[name](**{key: item for key, item in value.items() if key != "name"})
-    except TypeError:
-        raise ConfigError(f"compression {name}: unknown parameters among {sorted(map(str, value))[:8]}") from None
-
-
-def as_data(codec: Codec) -> dict[str, Any]:
-    """What `codec_named` reads."""
-    return {"name": codec.name, **codec.params()}
-
-
 def _plan(layout: Layout, codec: Codec) -> Iterator[tuple[ArraySpec, tuple[ArraySpec, ...]]]:
     """Each array of the model and what is sent for it."""
     for spec in layout.specs:
@@ -211,59 +183,3 @@ def pieces(count: int) -> Iterator[slice]:
 def read_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
     """What an array of floats is decoded to: float64 stays, everything else is float32."""
     return dtype if dtype == np.float64 else np.dtype(np.float32)
-
-
-@dataclass(frozen=True, slots=True)
-class BFloat16:
-    """float32 and float64 rounded to bfloat16 (8 significant bits, ties to even): a half or a quarter of the bytes.
-
-    The range is float32's. float16 and bfloat16 go as they are.
-    """
-
-    name: ClassVar[str] = "bfloat16"
-    remembers: ClassVar[bool] = False
-
-    def params(self) -> dict[str, Any]:
-        """See `Codec.params`."""
-        return asdict(self)
-
-    def parts(self, spec: ArraySpec) -> tuple[ArraySpec, ...]:
-        """See `Codec.parts`."""
-        return (ArraySpec("bfloat16", BFLOAT16, spec.shape),) if spec.dtype.itemsize > 2 else ()
-
-    def encode(self, values: Array, rng: np.random.Generator) -> tuple[Array, ...]:
-        """See `Codec.encode`. What rounding carries beyond bfloat16's range is refused, NaN and infinity are not."""
-        with np.errstate(over="ignore"):
-            narrow = _rounded_to_odd(values) if values.dtype == np.float64 else values
-            made = narrow.astype(BFLOAT16)
-        flat, sent = values.reshape(-1), made.reshape(-1)
-        for piece in pieces(flat.size):
-            if (np.isfinite(flat[piece]) & ~np.isfinite(sent[piece])).any():
-                raise UpdateError("has values beyond the range of bfloat16")
-        return (made,)
-
-    def open(self, spec: ArraySpec, source: Source, places: Sequence[int]) -> Part:
-        """See `Codec.open`; what is not finite is found in the walk, like that of any update."""
-        return _Wide(source, places[0])
-
-
-@dataclass(frozen=True, slots=True)
-class _Wide:
-    """bfloat16 as float32, exactly."""
-
-    source: Source
-    place: int
-
-    def block(self, start: int, stop: int) -> Block:
-        """See `Part`."""
-        return bfloat16_to_float32(self.source.block(self.place, start, stop))
-
-
-def _rounded_to_odd(values: Array) -> Array:
-    """float64 as float32 so that rounding once more is rounding once; see `rounding`."""
-    narrow: Array = values.astype(np.float32)
-    bits, back = narrow.view(np.uint32), narrow.astype(np.float64)
-    comparable = np.isfinite(narrow)
-    bits -= (np.abs(back) > np.abs(values)) & comparable
-    bits |= (back != values) & comparable
-    return narrow

@@ -10,7 +10,8 @@ from typing import Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 
-from hanse.aggregation.kernels import SIDE_BY_SIDE, Coded, KernelName, pick_kernel, side_by_side
+from hanse.aggregation.int8 import Coded
+from hanse.aggregation.kernels import SIDE_BY_SIDE, KernelName, pick_kernel, side_by_side
 from hanse.aggregation.rounding import Block, Wide
 
 Acc = TypeVar("Acc")

@@ -14,8 +14,7 @@ import numba
 import numpy as np
 from numba import types
 
-from hanse.aggregation.int8 import Int8Block
-from hanse.aggregation.kernels import Coded
+from hanse.aggregation.int8 import Coded, Int8Block
 from hanse.aggregation.rounding import BFLOAT16, Block, Wide, bfloat16_to_float32
 
 _SINGLE, _DOUBLE = np.dtype(np.float32), np.dtype(np.float64)

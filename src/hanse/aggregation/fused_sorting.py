@@ -19,7 +19,7 @@ from numba.extending import intrinsic
 
 from hanse.aggregation.networks import PAIR, SORT, steps
 from hanse.aggregation.rounding import Block, Wide, is_float
-from hanse.aggregation.sorting import Window, comparable
+from hanse.aggregation.windows import Window, comparable
 
 CHUNK = 512
 """Columns read at a time."""

@@ -134,6 +134,10 @@ class Int8Block:
         return values
 
 
+Coded = Block | Int8Block
+"""What a kernel folds: values, or a compressed block that it decodes."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Quantised:
     """One array of a received update."""

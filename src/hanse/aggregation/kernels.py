@@ -12,13 +12,11 @@ from typing import Literal, Protocol
 
 import numpy as np
 
-from hanse.aggregation.int8 import Int8Block
+from hanse.aggregation.int8 import Coded, Int8Block
 from hanse.aggregation.rounding import Block, Wide, all_finite, widen_into
 from hanse.core.errors import MissingExtraError
 
 KernelName = Literal["auto", "numpy", "numba"]
-Coded = Block | Int8Block
-"""What a kernel folds: values, or a compressed block that it decodes."""
 
 PATIENCE_BYTES = 32 << 30
 """Updates folded by a process before `auto` loads numba. Loading costs some 2 s of CPU and saves 0.05 s a GiB: from

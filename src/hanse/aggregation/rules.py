@@ -1,6 +1,6 @@
 """Which kind of reduction a rule is, remembered for its class.
 
-Python 3.11 looks a protocol's members up anew in every `isinstance`: 20 µs each, five times a round.
+Python 3.11 looks a protocol's members up anew in every `isinstance`, which takes 4 to 8 µs; a round asks five times.
 """
 
 from functools import lru_cache

@@ -11,23 +11,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from hanse.aggregation.canonical import GROUP, Subtree, Tree
+from hanse.aggregation.cohort import Cohort, check_layout, wrong_update
 from hanse.aggregation.folds import Sum, WeightedMean, WeightedSum
+from hanse.aggregation.ranges import BLOCK_ELEMENTS, Range, ranges, run_side_by_side
 from hanse.aggregation.refusals import EmptyCohort, Overflow, UpdatesRefused, ZeroWeight
 from hanse.aggregation.rounding import Block, Wide, all_finite, is_float
 from hanse.aggregation.sources import Sink, Source
-from hanse.aggregation.walk import (
-    BLOCK_ELEMENTS,
-    Cohort,
-    Kind,
-    Range,
-    Step,
-    Update,
-    check_layout,
-    check_model,
-    ranges,
-    run_side_by_side,
-    wrong_update,
-)
+from hanse.aggregation.step import Kind, Step, Update, check_model
 from hanse.core.arrays import Arrays, Layout, describe
 from hanse.core.errors import CodecError
 from hanse.core.spec import NUMERICS

@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from hanse.aggregation.kernels import KernelName
 from hanse.aggregation.rounding import Wide
-from hanse.aggregation.sorting import Window, average
+from hanse.aggregation.windows import Window, average
 
 Rows = npt.NDArray[np.float64]
 """One row per update in order of position, one column per element."""

@@ -9,8 +9,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
+from hanse.aggregation.ranges import Range
 from hanse.aggregation.sources import data_starts
-from hanse.aggregation.walk import Range
 from hanse.core.arrays import Layout
 from hanse.core.blobs import CHUNK_BYTES, Buffer
 from hanse.core.codec import encoded_size

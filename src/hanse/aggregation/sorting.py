@@ -6,14 +6,14 @@ Sorting has one result whatever the way, once −0.0 is 0.0. What is added then 
 
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cache
 from typing import Any, Protocol
 
 import numpy as np
 
 from hanse.aggregation.kernels import KernelName, Patience, numba_installed
-from hanse.aggregation.rounding import BFLOAT16, Block, Wide, all_finite, bfloat16_to_float32
+from hanse.aggregation.rounding import Block, Wide, all_finite
+from hanse.aggregation.windows import Window, average, comparable
 from hanse.core.errors import MissingExtraError
 
 PATIENCE_BYTES = 1 << 30
@@ -23,16 +23,6 @@ MAX_FUSED_ROWS = 256
 """Above it a stripe of all rows no longer fits a core's own cache, and numpy's sort is not slower."""
 SORT_BYTES = 8 << 20
 """Bytes of the matrix that numpy sorts at a time, about."""
-
-
-@dataclass(frozen=True, slots=True)
-class Window:
-    """(Σ scale · x) / divisor over the sorted rows low … high − 1, in ascending order."""
-
-    low: int
-    high: int
-    scale: float
-    divisor: float
 
 
 class Sorter(Protocol):
@@ -55,24 +45,6 @@ class Sorter(Protocol):
             Whether it is done; False where a value is not finite, or a sum of some is not: `out` is of no use then.
         """
         ...
-
-
-def average(rows: Any, window: Window, out: Wide) -> None:
-    """The window's mean of rows that are sorted by column, float32 or float64."""
-    np.multiply(rows[window.low], window.scale, out=out, dtype=np.float64)
-    for row in rows[window.low + 1 : window.high]:
-        if window.scale == 1:
-            np.add(out, row, out=out)
-        else:
-            np.add(out, np.multiply(row, window.scale, dtype=np.float64), out=out)
-    np.divide(out, window.divisor, out=out)
-
-
-def comparable(blocks: Sequence[Block]) -> list[Block]:
-    """The blocks in float32 where that is exact for all of them, in float64 otherwise (64-bit integers are rounded)."""
-    narrow = [bfloat16_to_float32(block) if block.dtype == BFLOAT16 else block for block in blocks]
-    single = all(np.can_cast(dtype, np.float32, "safe") for dtype in {block.dtype for block in narrow})
-    return [block.astype(np.float32 if single else np.float64, copy=False) for block in narrow]
 
 
 class NumpySorter:

@@ -88,12 +88,16 @@ class Crosstab(Question):
             for i, row in enumerate(row_names)
         ]
         num_withheld = int(model["withheld"].sum())
-        facts: dict[str, Any] = {"withheld cells": num_withheld}
-        if not num_withheld:
-            statistic, degrees = independence(count)
-            p_value = None if statistic is None else chi_squared_tail(statistic, degrees)
-            facts = {"chi2": statistic, "degrees of freedom": degrees, "p": p_value}
-        notes = ("χ² is left out, since cells are withheld.",) if num_withheld else ()
+        statistic, degrees = independence(count)
+        facts: dict[str, Any] = {}
+        notes: tuple[str, ...] = ()
+        if num_withheld:
+            facts = {"withheld cells": num_withheld}
+            notes = ("χ² is left out, since cells are withheld.",)
+        elif statistic is None:
+            notes = ("χ² is left out, since it needs rows of two values of each column.",)
+        else:
+            facts = {"chi2": statistic, "degrees of freedom": degrees, "p": chi_squared_tail(statistic, degrees)}
         series = {column: count[:, j].tolist() for j, column in enumerate(column_names)}
         drawing = bars(list(row_names), series, self.rows)
         return Answer(f"{self.rows} by {self.columns}", tuple(lines), facts, (*self._notes(), *notes), drawing)
@@ -115,7 +119,7 @@ def _places(words: Array, names: Sequence[str]) -> list[int]:
 def independence(count: np.ndarray[Any, np.dtype[np.int64]]) -> tuple[float | None, int]:
     """Pearson's χ² without correction, and its degrees of freedom; lines without rows are left out."""
     table = count[count.sum(axis=1) > 0][:, count.sum(axis=0) > 0].astype(np.float64)
-    degrees = max(0, (table.shape[0] - 1) * (table.shape[1] - 1))
+    degrees = max(0, table.shape[0] - 1) * max(0, table.shape[1] - 1)
     if not degrees:
         return None, 0
     expected = table.sum(axis=1, keepdims=True) * table.sum(axis=0, keepdims=True) / table.sum()

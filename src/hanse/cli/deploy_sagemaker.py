@@ -21,6 +21,8 @@ File = Annotated[Path, typer.Argument(help="What is launched: federation.yaml of
 Local = Annotated[bool, typer.Option("--local", help="On this machine: processes in the place of the accounts.")]
 Endpoint = Annotated[str, typer.Option("--endpoint-url", help="Another address of AWS, such as an emulator's.")]
 HERE = Path("federation.yaml")
+TOKENS = "tokens"
+"""Where, of a launch's output, what sites of this machine join with is kept."""
 COLUMNS = {"site": "SITE", "account": "ACCOUNT", "job": "TRAINING JOB", "status": "STATUS", "doing": "DOING"}
 
 
@@ -33,7 +35,7 @@ def launch(file: File = HERE, local: Local = False, json: Json = False, endpoint
     from contextlib import nullcontext
 
     from hanse.deploy.sagemaker.launch import Launcher, anew, begin, server_up
-    from hanse.deploy.sagemaker.queues import reached
+    from hanse.deploy.sagemaker.queues import forget_identities, reached
     from hanse.deploy.sagemaker.settings import read_settings
 
     settings = read_settings(file, local=local)
@@ -54,6 +56,7 @@ def launch(file: File = HERE, local: Local = False, json: Json = False, endpoint
         finally:
             if local:
                 backend.close()  # jobs of this machine end with it
+                forget_identities(settings, settings.output / TOKENS)
     if json:
         show_json({**_plain(launcher.launched, settings), "metrics": dict(result.metrics)})
         return 0
@@ -200,7 +203,7 @@ def _backend(settings: "Settings", federation: Any, launched: "Launched", local:
     if not local:
         told = told_of(settings, federation, _way, **since)
         return AccountJobs(settings, launched.run, told, endpoint=endpoint)
-    folder = settings.output / "tokens"
+    folder = settings.output / TOKENS
 
     def join(account: Any) -> str:
         if settings.queues is not None:

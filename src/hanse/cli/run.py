@@ -107,13 +107,22 @@ def answer_of(app: "AnyApp", result: "Result") -> "Answer | None":
 
 
 def keep(result: "Result", output: Path | None, report: Path | None) -> None:
-    """Write what was asked for, and say where."""
-    if output is not None:
-        if not result.arrays:
-            raise ConfigError(f"{output}: not written: the job has no model")
+    """Write what was asked for, and say where.
+
+    Raises:
+        ConfigError: a finished job brought no model. What a failed one lacks is said by its own error.
+    """
+    if output is not None and result.arrays:
         note(f"model   {result.save(output)}")
     if report is not None:
         note(f"report  {result.report(report)}")
+    if output is not None and not result.arrays:
+        why = f"{output}: not written: the server has no model of this job"
+        if result.ok:
+            raise ConfigError(
+                f"{why}; where sites play roles, each keeps its own, in outputs/{result.job} of its folder"
+            )
+        note(why)
 
 
 def load(target: str) -> "AnyApp":

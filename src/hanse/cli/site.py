@@ -174,7 +174,8 @@ def approve(
 def _settings(job: dict[str, Any], directory: Path) -> dict[str, str]:
     """What an owner is asked to allow: how training goes; or who plays what."""
     if "roles" not in job:
-        return {"settings": "{strategy}, {rounds} rounds, quorum {quorum}".format_map(job)}
+        quorum = "all that are asked" if job["quorum"] is None else job["quorum"]
+        return {"settings": "{strategy}, {rounds} rounds, quorum {quorum}".format_map({**job, "quorum": quorum})}
     return {
         "roles": ", ".join(f"{role}: {site}" for role, site in sorted(job["roles"].items())),
         **({"uses": _used(directory, job["outputs_of"])} if job.get("outputs_of") else {}),

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from hanse.aggregation import Codec
-from hanse.aggregation.compression import as_data, codecs
+from hanse.aggregation.codecs import as_data, codecs
 from hanse.analytics import Question
 from hanse.clients.functions import ClientSide
 from hanse.core.arrays import Arrays
@@ -117,9 +117,10 @@ class App:
         if isinstance(strategy, Question):
             strategy = Analysis.of(strategy)
         if strategy is not None and not isinstance(strategy, Strategy):
-            hint = "()" if isinstance(strategy, type) and issubclass(strategy, Strategy) else ""
-            found = strategy.__name__ if isinstance(strategy, type) else type(strategy).__name__
-            raise ConfigError(f"strategy: expected a strategy such as hs.FedAvg(), found {found}; write {found}{hint}")
+            is_class = isinstance(strategy, type)
+            found = strategy.__name__ if is_class else type(strategy).__name__
+            hint = f"; write {found}()" if is_class and issubclass(strategy, Strategy) else ""
+            raise ConfigError(f"strategy: expected a strategy such as hs.FedAvg(), found {found}{hint}")
         if stop is not None and not isinstance(stop, EarlyStop):
             raise ConfigError(f"stop: expected hs.EarlyStop(metric, ...), found {type(stop).__name__}")
         if compression is not None and type(compression) not in codecs().values():

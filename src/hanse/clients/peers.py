@@ -123,7 +123,9 @@ class Peers(RolePlay):
     def spec(self, roles: Mapping[str, str | Sequence[str]] | None) -> RoleSpec:
         """See `RolePlay.spec`: whatever the roles are called, every site plays one of its own name."""
         if roles is None:
-            raise ConfigError("peers: expected sites=[...], the sites that train together, found none")
+            raise ConfigError(
+                "peers: expected the sites that train together, sites=[...] or --site NAME for each, found none"
+            )
         sites = sorted(assigned(roles).values())
         return super().spec({site: site for site in sites})
 

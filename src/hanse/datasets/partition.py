@@ -276,9 +276,14 @@ def _check_sizes(num: int, num_sites: int, min_size: int = 1, what: str = "examp
 
 def _check_whole(name: str, value: Any, low: int) -> None:
     if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < low:
-        raise ConfigError(f"{name}: expected a whole number from {low}, found {value!r}"[:200])
+        raise ConfigError(f"{name}: expected a whole number from {low}, found {_shown(value)}")
+
+
+def _shown(value: Any) -> str:
+    """A wrong number as it is; of anything else, which may be somebody's labels, the type."""
+    return repr(value)[:40] if isinstance(value, int | float | np.number) else type(value).__name__
 
 
 def _check_positive(name: str, value: Any) -> None:
     if isinstance(value, bool) or not isinstance(value, int | float | np.floating) or not 0 < value < np.inf:
-        raise ConfigError(f"{name}: expected a finite number above 0, found {value!r}"[:200])
+        raise ConfigError(f"{name}: expected a finite number above 0, found {_shown(value)}")

@@ -6,6 +6,7 @@ allow. It is led from above: see `hanse.rounds.group`.
 """
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +22,7 @@ from hanse.core.seams import BlobStore
 from hanse.core.spec import RunSpec
 from hanse.edge.members import Members
 from hanse.edge.person import LOOK_S, check_may_submit, renew_if_due
+from hanse.edge.unbroken import Unbroken
 from hanse.pipeline.request import JobRequest
 from hanse.rounds.group import GroupHost, Host, Order
 from hanse.rounds.host import load_arrays
@@ -59,6 +61,7 @@ class Edge:
         self._launcher = launcher
         self._hosts: dict[str, GroupHost] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        self._submitting = Unbroken()
         self._stop = asyncio.Event()
         self.server = Server(server, launcher, lead=self._lead)
         self.agent: Agent | None = None
@@ -85,6 +88,7 @@ class Edge:
             finally:
                 stopped.cancel()
         finally:
+            self._submitting.close()
             for task in self._tasks:
                 task.cancel()
             await self.server.stop()
@@ -128,7 +132,7 @@ class Edge:
         proposal, bundle = self.agent.app_of(job)
         name = named(job, 1, self._name)
         if not await self.server.jobs.is_known(name):
-            await self._submit(name, proposal, bundle)
+            await self._submitting.do(job, lambda: self._submit(name, proposal, bundle))
         about = await self.server.jobs.reading.describe(name)
         if about["app"] != proposal.app:
             raise ConflictError(f"the group has another job {name}, of another app")
@@ -171,8 +175,8 @@ class Edge:
         assert self.agent is not None
         name, number = await self._latest(job)
         if name not in self.server.jobs.active and (await self._about(name)).get("status") == FAILED:
-            name = named(job, number + 1, self._name)
-            await self._submit(name, *self.agent.app_of(job))
+            name, app = named(job, number + 1, self._name), self.agent.app_of(job)
+            await self._submitting.do(job, lambda: self._submit(name, *app))
             log.warning("the group begins anew", job=name, after=await self._cause(named(job, number, self._name)))
         found, host = self.server.jobs.active.get(name), self._hosts.get(name)
         if found is None or found.run is None or host is None:
@@ -198,18 +202,20 @@ class Edge:
         about = await self._about(name)
         return str(about.get("error") or f"its job is {about['status']}")
 
-    def _ended(self, job: str, status: str) -> None:
+    def _ended(self, job: str, status: str, ran: bool) -> None:
         """The job above is over. One that has finished is finished within the group, too."""
         self._spawn(self._end(job, status))
 
     async def _end(self, job: str, status: str) -> None:
-        name, _ = await self._latest(job)
-        host = self._hosts.pop(name, None)
-        if name not in self.server.jobs.active:
-            return
-        if status == FINISHED and host is not None:
+        await self._submitting.settled(job)
+        name, number = await self._latest(job)
+        host = self._hosts.get(name)
+        for each in range(1, number + 1):
+            self._hosts.pop(named(job, each, self._name), None)
+        if status == FINISHED and host is not None and name in self.server.jobs.active:
             host.finish()
-        else:
+            return
+        with contextlib.suppress(NotFoundError):  # it is over, or there never was one
             await self.server.jobs.cancel(name, "the federation above")
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:

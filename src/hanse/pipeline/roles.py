@@ -168,7 +168,8 @@ def standing(state: RolesState) -> tuple[Instruction, ...]:
 def _sites(state: RolesState, refused: Mapping[str, str], now_ms: int) -> Step:
     for role, site in sorted(state.spec.roles.items()):
         if site in refused:
-            return _end(state, "failed", f"{role} {site} has refused the job: {refused[site]}")
+            who = site if role == site else f"{role} {site}"
+            return _end(state, "failed", f"{who} has refused the job: {refused[site]}")
     away = _away(state)
     if state.status == "running" and away:
         return _broken(state, f"{_shown(state, away)} was lost", now_ms)

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from hanse.aggregation.canonical import GROUP
+from hanse.aggregation.ranges import Range
 from hanse.aggregation.rules import is_fold
 from hanse.aggregation.shares import Share, chunks_of, stretches
-from hanse.aggregation.walk import Range
 from hanse.core.arrays import Layout
 from hanse.core.blobs import INLINE_BYTES, Manifest
 from hanse.core.records import BlobRef

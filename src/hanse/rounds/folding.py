@@ -34,9 +34,9 @@ from hanse.aggregation import (
     decoded,
     from_values,
 )
+from hanse.aggregation.ranges import Range
 from hanse.aggregation.rounding import Wide, all_finite, is_float, round_to, widen_into
 from hanse.aggregation.rules import is_fold, is_gather, is_select
-from hanse.aggregation.walk import Range
 from hanse.core.arrays import Array, Arrays, ArraySpec, Layout, describe
 from hanse.core.errors import NotFoundError, RefusedError, TaskError, UpdateError
 from hanse.core.spec import RunSpec

@@ -135,7 +135,11 @@ def _header(
     rounds: Sequence[RoundRecord], title: str, status: str, error: str, facts: Sequence[tuple[str, str]]
 ) -> str:
     known = {"finished": "good", "failed": "bad", "cancelled": "fair"}
-    rows = "".join(f"<div><dt>{escape(name)}</dt><dd>{escape(text)}</dd></div>" for name, text in facts if text)
+    rows = "".join(
+        f"<div><dt>{escape(name[:1].upper() + name[1:])}</dt><dd>{escape(text)}</dd></div>"
+        for name, text in facts
+        if text
+    )
     if report_session.is_session(rounds):
         tiles = report_session.tiles(rounds[0], TITLES)
     else:

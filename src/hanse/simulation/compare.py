@@ -5,7 +5,7 @@ The page is like a run's report: one HTML file, no script, nothing loaded from e
 
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -201,6 +201,8 @@ def compare(
         if options.get(unwanted):
             raise ConfigError(f"{unwanted}: expected none for several runs; use hs.simulate for each")
     own = sorted({app.spec().seed for app in apps.values()})
+    if seeds is not None and not isinstance(seeds, Iterable):
+        raise ConfigError(f"seeds: expected several, such as [0, 1, 2] or range(3), found {type(seeds).__name__}")
     chosen = tuple(own[:1] if seeds is None else seeds)
     if not chosen:
         raise ConfigError("seeds: expected at least one, found none")
@@ -225,6 +227,9 @@ def _apps(what: Any, strategies: Any) -> dict[str, App]:
     if strategies is not None:
         if not isinstance(what, App):
             raise ConfigError(f"strategies: expected one app beside them, found {type(what).__name__}")
+        if not isinstance(strategies, Iterable) or isinstance(strategies, str):
+            found = type(strategies).__name__
+            raise ConfigError(f"strategies: expected several, such as [hs.FedAvg(), hs.FedMedian()], found {found}")
         named = (
             strategies.items() if isinstance(strategies, Mapping) else zip(_names(strategies), strategies, strict=True)
         )

@@ -70,7 +70,7 @@ ASK_AGAIN_S = 30.0
 log = structlog.get_logger("hanse.site")
 
 
-OnEnd = Callable[[str, str], None]
+OnEnd = Callable[[str, str, bool], None]
 
 
 class Agent:
@@ -80,7 +80,8 @@ class Agent:
         directory: the site's own, as `join` has made it.
         launcher: started before anything that holds keys was imported.
         open_link: makes the link to the server; by default the one that `site.yaml` describes.
-        on_end: called with a job and its status when the server has ended it and everything of it is done here.
+        on_end: called with a job, its status and whether it ran here, when the server has ended it and everything of it
+            is done here.
         executors: what executes tasks, given the agent; worker processes by default. A site that is an edge has others.
 
     Raises:
@@ -97,7 +98,7 @@ class Agent:
         on_end: OnEnd | None = None,
         executors: "Callable[[Agent], Executors] | None" = None,
     ) -> None:
-        self._on_end: OnEnd = on_end or (lambda job, status: None)
+        self._on_end: OnEnd = on_end or (lambda job, status, ran: None)
         self.directory = directory.absolute()
         self.membership = Membership.load(self.directory)
         self.config = _checked_config(self.directory, self.membership.identity.name)
@@ -504,11 +505,12 @@ class Agent:
         self._around.runs.ended(job, status or "cancelled")
         if status in FRUITLESS and self._journal.job(job) is not None:
             await asyncio.to_thread(discard_arrays, self._around.roles, job)
-        if self.config.keep_models and job in self._runners:
+        ran = job in self._runners
+        if self.config.keep_models and ran:
             await self._keep_model(job, envelope.body)
         await self._forget(job)
         self.link.done("end", envelope.id)
-        self._on_end(job, status or "cancelled")
+        self._on_end(job, status or "cancelled", ran)
         return None
 
     async def _keep_model(self, job: str, body: bytes) -> None:
@@ -531,8 +533,9 @@ class Agent:
     async def _forget_late(self, job: str) -> None:
         """Forget a job that ended while nobody was here."""
         self._around.runs.ended(job, "cancelled")
+        ran = job in self._runners
         await self._forget(job)
-        self._on_end(job, "cancelled")
+        self._on_end(job, "cancelled", ran)
 
     async def _forget(self, job: str) -> None:
         self._late.pop(job, None)

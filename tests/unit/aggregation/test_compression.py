@@ -25,7 +25,7 @@ from hanse.aggregation import (
     encode_update,
     encoded_layout,
 )
-from hanse.aggregation.compression import as_data
+from hanse.aggregation.codecs import as_data
 from hanse.aggregation.kernels import NumpyKernel
 from hanse.core.arrays import Arrays
 from hanse.core.codec import decode, encode

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from hanse.aggregation import ArraySink, ArraySource, Bulyan, Krum, UpdatesRefused, aggregate, walk
+from hanse.aggregation import ArraySink, ArraySource, Bulyan, Krum, UpdatesRefused, aggregate, choosing
 from hanse.aggregation.gathers import MEASURE_ELEMENTS
 from hanse.aggregation.gram import gram, squared_distances
 from hanse.aggregation.kernels import numba_installed
@@ -123,7 +123,7 @@ def test_the_choice_is_that_of_exact_distances(monkeypatch: pytest.MonkeyPatch, 
     found = reduce(updates, rule)
     for order, threads in [(range(10, -1, -1), 1), ([6, 2, 0, 5, 1, 3, 4, 10, 9, 8, 7], 3)]:
         assert same_bits(reduce(updates, rule, order=order, threads=threads), found)
-    monkeypatch.setattr(walk, "_choose_surely", lambda *_: None)
+    monkeypatch.setattr(choosing, "_choose_surely", lambda *_: None)
     assert same_bits(reduce(updates, rule), found)
 
 
@@ -143,7 +143,7 @@ def test_more_digits_are_asked_for_only_where_the_choice_is_open(
             measured[:] = [1]
             return super().measure(blocks)
 
-    monkeypatch.setattr(walk, "Nearness", Watched)
+    monkeypatch.setattr(choosing, "Nearness", Watched)
     reduce(in_the_open(kind), Rule(2))
     assert (sum(measured), len(tried)) == (exact_needed, precisions)
 

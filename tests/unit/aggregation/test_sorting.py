@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from hanse.aggregation import ArraySink, ArraySource, Median, TrimmedMean, UpdatesRefused, aggregate
 from hanse.aggregation.networks import MERGE, PAIR, SORT, comparators, needed, steps
-from hanse.aggregation.sorting import MAX_FUSED_ROWS, Window, pick_sorter
+from hanse.aggregation.sorting import MAX_FUSED_ROWS, pick_sorter
+from hanse.aggregation.windows import Window
 from tests.unit.aggregation.updates import same_bits, spread
 
 

@@ -66,6 +66,13 @@ def test_a_crosstab_with_withheld_cells_has_no_test() -> None:
     assert [row["z"] for row in named.to_rows()] == [0, 0]
 
 
+def test_a_crosstab_of_values_that_are_all_rare_has_no_test() -> None:
+    rows = {"u": ["a", "b"] * 20, "v": [str(row) for row in range(40)]}
+    answer, _ = asked({"s": {"d": rows}}, Crosstab("u", "v", data="d"))
+    assert not answer.facts
+    assert any("needs rows of two values" in note for note in answer.notes)
+
+
 @given(st.floats(0, 400), st.integers(1, 60))
 def test_tails_are_scipys(statistic: float, degrees: int) -> None:
     special = pytest.importorskip("scipy.special")

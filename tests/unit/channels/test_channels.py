@@ -340,7 +340,7 @@ SECRET = 424242
 )
 async def test_what_does_not_fit_is_refused_whatever_is_awaited(frame: Frame, error: type[Exception]) -> None:
     ends = local_channels(SUMS.roles)
-    party = Party("host", SUMS, ends["host"], timeout_s=5)
+    party = Party("host", SUMS, ends["host"], timeout_s=60)
     ends["host"]._queues["host"].put_nowait(frame)
     with pytest.raises(error) as caught:
         await party.recv("guest", "scale")
@@ -409,7 +409,7 @@ async def test_a_head_is_refused_before_its_content_is_read(head: list[Any], wor
     theirs.sendall(len(raw).to_bytes(4, "little") + raw)
     channel = StreamChannel(mine)
     with pytest.raises(RefusedError, match=words):
-        await Party("host", SUMS, channel, timeout_s=5).recv("guest", "numbers")
+        await Party("host", SUMS, channel, timeout_s=60).recv("guest", "numbers")
     await channel.close()
     theirs.close()
 
@@ -419,7 +419,7 @@ async def test_what_a_party_takes_no_more_of_is_refused_before_its_content_is_re
     raw = json.dumps(["guest", "host", "numbers", 0, 10_000]).encode()
     theirs.sendall(len(raw).to_bytes(4, "little") + raw)
     channel = StreamChannel(mine)
-    party = Party("host", SUMS, channel, timeout_s=5)
+    party = Party("host", SUMS, channel, timeout_s=60)
     party.limit("guest", "numbers", 5_000)
     with pytest.raises(TooLargeError, match="guest sent more of numbers than is taken here: 10000 bytes of 6024"):
         await party.recv("guest", "numbers")

@@ -9,11 +9,12 @@ import pytest
 from hanse import vertical
 from hanse.cli.explain import explain
 from hanse.cli.output import show_facts, show_table
-from hanse.cli.run import roles_of
+from hanse.cli.run import keep, roles_of
 from hanse.cli.site import _settings, _show_reveals
 from hanse.cli.view import View, line_of
 from hanse.core.errors import ConfigError
 from hanse.rounds.record import role_record
+from hanse.rounds.result import Result
 
 
 def test_roles_as_typed() -> None:
@@ -66,6 +67,18 @@ def test_an_owner_is_asked_who_plays_what(tmp_path: Path) -> None:
     assert _settings({"strategy": "fedavg", "rounds": 3, "quorum": 2}, tmp_path) == {
         "settings": "fedavg, 3 rounds, quorum 2"
     }
+    everybody = _settings({"strategy": "fedavg", "rounds": 3, "quorum": None}, tmp_path)
+    assert everybody == {"settings": "fedavg, 3 rounds, quorum all that are asked"}
+
+
+def test_a_job_without_a_model_keeps_its_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    output, report = tmp_path / "model.safetensors", tmp_path / "report.html"
+    with pytest.raises(ConfigError, match="where sites play roles, each keeps its own, in outputs/j7 of its folder"):
+        keep(Result("finished", job="j7"), output, report)
+    assert "<h1>" in report.read_text()
+    keep(Result("failed", job="j7", error="too few"), output, None)  # the command goes on and says why
+    assert "not written: the server has no model" in capsys.readouterr().err
+    assert not output.exists()
 
 
 def test_what_is_counted_is_no_measure() -> None:

@@ -103,6 +103,11 @@ def test_a_wrong_setting_is_named_at_once(arguments: Any, settings: Any, said: s
     assert said in str(caught.value)
 
 
+def test_what_is_no_class_of_strategies_is_not_to_be_called() -> None:
+    with pytest.raises(ConfigError, match=r"expected a strategy such as hs\.FedAvg\(\), found str$"):
+        App("fedavg")  # type: ignore[arg-type]  # wrong on purpose
+
+
 def test_an_app_needs_one_style_of_client() -> None:
     with pytest.raises(ConfigError, match="found no client"):
         App().spec()

@@ -127,6 +127,7 @@ def test_columns_may_be_given() -> None:
         (lambda: datasets.iid(-3, 4), "num_examples: expected a whole number from 1, found -3"),
         (lambda: datasets.iid(3, 0), "num_sites: expected a whole number from 1, found 0"),
         (lambda: datasets.iid(3, True), "num_sites: expected a whole number"),
+        (lambda: datasets.iid([0, 1], 2), "num_examples: expected a whole number from 1, found list"),
         (lambda: datasets.iid(3, 2, seed=-1), "seed: expected a whole number from 0, found -1"),
         (lambda: datasets.dirichlet([0, 1], 2, 0.0), "alpha: expected a finite number above 0, found 0.0"),
         (lambda: datasets.dirichlet([0, 1], 2, float("nan")), "alpha: expected"),

@@ -78,6 +78,10 @@ def test_a_refusal_fails_by_name() -> None:
     state, found = play(sites("bank", shop="apps: not on the list"))
     assert state.error == "host shop has refused the job: apps: not on the list"
     assert found == [Finish()]
+    own = replace(PROTOCOL, roles=("bank", "shop"), messages=(Message("m", "bank", "shop", "uint8", ()),))
+    peers = replace(SPEC, roles={"bank": "bank", "shop": "shop"}, protocol=own)  # every role is called like its site
+    state, _ = step(RolesState(peers), sites("bank", shop="roles: not with us"))
+    assert state.error == "shop has refused the job: roles: not with us"
 
 
 def test_all_answers_finish_it() -> None:

@@ -85,6 +85,7 @@ class TestPage:
         record = role_record({"guest": "bank", "host": "<shop>"}, told, 2.0)
         text = page_of([record], facts=[("roles", "guest: bank, host: <shop>")])
         page = Page(text)
+        assert re.search(r"Roles\s*guest: bank", page.text)
         assert re.search(r"AUC\s*0.750\s*told by bank", page.text)
         assert re.search(r"bank\s*guest\s*0.750\s*1,234\s*1.5 kB\s*0 B\s*7", page.text)
         assert re.search(r"<shop>\s*host\s*–\s*5\s*0 B", page.text)

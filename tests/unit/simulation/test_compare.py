@@ -112,7 +112,9 @@ def test_what_cannot_be_shown_is_refused(tmp_path: Path) -> None:
     [
         ([], {}, "expected at least one app"),
         ([app_with()], {"strategies": [hs.FedAvg()]}, "strategies: expected one app"),
+        (app_with(), {"strategies": hs.FedAvg()}, "strategies: expected several, such as .*, found FedAvg"),
         (app_with(), {"seeds": []}, "seeds: expected at least one"),
+        (app_with(), {"seeds": 2}, "seeds: expected several, such as .*, found int"),
         (app_with(), {"checkpoint": "x"}, "checkpoint: expected none"),
     ],
 )

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from hanse.core.errors import ConfigError
 from hanse.vertical.glm.leverage import LARGEST_SHARE, leverages, weighed_down
+from hanse.vertical.glm.models import LogisticRegression
 from hanse.vertical.glm.training import Training
 
 whole = st.integers(-3, 3)
@@ -63,6 +64,21 @@ def test_heavy_tails_are_weighed_down_and_not_out() -> None:
     assert leverages(found).max() < 0.5
     assert found.any(axis=1).all()
     assert (found == x).all(axis=1).mean() > 0.8
+
+
+@pytest.mark.parametrize("protocol", ["own-gradient", "arbiter"])
+def test_a_bound_above_the_usual_one_is_named_in_what_is_revealed(protocol: str) -> None:
+    """With 0.999 a gradient tells next to nothing but such a row's label."""
+
+    def told(**given: Any) -> bool:
+        declared = LogisticRegression(protocol=protocol, **given).declared(1)
+        return "single_rows" in {each.what for each in declared.reveals}
+
+    assert not told()
+    assert not told(max_leverage=0.3, high_leverage="refuse")
+    for choice in ("weigh_down", "refuse"):
+        assert told(max_leverage=0.999, high_leverage=choice)
+    assert told(high_leverage="accept")
 
 
 @pytest.mark.parametrize("given", [{"max_leverage": 0.0}, {"max_leverage": 1.5}, {"high_leverage": "warn"}])

@@ -89,6 +89,34 @@ class Told:
         return cls(**{name: value for name, value in found.items() if value is not None})
 
 
+@dataclass(slots=True)
+class Ends:
+    """Which job this site was there for: the first that ended, of those since the run began.
+
+    Where there is no server, whoever belongs to the federation may submit others meanwhile. One that this site had no
+    part in is not the one while there is another at hand.
+
+    Args:
+        since_ms: see `Told`.
+    """
+
+    since_ms: int
+    job: str = ""
+    status: str = ""
+
+    def is_it(self, job: str, status: str, *, ran: bool, is_idle: bool) -> bool:
+        """Note that a job has ended; whether it was the one.
+
+        Args:
+            ran: whether it ran here.
+            is_idle: whether no other is at hand.
+        """
+        if self.job or job_time_ms(job) < self.since_ms or not (ran or is_idle):
+            return False
+        self.job, self.status = job, status
+        return True
+
+
 def main(after: After | None = None) -> None:
     """Be a site for one job, then end the process: with 0 if the job ended well."""
     layout = Layout(Path(os.environ["SM_MODEL_DIR"]).parent.parent.parent)
@@ -147,18 +175,16 @@ def _serve(told: Told, layout: Layout, directory: Path, launcher: Launcher, afte
     from hanse.site.agent import Agent
 
     configure("hanse.site")
-    ended: dict[str, str] = {}
+    ends = Ends(told.since_ms)
     stopped = False
 
     async def work() -> None:
         nonlocal stopped
         await come(told, directory)
 
-        def over(job: str, status: str) -> None:
-            if job_time_ms(job) < told.since_ms:  # a word on it was left in the queue
-                return
-            ended[job] = status
-            agent.stop()
+        def over(job: str, status: str, ran: bool) -> None:
+            if ends.is_it(job, status, ran=ran, is_idle=agent.is_idle):
+                agent.stop()
 
         agent = Agent(directory, launcher=launcher, on_end=over)
 
@@ -178,12 +204,11 @@ def _serve(told: Told, layout: Layout, directory: Path, launcher: Launcher, afte
                 await idle
 
     run(work())
-    if stopped and not ended:
+    if stopped and not ends.job:
         return STOPPED
-    if not ended:
+    if not ends.job:
         raise UnavailableError(f"no job came from {told.server} within {told.idle_s:.0f} s")
-    ((job, status),) = ended.items()
-    return _leave(layout, directory, job, status, after)
+    return _leave(layout, directory, ends.job, ends.status, after)
 
 
 def _leave(layout: Layout, directory: Path, job: str, status: str, after: After | None) -> int:

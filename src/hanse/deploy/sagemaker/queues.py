@@ -69,3 +69,9 @@ def local_identity(account: Account, folder: Path) -> str:
     path = folder / account.site
     write_file(path, pack(account.local.site).encode())
     return f"{PACKED}file:{path}"
+
+
+def forget_identities(settings: Settings, folder: Path) -> None:
+    """Remove what `local_identity` wrote: private keys stay with their sites."""
+    for account in settings.accounts:
+        (folder / account.site).unlink(missing_ok=True)

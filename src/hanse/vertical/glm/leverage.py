@@ -24,8 +24,10 @@ SINGLE_ROWS = (
     "single_rows",
     "in rows where its own columns stand out, such as a category that occurs once: mean − y, and so the label",
 )
-"""What is revealed where rows of high leverage are accepted: the word, and what it is."""
+"""What is revealed where rows of high leverage are accepted, or of more than the usual one: the word, and what."""
 CHOICES = ("weigh_down", "refuse", "accept")
+USUAL_BOUND = 0.5
+"""Of leverage: a row has no more part in what a gradient tells than all others together."""
 LARGEST_SHARE = 0.25
 """Of a batch's rows, how many may be weighed down to 0."""
 _ROUNDS = 64

@@ -22,6 +22,7 @@ from hanse.vertical import metrics
 from hanse.vertical.glm import dealer, dealer_free, key_holder, scoring
 from hanse.vertical.glm.columns import Columns, prepare
 from hanse.vertical.glm.families import Response, response_of
+from hanse.vertical.glm.leverage import USUAL_BOUND
 from hanse.vertical.glm.saved import part_arrays, part_in
 from hanse.vertical.glm.scoring import PartyModel
 from hanse.vertical.glm.series import RANGES
@@ -78,7 +79,7 @@ class LinearModel(Model):
     l1: float = 0.0
     l2: float = 0.0
     tolerance: float = 0.0
-    max_leverage: float = 0.5
+    max_leverage: float = USUAL_BOUND
     high_leverage: str = "weigh_down"
     statistical_bits: int = STATISTICAL_BITS
     wide_scores: bool = False
@@ -105,7 +106,7 @@ class LinearModel(Model):
         """See `Model.declared`."""
         if self.protocol == "dealer":
             return dealer.protocol(num_hosts, early_stop=self.tolerance > 0)
-        told: dict[str, Any] = {"early_stop": self.tolerance > 0, "any_leverage": self.high_leverage == "accept"}
+        told: dict[str, Any] = {"early_stop": self.tolerance > 0, "any_leverage": self.training().tells_single_rows}
         told["statistical_bits"] = self.statistical_bits
         if self.protocol == "arbiter":
             return key_holder.protocol(num_hosts, **told)

@@ -13,7 +13,7 @@ from math import isfinite
 from hanse.core.codec import canonical_json
 from hanse.core.errors import ConfigError
 from hanse.vertical.glm.families import KINDS, MULTI_CLASS
-from hanse.vertical.glm.leverage import CHOICES
+from hanse.vertical.glm.leverage import CHOICES, USUAL_BOUND
 
 OPTIMISERS = ("sgd", "adam")
 STATISTICAL_BITS = 30
@@ -59,7 +59,7 @@ class Training:
     l2: float = 0.0
     tolerance: float = 0.0
     seed: int = 0
-    max_leverage: float = 0.5
+    max_leverage: float = USUAL_BOUND
     high_leverage: str = "weigh_down"
     statistical_bits: int = STATISTICAL_BITS
     wide_scores: bool = False
@@ -88,6 +88,11 @@ class Training:
             raise ConfigError("learning_rate, max_leverage: expected numbers above 0, and momentum below 1")
         if self.optimiser == "adam" and self.momentum:
             raise ConfigError("momentum: expected 0 with adam, which has its own")
+
+    @property
+    def tells_single_rows(self) -> bool:
+        """Whether gradients may tell more of a single row than under the usual bound, which Reveals then say."""
+        return self.high_leverage == "accept" or self.max_leverage > USUAL_BOUND
 
     def kind(self, outputs: int) -> str:
         """The key of `hanse.vertical.glm.families.FAMILIES` for that many columns of weights."""

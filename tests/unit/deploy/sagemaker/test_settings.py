@@ -1,5 +1,6 @@
 """The file of `hanse deploy sagemaker`: what is wrong in it is one line that names the place; records; launches."""
 
+import itertools
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
@@ -10,8 +11,9 @@ import pytest
 import yaml
 
 from hanse.core.errors import ConfigError, UnavailableError
+from hanse.core.ids import new_job_id
 from hanse.deploy.sagemaker import launch
-from hanse.deploy.sagemaker.entry import Told, prepare
+from hanse.deploy.sagemaker.entry import Ends, Told, prepare
 from hanse.deploy.sagemaker.jobs import JobState
 from hanse.deploy.sagemaker.launch import (
     Launched,
@@ -304,6 +306,18 @@ def test_another_federation_on_aws(tmp_path: Path) -> None:
     settings = replace(read_settings(aws(tmp_path)), federation="other")
     with pytest.raises(ConfigError, match="expected federation other, found medicare"):
         reached(settings, local=False)
+
+
+def test_what_others_submit_meanwhile_does_not_end_a_training_job() -> None:
+    stems = itertools.count(2_000_000_000_000)
+    before, foreign, own, last = (new_job_id("admin", now_ms=next(stems)) for _ in range(4))
+    ends = Ends(2_000_000_000_001)
+    assert not ends.is_it(before, "finished", ran=True, is_idle=True), "a word on it was left in the queue"
+    assert not ends.is_it(foreign, "failed", ran=False, is_idle=False), "refused here, and ended while ours goes on"
+    assert ends.is_it(own, "finished", ran=True, is_idle=False)
+    assert not ends.is_it(last, "failed", ran=False, is_idle=True)
+    assert (ends.job, ends.status) == (own, "finished")
+    assert Ends(0).is_it(own, "failed", ran=False, is_idle=True), "refused here, and there is nothing else"
 
 
 def test_events_come_with_pauses_in_which_jobs_are_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
