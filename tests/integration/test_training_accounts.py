@@ -11,7 +11,15 @@ from typing import Any
 
 import pytest
 
-from hanse.core.errors import ConfigError, HanseError, JobFailed, TrustError, UnavailableError
+from hanse.core.errors import (
+    ConfigError,
+    ConflictError,
+    HanseError,
+    JobFailed,
+    NotFoundError,
+    TrustError,
+    UnavailableError,
+)
 from hanse.deploy.sagemaker import launch
 from hanse.deploy.sagemaker.accounts import AccountJobs
 from hanse.deploy.sagemaker.entry import Told
@@ -81,7 +89,7 @@ class Place:
     def launcher(self, launched: Launched | None = None, **changed: Account) -> Launcher:
         accounts = tuple(changed.get(each.site, each) for each in self.settings.accounts)
         settings = replace(self.settings, accounts=accounts)
-        state = launched or Launched("r1")
+        state = launched or Launched("r1", "j1")
         jobs = AccountJobs(settings, state.run, told, endpoint=self.aws.url, sleep=lambda seconds: None)
         if not changed:
             jobs._clients = SESSIONS
@@ -254,10 +262,13 @@ class Followed:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.asked: list[str] = []
+        self.conflicts = False
         self._patch = monkeypatch
 
         async def ask(federation: Any, op: str, **body: Any) -> dict[str, Any]:
             self.asked.append(f"{op} {body['job']}")
+            if "submit" not in self.asked:
+                raise NotFoundError("there is no such job")
             return {}
 
         monkeypatch.setattr(launch, "_ask", ask)
@@ -268,8 +279,11 @@ class Followed:
     def ends(self, result: Result, before: Callable[[int], None] = lambda number: None) -> None:
         run = Run(result, before)
 
-        def submit(*_: Any, **__: Any) -> Run:
+        def submit(*_: Any, id: str, **__: Any) -> Run:
             self.asked.append("submit")
+            assert id == "j1"
+            if self.conflicts:
+                raise ConflictError("job j1 exists already and is another one")
             return run
 
         self._patch.setattr("hanse.person.jobs.submit", submit)
@@ -352,6 +366,27 @@ def test_a_launcher_that_was_killed_is_taken_up_and_starts_nothing_twice(place: 
     assert all(state.adopted for state in again[0].launched.sites.values())
     assert place.aws.made == NAMES
     assert job.asked == ["submit"]
+
+
+@pytest.mark.parametrize("heard", [True, False])
+def test_a_launcher_that_was_killed_just_before_or_after_it_submitted_makes_no_second_job(
+    place: Place, job: Followed, heard: bool
+) -> None:
+    """Its last word was on its way, and is heard before the second asks, or only behind that."""
+    place.lives(north=DONE, east=DONE, south=DONE)
+    first = place.launcher()
+    for account in ACCOUNTS:
+        first._change(account.site, first._backend.start(account))
+    job.ends(FINISHED)
+    if heard:
+        job.asked.append("submit")
+    else:
+        job.conflicts = True
+    again = place.launcher(begin(place.settings.output))
+    assert again.run(None).ok  # type: ignore[arg-type]
+    assert again.launched.job == "j1"
+    assert job.asked == (["submit", "job j1"] if heard else ["job j1", "submit"])
+    assert place.aws.made == NAMES
 
 
 @pytest.mark.parametrize("when", ["training", "ending"])

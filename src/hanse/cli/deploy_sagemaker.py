@@ -34,7 +34,7 @@ def launch(file: File = HERE, local: Local = False, json: Json = False, endpoint
     """
     from contextlib import nullcontext
 
-    from hanse.deploy.sagemaker.launch import Launcher, anew, begin, server_up
+    from hanse.deploy.sagemaker.launch import Launcher, anew, begin, noted, server_up
     from hanse.deploy.sagemaker.queues import forget_identities, reached
     from hanse.deploy.sagemaker.settings import read_settings
 
@@ -49,6 +49,7 @@ def launch(file: File = HERE, local: Local = False, json: Json = False, endpoint
     else:
         up = server_up(settings, by_identity=not local, log=log, sts=endpoint_url)
     with shown, up as federation:
+        launched = noted(settings.output, launched, federation.membership.identity.name)
         backend = _backend(settings, federation, launched, local, endpoint_url)
         try:
             launcher = Launcher(settings, backend, launched, shown)
@@ -199,7 +200,7 @@ def _backend(settings: "Settings", federation: Any, launched: "Launched", local:
     from hanse.deploy.sagemaker.onsite import LocalTrainingJobs
     from hanse.deploy.sagemaker.queues import local_identity
 
-    since = {"since_ms": launched.begun_ms}
+    since: dict[str, Any] = {"since_ms": launched.begun_ms, "job": launched.job}
     if not local:
         told = told_of(settings, federation, _way, **since)
         return AccountJobs(settings, launched.run, told, endpoint=endpoint)

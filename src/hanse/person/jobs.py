@@ -160,6 +160,7 @@ def submit(
     name: str = "",
     sites: Sequence[str] | None = None,
     roles: Roles | None = None,
+    id: str = "",
 ) -> Job:
     """Send an app to a federation.
 
@@ -169,13 +170,16 @@ def submit(
         name: shown in listings; by default the module's name.
         sites: only these sites are asked; None for all.
         roles: for an app of roles, the site or sites of each: `{"guest": "bank", "host": ["shop"]}`.
+        id: the job's, made before by `new_job_id` for this person and noted, so that a program that was killed
+            meanwhile submits no second job.
 
     Raises:
-        ConfigError: the app or a file is wrong. TrustError, UnavailableError, HanseError: what the server said.
+        ConfigError: the app or a file is wrong. ConflictError: the id was submitted before. TrustError,
+        UnavailableError, HanseError: what the server said.
     """
     stop_if_loading()
     target = federation if isinstance(federation, Federation) else Federation.load(federation)
-    job = wait_for(_submit(app, target, name, sites, roles))
+    job = wait_for(_submit(app, target, name, sites, roles, id))
     return Job(job, target, app.tracking if isinstance(app, App) else None)
 
 
@@ -203,7 +207,7 @@ def _say(line: str) -> None:
 
 
 async def _submit(
-    app: AnyApp, federation: Federation, name: str, sites: Sequence[str] | None, roles: Roles | None
+    app: AnyApp, federation: Federation, name: str, sites: Sequence[str] | None, roles: Roles | None, id: str
 ) -> str:
     played = _played(app, sites, roles)
     module = source_of(app)
@@ -211,7 +215,7 @@ async def _submit(
     bundle = build_bundle(module, app.include, object_name=object_name)
     spec = run_spec_of(played) if played is not None else _led(app).spec()
     member = federation.membership
-    job_id = new_job_id(member.identity.name)
+    job_id = id or new_job_id(member.identity.name)
     store = MemoryBlobs()
     bundle_manifest = await _keep(store, bundle_scope(job_id), bundle.content)
     initial = None

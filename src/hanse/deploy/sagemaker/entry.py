@@ -54,6 +54,7 @@ class Told:
         idle_s: how long no job may be at hand before this one gives up.
         since_ms: when the run of training jobs began, in milliseconds since 1970: jobs of before are none of its own.
         connect_s: how long the server may be out of reach when the site joins.
+        job: the federation's job that this one is for; empty where an earlier version began the run.
     """
 
     federation: str
@@ -65,6 +66,7 @@ class Told:
     idle_s: float = 3600.0
     connect_s: float = 600.0
     since_ms: int = 0
+    job: str = ""
 
     def hyperparameters(self) -> dict[str, str]:
         """As `CreateTrainingJob` takes them: JSON in texts."""
@@ -91,16 +93,18 @@ class Told:
 
 @dataclass(slots=True)
 class Ends:
-    """Which job this site was there for: the first that ended, of those since the run began.
+    """Whether the job that this site is there for has ended: whoever belongs to the federation may submit others.
 
-    Where there is no server, whoever belongs to the federation may submit others meanwhile. One that this site had no
-    part in is not the one while there is another at hand.
+    Where it was not told which one: the first that ended, of those since the run began. One that this site had no part
+    in is not the one while there is another at hand.
 
     Args:
         since_ms: see `Told`.
+        own: `Told.job`.
     """
 
     since_ms: int
+    own: str = ""
     job: str = ""
     status: str = ""
 
@@ -111,7 +115,11 @@ class Ends:
             ran: whether it ran here.
             is_idle: whether no other is at hand.
         """
-        if self.job or job_time_ms(job) < self.since_ms or not (ran or is_idle):
+        if self.job:
+            return False
+        if self.own and job != self.own:
+            return False
+        if not self.own and (job_time_ms(job) < self.since_ms or not (ran or is_idle)):
             return False
         self.job, self.status = job, status
         return True
@@ -175,7 +183,7 @@ def _serve(told: Told, layout: Layout, directory: Path, launcher: Launcher, afte
     from hanse.site.agent import Agent
 
     configure("hanse.site")
-    ends = Ends(told.since_ms)
+    ends = Ends(told.since_ms, told.job)
     stopped = False
 
     async def work() -> None:

@@ -2,7 +2,7 @@
 
     server up → jobs started or adopted → sites there → app submitted or attached to → rounds → models → jobs over
 
-What is decided is small and written down before it is done (`launch.json`: the run, each site's job, the federation's
+What is decided is small and written down before it is done (`launch.json`: the run, the federation's job, each site's
 job), so that a launcher that was killed is started again and goes on: it starts nothing twice.
 """
 
@@ -24,7 +24,8 @@ from pathlib import Path
 from typing import Any
 
 from hanse.backends.local.ports import free_ports
-from hanse.core.errors import ConfigError, HanseError, JobFailed, UnavailableError
+from hanse.core.errors import ConfigError, ConflictError, HanseError, JobFailed, NotFoundError, UnavailableError
+from hanse.core.ids import new_job_id
 from hanse.deploy.sagemaker.entry import THE_JOB, Told
 from hanse.deploy.sagemaker.jobs import TRAINING, JobState, TrainingJobs, capacity
 from hanse.deploy.sagemaker.settings import QUEUES, Account, Settings
@@ -52,9 +53,9 @@ class Launched:
 
     Args:
         run: names the jobs of one launch.
-        job: the federation's job; empty before it was submitted.
+        job: the federation's job. Its id is noted before anything starts; submitted it is when the sites are there.
         begun_ms: when, in milliseconds since 1970; 0 where an earlier version began it.
-        status: `starting`, `training`, `finished`, `failed` or `cancelled`.
+        status: `starting`, `training` (once the job was submitted), `finished`, `failed` or `cancelled`.
         sites: site → its training job.
     """
 
@@ -109,12 +110,20 @@ def anew(run: str = "") -> Launched:
     return Launched(run or secrets.token_hex(3), begun_ms=time.time_ns() // 1_000_000)
 
 
+def noted(folder: Path, launched: Launched, person: str) -> Launched:
+    """The run with the id of the federation's job, which `person` submits: on disk before anybody is told of it."""
+    if not launched.job:
+        launched = replace(launched, job=new_job_id(person))
+        write_record(folder, launched)
+    return launched
+
+
 class Launcher:
     """One launch.
 
     Args:
         backend: where the training jobs run.
-        launched: the run, new or taken up.
+        launched: the run, new or taken up; see `noted`.
         shown: told what happens.
     """
 
@@ -123,6 +132,7 @@ class Launcher:
         self.launched = launched
         self._attempts: dict[str, int] = {}
         self._asked_to_stop: set[str] = set()
+        self._may_be_submitted = bool(launched.sites)  # by the launcher that began it
         self._accounts = {account.site: account for account in settings.accounts}
 
     def run(self, federation: Federation) -> Result:
@@ -134,7 +144,7 @@ class Launcher:
         try:
             for account in self._settings.accounts:
                 self._change(account.site, self._backend.start(account))
-            if not self.launched.job:  # else it was submitted to sites that were there; its quorum decides
+            if not self._is_submitted(federation):  # else sites were there; its quorum decides
                 self._await_sites(
                     lambda: self._at_work() if self._settings.queues is not None else connected(federation)
                 )
@@ -153,6 +163,14 @@ class Launcher:
         return result
 
     # ---- phases ----
+
+    def _is_submitted(self, federation: Federation) -> bool:
+        """Whether the federation's job is there: who was killed has perhaps not come to write that down."""
+        if self._may_be_submitted and self.launched.status != "training":
+            with contextlib.suppress(NotFoundError):
+                wait_for(_ask(federation, "job", job=self.launched.job))
+                self._set(status="training")
+        return self.launched.status == "training"
 
     def _await_sites(self, those_there: Callable[[], set[str]]) -> None:
         """Until every site is there; a job that ends before that ends the launch."""
@@ -181,11 +199,13 @@ class Launcher:
         from hanse.clients.loader import find_app
         from hanse.person.jobs import Job, submit
 
-        if self.launched.job:
-            job = Job(self.launched.job, federation)
-        else:
-            job = submit(find_app(self._settings.app), federation, sites=sorted(self._accounts))
-            self._set(job=job.id, status="training")
+        job = Job(self.launched.job, federation)
+        if self.launched.status != "training":
+            app = find_app(self._settings.app)
+            self._may_be_submitted = True
+            with contextlib.suppress(ConflictError):  # it was on its way already: nobody else can have made this id
+                job = submit(app, federation, sites=sorted(self._accounts), id=self.launched.job)
+            self._set(status="training")
         last = time.monotonic()
         for event in _with_pauses(job.follow()) if self._settings.queues is not None else job.follow():
             if event is not None:
@@ -209,7 +229,7 @@ class Launcher:
         """Leave nothing running."""
         cancelled = isinstance(error, KeyboardInterrupt)
         with contextlib.suppress(HanseError):
-            if self.launched.job:
+            if self._may_be_submitted:
                 wait_for(_ask(federation, "cancel", job=self.launched.job))
         self._stop_all()
         with contextlib.suppress(HanseError):

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from hanse.core.errors import ConfigError, UnavailableError
-from hanse.core.ids import new_job_id
+from hanse.core.ids import check_job_owner, new_job_id
 from hanse.deploy.sagemaker import launch
 from hanse.deploy.sagemaker.entry import Ends, Told, prepare
 from hanse.deploy.sagemaker.jobs import JobState
@@ -22,6 +22,7 @@ from hanse.deploy.sagemaker.launch import (
     _write_identities,
     begin,
     identities_of,
+    noted,
     read_record,
     write_record,
 )
@@ -111,7 +112,7 @@ def test_hyperparameters_are_read_as_they_were_written() -> None:
     told = Told("f", "north", "10.0.0.1:7400", "10.0.0.1:7401", "ab" * 32, "identity", idle_s=5.0)
     read = {name: value.strip('"') for name, value in told.hyperparameters().items()}
     again = Told.from_hyperparameters(
-        {**read, "hanse-idle-s": 5.0, "hanse-connect-s": 600.0, "hanse-since-ms": 0, "other": 1}
+        {**read, "hanse-idle-s": 5.0, "hanse-connect-s": 600.0, "hanse-since-ms": 0, "hanse-job": "", "other": 1}
     )
     assert again == told
     with pytest.raises(ConfigError, match="hanse-authority"):
@@ -130,6 +131,14 @@ def test_the_owners_files_are_filled_in_and_both_are_needed(tmp_path: Path) -> N
     assert "/opt/ml/input/data/train/p.csv" in text
     assert "$OTHER" in text, "only the container's own variables"
     assert "keep_models: true" in text
+
+
+def test_a_run_s_job_has_its_id_before_anything_starts_and_keeps_it(tmp_path: Path) -> None:
+    first = noted(tmp_path, begin(tmp_path), "admin")
+    check_job_owner(first.job, "admin")
+    again = begin(tmp_path)
+    assert again == first
+    assert noted(tmp_path, again, "admin") == first
 
 
 def test_a_run_that_has_not_ended_is_taken_up(tmp_path: Path) -> None:
@@ -318,6 +327,15 @@ def test_what_others_submit_meanwhile_does_not_end_a_training_job() -> None:
     assert not ends.is_it(last, "failed", ran=False, is_idle=True)
     assert (ends.job, ends.status) == (own, "finished")
     assert Ends(0).is_it(own, "failed", ran=False, is_idle=True), "refused here, and there is nothing else"
+
+
+def test_who_is_told_the_job_takes_no_other_s_end_for_it() -> None:
+    own, foreign = new_job_id("admin"), new_job_id("admin")
+    ends = Ends(0, own)
+    assert not ends.is_it(foreign, "finished", ran=True, is_idle=True), "it ran here, and nothing else is at hand"
+    assert ends.is_it(own, "failed", ran=False, is_idle=False), "refused here, and another is at work"
+    assert (ends.job, ends.status) == (own, "failed")
+    assert not ends.is_it(own, "finished", ran=True, is_idle=True), "once"
 
 
 def test_events_come_with_pauses_in_which_jobs_are_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
