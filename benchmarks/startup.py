@@ -23,7 +23,7 @@ def run(smoke: bool) -> Iterator[Row]:
     yield at_most(
         "startup", "import", "seconds", _median_of([sys.executable, "-c", "import hanse"], repeats), "s", 0.25
     )
-    seconds = median([_first_round() for _ in range(1 if smoke else 3)])
+    seconds = median([_first_round(2 if smoke else SITES) for _ in range(1 if smoke else 3)])
     yield at_most("startup", "federation", "seconds", seconds, "s", 3.0)
 
 
@@ -36,9 +36,9 @@ def _median_of(command: Sequence[str], repeats: int) -> float:
     return median(times[1:])
 
 
-def _first_round() -> float:
+def _first_round(sites: int) -> float:
     with tempfile.TemporaryDirectory(prefix="hanse-bench-") as place:
-        running = LocalFederation(Path(place), {f"site-{n}": {} for n in range(SITES)}, name="bench")
+        running = LocalFederation(Path(place), {f"site-{n}": {} for n in range(sites)}, name="bench")
         try:
             running.start()  # makes keys and joins
             running.stop()
@@ -46,11 +46,11 @@ def _first_round() -> float:
             running.server.start({})
             for child in running.children.values():
                 child.start({})
-            job = submit_text(running, NO_OP.format(rounds=1, sites=SITES, size=1000))
+            job = submit_text(running, NO_OP.format(rounds=1, sites=sites, size=1000))
             ends = next(event for event in job.follow() if event["what"] == "round" and event["record"]["number"])
             seconds = time.perf_counter() - began
-            if len(ends["record"]["folded"]) != SITES:
-                raise AssertionError(f"expected {SITES} sites in the first round, found {ends['record']['folded']}")
+            if len(ends["record"]["folded"]) != sites:
+                raise AssertionError(f"expected {sites} sites in the first round, found {ends['record']['folded']}")
             return seconds
         finally:
             running.stop()

@@ -26,14 +26,13 @@ from tests.faults.explorer.function_cases import Case
 from tests.faults.explorer.function_sites import Site
 from tests.faults.explorer.functions import World
 
-CALM = Case(seed=0)
 DISTURBED = Case(seed=1, kill=0.05, repeat=0.3, late=0.3, crash=0.1, watched=True, batch=2)
 """Functions are killed, messages come late, twice and in another order, sites crash before they train."""
 
 
-def over_functions(app: hs.App, data: Mapping[str, Mapping[str, Any]], case: Case = CALM) -> Result:
+def over_functions(app: hs.App, data: Mapping[str, Mapping[str, Any]]) -> Result:
     """Run an app at sites called site-0, site-1, …; what the explorer checks of every schedule is checked here too."""
-    world = _AppWorld(app, data, case)
+    world = _AppWorld(app, data, DISTURBED)
     assert list(data) == world.sites
     before = num_threads()
     set_threads(1)

@@ -230,7 +230,7 @@ async def test_scopes_are_apart(blobs: BlobStore, size: int) -> None:
         assert await blobs.missing(other, manifest) == [0]
 
 
-@pytest.mark.parametrize("size", [1000, 100_000, 2 * CHUNK_BYTES])
+@pytest.mark.parametrize("size", [1000, 100_000, CHUNK_BYTES + 1])
 async def test_delete_scope_is_by_whole_names(blobs: BlobStore, size: int) -> None:
     content = content_of(size)
     scopes = ["j", "j/c/1", "j/c/1/up/a", "j/c/1/up/b", "j/c/10/up/a", "j/c/2", "j2/c"]
@@ -261,9 +261,9 @@ async def test_deleting_forgets_what_had_come_of_an_unfinished_blob(blobs: BlobS
 
 async def test_views_outlive_their_blob(blobs: BlobStore) -> None:
     """A view that somebody still holds never changes, whatever is written afterwards."""
-    size = 2 * CHUNK_BYTES + 5
+    size = CHUNK_BYTES + 5
     content = content_of(size)
-    for round_ in range(3):
+    for round_ in range(2):
         scope = f"j/{round_}"
         manifest = await put(blobs, content, scope)
         array = np.frombuffer(whole(blobs, manifest, scope), dtype=np.uint8)
@@ -275,9 +275,9 @@ async def test_views_outlive_their_blob(blobs: BlobStore) -> None:
 
 async def test_a_reused_place_never_shows_old_content(blobs: BlobStore) -> None:
     """After deletion, a new blob of the same size has only its own bytes, at every stage of its coming."""
-    size = 3 * CHUNK_BYTES
+    size = 2 * CHUNK_BYTES + 5
     old = content_of(size)
-    for round_ in range(3):
+    for round_ in range(2):
         await put(blobs, old, f"old/{round_}")
         await blobs.delete_scope("old")
         new = content_of(size, seed=100 + round_)

@@ -18,9 +18,8 @@ from hanse.demos import local_federation
 from hanse.demos.local_federation import LocalFederation
 from hanse.strategies.catalogue import catalogue
 from tests.conformance.catalogue_apps import ELSEWHERE, NAMES, ONE_AT_A_TIME, SITES
-from tests.conformance.over_functions import CALM, DISTURBED, over_functions
+from tests.conformance.over_functions import over_functions
 from tests.conformance.test_same_bits import CASES, said
-from tests.faults.explorer.function_cases import Case
 from tests.nursery import MEMBERS, forks
 
 PARAMS_OF: dict[str, dict[str, Any]] = {"fedasync": {}, "fedbuff": {"buffer": 3}, "fedat": {"tiers": 2}}
@@ -83,12 +82,11 @@ def test_asynchronous_ones_train_at_all_real_sites_at_once(name: str, federation
     assert 2.0 < float(result.arrays["head"].mean()) < 8.5, "centres are 4 to 7"
 
 
-@pytest.mark.parametrize("case", [CALM, DISTURBED], ids=["calm", "disturbed"])
 @pytest.mark.parametrize("name", NAMES)
-def test_functions_without_a_server_give_the_same_bits(name: str, case: Case) -> None:
+def test_functions_without_a_server_give_the_same_bits(name: str) -> None:
     app = app_of(name)
     expected = said(hs.simulate(app, SITES, progress=False))
-    found = over_functions(app, {site: {} for site in SITES}, case)
+    found = over_functions(app, {site: {} for site in SITES})
     assert said(found) == expected, found.error
 
 
@@ -104,5 +102,5 @@ def test_every_other_strategy_has_an_app() -> None:
 def test_trees_and_questions_over_functions_give_the_same_bits(name: str) -> None:
     app, data = CASES[name].load()
     expected = said(hs.simulate(app, data, progress=False))
-    found = over_functions(app, data, DISTURBED)
+    found = over_functions(app, data)
     assert said(found) == expected, found.error

@@ -26,9 +26,10 @@ from hanse.demos.local_federation import LocalFederation
 from hanse.simulation import engines
 from hanse.simulation.engine import Answered, Batch
 from hanse.workers import launcher
+from hanse.workers.handle import Worker
 from hanse.workers.launcher import PRELOAD, Launcher
 from hanse.workers.load import Load
-from hanse.workers.pool import Worker, Workers
+from hanse.workers.pool import Workers
 from tests.conformance.over_aws import AwsFederation
 from tests.nursery import LAUNCHER, MEMBERS, forks
 

@@ -9,6 +9,7 @@ import pytest
 
 import hanse as hs
 from hanse.clients.loader import find_app
+from hanse.core.errors import NotFoundError
 from hanse.demos import local_federation
 from hanse.demos.local_groups import Grouped, grouped
 from hanse.edge.edge import named
@@ -176,3 +177,25 @@ def test_a_group_whose_run_has_failed_is_named_and_begins_anew(federation: Share
     anew = federation.within("north", watch.job.id, 2)
     assert anew.end()["status"] == "finished"
     assert [record.number for record in anew.job.snapshot().rounds if record.folded] == [4, 5, 6]
+
+
+def test_owners_who_all_refuse_are_asked_once_for_a_job_above(federation: Shared) -> None:
+    north = federation.place.groups["north"]
+    policies = [north.site_directory(member) / "policy.yaml" for member in GROUPS["north"]]
+    before = [path.read_text() for path in policies]
+    for path in policies:
+        path.write_text("people: any\ndatasets: any\nunlisted_apps: refuse\n")
+    try:
+        watch, label, _ = federation.submit(rounds=3, quorum=1, retries=0)
+        assert watch.end()["status"] == "finished"
+        for number in (1, 2, 3):
+            record = watch.round(number)
+            assert record.folded == ("south",)
+            assert "the group cannot go on: every site has refused the job (a: " in record.failed["north"]
+    finally:
+        for path, text in zip(policies, before, strict=True):
+            path.write_text(text)
+    assert {site for site, _ in federation.control.trainings(label)} == {"c", "d"}
+    assert federation.within("north", watch.job.id).end()["status"] == "failed"
+    with pytest.raises(NotFoundError):
+        federation.within("north", watch.job.id, 2).job.status()

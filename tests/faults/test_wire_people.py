@@ -257,11 +257,11 @@ async def test_another_person_s_results(wire: Wire) -> None:
         for attempt in (curious.ask("result", job=job), read_model(curious, scope, model), anext(curious.watch(job))):
             with pytest.raises(PolicyError, match="only researcher and admins"):
                 await attempt
-        wire.server.config = dataclasses.replace(wire.server.config, results="everyone")
+        wire.server.rights.results = "everyone"
         try:
             assert await read_model(curious, scope, model)
         finally:
-            wire.server.config = dataclasses.replace(wire.server.config, results="owner")
+            wire.server.rights.results = "owner"
 
 
 async def test_removing_a_job(wire: Wire) -> None:

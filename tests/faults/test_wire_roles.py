@@ -41,7 +41,7 @@ from hanse.site.roles import RoleSide, keep_arrays
 from hanse.site.roles import play as play_as_agent
 from hanse.trust.member_record import verify_record
 from hanse.trust.sessions import SessionContext, SessionEnd
-from hanse.workers.pool import Done
+from hanse.workers.answers import Done
 from tests.faults.wire_federation import FEDERATION, Site, Wire, federation, submit
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")

@@ -1,12 +1,14 @@
 """A mean taken update by update in memory, and the partial sums that workers merge. Same bits as `aggregate`.
 
-Simulation folds each update as soon as it is trained, in order of position, with the whole vector as one block:
-at most log2(groups) + 2 sums are kept. Workers that share a cohort each take whole subtrees of the canonical tree
-(`canonical.subtrees`), export a `Partial` for each, and whoever merges them gets the bits of one walk.
+Simulation folds each update as soon as it is trained, in order of position. The sum of all arrays is one vector, into
+which an update whose arrays lie end to end goes in one pass; at most log2(groups) + 2 sums are kept. Workers that share
+a cohort each take whole subtrees of the canonical tree (`canonical.subtrees`), export a `Partial` for each, and whoever
+merges them gets the bits of one walk.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate, pairwise
 
 import numpy as np
 
@@ -65,9 +67,9 @@ class Partial:
 
 @dataclass(slots=True)
 class _Parts:
-    """What one subtree holds."""
+    """What one subtree holds: one sum, of the arrays end to end, and its weight."""
 
-    sums: list[Sum]
+    total: Sum
     weight: float
 
 
@@ -96,7 +98,7 @@ class RunningMean:
     ) -> None:
         check_layout(layout)
         self._layout = layout
-        self._sizes = [spec.size for spec in layout.specs]
+        self._starts = [0, *accumulate(spec.size for spec in layout.specs)]
         self._rule = rule or WeightedMean()
         self._within = within
         self._allow_nonfinite = allow_nonfinite
@@ -130,7 +132,7 @@ class RunningMean:
         """`add` without its checks, for a caller that has made them.
 
         Args:
-            blocks: the update's arrays, flat, in order.
+            blocks: the update's arrays, flat, in order; or one, all of them end to end (`Arrays.flat`).
             weight: finite and >= 0.
         """
         if self._loud:
@@ -143,12 +145,17 @@ class RunningMean:
         group, top = position // GROUP, self._top
         if top is None or group != self._last // GROUP:
             self._tree.settle(group)
-            top = self._top = _Parts([self._rule.zero(size) for size in self._sizes], weight)
+            top = self._top = _Parts(self._rule.zero(self._starts[-1]), weight)
             self._tree.push_group(group, top)
         else:
             top.weight += weight
-        for acc, block in zip(top.sums, blocks, strict=True):
-            self._rule.add(acc, block, weight)
+        total = top.total
+        if len(blocks) == 1:
+            self._rule.add(total, blocks[0], weight)
+        else:
+            for (start, stop), block in zip(pairwise(self._starts), blocks, strict=True):
+                self._rule.add(Sum(total.values[start:stop], total.fresh), block, weight)
+            total.fresh = False
         self._last = position
 
     def merge(self, partial: Partial) -> None:
@@ -164,9 +171,12 @@ class RunningMean:
             and partial.subtree.end_group <= self._within.end_group
         ):
             raise ValueError(f"expected a subtree within {self._within}, found {partial.subtree}")
-        sums = [Sum(values.copy(), fresh=False) for values in partial.sums]
+        total = self._rule.zero(self._starts[-1])
+        total.fresh = False
+        if partial.sums:
+            np.concatenate(partial.sums, out=total.values)
         with np.errstate(all="ignore"):
-            self._tree.push(partial.subtree, _Parts(sums, partial.weight))
+            self._tree.push(partial.subtree, _Parts(total, partial.weight))
         self._top = None
         self._last = partial.subtree.positions[-1]
 
@@ -181,7 +191,9 @@ class RunningMean:
         parts = self._take()
         if parts is None:
             return None
-        return Partial(self._within, self._layout, tuple(acc.values for acc in parts.sums), parts.weight)
+        values = parts.total.values
+        sums = tuple(values[start:stop] for start, stop in pairwise(self._starts))
+        return Partial(self._within, self._layout, sums, parts.weight)
 
     def finish(
         self,
@@ -210,7 +222,7 @@ class RunningMean:
             raise ZeroWeight
         if not np.isfinite(parts.weight):
             raise Overflow("the total", "the weights")
-        reduce = _Finished(self._rule, parts)
+        reduce = _Finished(self._rule, parts, self._starts)
         step = Step(
             self._layout,
             Cohort((), (), (), parts.weight),
@@ -234,8 +246,7 @@ class RunningMean:
         return parts
 
     def _merge(self, left: _Parts, right: _Parts) -> _Parts:
-        sums = [self._rule.merge(a, b) for a, b in zip(left.sums, right.sums, strict=True)]
-        return _Parts(sums, left.weight + right.weight)
+        return _Parts(self._rule.merge(left.total, right.total), left.weight + right.weight)
 
     def _check(self, position: int, blocks: Sequence[Block]) -> None:
         for spec, block in zip(self._layout.specs, blocks, strict=True):
@@ -246,9 +257,10 @@ class RunningMean:
 class _Finished:
     """Ranges of sums that are complete; see `walk.Reduce`."""
 
-    def __init__(self, rule: WeightedSum, parts: _Parts) -> None:
+    def __init__(self, rule: WeightedSum, parts: _Parts, starts: Sequence[int]) -> None:
         self._rule = rule
         self._parts = parts
+        self._starts = starts
 
     def __call__(self, at: Range, out: Wide) -> None:
         self._rule.finish(self._part(at), self._parts.weight, out)
@@ -258,4 +270,5 @@ class _Finished:
         return self._rule.finish_rounded(self._part(at), self._parts.weight, out)
 
     def _part(self, at: Range) -> Sum:
-        return Sum(self._parts.sums[at.index].values[at.start : at.stop], fresh=False)
+        start = self._starts[at.index]
+        return Sum(self._parts.total.values[start + at.start : start + at.stop], fresh=False)

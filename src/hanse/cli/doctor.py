@@ -326,7 +326,7 @@ def _site(directory: Path) -> Findings:
     config = SiteConfig()
     try:
         config = read_config(directory / FILE)
-        yield Finding(FILE, OK, f"{len(config.datasets)} data sets, isolation {config.isolation.level}")
+        yield Finding(FILE, OK, f"{_counted(len(config.datasets), 'data set')}, isolation {config.isolation.level}")
     except HanseError as error:
         yield Finding(FILE, WRONG, clean(str(error)), "correct the file")
     try:
@@ -334,7 +334,7 @@ def _site(directory: Path) -> Findings:
         if policy is None:
             yield Finding(POLICY, WARN, "missing or empty: nothing may run here", "say what may run; see the how-to")
         else:
-            apps = "any app" if policy.apps is None else f"{len(policy.apps)} apps listed"
+            apps = "any app" if policy.apps is None else f"{_counted(len(policy.apps), 'app')} listed"
             yield Finding(POLICY, OK, f"{apps}, others: {policy.unlisted_apps}")
     except HanseError as error:
         yield Finding(POLICY, WRONG, clean(str(error)), "correct the file; until then every job is refused")
@@ -349,8 +349,12 @@ def _site(directory: Path) -> Findings:
         yield from _reach(address, directory)
 
 
+def _counted(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
 def _data_set(name: str, declaration: Any, directory: Path) -> Finding:
-    from hanse.workers.datasets import check_declaration, paths_of
+    from hanse.workers.datasets import check_columns, check_declaration, paths_of
 
     about = f"data set {name}"
     try:
@@ -366,6 +370,10 @@ def _data_set(name: str, declaration: Any, directory: Path) -> Finding:
             return Finding(
                 about, WRONG, f"{path}: cannot be read by this user", f"chmod u+r {path}, or run as its owner"
             )
+    try:
+        check_columns(name, declaration, directory)
+    except HanseError as error:
+        return Finding(about, WRONG, clean(str(error)), "correct site.yaml, or the file")
     return Finding(about, OK, f"{declaration['kind']}, {paths[0]}, {paths[0].stat().st_size / 1e6:.1f} MB")
 
 

@@ -1,6 +1,7 @@
 """`hanse site …`: what an admin does with sites, and what a site's owner does in the site's folder."""
 
 import asyncio
+import shlex
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -68,9 +69,20 @@ def join(
     )
     say()
     say("Next:")
+    if _is_of_edge(directory):
+        say(f"  1. Say what from above may run within the group:  {directory / 'policy.yaml'}  (now: what you approve)")
+        say(f"  2. Start:                                         hanse edge start --directory {directory.parent}")
+        return
     say(f"  1. Say where your data is:     {directory / 'site.yaml'}")
     say(f"  2. Say what may run on it:     {directory / 'policy.yaml'}  (now: everything waits for your approval)")
     say(f"  3. Start:                      hanse site start --directory {directory}")
+
+
+def _is_of_edge(directory: Path) -> bool:
+    """Whether this is a group's site in the federation above: a folder `edge` within that of the group's federation."""
+    from hanse.edge.start import SITE
+
+    return directory.name == SITE and (directory.parent / "server.yaml").exists()
 
 
 def pack(directory: Directory = HERE) -> None:
@@ -167,8 +179,14 @@ def approve(
             }
         )
         _show_reveals(each)
-        say(f"→ hanse site approve {each['job']}   or   hanse site refuse {each['job']} --reason '…'")
+        say(_ways(str(each["job"]), directory))
         say()
+
+
+def _ways(job: str, directory: Path) -> str:
+    """The two commands between which an owner chooses, as they are typed where the first one was."""
+    where = "" if directory == HERE else f" --directory {shlex.quote(str(directory))}"
+    return f"→ hanse site approve {job}{where}   or   hanse site refuse {job}{where} --reason '…'"
 
 
 def _settings(job: dict[str, Any], directory: Path) -> dict[str, str]:

@@ -40,6 +40,13 @@ class Client:
     changes_arrays: ClassVar[bool] = True
     """Whether `train` or `evaluate` may change the arrays that they are given; without it they get the model itself."""
 
+    def draws(self, call: str) -> bool:
+        """Whether a task with this call may draw from global random state, which is seeded for it then.
+
+        User code may, so a client says no only of calls in which none of it runs.
+        """
+        return True
+
     def parameters(self, config: Config, site: Site) -> Any:
         """Initial arrays, asked of one site before the first round."""
         raise TaskError("refused", "this client offers no initial parameters; give them with hs.App(initial=arrays)")

@@ -149,7 +149,8 @@ class Runtime:
         client = self._client if self._client is not None else self.client(task.seed)
         kept = {} if state is None else decode_state(state)
         site.begin(task, kept)
-        seed_globals(site.key("globals"))
+        if client.draws(call):
+            seed_globals(site.key("globals"))
         config: dict[str, Any] = dict(task.config)
         for name, value in config.items():  # in a simulation other sites are given the very same lists
             if type(value) is list:
@@ -336,13 +337,14 @@ def _bytes_of(state: bytes | memoryview | None) -> bytes | None:
 
 
 def _check_finite(arrays: Arrays, call: str) -> None:
-    for place, array in enumerate(arrays.to_list()):
-        if array.dtype not in _EXACT and not all_finite(array):
-            raise TaskError(
-                "bad_reply",
-                f"{call}: array {list(arrays)[place][:60]!r} holds NaN or infinity; lower the learning rate, or set "
-                "hs.App(allow_nonfinite=True)",
-            )
+    if all(block.dtype in _EXACT or all_finite(block) for block in arrays.flat()):
+        return
+    name = next(name for name, array in arrays.items() if array.dtype not in _EXACT and not all_finite(array))
+    raise TaskError(
+        "bad_reply",
+        f"{call}: array {name[:60]!r} holds NaN or infinity; lower the learning rate, or set "
+        "hs.App(allow_nonfinite=True)",
+    )
 
 
 def all_finite(array: Array) -> bool:

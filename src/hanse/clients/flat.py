@@ -11,6 +11,7 @@ but what `load` overwrites. This is not for functions of the user's (`torch.py`)
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
 from hanse.clients.data_parallel import Share
@@ -148,7 +149,11 @@ class FlatModule:
 
     def _named(self, vectors: list[Any]) -> Arrays:
         host = [array_of_tensor(vector) for vector in vectors]
-        return Arrays((p.name, host[p.buffer][p.start : p.stop].reshape(p.shape)) for p in self.places)
+        arrays = Arrays((p.name, host[p.buffer][p.start : p.stop].reshape(p.shape)) for p in self.places)
+        lies = [(p.buffer, p.start) for p in self.places]
+        if lies == [(0, start) for start in accumulate((p.stop - p.start for p in self.places[:-1]), initial=0)]:
+            return Arrays.end_to_end(arrays.layout, host[0][: arrays.layout.size])
+        return arrays
 
     def _check_fit(self, arrays: Arrays) -> None:
         odd = sorted({place.name for place in self.places} ^ arrays.keys())[:3]
@@ -212,6 +217,11 @@ class FlatTrainer:
         on_cpu = all(buffer.values.device.type == "cpu" for buffer in flat.buffers)
         by_hand = on_cpu and training.loss == "cross_entropy" and is_perceptron(module) and is_wide(module)
         self._by_hand = gradients_of(module) if by_hand else None
+
+    @property
+    def is_by_hand(self) -> bool:
+        """Whether batches of several examples are trained without a call of the module."""
+        return self._by_hand is not None
 
     def train(
         self, module: Any, X: Any, y: Any, order: Order, effort: Effort, masks: Masks, share: Share | None = None

@@ -84,6 +84,10 @@ class Perceptron(Declared):
         assert outputs is not None  # `_examples` has refused cross_entropy without classes
         self.shape = _shape((X.shape[1], *_widths(hidden), outputs), kind)
 
+    def draws(self, call: str) -> bool:
+        """See `Client`: examples are arrays of numpy's own, and nothing else is the user's."""
+        return type(self) is not Perceptron
+
     def parameters(self, config: Config, site: Site) -> Any:
         """See `Client`: uniform numbers from the job's seed, scaled by each layer's width."""
         return self.shape.initial(generator(site.key("initial")))
@@ -110,7 +114,7 @@ class _One:
 
     def __init__(self, shape: Shape, optimizer: Optimizer) -> None:
         self.stack = Stack(shape, 1)
-        self.arrays = unflat(self.stack.values[0], shape)
+        self.arrays = Arrays.end_to_end(shape.layout, self.stack.values[0])
         self._shape = shape
         self._model: Array = np.empty_like(self.stack.values[0])
         self._loaded: tuple[object, Arrays] | None = None
@@ -169,15 +173,6 @@ def flat_of(arrays: Mapping[str, Array], shape: Shape, out: Array | None = None)
         )
     vectors = [arrays[name].reshape(-1) for name in expected]
     return np.concatenate(vectors, out=out) if out is not None else np.concatenate(vectors).astype(shape.dtype)
-
-
-def unflat(vector: Array, shape: Shape) -> Arrays:
-    """One vector as a model's arrays, views of it."""
-    pairs, start = [], 0
-    for spec in shape.layout.specs:
-        pairs.append((spec.name, vector[start : start + spec.size].reshape(spec.shape)))
-        start += spec.size
-    return Arrays(pairs)
 
 
 def targets_of(loss: str, y: Array) -> Array:

@@ -10,6 +10,8 @@ from itertools import count
 from typing import Any
 from weakref import WeakKeyDictionary
 
+import numpy as np
+
 from hanse.clients.client import Config
 from hanse.clients.data_parallel import Helpers, helpers_of
 from hanse.clients.declared import Declared
@@ -100,6 +102,19 @@ class DeclaredTorch(Declared):
         elif not y.is_floating_point():
             y = y.to(self._torch.get_default_dtype())
         return (X, y) if self.device is None else (X.to(self.device), y.to(self.device))
+
+    def draws(self, call: str) -> bool:
+        """See `Client`: not the training of a perceptron by hand (`flat_perceptron.py`), which calls no module."""
+        size = self.training.batch_size
+        has_single = size == 1 or len(self.y) % size == 1  # a batch of one example goes through the module
+        if call != "train" or has_single or self.device is not None or self._helpers is not None:
+            return True
+        plain = self._torch.Tensor, np.ndarray
+        if type(self) is not DeclaredTorch or type(self.X) not in plain or type(self.y) not in plain:
+            return True
+        module = self.source if self._make is None else _MADE.get(self._make, {}).get(None)
+        flat = None if module is None else _FLAT.get(module)  # whoever makes the module may draw, too
+        return flat is None or not flat.trainer(module, self.training).is_by_hand
 
     def parameters(self, config: Config, site: Site) -> Any:
         """See `Client`: the weights of a module made anew from the job's seed, or those that it came with."""

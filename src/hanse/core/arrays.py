@@ -106,7 +106,7 @@ class Arrays(Mapping[str, Array]):
         3
     """
 
-    __slots__ = ("_arrays", "_layout")
+    __slots__ = ("_arrays", "_layout", "_vector")
 
     def __init__(self, items: Mapping[str, npt.ArrayLike] | Iterable[tuple[str, npt.ArrayLike]] = ()) -> None:
         pairs = items.items() if isinstance(items, Mapping) else items
@@ -116,6 +116,35 @@ class Arrays(Mapping[str, Array]):
                 raise UpdateError(f"arrays: expected distinct names, found {name!r} again")
             self._arrays[name] = _travelling(name, value)
         self._layout: Layout | None = None
+        self._vector: Array | None = None
+
+    @classmethod
+    def end_to_end(cls, layout: Layout, vector: Array) -> "Arrays":
+        """Arrays as views of the one vector in which they lie without gaps, so that it can be read in one pass.
+
+        Args:
+            layout: of one dtype, the vector's.
+            vector: `(layout.size,)`, contiguous.
+
+        Raises:
+            UpdateError: a vector of another dtype, shape or stride.
+        """
+        if (
+            vector.shape != (layout.size,)
+            or not vector.flags.c_contiguous
+            or any(spec.dtype != vector.dtype for spec in layout.specs)
+        ):
+            raise UpdateError(
+                f"arrays: expected a contiguous vector of {layout.size} elements, of the one dtype that all arrays "
+                f"have; found {vector.dtype} {vector.shape}"
+            )
+        pieces, start = [], 0
+        for spec in layout.specs:
+            pieces.append(vector[start : start + spec.size].reshape(spec.shape))
+            start += spec.size
+        made = cls.viewed(layout, pieces)
+        made._vector = vector
+        return made
 
     @classmethod
     def viewed(cls, layout: Layout, arrays: Iterable[Array]) -> "Arrays":
@@ -132,7 +161,10 @@ class Arrays(Mapping[str, Array]):
 
     def copy(self) -> "Arrays":
         """The same in memory of its own."""
+        if self._vector is not None:
+            return Arrays.end_to_end(self.layout, self._vector.copy())
         made = Arrays.__new__(Arrays)
+        made._vector = None
         made._arrays = {name: array.copy() for name, array in self._arrays.items()}
         made._layout = self._layout
         return made
@@ -146,7 +178,9 @@ class Arrays(Mapping[str, Array]):
         return self._layout is layout or self.layout == layout
 
     def flat(self) -> list[Array]:
-        """The arrays in order, each in one dimension: views."""
+        """The arrays in order, each in one dimension, or one vector where they were made of it end to end: views."""
+        if self._vector is not None:
+            return [self._vector]
         return [array.reshape(-1) for array in self._arrays.values()]
 
     def to_list(self) -> list[Array]:
@@ -185,6 +219,10 @@ class Arrays(Mapping[str, Array]):
         )
 
     __hash__ = None  # type: ignore[assignment]  # mutable content
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Copies by `copy` and `pickle` hold no vector: it would not be what their arrays are views of."""
+        return Arrays.viewed, (self.layout, self.to_list())
 
     def __repr__(self) -> str:
         return f"Arrays({', '.join(describe(spec) for spec in self.layout.specs[:8])})"

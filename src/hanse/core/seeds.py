@@ -73,9 +73,10 @@ def _stream() -> tuple[np.random.Philox, Any]:
 def seed_globals(key: int) -> None:
     """Set the global state of `random`, numpy, and torch where it is already imported.
 
-    Called before every call of user code and after every loading of data, so that code which draws from global state
-    repeats too, also where torch is first imported by that code. numpy's takes 32 bits of the key: with more, seeding
-    it would be a third of what a simulated site costs. Whoever needs streams that never meet draws from `site.rng`.
+    Called before every call of user code (`Client.draws`) and after every loading of data, so that code which draws
+    from global state repeats too, also where torch is first imported by that code. numpy's takes 32 bits of the key:
+    with more, seeding it would be a third of what a simulated site costs. Whoever needs streams that never meet draws
+    from `site.rng`.
     """
     _seed_random(key)
     np.random.seed(key & 0xFFFF_FFFF)

@@ -26,6 +26,8 @@ from hanse.edge.unbroken import Unbroken
 from hanse.pipeline.request import JobRequest
 from hanse.rounds.group import GroupHost, Host, Order
 from hanse.rounds.host import load_arrays
+from hanse.server.jobs import ALL_REFUSED
+from hanse.server.runs import Lead
 from hanse.server.server import Server
 from hanse.site.agent import Agent
 from hanse.site.proposals import Proposal
@@ -36,7 +38,8 @@ from hanse.trust.membership import Membership
 from hanse.workers.launcher import Launcher
 from hanse.workers.server_host import ServerHost
 
-FINISHED, FAILED = "finished", "failed"
+FINISHED, FAILED, STOPPED = "finished", "failed", "stopped"
+ANEW, RESUME, NOTHING = "anew", "resume", ""
 NAME_CHARACTERS = 100
 """Of a job's name, at most."""
 log = structlog.get_logger("hanse.edge")
@@ -63,7 +66,7 @@ class Edge:
         self._tasks: set[asyncio.Task[None]] = set()
         self._submitting = Unbroken()
         self._stop = asyncio.Event()
-        self.server = Server(server, launcher, lead=self._lead)
+        self.server = Server(server, launcher, lead=Lead(self._name, self._lead))
         self.agent: Agent | None = None
 
     # ---- life ----
@@ -149,7 +152,6 @@ class Edge:
         member = Membership.load(self._person)
         check_may_submit(member, self.server.members)
         person, federation = member.identity.name, member.identity.federation
-        num_members = sum(1 for each in self.server.members.of_kind("site") if not each.revoked)
         await self.server.blobs.put(bundle_scope(name), proposal.manifest, rechunk([bundle]))
         signed = sign_bundle(member.keys.signing, bundle_id=proposal.app, federation=federation, person=person)
         assert proposal.request is not None
@@ -160,24 +162,19 @@ class Edge:
             federation=federation,
             person=person,
             bundle_signature=signed.decode(),
-            spec=within(proposal.spec, max(1, num_members)),
+            spec=within(proposal.spec),
             initial=None,
             sites=None,
         )
         await self.server.submit(request, request.sign(member.keys.signing))
 
     async def _ask(self, job: str, order: Order) -> tuple[Answer, str]:
-        """Ask a job's group, which ends the wait where its run is over. After one that failed, another is begun.
+        """Ask a job's group, which ends the wait where its run is over.
 
         Raises:
             TaskError: it is over, or has nothing to answer.
         """
-        assert self.agent is not None
-        name, number = await self._latest(job)
-        if name not in self.server.jobs.active and (await self._about(name)).get("status") == FAILED:
-            name, app = named(job, number + 1, self._name), self.agent.app_of(job)
-            await self._submitting.do(job, lambda: self._submit(name, *app))
-            log.warning("the group begins anew", job=name, after=await self._cause(named(job, number, self._name)))
+        name = await self._going(job)
         found, host = self.server.jobs.active.get(name), self._hosts.get(name)
         if found is None or found.run is None or host is None:
             raise TaskError("refused", f"the group cannot go on: {await self._cause(name)}")
@@ -191,6 +188,23 @@ class Edge:
             asking.cancel()
         arrays = None if answered.model is None else await load_arrays(self.server.blobs, answered.model)
         return Answer(arrays, answered.num_examples, dict(answered.metrics)), answered.fingerprint
+
+    async def _going(self, job: str) -> str:
+        """The group's job for one from above, set going where it can be: see `remedy`."""
+        assert self.agent is not None
+        name, number = await self._latest(job)
+        if name in self.server.jobs.active:
+            return name
+        about = await self._about(name)
+        needed = remedy(str(about["status"]), str(about.get("error", "")))
+        if needed == ANEW:
+            name, app = named(job, number + 1, self._name), self.agent.app_of(job)
+            await self._submitting.do(job, lambda: self._submit(name, *app))
+            log.warning("the group begins anew", job=name, after=about.get("error"))
+        elif needed == RESUME:
+            await self._submitting.do(job, lambda: self.server.jobs.take_up(name))
+            log.warning("the group's run is taken up again", job=name, after=about.get("error"))
+        return name
 
     async def _about(self, name: str) -> Mapping[str, Any]:
         try:
@@ -228,6 +242,17 @@ class Edge:
         task = asyncio.ensure_future(guarded())
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+
+def remedy(status: str, error: str) -> str:
+    """What sets a group's run going that is not at work: another one, taking it up, or nothing.
+
+    One that failed has a successor, so that a group which was short of members comes back. Not so one that all members
+    have refused: each round above would bring their owners the same question again.
+    """
+    if status == STOPPED:
+        return RESUME
+    return ANEW if status == FAILED and not error.startswith(ALL_REFUSED) else NOTHING
 
 
 def named(job: str, number: int, person: str) -> str:

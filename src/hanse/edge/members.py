@@ -28,9 +28,9 @@ from hanse.core.ids import upload_scope
 from hanse.core.records import BlobRef, Task
 from hanse.core.spec import RunSpec
 from hanse.rounds.group import CALLS, Order
+from hanse.workers.answers import Done, Model, State, StateFile
 from hanse.workers.execute import write_blob
 from hanse.workers.load import Load
-from hanse.workers.pool import Done, Model, State, StateFile
 
 Ask = Callable[[str, Order], Awaitable[tuple[Answer, str]]]
 """Asks a job's group: its arrays, its examples, its metrics; and the numerics fingerprint of its members."""
@@ -66,6 +66,7 @@ class Group:
         self._log = log
         self._job = ""
         self._answer: Answer | None = None
+        self._writing: asyncio.Future[Done] | None = None
         self._runtime: Runtime | None = None
 
     @property
@@ -113,7 +114,9 @@ class Group:
                 answer, numerics = await self._ask(self._job, order)
         except TimeoutError:
             raise TaskError("timeout", f"the group took longer than its {timeout_s or 0:g} s") from None
-        done = await asyncio.to_thread(self._done, task, answer, model, state, after, out)
+        await self._settled()
+        self._writing = asyncio.ensure_future(asyncio.to_thread(self._done, task, answer, model, state, after, out))
+        done = await asyncio.shield(self._writing)
         reply = replace(done.reply, fingerprint=numerics)  # this process has trained nothing
         return replace(done, reply=reply, packed=reply.pack())
 
@@ -125,12 +128,18 @@ class Group:
     async def close(self) -> None:
         """See `Executor`."""
         self.kill()
+        await self._settled()
 
     @property
     def answer(self) -> Answer:
         """What the group has come to in the task at hand."""
         assert self._answer is not None
         return self._answer
+
+    async def _settled(self) -> None:
+        """Return when no thread writes an answer: that of a task which was given up goes on for a moment."""
+        if self._writing is not None:
+            await asyncio.wait([self._writing])
 
     def _done(
         self, task: Task, answer: Answer, model: Model, state: State, after: Path | None, out: Path | None

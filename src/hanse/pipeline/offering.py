@@ -23,11 +23,11 @@ from hanse.strategies.selection import selection_of
 from hanse.trust.bundle import Bundle, read_bundle
 
 
-async def check_request(request: JobRequest, blobs: BlobStore, *, federation: str, leads: bool = False) -> None:
+async def check_request(request: JobRequest, blobs: BlobStore, *, federation: str, leader: str | None = None) -> None:
     """Return if a request can be taken; whose it is was checked before.
 
     Args:
-        leads: whether a group's own run can be led here from a federation above.
+        leader: the person whose jobs a federation above leads here, where this is an edge: nobody else's ever is.
 
     Raises:
         PolicyError: its id is not its person's. ConfigError, RefusedError: something in it does not hold, by name.
@@ -52,9 +52,14 @@ async def check_request(request: JobRequest, blobs: BlobStore, *, federation: st
         if spec.strategy not in catalogue():
             raise ConfigError(f"run.strategy: expected a built-in one beside groups, found {spec.strategy[:40]}")
         check_above(named(spec.strategy, spec.params))
-        if is_within(spec) and not leads:
+        if is_within(spec) and leader is None:
             raise ConfigError(
                 "run.groups: expected an edge (`hanse edge start`) for a group's own run, found none here"
+            )
+        if is_within(spec) and request.person != leader:
+            raise ConfigError(
+                f"run.groups: expected a group's own run of the edge's person {leader} alone, found one of "
+                f"{request.person}; submit the job to the federation above"
             )
     if request.sites is not None and not request.sites:
         raise ConfigError("job: expected at least one site, or none named for all of them")

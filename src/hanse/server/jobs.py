@@ -12,7 +12,7 @@ import asyncio
 import shutil
 import time
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AsyncExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +42,8 @@ from hanse.server.roles import RolesRun
 from hanse.server.runs import Runs
 
 ENDED = ("finished", "failed", "cancelled")
+ALL_REFUSED = "every site has refused the job"
+"""What the error of such a job begins with."""
 log = structlog.get_logger("hanse.jobs")
 
 
@@ -97,8 +99,8 @@ class Jobs:
         Raises:
             ConflictError: another job of this id. ConfigError, RefusedError: something in it does not hold.
         """
-        leads = self._runs.leads
-        await check_request(request, self._seams.blobs, federation=self._federation, leads=leads)
+        leader = self._runs.leader
+        await check_request(request, self._seams.blobs, federation=self._federation, leader=leader)
         check_roles(request, self._enrolled())
         if await is_gone(request.job, self._seams.ledger):
             raise ConflictError(f"job {request.job} was removed; submit the app again for a new one")
@@ -115,9 +117,9 @@ class Jobs:
         self._left |= {job: "the server has just started" for job in jobs if job not in ended}
         await self.take_up()
 
-    async def take_up(self) -> None:
-        """Take up every job that has not ended and is not at work; one that cannot be stays as it is."""
-        for job_id in list(self._left):
+    async def take_up(self, only: str | None = None) -> None:
+        """Take up every job, or this one, that has not ended and is not at work; one that cannot be stays as it is."""
+        for job_id in list(self._left) if only is None else [only]:
             if self._left.pop(job_id, None) is None:
                 continue  # somebody else has taken it up, or ended it, meanwhile
             try:
@@ -187,17 +189,30 @@ class Jobs:
             return
         self.active.pop(request.job, None)
         self._left.pop(request.job, None)
+        async with AsyncExitStack() as closing:
+            if job.host is not None:
+                closing.push_async_callback(job.host.close)
+            closing.push_async_callback(run.close)
+            await self._tell_all(job, run, status)
+
+    async def _tell_all(self, job: Job, run: Run | RolesRun, status: str) -> None:
+        """Tell every site that was asked of the end: one that cannot be told keeps it from no other."""
         model = await self._last_model(run) if self._models_to_sites and status == "finished" else None
         for site in sorted(job.offered):
-            self._seams.links.revoke(site, scope_prefix=request.job)
-            await job.dismiss(site, status, model if site in run.fingerprints else None)
-        await run.close()
-        if job.host is not None:
-            await job.host.close()
+            with _of_one(site, job.request.job):
+                self._seams.links.revoke(site, scope_prefix=job.request.job)
+                await job.dismiss(site, status, model if site in run.fingerprints else None)
 
     async def _last_model(self, run: Run | RolesRun) -> BlobRef | None:
+        """Where the last model is; None if there is none, or none that can be read."""
         key = run.state.model if isinstance(run, Run) else None
-        return None if key is None else BlobRef(await self._seams.blobs.manifest(*key), key[0])
+        if key is None:
+            return None
+        try:
+            return BlobRef(await self._seams.blobs.manifest(*key), key[0])
+        except HanseError as error:
+            log.error("last model cannot be given to sites", reason=str(error))
+            return None
 
     async def _keep_end(self, job: str, status: str, error: str, fingerprints: Mapping[str, str]) -> None:
         end = {"status": status, "error": error, "ended_at_ms": now_ms(), "fingerprints": dict(fingerprints)}
@@ -227,8 +242,9 @@ class Jobs:
             status, error, fingerprints = await self._last_word(job_id, reason)
             await self._keep_end(job_id, status, error, fingerprints)
         for site in sorted(self._enrolled()):  # one that was not asked knows no such job, and forgets nothing
-            self._seams.links.revoke(site, scope_prefix=job_id)
-            await self._seams.inbox.send(site, end_of(site, self._federation, job_id, status))
+            with _of_one(site, job_id):
+                self._seams.links.revoke(site, scope_prefix=job_id)
+                await self._seams.inbox.send(site, end_of(site, self._federation, job_id, status))
         self._on_event({"what": "finished", "job": job_id, "status": status, "error": error})
         log.warning("job ended without a driver", job=job_id, status=status)
 
@@ -267,7 +283,7 @@ class Jobs:
         refused = {site: reason for site, (decision, reason) in job.decisions.items() if decision == "refuse"}
         if everyone and set(everyone) <= set(refused):
             causes = "; ".join(f"{site}: {refused[site]}" for site in sorted(refused)[:8])
-            await job.run.post(Failed(f"every site has refused the job ({causes})", now_ms()))
+            await job.run.post(Failed(f"{ALL_REFUSED} ({causes})", now_ms()))
             return
         await job.run.sites_changed(sorted(sites), job.undecided(there, time.monotonic()), job.unwilling())
 
@@ -379,3 +395,12 @@ class Jobs:
             await work
         except HanseError as error:
             log.error("job work failed", reason=str(error))
+
+
+@contextmanager
+def _of_one(site: str, job: str) -> Iterator[None]:
+    """Telling one site of a job's end: what breaks in here is noted, and the others are told."""
+    try:
+        yield
+    except Exception:  # the top of what is done for one site
+        log.exception("site not told of a job's end", job=job, site=site)

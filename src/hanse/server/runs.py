@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +29,20 @@ from hanse.workers.load import Load
 from hanse.workers.pool import Workers
 from hanse.workers.server_host import ServerHost
 
-Lead = Callable[[JobRequest, Callable[[RunSpec], ServerHost], BlobStore], Host]
-"""Makes the host of a job, from what makes an ordinary one: for groups, whose jobs a federation above leads."""
 log = structlog.get_logger("hanse.jobs")
+
+
+@dataclass(frozen=True, slots=True)
+class Lead:
+    """How jobs are led from a federation above, for groups.
+
+    Args:
+        person: who submits them.
+        host: makes the host of a job, from what makes an ordinary one.
+    """
+
+    person: str
+    host: Callable[[JobRequest, Callable[[RunSpec], ServerHost], BlobStore], Host]
 
 
 class Runs:
@@ -42,7 +54,7 @@ class Runs:
         datasets: what the server itself holds, by name; relative paths start beside `directory`.
         relays: where sessions of roles are opened.
         site_record_of: the member record of a site that is not revoked.
-        lead: makes hosts; None for the ordinary ones.
+        lead: of an edge; None where no federation is above.
     """
 
     def __init__(
@@ -69,9 +81,9 @@ class Runs:
         self._site_record_of = site_record_of
 
     @property
-    def leads(self) -> bool:
-        """Whether a group's own run can be led here from a federation above."""
-        return self._lead is not None
+    def leader(self) -> str | None:
+        """The person whose jobs a federation above leads here; None where there is none."""
+        return None if self._lead is None else self._lead.person
 
     async def make(self, job: Job) -> Run | RolesRun:
         """The job's run, which does nothing yet: `go` sets it going.
@@ -157,7 +169,7 @@ class Runs:
         def made(spec: RunSpec) -> ServerHost:
             return ServerHost(spec, self._seams.blobs, self._workers, load, threads=self._threads, log=line)
 
-        return made(request.spec) if self._lead is None else self._lead(request, made, self._seams.blobs)
+        return made(request.spec) if self._lead is None else self._lead.host(request, made, self._seams.blobs)
 
     async def _info(self, request: JobRequest) -> RunInfo:
         spec = request.spec

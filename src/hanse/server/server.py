@@ -1,9 +1,8 @@
 """The server process: opens the store, the services and the jobs, and connects them. Rules live elsewhere."""
 
 import asyncio
-import json
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -16,45 +15,32 @@ from hanse.backends.grpc.protocol import ENROLMENT_OPTIONS, LEASE_S, MAX_ENROLME
 from hanse.backends.grpc.relay import Relays
 from hanse.backends.grpc.service import Caller, Service
 from hanse.backends.local import LocalStore
-from hanse.core.codec import canonical_json
-from hanse.core.errors import (
-    CodecError,
-    ConfigError,
-    HanseError,
-    PolicyError,
-    StorageError,
-    TooLargeError,
-    TrustError,
-    UnavailableError,
-)
-from hanse.core.ids import SERVER, bundle_scope, check_job_owner, check_name, model_scope
+from hanse.core.errors import ConfigError, HanseError, StorageError, TrustError, UnavailableError
+from hanse.core.ids import SERVER
 from hanse.core.proto import hanse_pb2 as pb
-from hanse.core.records import Envelope, Reply, pack_blob
+from hanse.core.records import Envelope, Reply
 from hanse.core.seams import BlobStore
-from hanse.core.spec import MAX_ROUNDS
 from hanse.pipeline.request import JobRequest
 from hanse.rounds.seams import Seams
-from hanse.server.config import EVERYONE, ServerConfig
+from hanse.server.audit import Audit
+from hanse.server.calls import Calls, json_object
+from hanse.server.config import ServerConfig
 from hanse.server.init import server_membership
 from hanse.server.jobs import Jobs
-from hanse.server.members import ADMIN, RESEARCHER, Members, directory_of
+from hanse.server.members import Members, directory_of
 from hanse.server.metrics import Metrics
 from hanse.server.presence import Presence
+from hanse.server.rights import Rights, identity_of
 from hanse.server.runs import Lead, Runs
 from hanse.server.tracking import AggregatorRuns
 from hanse.trust.audit import AuditLog
 from hanse.trust.authority import Authority
-from hanse.trust.bundle import DEFAULT_LIMITS
-from hanse.trust.bundle_signature import verify_bundle_signature
 from hanse.trust.certificates import Identity
 from hanse.trust.envelopes import verify_envelope
 from hanse.trust.membership import Membership
 from hanse.workers.launcher import Launcher
 from hanse.workers.pool import Workers
 
-MAX_CALL_BYTES = 1 << 20
-CALL_VERSION = 1
-MAX_TOKEN_HOURS = 24 * 366
 log = structlog.get_logger("hanse.server")
 
 
@@ -92,7 +78,7 @@ class Server:
         self._store = LocalStore.open(self.directory / "store", _durability(config.durability))
         authority = Authority.load(directory_of(self.directory))
         membership = server_membership(self.directory, config, authority)
-        self._audit = AuditLog(self.directory / "audit.jsonl", membership.keys.signing, fsync=False)
+        self._audit = Audit(AuditLog(self.directory / "audit.jsonl", membership.keys.signing, fsync=False))
         self.members = Members(
             authority,
             self._store.ledger,
@@ -137,6 +123,16 @@ class Server:
             record_of=lambda person: self.members.record("person", person)[1],
             on_event=self._observe,
         )
+        self.rights = Rights(self.members, self.jobs, store.links, config.results)
+        self._calls = Calls(
+            self.members,
+            self.jobs,
+            self.rights,
+            self._presence,
+            self._audit,
+            enrolment=lambda: f"{config.hosts[0]}:{self.enrolment_port}",
+            cut_off=self._cut_off,
+        )
         self._service = Service(self, self._inbox, self._store.blobs, self._store.links, self._relays)
         await self.jobs.recover()  # before anyone can connect: a reply must find its job
         if self._runs.is_on:
@@ -145,7 +141,7 @@ class Server:
                     self._runs.take(event)
         await self._listen(membership)
         self._watch_leases()
-        self.audit("server", "server.start", config.federation, "done")
+        self._audit.line("server", "server.start", config.federation, "done")
         log.info("server ready", address=f"{config.listen}:{self.port}", enrolment=self.enrolment_port)
 
     async def _listen(self, membership: Membership) -> None:
@@ -196,14 +192,14 @@ class Server:
             return self.members.admit(certificate)
         except TrustError as error:
             self.metrics.refused.inc()
-            self.audit("unknown", "caller.refused", "connection", "refused", {"reason": str(error)[:200]})
+            self._audit.line("unknown", "caller.refused", "connection", "refused", {"reason": str(error)[:200]})
             raise
 
     def opened(self, site: str, hello: pb.Hello) -> None:
         """See `Handler.opened`."""
         self._presence.opened(site, _monotonic_ms())
         log.info("site connected", site=site)
-        self.audit(f"site/{site}", "site.connected", site, "done")
+        self._audit.line(f"site/{site}", "site.connected", site, "done")
         self._sites_changed()
         self._spawn(self.jobs.site_opened(site))
 
@@ -218,7 +214,7 @@ class Server:
         """See `Handler.closed`."""
         self._presence.closed(site)
         log.warning("site lost", site=site, reason="the connection closed")
-        self.audit(f"site/{site}", "site.lost", site, "done", {"reason": "connection closed"})
+        self._audit.line(f"site/{site}", "site.lost", site, "done", {"reason": "connection closed"})
         self._sites_changed()
         self._spawn(self.jobs.all_presence_changed())
 
@@ -236,14 +232,14 @@ class Server:
                 self._inbox.forget(site, "task", envelope.id)
                 self.metrics.replies.labels(outcome[0]).inc()
                 return outcome
-            return await self.jobs.decided(site, _json(envelope.body))
+            return await self.jobs.decided(site, json_object(envelope.body))
         except (StorageError, UnavailableError) as error:
             # not accepted: the site keeps it and sends it again after a while
             log.error("reply not kept", site=site, reason=str(error))
             return "later", str(error)
         except HanseError as error:
             log.warning("message refused", site=site, kind=envelope.kind, reason=str(error))
-            self.audit(f"site/{site}", "message.refused", envelope.kind, "refused", {"reason": str(error)[:200]})
+            self._audit.line(f"site/{site}", "message.refused", envelope.kind, "refused", {"reason": str(error)[:200]})
             return "refused", str(error)
 
     def reported(self, site: str, report: pb.TaskReport) -> None:
@@ -255,7 +251,7 @@ class Server:
         lost = self._presence.expire(_monotonic_ms())
         for site in lost:
             log.warning("site lost", site=site, reason=f"silent for {LEASE_S:g} s")
-            self.audit(f"site/{site}", "site.lost", site, "done", {"reason": "lease"})
+            self._audit.line(f"site/{site}", "site.lost", site, "done", {"reason": "lease"})
         if lost:
             self._sites_changed()
             self._spawn(self.jobs.all_presence_changed())
@@ -266,58 +262,27 @@ class Server:
     def _sites_changed(self) -> None:
         self.metrics.sites.set(len(self._presence.there()))
 
-    # ---- blobs ----
+    # ---- members and people ----
 
     async def may_upload(self, caller: Caller, offer: pb.UploadOffer) -> str:
-        """Sites write where a task allows; people write what a new job needs."""
-        if caller.kind == "site":
-            return caller.name
-        self._require(caller, RESEARCHER)
-        job, _, _ = offer.scope.partition("/")
-        check_job_owner(check_name(job, "job"), caller.name)
-        allowed = {bundle_scope(job), model_scope(job, "main", 0)}
-        if offer.scope not in allowed or await self.jobs.is_known(job):
-            raise PolicyError("upload: people may send a new job's bundle and initial model, nothing else")
-        if offer.scope == bundle_scope(job) and offer.manifest.size > DEFAULT_LIMITS.total_bytes * 2:
-            raise TooLargeError(f"bundle: expected at most {DEFAULT_LIMITS.total_bytes} bytes")
-        who = f"person/{caller.name}"
-        self._store.links.grant(who, write=[offer.scope])
-        return who
+        """See `Handler.may_upload`."""
+        return await self.rights.may_upload(caller, offer)
 
     async def may_download(self, caller: Caller, request: pb.DownloadRequest) -> str:
-        """Sites read what their tasks name; people read models of their own jobs."""
-        if caller.kind == "site":
-            return caller.name
-        self._require(caller, RESEARCHER)
-        who = f"person/{caller.name}"
-        if not request.scope.endswith("/model"):
-            raise PolicyError("download: people may read models, nothing else")
-        await self._require_own(caller, request.scope.partition("/")[0], "read its models")
-        self._store.links.grant(who, read=[(request.scope, request.id)])
-        return who
-
-    # ---- people ----
+        """See `Handler.may_download`."""
+        return await self.rights.may_download(caller, request)
 
     async def ask(self, caller: Caller, call: pb.Call) -> pb.Answer:
         """See `Handler.ask`."""
-        body = _body(call)
-        method = _METHODS.get(str(body.get("op")))
-        if method is None:
-            raise ConfigError(f"call: expected one of {', '.join(_METHODS)}; found {str(body.get('op'))[:40]!r}")
-        if caller.kind != "person":
-            raise PolicyError(f"{caller.kind} {caller.name} may not ask this; a person may")
-        role, function = method
-        self._require(caller, role)
-        answer, content = await function(self, caller, body, call)
-        return pb.Answer(v=1, body=json.dumps(answer).encode(), content=content)
+        return await self._calls.ask(caller, call)
 
-    async def watch(self, caller: Caller, call: pb.Call) -> AsyncIterator[pb.Answer]:
-        """See `Handler.watch`: a job's events."""
-        self._require(caller, RESEARCHER)
-        body = _body(call)
-        await self._require_own(caller, str(body.get("job")), "follow it")
-        async for events in self.jobs.reading.follow(str(body.get("job"))):
-            yield pb.Answer(v=1, body=json.dumps(events).encode())
+    def watch(self, caller: Caller, call: pb.Call) -> AsyncIterator[pb.Answer]:
+        """See `Handler.watch`."""
+        return self._calls.watch(caller, call)
+
+    async def submit(self, request: JobRequest, signature: bytes) -> None:
+        """See `Calls.submit`."""
+        await self._calls.submit(request, signature)
 
     async def join(self, request: pb.JoinRequest) -> pb.JoinReply:
         """See `Handler.join`."""
@@ -325,169 +290,31 @@ class Server:
         try:
             reply = await self.members.join(request)
         except HanseError as error:
-            self.audit("unknown", "member.join", subject, "refused", {"reason": str(error)[:200]})
+            self._audit.line("unknown", "member.join", subject, "refused", {"reason": str(error)[:200]})
             raise
-        self.audit(subject, "member.join", subject, "allowed")
+        self._audit.line(subject, "member.join", subject, "allowed")
         log.info("member joined", kind=request.kind, name=request.name)
         return reply
 
     async def renew(self, caller: Caller, request: pb.RenewRequest) -> pb.JoinReply:
         """See `Handler.renew`."""
-        reply = await self.members.renew(_identity(caller), request)
-        self.audit(f"{caller.kind}/{caller.name}", "member.renew", caller.name, "allowed")
+        reply = await self.members.renew(identity_of(caller), request)
+        self._audit.line(f"{caller.kind}/{caller.name}", "member.renew", caller.name, "allowed")
         return reply
-
-    def _require(self, caller: Caller, role: str) -> None:
-        self.members.require(_identity(caller), role)
-
-    async def _require_own(self, caller: Caller, job: str, what: str) -> None:
-        """Who has submitted a job, admins, and everyone where the federation shares results."""
-        owner = await self.jobs.owner(job)
-        if owner == caller.name or self.config.results == EVERYONE:
-            return
-        try:
-            self._require(caller, ADMIN)
-        except PolicyError:
-            raise PolicyError(f"job {job}: only {owner} and admins may {what}") from None
-
-    async def _submit(self, caller: Caller, body: Mapping[str, Any], call: pb.Call) -> tuple[Any, bytes]:
-        request = JobRequest.from_json(body.get("request"))
-        if request.person != caller.name:
-            raise TrustError(f"job: signed as {request.person}, sent by {caller.name}")
-        await self.submit(request, call.sig)
-        return {"job": request.job}, b""
-
-    async def submit(self, request: JobRequest, signature: bytes) -> None:
-        """Take a job whose bundle is there, of a person who may submit.
-
-        Raises:
-            HanseError: it is not what its person signed, or something in it does not hold.
-        """
-        actor = f"person/{request.person}"
-        try:
-            request.verify(self.members.signing_key("person", request.person), signature)
-            record, _ = self.members.record("person", request.person)
-            verify_bundle_signature(request.bundle_signature.encode(), bundle_id=request.app, record=record)
-            await self.jobs.submit(request, signature)
-        except HanseError as error:
-            self.audit(actor, "job.submit", request.job, "refused", {"reason": str(error)[:200], "app": request.app})
-            raise
-        self.audit(actor, "job.submit", request.job, "allowed", {"app": request.app})
-        log.info("job submitted", job=request.job, person=request.person)
 
     @property
     def blobs(self) -> BlobStore:
         """Where this federation's blobs are."""
         return self._store.blobs
 
-    async def _list_jobs(self, caller: Caller, body: Mapping[str, Any], call: pb.Call) -> tuple[Any, bytes]:
-        return {"jobs": await self.jobs.reading.describe_all()}, b""
-
-    async def _show_job(self, caller: Caller, body: Mapping[str, Any], call: pb.Call) -> tuple[Any, bytes]:
-        return await self.jobs.reading.describe(str(body.get("job"))), b""
-
-    async def _cancel_job(self, caller: Caller, body: Mapping[str, Any], call: pb.Call) -> tuple[Any, bytes]:
-        job = str(body.get("job"))
-        if await self.jobs.owner(job) != caller.name:
-            self._require(caller, ADMIN)
-        await self.jobs.cancel(job, f"person {caller.name}")
-        self.audit(f"person/{caller.name}", "job.cancel", job, "allowed")
-        return {"job": job}, b""
-
-    async def _remove_job(self, caller: Caller, body: Mapping[str, Any], call: pb.Call) -> tuple[Any, bytes]:
-        job = str(body.get("job"))
-        if await self.jobs.owner(job) != caller.name:
-            self._require(caller, ADMIN)
-        await self.jobs.remove(job)
-        self.audit(f"person/{caller.name}", "job.remove", job, "allowed")
-        return {"job": job}, b""
-
-    async def _resume_job(self, caller: Caller, body: Mapping[str, Any], call: pb.Call) -> tuple[Any, bytes]:
-        await self.jobs.take_up()
-        about = await self.jobs.reading.describe(str(body.get("job")))
-        self.audit(f"person/{caller.name}", "job.resume", about["job"], "allowed")
-        return about, b""
-
-    async def _job_result(self, caller: Caller, body: Mapping[str, Any], call: pb.Call) -> tuple[Any, bytes]:
-        await self._require_own(caller, str(body.get("job")), "read its result")
-        value, model = await self.jobs.reading.result(
-            str(body.get("job")), int(_number(body, "after", 0, 0, MAX_ROUNDS))
-        )
-        return value, b"" if model is None else pack_blob(model).SerializeToString()
-
-    async def _list_sites(self, caller: Caller, body: Mapping[str, Any], call: pb.Call) -> tuple[Any, bytes]:
-        there, connected = self._presence.there(), self._presence.connected()
-        return {
-            "sites": [
-                {
-                    "site": member.name,
-                    "state": "revoked"
-                    if member.revoked
-                    else "there"
-                    if member.name in there
-                    else "silent"
-                    if member.name in connected
-                    else "away",
-                    "enrolled_at_ms": member.enrolled_at_ms,
-                    "certificate_until_ms": member.not_after_ms,
-                }
-                for member in self.members.of_kind("site")
-            ]
-        }, b""
-
-    async def _list_people(self, caller: Caller, body: Mapping[str, Any], call: pb.Call) -> tuple[Any, bytes]:
-        return {
-            "people": [
-                {
-                    "person": member.name,
-                    "roles": list(member.roles),
-                    "state": "revoked" if member.revoked else "enrolled",
-                    "certificate_until_ms": member.not_after_ms,
-                }
-                for member in self.members.of_kind("person")
-            ]
-        }, b""
-
-    async def _invite(self, caller: Caller, body: Mapping[str, Any], call: pb.Call) -> tuple[Any, bytes]:
-        kind, name = str(body.get("kind")), str(body.get("name"))
-        host = self.config.hosts[0]
-        roles = body.get("roles") or []
-        if not isinstance(roles, list):
-            raise ConfigError("roles: expected a list of names")
-        token = await self.members.invite(
-            kind,
-            name,
-            roles=roles,
-            address=f"{host}:{self.enrolment_port}",
-            hours=_number(body, "hours", 24, 0, MAX_TOKEN_HOURS),
-        )
-        self.audit(f"person/{caller.name}", "member.invite", f"{kind}/{name}", "allowed")
-        return {"token": token}, b""
-
-    async def _revoke(self, caller: Caller, body: Mapping[str, Any], call: pb.Call) -> tuple[Any, bytes]:
-        kind, name = str(body.get("kind")), str(body.get("name"))
-        await self.members.revoke(kind, name)
-        if kind == "site":
-            self._relays.drop(name)
-            outgoing = self._inbox.session(name)
-            if outgoing is not None:
-                outgoing.close(f"site {name} has been revoked; ask the federation's operator", final=True)
-        self.audit(f"person/{caller.name}", "member.revoke", f"{kind}/{name}", "allowed")
-        return {"revoked": f"{kind}/{name}"}, b""
-
-    async def _audit_head(self, caller: Caller, body: Mapping[str, Any], call: pb.Call) -> tuple[Any, bytes]:
-        return {"head": self._audit.export_head().decode()}, b""
+    def _cut_off(self, site: str) -> None:
+        """End what a revoked site has open."""
+        self._relays.drop(site)
+        outgoing = self._inbox.session(site)
+        if outgoing is not None:
+            outgoing.close(f"site {site} has been revoked; ask the federation's operator", final=True)
 
     # ---- what happens ----
-
-    def audit(
-        self, actor: str, action: str, subject: str, outcome: str, details: Mapping[str, str] | None = None
-    ) -> None:
-        """Write a line of the audit log; a log that cannot be written is said aloud, and nothing else stops."""
-        try:
-            self._audit.append(actor=actor, action=action, subject=subject, outcome=outcome, details=details)
-        except StorageError as error:
-            log.error("audit line lost", action=action, reason=str(error))
 
     def _request_of(self, job: str) -> JobRequest | None:
         found = self.jobs.active.get(job)
@@ -500,12 +327,12 @@ class Server:
             case "round":
                 record = event["record"]
                 details = {"round": str(record["number"]), "folded": ",".join(record["folded"])[:500]}
-                self.audit("server", "round.closed", event["job"], "done", details)
+                self._audit.line("server", "round.closed", event["job"], "done", details)
             case "decision":
                 details = {"reason": str(event["reason"])[:200]}
-                self.audit(f"site/{event['site']}", "job.decision", event["job"], str(event["decision"]), details)
+                self._audit.line(f"site/{event['site']}", "job.decision", event["job"], str(event["decision"]), details)
             case "finished":
-                self.audit("server", "job.finished", event["job"], str(event["status"]))
+                self._audit.line("server", "job.finished", event["job"], str(event["status"]))
                 log.info("job over", job=event["job"], status=event["status"], error=event["error"])
             case _:
                 pass
@@ -519,23 +346,6 @@ class Server:
         self._tasks.discard(task)
         if not task.cancelled() and task.exception() is not None:
             log.error("background work failed", exc_info=task.exception())
-
-
-Method = Callable[[Server, Caller, Mapping[str, Any], pb.Call], Any]
-_METHODS: dict[str, tuple[str, Method]] = {
-    "submit": (RESEARCHER, Server._submit),
-    "jobs": (RESEARCHER, Server._list_jobs),
-    "job": (RESEARCHER, Server._show_job),
-    "cancel": (RESEARCHER, Server._cancel_job),
-    "remove": (RESEARCHER, Server._remove_job),
-    "resume": (RESEARCHER, Server._resume_job),
-    "result": (RESEARCHER, Server._job_result),
-    "sites": (RESEARCHER, Server._list_sites),
-    "people": (ADMIN, Server._list_people),
-    "invite": (ADMIN, Server._invite),
-    "revoke": (ADMIN, Server._revoke),
-    "audit_head": (ADMIN, Server._audit_head),
-}
 
 
 def _bind(server: Any, host: str, port: int, credentials: Any) -> int:
@@ -552,39 +362,6 @@ def _import_http() -> Any:
     from hanse.server.http import serve
 
     return serve
-
-
-def _identity(caller: Caller) -> Identity:
-    if not isinstance(caller, Identity):
-        raise TrustError("expected a member")
-    return caller
-
-
-def _body(call: pb.Call) -> dict[str, Any]:
-    if call.v != CALL_VERSION:
-        raise CodecError(f"call: expected version {CALL_VERSION}, found {call.v}; update the older of the two programs")
-    if len(call.body) > MAX_CALL_BYTES:
-        raise TooLargeError(f"call: expected at most {MAX_CALL_BYTES} bytes")
-    return _json(call.body)
-
-
-def _json(content: bytes) -> dict[str, Any]:
-    """A JSON object of values that can be written again: no NaN, no infinity, no half of a character."""
-    try:
-        value = json.loads(content)
-        canonical_json(value)
-    except (ValueError, RecursionError):
-        raise CodecError("expected JSON") from None
-    if not isinstance(value, dict):
-        raise CodecError("expected a JSON object")
-    return value
-
-
-def _number(body: Mapping[str, Any], key: str, default: float, low: float, high: float) -> float:
-    value = body.get(key, default)
-    if type(value) not in (int, float) or not low <= value <= high:
-        raise ConfigError(f"{key}: expected a number from {low:g} to {high:g}")
-    return float(value)
 
 
 def _monotonic_ms() -> int:

@@ -46,7 +46,12 @@ class Comparison:
         """One row for each name: `name`, `mean` and `std` over seeds of the last value, and the number of `runs`.
 
         `std` is the sample's standard deviation; NaN for fewer than two runs.
+
+        Raises:
+            ConfigError: nothing was measured under that name, but something under others.
         """
+        if self.metrics:  # none at all where every run failed, which its rows say
+            self._check_metric(metric)
         rows = []
         for name, results in self.results.items():
             last = [values[-1][1] for result in results if (values := _values(result, metric))]
@@ -227,13 +232,13 @@ def _apps(what: Any, strategies: Any) -> dict[str, App]:
     if strategies is not None:
         if not isinstance(what, App):
             raise ConfigError(f"strategies: expected one app beside them, found {type(what).__name__}")
-        if not isinstance(strategies, Iterable) or isinstance(strategies, str):
+        if not isinstance(strategies, Mapping | Sequence) or isinstance(strategies, str):
             found = type(strategies).__name__
             raise ConfigError(f"strategies: expected several, such as [hs.FedAvg(), hs.FedMedian()], found {found}")
-        named = (
-            strategies.items() if isinstance(strategies, Mapping) else zip(_names(strategies), strategies, strict=True)
-        )
-        made = {name: what.variant(strategy=strategy) for name, strategy in named}
+        if not isinstance(strategies, Mapping):
+            several = list(strategies)
+            strategies = dict(zip(_names(several), several, strict=True))
+        made = {name: what.variant(strategy=strategy) for name, strategy in strategies.items()}
     elif isinstance(what, Mapping):
         made = dict(what)
     else:

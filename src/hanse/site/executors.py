@@ -8,14 +8,14 @@ from typing import Protocol
 
 from hanse.core.errors import TaskError
 from hanse.core.records import Task
+from hanse.workers.answers import Done, Model, State
 from hanse.workers.load import Load
-from hanse.workers.pool import Done, Model, State
 
 OnLine = Callable[[str], None]
 
 
 class Executor(Protocol):
-    """One job's. `hanse.workers.pool.Worker` is one; see there."""
+    """One job's. `hanse.workers.handle.Worker` is one; see there."""
 
     pid: int
     exited: asyncio.Future[TaskError]

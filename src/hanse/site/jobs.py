@@ -42,9 +42,9 @@ from hanse.site.tracking import SiteRuns
 from hanse.site.transfers import Transfers
 from hanse.strategies.analysis import Analysis
 from hanse.trust.bundle import read_bundle, unpack_bundle
+from hanse.workers.answers import Done, State, StateFile
 from hanse.workers.isolation import LEVELS, Isolation
 from hanse.workers.load import Load
-from hanse.workers.pool import Done, State, StateFile
 
 LOAD_S = 300.0
 """An app that takes longer to import hangs."""
@@ -302,6 +302,10 @@ class JobRunner:
             done = await worker.execute(
                 task, packed=item.packed, model=model, state=before, after=after, out=out, timeout_s=timeout_s
             )
+            if (
+                done.reply.error_kind
+            ):  # said to its owner as it is said to the person: without what the app's error tells
+                self._log.warning("task failed", task=str(task.id), kind=done.reply.error_kind, reason=done.reply.error)
             return _Finished(done.reply, done.state, out if done.written else None, done.packed, done.tracked)
         except (HanseError, OSError) as error:
             self._log.warning("task failed", task=str(task.id), kind=getattr(error, "kind", type(error).__name__))

@@ -33,9 +33,9 @@ from hanse.trust.certificates import SITE
 from hanse.trust.member_record import verify_record
 from hanse.trust.membership import Membership
 from hanse.trust.sessions import SessionContext, SessionEnd
+from hanse.workers.answers import Done
 from hanse.workers.isolation import Isolation
 from hanse.workers.load import OUTPUTS
-from hanse.workers.pool import Done
 
 FLUSH_S = 60.0
 """How long a program that has ended is given for what it has sent to be on its way."""

@@ -1,12 +1,13 @@
 """The process of `hanse site start`: the launcher of workers first, then everything that holds keys or threads."""
 
 import asyncio
+import os
 import signal
 from pathlib import Path
 
 from hanse.core.errors import ConfigError, TrustError
 from hanse.core.loops import run
-from hanse.site.config import FILE, read_config
+from hanse.site.config import FILE, SiteConfig, read_config
 from hanse.workers.launcher import PRELOAD, Launcher
 
 REJOIN_EXIT = 3
@@ -28,20 +29,25 @@ def main(directory: Path, *, verbose: bool = False) -> int:
     config = read_config(directory / FILE)
     launcher = Launcher.start((*PRELOAD, *config.preload), environment=config.environment)
     try:
-        return _run(directory, launcher, verbose=verbose)
+        return _run(directory, config, launcher, verbose=verbose)
     finally:
         launcher.stop()
 
 
-def _run(directory: Path, launcher: Launcher, *, verbose: bool) -> int:
+def _run(directory: Path, config: SiteConfig, launcher: Launcher, *, verbose: bool) -> int:
     # Imported only now: a launcher that was forked beside threads and keys would hang, or hand them on.
     from hanse.core.logs import configure
 
     log = configure("hanse.site", verbose=verbose)
     from hanse.site.agent import Agent
+    from hanse.workers.datasets import paths_of
 
     async def work() -> None:
-        agent = Agent(directory, launcher=launcher)
+        agent = Agent(directory, launcher=launcher)  # checks declarations
+        for name, declaration in config.datasets.items():
+            for file in paths_of(declaration, directory):
+                if not os.access(file, os.R_OK):  # it may come later, until when jobs that want it fail
+                    log.warning("a data set's file cannot be read", dataset=name, file=str(file))
         loop = asyncio.get_running_loop()
         for each in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(each, agent.stop)

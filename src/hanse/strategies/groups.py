@@ -46,7 +46,8 @@ class Groups:
         rounds: κ2, rounds within a group for one of the server's, ≥ 1.
         strategy: how a group aggregates: a built-in one that keeps nothing from round to round and has no part at the
             sites.
-        quorum: members whose answers a group's round needs; None for all that were asked.
+        quorum: members whose answers a group's round needs, and who must be there before it begins; None for all that
+            were asked, who are those that are there.
 
     Raises:
         ConfigError: a wrong value, by name.
@@ -124,11 +125,11 @@ def check_part(what: str, strategy: Strategy) -> None:
         raise ConfigError(f"{what}: {type(strategy).__name__} has a part at the sites, which groups do not pass on")
 
 
-def within(spec: RunSpec, num_members: int) -> RunSpec:
+def within(spec: RunSpec) -> RunSpec:
     """A group's own run, of a job whose sites are groups: one that waits until the server above asks for something.
 
-    Args:
-        num_members: how many the group has, which must be there before it begins where no quorum says otherwise.
+    Without a quorum it begins with the members that are there and accept it, as any job does: one that is never there
+    would keep the group waiting, and to the federation above look like a straggler.
 
     Raises:
         ConfigError: the job's sites are no groups.
@@ -150,7 +151,7 @@ def within(spec: RunSpec, num_members: int) -> RunSpec:
         initial="ask" if spec.initial == "ask" else "none",
         on_error="continue",
         keep_updates=False,
-        min_sites=num_members if groups.quorum is None else groups.quorum,
+        min_sites=groups.quorum,
         stop=None,
         server_config=bool(spec.groups.get("config")),
         server_evaluate=False,

@@ -16,7 +16,7 @@ import importlib.util
 import itertools
 import zipfile
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -119,6 +119,30 @@ def paths_of(declaration: Declaration, base: Path) -> tuple[Path, ...]:
     return (path_of(declaration, base), *(base / Path(str(path)).expanduser() for path in more))
 
 
+def check_columns(name: str, declaration: Declaration, base: Path) -> None:
+    """Look in the first line of a declared CSV file for the columns that the declaration names; other kinds pass.
+
+    Raises:
+        ConfigError: a column that is not there, or no such line. OSError: the file cannot be read.
+    """
+    if declaration["kind"] != "csv":
+        return
+    try:
+        with path_of(declaration, base).open(newline="", encoding="utf-8-sig") as file:
+            _wanted(
+                name, _header(name, csv.reader(file, delimiter=str(declaration.get("delimiter", ",")))), declaration
+            )
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise ConfigError(f"data set {name}: not a CSV file in UTF-8 ({type(error).__name__})") from None
+
+
+def _header(name: str, rows: Iterator[list[str]]) -> list[str]:
+    header = [column.strip() for column in next(rows, [])]
+    if not header or len(set(header)) != len(header):
+        raise ConfigError(f"data set {name}: expected a first line of distinct column names")
+    return header
+
+
 def _load_csv(name: str, path: Path, declaration: Declaration) -> Any:
     if "streamed" in declaration:
         delimiter = str(declaration.get("delimiter", ","))
@@ -140,9 +164,7 @@ def _read_csv(name: str, path: Path, declaration: Declaration, texts: set[str]) 
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             rows = csv.reader(file, delimiter=str(declaration.get("delimiter", ",")))
-            header = [column.strip() for column in next(rows, [])]
-            if not header or len(set(header)) != len(header):
-                raise ConfigError(f"data set {name}: expected a first line of distinct column names")
+            header = _header(name, rows)
             places = {column: header.index(column) for column in _wanted(name, header, declaration)}
             growing = scratch.Growing(places)
             while block := list(itertools.islice(rows, _BLOCK_ROWS)):

@@ -25,6 +25,10 @@ THREAD_VARIABLES = (
     "NUMBA_NUM_THREADS",
 )
 
+THREADLESS = {"JE_ARROW_MALLOC_CONF": "background_thread:false"}
+"""pyarrow, which scikit-learn and pandas import where it is, starts a thread when it is loaded; what has one is not
+forked, and each worker would be a fresh interpreter."""
+
 _KEPT = {
     "HOME", "LANG", "LANGUAGE", "LD_LIBRARY_PATH", "LOGNAME", "PATH", "PYTHONPATH", "SHELL", "SSL_CERT_DIR",
     "SSL_CERT_FILE", "TMPDIR", "TZ", "USER", "VIRTUAL_ENV",
@@ -38,7 +42,7 @@ def clean_environment(threads: int, extra: dict[str, str] | None = None) -> dict
     The hash seed is fixed, so that the order of a set of strings is the same in every worker.
     """
     kept = {k: v for k, v in os.environ.items() if k in _KEPT or k.startswith(_KEPT_PREFIXES)}
-    return {**kept, **thread_environment(threads), "PYTHONHASHSEED": "0", **(extra or {})}
+    return {**kept, **thread_environment(threads), **THREADLESS, "PYTHONHASHSEED": "0", **(extra or {})}
 
 
 def thread_environment(threads: int) -> dict[str, str]:

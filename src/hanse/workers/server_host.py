@@ -29,8 +29,10 @@ from hanse.rounds.host import (
 )
 from hanse.strategies import named
 from hanse.strategies.catalogue import CUSTOM, catalogue
+from hanse.workers.answers import Called
+from hanse.workers.handle import Worker
 from hanse.workers.load import Load
-from hanse.workers.pool import Called, Worker, Workers
+from hanse.workers.pool import Workers
 
 CALL_S = 3600.0
 """A call of server-side code that takes longer is killed."""

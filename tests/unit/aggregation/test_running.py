@@ -23,6 +23,7 @@ from hanse.aggregation import (
     whole,
 )
 from hanse.aggregation.canonical import num_groups
+from hanse.core.arrays import Arrays
 from hanse.core.codec import decode, encode
 from hanse.core.errors import CodecError, UpdateError
 from tests.unit.aggregation.oracle import mean_array
@@ -182,3 +183,29 @@ def test_a_foreign_partial_is_refused() -> None:
     arrays["place"][0] = 99
     with pytest.raises(CodecError, match="numerics"):
         Partial.from_arrays(arrays, LAYOUT)
+
+
+def test_updates_that_lie_end_to_end_and_others_give_the_same_sum() -> None:
+    rng = np.random.default_rng(3)
+    shapes = {"w": (3, 4), "none": (0,), "b": (5,), "scalar": ()}
+    apart = [Arrays({n: spread(rng, s, np.float32) for n, s in shapes.items()}) for _ in range(11)]
+    layout = apart[0].layout
+    weights = [float(weight) for weight in rng.integers(1, 9, 11)]
+    expected = {
+        name: mean_array([a[name].reshape(-1) for a in apart], list(range(11)), weights, 11).reshape(shape)
+        for name, shape in shapes.items()
+    }
+    running, mixed = RunningMean(layout), RunningMean(layout, within=whole(11))
+    for position, (arrays, weight) in enumerate(zip(apart, weights, strict=True)):
+        one = Arrays.end_to_end(layout, np.concatenate(arrays.flat()))
+        assert len(one.flat()) == 1
+        running.fold(position, one.flat(), weight)
+        mixed.fold(position, (one if position % 3 else arrays).flat(), weight)
+    partial = mixed.partial()
+    assert partial is not None
+    merged = RunningMean(layout)
+    merged.merge(partial)
+    for mean in (running, merged):
+        out = ArraySink(layout)
+        mean.finish(out)
+        assert all(same_bits(out.arrays[name], expected[name]) for name in shapes)

@@ -40,6 +40,12 @@ def site(made: NewFederation, tmp_path: Path) -> Path:
     return folder
 
 
+def _declare_csv(folder: Path, target: str) -> None:
+    (folder / "patients.csv").write_text("age, sick\n40,1\n")
+    declared = f"datasets:\n  patients: {{kind: csv, path: patients.csv, target: {target}}}\n"
+    (folder / "site.yaml").write_text(declared)
+
+
 def _issue(made: NewFederation, folder: Path, *, kind: str = "site", now_ms: int | None = None) -> None:
     authority = Authority.load(made.directory / "authority")
     keys = MemberKeys.generate()
@@ -127,6 +133,12 @@ def test_a_site_whose_server_is_down(hanse: Hanse, site: Path) -> None:
             "csv",
             "correct",
         ),
+        (
+            lambda d: _declare_csv(d, "ill"),
+            "data set patients",
+            "no column 'ill'; found age, sick",
+            "correct site.yaml",
+        ),
         (lambda d: (d / "keys/signing.key").chmod(0o640), "keys", "signing.key", "chmod"),
         (lambda d: (d / "keys/signing.key").write_bytes(b"x"), "membership", "signing.key", "token"),
     ],
@@ -137,6 +149,13 @@ def test_what_is_wrong_with_a_site(damage: Break, about: str, found: str, do: st
     assert finding.state == "wrong"
     assert found in finding.found
     assert do in finding.do
+
+
+def test_columns_that_are_there_are_found(hanse: Hanse, site: Path) -> None:
+    _declare_csv(site, "sick")
+    found = checks(hanse, site)
+    assert found["data set patients"].state == "ok"
+    assert found["site.yaml"].found.startswith("1 data set, ")
 
 
 def test_no_policy_is_a_warning(hanse: Hanse, site: Path) -> None:

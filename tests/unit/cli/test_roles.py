@@ -10,7 +10,7 @@ from hanse import vertical
 from hanse.cli.explain import explain
 from hanse.cli.output import show_facts, show_table
 from hanse.cli.run import keep, roles_of
-from hanse.cli.site import _settings, _show_reveals
+from hanse.cli.site import _is_of_edge, _settings, _show_reveals, _ways
 from hanse.cli.view import View, line_of
 from hanse.core.errors import ConfigError
 from hanse.rounds.record import role_record
@@ -79,6 +79,21 @@ def test_a_job_without_a_model_keeps_its_report(tmp_path: Path, capsys: pytest.C
     keep(Result("failed", job="j7", error="too few"), output, None)  # the command goes on and says why
     assert "not written: the server has no model" in capsys.readouterr().err
     assert not output.exists()
+
+
+def test_an_owner_can_type_what_is_shown() -> None:
+    assert _ways("j7", Path()) == "→ hanse site approve j7   or   hanse site refuse j7 --reason '…'"
+    elsewhere = (
+        "→ hanse site approve j7 --directory 'my site'   or   hanse site refuse j7 --directory 'my site' --reason '…'"
+    )
+    assert _ways("j7", Path("my site")) == elsewhere
+
+
+def test_a_groups_site_is_told_to_start_as_an_edge(tmp_path: Path) -> None:
+    assert not _is_of_edge(tmp_path / "edge")
+    (tmp_path / "server.yaml").touch()
+    assert _is_of_edge(tmp_path / "edge")
+    assert not _is_of_edge(tmp_path / "bergen")
 
 
 def test_what_is_counted_is_no_measure() -> None:

@@ -1,5 +1,6 @@
 """NumPy perceptrons: slopes by finite differences, closed forms, the site's part of strategies, and repetition."""
 
+import random
 from typing import Any
 
 import numpy as np
@@ -200,3 +201,33 @@ def test_a_site_with_one_example_trains() -> None:
     _, trained, _ = federate(app_of(classes=3, optimizer=hs.SGD(0.1)), {"a": rows(1, 1)}, rounds=2)
     assert trained["a"]["loss"] > 0  # type: ignore[operator]
     assert order_of(0, 1, 1).tolist() == [[0]]
+
+
+def test_a_training_of_numbers_leaves_global_state_alone_and_user_code_beside_it_has_its_own() -> None:
+    app = app_of(optimizer=hs.SGD(0.1), classes=3, test=0.5)
+
+    @app.query
+    def ask(config: Any, site: Any) -> Any:
+        return {"x": np.random.random(), "y": random.random()}
+
+    def drawn(calls: list[str]) -> Any:
+        runtime = Runtime(app, site_name="a", load=lambda _: rows(0, 8), log=lambda _: None)
+        model = runtime.client(5).inner.shape.initial(np.random.default_rng(0))  # type: ignore[attr-defined]
+        found = None
+        for place, call in enumerate(calls):
+            outcome = runtime.execute(Task(TaskId("job", "c", 1, call, place), "a", call, seed=5), Arrays(model), None)
+            assert outcome.reply.ok
+            found = outcome.reply.metrics
+        return found
+
+    assert drawn(["query"]) == drawn(["train", "query"]) == drawn(["query", "evaluate", "query"])
+
+    plain = app_of(optimizer=hs.SGD(0.1), classes=3, test=0.5)
+    runtime = Runtime(plain, site_name="a", load=lambda _: rows(0, 8), log=lambda _: None)
+    model = runtime.client(5).shape.initial(np.random.default_rng(0))  # type: ignore[attr-defined]
+    random.seed(1)
+    np.random.seed(1)
+    before = random.getstate(), np.random.get_state()[1].tolist()
+    for call in ("train", "evaluate"):
+        assert runtime.execute(Task(TaskId("job", "c", 1, call, 0), "a", call, seed=5), Arrays(model), None).reply.ok
+    assert (random.getstate(), np.random.get_state()[1].tolist()) == before

@@ -301,3 +301,57 @@ def test_arrays_that_cannot_be_written_are_taken() -> None:
 def test_what_is_wrong_is_said(make: Any, message: str) -> None:
     with pytest.raises((ConfigError, AssertionError), match=message):
         make()
+
+
+class Noisy(nn.Module):  # type: ignore[misc]  # torch's base class is untyped
+    """Draws from numpy's and PyTorch's global state whenever it is called."""
+
+    def forward(self, X: Any) -> Any:
+        return X + torch.rand(()) + np.random.random()
+
+
+@pytest.mark.parametrize(
+    ("module", "is_seeded"),
+    [
+        (nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 3)), False),
+        (nn.Sequential(nn.Linear(6, 5), Noisy(), nn.Linear(5, 3)), True),
+        (nn.Sequential(nn.Linear(6, 5), nn.LSTM(5, 3)), True),
+    ],
+)
+def test_global_state_is_seeded_but_where_no_module_is_called(module: Any, is_seeded: bool) -> None:
+    client = hs.torch(
+        module, np.ones((9, 6), np.float32), np.zeros(9, int), loss="cross_entropy", optimizer=hs.SGD(0.1), batch_size=3
+    )
+    client.trainer(module)
+    assert client.draws("train") is is_seeded
+    assert client.draws("evaluate")
+    assert client.draws("parameters")
+
+
+def test_what_a_task_draws_does_not_depend_on_the_trainings_before_it() -> None:
+    app = App(seed=5)
+
+    @app.client
+    def client(site: Any) -> Any:
+        module = nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 3)) if site.name == "quiet" else noisy
+        X = np.ones((9, 6), np.float32)
+        return hs.torch(module, X, np.zeros(9, int), loss="cross_entropy", optimizer=hs.SGD(0.1), batch_size=3)
+
+    noisy = nn.Sequential(nn.Linear(6, 5), Noisy(), nn.Linear(5, 3))
+    model = Arrays({name: tensor.numpy().copy() for name, tensor in noisy.state_dict().items()})
+
+    def trained(before: int) -> Any:
+        quiet, loud = (
+            Runtime(app, site_name=name, load=lambda _: None, log=lambda _: None) for name in ("quiet", "noisy")
+        )
+        loud.client(5)
+        np.random.random(before)
+        for place in range(before):
+            task = Task(TaskId("job", "c", 1, "train", place), "quiet", "train", seed=5)
+            assert quiet.execute(task, model, None).reply.ok
+        return loud.execute(Task(TaskId("job", "c", 1, "train", 9), "noisy", "train", seed=5), model, None)
+
+    alone, after = trained(0), trained(2)
+    assert alone.reply.ok
+    assert alone.arrays == after.arrays
+    assert alone.reply.metrics == after.reply.metrics

@@ -1,5 +1,7 @@
 """`Arrays` and `Layout`."""
 
+import copy
+import pickle
 from typing import Any
 
 import ml_dtypes
@@ -83,3 +85,27 @@ def test_the_first_difference_of_layouts_is_named() -> None:
     assert layout.difference(Arrays({"w": np.ones((2, 3))}).layout) == "expected 2 arrays, found 1"
     other = Arrays({"w": np.ones((3, 2)), "b": np.ones(2)}).layout
     assert layout.difference(other) == "expected w float64 (2, 3), found w float64 (3, 2)"
+
+
+def test_arrays_that_lie_end_to_end_are_one_vector_and_copies_never_disagree_with_theirs() -> None:
+    layout = Arrays({"w": np.zeros((2, 3), np.float32), "b": np.zeros(2, np.float32)}).layout
+    vector = np.arange(8, dtype=np.float32)
+    arrays = Arrays.end_to_end(layout, vector)
+    assert [block is vector for block in arrays.flat()] == [True]
+    vector[6] = 60
+    assert arrays["b"].tolist() == [60, 7]
+    for again in (arrays.copy(), copy.deepcopy(arrays), copy.copy(arrays), pickle.loads(pickle.dumps(arrays))):
+        again["w"][0, 0] = -1.0
+        assert again.layout == layout
+        assert np.concatenate(again.flat()).tolist() == [-1, 1, 2, 3, 4, 5, 60, 7]
+    vector[0] = 0
+    again = arrays.copy()
+    again["w"][0, 0] = -1.0
+    assert vector[0] == 0
+
+
+@pytest.mark.parametrize("vector", [np.zeros(7, np.float32), np.zeros(8), np.zeros(16, np.float32)[::2]])
+def test_a_vector_that_is_not_the_arrays_end_to_end_is_refused(vector: Any) -> None:
+    layout = Arrays({"w": np.zeros((2, 3), np.float32), "b": np.zeros(2, np.float32)}).layout
+    with pytest.raises(UpdateError, match="contiguous vector of 8 elements"):
+        Arrays.end_to_end(layout, vector)

@@ -24,8 +24,8 @@ from hanse.core.proto import hanse_pb2 as pb
 from hanse.person import federation
 from hanse.rounds import events
 from hanse.server import config as server_config
+from hanse.server.calls import METHODS
 from hanse.server.metrics import Metrics
-from hanse.server.server import _METHODS
 from hanse.site import config as site_config
 from hanse.site import policy
 from hanse.strategies.catalogue import CUSTOM, catalogue
@@ -352,7 +352,7 @@ def test_services_and_questions() -> None:
     text = text_of("docs/wire-protocol.md")
     services = {codes(row[0])[0] for row in rows(text, "Services")}
     assert {each.split("/")[1] for each in services} == {protocol.SERVICE, protocol.ENROLMENT}
-    assert {code for row in rows(text, "People") for code in codes(row[0])} == set(_METHODS)
+    assert {code for row in rows(text, "People") for code in codes(row[0])} == set(METHODS)
     for row in rows(text, "Status codes"):
         if row[1] and codes(row[1]):
             from hanse.core import errors

@@ -25,10 +25,10 @@ def request_of(**spec: Any) -> JobRequest:
     return JobRequest(new_job_id("anna"), "app", "city", "anna", 1, BUNDLE.id, manifest, "-", "app.py", "app", asked)
 
 
-async def check(request: JobRequest, *, leads: bool = False) -> None:
+async def check(request: JobRequest, *, leader: str | None = None) -> None:
     blobs = MemoryBlobs()
     await blobs.put(bundle_scope(request.job), request.bundle, rechunk([BUNDLE.content]))
-    await check_request(request, blobs, federation="city", leads=leads)
+    await check_request(request, blobs, federation="city", leader=leader)
 
 
 @pytest.mark.parametrize(
@@ -52,4 +52,12 @@ async def test_what_cannot_be_had_with_groups(spec: dict[str, Any], words: str) 
 async def test_a_job_of_groups_above_and_a_groups_own_run_at_an_edge() -> None:
     request = request_of()
     await check(request)
-    await check(replace(request, spec=within(request.spec, 3)), leads=True)
+    await check(replace(request, spec=within(request.spec)), leader="anna")
+
+
+async def test_an_edge_leads_nobodys_job_but_its_own_persons() -> None:
+    """It would wait until somebody cancelled it: nothing is ever asked of it."""
+    request = request_of()
+    with pytest.raises(ConfigError, match="own run of the edge's person admin alone, found one of anna"):
+        await check(replace(request, spec=within(request.spec)), leader="admin")
+    await check(request, leader="admin")

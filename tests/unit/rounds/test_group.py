@@ -40,7 +40,7 @@ class Group(Bench):
 
     def __init__(self, *, initial: str = "given", quorum: int | None = None) -> None:
         above = RunSpec(rounds=ABOVE, initial=initial, groups=Groups(ROUNDS, quorum=quorum).to_json())
-        super().__init__(FedAvg(), within(above, len(MEMBERS)))
+        super().__init__(FedAvg(), within(above))
         self.there: tuple[str, ...] = tuple(MEMBERS)
         self.group: GroupHost = None  # type: ignore[assignment]
         self.answered: set[int] = set()
@@ -238,3 +238,17 @@ async def test_nothing_is_planned_until_something_is_asked() -> None:
         await bench.group.plan(request)
     with pytest.raises(UnavailableError):  # killed between having planned to receive and having received
         await bench.group.reduce(ReduceRequest(1, RECEIVE, "metrics", (), 0, None, (), "j/c/1/model", {KEY: {}}))
+
+
+async def test_a_member_that_is_not_there_holds_nobody_up_and_takes_part_once_it_is() -> None:
+    bench = Group()
+    bench.there = ()
+    await bench.begin()
+    await bench.run.sites_changed(("a",), undecided=1)
+    assert bench.run.state.stage == "waiting"  # the other one is there, too, and may still accept
+    bench.there = ("a",)
+    answered = await bench.ask(order("train", 1, [1.0, 1.0]))
+    assert (answered.num_examples, answered.metrics["group_members"]) == (1, 1)
+    bench.there = ("a", "b")
+    answered = await bench.ask(order("train", 2, [1.0, 1.0]))
+    assert np.allclose(await values_of(bench, answered), expected(np.array([1.0, 1.0]), 2))

@@ -26,7 +26,7 @@ def app_with(**settings: Any) -> hs.App:
 
 def test_every_strategy_runs_with_every_seed_as_on_its_own() -> None:
     strategies = [hs.FedAvg(), hs.FedMedian(), hs.FedAdam(server_lr=0.1), hs.FedAdam(server_lr=0.2)]
-    found = hs.compare(app_with(), 5, strategies=strategies, seeds=[3, 4], progress=False)
+    found = hs.compare(app_with(), 5, strategies=iter(strategies), seeds=[3, 4], progress=False)  # walked once
     assert len(found.results) == 4
     assert list(found.results)[:2] == ["fedavg", "fedmedian"]
     assert all("server_lr=" in name for name in list(found.results)[2:])
@@ -103,6 +103,8 @@ def test_what_cannot_be_shown_is_refused(tmp_path: Path) -> None:
     found = hs.compare(app_with(), 3, progress=False)
     with pytest.raises(ConfigError, match="metric: expected one of train_drawn"):
         found.plot(tmp_path / "x.html", "accuracy")
+    with pytest.raises(ConfigError, match="metric: expected one of train_drawn"):
+        found.rows("acuracy")
     with pytest.raises(ConfigError, match="time: expected runs with durations"):
         found.plot(tmp_path / "x.html", time=True)
 

@@ -220,7 +220,7 @@ def test_groups_are_plain_data_in_the_job_and_simulated_by_name() -> None:
     assert RunSpec.from_json(spec.to_json()) == spec
     assert Groups.from_json(spec.groups or {}) == app.groups
     assert "groups" not in RunSpec().to_json()  # an older site takes a job without them
-    inner = within(spec, 5)
+    inner = within(spec)
     assert (inner.rounds, inner.strategy, inner.min_sites, inner.quorum) == (12, "fedmedian", 2, 2)
     assert is_within(inner)
     assert not is_within(spec)

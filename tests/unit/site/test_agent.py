@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from structlog.testing import capture_logs
 
 from hanse.core.arrays import Arrays
 from hanse.core.errors import (
@@ -182,9 +183,12 @@ async def test_a_worker_may_be_replaced_between_any_two_tasks(town: Town, site: 
 async def test_user_code_that_fails_is_an_answer(town: Town, site: Path, do: str, kind: str, told: str) -> None:
     async with bench(town, site, source=BY_PHASE) as b:
         await b.propose()
-        reply = await b.reply(await b.task(ZERO, config={"do": do}))
+        with capture_logs() as lines:
+            reply = await b.reply(await b.task(ZERO, config={"do": do}))
         assert (reply.error_kind, reply.update) == (kind, None)
         assert told in reply.error
+        assert [line["kind"] for line in lines if line["event"] == "task failed"] == [kind]  # its owner is told, too
+        assert not any("patient 7" in str(line) for line in lines)
         assert "patient 7" not in reply.error
         assert (await b.reply(await b.task(ZERO, ordinal=1))).ok
         if do == "raise":

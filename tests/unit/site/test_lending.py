@@ -17,9 +17,9 @@ from hanse.core.records import BlobRef, Reply
 from hanse.site.policy import Allowed
 from hanse.site.proposals import Proposal
 from hanse.site.roles import ABOUT, RoleSide, agreement, discard_arrays, keep_arrays, lend_outputs
+from hanse.workers.answers import Done
 from hanse.workers.isolation import Isolation
 from hanse.workers.load import OUTPUTS
-from hanse.workers.pool import Done
 from tests.unit.site.test_policy import PAIR, played
 
 

@@ -114,7 +114,7 @@ def test_only_an_edge_takes_a_job_of_groups_and_members_take_a_groups_own_run() 
     """A site without a group would train as if it were one, and say nothing."""
     groups = {"groups": Groups(2).to_json(), "rounds": 2}
     of_groups, plain = proposal(**groups), proposal()
-    inner = replace(of_groups, spec=within(of_groups.spec, 3))
+    inner = replace(of_groups, spec=within(of_groups.spec))
     for job, is_edge, verdict in (
         (of_groups, True, ACCEPT),
         (of_groups, False, REFUSE),

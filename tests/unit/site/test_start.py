@@ -21,14 +21,17 @@ PROGRAM = "import sys; from pathlib import Path; from hanse.site.start import ma
 
 
 @contextlib.contextmanager
-def agent(directory: Path) -> Iterator["subprocess.Popen[bytes]"]:
+def agent(directory: Path, said: list[dict[str, object]] | None = None) -> Iterator["subprocess.Popen[bytes]"]:
+    """A started agent; what it says before that is added to `said`."""
     environment = {**os.environ, "HANSE_LOG": "json"}
     child = subprocess.Popen([sys.executable, "-c", PROGRAM, str(directory)], stderr=subprocess.PIPE, env=environment)
     try:
         assert child.stderr is not None
         for line in child.stderr:
-            if json.loads(line).get("event") == "site started":
+            if (read := json.loads(line)).get("event") == "site started":
                 break
+            if said is not None:
+                said.append(read)
         yield child
     finally:
         child.kill()
@@ -89,6 +92,16 @@ def test_it_is_lean(tmp_path: Path) -> None:
         assert child.returncode == 0
         # 0.35 s of an idle machine; this is to notice a framework that crept in, on a busy one
         assert usage.ru_utime + usage.ru_stime < 3.0
+
+
+def test_files_that_are_not_there_are_named_at_the_start(tmp_path: Path) -> None:
+    directory = Town().settle(tmp_path / "site")
+    (directory / "here.csv").write_text("age,sick\n40,1\n")
+    declared = [f"  {name}: {{kind: csv, path: {name}.csv}}\n" for name in ("here", "absent")]
+    (directory / "site.yaml").write_text("datasets:\n" + "".join(declared))
+    said: list[dict[str, object]] = []
+    with agent(directory, said):
+        assert [(line["event"], line["dataset"]) for line in said] == [("a data set's file cannot be read", "absent")]
 
 
 def test_nothing_there(tmp_path: Path) -> None:

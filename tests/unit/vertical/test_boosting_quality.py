@@ -45,7 +45,7 @@ def aligned(result: Any, guest: Path, hosts: list[Path]) -> tuple[list[Any], Any
 @pytest.mark.parametrize(
     ("name", "options", "hosts", "least"),
     [
-        pytest.param("default_credit", {"num_trees": 50, "depth": 4}, ["host"], {"auc": 0.789}, id="default_credit"),
+        pytest.param("default_credit", {"num_trees": 30, "depth": 4}, ["host"], {"auc": 0.789}, id="default_credit"),
         pytest.param("vehicle_scale", {"num_trees": 40}, ["host"], {"accuracy": 0.9}, id="vehicle, four classes"),
         pytest.param(
             "motor",

@@ -84,7 +84,7 @@ def pooled_metrics(result: Any, guest: Path, hosts: list[Path]) -> dict[str, flo
         pytest.param(
             "vehicle_scale",
             "LogisticRegression",
-            {"epochs": 150, "momentum": 0.9, "learning_rate": 0.2, "batch_rows": 128, "wide_scores": True},
+            {"epochs": 40, "momentum": 0.9, "learning_rate": 1.5, "batch_rows": 1024, "wide_scores": True},
             ["host"],
             {"accuracy": 0.81, "log_loss": 0.36},
             id="vehicle",
@@ -100,7 +100,7 @@ def pooled_metrics(result: Any, guest: Path, hosts: list[Path]) -> dict[str, flo
         pytest.param(
             "vehicle_scale",
             "LogisticRegression",
-            {"protocol": "arbiter", "epochs": 2, "momentum": 0.9, "learning_rate": 0.2, "batch_rows": 128}
+            {"protocol": "arbiter", "epochs": 2, "momentum": 0.9, "learning_rate": 0.4, "batch_rows": 256}
             | {"high_leverage": "accept"},
             ["host"],
             {"accuracy": 0.6, "log_loss": 0.5},
@@ -109,7 +109,8 @@ def pooled_metrics(result: Any, guest: Path, hosts: list[Path]) -> dict[str, flo
         pytest.param(
             "motor",
             "LinearRegression",
-            {"label": "motor_speed", "key": "idx", "epochs": 400, "momentum": 0.9, "learning_rate": 0.05},
+            {"label": "motor_speed", "key": "idx", "epochs": 200, "batch_rows": 1024, "momentum": 0.9}
+            | {"learning_rate": 0.4},
             ["host_1", "host_2"],
             {"r2": 0.92},
             id="motor, two hosts",
@@ -117,7 +118,7 @@ def pooled_metrics(result: Any, guest: Path, hosts: list[Path]) -> dict[str, flo
         pytest.param(
             "dvisits",
             "PoissonRegression",
-            {"label": "doctorco", "epochs": 60, "learning_rate": 0.05},
+            {"label": "doctorco", "epochs": 20, "batch_rows": 1024, "momentum": 0.8, "learning_rate": 0.03},
             ["host"],
             {"d2": 0.21},
             id="dvisits",

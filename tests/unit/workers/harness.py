@@ -17,9 +17,10 @@ from hanse.core.errors import TaskError
 from hanse.core.ids import TaskId
 from hanse.core.records import BlobRef, Task
 from hanse.workers import launcher
+from hanse.workers.handle import Worker
 from hanse.workers.launcher import Launcher
 from hanse.workers.load import Load
-from hanse.workers.pool import Worker, Workers
+from hanse.workers.pool import Workers
 from tests.nursery import LAUNCHER, forks
 
 HEAD = """

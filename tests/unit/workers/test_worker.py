@@ -18,6 +18,7 @@ from hanse.core.errors import ConfigError, TaskError
 from hanse.core.ids import TaskId, upload_scope
 from hanse.rounds.host import PlanAnswer, PlanRequest
 from hanse.workers import process
+from hanse.workers.launcher import PRELOAD
 from hanse.workers.runtime import ClientSide
 from tests.unit.workers.harness import ADD_ONE, bench, descriptors, large_model, small_model, task
 
@@ -208,6 +209,25 @@ async def test_what_a_worker_inherits(tmp_path: Path, threads: int, monkeypatch:
         assert found["tasks"] == 1 or threads > 1
         assert f" t{threads} " in done.reply.fingerprint
     secret.close()
+
+
+@linux
+async def test_a_launcher_forks_what_has_loaded_pyarrow(tmp_path: Path) -> None:
+    """A thread that a preloaded module starts would make every worker a fresh interpreter, which has nothing loaded."""
+    pytest.importorskip("pyarrow", reason="needs pyarrow, the extra `arrow`")
+    source = """
+    LOADED = "pyarrow" in sys.modules
+
+    @app.query
+    def query(config, site):
+        import pyarrow
+        return {"loaded": LOADED, "rows": pyarrow.table({"a": list(range(100_000))}).num_rows}
+    """
+    async with bench(tmp_path, preload=(*PRELOAD, "pyarrow")) as b:
+        worker = await b.worker(source)
+        done = await worker.execute(task(call="query"))
+        assert done.reply.error == ""
+        assert done.reply.metrics == {"loaded": True, "rows": 100_000}
 
 
 async def test_server_side_calls(tmp_path: Path) -> None:
