@@ -125,7 +125,7 @@ class _Lane:
 
     @property
     def is_due(self) -> bool:
-        return self.passed >= LEASE or self.acked - self.account.acked >= LEASE
+        return max(self.passed, self.answers, len(self.dropped)) >= LEASE or self.acked - self.account.acked >= LEASE
 
 
 class Quotas:
@@ -212,6 +212,10 @@ class Quotas:
                         lane.version = None
                         continue
                 if account == lane.account and not passed:
+                    if not is_read and (answers or dropped):
+                        lane.version = None  # others may have written what they are for
+                        continue
+                    lane.answers, lane.dropped = lane.answers - answers, lane.dropped - dropped
                     return read
                 if await ledger.compare_and_set(key, account.pack(), lane.version):
                     lane.account, lane.version = account, lane.version + 1
@@ -227,8 +231,10 @@ class Quotas:
     def _lane(self, direction: Direction) -> _Lane:
         lane = self._lanes.setdefault(direction, _Lane())
         self._lanes.move_to_end(direction)
-        while len(self._lanes) > MAX_LANES:
-            self._lanes.popitem(last=False)
+        if len(self._lanes) > MAX_LANES:
+            idle = [each for each, old in self._lanes.items() if old is not lane and not old.turn.locked()]
+            for each in idle[: len(self._lanes) - MAX_LANES]:  # one that is being written is still counted on
+                del self._lanes[each]
         return lane
 
 

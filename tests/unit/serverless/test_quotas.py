@@ -95,6 +95,28 @@ async def test_a_function_that_was_not_asked_for_long_refuses_nobody_by_what_it_
     await old.spend(ledger, packet(seq=200), 0)
 
 
+async def test_answers_that_another_function_heard_make_room() -> None:
+    ledger, one, other = MemoryLedger(), Quotas(), Quotas()
+    for _ in range(MAX_OWED):
+        await one.spend(ledger, packet(seq=0), 0)
+    with pytest.raises(PolicyError):
+        await one.spend(ledger, packet(seq=0), 0)
+    for _ in range(MAX_OWED // 2):
+        await other.spend(ledger, packet(sender="host", recipient="guest", seq=None), 0)
+    await one.spend(ledger, packet(seq=0), 0)
+
+
+async def test_a_direction_that_is_being_written_is_not_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hanse.serverless.quotas.MAX_LANES", 2)
+    quotas = Quotas()
+    written = quotas._lane(("s", "0", "x"))
+    async with written.turn:
+        for n in range(1, 6):
+            quotas._lane(("s", str(n), "x"))
+        assert quotas._lane(("s", "0", "x")) is written
+    assert len(quotas._lanes) == 2
+
+
 async def test_packets_of_one_batch_are_counted_once_each() -> None:
     ledger, quotas = MemoryLedger(), Quotas()
     done = await asyncio.gather(*(quotas.spend(ledger, packet(seq=0), 0) for _ in range(200)), return_exceptions=True)
