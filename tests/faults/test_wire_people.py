@@ -7,6 +7,7 @@ import hashlib
 import json
 from collections.abc import AsyncIterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import grpc
@@ -15,6 +16,7 @@ import pytest
 import pytest_asyncio
 
 from hanse.backends.grpc.protocol import error_of
+from hanse.clients.loader import find_app
 from hanse.core.blobs import Manifest, manifest_of
 from hanse.core.errors import (
     CodecError,
@@ -30,6 +32,7 @@ from hanse.core.errors import (
 from hanse.core.ids import bundle_scope, model_scope, new_job_id
 from hanse.core.proto import hanse_pb2 as pb
 from hanse.core.spec import RunSpec
+from hanse.person import jobs
 from hanse.person.federation import Session
 from hanse.pipeline.request import JobRequest
 from hanse.rounds import machine
@@ -224,6 +227,25 @@ async def test_another_person_s_job(wire: Wire) -> None:
             await upload(rival.connection, bundle_scope(job), b"something else")
         with pytest.raises(PolicyError):
             await upload(mine.connection, model_scope(job, "main", 0), b"something else")
+
+
+async def test_an_id_that_was_submitted_before(wire: Wire, tmp_path: Path) -> None:
+    source = (
+        "import hanse as hs\n\napp = hs.App(initial=[[0.0]])\napp.train(lambda arrays, config, site: (arrays, 1, {}))\n"
+    )
+    (tmp_path / "again.py").write_text(source)
+    app, person = find_app(str(tmp_path / "again.py")), wire.people["researcher"]
+    reached: Any = SimpleNamespace(
+        membership=person, name=person.identity.federation, connect=lambda: wire.session("researcher")
+    )
+    job = new_job_id("researcher")
+    assert await jobs._submit(app, reached, "", ("nobody-here",), None, job) == job
+    with pytest.raises(ConflictError, match=f"job {job} was submitted before"):
+        await jobs._submit(app, reached, "", ("nobody-here",), None, job)
+    with pytest.raises(PolicyError, match="made for person researcher"):
+        await jobs._submit(app, reached, "", ("nobody-here",), None, new_job_id("admin"))
+    async with wire.session("researcher") as mine:
+        await mine.ask("cancel", job=job)
 
 
 async def test_another_person_s_job_id(wire: Wire) -> None:

@@ -18,8 +18,8 @@ from hanse.clients.peers import Peers
 from hanse.core.arrays import Arrays
 from hanse.core.blobs import Manifest, manifest_of, rechunk
 from hanse.core.codec import decode, encode_parts
-from hanse.core.errors import ConfigError, JobFailed, UnavailableError
-from hanse.core.ids import bundle_scope, model_scope, new_job_id
+from hanse.core.errors import ConfigError, ConflictError, JobFailed, NotFoundError, PolicyError, UnavailableError
+from hanse.core.ids import bundle_scope, check_job_owner, check_name, model_scope, new_job_id
 from hanse.core.proto import hanse_pb2 as pb
 from hanse.core.records import unpack_blob
 from hanse.person.federation import AnySession, Federation
@@ -216,6 +216,7 @@ async def _submit(
     spec = run_spec_of(played) if played is not None else _led(app).spec()
     member = federation.membership
     job_id = id or new_job_id(member.identity.name)
+    check_job_owner(check_name(job_id, "job"), member.identity.name)
     store = MemoryBlobs()
     bundle_manifest = await _keep(store, bundle_scope(job_id), bundle.content)
     initial = None
@@ -243,11 +244,24 @@ async def _submit(
         roles=played,
     )
     async with federation.connect() as session:
-        await _send(session, store, bundle_scope(job_id), bundle_manifest)
-        if initial is not None:
-            await _send(session, store, model_scope(job_id, COMPONENT, 0), initial)
-        await session.ask("submit", sig=request.sign(member.keys.signing), request=request.to_json())
+        try:
+            await _send(session, store, bundle_scope(job_id), bundle_manifest)
+            if initial is not None:
+                await _send(session, store, model_scope(job_id, COMPONENT, 0), initial)
+            await session.ask("submit", sig=request.sign(member.keys.signing), request=request.to_json())
+        except PolicyError:  # a server takes nothing more for a job that it knows
+            if id and await _is_there(session, id):
+                raise ConflictError(f"job {id} was submitted before") from None
+            raise
     return job_id
+
+
+async def _is_there(session: AnySession, job: str) -> bool:
+    try:
+        await session.ask("job", job=job)
+    except NotFoundError:
+        return False
+    return True
 
 
 def _played(app: AnyApp, sites: Sequence[str] | None, roles: Roles | None) -> RoleSpec | None:

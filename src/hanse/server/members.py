@@ -17,7 +17,7 @@ from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
-from hanse.core.errors import ConfigError, NotFoundError, PolicyError, TrustError
+from hanse.core.errors import ConfigError, HanseError, NotFoundError, PolicyError, TrustError
 from hanse.core.ids import check_name
 from hanse.core.proto import hanse_pb2 as pb
 from hanse.core.seams import Ledger
@@ -74,13 +74,15 @@ class Members:
         self._records: dict[tuple[str, str], tuple[MemberRecord, bytes]] = {}
         self._changing = asyncio.Lock()
 
-    async def load(self, *, least_revocations: int = 0, sign_roles: bool = False) -> None:
+    async def load(self, *, least_revocations: int = 0, sign_roles: bool = False, others_write: bool = False) -> None:
         """Read the records of members and the revocation list.
 
         Args:
             least_revocations: the newest version of the list that is known; 0 for none.
             sign_roles: whether roles that an earlier version wrote beside a record, and nobody signed, are signed now:
                 for a ledger that lies beside the authority's key, and is written by whoever holds that.
+            others_write: whether others may write the ledger, too. A row that is not the record of the member that it
+                is called after counts for nobody then, so that it keeps nobody else from being admitted or revoked.
 
         Raises:
             TrustError: the list is an older one, or gone.
@@ -98,8 +100,16 @@ class Members:
         while rows := await self._ledger.query("member/", after):
             after = rows[-1][0]
             for key, value, version in rows:
-                row = json.loads(value)
-                record = self._remember(row)
+                try:
+                    row = json.loads(value)
+                    record, content = self._read(row)
+                    if others_write and key != f"member/{record.kind}/{record.name}":
+                        raise TrustError("the record is another member's")
+                except (HanseError, ValueError, RecursionError, KeyError, TypeError, AttributeError):
+                    if not others_write:
+                        raise
+                    continue
+                self._records[(record.kind, record.name)] = record, content
                 if sign_roles and record.kind == "person" and record.roles is None:
                     signed = replace(record, roles=tuple(row["roles"])).sign(self.authority.key)
                     row = {"record": signed.decode(), "enrolled_at_ms": row["enrolled_at_ms"]}
@@ -352,11 +362,13 @@ class Members:
             federation=self.authority.federation,
         )
 
-    def _remember(self, value: dict[str, Any]) -> MemberRecord:
+    def _read(self, value: dict[str, Any]) -> tuple[MemberRecord, bytes]:
         content = value["record"].encode()
-        record = verify_record(content, self.authority.certificate_pem, now_ms=issued_at_ms(content))
+        return verify_record(content, self.authority.certificate_pem, now_ms=issued_at_ms(content)), content
+
+    def _remember(self, value: dict[str, Any]) -> None:
+        record, content = self._read(value)
         self._records[(record.kind, record.name)] = (record, content)
-        return record
 
     async def _get(self, key: str, default: bytes) -> bytes:
         try:

@@ -82,7 +82,7 @@ def done_in(frame: Frame, task: Task, *, site: str | None, out: Path | None, bef
     if frame.fields.get("state") is True:
         state = frame.parts[1]
     elif frame.fields.get("state") == "file":
-        manifest = Manifest(int(frame.fields["size"]), frame.parts[1])
+        manifest = _manifest_in(frame)
         if after is None or after.stat().st_size != manifest.size:
             raise CodecError("a state whose size is not its file's")
         state = StateFile(after, manifest)
@@ -102,18 +102,28 @@ def called_in(frame: Frame, out: Path | None) -> Called:
     Raises:
         CodecError, ValueError, IndexError, KeyError, TypeError: no such answer.
     """
-    value = json.loads(frame.parts[0])
+    try:
+        value = json.loads(frame.parts[0])
+    except RecursionError:
+        raise CodecError("a value that is nested too deeply") from None
     where = frame.fields["arrays"]
     if where == "inline":
         return Called(value, decode(frame.parts[1]))
     if where == "file":
-        manifest = Manifest(frame.fields["size"], frame.parts[1])
+        manifest = _manifest_in(frame)
         # Read, not mapped: the worker could still cut the file, and a map would then kill this process.
         content = b"" if out is None else out.read_bytes()
         if len(content) != manifest.size:
             raise CodecError("arrays whose size is not their file's")
         return Called(value, decode(content), manifest)
     return Called(value)
+
+
+def _manifest_in(frame: Frame) -> Manifest:
+    size = frame.fields["size"]
+    if type(size) is not int:
+        raise CodecError("a size that is no whole number")
+    return Manifest(size, frame.parts[1])
 
 
 def failure_in(frame: Frame) -> HanseError:

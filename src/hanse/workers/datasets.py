@@ -14,6 +14,7 @@ and so is the loader; an app only says a name. Columns that are too large for me
 import csv
 import importlib.util
 import itertools
+import os
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -25,7 +26,7 @@ import numpy.typing as npt
 
 from hanse.core import scratch
 from hanse.core.arrays import Array
-from hanse.core.errors import ConfigError, PolicyError
+from hanse.core.errors import ConfigError, PolicyError, StorageError
 from hanse.core.parquet import read_parquet
 from hanse.workers import streamed
 from hanse.workers.load import Declaration
@@ -100,6 +101,17 @@ def check_declaration(name: str, declaration: Declaration) -> Declaration:
     missing = declaration.get("missing", "error")
     if missing not in ("error", "nan", "drop"):
         raise ConfigError(f"data set {name}: missing: expected error, nan or drop; found {missing!r:.40}")
+    for field in {"columns", "read"} & given:
+        if not isinstance(declaration[field] or (), list | tuple):
+            raise ConfigError(f"data set {name}: {field}: expected a list, found {type(declaration[field]).__name__}")
+    delimiter = declaration.get("delimiter", ",")
+    if not isinstance(delimiter, str) or len(delimiter) != 1:
+        raise ConfigError(f"data set {name}: delimiter: expected one character, found {delimiter!r:.40}")
+    for path in (declaration["path"], *(declaration.get("read") or ())):
+        try:
+            Path(str(path)).expanduser()
+        except RuntimeError:
+            raise ConfigError(f"data set {name}: {str(path)[:200]}: nobody of that name has a home here") from None
     kept_whole = {"target", "missing"} & given
     if "streamed" in given and (declaration["streamed"] not in streamed.KINDS or kept_whole):
         raise ConfigError(
@@ -115,7 +127,7 @@ def path_of(declaration: Declaration, base: Path) -> Path:
 
 def paths_of(declaration: Declaration, base: Path) -> tuple[Path, ...]:
     """Everything that reading a data set opens: its file, and what a `python` declaration lists under `read`."""
-    more = declaration.get("read", ())
+    more = declaration.get("read") or ()
     return (path_of(declaration, base), *(base / Path(str(path)).expanduser() for path in more))
 
 
@@ -123,7 +135,7 @@ def check_columns(name: str, declaration: Declaration, base: Path) -> None:
     """Look in the first line of a declared CSV file for the columns that the declaration names; other kinds pass.
 
     Raises:
-        ConfigError: a column that is not there, or no such line. OSError: the file cannot be read.
+        ConfigError: a column that is not there, or no such line. StorageError: the file cannot be read.
     """
     if declaration["kind"] != "csv":
         return
@@ -134,6 +146,9 @@ def check_columns(name: str, declaration: Declaration, base: Path) -> None:
             )
     except (csv.Error, UnicodeDecodeError) as error:
         raise ConfigError(f"data set {name}: not a CSV file in UTF-8 ({type(error).__name__})") from None
+    except OSError as error:
+        reason = os.strerror(error.errno or 0)
+        raise StorageError(f"data set {name}: its file cannot be read: {reason}") from None
 
 
 def _header(name: str, rows: Iterator[list[str]]) -> list[str]:

@@ -139,6 +139,12 @@ def test_a_site_whose_server_is_down(hanse: Hanse, site: Path) -> None:
             "no column 'ill'; found age, sick",
             "correct site.yaml",
         ),
+        (
+            lambda d: (d / "site.yaml").write_text("datasets:\n  patients: {kind: csv, path: keys}\n"),
+            "data set patients",
+            "cannot be read: Is a directory",
+            "correct site.yaml",
+        ),
         (lambda d: (d / "keys/signing.key").chmod(0o640), "keys", "signing.key", "chmod"),
         (lambda d: (d / "keys/signing.key").write_bytes(b"x"), "membership", "signing.key", "token"),
     ],

@@ -195,6 +195,10 @@ def test_only_what_is_granted() -> None:
         ({"kind": "csv"}, "a csv needs path"),
         ({"kind": "python", "path": "x"}, "a python needs function"),
         ({"kind": "csv", "path": "x", "function": "f"}, "unknown function"),
+        ({"kind": "csv", "path": "x", "columns": 5}, "columns: expected a list, found int"),
+        ({"kind": "csv", "path": "x", "delimiter": "ab"}, "delimiter: expected one character, found 'ab'"),
+        ({"kind": "csv", "path": "~nobody-of-this-name/x"}, "~nobody-of-this-name/x: nobody of that name"),
+        ({"kind": "python", "path": "x", "function": "f", "read": 5}, "read: expected a list, found int"),
     ],
 )
 def test_wrong_declarations(declaration: dict[str, Any], message: str) -> None:

@@ -417,7 +417,7 @@ async def _book(account: Account, deployment: Deployment, table: str, authority:
     ledger = TableLedger(account.client("dynamodb"), table, deployment.federation)
     book = Members(authority, ledger, address="")
     try:
-        await book.load(least_revocations=least)
+        await book.load(least_revocations=least, others_write=True)
     except TrustError as error:
         raise TrustError(
             f"table {table}: {error}; restore the table to a time before, or empty the secret of the server's keys, "

@@ -146,6 +146,20 @@ def test_a_row_that_is_no_member_s_is_refused_by_name_and_keeps_nobody_from_bein
     assert [line["member"] for line in lines] == ["aaa"]
     with pytest.raises(TrustError, match="the row of person aaa is not a member's"):
         office.roles("aaa")
+    office.enrol("aaa", RESEARCHER, admit=True)
+    assert office.roles("aaa") == (RESEARCHER,)
+
+
+def test_a_record_under_another_s_name_does_not_stand_in_for_the_newer_one(office: Office) -> None:
+    """Whoever may write the table keeps a copy of who was an admin once."""
+    office.enrol("admin", ADMIN, admit=False)
+    office.enrol("bert", ADMIN, admit=False)
+    old, _ = asyncio.run(office.ledger.get("member/person/bert"))
+    asyncio.run(office.ledger.delete("member/person/bert"))
+    office.enrol("bert", RESEARCHER, admit=False)
+    assert asyncio.run(office.ledger.create("member/person/zzz", old))
+    office.enrol("bert", RESEARCHER, admit=False)
+    assert office.roles("bert") == (RESEARCHER,)
 
 
 def test_an_older_list_of_the_revoked_brings_nobody_back(office: Office) -> None:
