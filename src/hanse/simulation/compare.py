@@ -232,7 +232,7 @@ def _apps(what: Any, strategies: Any) -> dict[str, App]:
     if strategies is not None:
         if not isinstance(what, App):
             raise ConfigError(f"strategies: expected one app beside them, found {type(what).__name__}")
-        if not isinstance(strategies, Mapping | Sequence) or isinstance(strategies, str):
+        if not isinstance(strategies, Iterable) or isinstance(strategies, str):
             found = type(strategies).__name__
             raise ConfigError(f"strategies: expected several, such as [hs.FedAvg(), hs.FedMedian()], found {found}")
         if not isinstance(strategies, Mapping):

@@ -212,7 +212,7 @@ class Idle(hs.NumPyClient):
             lambda: hs.Peers(served(hs.App(stop=hs.EarlyStop("loss")))).spec({"peer": NAMES}),
             "found stop, which needs a server",
         ),
-        (lambda: hs.Peers(inner()).spec(None), r"expected sites=\[\.\.\.\]"),
+        (lambda: hs.Peers(inner()).spec(None), r"sites=\[\.\.\.\] or --site NAME for each, found none"),
         (lambda: hs.Peers(inner()).spec({"peer": ["bergen"]}), "two sites at least, found 1"),
         (lambda: hs.Peers(3), "expected an hs.App, found int"),  # type: ignore[arg-type]
         (lambda: hs.Peers(inner(), dtype="int8"), "expected float32 or float64"),
