@@ -7,6 +7,7 @@ import sys
 import pytest
 
 from benchmarks import harness
+from tests.patience import WAIT_S
 
 PSI = ["core_s_both", "wall_s", "peak_mb", "messages", "sent_mb", "link_s"]
 DIRECTORY = ["build_core_s", "cache_mb", "query_ms_median", "query_core_ms"]
@@ -27,7 +28,7 @@ def test_smoke(name: str) -> None:
         capture_output=True,
         text=True,
         check=False,
-        timeout=110,
+        timeout=4 * WAIT_S,
     )
     assert done.returncode == 0, done.stderr[-4000:]
     rows = [json.loads(line) for line in done.stdout.splitlines()]
