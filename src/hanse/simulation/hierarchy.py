@@ -25,6 +25,7 @@ from hanse.core.errors import ConfigError, PolicyError, TaskError
 from hanse.core.ids import TaskId, check_name
 from hanse.core.records import Config, Task
 from hanse.core.spec import RunSpec
+from hanse.rounds import causes
 from hanse.rounds.folding import Item, fold, update_kind
 from hanse.rounds.group import together
 from hanse.rounds.performing import planned_parameters
@@ -173,7 +174,7 @@ class Edge(Client):
 
     def _check_quorum(self, found: int, reasons: Mapping[str, str]) -> None:
         if found < self._quorum:
-            why = "; ".join(f"{name}: {reason}" for name, reason in sorted(reasons.items()) if reason)
+            why = causes.told({name: reason for name, reason in reasons.items() if reason}, len(self._names))
             raise TaskError("refused", f"expected answers of {self._quorum} members, found {found}: {why}")
 
     def _ask(
