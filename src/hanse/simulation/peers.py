@@ -32,6 +32,7 @@ from hanse.peer.topologies import Gossip, Topology, planned
 from hanse.rounds.record import RoundRecord, mean_metrics, site_metrics
 from hanse.rounds.result import Result
 from hanse.simulation.sites import Loader, population_of, to_stderr
+from hanse.simulation.tracebacks import Tracebacks
 
 DISAGREEMENT = "disagreement"
 """A round's metric: the root mean square distance of the peers' models from their mean."""
@@ -100,7 +101,8 @@ def simulate_peers(
     before = num_threads()
     set_threads(spec.threads)
     try:
-        return _Run(app, spec, data, chosen).run()
+        with Tracebacks() as tracebacks:
+            return _Run(app, spec, data, chosen, tracebacks).run()
     finally:
         set_threads(before)
 
@@ -108,14 +110,21 @@ def simulate_peers(
 class _Run:
     """All peers of one run."""
 
-    def __init__(self, app: App, spec: RunSpec, data: Mapping[str, Mapping[str, Any]], topology: Topology) -> None:
+    def __init__(
+        self,
+        app: App,
+        spec: RunSpec,
+        data: Mapping[str, Mapping[str, Any]],
+        topology: Topology,
+        tracebacks: Tracebacks,
+    ) -> None:
         self._app, self._spec, self._topology = app, spec, topology
         self._job = new_job_id()
         self._names = sorted(data)
         config = config_of(app, spec)
         population = population_of(data)
         self._peers = {
-            name: SiteTrainer(name, app, spec, Loader(population, name), self._job, config, to_stderr)
+            name: SiteTrainer(name, app, spec, Loader(population, name), self._job, config, to_stderr, tracebacks.take)
             for name in self._names
         }
         self._vectors: dict[int, list[Array]] = {}
