@@ -145,7 +145,7 @@ def test_ctrl_c_at_any_moment(desk: Desk) -> None:
     for place in range(6):
         with _started(desk, ["--rounds", "5000"]) as demo:
             pids: set[int] = set()
-            end = time.monotonic() + 0.4 * place + 0.2
+            end = time.monotonic() + 0.4 * place + 0.4
             while time.monotonic() < end:
                 pids |= descendants(demo.pid)
                 time.sleep(0.01)
@@ -155,8 +155,9 @@ def test_ctrl_c_at_any_moment(desk: Desk) -> None:
                 _, errors = demo.communicate(timeout=WAIT_S)
             finally:
                 demo.kill()
-        # -SIGINT: Python says so by itself where the interrupt met an import.
-        assert demo.returncode in (130, -number, -signal.SIGINT)
+        # -SIGINT: Python says so by itself where the interrupt met an import; 1: where it was only starting itself.
+        before_any_of_ours = demo.returncode == 1 and "Fatal Python error: init_" in errors
+        assert before_any_of_ours or demo.returncode in (130, -number, -signal.SIGINT), (place, errors)
         if demo.returncode == 130:
             assert "Traceback" not in errors, (place, errors)
         _await_gone(pids)
