@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from hanse.rounds.causes import by_cause
 from hanse.rounds.record import RoundRecord, fate_of
 from hanse.rounds.report.measures import (
     MAX_NAMED_SITES,
@@ -95,7 +96,7 @@ def round_table(rounds: Sequence[RoundRecord]) -> str:
     for record in rounds:
         cells = "".join(f'<td class="n">{number(record.metrics.get(measure, math.nan))}</td>' for measure in measures)
         failed = "<br>".join(
-            f"<b>{escape(site, 63)}</b> {escape(reason)}" for site, reason in sorted(record.failed.items())[:12]
+            f"<b>{_whose(cause.sites)}</b> {escape(cause.reason)}" for cause in by_cause(record.failed)[:12]
         )
         failed = f'<td class="failed">{failed}</td>' if failed else "<td>–</td>"
         lines.append(
@@ -118,3 +119,8 @@ def _names(sites: Sequence[str]) -> str:
     if len(sites) > 4:
         return f'<span title="{escape(names, 2000)}">{len(sites)} sites</span>'
     return escape(names)
+
+
+def _whose(sites: Sequence[str]) -> str:
+    """The sites of one cause; all names of more than four show when pointed at."""
+    return escape(sites[0], 63) if len(sites) == 1 else _names(sites)
