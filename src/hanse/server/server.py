@@ -77,7 +77,7 @@ class Server:
         config = self.config
         self._store = LocalStore.open(self.directory / "store", _durability(config.durability))
         authority = Authority.load(directory_of(self.directory))
-        membership = server_membership(self.directory, config, authority)
+        membership = server_membership(self.directory, authority, address=config.address, hosts=config.hosts)
         self._audit = Audit(AuditLog(self.directory / "audit.jsonl", membership.keys.signing, fsync=False))
         self.members = Members(
             authority,

@@ -51,7 +51,6 @@ from hanse.site.verdicts import described, owner_decides, record
 from hanse.trust.audit import AuditLog
 from hanse.trust.certificates import current_ms
 from hanse.trust.envelopes import sign_envelope
-from hanse.trust.identity import SigningRequest
 from hanse.trust.membership import Membership
 from hanse.workers.datasets import check_declaration
 from hanse.workers.isolation import require
@@ -624,12 +623,10 @@ class Agent:
         while (left_ms := self.membership.identity.renew_at_ms - current_ms()) > 0:  # noqa: ASYNC110
             # by the hour, since a machine that was asleep has not counted the time
             await asyncio.sleep(min(left_ms / 1000, 3600.0))
-        keys = self.membership.keys
-        request = SigningRequest.request(keys, federation=self.federation, kind="site", name=self.name)
         while True:
             await self.link.connected.wait()
             try:
-                await self._renew_with(request)
+                await self._renew_now()
                 return
             except (HanseError, asyncio.CancelledError) as error:
                 task = asyncio.current_task()
@@ -638,20 +635,11 @@ class Agent:
                 log.warning("certificate not renewed", reason=str(error) or "the connection broke")
             await asyncio.sleep(RENEW_RETRY_S * (0.5 + random.random()))
 
-    async def _renew_with(self, request: SigningRequest) -> None:
+    async def _renew_now(self) -> None:
         connection = self.link.connection
         if connection is None:
             return
-        reply = await connection.renew(request.content)
-        renewed = Membership.check(
-            self.membership.keys,
-            certificate_pem=reply.certificate.encode(),
-            authority_pem=self.membership.authority_pem,
-            signed_record=reply.member_record,
-            address=reply.address or self.membership.address,
-        )
-        if renewed.identity.name != self.name or renewed.identity.federation != self.federation:
-            raise TrustError("the server sent a certificate for somebody else")
+        renewed = await self.membership.renewed(connection.renew)
         await asyncio.to_thread(renewed.save, self.directory)
         self.membership = renewed
         log.info("certificate renewed", until_ms=renewed.identity.not_after_ms)
