@@ -1,5 +1,6 @@
 """`hanse job …`: what has been submitted."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -158,10 +159,14 @@ def _resolved(federation: Path, text: str) -> str:
     """A whole id: given in full, or by the only job that begins or ends so."""
     if len(text) == JOB_CHARACTERS:
         return text
-    found = only_job(text, (str(job["job"]) for job in ask(federation, "jobs")["jobs"]))
+    found = only_job(text, _ids(federation))
     if found != text:
         note(f"job {found}")
     return found
+
+
+def _ids(federation: Path) -> Iterator[str]:
+    yield from (str(job["job"]) for job in ask(federation, "jobs")["jobs"])
 
 
 def _status(job: dict[str, Any]) -> str:

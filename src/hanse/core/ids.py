@@ -73,7 +73,7 @@ def only_job(text: str, jobs: Iterable[str]) -> str:
     """The id that a person means who typed this much of one: all of it, or a beginning or an end that only one has.
 
     Args:
-        jobs: the ids that there are.
+        jobs: the ids that there are; not asked for where `text` is too short.
 
     Returns:
         The id; `text` where none fits, for whoever knows what to say of an unknown job.
@@ -81,11 +81,11 @@ def only_job(text: str, jobs: Iterable[str]) -> str:
     Raises:
         ConfigError: it fits several, which are named; or it is too short.
     """
+    if len(text) < FEWEST_CHARACTERS:
+        raise ConfigError(f"job: expected an id or at least {FEWEST_CHARACTERS} characters of one, found {text!r}")
     known = list(jobs)
     if text in known:
         return text
-    if len(text) < FEWEST_CHARACTERS:
-        raise ConfigError(f"job: expected an id or at least {FEWEST_CHARACTERS} characters of one, found {text!r}")
     found = [job for job in known if job.startswith(text) or job.endswith(text)]
     if len(found) > 1:
         more = f" and {len(found) - 4} more" if len(found) > 4 else ""
