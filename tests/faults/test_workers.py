@@ -127,8 +127,8 @@ async def test_hanging_past_the_deadline(tmp_path: Path) -> None:
     """
     async with bench(tmp_path) as b:
         worker = await b.worker(source)
+        assigned = Assignment(task(small_model()), model=small_model(), timeout_s=0.3)
         with pytest.raises(TaskError, match=r"longer than its 0\.3 s") as caught:
-            assigned = Assignment(task(small_model()), model=small_model(), timeout_s=0.3)
             await asyncio.wait_for(worker.execute(assigned), WAIT_S)
         assert caught.value.kind == "timeout"
         assert not worker.alive
