@@ -30,6 +30,7 @@ from hanse.core.arrays import Array, Arrays, Layout
 from hanse.core.quickly import maker
 from hanse.core.records import Reply, Task
 from hanse.simulation.engine import Answered, Batch, Item, Summed, refusal
+from hanse.simulation.making import Making
 from hanse.simulation.ragged import schedule_of
 from hanse.simulation.sites import Places, to_stderr
 from hanse.simulation.stacks import Kind, StackOfSites, Stacks, blocks_of, examples_of, split, vector_of
@@ -83,6 +84,7 @@ class Batched:
         say: Callable[[str], None] = to_stderr,
     ) -> None:
         self._places = places
+        self._making = Making(places)
         self._stacks = Stacks(kernel, group, say)
 
     @property
@@ -130,9 +132,14 @@ class Batched:
         if self._places.app.compression is not None:
             self._stacks.alone("updates are compressed site by site")
             return
-        for member in members:
+        if not members:
+            return
+        clients = self._making.clients([member.task.site for member in members], members[0].task.seed)
+        for member, made in zip(members, clients, strict=True):
+            if made is None:
+                continue  # alone it fails again, and is answered as a failure
             try:
-                client = trainer_of(self._places.runtime(member.task.site).client(member.task.seed))
+                client = trainer_of(made)
                 if not isinstance(client, Declared):
                     self._stacks.alone(
                         f"{type(client).__name__} is no declared training such as hs.torch(module, X, y)"
