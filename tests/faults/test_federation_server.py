@@ -141,7 +141,7 @@ def test_a_full_disk_loses_nothing_and_goes_on_when_there_is_room(tmp_path: Path
         filler = fill(small_disk)
         control.release("a", 2)
         control.release("b", 2)
-        await_in_log(federation, "space")
+        assert "/server" in await_in_log(federation, "space").partition("folder")[2]  # whose disk it is
         assert running.server.alive
         assert watch.job.status()["status"] == "running"
         filler.unlink()
