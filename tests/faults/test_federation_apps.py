@@ -205,7 +205,7 @@ def test_a_job_that_nobody_accepts_fails_by_name(owners: Controlled) -> None:
     for site in "ab":
         policy(owners, site, REFUSE)
     policy(owners, "c", HOLD)
-    watch, label = owners.submit(rounds=1, min_sites=1, deadline_s=8.0)
+    watch, label = owners.submit(rounds=1, min_sites=1, deadline_s=20.0)
     end = watch.end()
     print(f"\n{end['error']}")
     assert end["status"] == "failed"

@@ -217,7 +217,7 @@ async def test_the_deadline_counts_from_delivery(town: Town, site: Path) -> None
         assert reply.error_kind == "timeout"
         late = await b.reply(behind)
         assert (late.error_kind, late.seconds) == ("timeout", 0.0)
-        assert (await b.reply(await b.task(ZERO, ordinal=2, deadline_s=20.0))).ok
+        assert (await b.reply(await b.task(ZERO, ordinal=2, deadline_s=WAIT_S))).ok
 
 
 async def test_what_user_code_prints_stays_at_the_site(town: Town, site: Path) -> None:
