@@ -192,7 +192,8 @@ def test_owners_who_all_refuse_are_asked_once_for_a_job_above(federation: Shared
         for number in (1, 2, 3):
             record = watch.round(number)
             assert record.folded == ("south",)
-            assert "the group cannot go on: every site has refused the job (2 of 2 sites: a, b: " in record.failed["north"]
+            cause = "the group cannot go on: every site has refused the job (2 of 2 sites: a, b: "
+            assert cause in record.failed["north"]
     finally:
         for path, text in zip(policies, before, strict=True):
             path.write_text(text)
