@@ -14,7 +14,7 @@ import structlog
 
 from hanse.backends.grpc.relay import Relays
 from hanse.clients.roles import PHASE
-from hanse.core.errors import ConflictError, HanseError, NotFoundError, StorageError, UnavailableError
+from hanse.core.errors import ConflictError, HanseError, NotFoundError, StorageError, UnavailableError, place_of
 from hanse.core.records import Reply
 from hanse.pipeline import roles as machine
 from hanse.pipeline.request import JobRequest
@@ -202,7 +202,7 @@ class RolesRun:
             for instruction in instructions:
                 await self._perform(instruction)
         except (StorageError, UnavailableError) as error:
-            log.warning("not performed; it is tried again", job=self._request.job, reason=str(error))
+            log.warning("not performed; it is tried again", job=self._request.job, reason=str(error), **place_of(error))
             if not self._retry_s:
                 self._retry_s = FIRST_RETRY_S
                 self._retry()

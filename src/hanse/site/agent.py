@@ -36,6 +36,8 @@ from hanse.site.links import OpenLink
 from hanse.site.material import MaterialIndex
 from hanse.site.owner import verdict_of
 from hanse.site.policy import ACCEPT, HOLD
+from hanse.site.policy import FILE as POLICY
+from hanse.site.policy_file import watch
 from hanse.site.proposals import Proposal
 from hanse.site.renewal import next_membership
 from hanse.site.replies import Replies
@@ -144,6 +146,8 @@ class Agent:
         try:
             server = await serve(self.directory, self.control)
             self._restore()
+            self._deciding.judge_held()
+            self._spawn(watch(self.directory / POLICY, self._deciding.judge_held))
             log.info("site started", site=self.name, federation=self.federation)
             await self._hold_sessions()
         finally:

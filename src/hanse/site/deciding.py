@@ -19,7 +19,7 @@ from hanse.site.policy import ACCEPT, FILE, HOLD, REFUSE, Decision, decide, read
 from hanse.site.proposals import Proposal
 from hanse.site.runners import Runners
 from hanse.site.surroundings import Surroundings
-from hanse.site.verdicts import owner_decides, record
+from hanse.site.verdicts import job_named, owner_decides, record
 from hanse.trust.certificates import current_ms
 from hanse.trust.envelopes import sign_envelope
 
@@ -127,14 +127,50 @@ class Deciding:
         except HanseError as error:
             log.warning("a held app cannot be shown", job=proposal.job, reason=str(error))
 
+    def judge_held(self) -> None:
+        """The policy may be another one: what is held is judged by it as it is now."""
+        try:
+            rows = self._around.journal.jobs()
+        except HanseError as error:
+            log.error("held jobs are not judged again", reason=str(error))
+            return
+        for row in rows:
+            if row.decision != HOLD:
+                continue
+            deciding = self._undecided.get(row.job)
+            if deciding is None:
+                self._undecided[row.job] = asyncio.ensure_future(self._decide_again(row))
+            else:  # perhaps by the policy as it was
+                deciding.add_done_callback(lambda done: None if done.cancelled() else self.judge_held())
+
+    async def _decide_again(self, row: JobRow) -> None:
+        """Judge a held job; one that cannot be judged, such as by a policy that cannot be read, stays held."""
+        try:
+            proposal, decision = self._judge(row.job, row.proposal)
+            if (decision.verdict, decision.reason) == (row.decision, row.reason):
+                return
+            if decision.verdict == ACCEPT:
+                decision = await self._prepare(proposal, decision.reason)
+            elif decision.verdict == REFUSE:
+                await self._runners.drop(row.job)
+            self._settle(row.job, row.proposal, decision)
+        except HanseError as error:
+            log.warning("a held job stays held", job=row.job, reason=str(error))
+        finally:
+            self._undecided.pop(row.job, None)
+
     # ---- the owner ----
 
     async def by_owner(self, job: str, verdict: str, reason: str) -> JobRow:
         """The owner decides.
 
+        Args:
+            job: enough of its id.
+
         Raises:
-            NotFoundError, ConfigError: see `owner_decides`.
+            NotFoundError, ConfigError: see `job_named` and `owner_decides`.
         """
+        job = job_named(self._around.journal, job)
         before = self._around.journal.job(job)
         row = owner_decides(self._around.journal, self._around.audit, job=job, verdict=verdict, reason=reason)
         if before is not None and before.decision != row.decision:

@@ -34,6 +34,7 @@ from hanse.serverless.keys import least_of, pack
 from hanse.trust.authority import Authority, Issued
 from hanse.trust.certificates import current_ms
 from hanse.trust.identity import SigningRequest
+from hanse.trust.member_record import issued_at_ms
 from hanse.trust.membership import Membership
 
 HOSTS = ("serverless.invalid",)
@@ -380,7 +381,10 @@ def _enrol(
             had = None if before is None or before.revoked else book.record(kind, name)[0].roles
             if admit:
                 await book.readmit(issued)
-            enrolled.append(await book.enrol(issued, roles if had is None else had))
+            elif before is not None and had is not None and before.enrolled_at_ms >= issued_at_ms(issued.record):
+                enrolled.append(issued)  # what lies there is as new: the folder's, or of an admission since
+                continue
+            enrolled.append(await book.enrol(issued, roles if had is None else had, others_write=True))
         return enrolled, book.revocations.version
 
     return asyncio.run(write())
