@@ -145,7 +145,7 @@ def _head(view: View, width: int, seconds: float) -> "RenderableType":
     phase = {"train": "training", "evaluate": "evaluating", "parameters": "starting"}.get(view.phase, view.phase)
     counter = f"round {view.round}" + (f" of {view.rounds}" if view.rounds else "")
     if view.phase == "role":
-        from hanse.rounds.report import format_bytes
+        from hanse.rounds.report.measures import format_bytes
 
         counter, phase = f"session {view.round}", f"{format_bytes(view.moved_bytes)} exchanged"
     clock = f"{int(seconds) // 60}:{int(seconds) % 60:02d}"

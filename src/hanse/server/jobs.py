@@ -34,7 +34,7 @@ from hanse.pipeline.offering import (
 from hanse.pipeline.removal import is_gone, remove_job
 from hanse.pipeline.request import JobRequest
 from hanse.rounds import causes
-from hanse.rounds.driver import Run
+from hanse.rounds.driver.run import Run
 from hanse.rounds.events import Failed
 from hanse.rounds.seams import Seams
 from hanse.server.job import DECISION_S, DECISIONS, Job, now_ms

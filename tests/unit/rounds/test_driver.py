@@ -16,8 +16,8 @@ from hanse.core.ids import TaskId, upload_scope
 from hanse.core.records import BlobRef, Envelope, Reply
 from hanse.core.spec import RunSpec
 from hanse.rounds import machine
-from hanse.rounds.driver import Run
-from hanse.rounds.patience import RETRY_MS
+from hanse.rounds.driver.patience import RETRY_MS
+from hanse.rounds.driver.run import Run
 from hanse.rounds.seams import Seams
 from hanse.strategies import Ask, Close, Context, PhasePlan, Strategy
 from hanse.strategies.fedavg import FedAvg
