@@ -285,7 +285,9 @@ class Jobs:
         if everyone and set(everyone) <= set(refused):
             await job.run.post(Failed(f"{ALL_REFUSED} ({causes.told(refused, len(everyone))})", now_ms()))
             return
-        await job.run.sites_changed(sorted(sites), job.undecided(there, time.monotonic()), job.unwilling())
+        unwilling = {site: said for site, said in job.unwilling().items() if site in everyone}
+        undecided = job.undecided(there, time.monotonic())
+        await job.run.sites_changed(sorted(sites), undecided, unwilling, len(everyone))
 
     async def decided(self, site: str, body: Mapping[str, Any]) -> tuple[str, str]:
         """A site's answer to a proposal."""

@@ -52,7 +52,9 @@ def _started(state: RunState, event: Started) -> list[Instruction]:
 
 def _sites_changed(state: RunState, event: SitesChanged) -> list[Instruction]:
     members.expect(state, event.sites)
-    state.undecided, state.unwilling = event.undecided, event.unwilling
+    state.undecided, state.unwilling, state.enrolled = event.undecided, event.unwilling, event.enrolled
+    if state.stage == "waiting" and (reason := members.refused(state, members.needed(state))):
+        return ending.fail(state, reason)
     if state.stage == "waiting":
         return _begin_if_enough(state)
     if state.stage == "starved":
@@ -108,6 +110,8 @@ def _plan_failed(state: RunState, event: PlanFailed) -> list[Instruction]:
         state.only, state.refilling, state.stage = (), False, "open"
         state.revision += 1
         return _wait_or_close(state, event.now_ms)
+    if reason := members.refused(state, state.spec.quorum or 1):
+        return ending.fail(state, f"{reason}; {event.reason}")
     state.stage = "starved"
     state.error = event.reason
     if not state.starved_until_ms:  # sites that come and go do not prolong it
