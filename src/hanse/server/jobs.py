@@ -177,7 +177,7 @@ class Jobs:
         try:
             status = await run.finished
             # Before the job leaves: who asks in between would find no end.
-            await self._keep_end(request.job, status, run.state.error, run.fingerprints)
+            await self._keep_end(request.job, status, run.state.error, run.fingerprints, round=run.state.round)
         except asyncio.CancelledError:
             return  # the server stops, and the job is active: who asks until it is gone is not told that it is over
         except Exception as error:  # the top of a job: it is named and left as it is, to be taken up later
@@ -215,9 +215,11 @@ class Jobs:
             log.error("last model cannot be given to sites", reason=str(error), **place_of(error))
             return None
 
-    async def _keep_end(self, job: str, status: str, error: str, fingerprints: Mapping[str, str]) -> None:
+    async def _keep_end(
+        self, job: str, status: str, error: str, fingerprints: Mapping[str, str], **reached: int
+    ) -> None:
         end = {"status": status, "error": error, "ended_at_ms": now_ms(), "fingerprints": dict(fingerprints)}
-        await keep_end(job, end, self._seams.ledger)
+        await keep_end(job, {**end, **reached}, self._seams.ledger)
 
     async def cancel(self, job_id: str, by: str) -> None:
         """End a job. One that nobody drives and could drive is ended where it stands.

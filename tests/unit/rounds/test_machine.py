@@ -177,6 +177,8 @@ def test_it_does_not_wait_for_sites_that_refusals_have_made_too_few() -> None:
     play(Started(1000))
     refusing(play, "b", there=("a",))
     assert play.instructions == []  # the third may still come
+    play(SitesChanged(("a",), play.now, 1, (("b", NO[0]), ("c", NO[0])), 4))
+    assert play.instructions == []  # a fourth is asked what it says; if it refuses, it is named, too
     refusing(play, "b", "c", there=("a",))
     error = "too many sites have refused to take part: expected 2, 1 of 3 may still (2 of 3 sites: b, c: not listed)"
     assert play.one(Finish) == Finish("failed", error)

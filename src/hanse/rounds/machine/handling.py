@@ -53,10 +53,9 @@ def _started(state: RunState, event: Started) -> list[Instruction]:
 def _sites_changed(state: RunState, event: SitesChanged) -> list[Instruction]:
     members.expect(state, event.sites)
     state.undecided, state.unwilling, state.enrolled = event.undecided, event.unwilling, event.enrolled
-    if state.stage == "waiting" and (reason := members.refused(state, members.needed(state))):
-        return ending.fail(state, reason)
     if state.stage == "waiting":
-        return _begin_if_enough(state)
+        reason = "" if state.undecided else members.refused(state, members.needed(state))  # told of all who refuse
+        return ending.fail(state, reason) if reason else _begin_if_enough(state)
     if state.stage == "starved":
         return instructing.plan(state, state.only)
     return closing.refill_if_due(state) or closing.close_if_due(state, event.now_ms)
