@@ -1,5 +1,6 @@
 """`hanse deploy aws …`: a federation without a server, made, changed, priced and removed."""
 
+import importlib.util
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -34,12 +35,16 @@ def init(
     Nothing is sent anywhere. Edit the file, then run: hanse deploy aws deploy
     """
     from hanse.deploy.aws import deploying
+    from hanse.deploy.aws.account import check_region
     from hanse.deploy.aws.settings import written
 
     path = _file(path)
     called = name or path.absolute().parent.name
     text = written(called, region, site)
-    admin = deploying.init(path, read_text(text, path), text, person=person)
+    deployment = read_text(text, path)
+    if importlib.util.find_spec("boto3") is not None:
+        check_region(deployment.region)
+    admin = deploying.init(path, deployment, text, person=person)
     if json:
         show_json({"federation": called, "file": str(path), "person_directory": str(admin)})
         return
