@@ -34,7 +34,7 @@ from hanse.pipeline.offering import check_request, check_roles, end_of, keep_req
 from hanse.pipeline.removal import is_gone
 from hanse.pipeline.request import JobRequest
 from hanse.rounds import machine
-from hanse.rounds.visit import begin, collect
+from hanse.rounds.driver.visit import begin, collect
 from hanse.serverless.channels import pass_on
 from hanse.serverless.contract import LONGEST_EXECUTION_NAME, execution_name, first_input
 from hanse.serverless.granting import fetch, keep_enclosed, upload, want
