@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from hanse.cli.commands import COMMANDS, GROUPS, Command
+from hanse.cli.interrupts import dropped_interrupts_come_again
 
 INTERRUPTED = 130
 HELP = ("--help", "-h")
@@ -26,7 +27,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        code = _dispatch(words)
+        with dropped_interrupts_come_again():
+            code = _dispatch(words)
         sys.stdout.flush()
         return code
     except KeyboardInterrupt:
@@ -45,10 +47,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def describe(error: Exception) -> tuple[str, int]:
     """An error as a person should read it, and the exit code."""
     from hanse.cli.output import clean
-    from hanse.core.errors import HanseError
+    from hanse.core.errors import HanseError, place_of
 
     if isinstance(error, HanseError):
-        return clean(str(error)), error.exit_code
+        folder = place_of(error).get("folder")
+        return clean(f"{error} (in {folder})" if folder else str(error)), error.exit_code
     if hasattr(error, "format_message") and hasattr(error, "exit_code"):  # typer's, of whatever version
         return _usage(error)
     if isinstance(error, OSError):
