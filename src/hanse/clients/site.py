@@ -51,7 +51,7 @@ class Site:
         self._load = load
         self._outputs = outputs
         self._checkpoints = checkpoints
-        self._spending = spending or FileSpending(":memory:")
+        self._spending = spending
         self._loaded: dict[str, Any] = {}
         self._loadings = 0
         self._state: dict[str, Any] | None = None
@@ -104,6 +104,8 @@ class Site:
     @property
     def spending(self) -> Spending:
         """Counts what other sites have used up here, whatever the job; in a simulation, within it."""
+        if self._spending is None:
+            self._spending = FileSpending(":memory:")
         return self._spending
 
     @property
