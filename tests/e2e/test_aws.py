@@ -191,6 +191,14 @@ def test_a_model_is_trained_and_has_the_bits_of_a_simulation(home: Path, hanse: 
     }
 
 
+def test_members_are_listed(home: Path, hanse: Any) -> None:
+    found = hanse("deploy", "aws", "members", str(home / "north"), "--json")["members"]
+    assert {(each["kind"], each["name"], each["state"]) for each in found} == {
+        *(("site", site, "enrolled") for site in SITES),
+        ("person", "admin", "enrolled"),
+    }
+
+
 def test_a_site_more_is_a_line_more(home: Path, hanse: Any) -> None:
     path = home / "north" / "federation.yaml"
     before = hanse("deploy", "aws", "deploy", str(path), "--json")["outputs"]

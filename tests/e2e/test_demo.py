@@ -36,7 +36,7 @@ def test_breast_cancer_on_a_terminal(desk: Desk) -> None:
     assert len(alone) == 4
     assert accuracy["Federated"] > max(alone)
 
-    folder = desk.folder / "hanse-demo"
+    folder = desk.folder / "hanse-demo" / "breast-cancer"
     assert sorted(path.name for path in folder.iterdir()) == [
         ".hanse-demo",
         "model.safetensors",
@@ -59,7 +59,7 @@ def test_columns_at_three_organisations(desk: Desk) -> None:
     found = {name: float(re.findall(r"auc ([0-9.]+)", line)[0]) for name, line in rows.items()}
     assert found["Clinic alone"] < 0.95 < found["Joint"]
     assert abs(found["Joint"] - found["Pooled"]) < 0.002
-    folder = desk.folder / "hanse-demo"
+    folder = desk.folder / "hanse-demo" / "vertical"
     parts = {path.parent.name: set(decode(path.read_bytes())) for path in folder.glob("parts/*/*.safetensors")}
     assert set(parts) == {"clinic", "laboratory", "imaging"}  # the notary has nothing to keep
     page = (folder / "report.html").read_text()
@@ -71,8 +71,8 @@ def test_columns_at_three_organisations(desk: Desk) -> None:
 def test_heart_disease_over_its_own_results_only(desk: Desk) -> None:
     if not HEART.is_dir():
         pytest.skip("needs the four UCI files in shared/data/heart_disease beside the repository")
-    earlier = desk.folder / "hanse-demo"
-    earlier.mkdir()
+    earlier = desk.folder / "hanse-demo" / "heart-disease"
+    earlier.mkdir(parents=True)
     for name in (".hanse-demo", "model.safetensors"):
         (earlier / name).write_text("of an earlier demo")
     out = desk.run("demo", "heart-disease", "--data", HEART, "--seeds", "2", "--keep")
@@ -83,10 +83,10 @@ def test_heart_disease_over_its_own_results_only(desk: Desk) -> None:
     assert mean["Federated"] >= 0.73
     assert mean["Federated"] >= mean["Pooled, every patient counts the same"] - 0.01
     # What was kept: each hospital allowed just this app, to just this person, on at least three hospitals' behalf.
-    policy = (desk.folder / "hanse-demo" / "federation" / "cleveland" / "policy.yaml").read_text()
+    policy = (earlier / "federation" / "cleveland" / "policy.yaml").read_text()
     assert re.search(r"apps:\n- [0-9a-f]{64}\n", policy)
     assert "unlisted_apps: refuse" in policy
-    log = desk.folder / "hanse-demo" / "federation" / "cleveland" / "audit.jsonl"
+    log = earlier / "federation" / "cleveland" / "audit.jsonl"
     assert "lines hold" in desk.run("audit", "verify", log)
     outcomes = [json.loads(line)["outcome"] for line in log.read_text().splitlines()]
     assert outcomes.count("allowed") == 2

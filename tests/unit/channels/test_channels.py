@@ -265,7 +265,7 @@ async def test_run_local_where_a_role_cancels_itself() -> None:
 async def test_what_is_read_ahead_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("hanse.channels.stream.MAX_AHEAD_BYTES", 1)
     ends = await pair()
-    guest, host = (Party(role, TALK, end, timeout_s=1) for role, end in zip(TALK.roles, ends, strict=True))
+    guest, host = (Party(role, TALK, end, timeout_s=s) for role, end, s in zip(TALK.roles, ends, (1, 120), strict=True))
     sending = asyncio.create_task(guest.send("host", "big", BIG))  # nobody takes it
     for _ in range(3):
         await host.send("guest", "big", np.zeros(4))
