@@ -12,8 +12,8 @@ from hanse.backends.objectstore.blobs import read_head
 from hanse.core.blobs import INLINE_BYTES, Chunk, Manifest, manifest_of
 from hanse.core.errors import CodecError, UnavailableError
 from hanse.core.seams import BlobStore
-from hanse.site.links import Renewed
 from hanse.site.queue_streams import QueueStream, Streams
+from hanse.trust.membership import Renewed
 
 MAX_LINKS = 64
 
