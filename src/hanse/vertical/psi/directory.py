@@ -202,7 +202,7 @@ def build(secret: Secret, ids: Ids | Stream) -> Directory:
                 raise ConfigError("ids: expected one kind in all pieces of a stream, found two")
             kind = kind_of(piece)
             points = map(encode, encoded(piece, kind))
-            while some := multiply(secret.key, islice(points, BATCH)):
+            while some := multiply(secret.key, islice(points, BATCH), of=len(piece)):
                 found.append(values_of(some))
     return directory_of(np.concatenate(found), kind, secret.budget)
 
