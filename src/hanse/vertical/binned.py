@@ -152,8 +152,12 @@ def label_of(table: Any, dataset: str, label: str) -> npt.NDArray[Any]:
         raise ConfigError(
             f"data set {dataset}: expected a label in every row, found {int(np.isnan(column).sum())} none"
         )
-    if column.dtype.hasobject:
+    if column.dtype.hasobject and all(type(each) is str for each in column.tolist()):
         column = column.astype(np.str_)
+    if column.dtype.kind not in "fiubU":
+        raise ConfigError(f"data set {dataset}: expected a label of numbers or text in every row, found other kinds")
+    if column.dtype.kind == "U" and (column == "").any():
+        raise ConfigError(f"data set {dataset}: expected a label in every row, found {int((column == '').sum())} empty")
     values = np.unique(column)
     if column.ndim != 1 or not 2 <= len(values) <= MAX_CLASSES:
         raise ConfigError(f"data set {dataset}: expected a label of 2 to {MAX_CLASSES} values, found {len(values)}")

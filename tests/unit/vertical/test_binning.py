@@ -420,3 +420,16 @@ def test_no_label_at_the_guest_ends_it_for_both() -> None:
     app = hs.vertical.Binning(dataset="d", key="id", label="y")
     with pytest.raises(JobFailed, match="expected a column 'y' as the label"):
         hs.simulate(app, {"bank": {"d": table}, "shop": {"d": table}}, roles={"guest": "bank", "host": "shop"})
+
+
+@pytest.mark.parametrize(
+    ("label", "words"),
+    [
+        (np.array(["red", None] * 20, object), "numbers or text in every row"),
+        (np.array(["red", ""] * 20), "in every row, found 20 empty"),
+        (np.array([0.0, np.nan] * 20), "in every row, found 20 none"),
+    ],
+)
+def test_a_label_that_is_missing_somewhere_is_no_value_of_its_own(label: Any, words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        binned.label_of({"y": label}, "customers", "y")
