@@ -22,7 +22,7 @@ PAUSE_S = 0.02
 
 
 class Interrupted(KeyboardInterrupt):
-    """A signal other than Ctrl-C's that ends the command just as Ctrl-C does; its number is the argument."""
+    """A signal that ends the command as Ctrl-C would, where Ctrl-C itself is ignored; its number is the argument."""
 
 
 @contextmanager
@@ -50,8 +50,12 @@ def dropped_interrupts_come_again() -> Iterator[None]:
 def stopped_by(*numbers: int) -> Iterator[None]:
     """While this is open, these signals end the command as Ctrl-C does."""
 
-    def interrupt(number: int, _: "FrameType | None") -> None:
-        raise Interrupted(number)
+    def interrupt(number: int, frame: "FrameType | None") -> None:
+        as_ctrl_c = signal.getsignal(signal.SIGINT)  # asyncio's while a loop runs: it cancels the task that was run
+        if callable(as_ctrl_c):
+            as_ctrl_c(number, frame)
+        else:  # a shell ignores it for what it starts in the background
+            raise Interrupted(number)
 
     before = {each: signal.signal(each, interrupt) for each in numbers}
     try:

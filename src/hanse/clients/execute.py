@@ -26,7 +26,7 @@ from hanse.clients.analysis import AnalysisClient
 from hanse.clients.app import App
 from hanse.clients.client import Answer, Client, arrays_of
 from hanse.clients.compressing import compressed
-from hanse.clients.failures import failure_of, text_of
+from hanse.clients.failures import SHOWN, SITES_LOG, OnFailure, failure_of, note_failure
 from hanse.clients.fingerprint import fingerprint
 from hanse.clients.functions import FunctionClient
 from hanse.clients.numpy_client import METHODS, NumPyAdapter, is_numpy_client
@@ -37,7 +37,7 @@ from hanse.core.arrays import Array, Arrays
 from hanse.core.errors import CodecError, TaskError
 from hanse.core.quickly import maker
 from hanse.core.records import MAX_ENTRIES, Metrics, Reply, Scalar, Task, Value
-from hanse.core.seeds import key_of, seed_globals
+from hanse.core.seeds import is_seeding, key_of, seed_globals
 from hanse.core.tracked import Tracked
 from hanse.strategies.analysis import Analysis
 
@@ -73,12 +73,22 @@ class Runtime:
         site_name: the site.
         load: gives a data set by name; raises what it likes.
         log: where the app's `site.log` and the tracebacks of its failures go; never leaves the site.
+        failed: told of what user code raised, instead of the log, where the app's author may see it.
     """
 
-    def __init__(self, app: App, *, site_name: str, load: Callable[[str], Any], log: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        app: App,
+        *,
+        site_name: str,
+        load: Callable[[str], Any],
+        log: Callable[[str], None],
+        failed: OnFailure | None = None,
+    ) -> None:
         self.app = app
         self.site = Site(site_name, load, log)
         self._log = log
+        self._failed = failed
         self._client: Client | None = None
 
     def execute(
@@ -115,9 +125,10 @@ class Runtime:
             # an empty state after an empty one stays None, so that stateless sites store nothing
             after = _encoded(kept) if kept or state is not None else None
         except (Exception, SystemExit) as error:
-            kind, message = failure_of(error, _directory(self.app))
+            rest = SITES_LOG if self._failed is None else SHOWN
+            kind, message = failure_of(error, _directory(self.app), rest=rest)
             if not isinstance(error, TaskError) or str(error) != message:
-                self._log(f"task {task.id}: {text_of(error)}")
+                note_failure(error, task.id, self.site.name, message, self._log, self._failed)
             failed = Reply.failed(task.id, self.site.name, kind, message)
             return Outcome(replace(failed, seconds=time.perf_counter() - started), None, _bytes_of(state))
         reply = _reply(
@@ -168,12 +179,18 @@ class Runtime:
             answer = client.train(arrays, config, site) if call == "train" else client.evaluate(arrays, config, site)
         return answer, kept
 
+    @property
+    def has_client(self) -> bool:
+        """Whether `client` has been made."""
+        return self._client is not None
+
     def client(self, seed: int) -> Client:
         """The app's client at this site, made when it is first asked for; whatever making it raises passes through."""
         if self._client is None:
             self.site.begin_setup(seed)
             side = self.app.client_side
-            if side.client is not None or side.parameters is not None:  # other bare functions are not called yet
+            runs = side.client is not None or side.parameters is not None  # other bare functions are not called yet
+            if runs and is_seeding():
                 seed_globals(key_of(seed, phase=self.site.phase, site=self.site.name, purpose="globals"))
             self._client = client_of(self.app, self.site)
         return self._client

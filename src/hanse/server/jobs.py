@@ -18,7 +18,7 @@ from typing import Any
 
 import structlog
 
-from hanse.core.errors import ConfigError, ConflictError, HanseError, NotFoundError, UnavailableError
+from hanse.core.errors import ConfigError, ConflictError, HanseError, NotFoundError, UnavailableError, place_of
 from hanse.core.ids import TaskId
 from hanse.core.records import BlobRef, Reply
 from hanse.pipeline.offering import (
@@ -33,7 +33,8 @@ from hanse.pipeline.offering import (
 )
 from hanse.pipeline.removal import is_gone, remove_job
 from hanse.pipeline.request import JobRequest
-from hanse.rounds.driver import Run
+from hanse.rounds import causes
+from hanse.rounds.driver.run import Run
 from hanse.rounds.events import Failed
 from hanse.rounds.seams import Seams
 from hanse.server.job import DECISION_S, DECISIONS, Job, now_ms
@@ -125,7 +126,7 @@ class Jobs:
             try:
                 await self._take_up(job_id)
             except HanseError as error:
-                log.error("job cannot be taken up", job=job_id, reason=str(error))
+                log.error("job cannot be taken up", job=job_id, reason=str(error), **place_of(error))
             except Exception:  # the top of one job: the others go on
                 log.exception("job cannot be taken up", job=job_id)
 
@@ -211,7 +212,7 @@ class Jobs:
         try:
             return BlobRef(await self._seams.blobs.manifest(*key), key[0])
         except HanseError as error:
-            log.error("last model cannot be given to sites", reason=str(error))
+            log.error("last model cannot be given to sites", reason=str(error), **place_of(error))
             return None
 
     async def _keep_end(self, job: str, status: str, error: str, fingerprints: Mapping[str, str]) -> None:
@@ -282,8 +283,7 @@ class Jobs:
         everyone = [site for site in self._enrolled() if job.wants(site)]
         refused = {site: reason for site, (decision, reason) in job.decisions.items() if decision == "refuse"}
         if everyone and set(everyone) <= set(refused):
-            causes = "; ".join(f"{site}: {refused[site]}" for site in sorted(refused)[:8])
-            await job.run.post(Failed(f"{ALL_REFUSED} ({causes})", now_ms()))
+            await job.run.post(Failed(f"{ALL_REFUSED} ({causes.told(refused, len(everyone))})", now_ms()))
             return
         await job.run.sites_changed(sorted(sites), job.undecided(there, time.monotonic()), job.unwilling())
 
@@ -394,7 +394,7 @@ class Jobs:
         try:
             await work
         except HanseError as error:
-            log.error("job work failed", reason=str(error))
+            log.error("job work failed", reason=str(error), **place_of(error))
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from hanse.channels.app import RolePlay
 from hanse.channels.local import local_channels
 from hanse.channels.spec import RoleSpec
 from hanse.clients.execute import Outcome
+from hanse.clients.failures import OnFailure
 from hanse.clients.roles import CALL, Part, RoleRuntime, kept_outputs
 from hanse.core.arrays import Arrays
 from hanse.core.errors import ConfigError, JobFailed
@@ -20,6 +21,7 @@ from hanse.core.ids import TaskId, new_job_id
 from hanse.core.records import Task
 from hanse.rounds.record import role_record
 from hanse.rounds.result import Result
+from hanse.rounds.telling import Observer, Telling
 from hanse.simulation.sites import to_stderr
 
 COMPONENT, PHASE = "main", "role"
@@ -29,8 +31,9 @@ async def simulate_roles(
     app: RolePlay,
     spec: RoleSpec,
     load: Mapping[str, Callable[[str], Any]],
-    tell: Callable[[dict[str, Any]], None],
+    tell: Observer,
     outputs: Arrays,
+    told: OnFailure,
 ) -> Result:
     """Play one session.
 
@@ -38,19 +41,26 @@ async def simulate_roles(
         load: each site's data sets by name.
         tell: told what happens.
         outputs: what roles kept in the earlier job that this one names, as `ROLE/NAME`.
+        told: of what user code raised.
     """
     missing = sorted(set(spec.sites) - set(load))
     if missing:
         raise ConfigError(f"roles: expected sites of the simulation, found {', '.join(missing)}")
     job, started, cast = new_job_id(), time.perf_counter(), app.cast(spec.roles)
     channels = local_channels(spec.protocol.roles)
-    tell({"what": "phase", "job": job, "round": 1, "phase": PHASE, "asked": len(spec.roles)})
+    telling = Telling(job, [tell])
+    telling.tell("phase", round=1, phase=PHASE, asked=len(spec.roles))
 
     async def play(place: int, role: str) -> Outcome:
         site = spec.roles[role]
         kept = {name.partition("/")[2]: value for name, value in outputs.items() if name.partition("/")[0] == role}
         runtime = RoleRuntime(
-            cast, site_name=site, load=load[site], log=to_stderr, outputs=lambda: kept_outputs(Arrays(kept))
+            cast,
+            site_name=site,
+            load=load[site],
+            log=to_stderr,
+            outputs=lambda: kept_outputs(Arrays(kept)),
+            failed=told,
         )
         task = Task(TaskId(job, COMPONENT, 1, PHASE, place), site, CALL, seed=spec.seed)
         part = Part(f"{job}/{COMPONENT}/1", role, spec.timeout_s, dict(spec.roles), {})
@@ -81,8 +91,8 @@ async def simulate_roles(
         about={"protocol": spec.protocol.name, "roles": ", ".join(f"{role}: {spec.roles[role]}" for role in roles)},
     )
     if not failed:
-        tell({"what": "round", "job": job, "record": record.to_json()})
-    tell({"what": "finished", "job": job, "status": status, "error": error})
+        telling.tell("round", record=record.to_json())
+    telling.tell("finished", status=status, error=error)
     if failed:
         raise JobFailed(error, result)
     return result

@@ -10,8 +10,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from hanse.clients.app import App
 from hanse.clients.execute import Runtime, are_alike
+from hanse.clients.failures import OnFailure
 from hanse.core.errors import ConfigError, PolicyError
 from hanse.core.ids import check_name
 from hanse.rounds.names import Listed, Names, Numbered
@@ -81,7 +84,7 @@ class Population:
         if self.data is None:
             return {}
         made: Any = self.data(site)
-        if not isinstance(made, Mapping):
+        if type(made) is not dict and not isinstance(made, Mapping):  # the second question takes longer
             raise ConfigError(
                 f"data: expected a mapping of data set name → data for {site}, found {type(made).__name__}"
             )
@@ -136,19 +139,27 @@ class Places:
     """The sites at work in this process.
 
     Args:
-        log: where tracebacks and `site.log` go.
+        log: where `site.log` goes.
+        failed: told of what user code raised; without it that goes to the log, too.
     """
 
-    def __init__(self, app: App, population: Population, log: Callable[[str], None] | None = None) -> None:
+    def __init__(
+        self,
+        app: App,
+        population: Population,
+        log: Callable[[str], None] | None = None,
+        failed: OnFailure | None = None,
+    ) -> None:
         self.app = app
         self.population = population
         self._log = log or to_stderr
+        self.failed = failed
         self._limit = KEPT
         self._runtimes: OrderedDict[str, tuple[Runtime, Loader]] = OrderedDict()
         self._held = Held()
         self._bare: Runtime | None = None
         if are_alike(app) and not population.has_data:
-            self._bare = Runtime(app, site_name="", load=Loader(population, ""), log=self._log)
+            self._bare = Runtime(app, site_name="", load=Loader(population, ""), log=self._log, failed=self.failed)
 
     def make_room(self, model_bytes: int) -> None:
         """Keep fewer sites where each client may hold a model of that size."""
@@ -172,9 +183,20 @@ class Places:
         while len(self._runtimes) >= self._limit or (self._runtimes and self._held.num_bytes > DATA_BYTES):
             self._runtimes.popitem(last=False)[1][1].forget()
         loader = Loader(self.population, site, self._held)
-        made = Runtime(self.app, site_name=site, load=loader, log=self._log)
+        made = Runtime(self.app, site_name=site, load=loader, log=self._log, failed=self.failed)
         self._runtimes[site] = made, loader
         return made
+
+    def has_client(self, site: str) -> bool:
+        """Whether the site is at work and its client is made; bare functions are nobody's own."""
+        found = self._runtimes.get(site)
+        return self._bare is not None or (found is not None and found[0].has_client)
+
+    def forget(self, site: str) -> None:
+        """As if this site had never been asked for."""
+        found = self._runtimes.pop(site, None)
+        if found is not None:
+            found[1].forget()
 
 
 @dataclass(slots=True)
@@ -221,10 +243,13 @@ class Loader:
 
 def bytes_of(value: Any) -> int:
     """About what data take: arrays and containers of them say it, of anything else it is assumed."""
-    if isinstance(size := getattr(value, "nbytes", None), int):
-        return size
-    if isinstance(value, Mapping):
-        value = list(value.values())
+    if isinstance(value, np.ndarray):
+        return value.nbytes
+    if not isinstance(value, list | tuple):
+        if isinstance(size := getattr(value, "nbytes", None), int):
+            return size
+        if isinstance(value, Mapping):
+            value = list(value.values())
     if isinstance(value, list | tuple):
         seen = value[:64]
         return 64 + len(value) * sum(map(bytes_of, seen)) // max(1, len(seen))

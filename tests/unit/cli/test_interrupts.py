@@ -1,5 +1,6 @@
 """An interrupt is heard, wherever it meets the main thread."""
 
+import asyncio
 import signal
 import sys
 import time
@@ -49,6 +50,22 @@ def test_so_does_another_signal_even_where_ctrl_c_is_ignored() -> None:
         pytest.raises(Interrupted, match=str(int(signal.SIGTERM))),
     ):
         _interrupted_in_a_callback(signal.SIGTERM)
+
+
+def test_another_signal_ends_a_loop_in_order() -> None:
+    ended: list[str] = []
+
+    async def work() -> None:
+        try:
+            signal.raise_signal(signal.SIGTERM)
+            await asyncio.sleep(HANG_S)
+        except asyncio.CancelledError:  # not an interrupt in the midst of a step
+            ended.append("cancelled")
+            raise
+
+    with stopped_by(signal.SIGTERM), pytest.raises(KeyboardInterrupt):
+        asyncio.run(work())
+    assert ended == ["cancelled"]
 
 
 def test_other_errors_are_reported_as_before(monkeypatch: pytest.MonkeyPatch) -> None:
