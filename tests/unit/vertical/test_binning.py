@@ -433,3 +433,28 @@ def test_no_label_at_the_guest_ends_it_for_both() -> None:
 def test_a_label_that_is_missing_somewhere_is_no_value_of_its_own(label: Any, words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         binned.label_of({"y": label}, "customers", "y")
+
+
+@pytest.mark.parametrize("name", ["y", "text"])
+def test_a_table_that_does_not_fit_is_refused_before_anybody_is_met(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    met: list[str] = []
+
+    async def meets(party: Party, ids: Any) -> Any:
+        met.append(party.role)
+        raise ConfigError("met")
+
+    monkeypatch.setattr(chase_miao, "host", meets)
+    ids = np.arange(40)
+    bank = {"id": ids, "y": ids % 2, "a": np.sqrt(ids)}
+    shop = {"id": ids, "b": np.sqrt(ids), name: ids % 2 if name == "y" else ids.astype(str)}
+    apps: list[Any] = [hs.vertical.Binning(dataset="d", key="id", label="y")]
+    if name == "text":
+        apps.append(hs.vertical.Correlation(dataset="d", key="id"))
+    for app in apps:
+        sites = {"bank": {"d": bank}, "shop": {"d": shop}, "notary": {}}
+        if len(app.protocol.roles) == 2:
+            del sites["notary"]
+        roles = dict(zip(app.protocol.roles, sites, strict=True))
+        with pytest.raises(JobFailed, match="host shop: ConfigError: data set d: expected"):
+            hs.simulate(app, sites, roles=roles)
+    assert met == []
