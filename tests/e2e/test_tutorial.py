@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from hanse.cli import doctor
 from tests.e2e.commands import Desk, Running, free_ports
 from tests.patience import WAIT_S, wait_until
 
@@ -93,6 +94,12 @@ def hospitals(shared_desk: Desk) -> Hospitals:
 @pytest.fixture
 def desk(hospitals: Hospitals) -> Desk:
     return hospitals.desk
+
+
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What `hanse doctor`, which is called in this process, gives a server that is there."""
+    monkeypatch.setattr(doctor, "_REACH_S", WAIT_S)
 
 
 def test_the_tutorial(hospitals: Hospitals, desk: Desk) -> None:
