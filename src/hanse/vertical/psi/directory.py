@@ -188,7 +188,9 @@ def check_budget(budget: int) -> int:
 
 
 def build(secret: Secret, ids: Ids | Stream) -> Directory:
-    """The directory of these identifiers: about 50 µs for each, 15 where points go eight at a time. An identifier that occurs twice is there once.
+    """The directory of these identifiers: about 50 µs for each, 15 where points go eight at a time.
+
+    An identifier that occurs twice is there once.
 
     Raises:
         ConfigError: mixed kinds. MissingExtraError: gmpy2 is not installed.
