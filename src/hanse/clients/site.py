@@ -54,8 +54,8 @@ class Site:
         self._load = load
         self._outputs = outputs
         self._checkpoints = checkpoints
-        self._spending = spending or FileSpending(":memory:")
-        self._secret = secret or cache(new_secret)
+        self._spending = spending
+        self._secret = secret
         self._loaded: dict[str, Any] = {}
         self._loadings = 0
         self._state: dict[str, Any] | None = None
@@ -108,10 +108,14 @@ class Site:
     @property
     def spending(self) -> Spending:
         """Counts what other sites have used up here, whatever the job; in a simulation, within it."""
+        if self._spending is None:
+            self._spending = FileSpending(":memory:")
         return self._spending
 
     def secret(self) -> bytes:
         """32 random bytes that only this site knows, the same in all its jobs; in a simulation drawn for it."""
+        if self._secret is None:
+            self._secret = cache(new_secret)
         return self._secret()
 
     @property

@@ -127,8 +127,9 @@ async def test_a_policy_that_cannot_be_read_leaves_a_held_job_held(
     judged = asyncio.Event()
     async with bench(town, directory) as b:
         assert (await b.propose())["decision"] == "hold"
-        judge = b.agent._judge
-        monkeypatch.setattr(b.agent, "_judge", lambda job, content: (judged.set(), judge(job, content))[1])
+        deciding = b.agent._deciding
+        judge = deciding._judge
+        monkeypatch.setattr(deciding, "_judge", lambda job, content: (judged.set(), judge(job, content))[1])
         (directory / "policy.yaml").write_text("people: 3\n")
         await asyncio.wait_for(judged.wait(), 60)
         before = len(b.link.sent)
