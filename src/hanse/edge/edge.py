@@ -2,7 +2,7 @@
 
 A job that comes from above, and that the edge's policy accepts, is submitted within the group: the same bundle byte for
 byte, so that members' policies know it by the same hash, signed by the edge's own person, whom the members' policies
-allow. It is led from above: see `hanse.rounds.group`.
+allow. It is led from above: see `hanse.rounds.hosts.group`.
 """
 
 import asyncio
@@ -24,8 +24,8 @@ from hanse.edge.members import Members
 from hanse.edge.person import LOOK_S, check_may_submit, renew_if_due
 from hanse.edge.unbroken import Unbroken
 from hanse.pipeline.request import JobRequest
-from hanse.rounds.group import GroupHost, Host, Order
-from hanse.rounds.host import load_arrays
+from hanse.rounds.hosts.group import GroupHost, Host, Order
+from hanse.rounds.hosts.local import load_arrays
 from hanse.rounds.machine.members import REFUSED
 from hanse.server.jobs import ALL_REFUSED
 from hanse.server.runs import Lead

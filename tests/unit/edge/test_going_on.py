@@ -9,7 +9,7 @@ import pytest
 from hanse.core.errors import TaskError
 from hanse.edge import edge as edges
 from hanse.edge.edge import Edge, named
-from hanse.rounds.group import Order
+from hanse.rounds.hosts.group import Order
 from hanse.server.jobs import ALL_REFUSED
 
 JOB = "0k3v00000000above"
