@@ -1,6 +1,7 @@
 """What comes to the server's queue, checked and written down; what it means for a run is found by looking.
 
-    from a site      decision, reply, beat {jobs}, want {op, scope, size, hashes, chunks}, channel (a packet to a peer)
+    from a site      decision, reply, beat {jobs, leaves?}, want {op, scope, size, hashes, chunks}, ask {job} (to be
+                     offered it again), channel (a packet to a peer)
     from a person    submit {request, signature}, cancel {job}, resume {job, at_ms}, remove {job},
                      fetch {job, id}: links to the model, as a document for this person
 
@@ -52,7 +53,7 @@ from hanse.trust.bundle_signature import verify_bundle_signature
 from hanse.trust.envelopes import verify_envelope
 
 PERSONS = ("submit", "cancel", "resume", "remove", "fetch")
-SITES = ("decision", "reply", "beat", "want", CHANNEL)
+SITES = ("decision", "reply", "beat", "want", "ask", CHANNEL)
 RESEARCHER = "researcher"
 _ANSWER = re.compile("[0-9a-f]{32}")
 MAX_MS = 10**13
@@ -120,6 +121,9 @@ async def _take(place: Place, envelope: Envelope) -> list[News]:
         case "want":
             await _want(place, envelope, body)
             return []
+        case "ask":
+            await _ask(place, envelope.sender, body)
+            return []
         case "submit":
             return await _submit(place, sender, body)
         case "fetch":
@@ -184,9 +188,23 @@ async def _beat(place: Place, site: str, body: Mapping[str, Any]) -> list[News]:
             continue
         if row is None or site not in row["asked"] or await _dismissed(place, site, row):
             continue
-        if await heard(place.ledger, str(job), site, place.now_ms(), at_ms=_number(body, "at_ms")):
+        leaves = body.get("leaves") is True
+        if await heard(place.ledger, str(job), site, place.now_ms(), at_ms=_number(body, "at_ms"), leaves=leaves):
             news.append(News(str(job), "beat"))
     return news
+
+
+async def _ask(place: Place, site: str, body: Mapping[str, Any]) -> None:
+    """A site that has come again without its journal is offered a job again, or told that it is over."""
+    job = check_name(str(body.get("job")), "job")
+    try:
+        row = await _row_or_word(place, site, job)
+    except NotFoundError:  # not submitted yet: it will be offered when it is
+        return
+    if row is None or site not in row["asked"] or await _dismissed(place, site, row):
+        return
+    signature, record = bytes.fromhex(row["signature"]), row["person_record"].encode()
+    await _offer(place, JobRequest.from_json(row["request"]), signature, record, [site])
 
 
 async def _row_or_word(place: Place, site: str, job: str) -> dict[str, Any] | None:

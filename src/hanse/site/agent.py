@@ -108,6 +108,7 @@ class Agent:
         self._stop = asyncio.Event()
         self._runners: dict[str, JobRunner] = {}
         self._late: dict[str, float] = {}
+        self._early: dict[str, dict[str, Envelope]] = {}
         self._undecided: dict[str, asyncio.Task[None]] = {}
         self._background: set[asyncio.Task[None]] = set()
         with contextlib.ExitStack() as opened:
@@ -201,6 +202,7 @@ class Agent:
         if server is not None:
             server.close()
             (self.directory / "control.sock").unlink(missing_ok=True)
+        await self.link.leave()
         tasks = [*self._undecided.values(), *self._background]
         for task in tasks:
             task.cancel()
@@ -348,6 +350,8 @@ class Agent:
         runner = self._runners.get(envelope.job)
         if runner is not None and runner.has(id):
             return None
+        if runner is None and self._is_early(envelope):
+            return None
         task = Task.unpack(envelope.body, deadline_s=envelope.deadline_s, verify=False)  # the worker does
         if str(task.id) != id or task.id.job != envelope.job:
             raise CodecError("the task's id is not the message's")
@@ -356,6 +360,26 @@ class Agent:
             self._refused(envelope, reason)
             return self._replies.refuse(task.id, "refused", reason)
         return runner.enqueue(task, _due(task.deadline_s), envelope.body)
+
+    def _is_early(self, envelope: Envelope) -> bool:
+        """Whether a task has come before its job is decided here: to a site that came again without its journal.
+
+        It waits for the decision then. Whoever was this site before has taken the proposal, so it is asked for.
+        """
+        job = envelope.job
+        if self._journal.job(job) is not None or self._journal.has_ended(job):
+            return False
+        if job not in self._undecided and job not in self._early and not self.link.ask(job):
+            return False
+        self._early.setdefault(job, {})[envelope.id] = envelope
+        return True
+
+    def _take_early(self, job: str) -> None:
+        for envelope in self._early.pop(job, {}).values():
+            try:
+                self._task(envelope)
+            except HanseError as error:
+                self._refused(envelope, str(error))
 
     def _objection(self, task: Task, runner: JobRunner | None) -> str:
         if runner is None:
@@ -405,6 +429,7 @@ class Agent:
                 if decision.verdict == ACCEPT:
                     decision = await self._prepare(proposal, decision.reason)
             self._settle(job, envelope.body, decision, f"site/{self.name}")
+            self._take_early(job)
             if decision.verdict == HOLD:
                 await self._show(proposal)
         finally:
@@ -539,6 +564,7 @@ class Agent:
 
     async def _forget(self, job: str) -> None:
         self._late.pop(job, None)
+        self._early.pop(job, None)
         await self._drop(job)
         try:
             await self._store.blobs.delete_scope(job)

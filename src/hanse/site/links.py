@@ -100,6 +100,14 @@ class SiteLink(Outgoing, Protocol):
         """
         ...
 
+    def ask(self, job: str) -> bool:
+        """Have the server propose a job that this site knows nothing of; False where it does so by itself."""
+        ...
+
+    async def leave(self) -> None:
+        """Say that this site goes, after `run`. It takes seconds at most; what is not said is noticed later."""
+        ...
+
 
 class OpenLink(Protocol):
     """Makes a link.

@@ -201,6 +201,8 @@ def _serve(told: Told, layout: Layout, directory: Path, launcher: Launcher, afte
             stopped = True
             agent.stop()
 
+        if told.job:  # where nobody sees this site come; perhaps another time, when the job has begun
+            agent.link.ask(told.job)
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGTERM, stop)
         idle = asyncio.ensure_future(_watch_idle(agent, told.idle_s))
