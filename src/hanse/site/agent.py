@@ -83,6 +83,7 @@ class Agent:
         on_end: called with a job, its status and whether it ran here, when the server has ended it and everything of it
             is done here.
         executors: what executes tasks, given the agent; worker processes by default. A site that is an edge has others.
+        is_last: whether the directory ends with this agent, as a container's.
 
     Raises:
         ConfigError: a file is missing or wrong. TrustError: the certificate has expired.
@@ -97,6 +98,7 @@ class Agent:
         open_link: OpenLink | None = None,
         on_end: OnEnd | None = None,
         executors: "Callable[[Agent], Executors] | None" = None,
+        is_last: bool = False,
     ) -> None:
         self._on_end: OnEnd = on_end or (lambda job, status, ran: None)
         self.directory = directory.absolute()
@@ -143,7 +145,7 @@ class Agent:
             self._transfers,
             self.link,
             RoleSide(lambda: self.membership, self._material, self.directory / "outputs"),
-            SiteRuns(self.name, self.config.tracking, self.directory),
+            SiteRuns(self.name, self.config.tracking, self.directory, is_last=is_last),
         )
 
     # ---- life ----

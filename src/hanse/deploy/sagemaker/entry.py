@@ -194,7 +194,7 @@ def _serve(told: Told, layout: Layout, directory: Path, launcher: Launcher, afte
             if ends.is_it(job, status, ran=ran, is_idle=agent.is_idle):
                 agent.stop()
 
-        agent = Agent(directory, launcher=launcher, on_end=over)
+        agent = Agent(directory, launcher=launcher, on_end=over, is_last=True)
 
         def stop() -> None:
             nonlocal stopped
