@@ -4,13 +4,16 @@ The federation is a stand-in here, which says who is connected; `tests/e2e/test_
 """
 
 import json
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+from hanse.clients.app import App
 from hanse.core.errors import (
     ConfigError,
     ConflictError,
@@ -257,6 +260,12 @@ class Run:
         return self._result
 
 
+def an_app(**settings: Any) -> App:
+    app = App(rounds=4, initial=[np.zeros(1)], **settings)
+    app.train(lambda arrays, config, site: (arrays, 1, {}))
+    return app
+
+
 class Followed:
     """The federation's side: what was asked of it."""
 
@@ -274,7 +283,8 @@ class Followed:
         monkeypatch.setattr(launch, "_ask", ask)
         monkeypatch.setattr(launch, "connected", lambda federation: set(SITES))
         monkeypatch.setattr(launch, "LOOK_S", 0.0)
-        monkeypatch.setattr("hanse.clients.loader.find_app", lambda name: None)
+        self.app = an_app(quorum=1)
+        monkeypatch.setattr("hanse.clients.loader.find_app", lambda name: self.app)
 
     def ends(self, result: Result, before: Callable[[int], None] = lambda number: None) -> None:
         run = Run(result, before)
@@ -336,6 +346,34 @@ def test_a_quorum_that_is_missed_names_the_jobs_that_are_gone(
     )
     assert said in text
     assert "north" not in text, "which failed only because the federation's job did"
+
+
+@pytest.mark.parametrize("quorum", [3, None])
+def test_a_quorum_that_nobody_can_make_up_any_more_ends_the_launch_before_the_deadline(
+    place: Place, job: Followed, quorum: int | None
+) -> None:
+    """The federation's job would wait for the site, whose training job is over for good."""
+    place.lives(east=(RUNS, RUNS, "Stopped/Stopped"))
+    job.app = an_app(quorum=quorum)
+    waits = threading.Event()
+    job.ends(FINISHED, lambda number: None if number < 4 else waits.wait() and None)
+    try:
+        text = refused(place, place.launcher(), UnavailableError, "from its own account; 2 of 3 are left")
+    finally:
+        waits.set()
+    assert text.startswith(f"east: its training job {NAMES[1]} stopped")
+    assert job.asked[-1] == "cancel j1"
+
+
+def test_an_app_that_can_do_without_some_has_a_least_number() -> None:
+    for app, wanted in (
+        (an_app(), 3),
+        (an_app(quorum=2), 2),
+        (an_app(sample=0.5), 1),
+        (an_app(sample=0.5, quorum=2), 2),
+        (object(), 3),
+    ):
+        assert launch.least(app, 3) == wanted
 
 
 def test_spot_capacity_that_is_taken_away_is_told_and_comes_back(place: Place, job: Followed) -> None:

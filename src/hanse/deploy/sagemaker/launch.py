@@ -44,6 +44,7 @@ LOOK_S = 1.0
 STOP_S, RESTARTS = 15.0, 5
 CAPACITY_ATTEMPTS = 3
 STOPS = ("stopping", "stopped")
+OVER = ("finished", "failed", "cancelled")
 Event = Mapping[str, Any]
 
 
@@ -69,7 +70,7 @@ class Launched:
     @property
     def is_over(self) -> bool:
         """Whether this run has ended."""
-        return self.status in ("finished", "failed", "cancelled")
+        return self.status in OVER
 
 
 Shown = Callable[[Launched, Event], None]
@@ -199,21 +200,39 @@ class Launcher:
         from hanse.clients.loader import find_app
         from hanse.person.jobs import Job, submit
 
-        job = Job(self.launched.job, federation)
+        app = find_app(self._settings.app)
+        job = Job(self.launched.job, federation, getattr(app, "tracking", None))
         if self.launched.status != "training":
-            app = find_app(self._settings.app)
             self._may_be_submitted = True
             with contextlib.suppress(ConflictError):  # it was on its way already: nobody else can have made this id
                 job = submit(app, federation, sites=sorted(self._accounts), id=self.launched.job)
             self._set(status="training")
-        last = time.monotonic()
-        for event in _with_pauses(job.follow()) if self._settings.queues is not None else job.follow():
+        wanted, last = least(app, len(self._accounts)), time.monotonic()
+        for event in _with_pauses(job.follow()):
             if event is not None:
                 self._shown(self.launched, event)
             if time.monotonic() - last > LOOK_S:
                 self._look()
+                self._check_those_left(federation, wanted)
                 last = time.monotonic()
         return job.snapshot()
+
+    def _check_those_left(self, federation: Federation, wanted: int) -> None:
+        """Return if the training jobs that are left can still make up the quorum: nobody comes in place of the others.
+
+        Raises:
+            UnavailableError: they cannot, and the federation's job would wait for its deadline.
+        """
+        gone = [state for state in self.launched.sites.values() if state.is_early and not _follows(state)]
+        left = len(self._accounts) - len(gone)
+        if not gone or left >= wanted:
+            return
+        if wait_for(_ask(federation, "job", job=self.launched.job)).get("status") in OVER:
+            return  # its end is on its way here, with its own cause
+        raise UnavailableError(
+            f"{'; '.join(map(_ended_early, gone))}; {left} of {len(self._accounts)} are left, and the app's quorum is "
+            f"{wanted}"
+        )
 
     def _await_ends(self) -> None:
         """Until every training job is over; what takes too long is stopped."""
@@ -270,19 +289,33 @@ class Launcher:
         write_record(self._settings.output, self.launched)
 
 
+def least(app: object, sites: int) -> int:
+    """How many of the sites an app cannot do without: its quorum, or all of them where all are asked."""
+    from hanse.clients.app import App
+
+    if not isinstance(app, App):
+        return sites
+    spec = app.spec()
+    return spec.quorum or (sites if spec.sample == 1.0 else 1)
+
+
 def _with_pauses(events: Iterator[Event]) -> Iterator[Event | None]:
-    """The same, and None whenever nothing has come for a while: without a server nothing is told between rounds."""
+    """The same, one by one as they are asked for, and None whenever nothing has come for a while."""
+    asked = threading.Semaphore(0)
     found: queue.SimpleQueue[Event | BaseException | None] = queue.SimpleQueue()
 
     def follow() -> None:
         try:
-            for event in events:
+            event: Event | None = {}
+            while event is not None:
+                asked.acquire()
+                event = next(events, None)
                 found.put(event)
-            found.put(None)
         except BaseException as error:  # raised where it is waited for
             found.put(error)
 
     threading.Thread(target=follow, name="events", daemon=True).start()
+    asked.release()
     while True:
         try:
             event = found.get(timeout=LOOK_S)
@@ -294,6 +327,7 @@ def _with_pauses(events: Iterator[Event]) -> Iterator[Event | None]:
         if event is None:
             return
         yield event
+        asked.release()
 
 
 def _follows(state: JobState) -> bool:
