@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
+from hanse.cli.interrupts import stopped_by
 from hanse.cli.live import display
 from hanse.cli.output import note, number, say
 from hanse.cli.processes import Children
@@ -84,7 +85,7 @@ def demo(
     place = f"queues, functions and a bucket at {aws}" if aws else "one server, mutual TLS on loopback"
     note(f"Starting a federation: {scenario.who}, {place} …")
     try:
-        with _stopped_by_signals(), _home(directory, keep) as home:
+        with stopped_by(signal.SIGTERM, signal.SIGHUP), _home(directory, keep) as home:
             results, rows = (
                 _train_on_aws(scenario, home, rounds, aws) if aws else _train(scenario, home, rounds, mlflow)
             )
@@ -319,7 +320,7 @@ async def _follow(job: str, federation: "Federation", view: View, children: Chil
             raise
 
 
-# ---- places and signals ----
+# ---- places ----
 
 
 def _claim(directory: Path) -> None:
@@ -355,21 +356,6 @@ def _home(directory: Path, keep: bool) -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="hanse-demo-", ignore_cleanup_errors=True) as folder:
         (Path(folder) / "logs").mkdir()
         yield Path(folder)
-
-
-@contextmanager
-def _stopped_by_signals() -> Iterator[None]:
-    """SIGTERM and a closed terminal end the demo as Ctrl-C does."""
-
-    def interrupt(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    before = {each: signal.signal(each, interrupt) for each in (signal.SIGTERM, signal.SIGHUP)}
-    try:
-        yield
-    finally:
-        for each, handler in before.items():
-            signal.signal(each, handler)
 
 
 # ---- the table ----

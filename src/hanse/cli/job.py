@@ -8,6 +8,7 @@ import typer
 from hanse.cli.options import FEDERATION, Federation, Json, ask
 from hanse.cli.output import clean, note, number, say, show_facts, show_json, show_table, when
 from hanse.core.errors import ConfigError
+from hanse.rounds.causes import once
 
 Job = Annotated[str, typer.Argument(help="The job's id, or enough of its beginning or end.")]
 _FEWEST = 4
@@ -59,7 +60,11 @@ def show(job: Job, federation: Federation = FEDERATION, json: Json = False) -> N
     if about.get("error"):
         facts["error"] = about["error"]
     show_facts(facts)
-    rows = [{"site": name, **site, "there": "yes" if site["there"] else "no"} for name, site in about["sites"].items()]
+    reasons = once({name: str(site.get("reason") or "") for name, site in about["sites"].items()})
+    rows = [
+        {"site": name, **site, "there": "yes" if site["there"] else "no", "reason": reasons[name]}
+        for name, site in about["sites"].items()
+    ]
     if rows:
         say()
         show_table(

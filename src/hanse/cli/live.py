@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol, Self
 
 from hanse.cli.output import number
 from hanse.cli.view import View, ending, line_of, trend
+from hanse.rounds.causes import by_cause, whose
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -122,8 +123,9 @@ def draw(view: View, width: int, height: int, seconds: float) -> "RenderableType
     parts: list[Any] = [_head(view, width, seconds), Text()]
     if view.sites:
         parts.append(_table(view, width, max(3, height - 9), seconds))
-    told = [f" {site.name}: {site.why}" for site in view.sites.values() if site.tone == "bad" and site.why]
-    parts += [Text(line, style="red", overflow="ellipsis", no_wrap=True) for line in told[:8]]
+    told = by_cause({site.name: site.why for site in view.sites.values() if site.tone == "bad" and site.why})
+    lines = [f" {whose(sites, len(view.sites))}: {reason}" for reason, sites in told[:8]]
+    parts += [Text(line, style="red", overflow="ellipsis", no_wrap=True) for line in lines]
     if view.trouble:
         parts.append(
             Text(f" waiting for the server: {view.trouble}", style="yellow", overflow="ellipsis", no_wrap=True)
@@ -143,7 +145,7 @@ def _head(view: View, width: int, seconds: float) -> "RenderableType":
     phase = {"train": "training", "evaluate": "evaluating", "parameters": "starting"}.get(view.phase, view.phase)
     counter = f"round {view.round}" + (f" of {view.rounds}" if view.rounds else "")
     if view.phase == "role":
-        from hanse.rounds.report import format_bytes
+        from hanse.rounds.report.measures import format_bytes
 
         counter, phase = f"session {view.round}", f"{format_bytes(view.moved_bytes)} exchanged"
     clock = f"{int(seconds) // 60}:{int(seconds) % 60:02d}"

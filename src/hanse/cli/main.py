@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from hanse.cli.commands import COMMANDS, GROUPS, Command
+from hanse.cli.interrupts import dropped_interrupts_come_again
 
 INTERRUPTED = 130
 HELP = ("--help", "-h")
@@ -26,7 +27,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        code = _dispatch(words)
+        with dropped_interrupts_come_again():
+            code = _dispatch(words)
         sys.stdout.flush()
         return code
     except KeyboardInterrupt:

@@ -12,11 +12,13 @@ from itertools import pairwise
 from typing import Any
 
 from hanse.cli.output import clean, number
+from hanse.rounds.causes import told
 
 FIRST = ("loss", "accuracy", "auc", "roc_auc", "log_loss")
 """Metrics that come first, where there are several."""
 _DOING = {"parameters": "starting", "train": "training", "evaluate": "evaluating", "role": "playing"}
 _DONE = {"parameters": "started", "train": "trained", "evaluate": "evaluated", "role": "has played"}
+_SAYS = {"accept": "accepts", "hold": "is held by its owner", "refuse": "refuses"}
 _DECISIONS = {"accept": "ready", "hold": "held by its owner", "refuse": "refused"}
 
 _COUNTERS = ("_examples", "sent_messages", "sent_bytes", "received_messages", "received_bytes", "turns")
@@ -67,6 +69,8 @@ class View:
     """Whether its sites play roles."""
     moved_bytes: int = 0
     """What roles have exchanged in their session."""
+    said_first: dict[tuple[str, str], str] = field(default_factory=dict)
+    """What was decided or failed, with its cause → the first site that said so."""
 
     @property
     def over(self) -> bool:
@@ -88,6 +92,13 @@ class View:
             self.sites = dict(sorted(self.sites.items()))
         return self.sites[name]
 
+    def cause(self, kind: str, site: str, reason: str) -> str:
+        """A cause as it is told of a site: in full of the first that has it, of the others by that one's name."""
+        first = self.said_first.get((kind, reason), site)
+        if not reason:
+            return ""
+        return f": {reason}" if first == site else f", as {first}"
+
     def measures(self) -> list[str]:
         """Names of metrics to show, the best known first; those in training only where there are no others."""
         found = {name for site in self.sites.values() for name in site.metrics} | set(self.metrics)
@@ -102,6 +113,7 @@ class View:
     def _decision(self, event: Event) -> None:
         decision = str(event["decision"])
         tone = {"accept": "good", "hold": "busy"}.get(decision, "bad")
+        self.said_first.setdefault((decision, str(event.get("reason", ""))), str(event["site"]))
         self.site(event["site"]).set(_DECISIONS.get(decision, decision), tone, str(event.get("reason", "")))
 
     def _phase(self, event: Event) -> None:
@@ -116,6 +128,7 @@ class View:
     def _reply(self, event: Event) -> None:
         site, phase = self.site(event["site"]), str(event["phase"])
         if event.get("error"):
+            self.said_first.setdefault(("fail", str(event["error"])), str(event["site"]))
             site.set("failed", "bad", str(event["error"]))
             return
         site.set(_DONE.get(phase, f"{phase} done"), "good")
@@ -177,13 +190,16 @@ def line_of(view: View, event: Event, *, every_reply: bool = False) -> str:
     """One event as a line of text; empty if it is not worth one. `view` has taken the event."""
     match event.get("what"):
         case "decision":
-            reason = f": {event['reason']}" if event.get("reason") else ""
-            says = {"accept": "accepts", "hold": "is held by its owner", "refuse": "refuses"}
-            return clean(f"site {event['site']} {says.get(str(event['decision']), event['decision'])}{reason}", 400)
+            decision = str(event["decision"])
+            reason = view.cause(decision, str(event["site"]), str(event.get("reason", "")))
+            return clean(f"site {event['site']} {_SAYS.get(decision, decision)}{reason}", 400)
         case "phase" if every_reply:
             return f"round {event['round']}: {clean(str(event['phase']), 40)}, {event['asked']} asked"
         case "reply" if event.get("error"):
-            return clean(f"round {event['round']}: site {event['site']} failed: {event['error']}", 600)
+            cause = view.cause("fail", str(event["site"]), str(event["error"]))
+            if cause.startswith(",") and not every_reply:
+                return ""  # the round's line tells whose it was
+            return clean(f"round {event['round']}: site {event['site']} failed{cause}", 600)
         case "reply" if every_reply:
             shown = _metrics(event.get("metrics") or {}, list(event.get("metrics") or {}))
             return clean(f"round {event['round']}: {event['site']} {_DONE.get(event['phase'], event['phase'])}{shown}")
@@ -191,7 +207,8 @@ def line_of(view: View, event: Event, *, every_reply: bool = False) -> str:
             record = event["record"]
             total = f"/{view.rounds}" if view.rounds else ""
             seconds = sum(float(each) for each in record.get("seconds_by_phase", {}).values())
-            failed = "".join(f"; {site}: {reason}" for site, reason in record.get("failed", {}).items())
+            failed = told({str(site): str(why) for site, why in record.get("failed", {}).items()}, len(view.sites))
+            failed = f"; {failed}" if failed else ""
             values = view.metrics if not view.plays else _of_all(view)
             shown = _metrics(values, view.measures()[:4])
             sites = len(record.get("folded", ()))

@@ -26,7 +26,7 @@ from hanse.clients.analysis import AnalysisClient
 from hanse.clients.app import App
 from hanse.clients.client import Answer, Client, arrays_of
 from hanse.clients.compressing import compressed
-from hanse.clients.failures import failure_of, text_of
+from hanse.clients.failures import SHOWN, SITES_LOG, OnFailure, failure_of, note_failure
 from hanse.clients.fingerprint import fingerprint
 from hanse.clients.functions import FunctionClient
 from hanse.clients.numpy_client import METHODS, NumPyAdapter, is_numpy_client
@@ -73,12 +73,22 @@ class Runtime:
         site_name: the site.
         load: gives a data set by name; raises what it likes.
         log: where the app's `site.log` and the tracebacks of its failures go; never leaves the site.
+        failed: told of what user code raised, instead of the log, where the app's author may see it.
     """
 
-    def __init__(self, app: App, *, site_name: str, load: Callable[[str], Any], log: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        app: App,
+        *,
+        site_name: str,
+        load: Callable[[str], Any],
+        log: Callable[[str], None],
+        failed: OnFailure | None = None,
+    ) -> None:
         self.app = app
         self.site = Site(site_name, load, log)
         self._log = log
+        self._failed = failed
         self._client: Client | None = None
 
     def execute(
@@ -115,9 +125,10 @@ class Runtime:
             # an empty state after an empty one stays None, so that stateless sites store nothing
             after = _encoded(kept) if kept or state is not None else None
         except (Exception, SystemExit) as error:
-            kind, message = failure_of(error, _directory(self.app))
+            rest = SITES_LOG if self._failed is None else SHOWN
+            kind, message = failure_of(error, _directory(self.app), rest=rest)
             if not isinstance(error, TaskError) or str(error) != message:
-                self._log(f"task {task.id}: {text_of(error)}")
+                note_failure(error, task.id, self.site.name, message, self._log, self._failed)
             failed = Reply.failed(task.id, self.site.name, kind, message)
             return Outcome(replace(failed, seconds=time.perf_counter() - started), None, _bytes_of(state))
         reply = _reply(

@@ -20,7 +20,7 @@ from hanse.channels.protocol import Protocol
 from hanse.channels.spending import Spending
 from hanse.clients.client import arrays_of
 from hanse.clients.execute import Outcome, metrics_of
-from hanse.clients.failures import MAX_CAUSE, failure_of, is_ours, text_of
+from hanse.clients.failures import MAX_CAUSE, SHOWN, SITES_LOG, OnFailure, failure_of, is_ours, note_failure
 from hanse.clients.fingerprint import fingerprint
 from hanse.clients.site import Site, stream_of
 from hanse.core.arrays import Arrays
@@ -98,7 +98,7 @@ class RoleRuntime:
     """Plays roles of one app at one site.
 
     Args:
-        site_name, load, log: see `hanse.clients.execute.Runtime`.
+        site_name, load, log, failed: see `hanse.clients.execute.Runtime`.
         outputs: see `Site.outputs`.
         checkpoints: the folder of `Site.checkpoints`, if any are kept.
         spending: see `Site.spending`.
@@ -114,10 +114,12 @@ class RoleRuntime:
         outputs: Callable[[], Arrays] | None = None,
         checkpoints: Path | None = None,
         spending: Spending | None = None,
+        failed: OnFailure | None = None,
     ) -> None:
         self.app = app
         self.site = Site(site_name, load, log, outputs=outputs, checkpoints=checkpoints, spending=spending)
         self._log = log
+        self._failed = failed
 
     async def play(self, task: Task, part: Part, channel: Channel) -> Outcome:
         """Play the role that `part` names. A failure is a reply; only cancelling passes through."""
@@ -127,9 +129,10 @@ class RoleRuntime:
         except (Exception, SystemExit) as error:
             lost = isinstance(error, UnavailableError) and is_ours(error)
             file = self.app.module_globals.get("__file__")
-            kind, message = failure_of(error, Path(file).parent if isinstance(file, str) else None)
+            rest = SITES_LOG if self._failed is None else SHOWN
+            kind, message = failure_of(error, Path(file).parent if isinstance(file, str) else None, rest=rest)
             if not lost and (not isinstance(error, TaskError) or str(error) != message):
-                self._log(f"task {task.id}: {text_of(error)}")
+                note_failure(error, task.id, self.site.name, message, self._log, self._failed)
             failed = Reply.failed(
                 task.id, self.site.name, *(("lost", str(error)[:MAX_CAUSE]) if lost else (kind, message))
             )

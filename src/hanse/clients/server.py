@@ -12,7 +12,7 @@ from typing import Any
 
 from hanse.clients.app import App
 from hanse.clients.execute import metrics_of
-from hanse.clients.failures import failure_of
+from hanse.clients.failures import SERVERS_LOG, failure_of
 from hanse.core.arrays import Arrays
 from hanse.core.errors import NotFoundError, TaskError
 from hanse.core.ids import SERVER
@@ -45,13 +45,15 @@ class ServerRuntime:
 
     Args:
         load: gives a data set that the server's operator declared.
+        rest: where the whole traceback is, in words.
 
     Every method raises TaskError: `raised` (type and line of the app, no text) or `bad_reply`. The original
     exception is its cause (`__cause__`), for the server's own log.
     """
 
-    def __init__(self, app: App, load: Callable[[str], Any] | None = None) -> None:
+    def __init__(self, app: App, load: Callable[[str], Any] | None = None, *, rest: str = SERVERS_LOG) -> None:
         self.app = app
+        self._rest = rest
         self._load = _none_held if load is None else load
         self._held: dict[str, Any] = {}
         self._round = self._loadings = 0
@@ -109,7 +111,7 @@ class ServerRuntime:
             return function(*arguments)
         except (Exception, SystemExit) as error:
             file = self.app.module_globals.get("__file__")
-            kind, message = failure_of(error, Path(file).parent if isinstance(file, str) else None, log="server's log")
+            kind, message = failure_of(error, Path(file).parent if isinstance(file, str) else None, rest=self._rest)
             raise TaskError(kind, f"{phase} on the server: {message}") from error
 
 

@@ -10,6 +10,7 @@ from hanse.aggregation.rounding import is_float, round_to
 from hanse.channels.party import Party
 from hanse.clients.app import App
 from hanse.clients.execute import Outcome, Runtime
+from hanse.clients.failures import OnFailure
 from hanse.core.arrays import Array, Arrays
 from hanse.core.errors import ConfigError, TaskError
 from hanse.core.ids import TaskId
@@ -39,6 +40,7 @@ class SiteTrainer:
         job: str,
         config: Callable[[int, str], Config],
         log: Callable[[str], None],
+        failed: OnFailure | None = None,
     ) -> None:
         self.name = name
         self.said: list[Said] = []
@@ -47,7 +49,7 @@ class SiteTrainer:
         self.memory: Mapping[str, Array] = {}
         self.fingerprint = ""
         self._spec, self._job, self._config = spec, job, config
-        self._runtime = Runtime(app, site_name=name, load=load, log=log)
+        self._runtime = Runtime(app, site_name=name, load=load, log=log, failed=failed)
         self._state: bytes | None = None
         self._model = Arrays()
         self._ordinal = 0

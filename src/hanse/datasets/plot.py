@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from hanse.datasets.partition import Partition
-from hanse.rounds.plots import HEIGHT, LEFT, TOP, WIDE, bar_plot, escape
-from hanse.rounds.report import style
+from hanse.rounds.report.page import style
+from hanse.rounds.report.plots import HEIGHT, LEFT, TOP, WIDE, bar_plot, escape
 
 MAX_LABELS = 100
 BOTTOM = 36

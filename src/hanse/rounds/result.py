@@ -26,7 +26,8 @@ from hanse.rounds.record import (
     read_texts,
     to_plain,
 )
-from hanse.rounds.report import format_bytes, format_seconds, render
+from hanse.rounds.report.measures import format_bytes, format_seconds
+from hanse.rounds.report.page import render
 
 __all__ = ["Result", "RoundRecord"]
 

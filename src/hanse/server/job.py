@@ -9,7 +9,7 @@ from hanse.core.ids import bundle_scope
 from hanse.core.records import BlobRef
 from hanse.pipeline.offering import end_of, proposal_of
 from hanse.pipeline.request import JobRequest
-from hanse.rounds.driver import Run
+from hanse.rounds.driver.run import Run
 from hanse.rounds.group import Host
 from hanse.rounds.seams import Seams
 from hanse.server.history import History

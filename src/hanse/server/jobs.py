@@ -33,7 +33,8 @@ from hanse.pipeline.offering import (
 )
 from hanse.pipeline.removal import is_gone, remove_job
 from hanse.pipeline.request import JobRequest
-from hanse.rounds.driver import Run
+from hanse.rounds import causes
+from hanse.rounds.driver.run import Run
 from hanse.rounds.events import Failed
 from hanse.rounds.seams import Seams
 from hanse.server.job import DECISION_S, DECISIONS, Job, now_ms
@@ -282,8 +283,7 @@ class Jobs:
         everyone = [site for site in self._enrolled() if job.wants(site)]
         refused = {site: reason for site, (decision, reason) in job.decisions.items() if decision == "refuse"}
         if everyone and set(everyone) <= set(refused):
-            causes = "; ".join(f"{site}: {refused[site]}" for site in sorted(refused)[:8])
-            await job.run.post(Failed(f"{ALL_REFUSED} ({causes})", now_ms()))
+            await job.run.post(Failed(f"{ALL_REFUSED} ({causes.told(refused, len(everyone))})", now_ms()))
             return
         await job.run.sites_changed(sorted(sites), job.undecided(there, time.monotonic()), job.unwilling())
 

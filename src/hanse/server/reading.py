@@ -11,7 +11,7 @@ from hanse.pipeline.offering import job_end, job_row, rows_of
 from hanse.pipeline.request import ROLES, JobRequest
 from hanse.pipeline.sessions import result_of
 from hanse.rounds import run_state
-from hanse.rounds.driver import Run
+from hanse.rounds.driver.run import Run
 from hanse.rounds.keeping import round_records, run_record
 from hanse.rounds.result import Result
 from hanse.rounds.seams import Seams

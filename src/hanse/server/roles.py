@@ -30,7 +30,7 @@ from hanse.pipeline.roles import (
     Stopped,
 )
 from hanse.pipeline.sessions import Seen, asks, judged, record_of, refusals, releases, session_name
-from hanse.rounds.clock import Clock
+from hanse.rounds.driver.clock import Clock
 from hanse.rounds.events import Event as RoundEvent
 from hanse.rounds.events import Failed
 from hanse.rounds.seams import Seams

@@ -16,8 +16,8 @@ from hanse.core.spec import RunSpec
 from hanse.pipeline.offering import fetch_bundle
 from hanse.pipeline.request import JobRequest
 from hanse.rounds import machine
-from hanse.rounds.clock import LoopClock
-from hanse.rounds.driver import Run
+from hanse.rounds.driver.clock import LoopClock
+from hanse.rounds.driver.run import Run
 from hanse.rounds.group import Host
 from hanse.rounds.outgoing import RunInfo
 from hanse.rounds.seams import Seams

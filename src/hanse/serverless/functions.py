@@ -10,7 +10,7 @@ import structlog
 from hanse.core.errors import CodecError, HanseError, NotFoundError
 from hanse.core.records import Envelope
 from hanse.pipeline.removal import is_gone
-from hanse.rounds.visit import PATIENCE_MS
+from hanse.rounds.driver.visit import PATIENCE_MS
 from hanse.serverless.apps import Apps
 from hanse.serverless.contract import Input, Instruction, Shard, is_stream
 from hanse.serverless.intake import News, take

@@ -39,8 +39,8 @@ from hanse.pipeline.offering import check_request, check_roles, end_of, keep_req
 from hanse.pipeline.removal import is_gone
 from hanse.pipeline.request import JobRequest
 from hanse.rounds import machine, run_state
+from hanse.rounds.driver.visit import begin, collect
 from hanse.rounds.keeping import run_record
-from hanse.rounds.visit import begin, collect
 from hanse.serverless.channels import check_writing, is_channel, pass_on
 from hanse.serverless.contract import LONGEST_EXECUTION_NAME, execution_name, first_input
 from hanse.serverless.looking import about_request, dismiss, is_over, row_of

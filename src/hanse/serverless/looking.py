@@ -20,9 +20,9 @@ from hanse.core.records import BlobRef
 from hanse.pipeline.offering import end_of, job_end, job_row, keep_end
 from hanse.pipeline.removal import is_gone
 from hanse.pipeline.request import JobRequest
+from hanse.rounds.driver.visit import PATIENCE_MS, Outcome, visit
 from hanse.rounds.keeping import round_records
 from hanse.rounds.outgoing import RunInfo
-from hanse.rounds.visit import PATIENCE_MS, Outcome, visit
 from hanse.serverless.contract import MAX_TURNS, Input, Instruction, execution_name
 from hanse.serverless.host import FunctionHost
 from hanse.serverless.place import Place

@@ -16,6 +16,7 @@ from typing import Any
 
 from hanse.core.errors import NotFoundError
 from hanse.core.seams import Ledger
+from hanse.rounds import causes
 from hanse.rounds.keeping import PAGE
 
 LEASE_MS = 120_000
@@ -50,8 +51,7 @@ class Presence:
         refused = {site: row["reason"] for site, row in self.said.items() if row["decision"] == "refuse"}
         if not asked or not set(asked) <= set(refused):
             return ""
-        causes = "; ".join(f"{site}: {refused[site]}" for site in sorted(refused)[:8])
-        return f"every site has refused the job ({causes})"
+        return f"every site has refused the job ({causes.told(refused, len(asked))})"
 
 
 async def presence(ledger: Ledger, job: str, asked: Sequence[str], taken_at_ms: int, now_ms: int) -> Presence:

@@ -3,9 +3,9 @@
     roles/JOB/COMPONENT                  {performed, written_ms, state, fingerprints}
     reply/JOB/COMPONENT/ATTEMPT/ROLE     {kind, error, metrics, fingerprint, at_ms}: what a role has answered
 
-As with rounds (`hanse.rounds.visit`), any number of visits may overlap, die anywhere or be repeated: what counts is one
-compare-and-set. What was decided and not performed is found again in the state itself (`machine.standing`): whoever
-comes `PATIENCE_MS` later, or decides something more, performs all that it asks for. The rules are
+As with rounds (`hanse.rounds.driver.visit`), any number of visits may overlap, die anywhere or be repeated: what counts
+is one compare-and-set. What was decided and not performed is found again in the state itself (`machine.standing`):
+whoever comes `PATIENCE_MS` later, or decides something more, performs all that it asks for. The rules are
 `hanse.pipeline.roles` and `hanse.pipeline.sessions`, as at a server.
 """
 
@@ -22,16 +22,16 @@ from hanse.pipeline import roles as machine
 from hanse.pipeline.request import JobRequest
 from hanse.pipeline.roles import Close, Open, Replied, RolesState, SitesChanged, Stopped, TimerFired
 from hanse.pipeline.sessions import Seen, asks, judged, record_of, refusals, releases, session_name
+from hanse.rounds.driver.visit import MAX_LOOKS, PATIENCE_MS
 from hanse.rounds.keeping import PAGE
 from hanse.rounds.record import RoundRecord
-from hanse.rounds.visit import MAX_LOOKS, PATIENCE_MS
 from hanse.serverless.place import Place
 from hanse.serverless.presence import Presence
 
 
 @dataclass(frozen=True, slots=True)
 class RolesOutcome:
-    """What a visit left behind; the same shape as `rounds.visit.Outcome`."""
+    """What a visit left behind; the same shape as `rounds.driver.visit.Outcome`."""
 
     state: Seen
     wake_ms: int | None
@@ -89,7 +89,7 @@ async def visit_roles(
     failed: str = "",
     patience_ms: int = PATIENCE_MS,
 ) -> RolesOutcome:
-    """Look at a component and do what follows; see `rounds.visit.visit`.
+    """Look at a component and do what follows; see `rounds.driver.visit.visit`.
 
     Raises:
         StorageError, UnavailableError: call again. NotFoundError: there is no such component.

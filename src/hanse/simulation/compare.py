@@ -13,8 +13,9 @@ from typing import Any
 from hanse.clients.app import App
 from hanse.clients.loader import stop_if_loading
 from hanse.core.errors import ConfigError, JobFailed
-from hanse.rounds.plots import NUM_COLOURS, WIDE, Line, Point, drawable, escape, line_plot, number
-from hanse.rounds.report import SHARES, format_seconds, style
+from hanse.rounds.report.measures import SHARES, format_seconds
+from hanse.rounds.report.page import style
+from hanse.rounds.report.plots import NUM_COLOURS, WIDE, Line, Point, drawable, escape, line_plot, number
 from hanse.rounds.result import Result
 from hanse.simulation.simulate import simulate
 from hanse.simulation.sites import to_stderr

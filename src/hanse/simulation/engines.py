@@ -56,9 +56,16 @@ def make_engine(
     if name == "ray":
         from hanse.simulation.on_ray import OnRay  # heavy and optional
 
-        return OnRay(places.app, places.population, replicas, resources=resources, mixed_hardware=mixed_hardware)
+        return OnRay(
+            places.app,
+            places.population,
+            replicas,
+            resources=resources,
+            mixed_hardware=mixed_hardware,
+            failed=places.failed,
+        )
     if name == "replicas":
-        return Replicas(places.app, places.population, replicas, mixed_hardware=mixed_hardware)
+        return Replicas(places.app, places.population, replicas, mixed_hardware=mixed_hardware, failed=places.failed)
     if name == "auto":
         count = num_cores() if replicas is None else replicas
         if count == 1 and reproducible:
@@ -66,7 +73,9 @@ def make_engine(
         return Auto(places, count, rounds, mixed_hardware=mixed_hardware, reproducible=reproducible)
     if name in BATCHED:
         if replicas is not None and replicas > 1:
-            return Replicas(places.app, places.population, replicas, inner=name, mixed_hardware=mixed_hardware)
+            return Replicas(
+                places.app, places.population, replicas, inner=name, mixed_hardware=mixed_hardware, failed=places.failed
+            )
         return _batched(name, places, (settings or {}).get("group"))
     return Sequential(places)
 
@@ -184,6 +193,7 @@ class Auto:
                 self._count,
                 inner=inner,
                 mixed_hardware=self._mixed,
+                failed=self._places.failed,
             )
             replicas.start()
         except ConfigError as error:

@@ -16,6 +16,7 @@ from hanse.aggregation import ArraySink, ArraySource
 from hanse.clients.app import App, ServerSide
 from hanse.clients.client import Answer, Client
 from hanse.clients.execute import Outcome, Runtime
+from hanse.clients.failures import OnFailure
 from hanse.clients.functions import ClientSide
 from hanse.clients.server import ServerRuntime
 from hanse.clients.site import Site
@@ -25,11 +26,13 @@ from hanse.core.errors import ConfigError, PolicyError, TaskError
 from hanse.core.ids import TaskId, check_name
 from hanse.core.records import Config, Task
 from hanse.core.spec import RunSpec
+from hanse.rounds import causes
 from hanse.rounds.folding import Item, fold, update_kind
 from hanse.rounds.group import together
 from hanse.rounds.performing import planned_parameters
 from hanse.rounds.result import Result
 from hanse.simulation.simulate import simulate
+from hanse.simulation.tracebacks import Tracebacks
 from hanse.strategies.groups import Groups
 from hanse.strategies.strategy import FoldInput
 
@@ -72,17 +75,18 @@ def simulate_hierarchy(
     _check(app, members)
     inner = app.groups
     assert inner is not None
-    spec = app.spec()
+    spec, tracebacks = app.spec(), Tracebacks()
 
     def client(site: Site) -> Client:
-        return Edge(app, members[site.name], inner)
+        return Edge(app, members[site.name], inner, tracebacks.take)
 
     top = copy.copy(app)
     top.groups = None
     top.client_side = ClientSide(client=client)
     top.server_side = replace(app.server_side, config=None)
     top._spec = replace(app._spec, evaluate_every=spec.evaluate_every)  # as if it had the parts that it had
-    return simulate(top, list(members), **options)
+    with tracebacks:
+        return simulate(top, list(members), **options)
 
 
 class Edge(Client):
@@ -91,7 +95,7 @@ class Edge(Client):
     Members' states are kept in this site's own, so an edge may be replaced between any two tasks.
     """
 
-    def __init__(self, app: App, members: Mapping[str, DataSets], groups: Groups) -> None:
+    def __init__(self, app: App, members: Mapping[str, DataSets], groups: Groups, failed: OnFailure) -> None:
         self._spec: RunSpec = app.spec()
         self._strategy, self._rounds = groups.strategy, groups.rounds
         self._quorum = len(members) if groups.quorum is None else groups.quorum
@@ -100,7 +104,8 @@ class Edge(Client):
         self._names = sorted(members)
         self._site: Site | None = None
         self._runtimes = {
-            name: Runtime(app, site_name=name, load=_loader(name, members[name]), log=self._log) for name in self._names
+            name: Runtime(app, site_name=name, load=_loader(name, members[name]), log=self._log, failed=failed)
+            for name in self._names
         }
 
     def parameters(self, config: dict[str, Any], site: Site) -> Any:
@@ -173,7 +178,7 @@ class Edge(Client):
 
     def _check_quorum(self, found: int, reasons: Mapping[str, str]) -> None:
         if found < self._quorum:
-            why = "; ".join(f"{name}: {reason}" for name, reason in sorted(reasons.items()) if reason)
+            why = causes.told({name: reason for name, reason in reasons.items() if reason}, len(self._names))
             raise TaskError("refused", f"expected answers of {self._quorum} members, found {found}: {why}")
 
     def _ask(

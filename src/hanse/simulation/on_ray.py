@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from hanse.clients.app import App
+from hanse.clients.failures import OnFailure
 from hanse.clients.loader import source_of
 from hanse.core.errors import MissingExtraError
 from hanse.simulation.hands import Hands, Replica
@@ -45,6 +46,7 @@ class OnRay(Replicas):
         resources: Mapping[str, float] | None = None,
         inner: str = "sequential",
         mixed_hardware: bool = False,
+        failed: OnFailure | None = None,
     ) -> None:
         ray = _imported()
         self._resources = {"num_cpus": 1.0, **(resources or {})}
@@ -52,7 +54,12 @@ class OnRay(Replicas):
             ray.init(log_to_driver=False, configure_logging=False)
         cpus = ray.cluster_resources().get("CPU", 1.0) / max(self._resources["num_cpus"], 1e-3)
         super().__init__(
-            app, population, max(1, int(cpus)) if count is None else count, inner=inner, mixed_hardware=mixed_hardware
+            app,
+            population,
+            max(1, int(cpus)) if count is None else count,
+            inner=inner,
+            mixed_hardware=mixed_hardware,
+            failed=failed,
         )
 
     def _make_hands(self, app: App) -> Hands:

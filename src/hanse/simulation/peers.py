@@ -6,9 +6,11 @@ It has no strategy: what a server would do is done by the topology. Every peer m
 
 import asyncio
 import math
+import sys
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -31,7 +33,10 @@ from hanse.core.spec import RunSpec
 from hanse.peer.topologies import Gossip, Topology, planned
 from hanse.rounds.record import RoundRecord, mean_metrics, site_metrics
 from hanse.rounds.result import Result
+from hanse.simulation.progress import Bar
+from hanse.simulation.shell import Observer
 from hanse.simulation.sites import Loader, population_of, to_stderr
+from hanse.simulation.tracebacks import Tracebacks
 
 DISAGREEMENT = "disagreement"
 """A round's metric: the root mean square distance of the peers' models from their mean."""
@@ -67,7 +72,12 @@ class PeersResult:
 
 
 def simulate_peers(
-    app: App, sites: Mapping[str, Mapping[str, Any]] | Sequence[str], topology: Topology | None = None
+    app: App,
+    sites: Mapping[str, Mapping[str, Any]] | Sequence[str],
+    topology: Topology | None = None,
+    *,
+    progress: bool | None = None,
+    observer: Observer | None = None,
 ) -> PeersResult:
     """Run an app without a server, every site as a peer, in this process.
 
@@ -75,6 +85,9 @@ def simulate_peers(
         app: its client side and settings; the strategy is left out.
         sites: site name → data sets, or only names; two at least.
         topology: `Gossip()` on a ring by default, `RingAllReduce()` or `Cyclic()`.
+        progress: show bars over rounds and peers; by default when the terminal shows standard error.
+        observer: called with every event (phase, reply, round, finished) as a dict. A phase is one round of all peers,
+            and a reply that one of them has ended it.
 
     Raises:
         ConfigError: a wrong argument, or a setting that needs a server. JobFailed: a peer failed, by name.
@@ -97,10 +110,13 @@ def simulate_peers(
         check_name(site, "site")
     chosen = Gossip() if topology is None else topology
     spec = without_server(app)
+    shown = sys.stderr.isatty() if progress is None else progress
     before = num_threads()
     set_threads(spec.threads)
     try:
-        return _Run(app, spec, data, chosen).run()
+        with Tracebacks() as tracebacks, Bar(spec.rounds, shown) as advance:
+            observers = [watch for watch in (advance, observer) if watch is not None]
+            return _Run(app, spec, data, chosen, tracebacks, observers).run()
     finally:
         set_threads(before)
 
@@ -108,21 +124,30 @@ def simulate_peers(
 class _Run:
     """All peers of one run."""
 
-    def __init__(self, app: App, spec: RunSpec, data: Mapping[str, Mapping[str, Any]], topology: Topology) -> None:
+    def __init__(
+        self,
+        app: App,
+        spec: RunSpec,
+        data: Mapping[str, Mapping[str, Any]],
+        topology: Topology,
+        tracebacks: Tracebacks,
+        observers: Sequence[Observer] = (),
+    ) -> None:
+        self._observers = observers
         self._app, self._spec, self._topology = app, spec, topology
         self._job = new_job_id()
         self._names = sorted(data)
         config = config_of(app, spec)
         population = population_of(data)
         self._peers = {
-            name: SiteTrainer(name, app, spec, Loader(population, name), self._job, config, to_stderr)
+            name: SiteTrainer(name, app, spec, Loader(population, name), self._job, config, to_stderr, tracebacks.take)
             for name in self._names
         }
         self._vectors: dict[int, list[Array]] = {}
         self._distances: dict[int, float] = {}
         self._saved = 0
-        for peer in self._peers.values():
-            peer.told = self._hear
+        for name, peer in self._peers.items():
+            peer.told = partial(self._hear, name)
 
     def run(self) -> PeersResult:
         """Run it to its end."""
@@ -132,14 +157,17 @@ class _Run:
             for peer in self._peers.values():
                 peer.begin(initial)
             programs, protocol = self._programs()
+            self._tell_begun(1)
             last = run_to_end(run_local(protocol, programs, timeout_s=self._spec.deadline_s))
         except ConfigError:
             raise
         except HanseError as error:
             result = Result("failed", job=self._job, error=str(error), sites=tuple(self._names))
+            self._tell("finished", status=result.status, error=result.error)
             raise JobFailed(str(error), result) from None
         models = {name: self._peers[name].arrays(last[name]) for name in self._names}
         records = [self._record(round_) for round_ in range(1, self._spec.rounds + 1)]
+        self._tell("finished", status="finished", error="")
         result = Result(
             "finished",
             arrays=_mean(models),
@@ -182,14 +210,35 @@ class _Run:
 
         return {name: program(self._peers[name]) for name in self._names}, plan.protocol
 
-    def _hear(self, round_: int, vector: Array) -> None:
+    def _tell(self, what: str, **facts: Any) -> None:
+        for observer in self._observers:
+            observer({"what": what, "job": self._job, **facts})
+
+    def _tell_begun(self, round_: int) -> None:
+        if round_ <= self._spec.rounds:
+            self._tell("phase", round=round_, phase="train", asked=len(self._names))
+
+    def _tell_ended(self, name: str, round_: int) -> None:
+        """One peer has ended a round; in events it is a reply."""
+        said = self._peers[name].said[-1]
+        count, metrics = said.answers["train"]
+        plain = {key: value for key, value in metrics.items() if not isinstance(value, bytes)}
+        facts = {"metrics": plain, "num_examples": count, "seconds": said.seconds}
+        self._tell("reply", round=round_, phase="train", site=name, error="", **facts)
+
+    def _hear(self, name: str, round_: int, vector: Array) -> None:
         """Once the last peer has ended the round: how far they are apart. Their vectors are let go of then."""
+        if self._observers:
+            self._tell_ended(name, round_)
         vectors = self._vectors.setdefault(round_, [])
         vectors.append(vector)
         if len(vectors) == len(self._names):
             mean = sum(vectors[1:], vectors[0].astype(np.float64)) / len(vectors)
             squares = [float(np.square(each - mean).sum()) for each in self._vectors.pop(round_)]
             self._distances[round_] = math.sqrt(math.fsum(squares) / len(squares))
+            if self._observers:
+                self._tell("round", record=self._record(round_).to_json())
+                self._tell_begun(round_ + 1)
 
     def _record(self, round_: int) -> RoundRecord:
         said = {name: peer.said[round_ - 1] for name, peer in self._peers.items()}

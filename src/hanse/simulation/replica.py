@@ -35,7 +35,8 @@ class Worker:
     """Answers frames, one after another, wherever it runs."""
 
     def __init__(self) -> None:
-        self._lines: list[str] = []
+        self._said: list[Any] = []
+        """Lines of `site.log`, and failures as lists, in the order in which they came."""
         self._models: dict[str, Arrays] = {}
         self._engine: Engine | None = None
 
@@ -44,7 +45,7 @@ class Worker:
         match header["kind"]:
             case "load":
                 try:
-                    self._engine, about = load(header, self._lines)
+                    self._engine, about = load(header, self._said)
                 except Exception as error:  # the top of a request: the simulation says it
                     about = {"error": str(error) if isinstance(error, ConfigError) else text_of(error)}
                 return {"kind": "loaded", **about}, []
@@ -55,7 +56,7 @@ class Worker:
         assert self._engine is not None
         batch = read_batch(header, payload, self._models[header["needs"]] if header["needs"] else None)
         facts, parts = done_frame(run_chunk(self._engine, batch))
-        log, self._lines[:] = list(self._lines), []
+        log, self._said[:] = list(self._said), []
         return {"kind": "done", "chunk": header["chunk"], "log": log, **facts}, parts
 
 
@@ -71,7 +72,7 @@ def main(link: socket.socket) -> None:
             send(link, *answer)
 
 
-def load(header: dict[str, Any], lines: list[str]) -> tuple[Engine, dict[str, Any]]:
+def load(header: dict[str, Any], said: list[Any]) -> tuple[Engine, dict[str, Any]]:
     """Import the app and find its sites' data."""
     from hanse.simulation.engines import make_engine
 
@@ -80,7 +81,7 @@ def load(header: dict[str, Any], lines: list[str]) -> tuple[Engine, dict[str, An
     assert isinstance(found, App)  # an app of roles has no engine
     app = as_asked(found, header["spec"])
     set_threads(app.spec().threads)
-    engine = make_engine(header["engine"], Places(app, population_of(app, header), lines.append))
+    engine = make_engine(header["engine"], Places(app, population_of(app, header), said.append, said.append))
     return engine, {"fingerprint": fingerprint(), "spec": app.spec().to_json()}
 
 

@@ -21,6 +21,7 @@ from typing import Any
 from hanse.aggregation import GROUP
 from hanse.clients.app import App
 from hanse.clients.execute import Outcome
+from hanse.clients.failures import Failure, OnFailure
 from hanse.clients.fingerprint import fingerprint
 from hanse.clients.loader import source_of
 from hanse.core.codec import encode_parts
@@ -30,6 +31,7 @@ from hanse.simulation import data_file
 from hanse.simulation.engine import Answered, Batch, Item, replies_of
 from hanse.simulation.hands import Hands, Processes, Replica
 from hanse.simulation.sites import Population, to_stderr
+from hanse.simulation.tracebacks import Tracebacks
 from hanse.simulation.wire import Closed, batch_frame, read_done
 from hanse.strategies.catalogue import CUSTOM
 
@@ -59,6 +61,7 @@ class Replicas:
         count: processes; by default one for each core that this process may use.
         inner: the engine inside each.
         mixed_hardware: take replicas with another numerics fingerprint.
+        failed: told of what user code raised; standard error by default.
 
     Raises:
         ConfigError: the app is in no module file, or the sites' data cannot be given to other processes.
@@ -73,6 +76,7 @@ class Replicas:
         inner: str = "sequential",
         level: int | None = None,
         mixed_hardware: bool = False,
+        failed: OnFailure | None = None,
     ) -> None:
         count = num_cores() if count is None else count
         if type(count) is not int or not 1 <= count <= 1024:
@@ -81,6 +85,7 @@ class Replicas:
             raise ConfigError(
                 "a variant's strategy that is not built in has a part at sites, which other processes lack"
             )
+        self._failed: OnFailure = failed or Tracebacks().take
         self._count = count
         self._inner = inner
         self._spec = app.spec().to_json()
@@ -230,8 +235,8 @@ class Replicas:
         if header is None:
             yield from self._bury(replica)
             return
-        for line in header["log"]:
-            to_stderr(line)
+        for said in header["log"]:
+            to_stderr(said) if isinstance(said, str) else self._failed(Failure(*said))
         chunk = replica.at_work.pop(header["chunk"], None)
         if chunk is None:
             return

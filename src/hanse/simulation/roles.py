@@ -13,6 +13,7 @@ from hanse.channels.app import RolePlay
 from hanse.channels.local import local_channels
 from hanse.channels.spec import RoleSpec
 from hanse.clients.execute import Outcome
+from hanse.clients.failures import OnFailure
 from hanse.clients.roles import CALL, Part, RoleRuntime, kept_outputs
 from hanse.core.arrays import Arrays
 from hanse.core.errors import ConfigError, JobFailed
@@ -31,6 +32,7 @@ async def simulate_roles(
     load: Mapping[str, Callable[[str], Any]],
     tell: Callable[[dict[str, Any]], None],
     outputs: Arrays,
+    told: OnFailure,
 ) -> Result:
     """Play one session.
 
@@ -38,6 +40,7 @@ async def simulate_roles(
         load: each site's data sets by name.
         tell: told what happens.
         outputs: what roles kept in the earlier job that this one names, as `ROLE/NAME`.
+        told: of what user code raised.
     """
     missing = sorted(set(spec.sites) - set(load))
     if missing:
@@ -50,7 +53,12 @@ async def simulate_roles(
         site = spec.roles[role]
         kept = {name.partition("/")[2]: value for name, value in outputs.items() if name.partition("/")[0] == role}
         runtime = RoleRuntime(
-            cast, site_name=site, load=load[site], log=to_stderr, outputs=lambda: kept_outputs(Arrays(kept))
+            cast,
+            site_name=site,
+            load=load[site],
+            log=to_stderr,
+            outputs=lambda: kept_outputs(Arrays(kept)),
+            failed=told,
         )
         task = Task(TaskId(job, COMPONENT, 1, PHASE, place), site, CALL, seed=spec.seed)
         part = Part(f"{job}/{COMPONENT}/1", role, spec.timeout_s, dict(spec.roles), {})

@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 from hanse.aggregation import Partial
 from hanse.aggregation.canonical import GROUP
 from hanse.clients.app import App
-from hanse.clients.failures import failure_of, text_of
+from hanse.clients.failures import SHOWN, failure_of, text_of
 from hanse.clients.server import ServerRuntime
 from hanse.core.arrays import Arrays
 from hanse.core.errors import ConfigError, HanseError, RefusedError, TaskError
@@ -526,7 +526,7 @@ class Shell:
             raise
         except (Exception, SystemExit) as error:
             to_stderr(text_of(error))
-            raise TaskError(*failure_of(error, self._directory, log="traceback above")) from error
+            raise TaskError(*failure_of(error, self._directory, rest=SHOWN)) from error
 
 
 def _alike(flights: Mapping[int, Flight]) -> list[list[int]]:

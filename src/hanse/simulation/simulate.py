@@ -8,7 +8,7 @@ from typing import Any
 
 from hanse.channels.app import RolePlay
 from hanse.clients.app import App
-from hanse.clients.failures import text_of
+from hanse.clients.failures import SHOWN, text_of
 from hanse.clients.loader import AnyApp, stop_if_loading
 from hanse.clients.peers import Peers
 from hanse.clients.server import ServerRuntime, StrategyContext
@@ -29,6 +29,7 @@ from hanse.simulation.progress import Bar
 from hanse.simulation.roles import simulate_roles
 from hanse.simulation.shell import Observer, Shell
 from hanse.simulation.sites import DataSets, Loader, Places, Population, population_of, to_stderr
+from hanse.simulation.tracebacks import Tracebacks
 from hanse.simulation.traces import Availability, Durations, LogNormal, traces_of
 from hanse.strategies import Strategy, named
 from hanse.strategies.asynchronous import Asynchronous
@@ -112,11 +113,9 @@ def simulate(
     if isinstance(app, RolePlay):
         played = app.spec({"peer": population.names} if isinstance(app, Peers) and roles is None else roles)
         load = {name: Loader(population, name) for name in played.sites if name in population.names}
-        return run_to_end(
-            simulate_roles(
-                app, played, load, observer or (lambda event: None), Arrays() if outputs is None else outputs.arrays
-            )
-        )
+        given, tell = Arrays() if outputs is None else outputs.arrays, observer or (lambda event: None)
+        with Tracebacks() as shown_once:
+            return run_to_end(simulate_roles(app, played, load, tell, given, shown_once.take))
     if roles is not None:
         raise ConfigError("roles: expected none for an hs.App, which asks all sites the same; leave them out")
     spec = app.spec()
@@ -130,9 +129,10 @@ def simulate(
     set_threads(spec.threads)
     runs_on: Engine | None = None
     tracking: Tracking | None = None
+    tracebacks = Tracebacks()
     collecting = collect_rarely()
     try:
-        runtime = ServerRuntime(app, held(server or {}))
+        runtime = ServerRuntime(app, held(server or {}), rest=SHOWN)
         strategy = strategy_of(app, spec, runtime, population.names)
         if durations is None and (strategy.order == "receipt" or isinstance(strategy, Asynchronous)):
             durations = LogNormal(ASYNCHRONOUS_S)  # it lives by the differences between sites
@@ -146,7 +146,7 @@ def simulate(
         done = max(0, state.round - 1)
         runs_on = engines.make_engine(
             engine,
-            Places(app, population),
+            Places(app, population, failed=tracebacks.take),
             replicas=replicas,
             mixed_hardware=mixed_hardware,
             resources=resources,
@@ -155,7 +155,7 @@ def simulate(
             settings=None if kept is None else kept.engine["settings"],
         )
         tracking = None if app.tracking is None else Tracking(app.tracking, say=to_stderr)
-        with Bar(spec.rounds, shown, done=done) as advance:
+        with tracebacks, Bar(spec.rounds, shown, done=done) as advance:
             tracked = None if tracking is None else follower(tracking, settings_of(spec), population.names)
             observers = [watch for watch in (advance, observer, tracked) if watch is not None]
             shell = Shell(app, strategy, runtime, population, runs_on, traces, state, observers)

@@ -12,6 +12,7 @@ from typing import Any
 
 from hanse.clients.app import App
 from hanse.clients.execute import Runtime, are_alike
+from hanse.clients.failures import OnFailure
 from hanse.core.errors import ConfigError, PolicyError
 from hanse.core.ids import check_name
 from hanse.rounds.names import Listed, Names, Numbered
@@ -136,19 +137,27 @@ class Places:
     """The sites at work in this process.
 
     Args:
-        log: where tracebacks and `site.log` go.
+        log: where `site.log` goes.
+        failed: told of what user code raised; without it that goes to the log, too.
     """
 
-    def __init__(self, app: App, population: Population, log: Callable[[str], None] | None = None) -> None:
+    def __init__(
+        self,
+        app: App,
+        population: Population,
+        log: Callable[[str], None] | None = None,
+        failed: OnFailure | None = None,
+    ) -> None:
         self.app = app
         self.population = population
         self._log = log or to_stderr
+        self.failed = failed
         self._limit = KEPT
         self._runtimes: OrderedDict[str, tuple[Runtime, Loader]] = OrderedDict()
         self._held = Held()
         self._bare: Runtime | None = None
         if are_alike(app) and not population.has_data:
-            self._bare = Runtime(app, site_name="", load=Loader(population, ""), log=self._log)
+            self._bare = Runtime(app, site_name="", load=Loader(population, ""), log=self._log, failed=self.failed)
 
     def make_room(self, model_bytes: int) -> None:
         """Keep fewer sites where each client may hold a model of that size."""
@@ -172,7 +181,7 @@ class Places:
         while len(self._runtimes) >= self._limit or (self._runtimes and self._held.num_bytes > DATA_BYTES):
             self._runtimes.popitem(last=False)[1][1].forget()
         loader = Loader(self.population, site, self._held)
-        made = Runtime(self.app, site_name=site, load=loader, log=self._log)
+        made = Runtime(self.app, site_name=site, load=loader, log=self._log, failed=self.failed)
         self._runtimes[site] = made, loader
         return made
 

@@ -18,7 +18,7 @@ from typing import Any, Protocol
 
 from blake3 import blake3
 
-from hanse.clients.failures import failure_of
+from hanse.clients.failures import SERVERS_LOG, failure_of
 from hanse.core.arrays import Arrays
 from hanse.core.blobs import CHUNK_BYTES, INLINE_BYTES, Buffer, Manifest
 from hanse.core.codec import encode_parts, parse_header, view_arrays
@@ -170,7 +170,7 @@ class Executor:
             return _failed("ConfigError", str(error))
         except (Exception, SystemExit, KeyboardInterrupt) as error:
             traceback.print_exc(file=sys.stderr)
-            return _failed(*failure_of(error, self._load.bundle, log="server's log"))
+            return _failed(*failure_of(error, self._load.bundle, rest=SERVERS_LOG))
         if out is None:
             return Frame("called", {"arrays": "none"}, (content,))
         ref = _write(out, fds.pop(0) if frame.fields.get("out") else None, "")

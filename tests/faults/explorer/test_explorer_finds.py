@@ -12,15 +12,15 @@ import structlog
 
 from hanse.core.errors import ConflictError, StorageError
 from hanse.core.records import Reply
-from hanse.rounds.cleaning import Cleaning
-from hanse.rounds.clock import Alarms
-from hanse.rounds.driver import Run
+from hanse.rounds.driver.cleaning import Cleaning
+from hanse.rounds.driver.clock import Alarms
+from hanse.rounds.driver.receiving import Receiving
+from hanse.rounds.driver.run import Run
+from hanse.rounds.driver.standing import Standing
+from hanse.rounds.driver.writing import Writing
 from hanse.rounds.events import Instruction, Reduce, ReduceRefused
 from hanse.rounds.machine import answers, closing, handling, instructing
-from hanse.rounds.receiving import Receiving
 from hanse.rounds.run_state import RunState, Slot
-from hanse.rounds.standing import Standing
-from hanse.rounds.writing import Writing
 from tests.faults.explorer.case import draw
 from tests.faults.explorer.shell import Order
 from tests.faults.explorer.world import Violation, explore, undisturbed_of

@@ -17,8 +17,8 @@ from hanse.core.ids import model_scope
 from hanse.core.records import Envelope, Reply, Task
 from hanse.core.spec import RunSpec
 from hanse.rounds import machine
-from hanse.rounds.visit import Outcome as Visited
-from hanse.rounds.visit import begin, collect, visit
+from hanse.rounds.driver.visit import Outcome as Visited
+from hanse.rounds.driver.visit import begin, collect, visit
 from tests.faults.explorer.case import INITIAL, Case
 from tests.faults.explorer.shell import EPOCH_MS, Shell
 from tests.faults.explorer.site import Site

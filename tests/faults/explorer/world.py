@@ -19,8 +19,9 @@ from hanse.core.errors import ConflictError, NotFoundError, StorageError, Unavai
 from hanse.core.ids import TaskId, model_scope
 from hanse.core.records import Envelope, Metrics, Reply
 from hanse.core.spec import RunSpec
-from hanse.rounds import leftovers, machine, run_state
-from hanse.rounds.driver import Run
+from hanse.rounds import machine, run_state
+from hanse.rounds.driver import leftovers
+from hanse.rounds.driver.run import Run
 from hanse.rounds.host import LocalHost, PlanAnswer, PlanRequest, ReduceAnswer, ReduceRequest, StrategyHost
 from hanse.strategies.strategy import FoldInput
 from tests.faults.explorer import oracle

@@ -58,7 +58,7 @@ def test_an_app_in_one_process() -> None:
     assert events == ["phase", "round", "finished"]
 
 
-def test_who_has_failed_is_named_and_not_who_noticed() -> None:
+def test_who_has_failed_is_named_and_not_who_noticed(capsys: pytest.CaptureFixture[str]) -> None:
     app = hs.RoleApp(PAIR)
 
     @app.role("guest")
@@ -69,9 +69,12 @@ def test_who_has_failed_is_named_and_not_who_noticed() -> None:
     async def host(party: Party, site: Any) -> None:
         raise ValueError("row 4711")
 
-    with pytest.raises(JobFailed, match="host shop: ValueError") as caught:
+    with pytest.raises(JobFailed, match=r"host shop: ValueError .*the traceback is on standard error") as caught:
         hs.simulate(app, DATA, roles=ROLES)
     assert "4711" not in str(caught.value)
+    err = capsys.readouterr().err
+    assert err.startswith("site shop, round 1, role:\nTraceback")
+    assert err.rstrip().endswith("ValueError: row 4711")
     assert caught.value.result.status == "failed"
 
 

@@ -80,6 +80,16 @@ def test_sites_in_trouble_come_first_where_not_all_fit() -> None:
     assert "and 5" in text
 
 
+def test_thirty_sites_with_one_cause_are_one_line() -> None:
+    view = View("app", 3)
+    for number in range(30):
+        view.take(
+            {"what": "reply", "round": 1, "phase": "train", "site": f"s{number:02d}", "error": "raised: TypeError"}
+        )
+    told = [line for line in picture(view, 120, 60) if "TypeError" in line]
+    assert [line.split(":")[0].strip() for line in told] == ["30 of 30 sites"]
+
+
 def test_plain_lines_where_there_is_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     shown = display(View("app", 1))
     assert isinstance(shown, Lines)

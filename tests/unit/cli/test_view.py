@@ -128,6 +128,26 @@ def test_lines(event: dict[str, Any], line: str) -> None:
     assert line_of(view, event) == line
 
 
+def test_a_cause_is_told_of_the_first_site_and_named_of_the_others() -> None:
+    view = View("app", rounds=3)
+    lines, logs = [], []
+    failed = [REPLY | {"site": site, "error": "raised: TypeError"} for site in ("a", "b", "c")]
+    whole = record(1, failed=dict.fromkeys("abc", "raised: TypeError"), folded=["riga"])
+    for event in [YES, NO, NO | {"site": "wismar"}, *failed, REPLY | {"error": "killed"}, whole]:
+        view.take(event)
+        lines.append(line_of(view, event))
+        logs.append(line_of(view, event, every_reply=True))
+    assert [line for line in lines if line] == [
+        "site riga accepts",
+        "site visby refuses: people: not on the list",
+        "site wismar refuses, as visby",
+        "round 1: site a failed: raised: TypeError",
+        "round 1: site riga failed: killed",
+        "round   1/3  1 sites  0.00 s; 3 of 6 sites: a, b, c: raised: TypeError",
+    ]
+    assert logs[4:6] == ["round 1: site b failed, as a", "round 1: site c failed, as a"]
+
+
 def test_logs_hold_every_reply() -> None:
     view = after(TRAIN)
     assert line_of(view, TRAIN, every_reply=True) == "round 1: train, 1 asked"

@@ -18,7 +18,7 @@ from hanse.core.records import BlobRef, Envelope, Reply, Task
 from hanse.core.seams import Delivery
 from hanse.core.spec import RunSpec
 from hanse.rounds import machine
-from hanse.rounds.driver import Run
+from hanse.rounds.driver.run import Run
 from hanse.rounds.host import LocalHost
 from hanse.rounds.record import RoundRecord
 from hanse.rounds.seams import Seams

@@ -16,8 +16,8 @@ from hanse.core.ids import TaskId, upload_scope
 from hanse.core.records import BlobRef, Envelope, Reply
 from hanse.core.spec import RunSpec
 from hanse.rounds import machine
-from hanse.rounds.driver import Run
-from hanse.rounds.patience import RETRY_MS
+from hanse.rounds.driver.patience import RETRY_MS
+from hanse.rounds.driver.run import Run
 from hanse.rounds.seams import Seams
 from hanse.strategies import Ask, Close, Context, PhasePlan, Strategy
 from hanse.strategies.fedavg import FedAvg
@@ -467,7 +467,7 @@ async def test_the_deadline_ends_a_phase_by_itself() -> None:
     assert bench.run.state.round == 2
     await bench.clock.forward(30.0)
     assert status(bench) == "failed"
-    assert "expected 1 replies, found 0 (a: no reply by the deadline; b: no reply" in bench.run.state.error
+    assert "expected 1 replies, found 0 (2 of 2 sites: a, b: no reply by the deadline)" in bench.run.state.error
 
 
 # ---- errors ----

@@ -17,7 +17,7 @@ from hanse.core.errors import ConfigError, TaskError, UnavailableError
 from hanse.core.records import BlobRef, Reply, Task
 from hanse.core.spec import RunSpec
 from hanse.rounds import machine
-from hanse.rounds.driver import Run
+from hanse.rounds.driver.run import Run
 from hanse.rounds.group import KEY, RECEIVE, WAITS, Answered, GroupHost, Order
 from hanse.rounds.host import LocalHost, PlanRequest, ReduceRequest
 from hanse.strategies.fedavg import FedAvg

@@ -1,6 +1,6 @@
 from hanse.core.ids import model_scope
-from hanse.rounds import leftovers
-from hanse.rounds.leftovers import Due, Leftovers
+from hanse.rounds.driver import leftovers
+from hanse.rounds.driver.leftovers import Due, Leftovers
 from hanse.rounds.run_state import RunState
 from tests.unit.rounds.play import given
 

@@ -7,9 +7,10 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from hanse.rounds.plots import Line, bar_plot, escape, line_plot, nice_ticks, number, spread, thinned, tick_label
 from hanse.rounds.record import RoundRecord, role_record
-from hanse.rounds.report import format_bytes, format_seconds, render
+from hanse.rounds.report.measures import format_bytes, format_seconds
+from hanse.rounds.report.page import render
+from hanse.rounds.report.plots import Line, bar_plot, escape, line_plot, nice_ticks, number, spread, thinned, tick_label
 
 EVIL = '<script>alert(1)</script>"><img src=x onerror=alert(1)>'
 VOID = {"meta", "br", "img"}

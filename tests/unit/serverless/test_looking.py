@@ -7,7 +7,7 @@ import pytest
 
 from hanse.core.errors import NotFoundError
 from hanse.rounds import machine
-from hanse.rounds.visit import Outcome
+from hanse.rounds.driver.visit import Outcome
 from hanse.serverless import functions, looking
 from hanse.serverless.contract import first_input
 from hanse.serverless.removing import remove

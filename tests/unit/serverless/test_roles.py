@@ -16,7 +16,7 @@ from hanse.core.errors import HanseError, NotFoundError, UnavailableError
 from hanse.core.ids import TaskId, bundle_scope, channel_scope
 from hanse.core.records import Envelope, Reply, Task
 from hanse.pipeline.request import JobRequest, run_spec_of
-from hanse.rounds.visit import PATIENCE_MS
+from hanse.rounds.driver.visit import PATIENCE_MS
 from hanse.serverless.contract import first_input
 from hanse.serverless.intake import take
 from hanse.serverless.looking import look

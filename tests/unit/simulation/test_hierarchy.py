@@ -10,7 +10,7 @@ from hanse.core.codec import encoded_size
 from hanse.core.errors import ConfigError, JobFailed
 from hanse.core.seeds import generator
 from hanse.core.spec import RunSpec
-from hanse.rounds.report import format_bytes
+from hanse.rounds.report.measures import format_bytes
 from hanse.strategies.groups import Groups, is_within, of_members, within
 
 GROUPS = {"north": ["a", "b", "c"], "south": ["d"], "west": ["e", "f"]}

@@ -87,6 +87,17 @@ def test_a_record_tells_of_every_peer() -> None:
     assert result.result.report  # a run's result as any
 
 
+def test_rounds_are_told_while_they_pass(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")  # rich then draws as on a terminal
+    events: list[dict[str, Any]] = []
+    result = hs.simulate_peers(app_of(rounds=2), DATA, hs.RingAllReduce(), progress=True, observer=events.append)
+    phases = ["phase", *["reply"] * 5, "round"]
+    assert [event["what"] for event in events] == [*phases, *phases, "finished"]
+    assert [event["record"] for event in events if event["what"] == "round"] == [r.to_json() for r in result.rounds]
+    assert {event["site"] for event in events if event["what"] == "reply"} == set(DATA)
+    assert "2/2" in capsys.readouterr().err
+
+
 def test_a_given_graph_and_matrix() -> None:
     edges = [("s0", "s1"), ("s1", "s2"), ("s2", "s3"), ("s3", "s4")]
     mixing = metropolis_hastings(from_edges(DATA, edges))

@@ -176,7 +176,9 @@ def failing_at(*sites: str) -> Any:
 
 
 def test_a_failure_keeps_its_traceback_and_the_result(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(JobFailed, match=r"a: raised: RuntimeError at test_simulate\.py:\d+ in train") as caught:
+    with pytest.raises(
+        JobFailed, match=r"2 of 2 sites: a, bbb: raised: RuntimeError at test_simulate\.py:\d+ in train"
+    ) as caught:
         run(app_with(failing_at("a", "bbb"), retries=0))
     assert "4711" not in str(caught.value)
     result = caught.value.result

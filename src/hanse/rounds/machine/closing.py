@@ -3,6 +3,7 @@
 from collections import Counter
 from itertools import chain, islice
 
+from hanse.rounds import causes
 from hanse.rounds.events import Instruction
 from hanse.rounds.machine import ending, instructing, members
 from hanse.rounds.run_state import RunState
@@ -97,9 +98,9 @@ def extend(state: RunState, *, final: bool) -> list[Instruction]:
         return []  # sites may come, or come back, before the deadline
     reasons = dict(state.failed)
     reasons.update({site: "no reply by the deadline" if site in state.available else "lost" for site in waiting})
-    causes = "; ".join(f"{site}: {reason}" for site, reason in sorted(reasons.items())[:8])
+    said = causes.told(reasons, len(tried | reasons.keys()))
     return ending.fail(
         state,
         f"round {state.round}, phase {state.phase}: expected {state.quorum} replies, found {state.num_ok}"
-        + (f" ({causes})" if causes else ""),
+        + (f" ({said})" if said else ""),
     )

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from hanse.core.spec import RunSpec
+from hanse.rounds import causes
 from hanse.rounds.events import (
     BlobKey,
     Cancelled,
@@ -151,7 +152,7 @@ def _timer_fired(state: RunState, event: TimerFired) -> list[Instruction]:
         if len(state.sites) >= members.needed(state):
             return _begin(state)  # without those who have not decided
         found = f"found {len(state.sites)} after {state.spec.deadline_s:g} s"
-        said = "; ".join(f"{site}: {reason}" for site, reason in state.unwilling[:8])
+        said = causes.told(state.unwilling, len({*state.sites, *(site for site, _ in state.unwilling)}))
         return ending.fail(
             state, f"expected {members.needed(state)} sites to join, {found}" + (f" ({said})" if said else "")
         )
@@ -195,7 +196,9 @@ def _reduce_refused(state: RunState, event: ReduceRefused) -> list[Instruction]:
             state.open[ordinal] = slot
     state.revision += 1
     if state.spec.on_error == "fail":
-        return ending.fail(state, "; ".join(f"{site}: {reason}" for site, reason in sorted(state.failed.items())[:8]))
+        return ending.fail(
+            state, causes.told(state.failed, len({slot.site for slot in state.open.values()} | state.failed.keys()))
+        )
     if sum(1 for slot in state.closing.values() if members.counts(state, slot)) >= state.quorum:
         for ordinal in event.reasons:
             state.open.pop(ordinal, None)

@@ -7,8 +7,8 @@ from typing import Any, TypeVar
 import structlog
 
 from hanse.core.errors import StorageError, UnavailableError
-from hanse.rounds.clock import Clock
-from hanse.rounds.life import Life, Work
+from hanse.rounds.driver.clock import Clock
+from hanse.rounds.driver.life import Life, Work
 
 RETRY_MS = 2000
 """How long to wait before the disk is asked again."""

@@ -3,8 +3,8 @@
 import asyncio
 
 from hanse.core.ids import model_scope
-from hanse.rounds.driving import Driving
-from hanse.rounds.leftovers import Due
+from hanse.rounds.driver.driving import Driving
+from hanse.rounds.driver.leftovers import Due
 
 
 class Cleaning:

@@ -5,12 +5,12 @@ from dataclasses import dataclass
 import structlog
 
 from hanse.core.errors import ConflictError
-from hanse.rounds.clock import Clock
+from hanse.rounds.driver.clock import Clock
+from hanse.rounds.driver.life import Life
+from hanse.rounds.driver.patience import Patience
+from hanse.rounds.driver.standing import Standing
 from hanse.rounds.keeping import Keeping
-from hanse.rounds.life import Life
-from hanse.rounds.patience import Patience
 from hanse.rounds.seams import Seams
-from hanse.rounds.standing import Standing
 from hanse.rounds.telling import Telling
 
 log = structlog.get_logger("hanse.rounds")

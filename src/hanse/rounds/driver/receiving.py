@@ -12,11 +12,11 @@ from hanse.core.ids import upload_scope
 from hanse.core.records import Reply
 from hanse.core.seams import BlobStore
 from hanse.rounds import machine
-from hanse.rounds.cleaning import Cleaning
-from hanse.rounds.driving import Driving
+from hanse.rounds.driver.cleaning import Cleaning
+from hanse.rounds.driver.driving import Driving
+from hanse.rounds.driver.writing import Writing
 from hanse.rounds.events import Answer
 from hanse.rounds.run_state import RunState, Slot
-from hanse.rounds.writing import Writing
 
 
 class Receiving:

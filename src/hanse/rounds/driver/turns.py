@@ -13,10 +13,13 @@ from typing import Any
 
 from hanse.core.errors import StorageError, UnavailableError
 from hanse.rounds import machine
-from hanse.rounds.asking import Asking
-from hanse.rounds.cleaning import Cleaning
-from hanse.rounds.clock import Alarms
-from hanse.rounds.driving import Driving
+from hanse.rounds.driver.asking import Asking
+from hanse.rounds.driver.cleaning import Cleaning
+from hanse.rounds.driver.clock import Alarms
+from hanse.rounds.driver.driving import Driving
+from hanse.rounds.driver.receiving import Receiving
+from hanse.rounds.driver.reducing import Reducing
+from hanse.rounds.driver.writing import Writing
 from hanse.rounds.events import (
     Checkpoint,
     Evaluate,
@@ -34,9 +37,6 @@ from hanse.rounds.events import (
 from hanse.rounds.host import StrategyHost
 from hanse.rounds.outgoing import RunInfo
 from hanse.rounds.performing import record_of
-from hanse.rounds.receiving import Receiving
-from hanse.rounds.reducing import Reducing
-from hanse.rounds.writing import Writing
 
 
 @dataclass(slots=True)

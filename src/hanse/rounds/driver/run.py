@@ -1,16 +1,7 @@
-"""The driver: performs what the round machine instructs, over the seams. It holds no rule of its own.
+"""`Run`: one component's run, driven by a process that stays.
 
-One `Run` drives one component, in a process that stays: the server, or a simulation over real seams. A driver that dies
-at any moment is replaced by `Run.load`, which performs what is left; a driver whose write loses stops. Resuming writes
-before it reads the replies, so whoever drove before can neither write nor acknowledge any more.
-
-    turns        one turn: events in, one write, what others can see out
-    asking       plans, tasks, releases          reducing    reductions and evaluations
-    receiving    replies become rows             cleaning    what may go is deleted
-    writing      the run record and the rows     keeping     the form of each record
-    standing     what all of them know of the run            life, patience    whether and how the driving goes on
-
-Where nothing stays in memory, `visit` takes the same turns.
+A driver that dies at any moment is replaced by `Run.load`, which performs what is left; a driver whose write loses
+stops. Resuming writes before it reads the replies, so whoever drove before can neither write nor acknowledge any more.
 """
 
 import asyncio
@@ -20,8 +11,11 @@ from hanse.core.arrays import Arrays
 from hanse.core.errors import UnavailableError
 from hanse.core.records import Reply
 from hanse.core.spec import RunSpec
-from hanse.rounds.clock import Clock
-from hanse.rounds.driving import Driving
+from hanse.rounds.driver.clock import Clock
+from hanse.rounds.driver.driving import Driving
+from hanse.rounds.driver.standing import Standing
+from hanse.rounds.driver.turns import Turns
+from hanse.rounds.driver.writing import Writing
 from hanse.rounds.events import Answer, Cancelled, Event, Resumed, SitesChanged, Started
 from hanse.rounds.host import StrategyHost, load_arrays
 from hanse.rounds.keeping import round_records, run_record
@@ -29,10 +23,7 @@ from hanse.rounds.outgoing import RunInfo
 from hanse.rounds.result import Result
 from hanse.rounds.run_state import RunState
 from hanse.rounds.seams import Seams
-from hanse.rounds.standing import Standing
 from hanse.rounds.telling import Observer
-from hanse.rounds.turns import Turns
-from hanse.rounds.writing import Writing
 
 
 class Run:

@@ -4,7 +4,7 @@ from collections.abc import Awaitable, Callable
 
 from hanse.core.errors import HanseError, StorageError, UnavailableError
 from hanse.core.ids import model_scope
-from hanse.rounds.driving import Driving
+from hanse.rounds.driver.driving import Driving
 from hanse.rounds.events import Evaluate, Evaluated, Event, Failed, Reduce, Reduced, ReduceRefused
 from hanse.rounds.host import Member, ReduceRequest, StrategyHost
 from hanse.rounds.record import mean_metrics, server_metrics

@@ -6,11 +6,11 @@ from typing import Any
 
 from hanse.core.records import Reply
 from hanse.rounds import run_state
+from hanse.rounds.driver.leftovers import Leftovers
+from hanse.rounds.driver.traffic import Traffic
 from hanse.rounds.events import BlobKey
 from hanse.rounds.keeping import decode_asks, encode_asks
-from hanse.rounds.leftovers import Leftovers
 from hanse.rounds.run_state import RunState
-from hanse.rounds.traffic import Traffic
 from hanse.strategies import Ask
 
 

@@ -20,7 +20,13 @@ from hanse.core.errors import ConflictError, NotFoundError, StorageError, Unavai
 from hanse.core.records import Reply
 from hanse.core.spec import RunSpec
 from hanse.rounds import machine, run_state
-from hanse.rounds.driving import Driving, keeping_of, log
+from hanse.rounds.driver.driving import Driving, keeping_of, log
+from hanse.rounds.driver.life import Life, Work
+from hanse.rounds.driver.noting import Noting
+from hanse.rounds.driver.patience import Patience
+from hanse.rounds.driver.receiving import refusal_of, refusal_of_update, slot_of
+from hanse.rounds.driver.standing import Standing
+from hanse.rounds.driver.turns import Turns
 from hanse.rounds.events import (
     Answer,
     Cancelled,
@@ -34,15 +40,9 @@ from hanse.rounds.events import (
 )
 from hanse.rounds.host import StrategyHost
 from hanse.rounds.keeping import Keeping, run_record
-from hanse.rounds.life import Life, Work
-from hanse.rounds.noting import Noting
 from hanse.rounds.outgoing import RunInfo
-from hanse.rounds.patience import Patience
-from hanse.rounds.receiving import refusal_of, refusal_of_update, slot_of
 from hanse.rounds.seams import Seams
-from hanse.rounds.standing import Standing
 from hanse.rounds.telling import Telling
-from hanse.rounds.turns import Turns
 
 PATIENCE_MS = 10_000
 """How long whoever wrote a record has for performing what it says, before somebody else does."""

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
 from hanse.core.errors import ConflictError
-from hanse.rounds.driving import Driving
+from hanse.rounds.driver.driving import Driving
 
 T = TypeVar("T")
 

@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 from typing import Any
 
-from hanse.rounds.driving import Driving
+from hanse.rounds.driver.driving import Driving
+from hanse.rounds.driver.writing import Writing
 from hanse.rounds.keeping import MAX_RECORD_BYTES
-from hanse.rounds.writing import Writing
 
 _PENDING = b'{"performed":false'
 _PERFORMED = b'{"performed":true'

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from hanse.core.errors import ConfigError, RefusedError, TaskError
 from hanse.core.ids import TaskId, upload_scope
-from hanse.rounds.driving import Driving
+from hanse.rounds.driver.driving import Driving
 from hanse.rounds.events import Event, Plan, PlanFailed, Send
 from hanse.rounds.host import PlanRequest, StrategyHost, earlier
 from hanse.rounds.outgoing import ModelRefs, RunInfo, release_envelope, task_envelope, task_of
