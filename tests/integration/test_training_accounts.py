@@ -297,7 +297,7 @@ class Followed:
             return run
 
         self._patch.setattr("hanse.person.jobs.submit", submit)
-        self._patch.setattr("hanse.person.jobs.Job", lambda id, federation: run)
+        self._patch.setattr("hanse.person.jobs.Job", lambda id, federation, tracker: run)
 
 
 @pytest.fixture
