@@ -88,6 +88,7 @@ class Place:
         self.settings = Settings("medicare", "app.py", ServerPlace(Path("server")), folder, ACCOUNTS, folder)
         self.aws = aws
         self.events: list[dict[str, Any]] = []
+        self.app = an_app(quorum=1)
 
     def launcher(self, launched: Launched | None = None, **changed: Account) -> Launcher:
         accounts = tuple(changed.get(each.site, each) for each in self.settings.accounts)
@@ -96,7 +97,9 @@ class Place:
         jobs = AccountJobs(settings, state.run, told, endpoint=self.aws.url, sleep=lambda seconds: None)
         if not changed:
             jobs._clients = SESSIONS
-        return Launcher(settings, jobs, state, lambda state, event: self.events.append({**event, "state": state}))
+        return Launcher(
+            settings, jobs, state, self.app, lambda state, event: self.events.append({**event, "state": state})
+        )
 
     def lives(self, **scripts: tuple[str, ...]) -> None:
         """What becomes of the sites' jobs; of those not named: they run until they are stopped."""
@@ -106,6 +109,12 @@ class Place:
 @pytest.fixture
 def place(tmp_path: Path, aws: Accounts) -> Place:
     return Place(tmp_path, aws)
+
+
+def an_app(**settings: Any) -> App:
+    app = App(rounds=4, initial=[np.zeros(1)], **settings)
+    app.train(lambda arrays, config, site: (arrays, 1, {}))
+    return app
 
 
 def told(account: Account) -> Told:
@@ -131,6 +140,12 @@ def refused(place: Place, launcher: Launcher, kind: type[HanseError], said: str)
 
 
 # ---- before a job starts ----
+
+
+def test_an_app_that_cannot_be_submitted_costs_nothing(place: Place) -> None:
+    place.app = App(rounds=1)
+    with pytest.raises(ConfigError, match="app: found no client"):
+        place.launcher()
 
 
 def test_a_role_that_is_not_there_and_a_wrong_external_id_are_named(place: Place) -> None:
@@ -260,12 +275,6 @@ class Run:
         return self._result
 
 
-def an_app(**settings: Any) -> App:
-    app = App(rounds=4, initial=[np.zeros(1)], **settings)
-    app.train(lambda arrays, config, site: (arrays, 1, {}))
-    return app
-
-
 class Followed:
     """The federation's side: what was asked of it."""
 
@@ -283,8 +292,6 @@ class Followed:
         monkeypatch.setattr(launch, "_ask", ask)
         monkeypatch.setattr(launch, "connected", lambda federation: set(SITES))
         monkeypatch.setattr(launch, "LOOK_S", 0.0)
-        self.app = an_app(quorum=1)
-        monkeypatch.setattr("hanse.clients.loader.find_app", lambda name: self.app)
 
     def ends(self, result: Result, before: Callable[[int], None] = lambda number: None) -> None:
         run = Run(result, before)
@@ -354,7 +361,7 @@ def test_a_quorum_that_nobody_can_make_up_any_more_ends_the_launch_before_the_de
 ) -> None:
     """The federation's job would wait for the site, whose training job is over for good."""
     place.lives(east=(RUNS, RUNS, "Stopped/Stopped"))
-    job.app = an_app(quorum=quorum)
+    place.app = an_app(quorum=quorum)
     waits = threading.Event()
     job.ends(FINISHED, lambda number: None if number < 4 else waits.wait() and None)
     try:

@@ -10,6 +10,7 @@ import typer
 
 from hanse.cli.options import Json
 from hanse.cli.output import clean, note, number, say, show_json, show_table
+from hanse.cli.run import load
 from hanse.core.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -34,11 +35,16 @@ def launch(file: File = HERE, local: Local = False, json: Json = False, endpoint
     """
     from contextlib import nullcontext
 
-    from hanse.deploy.sagemaker.launch import Launcher, anew, begin, noted, server_up
+    from hanse.deploy.sagemaker.accounts import check_installed
+    from hanse.deploy.sagemaker.launch import Launcher, anew, begin, least, noted, server_up
     from hanse.deploy.sagemaker.queues import forget_identities, reached
     from hanse.deploy.sagemaker.settings import read_settings
 
     settings = read_settings(file, local=local)
+    if not local:
+        check_installed()
+    app = load(settings.app)
+    least(app, len(settings.accounts))
     launched = begin(settings.output)
     if local and launched.job:  # local jobs ended with the launcher that started them
         launched = anew(launched.run + "r")
@@ -52,7 +58,7 @@ def launch(file: File = HERE, local: Local = False, json: Json = False, endpoint
         launched = noted(settings.output, launched, federation.membership.identity.name)
         backend = _backend(settings, federation, launched, local, endpoint_url)
         try:
-            launcher = Launcher(settings, backend, launched, shown)
+            launcher = Launcher(settings, backend, launched, app, shown)
             result = launcher.run(federation)
         finally:
             if local:

@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hanse.backends.local.ports import free_ports
 from hanse.core.errors import ConfigError, ConflictError, HanseError, JobFailed, NotFoundError, UnavailableError
@@ -33,6 +33,9 @@ from hanse.person.federation import Federation
 from hanse.person.loop import wait_for
 from hanse.rounds.result import Result
 from hanse.trust.aws_identity import AwsIdentity
+
+if TYPE_CHECKING:
+    from hanse.clients.loader import AnyApp
 
 RECORD = "launch.json"
 PERSON = "admin"
@@ -125,10 +128,17 @@ class Launcher:
     Args:
         backend: where the training jobs run.
         launched: the run, new or taken up; see `noted`.
+        app: what is submitted, loaded from `settings.app`: what is wrong with it is said before anything costs.
         shown: told what happens.
+
+    Raises:
+        ConfigError: the app is none that can be submitted.
     """
 
-    def __init__(self, settings: Settings, backend: TrainingJobs, launched: Launched, shown: Shown) -> None:
+    def __init__(
+        self, settings: Settings, backend: TrainingJobs, launched: Launched, app: "AnyApp", shown: Shown
+    ) -> None:
+        self._app, self._least = app, least(app, len(settings.accounts))
         self._settings, self._backend, self._shown = settings, backend, shown
         self.launched = launched
         self._attempts: dict[str, int] = {}
@@ -197,27 +207,25 @@ class Launcher:
 
     def _train(self, federation: Federation) -> Result:
         """Submit the app, or attach to the job that was submitted before; its events, and the training jobs beside."""
-        from hanse.clients.loader import find_app
         from hanse.person.jobs import Job, submit
 
-        app = find_app(self._settings.app)
-        job = Job(self.launched.job, federation, getattr(app, "tracking", None))
+        job = Job(self.launched.job, federation, getattr(self._app, "tracking", None))
         if self.launched.status != "training":
             self._may_be_submitted = True
             with contextlib.suppress(ConflictError):  # it was on its way already: nobody else can have made this id
-                job = submit(app, federation, sites=sorted(self._accounts), id=self.launched.job)
+                job = submit(self._app, federation, sites=sorted(self._accounts), id=self.launched.job)
             self._set(status="training")
-        wanted, last = least(app, len(self._accounts)), time.monotonic()
+        last = time.monotonic()
         for event in _with_pauses(job.follow()):
             if event is not None:
                 self._shown(self.launched, event)
             if time.monotonic() - last > LOOK_S:
                 self._look()
-                self._check_those_left(federation, wanted)
+                self._check_those_left(federation)
                 last = time.monotonic()
         return job.snapshot()
 
-    def _check_those_left(self, federation: Federation, wanted: int) -> None:
+    def _check_those_left(self, federation: Federation) -> None:
         """Return if the training jobs that are left can still make up the quorum: nobody comes in place of the others.
 
         Raises:
@@ -225,13 +233,13 @@ class Launcher:
         """
         gone = [state for state in self.launched.sites.values() if state.is_early and not _follows(state)]
         left = len(self._accounts) - len(gone)
-        if not gone or left >= wanted:
+        if not gone or left >= self._least:
             return
         if wait_for(_ask(federation, "job", job=self.launched.job)).get("status") in OVER:
             return  # its end is on its way here, with its own cause
         raise UnavailableError(
             f"{'; '.join(map(_ended_early, gone))}; {left} of {len(self._accounts)} are left, and the app's quorum is "
-            f"{wanted}"
+            f"{self._least}"
         )
 
     def _await_ends(self) -> None:
@@ -289,8 +297,12 @@ class Launcher:
         write_record(self._settings.output, self.launched)
 
 
-def least(app: object, sites: int) -> int:
-    """How many of the sites an app cannot do without: its quorum, or all of them where all are asked."""
+def least(app: "AnyApp", sites: int) -> int:
+    """How many of the sites an app cannot do without: its quorum, or all of them where all are asked.
+
+    Raises:
+        ConfigError: the app lacks something.
+    """
     from hanse.clients.app import App
 
     if not isinstance(app, App):
