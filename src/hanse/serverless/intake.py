@@ -11,6 +11,7 @@ come again; what cannot be written now is raised, and comes again.
 
 import asyncio
 import base64
+import contextlib
 import json
 import re
 from collections.abc import Mapping
@@ -34,8 +35,8 @@ from hanse.core.errors import (
     UnavailableError,
 )
 from hanse.core.ids import SERVER, bundle_scope, check_job_owner, check_name, model_scope, upload_scope
-from hanse.core.records import Envelope, Reply
-from hanse.pipeline.offering import check_request, check_roles, end_of, keep_request, proposal_of
+from hanse.core.records import BlobRef, Envelope, Reply
+from hanse.pipeline.offering import check_request, check_roles, end_of, job_end, keep_request, proposal_of
 from hanse.pipeline.removal import is_gone
 from hanse.pipeline.request import JobRequest
 from hanse.rounds import machine, run_state
@@ -223,11 +224,19 @@ async def _row_or_word(place: Place, site: str, job: str) -> dict[str, Any] | No
 
 
 async def _dismissed(place: Place, site: str, row: Mapping[str, Any]) -> bool:
-    """Whether the job is over, which the site is told once more."""
+    """Whether the job is over, which the site is told once more, in the same words: this may come before the first."""
     request = JobRequest.from_json(row["request"])
-    if not await is_over(place, request.job):
+    end = await job_end(request.job, place.ledger)
+    if end is None:
         return False
-    await dismiss(place, site, request, "over")
+    status, model = str(end.get("status", "over")), None
+    if status == "finished" and place.models_to_sites and request.roles is None:
+        with contextlib.suppress(NotFoundError):  # it has expired
+            state = await _state(place, row)
+            if state.model is not None:
+                scope, id = state.model
+                model = BlobRef(await place.blobs.manifest(scope, id), scope)
+    await dismiss(place, site, request, status, model)
     return True
 
 

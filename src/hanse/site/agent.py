@@ -111,6 +111,7 @@ class Agent:
         self._runners: dict[str, JobRunner] = {}
         self._late: dict[str, float] = {}
         self._early: dict[str, dict[str, Envelope]] = {}
+        self._ending: set[str] = set()
         self._undecided: dict[str, asyncio.Task[None]] = {}
         self._background: set[asyncio.Task[None]] = set()
         with contextlib.ExitStack() as opened:
@@ -528,6 +529,15 @@ class Agent:
             job = check_name(envelope.job, "job")
         except ConfigError as error:
             return self._refused(envelope, str(error))
+        if job in self._ending:  # the same word once more, which queues may bring
+            return None
+        self._ending.add(job)
+        try:
+            await self._end_of(job, envelope)
+        finally:
+            self._ending.discard(job)
+
+    async def _end_of(self, job: str, envelope: Envelope) -> None:
         status = _status_in(envelope.body)
         self._around.runs.ended(job, status or "cancelled")
         if status in FRUITLESS and self._journal.job(job) is not None:
@@ -538,7 +548,6 @@ class Agent:
         await self._forget(job)
         self.link.done("end", envelope.id)
         self._on_end(job, status or "cancelled", ran)
-        return None
 
     async def _keep_model(self, job: str, body: bytes) -> None:
         """Keep the last model, if the server has said where it is."""
