@@ -59,7 +59,11 @@ def client(site):
     return Client(site.load("patients")[0])
 """
 PROGRAM = "from hanse.deploy.sagemaker.entry import main\nmain()\n"
-SITE = "datasets:\n  patients: {kind: csv, path: $SM_CHANNEL_TRAIN/patients.csv, target: sick}\ndurability: process\n"
+SITE = """
+datasets: {patients: {kind: csv, path: $SM_CHANNEL_TRAIN/patients.csv, target: sick}}
+durability: process
+tracking: {kind: file, folder: $SM_OUTPUT_DATA_DIR/runs, prefix: own}
+"""
 
 
 @pytest.fixture
@@ -73,6 +77,8 @@ def place(tmp_path: Path) -> Iterator[AwsFederation]:
         about["aws"]["sites"] = list(SITES)
         (found.directory / "federation.yaml").write_text(yaml.safe_dump(about))
         shutil.copytree(found.directory / "anna", found.directory / "admin")
+        with (found.directory / "admin" / "federation.yaml").open("a") as file_of_person:
+            file_of_person.write(f"tracking: {{kind: file, folder: {tmp_path / 'runs'}, prefix: whole}}\n")
         accounts: dict[str, Any] = {}
         for number, site in enumerate(SITES):
             code, data = tmp_path / site / "code", tmp_path / site / "data"
@@ -116,6 +122,19 @@ def test_training_jobs_federate_without_a_server_and_both_sides_have_the_model(
             member = archive.extractfile("model.safetensors")
             assert member is not None
             assert member.read() == final, "the same model on both sides"
+    (whole,) = (tmp_path / "runs").rglob("*.jsonl")
+    assert whole.name == f"whole-{told['job']}-aggregator.jsonl"
+    assert [json.loads(line)["key"] for line in whole.read_text().splitlines()] == [
+        "begin", "round/1", "round/2", "round/3", "end",
+    ]  # fmt: skip
+    for account in told["accounts"]:
+        place_of_output = Path(account["model"].removeprefix("file://")).parent / "output.tar.gz"
+        with tarfile.open(place_of_output) as archive:
+            member = archive.extractfile(f"runs/own/own-{told['job']}-{account['site']}.jsonl")
+            assert member is not None
+            own = [json.loads(line) for line in member]
+        assert [row["kind"] for row in own][:1] + [row["kind"] for row in own][-1:] == ["begin", "end"]
+        assert own[-1]["status"] == "finished", "also what is said at the very end leaves the container"
     assert left_running(tmp_path) == []
     assert not (tmp_path / "server").exists()
     assert list((tmp_path / "results" / "tokens").iterdir()) == [], "private keys stay with their sites"
@@ -233,23 +252,32 @@ def accounts(place: AwsFederation, tmp_path: Path) -> Iterator[Any]:
             processes.runner.close()
 
 
-def test_a_site_whose_machine_is_taken_away_comes_again_and_counts_once(accounts: Any) -> None:
-    launch = accounts(12, 2)
+def test_a_machine_is_taken_away_and_the_launcher_is_killed_and_each_site_counts_once(accounts: Any) -> None:
+    rounds = 16
+    launch = accounts(rounds, 2)
     launch.until("round 3")
     launch.processes.runner.interrupt(launch.name("east"))
-    code, told = launch.ends()
-    assert code == 0, "\n".join(launch.seen)
-    assert told["status"] == "finished"
-    assert {site: each["status"] for site, each in told["sites"].items()} == dict.fromkeys(SITES, "Completed")
-    rounds = launch.rounds()
-    assert [each["number"] for each in rounds] == list(range(1, 13))
-    for each in rounds:
+    launch.until("round 5")
+    launch.launcher.kill()
+    before = json.loads((launch.folder / "results" / "launch.json").read_text())
+    again = accounts(rounds, 2)
+    code, told = again.ends()
+    assert code == 0, "\n".join(again.seen)
+    assert (told["status"], told["job"]) == ("finished", before["job"])
+    assert {site: each["reason"] or each["status"] for site, each in told["sites"].items()} == dict.fromkeys(
+        SITES, "Completed"
+    )
+    assert all(each["adopted"] for each in told["sites"].values())
+    assert len(launch.aws.made) == 2, "nothing is started twice, also not by spot capacity that comes back"
+    found = again.rounds()
+    assert [each["number"] for each in found] == list(range(1, rounds + 1))
+    for each in found:
         assert sorted(each["by_site"]) == sorted(SITES)
     final = (launch.folder / "results" / "model.safetensors").read_bytes()
-    assert np.frombuffer(final[-4:], np.float32)[0] == pytest.approx(12 * (10 * 1 + 20 * 2) / 30), "each counted once"
+    value = np.frombuffer(final[-4:], np.float32)[0]
+    assert value == pytest.approx(rounds * (10 * 1 + 20 * 2) / 30), "each counted once"
     log = launch.processes.runner.log_of(launch.name("east")).read_text()
     assert log.count("site started") == 2, "it came again"
-    assert len(launch.aws.made) == 2, "as the same training job"
 
 
 def test_a_job_that_its_owner_stops_in_mid_run_is_named_and_the_others_go_on(accounts: Any) -> None:

@@ -10,7 +10,6 @@ import typer
 
 from hanse.cli.options import Json
 from hanse.cli.output import clean, note, number, say, show_json, show_table
-from hanse.cli.run import load
 from hanse.core.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -35,6 +34,7 @@ def launch(file: File = HERE, local: Local = False, json: Json = False, endpoint
     """
     from contextlib import nullcontext
 
+    from hanse.cli.run import load
     from hanse.deploy.sagemaker.accounts import check_installed
     from hanse.deploy.sagemaker.launch import Launcher, anew, begin, least, noted, server_up
     from hanse.deploy.sagemaker.queues import forget_identities, reached
