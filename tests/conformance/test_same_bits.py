@@ -26,6 +26,7 @@ from hanse.demos.local_federation import LocalFederation
 from hanse.simulation import engines
 from hanse.simulation.engine import Answered, Batch
 from hanse.workers import launcher
+from hanse.workers.assignment import Assignment
 from hanse.workers.handle import Worker
 from hanse.workers.launcher import PRELOAD, Launcher
 from hanse.workers.load import Load
@@ -239,7 +240,7 @@ class InWorkers:
         worker = self._warm.get(task.site) or await self._start(task.site)
         out = self.folder / "update"
         content = None if model is None else encode(model)
-        done = await worker.execute(task, model=content, state=state, out=out, timeout_s=60)
+        done = await worker.execute(Assignment(task, model=content, state=state, out=out, timeout_s=60))
         if self.fresh:
             await worker.close()
             del self._warm[task.site]

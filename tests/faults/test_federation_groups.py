@@ -152,9 +152,10 @@ def test_a_group_without_its_edge_is_named_and_skips_what_it_has_missed(federati
 
 def test_a_cancelled_job_ends_within_the_groups_too(federation: Shared) -> None:
     control = federation.control
-    control.hold(("a", 1))
+    control.hold(("a", 1), ("c", 1))
     watch, label, _ = federation.submit(rounds=3)
     control.await_call(label, "a", 1)
+    control.await_call(label, "c", 1)
     watch.job.cancel()
     assert watch.end()["status"] == "cancelled"
     for group in GROUPS:

@@ -50,6 +50,7 @@ from tests.faults.wire_federation import (
     submit,
     upload,
 )
+from tests.patience import WAIT_S
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -69,7 +70,7 @@ async def wire(shared: Wire) -> AsyncIterator[Wire]:
 async def refused(session: Session, call: pb.Call) -> HanseError:
     """The server's answer, which must be a refusal that is neither a crash nor a broken connection."""
     with pytest.raises(HanseError) as caught:
-        await session.connection.ask(call, timeout_s=20)
+        await session.connection.ask(call, timeout_s=WAIT_S)
     assert not isinstance(caught.value, UnavailableError), caught.value
     assert "server has failed" not in str(caught.value)
     assert len(str(caught.value)) < 1500

@@ -39,6 +39,7 @@ from hanse.trust.identity import MemberKeys, SigningRequest
 from hanse.trust.member_record import verify_record
 from hanse.trust.membership import Membership
 from hanse.workers.launcher import Launcher
+from tests.patience import WAIT_S
 
 FEDERATION = "wire"
 SECRET = "patient-4711-has-7.25"
@@ -141,7 +142,7 @@ class Site:
         site = cls(wire, name)
         running = asyncio.ensure_future(site.link.run())
         try:
-            await asyncio.wait_for(site.link.connected.wait(), 60)
+            await asyncio.wait_for(site.link.connected.wait(), WAIT_S)
             yield site
         finally:
             running.cancel()
@@ -160,7 +161,7 @@ class Site:
         """Send one message; outcome and reason."""
         self.link.send(envelope)
         while True:
-            id, outcome, reason = await asyncio.wait_for(self.outcomes.get(), 60)
+            id, outcome, reason = await asyncio.wait_for(self.outcomes.get(), WAIT_S)
             if id == envelope.id:
                 return outcome, reason
 
@@ -174,7 +175,7 @@ class Site:
     async def until(self, kind: str, job: str = "") -> Envelope:
         """The next message of a kind."""
         while True:
-            envelope = await asyncio.wait_for(self.came.get(), 60)
+            envelope = await asyncio.wait_for(self.came.get(), WAIT_S)
             if envelope.kind == kind and (not job or envelope.job == job):
                 return envelope
 
@@ -201,7 +202,7 @@ class Site:
         """Accept a job and do all that it asks, until it ends."""
         await self.until("propose", job)
         assert (await self.decide(job))[0] == "received"
-        while (envelope := await asyncio.wait_for(self.came.get(), 60)).kind != "end":
+        while (envelope := await asyncio.wait_for(self.came.get(), WAIT_S)).kind != "end":
             if envelope.kind == "task" and envelope.job == job:
                 outcome = await self.reply(self.answer(Task.unpack(envelope.body)))
                 assert outcome[0] == "received", outcome

@@ -11,7 +11,7 @@ from hanse.channels.spending import FileSpending, Spending
 from hanse.core.arrays import Arrays
 from hanse.core.errors import CodecError, ConfigError, TaskError
 from hanse.core.records import Task
-from hanse.core.seeds import generator, key_of, seed_globals
+from hanse.core.seeds import generator, is_seeding, key_of, seed_globals
 from hanse.core.tracked import MAX_STEP, MAX_VALUES, Tracked, plain
 
 SETUP = "setup"
@@ -77,7 +77,8 @@ class Site:
         if dataset not in self._loaded:
             self._loaded[dataset] = self._load(dataset)
         self._loadings += 1
-        seed_globals(self.key(f"globals {self._loadings}"))
+        if is_seeding():
+            seed_globals(self.key(f"globals {self._loadings}"))
         return self._loaded[dataset]
 
     def outputs(self) -> Arrays:

@@ -295,7 +295,7 @@ def held_out(num_examples: int, share: float, seed: int) -> tuple[Order, Order] 
 
 
 def _check(name: str, value: Any, *, below: float = math.inf, open_low: bool = False) -> None:
-    if type(value) is float and 0 < value < below:  # nearly always
+    if type(value) is float and 0 <= value < below and (value or not open_low):  # nearly always
         return
     number = isinstance(value, int | float | np.number) and not isinstance(value, bool)
     if number and 0 <= value < below and not (open_low and value == 0):

@@ -16,6 +16,7 @@ from typing import Any, TypeGuard
 
 from hanse.core.errors import CodecError
 from hanse.core.records import Metrics, Value
+from hanse.rounds.site_rows import SiteRows
 
 SERVER_PREFIX = "server_"
 ROLE_PHASE = "role"
@@ -197,6 +198,8 @@ def to_plain(value: Any) -> Any:
         return value
     if isinstance(value, float):
         return value if math.isfinite(value) else str(value)
+    if isinstance(value, SiteRows) and value.is_plain:
+        return dict(value.items())
     if isinstance(value, Mapping):
         return {str(key): to_plain(item) for key, item in value.items()}
     if isinstance(value, tuple | list):

@@ -18,7 +18,7 @@ from typing import Any
 
 import structlog
 
-from hanse.core.errors import ConfigError, ConflictError, HanseError, NotFoundError, UnavailableError
+from hanse.core.errors import ConfigError, ConflictError, HanseError, NotFoundError, UnavailableError, place_of
 from hanse.core.ids import TaskId
 from hanse.core.records import BlobRef, Reply
 from hanse.pipeline.offering import (
@@ -126,7 +126,7 @@ class Jobs:
             try:
                 await self._take_up(job_id)
             except HanseError as error:
-                log.error("job cannot be taken up", job=job_id, reason=str(error))
+                log.error("job cannot be taken up", job=job_id, reason=str(error), **place_of(error))
             except Exception:  # the top of one job: the others go on
                 log.exception("job cannot be taken up", job=job_id)
 
@@ -212,7 +212,7 @@ class Jobs:
         try:
             return BlobRef(await self._seams.blobs.manifest(*key), key[0])
         except HanseError as error:
-            log.error("last model cannot be given to sites", reason=str(error))
+            log.error("last model cannot be given to sites", reason=str(error), **place_of(error))
             return None
 
     async def _keep_end(self, job: str, status: str, error: str, fingerprints: Mapping[str, str]) -> None:
@@ -394,7 +394,7 @@ class Jobs:
         try:
             await work
         except HanseError as error:
-            log.error("job work failed", reason=str(error))
+            log.error("job work failed", reason=str(error), **place_of(error))
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from hanse.backends.grpc.protocol import ENROLMENT_OPTIONS, LEASE_S, MAX_ENROLME
 from hanse.backends.grpc.relay import Relays
 from hanse.backends.grpc.service import Caller, Service
 from hanse.backends.local import LocalStore
-from hanse.core.errors import ConfigError, HanseError, StorageError, TrustError, UnavailableError
+from hanse.core.errors import ConfigError, HanseError, StorageError, TrustError, UnavailableError, place_of
 from hanse.core.ids import SERVER
 from hanse.core.proto import hanse_pb2 as pb
 from hanse.core.records import Envelope, Reply
@@ -77,7 +77,7 @@ class Server:
         config = self.config
         self._store = LocalStore.open(self.directory / "store", _durability(config.durability))
         authority = Authority.load(directory_of(self.directory))
-        membership = server_membership(self.directory, config, authority)
+        membership = server_membership(self.directory, authority, address=config.address, hosts=config.hosts)
         self._audit = Audit(AuditLog(self.directory / "audit.jsonl", membership.keys.signing, fsync=False))
         self.members = Members(
             authority,
@@ -235,7 +235,7 @@ class Server:
             return await self.jobs.decided(site, json_object(envelope.body))
         except (StorageError, UnavailableError) as error:
             # not accepted: the site keeps it and sends it again after a while
-            log.error("reply not kept", site=site, reason=str(error))
+            log.error("reply not kept", site=site, reason=str(error), **place_of(error))
             return "later", str(error)
         except HanseError as error:
             log.warning("message refused", site=site, kind=envelope.kind, reason=str(error))

@@ -33,8 +33,8 @@ from hanse.core.spec import RunSpec
 from hanse.peer.topologies import Gossip, Topology, planned
 from hanse.rounds.record import RoundRecord, mean_metrics, site_metrics
 from hanse.rounds.result import Result
+from hanse.rounds.telling import Observer
 from hanse.simulation.progress import Bar
-from hanse.simulation.shell import Observer
 from hanse.simulation.sites import Loader, population_of, to_stderr
 from hanse.simulation.tracebacks import Tracebacks
 

@@ -42,16 +42,16 @@ from hanse.site.links import OpenLink
 from hanse.site.material import MaterialIndex
 from hanse.site.owner import verdict_of
 from hanse.site.policy import ACCEPT, HOLD, REFUSE, Decision, Policy, decide, read_policy
+from hanse.site.policy_file import watch
 from hanse.site.proposals import Proposal
 from hanse.site.replies import Replies
 from hanse.site.roles import COMPONENT, RoleSide, discard_arrays
 from hanse.site.tracking import SiteRuns
 from hanse.site.transfers import Transfers
-from hanse.site.verdicts import described, owner_decides, record
+from hanse.site.verdicts import described, job_named, owner_decides, record
 from hanse.trust.audit import AuditLog
 from hanse.trust.certificates import current_ms
 from hanse.trust.envelopes import sign_envelope
-from hanse.trust.identity import SigningRequest
 from hanse.trust.membership import Membership
 from hanse.workers.datasets import check_declaration
 from hanse.workers.isolation import require
@@ -161,6 +161,8 @@ class Agent:
         try:
             server = await serve(self.directory, self.control)
             self._restore()
+            self._judge_held()
+            self._spawn(watch(self.directory / site_policy.FILE, self._judge_held))
             log.info("site started", site=self.name, federation=self.federation)
             await self._hold_sessions()
         finally:
@@ -448,6 +450,38 @@ class Agent:
         policy = read_policy(self.directory / site_policy.FILE)
         return proposal, decide(proposal, policy, self.name, is_edge=self._is_edge)
 
+    def _judge_held(self) -> None:
+        """The policy may be another one: what is held is judged by it as it is now."""
+        try:
+            rows = self._journal.jobs()
+        except HanseError as error:
+            log.error("held jobs are not judged again", reason=str(error))
+            return
+        for row in rows:
+            if row.decision != HOLD:
+                continue
+            deciding = self._undecided.get(row.job)
+            if deciding is None:
+                self._undecided[row.job] = asyncio.ensure_future(self._decide_again(row))
+            else:  # perhaps by the policy as it was
+                deciding.add_done_callback(lambda done: None if done.cancelled() else self._judge_held())
+
+    async def _decide_again(self, row: JobRow) -> None:
+        """Judge a held job; one that cannot be judged, such as by a policy that cannot be read, stays held."""
+        try:
+            proposal, decision = self._judge(row.job, row.proposal)
+            if (decision.verdict, decision.reason) == (row.decision, row.reason):
+                return
+            if decision.verdict == ACCEPT:
+                decision = await self._prepare(proposal, decision.reason)
+            elif decision.verdict == REFUSE:
+                await self._drop(row.job)
+            self._settle(row.job, row.proposal, decision, f"site/{self.name}")
+        except HanseError as error:
+            log.warning("a held job stays held", job=row.job, reason=str(error))
+        finally:
+            self._undecided.pop(row.job, None)
+
     def app_of(self, job: str) -> tuple[Proposal, bytes]:
         """An accepted job, and its bundle as it was checked.
 
@@ -618,6 +652,7 @@ class Agent:
         verdict, job, reason = verdict_of(op), command.get("job"), command.get("reason")
         if not isinstance(job, str) or not isinstance(reason, str | None):
             raise ConfigError(f"{op}: expected the id of a job")
+        job = job_named(self._journal, job)
         before = self._journal.job(job)
         row = owner_decides(self._journal, self._audit, job=job, verdict=verdict, reason=reason or "")
         if before is not None and before.decision != row.decision:
@@ -661,12 +696,10 @@ class Agent:
         while (left_ms := self.membership.identity.renew_at_ms - current_ms()) > 0:  # noqa: ASYNC110
             # by the hour, since a machine that was asleep has not counted the time
             await asyncio.sleep(min(left_ms / 1000, 3600.0))
-        keys = self.membership.keys
-        request = SigningRequest.request(keys, federation=self.federation, kind="site", name=self.name)
         while True:
             await self.link.connected.wait()
             try:
-                await self._renew_with(request)
+                await self._renew_now()
                 return
             except (HanseError, asyncio.CancelledError) as error:
                 task = asyncio.current_task()
@@ -675,20 +708,11 @@ class Agent:
                 log.warning("certificate not renewed", reason=str(error) or "the connection broke")
             await asyncio.sleep(RENEW_RETRY_S * (0.5 + random.random()))
 
-    async def _renew_with(self, request: SigningRequest) -> None:
+    async def _renew_now(self) -> None:
         connection = self.link.connection
         if connection is None:
             return
-        reply = await connection.renew(request.content)
-        renewed = Membership.check(
-            self.membership.keys,
-            certificate_pem=reply.certificate.encode(),
-            authority_pem=self.membership.authority_pem,
-            signed_record=reply.member_record,
-            address=reply.address or self.membership.address,
-        )
-        if renewed.identity.name != self.name or renewed.identity.federation != self.federation:
-            raise TrustError("the server sent a certificate for somebody else")
+        renewed = await self.membership.renewed(connection.renew)
         await asyncio.to_thread(renewed.save, self.directory)
         self.membership = renewed
         log.info("certificate renewed", until_ms=renewed.identity.not_after_ms)

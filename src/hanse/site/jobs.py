@@ -42,7 +42,8 @@ from hanse.site.tracking import SiteRuns
 from hanse.site.transfers import Transfers
 from hanse.strategies.analysis import Analysis
 from hanse.trust.bundle import read_bundle, unpack_bundle
-from hanse.workers.answers import Done, State, StateFile
+from hanse.workers.answers import Done
+from hanse.workers.assignment import Assignment, State, StateFile
 from hanse.workers.isolation import LEVELS, Isolation
 from hanse.workers.load import Load
 
@@ -299,12 +300,9 @@ class JobRunner:
                 done = replace(done, reply=kept, packed=kept.pack(), written=False)
                 return _Finished(done.reply, before, None, done.packed, done.tracked)
             after = self._states.file_after(task.id.component) if is_stored or isinstance(before, StateFile) else None
-            done = await worker.execute(
-                task, packed=item.packed, model=model, state=before, after=after, out=out, timeout_s=timeout_s
-            )
-            if (
-                done.reply.error_kind
-            ):  # said to its owner as it is said to the person: without what the app's error tells
+            assigned = Assignment(task, item.packed, model, before, after, out, timeout_s=timeout_s)
+            done = await worker.execute(assigned)
+            if done.reply.error_kind:  # told without what the app's error tells, as to the person
                 self._log.warning("task failed", task=str(task.id), kind=done.reply.error_kind, reason=done.reply.error)
             return _Finished(done.reply, done.state, out if done.written else None, done.packed, done.tracked)
         except (HanseError, OSError) as error:
@@ -320,7 +318,8 @@ class JobRunner:
         task = item.task
 
         async def execute(channel: socket.socket) -> Done:
-            return await worker.execute(task, packed=item.packed, out=out, channel=channel, timeout_s=timeout_s)
+            assigned = Assignment(task, item.packed, out=out, channel=channel, timeout_s=timeout_s)
+            return await worker.execute(assigned)
 
         try:
             return await play(self._around.roles, self.proposal, task, self._around.link.connection, execute)

@@ -7,7 +7,7 @@ from hanse.core.errors import ConfigError, UnavailableError
 from hanse.site.control import request
 from hanse.site.journal import Journal
 from hanse.site.policy import ACCEPT, HOLD, REFUSE
-from hanse.site.verdicts import described, owner_decides
+from hanse.site.verdicts import described, job_named, owner_decides
 from hanse.trust.audit import AuditLog
 from hanse.trust.membership import Membership
 
@@ -42,7 +42,8 @@ def ask(directory: Path, op: str, *, job: str = "", reason: str = "") -> dict[st
             return {"jobs": [described(row) for row in journal.jobs() if row.decision == HOLD]}
         with AuditLog(directory / "audit.jsonl", membership.keys.signing) as audit:
             verdict = verdict_of(op)
-            return described(owner_decides(journal, audit, job=job, verdict=verdict, reason=reason))
+            named = job_named(journal, job)
+            return described(owner_decides(journal, audit, job=named, verdict=verdict, reason=reason))
 
 
 def verdict_of(op: str) -> str:

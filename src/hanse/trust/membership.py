@@ -6,19 +6,29 @@
 The second is one file, so that a renewal replaces all of it in one step.
 """
 
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from hanse.core.codec import canonical_json
 from hanse.core.errors import CodecError, ConfigError, TrustError
 from hanse.trust.certificates import Identity, key_fingerprint, load_certificate, p256_key, verify_certificate
-from hanse.trust.identity import MemberKeys
+from hanse.trust.identity import MemberKeys, SigningRequest
 from hanse.trust.member_record import MemberRecord, verify_record
 from hanse.trust.private_files import read_file, write_file
 from hanse.trust.strict_json import parse_json, read_field
 
 _FILE = "membership.json"
 _KEYS = "keys"
+
+
+class Renewed(Protocol):
+    """What the authority answers to a member that asks for a new certificate."""
+
+    certificate: str
+    member_record: bytes
+    address: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +73,31 @@ class Membership:
         if (record.signing_key, record.sealing_key) != (keys.signing_public, keys.sealing_public):
             raise TrustError(f"the member record of {identity} holds other keys than the ones here; join again")
         return cls(keys, identity, record, certificate_pem, authority_pem, signed_record, address)
+
+    async def renewed(self, ask: Callable[[bytes], Awaitable[Renewed]], *, now_ms: int | None = None) -> "Membership":
+        """This member with a new certificate for the same keys. It is not saved yet.
+
+        Args:
+            ask: sends a signing request to the authority.
+
+        Raises:
+            TrustError: what came back is not for this member and these keys. HanseError: what `ask` raises.
+        """
+        me = self.identity
+        request = SigningRequest.request(self.keys, federation=me.federation, kind=me.kind, name=me.name)
+        reply = await ask(request.content)
+        renewed = Membership.check(
+            self.keys,
+            certificate_pem=reply.certificate.encode(),
+            authority_pem=self.authority_pem,
+            signed_record=reply.member_record,
+            address=reply.address or self.address,
+            now_ms=now_ms,
+        )
+        found = renewed.identity
+        if (found.kind, found.name, found.federation) != (me.kind, me.name, me.federation):
+            raise TrustError(f"expected a new certificate for {me}, found one for {found}")
+        return renewed
 
     def save(self, directory: Path) -> None:
         """Write `membership.json` into the directory that holds the keys. Keys are written only if not there yet.

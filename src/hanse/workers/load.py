@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from hanse.core.spec import RunSpec
 from hanse.workers.isolation import Isolation
 
 OUTPUTS = ".outputs.safetensors"
@@ -53,6 +54,34 @@ class Load:
     spent: Path | None = None
     queries: int | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def server_side(
+        cls,
+        home: Path,
+        *,
+        entry: str,
+        object: str,
+        spec: RunSpec,
+        datasets: Mapping[str, Declaration] | None = None,
+        base: Path | None = None,
+    ) -> "Load":
+        """An app's own side at the server, or in a function that stands in for one.
+
+        Args:
+            home: a folder of the job's own: its bundle is unpacked in `bundle`.
+        """
+        return cls(
+            home / "bundle",
+            entry,
+            home / "scratch",
+            object,
+            role="server",
+            seed=spec.seed,
+            datasets=datasets or {},
+            base=base,
+            options={"spec": spec.to_json()},
+        )
 
     def to_json(self) -> dict[str, Any]:
         """As a JSON object."""

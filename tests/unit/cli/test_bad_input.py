@@ -26,6 +26,7 @@ CASES: dict[str, list[tuple[list[str], str]]] = {
         (["app.py", "--federation", "bad.yaml"], "expected YAML"),
         (["app.py", "--federation", "keys.yaml"], "expected the keys"),
         (["nothere.py", "--federation", "PERSON"], "expected a Python file"),
+        (["nothere.py"], "nothere.py: expected a Python file"),
         (["notebook.ipynb", "--federation", "PERSON"], "notebook"),
         (["broken.py", "--federation", "PERSON"], "broken.py: line 2: SyntaxError"),
         (["raises.py", "--federation", "PERSON"], "raises.py: line 2: ZeroDivisionError"),

@@ -18,7 +18,7 @@ from hanse.pipeline.documents import Documents
 from hanse.pipeline.request import JobRequest
 from hanse.rounds import run_state
 from hanse.rounds.keeping import run_record
-from hanse.serverless import intake
+from hanse.serverless import granting, intake
 from hanse.serverless.intake import take
 from hanse.serverless.keys import pack, unpack
 from hanse.serverless.looking import look_and_call
@@ -409,13 +409,13 @@ async def test_links_to_a_model_are_given_to_who_may_read_it(size: int, monkeypa
     manifest = manifest_of(content)
     await place.blobs.put(f"{JOB}/main/1/model", manifest, rechunk([content]))
     state = dataclasses.replace(
-        await intake._state(place, await intake.row_of(place, JOB)), model=(f"{JOB}/main/1/model", manifest.id)
+        await granting.state_of(place, await intake.row_of(place, JOB)), model=(f"{JOB}/main/1/model", manifest.id)
     )
 
     async def with_model(*_: Any) -> Any:
         return state
 
-    monkeypatch.setattr(intake, "_state", with_model)
+    monkeypatch.setattr(granting, "state_of", with_model)
     ask = canonical_json({"v": 1, "job": JOB, "id": id})
     await take(place, signed("bert", "fetch", "fetch/1", ask, by=member("person", "bert")))
     with pytest.raises(NotFoundError):

@@ -8,10 +8,10 @@ import pytest
 
 pytest.importorskip("urllib3", reason="needs the extra `aws`")
 
+from hanse.backends.aws.https import Https
 from hanse.backends.memory import MemoryInbox
 from hanse.core.errors import CodecError, TooLargeError, UnavailableError
 from hanse.core.records import Envelope
-from hanse.site.by_links import Https
 from hanse.site.over_queues import QueueLink
 from tests.faults.explorer.enrolled import FEDERATION, member
 

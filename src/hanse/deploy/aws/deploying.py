@@ -28,15 +28,17 @@ from hanse.deploy.aws.settings import Deployment
 from hanse.deploy.aws.stacks import code_stack, server_stack
 from hanse.deploy.aws.storage import BUCKET, LOG_BUCKET
 from hanse.person.by_hand import write_aws_file
-from hanse.server.init import certify
+from hanse.server.init import SERVER_DAYS, certify, server_membership
 from hanse.server.members import RESEARCHER, ROLES, Members
 from hanse.serverless.keys import least_of, pack
 from hanse.trust.authority import Authority, Issued
 from hanse.trust.certificates import current_ms
-from hanse.trust.identity import MemberKeys, SigningRequest
+from hanse.trust.identity import SigningRequest
+from hanse.trust.member_record import issued_at_ms
 from hanse.trust.membership import Membership
 
-SERVER_DAYS = 365.0
+HOSTS = ("serverless.invalid",)
+"""Names in the server's certificate, which needs one: nobody dials it."""
 MEMBER_DAYS = 90.0
 """Without a server nobody renews a certificate: a member asks its operator again before this is over."""
 _DELETED_AT_ONCE = 1000
@@ -70,7 +72,7 @@ def init(path: Path, deployment: Deployment, text: str, *, person: str = "admin"
     authority = Authority.create(deployment.federation).save(folder / "authority")
     for kind, name in (("server", "server"), ("person", person)):
         (folder / name).mkdir(mode=0o700)
-        hosts = ("serverless.invalid",) if kind == "server" else ()  # a server's certificate names one; nobody dials it
+        hosts = HOSTS if kind == "server" else ()
         days = SERVER_DAYS if kind == "server" else MEMBER_DAYS
         roles = ROLES if kind == "person" else None
         membership, _ = certify(authority, deployment.federation, "", kind, name, hosts=hosts, days=days, roles=roles)
@@ -238,26 +240,7 @@ def destroy(account: Account, deployment: Deployment, tell: Tell) -> list[str]:
 
 
 def _server(folder: Path, authority: Authority) -> Membership:
-    """The server's membership; a new certificate for the same keys where two thirds of the old one's time are over."""
-    try:
-        membership = Membership.load(folder / "server")
-        if current_ms() < membership.identity.renew_at_ms:
-            return membership
-    except TrustError:
-        pass  # it has expired
-    keys = MemberKeys.load(folder / "server" / "keys")
-    membership, _ = certify(
-        authority,
-        authority.federation,
-        "",
-        "server",
-        "server",
-        hosts=("serverless.invalid",),
-        days=SERVER_DAYS,
-        keys=keys,
-    )
-    membership.save(folder / "server")
-    return membership
+    return server_membership(folder, authority, address="", hosts=HOSTS)
 
 
 def _endpoint(account: Account) -> dict[str, str]:
@@ -398,7 +381,10 @@ def _enrol(
             had = None if before is None or before.revoked else book.record(kind, name)[0].roles
             if admit:
                 await book.readmit(issued)
-            enrolled.append(await book.enrol(issued, roles if had is None else had))
+            elif before is not None and had is not None and before.enrolled_at_ms >= issued_at_ms(issued.record):
+                enrolled.append(issued)  # what lies there is as new: the folder's, or of an admission since
+                continue
+            enrolled.append(await book.enrol(issued, roles if had is None else had, others_write=True))
         return enrolled, book.revocations.version
 
     return asyncio.run(write())

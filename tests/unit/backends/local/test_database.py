@@ -10,7 +10,7 @@ import pytest
 
 from hanse.backends.local import database as sql
 from hanse.backends.local.database import Database
-from hanse.core.errors import StorageError
+from hanse.core.errors import StorageError, place_of
 
 
 @pytest.fixture
@@ -65,12 +65,13 @@ async def test_a_failing_operation_fails_alone(database: Database) -> None:
     assert [key for key, _, _ in database.query("", None, 10)] == ["a", "b"]
 
 
-async def test_a_full_database_refuses_and_goes_on_when_there_is_room(database: Database) -> None:
+async def test_a_full_database_refuses_and_goes_on_when_there_is_room(database: Database, path: Path) -> None:
     assert await database.write(sql.create("before", b"1"))
     (pages,) = database._writer.execute("PRAGMA page_count").fetchone()
     database._writer.execute(f"PRAGMA max_page_count = {pages + 2}")
-    with pytest.raises(StorageError, match="free space"):
+    with pytest.raises(StorageError, match="free space") as refused:
         await database.write(sql.create("large", bytes(60_000)))
+    assert place_of(refused.value) == {"folder": str(path.parent)}
     assert await database.write(sql.compare_and_set("before", b"2", 1))
     database._writer.execute("PRAGMA max_page_count = 1000000")
     assert await database.write(sql.create("large", bytes(60_000)))
@@ -158,8 +159,9 @@ def test_a_file_of_another_kind_or_version_is_refused(path: Path) -> None:
     path.unlink()
     with sqlite3.connect(path) as other:
         other.execute("PRAGMA user_version = 99")
-    with pytest.raises(StorageError, match="expected schema version 1, found 99"):
+    with pytest.raises(StorageError, match="expected schema version 1, found 99") as refused:
         Database(path, durable=False)
+    assert place_of(refused.value) == {"folder": str(path.parent)}
 
 
 async def test_what_is_in_no_hurry_goes_with_the_next_that_is(database: Database) -> None:

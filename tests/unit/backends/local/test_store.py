@@ -14,8 +14,9 @@ from typing import Literal
 import pytest
 
 from hanse.backends.local import LocalStore, arrival, blobs, files
+from hanse.cli.main import describe
 from hanse.core.blobs import CHUNK_BYTES, Buffer, Chunk, Manifest, manifest_of, split
-from hanse.core.errors import ConfigError, ConflictError, IntegrityError, NotFoundError, StorageError
+from hanse.core.errors import ConfigError, ConflictError, IntegrityError, NotFoundError, StorageError, place_of
 from hanse.core.records import Envelope
 
 SIZE = 3 * CHUNK_BYTES
@@ -53,11 +54,13 @@ def test_an_unknown_durability_is_refused(tmp_path: Path) -> None:
         LocalStore.open(tmp_path / "store", "always")  # type: ignore[arg-type]
 
 
-def test_a_directory_that_cannot_be_is_refused_without_its_path(tmp_path: Path) -> None:
+def test_a_directory_that_cannot_be_is_refused_with_its_path_beside_the_message(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(StorageError) as refused:
         LocalStore.open(tmp_path / "file" / "store")
-    assert str(tmp_path) not in str(refused.value)
+    assert str(tmp_path) not in str(refused.value)  # which others may be told
+    assert place_of(refused.value) == {"folder": str(tmp_path / "file" / "store")}
+    assert describe(refused.value)[0].endswith(f"(in {tmp_path}/file/store)")  # and the owner is
 
 
 async def test_everything_is_private(tmp_path: Path) -> None:
@@ -152,11 +155,14 @@ class Disk:
 
 
 @pytest.mark.parametrize("error", [errno.ENOSPC, errno.EIO, errno.EROFS])
-async def test_a_refusing_disk_corrupts_nothing(store: LocalStore, monkeypatch: pytest.MonkeyPatch, error: int) -> None:
+async def test_a_refusing_disk_corrupts_nothing(
+    tmp_path: Path, store: LocalStore, monkeypatch: pytest.MonkeyPatch, error: int
+) -> None:
     disk = Disk(monkeypatch, CHUNK_BYTES + 1000, error)
     with pytest.raises(StorageError, match=errno.errorcode[error]) as refused:
         await put(store, "s")
     assert "secret" not in str(refused.value)
+    assert place_of(refused.value)["folder"].startswith(str(tmp_path / "store"))
     disk.free = 10**12
     assert await store.blobs.missing("s", MANIFEST) == [1, 2]
     with pytest.raises(NotFoundError):
