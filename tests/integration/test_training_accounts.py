@@ -26,7 +26,8 @@ from hanse.core.errors import (
 from hanse.deploy.sagemaker import launch
 from hanse.deploy.sagemaker.accounts import AccountJobs
 from hanse.deploy.sagemaker.entry import Told
-from hanse.deploy.sagemaker.launch import Launched, Launcher, begin, read_record
+from hanse.deploy.sagemaker.launch import Launcher
+from hanse.deploy.sagemaker.record import Launched, begin, read_record
 from hanse.deploy.sagemaker.settings import Account, ServerPlace, Settings
 from hanse.rounds.result import Result
 from tests.integration.training_accounts import REGION, Accounts, Scripted, accounts_up

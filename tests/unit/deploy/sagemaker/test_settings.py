@@ -20,19 +20,11 @@ from hanse.core.ids import check_job_owner, new_job_id
 from hanse.deploy.sagemaker import launch
 from hanse.deploy.sagemaker.entry import Ends, Told, prepare
 from hanse.deploy.sagemaker.jobs import JobState
-from hanse.deploy.sagemaker.launch import (
-    Launched,
-    Launcher,
-    _check_identities,
-    _write_identities,
-    begin,
-    identities_of,
-    noted,
-    read_record,
-    write_record,
-)
+from hanse.deploy.sagemaker.launch import Launcher
 from hanse.deploy.sagemaker.queues import reached, way_of
+from hanse.deploy.sagemaker.record import Launched, begin, noted, read_record, write_record
 from hanse.deploy.sagemaker.request import training_job
+from hanse.deploy.sagemaker.server import _check_identities, _write_identities, identities_of
 from hanse.deploy.sagemaker.settings import Account, Settings, read_settings
 from hanse.server.config import ServerConfig
 
