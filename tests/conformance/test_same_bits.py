@@ -33,6 +33,7 @@ from hanse.workers.load import Load
 from hanse.workers.pool import Workers
 from tests.conformance.over_aws import AwsFederation
 from tests.nursery import LAUNCHER, MEMBERS, forks
+from tests.patience import WAIT_S
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 APPS = Path(__file__).parent / "apps"
@@ -240,7 +241,7 @@ class InWorkers:
         worker = self._warm.get(task.site) or await self._start(task.site)
         out = self.folder / "update"
         content = None if model is None else encode(model)
-        done = await worker.execute(Assignment(task, model=content, state=state, out=out, timeout_s=60))
+        done = await worker.execute(Assignment(task, model=content, state=state, out=out, timeout_s=WAIT_S))
         if self.fresh:
             await worker.close()
             del self._warm[task.site]
@@ -269,7 +270,7 @@ class InWorkers:
             scratch=scratch,
             datasets=datasets,
         )
-        await worker.load(load, timeout_s=60)
+        await worker.load(load, timeout_s=WAIT_S)
         self._warm[site] = worker
         return worker
 

@@ -25,8 +25,9 @@ from tests.conformance import emulator
 from tests.conformance.over_aws import CREDENTIALS, AwsFederation
 from tests.e2e.test_sagemaker import left_running
 from tests.integration.training_accounts import Accounts, Processes, accounts_up
+from tests.patience import WAIT_S
 
-pytestmark = [pytest.mark.e2e, pytest.mark.long, pytest.mark.timeout(600), pytest.mark.xdist_group("emulated-aws")]
+pytestmark = [pytest.mark.e2e, pytest.mark.long, pytest.mark.xdist_group("emulated-aws")]
 
 SITES = ("north", "east")
 APP = """
@@ -107,7 +108,7 @@ def command(*words: str) -> list[str]:
 def launch(folder: Path, *words: str) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(
         command("launch", "federation.yaml", "--local", *words),
-        cwd=folder, capture_output=True, text=True, timeout=500, check=False, env=os.environ | CREDENTIALS,
+        cwd=folder, capture_output=True, text=True, timeout=4 * WAIT_S, check=False, env=os.environ | CREDENTIALS,
     )  # fmt: skip
 
 
@@ -178,7 +179,7 @@ class Launch:
 
     def ends(self) -> tuple[int, dict[str, Any]]:
         """Its exit code, and what it has noted."""
-        _, told = self.launcher.communicate(timeout=500)
+        _, told = self.launcher.communicate(timeout=4 * WAIT_S)
         self.seen += told.splitlines()
         return self.launcher.returncode, json.loads((self.folder / "results" / "launch.json").read_text())
 
@@ -289,7 +290,7 @@ def test_a_job_that_its_owner_stops_in_mid_run_is_named_and_the_others_go_on(acc
     launch = accounts(8, 1, str(gate))
     launch.until("round 3")
     launch.processes.runner.stop(launch.name("north"))
-    assert launch.processes.runner.wait(launch.name("north"), 120)
+    assert launch.processes.runner.wait(launch.name("north"), WAIT_S)
     gate.touch()
     code, told = launch.ends()
     assert code == 0, "\n".join(launch.seen)

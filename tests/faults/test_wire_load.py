@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import random
 import socket
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -11,13 +12,14 @@ import grpc
 import grpc.aio
 import pytest
 
-from hanse.backends.grpc import protocol, service, turns
+from hanse.backends.grpc import link, protocol, service, turns
 from hanse.backends.grpc.client import Connection
 from hanse.backends.grpc.turns import MAX_TRANSFERS, MAX_WAITING, PER_CALLER, Turn, Turns
 from hanse.core.blobs import CHUNK_BYTES, manifest_of
 from hanse.core.errors import UnavailableError
 from hanse.core.ids import bundle_scope, new_job_id
 from hanse.core.proto import hanse_pb2 as pb
+from hanse.server import server
 from tests.faults.wire_federation import Wire, federation, upload
 from tests.patience import NEVER_S, WAIT_S, until
 
@@ -178,6 +180,23 @@ async def test_a_download_that_nobody_reads_ends(wire: Wire, monkeypatch: pytest
             while await call.read() is not grpc.aio.EOF:
                 pass
     await connection.close()
+
+
+# ---- a process that stands still ----
+
+
+async def test_who_stood_still_itself_takes_nobody_s_lease(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where a machine sleeps or is moved: both find a lease's time passed, and nobody is lost."""
+    monkeypatch.setattr(link, "HEARTBEAT_S", 0.1)
+    for module in (link, server):
+        monkeypatch.setattr(module, "LEASE_S", 1.5)
+    async with federation(tmp_path) as wire:
+        assert wire.healthy is not None
+        time.sleep(2.5)  # noqa: ASYNC251 - nothing of both goes on meanwhile
+        await wire.healthy.heartbeat()
+        await asyncio.sleep(0.5)
+        told = [(entry["event"], entry.get("reason")) for entry in wire.logs.entries]
+        assert not [each for each in told if each[0] in ("site lost", "connection lost")]
 
 
 # ---- turns by themselves ----

@@ -15,7 +15,7 @@ import pytest
 
 from hanse.core.codec import decode, encode
 from hanse.core.errors import StorageError, TaskError, UnavailableError
-from hanse.workers import process
+from hanse.workers import handle, process
 from hanse.workers.assignment import Assignment
 from tests.patience import WAIT_S
 from tests.unit.workers.harness import ADD_ONE, bench, descriptors, is_running, large_model, small_model, task
@@ -63,6 +63,24 @@ async def test_killed_in_mid_task(tmp_path: Path) -> None:
             await worker.execute(Assignment(task(small_model()), model=small_model()))
         fresh = await b.worker(ADD_ONE)
         assert (await fresh.execute(Assignment(task(small_model()), model=small_model()))).reply.ok
+
+
+@linux
+async def test_the_cause_of_a_death_is_told_right_however_late(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The launcher knows, and is kept from its work: that a worker's socket has ended says only that it may be dead."""
+    monkeypatch.setattr(handle, "ORPHANED_SOCKET_S", 0.01)
+    async with bench(tmp_path) as b:
+        worker = await b.worker(SLEEPER)
+        running = asyncio.create_task(worker.execute(Assignment(task(small_model()), model=small_model())))
+        await started(b.lines)
+        os.kill(b.workers.launcher.pid, signal.SIGSTOP)
+        try:
+            os.kill(worker.pid, signal.SIGKILL)
+            await asyncio.wait((running,), timeout=0.2)
+        finally:
+            os.kill(b.workers.launcher.pid, signal.SIGCONT)
+        with pytest.raises(TaskError, match="killed by SIGKILL"):
+            await asyncio.wait_for(running, WAIT_S)
 
 
 @pytest.mark.parametrize(

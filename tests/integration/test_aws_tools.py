@@ -19,7 +19,7 @@ from hanse.deploy.aws.template import render
 from hanse.deploy.sagemaker.documents import account_template, server_template
 from hanse.deploy.sagemaker.settings import read_settings
 
-pytestmark = [pytest.mark.long, pytest.mark.timeout(600)]
+pytestmark = pytest.mark.long
 ROOT = Path(__file__).resolve().parents[2]
 PLAIN: dict[str, Any] = {"region": "eu-central-1", "sites": ["luebeck", {"name": "bergen", "account": "111122223333"}]}
 FULL = PLAIN | {

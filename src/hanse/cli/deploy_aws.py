@@ -1,12 +1,13 @@
 """`hanse deploy aws …`: a federation without a server, made, changed, priced and removed."""
 
+import importlib.util
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from hanse.cli.options import Json
-from hanse.cli.output import note, say, show_facts, show_json, show_table
+from hanse.cli.output import day, note, say, show_facts, show_json, show_table
 from hanse.core.errors import ConfigError
 
 FILE = Path("federation.yaml")
@@ -34,12 +35,16 @@ def init(
     Nothing is sent anywhere. Edit the file, then run: hanse deploy aws deploy
     """
     from hanse.deploy.aws import deploying
+    from hanse.deploy.aws.account import check_region
     from hanse.deploy.aws.settings import written
 
     path = _file(path)
     called = name or path.absolute().parent.name
     text = written(called, region, site)
-    admin = deploying.init(path, read_text(text, path), text, person=person)
+    deployment = read_text(text, path)
+    if importlib.util.find_spec("boto3") is not None:
+        check_region(deployment.region)
+    admin = deploying.init(path, deployment, text, person=person)
     if json:
         show_json({"federation": called, "file": str(path), "person_directory": str(admin)})
         return
@@ -167,6 +172,25 @@ def revoke(
     deployment, account, folder = _opened(path, profile, endpoint_url)
     deploying.revoke(account, deployment, folder, kind, name)
     show_json({"kind": kind, "name": name, "revoked": True}) if json else say(f"{kind} {name} is revoked.")
+
+
+def members(path: Where = FILE, profile: Profile = "", endpoint_url: Endpoint = "", json: Json = False) -> None:
+    """Every site and person: who is enrolled, until when their certificates hold, and who is not admitted yet.
+
+    Nobody renews a certificate where there is no server: admit the same request again before the day that is named.
+    """
+    from hanse.deploy.aws import deploying
+
+    deployment, account, folder = _opened(path, profile, endpoint_url)
+    found = deploying.members(account, deployment, folder)
+    if json:
+        show_json({"members": found})
+        return
+    show_table(
+        [each | {"until": day(each["until_ms"]), "roles": ", ".join(each["roles"])} for each in found],
+        {"kind": "KIND", "name": "NAME", "state": "STATE", "roles": "ROLES", "until": "CERTIFICATE UNTIL"},
+        empty="Nobody.",
+    )
 
 
 def package(

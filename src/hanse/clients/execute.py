@@ -354,7 +354,10 @@ def _bytes_of(state: bytes | memoryview | None) -> bytes | None:
 
 
 def _check_finite(arrays: Arrays, call: str) -> None:
-    if all(block.dtype in _EXACT or all_finite(block) for block in arrays.flat()):
+    for block in arrays.flat():
+        if block.dtype not in _EXACT and not all_finite(block):
+            break
+    else:
         return
     name = next(name for name, array in arrays.items() if array.dtype not in _EXACT and not all_finite(array))
     raise TaskError(
@@ -369,7 +372,7 @@ def all_finite(array: Array) -> bool:
 
     A sum of squares is finite only if every term is, and costs half of `isfinite`; if it overflows, that is asked.
     """
-    flat = array.reshape(-1)
+    flat = array if array.ndim == 1 else array.reshape(-1)
     summable = flat.dtype in _SUMMABLE
     if summable and flat.size <= BLOCK:
         return math.isfinite(np.dot(flat, flat)) or bool(np.isfinite(flat).all())

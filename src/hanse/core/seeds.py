@@ -59,15 +59,26 @@ def words(key: int, count: int, part: int = 0) -> npt.NDArray[np.uint64]:
 
 
 _WORD = (1 << 64) - 1
-_thread = threading.local()
+
+
+class _Thread(threading.local):
+    """What a thread has of its own."""
+
+    is_unseeded = False
+    stream: np.random.Philox | None = None
+    state: Any = None
+
+
+_thread = _Thread()
 
 
 def _stream() -> tuple[np.random.Philox, Any]:
     """This thread's Philox and its state before the first word."""
-    if not hasattr(_thread, "stream"):
-        _thread.stream = np.random.Philox(key=0)
-        _thread.state = dict(_thread.stream.state)
-    return _thread.stream, _thread.state
+    stream = _thread.stream
+    if stream is None:
+        stream = _thread.stream = np.random.Philox(key=0)
+        _thread.state = dict(stream.state)
+    return stream, _thread.state
 
 
 def seed_globals(key: int) -> None:
@@ -78,7 +89,7 @@ def seed_globals(key: int) -> None:
     with more, seeding it would be a third of what a simulated site costs. Whoever needs streams that never meet draws
     from `site.rng`.
     """
-    if not is_seeding():
+    if _thread.is_unseeded:
         return
     _seed_random(key)
     np.random.seed(key & 0xFFFF_FFFF)
@@ -108,7 +119,7 @@ def _seed_torch(torch: Any, key: int) -> None:
 
 def is_seeding() -> bool:
     """Whether `seed_globals` does anything now, so that a key is worth making; see `Unseeded`."""
-    return not getattr(_thread, "is_unseeded", False)
+    return not _thread.is_unseeded
 
 
 class Unseeded:

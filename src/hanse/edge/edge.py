@@ -26,6 +26,7 @@ from hanse.edge.unbroken import Unbroken
 from hanse.pipeline.request import JobRequest
 from hanse.rounds.group import GroupHost, Host, Order
 from hanse.rounds.host import load_arrays
+from hanse.rounds.machine.members import REFUSED
 from hanse.server.jobs import ALL_REFUSED
 from hanse.server.runs import Lead
 from hanse.server.server import Server
@@ -248,11 +249,11 @@ def remedy(status: str, error: str) -> str:
     """What sets a group's run going that is not at work: another one, taking it up, or nothing.
 
     One that failed has a successor, so that a group which was short of members comes back. Not so one that all members
-    have refused: each round above would bring their owners the same question again.
+    have refused, or too many for its quorum: each round above would bring their owners the same question again.
     """
     if status == STOPPED:
         return RESUME
-    return ANEW if status == FAILED and not error.startswith(ALL_REFUSED) else NOTHING
+    return ANEW if status == FAILED and ALL_REFUSED not in error and REFUSED not in error else NOTHING
 
 
 def named(job: str, number: int, person: str) -> str:

@@ -143,10 +143,14 @@ class RolesRun:
             await self._post(Resumed(self._clock.now_ms()))
 
     async def sites_changed(
-        self, sites: Sequence[str], undecided: int = 0, unwilling: Mapping[str, str] | None = None
+        self,
+        sites: Sequence[str],
+        undecided: int = 0,
+        unwilling: Mapping[str, str] | None = None,
+        enrolled: int = 0,
     ) -> None:
         """Who has accepted and is there, and who will not."""
-        del undecided
+        del undecided, enrolled  # every role is needed
         refused = refusals(unwilling or {})
         await self._post(SitesChanged(frozenset(sites), refused, self._clock.now_ms()))
 

@@ -140,6 +140,7 @@ class Server:
                 for event in await self.jobs.reading.past(job):
                     self._runs.take(event)
         await self._listen(membership)
+        self._look_ms = _monotonic_ms()
         self._watch_leases()
         self._audit.line("server", "server.start", config.federation, "done")
         log.info("server ready", address=f"{config.listen}:{self.port}", enrolment=self.enrolment_port)
@@ -247,8 +248,10 @@ class Server:
         self.jobs.reported(site, report.task, report.stage)
 
     def _watch_leases(self) -> None:
-        """One timer, set to when the next lease can run out."""
-        lost = self._presence.expire(_monotonic_ms())
+        """One timer, set to when the next lease can run out. Its own delay is no site's silence."""
+        now_ms = _monotonic_ms()
+        self._presence.forgive(max(0, now_ms - self._look_ms), now_ms)
+        lost = self._presence.expire(now_ms)
         for site in lost:
             log.warning("site lost", site=site, reason=f"silent for {LEASE_S:g} s")
             self._audit.line(f"site/{site}", "site.lost", site, "done", {"reason": "lease"})
@@ -256,7 +259,9 @@ class Server:
             self._sites_changed()
             self._spawn(self.jobs.all_presence_changed())
         at = self._presence.next_expiry_ms()
-        wait_ms = LEASE_S * 1000 / 8 if at is None else max(10, min(at - _monotonic_ms(), LEASE_S * 1000 / 8))
+        now_ms = _monotonic_ms()
+        wait_ms = LEASE_S * 1000 / 8 if at is None else max(10, min(at - now_ms, LEASE_S * 1000 / 8))
+        self._look_ms = now_ms + int(wait_ms)
         self._expiry = asyncio.get_running_loop().call_later(wait_ms / 1000, self._watch_leases)
 
     def _sites_changed(self) -> None:

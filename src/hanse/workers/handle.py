@@ -16,7 +16,7 @@ from typing import Any
 
 from hanse.core import errors
 from hanse.core.errors import CodecError, TaskError, UnavailableError
-from hanse.workers import wire
+from hanse.workers import process, wire
 from hanse.workers.answers import Called, Done, called_in, done_in, failure_in
 from hanse.workers.assignment import Assignment, StateFile
 from hanse.workers.datasets import paths_of
@@ -250,10 +250,13 @@ class Worker:
 
     def _readable(self) -> None:
         if self._receive() is _Read.END and self._sock.fileno() >= 0:
-            # The end of the stream: it has died, which the launcher will say, or user code has closed the socket.
+            # The end of the stream: it has died, or user code has closed the socket.
             self._loop.remove_reader(self._sock)
-            closed = TaskError("exited", "the worker closed its connection to the agent, and was killed")
-            self._loop.call_later(ORPHANED_SOCKET_S, self.kill, closed)
+            self._loop.call_later(ORPHANED_SOCKET_S, self._without_socket)
+
+    def _without_socket(self) -> None:
+        if not process.has_ended(self.pid):  # else the launcher will say of what, however late
+            self.kill(TaskError("exited", "the worker closed its connection to the agent, and was killed"))
 
     def _receive(self) -> "_Read":
         try:

@@ -11,6 +11,7 @@ from hanse.workers.isolation import Isolation
 OUTPUTS = ".outputs.safetensors"
 """In the scratch folder: what the same role kept in an earlier job, where the job names one."""
 SPENT = "queries.db"
+SECRET = "secret"
 """In the folder `spent`."""
 Declaration = Mapping[str, Any]
 
@@ -33,7 +34,8 @@ class Load:
         isolation: what the worker may see. Paths of granted data sets are added by `Worker.load`.
         memory_bytes: limit on private memory; None for none.
         checkpoints: a folder that the worker may write and that outlives it, for roles; None for none.
-        spent: a folder of the same kind, for all jobs: what other sites have used up; None for none.
+        spent: a folder of the same kind, for all jobs: what other sites have used up, and a secret of the site; None
+            for none.
         queries: how many of them the owner allows each other site; None for no limit.
         options: anything else the runtime wants, JSON values.
     """

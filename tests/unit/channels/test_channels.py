@@ -167,7 +167,7 @@ async def test_two_that_send_at_once_do_not_wait_for_each_other() -> None:
         return sum([len(await party.recv(peer, "big")) for _ in range(3)])
 
     ends = await pair()
-    parties = [Party(role, TALK, end, timeout_s=10) for role, end in zip(TALK.roles, ends, strict=True)]
+    parties = [Party(role, TALK, end, timeout_s=120) for role, end in zip(TALK.roles, ends, strict=True)]
     async with asyncio.timeout(20):
         found = await asyncio.gather(talk(parties[0], "host"), talk(parties[1], "guest"))
     assert found == [3 * len(BIG)] * 2
@@ -269,7 +269,7 @@ async def test_run_local_where_a_role_cancels_itself() -> None:
 async def test_what_is_read_ahead_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("hanse.channels.stream.MAX_AHEAD_BYTES", 1)
     ends = await pair()
-    guest, host = (Party(role, TALK, end, timeout_s=1) for role, end in zip(TALK.roles, ends, strict=True))
+    guest, host = (Party(role, TALK, end, timeout_s=s) for role, end, s in zip(TALK.roles, ends, (1, 120), strict=True))
     sending = asyncio.create_task(guest.send("host", "big", BIG))  # nobody takes it
     for _ in range(3):
         await host.send("guest", "big", np.zeros(4))

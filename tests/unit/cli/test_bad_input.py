@@ -105,6 +105,7 @@ CASES: dict[str, list[tuple[list[str], str]]] = {
     "deploy aws diff": [(["nothere.yaml"], "nothere.yaml: not found")],
     "deploy aws admit": [([], "request"), (["nothere.json"], "federation.yaml: not found")],
     "deploy aws revoke": [([], "kind"), (["site", "riga"], "federation.yaml: not found")],
+    "deploy aws members": [(["nothere.yaml"], "nothere.yaml: not found")],
     "deploy aws package": [(["nothere.yaml"], "nothere.yaml: not found")],
     "deploy aws cost": [(["nothere.yaml"], "nothere.yaml: not found"), (["keys.yaml"], "expected keys")],
     "deploy aws destroy": [(["nothere.yaml"], "nothere.yaml: not found")],

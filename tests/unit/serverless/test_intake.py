@@ -25,7 +25,7 @@ from hanse.serverless.looking import look_and_call
 from hanse.serverless.place import Place, SignedInbox
 from hanse.serverless.removing import remove
 from hanse.serverless.roster import FRESH_S, Roster
-from hanse.site.agent import _status_in
+from hanse.site.ending import status_in
 from hanse.trust.bundle import make_bundle
 from hanse.trust.bundle_signature import sign_bundle
 from hanse.trust.revocation import RevocationList
@@ -259,7 +259,7 @@ async def test_a_site_that_missed_the_end_of_a_removed_job_is_told() -> None:
         (told,) = await place.inbox.receive("site-1", 10, wait_s=0)
         assert (told.envelope.kind, told.envelope.id) == ("end", f"end/{JOB}")
         # What roles kept of a job that was finished stays: how this one ended is not known any more.
-        assert _status_in(told.envelope.body) == ""
+        assert status_in(told.envelope.body) == ""
         await place.inbox.ack([told.receipt])
 
 

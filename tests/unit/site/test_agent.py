@@ -315,7 +315,7 @@ async def test_a_configuration_that_cannot_be(town: Town, tmp_path: Path, config
 async def test_a_job_that_ended_while_the_site_was_away(
     town: Town, site: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("hanse.site.agent.ASK_AGAIN_S", 0.05)
+    monkeypatch.setattr("hanse.site.ending.ASK_AGAIN_S", 0.05)
     async with bench(town, site, source=ADD_ONE) as b:
         await b.propose()
         before = len(b.link.sent)

@@ -128,8 +128,9 @@ async def test_a_policy_that_cannot_be_read_leaves_a_held_job_held(
     judged = asyncio.Event()
     async with bench(town, directory) as b:
         assert (await b.propose())["decision"] == "hold"
-        judge = b.agent._judge
-        monkeypatch.setattr(b.agent, "_judge", lambda job, content: (judged.set(), judge(job, content))[1])
+        deciding = b.agent._deciding
+        judge = deciding._judge
+        monkeypatch.setattr(deciding, "_judge", lambda job, content: (judged.set(), judge(job, content))[1])
         (directory / "policy.yaml").write_text("people: 3\n")
         await asyncio.wait_for(judged.wait(), 60)
         before = len(b.link.sent)
@@ -206,7 +207,7 @@ async def test_an_end_that_comes_twice_at_once_is_one_end(town: Town, tmp_path: 
     site = town.settle(tmp_path / "keeping", config="keep_models: true\n")
     async with bench(town, site) as b:
         ended: list[tuple[str, str, bool]] = []
-        b.agent._on_end = lambda job, status, ran: ended.append((job, status, ran))
+        b.agent._ending._on_end = lambda job, status, ran: ended.append((job, status, ran))
         await b.propose()
         content = encode(large_model())
         blob = b.blobs.put(f"{JOB}/main/1/model", content)

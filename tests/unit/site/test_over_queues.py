@@ -2,7 +2,8 @@
 
 import asyncio
 import json
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, ClassVar
 
 import pytest
 
@@ -13,6 +14,7 @@ from hanse.backends.memory import MemoryInbox
 from hanse.core.errors import CodecError, TooLargeError, UnavailableError
 from hanse.core.records import Envelope
 from hanse.site.over_queues import QueueLink
+from hanse.trust.envelopes import sign_envelope
 from tests.faults.explorer.enrolled import FEDERATION, member
 
 HEADERS = (("If-None-Match", "*"),)
@@ -163,3 +165,41 @@ async def test_a_site_that_goes_while_queues_are_out_of_reach_goes_all_the_same(
     link = linked(Away())
     link._jobs = {"j1"}
     await link.leave()
+
+
+async def test_a_task_that_outlasts_its_hiding_comes_again_and_both_messages_go_with_its_answer() -> None:
+    """A queue hides a message for twelve hours, whatever is asked for; the task is at work, or answered, by then."""
+
+    class Ending(MemoryInbox):
+        acked: ClassVar[list[str]] = []
+
+        async def ack(self, receipts: Sequence[str]) -> None:
+            self.acked += receipts
+            await super().ack(receipts)
+            both.set()
+
+    now, both = [0], asyncio.Event()
+    inbox, delivered = Ending(visibility_s=12 * 3600, now_ms=lambda: now[0]), []
+    link = linked(inbox)
+    link._check()
+
+    async def deliver(envelope: Envelope, count: int) -> None:
+        delivered.append((envelope.id, count))
+
+    link._deliver = deliver
+    server, id = member("server", "server"), "j/main/1/train/0"
+    task = Envelope("server", "site-1", id, "task", b"{}", "north", "j", "main")
+    await inbox.send("site-1", sign_envelope(server.keys.signing, task))
+    for _ in range(2):
+        for delivery in await inbox.receive("site-1", 10, wait_s=0):
+            await link._take(delivery)
+        now[0] += 12 * 3600 * 1000
+    assert delivered == [(id, 1), (id, 2)]
+    assert inbox.acked == [], "it is not answered"
+    link._sent(Envelope("site-1", "server", id, "reply", b"", "north", "j", "main"))
+    acknowledging = asyncio.ensure_future(link._acknowledging())
+    await both.wait()
+    assert len(inbox.acked) == 2
+    acknowledging.cancel()
+    now[0] += 12 * 3600 * 1000
+    assert await inbox.receive("site-1", 10, wait_s=0) == []

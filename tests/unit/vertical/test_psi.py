@@ -112,7 +112,7 @@ async def test_batches_beyond_the_socket_s_buffers(monkeypatch: pytest.MonkeyPat
         each.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
     ends = [StreamChannel(each) for each in sockets]
     parties = [
-        Party(role, diffie_hellman.PROTOCOL, end, timeout_s=10)
+        Party(role, diffie_hellman.PROTOCOL, end, timeout_s=120)
         for role, end in zip(("guest", "host"), ends, strict=True)
     ]
     ids = list(range(9000))

@@ -90,7 +90,7 @@ async def session(
     protocol = model.whole(hosts)
     if "arbiter" in protocol.roles:
         programs["arbiter"] = model.deal
-    found = await run_local(protocol, programs, timeout_s=5)
+    found = await run_local(protocol, programs, timeout_s=120)
     return {role: each for role, each in found.items() if role != "arbiter"}, said
 
 

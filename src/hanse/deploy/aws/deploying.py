@@ -207,6 +207,47 @@ def revoke(account: Account, deployment: Deployment, folder: Path, kind: str, na
     _write_secret(account, view.outputs["SecretArn"], pack(_server(folder, authority), least))
 
 
+def members(account: Account, deployment: Deployment, folder: Path) -> list[dict[str, Any]]:
+    """Every site that `federation.yaml` names or the ledger knows, and every person.
+
+    Returns:
+        Of each `kind`, `name`, `roles`, `until_ms` (its certificate's end; 0 where there is none) and `state`:
+        `enrolled`, `expired`, `revoked`, `not admitted` (named, and nothing valid on record), or `not in
+        federation.yaml`.
+
+    Raises:
+        TrustError: see `_book`. NotFoundError: nothing is deployed.
+    """
+    view = cloudformation.look_at(account, deployment.stack)
+    if view is None:
+        raise NotFoundError(f"{deployment.stack}: not deployed yet; run: hanse deploy aws deploy")
+    authority = Authority.load(folder / "authority")
+    table, least = view.outputs["TableName"], _least(account, view.outputs["SecretArn"])
+    book = asyncio.run(_book(account, deployment, table, authority, least))
+    return _listed(book, [site.name for site in deployment.sites], current_ms())
+
+
+def _listed(book: Members, named: Sequence[str], now_ms: int) -> list[dict[str, Any]]:
+    found = []
+    for kind in ("site", "person"):
+        known = {member.name: member for member in book.of_kind(kind)}
+        for name in sorted(known.keys() | (set(named) if kind == "site" else set())):
+            member = known.get(name)
+            if f"{kind}/{name}" in book.revocations.names or (member is not None and member.revoked):
+                state = "revoked"
+            elif member is None:
+                state = "not admitted"
+            elif now_ms >= member.not_after_ms:
+                state = "expired"
+            elif kind == "site" and name not in named:
+                state = "not in federation.yaml"
+            else:
+                state = "enrolled"
+            roles, until_ms = ([], 0) if member is None else (list(member.roles), member.not_after_ms)
+            found.append({"kind": kind, "name": name, "roles": roles, "until_ms": until_ms, "state": state})
+    return found
+
+
 def destroy(account: Account, deployment: Deployment, tell: Tell) -> list[str]:
     """Remove everything, models too.
 

@@ -159,11 +159,16 @@ class Run:
         await self.turns.post(event)
 
     async def sites_changed(
-        self, sites: Sequence[str], undecided: int = 0, unwilling: Mapping[str, str] | None = None
+        self,
+        sites: Sequence[str],
+        undecided: int = 0,
+        unwilling: Mapping[str, str] | None = None,
+        enrolled: int = 0,
     ) -> None:
         """The sites that hold a lease and accepted the job; see `SitesChanged`."""
         said = tuple(sorted((unwilling or {}).items()))
-        await self.post(SitesChanged(tuple(sorted(sites)), self.driving.clock.now_ms(), undecided, said))
+        now_ms = self.driving.clock.now_ms()
+        await self.post(SitesChanged(tuple(sorted(sites)), now_ms, undecided, said, enrolled))
 
     async def cancel(self, by: str) -> None:
         """End the run."""

@@ -304,6 +304,30 @@ def test_nothing_is_written_on_top_of_an_older_list(office: Office, is_gone: boo
         deploying._revoked(office.account, office.deployment, "t", office.authority, "", least=4)
 
 
+def test_who_is_in_and_until_when(office: Office) -> None:
+    office.enrol("adam", ADMIN, RESEARCHER, admit=False)
+    office.enrol("eve", RESEARCHER, admit=False)
+    office.revoke("eve")
+    issued = {name: office.admit_site(name) for name in ("s", "left", "lost", "out")}
+    office.revoke("out", "site")
+    put(office, "member/site/lost", row_of(office, "member/site/s"))  # somebody has written another's record there
+    book = asyncio.run(deploying._book(office.account, office.deployment, "t", office.authority, 0))
+    now, end = current_ms(), issued["s"].identity.not_after_ms
+    found = {(each["kind"], each["name"]): each for each in deploying._listed(book, ["s", "lost", "new"], now)}
+    assert {key: each["state"] for key, each in found.items()} == {
+        ("site", "left"): "not in federation.yaml",
+        ("site", "lost"): "not admitted",
+        ("site", "new"): "not admitted",
+        ("site", "out"): "revoked",
+        ("site", "s"): "enrolled",
+        ("person", "adam"): "enrolled",
+        ("person", "eve"): "revoked",
+    }
+    assert found["person", "adam"]["roles"] == [ADMIN, RESEARCHER]
+    assert (found["site", "s"]["until_ms"], found["site", "new"]["until_ms"]) == (end, 0)
+    assert {each["state"] for each in deploying._listed(book, ["s"], end) if each["name"] in "s"} == {"expired"}
+
+
 class Secrets:
     """AWS's, with one secret in it."""
 
