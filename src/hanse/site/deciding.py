@@ -38,6 +38,7 @@ class Deciding:
         self._runners = runners
         self._is_edge = is_edge
         self._undecided: dict[str, asyncio.Task[None]] = {}
+        self._outdated: set[str] = set()
         self._early: dict[str, dict[str, Envelope]] = {}
 
     def __len__(self) -> int:
@@ -162,13 +163,25 @@ class Deciding:
             log.error("held jobs are not judged again", reason=str(error))
             return
         for row in rows:
-            if row.decision != HOLD:
-                continue
-            deciding = self._undecided.get(row.job)
-            if deciding is None:
-                self._undecided[row.job] = asyncio.ensure_future(self._decide_again(row))
-            else:  # perhaps by the policy as it was
-                deciding.add_done_callback(lambda done: None if done.cancelled() else self.judge_held())
+            self._judge_again(row)
+
+    def _judge_again(self, row: JobRow) -> None:
+        if row.decision != HOLD:
+            return
+        deciding = self._undecided.get(row.job)
+        if deciding is None:
+            self._undecided[row.job] = asyncio.ensure_future(self._decide_again(row))
+        elif row.job not in self._outdated:  # perhaps by the policy as it was
+            self._outdated.add(row.job)
+            deciding.add_done_callback(lambda done: self._judge_outdated(row.job, done))
+
+    def _judge_outdated(self, job: str, done: asyncio.Task[None]) -> None:
+        self._outdated.discard(job)
+        if done.cancelled() or self._around.stopping.is_set():
+            return
+        row = self._around.journal.job(job)
+        if row is not None:
+            self._judge_again(row)
 
     async def _decide_again(self, row: JobRow) -> None:
         """Judge a held job; one that cannot be judged, such as by a policy that cannot be read, stays held."""

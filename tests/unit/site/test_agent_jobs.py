@@ -154,6 +154,27 @@ async def test_a_held_job_is_judged_again_when_the_agent_starts(town: Town, tmp_
         assert (await b.reply(await b.task(ZERO))).ok
 
 
+async def test_jobs_that_are_shown_while_the_policy_changes_are_judged_again_once_each(
+    town: Town, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory = town.settle(tmp_path / "site", policy=HOLDING)
+    shown, judged = asyncio.Event(), []
+    async with bench(town, directory) as b:
+        deciding = b.agent._deciding
+        judge = deciding._judge
+        monkeypatch.setattr(deciding, "_show", lambda proposal: shown.wait())
+        for job in ("kiel-1", "kiel-2", "lund-1"):
+            await b.propose(job=job)
+        monkeypatch.setattr(deciding, "_judge", lambda job, content: (judged.append(job), judge(job, content))[1])
+        for _ in range(3):  # the owner saves three times
+            deciding.judge_held()
+        shown.set()
+        for _ in range(200):  # turns of the loop: nothing here waits for anything
+            await asyncio.sleep(0)
+        assert sorted(judged) == ["kiel-1", "kiel-2", "lund-1"]
+        assert b.agent.is_idle
+
+
 async def test_stop_and_status(town: Town, site: Path) -> None:
     async with bench(town, site) as b:
         status = await asyncio.to_thread(ask, site, "status")
