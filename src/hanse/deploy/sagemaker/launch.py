@@ -213,15 +213,21 @@ class Launcher:
 def least(app: "AnyApp", sites: int) -> int:
     """How many of the sites an app cannot do without: its quorum, or all of them where all are asked.
 
+    One is enough for an asynchronous strategy, which asks those who are left again; and what a strategy of the app's
+    own needs is not known here.
+
     Raises:
         ConfigError: the app lacks something.
     """
-    from hanse.clients.app import App
+    from hanse.clients.app import CUSTOM, App
+    from hanse.strategies.asynchronous import Asynchronous
 
     if not isinstance(app, App):
         return sites
+    if isinstance(app.given_strategy, Asynchronous):
+        return 1
     spec = app.spec()
-    return spec.quorum or (sites if spec.sample == 1.0 else 1)
+    return spec.quorum or (sites if spec.sample == 1.0 and spec.strategy != CUSTOM else 1)
 
 
 def _with_pauses(events: Iterator[Event]) -> Iterator[Event | None]:

@@ -27,6 +27,9 @@ from hanse.deploy.sagemaker.request import training_job
 from hanse.deploy.sagemaker.server import _check_identities, _write_identities, identities_of
 from hanse.deploy.sagemaker.settings import Account, Settings, read_settings
 from hanse.server.config import ServerConfig
+from hanse.strategies.fedat import FedAT
+from hanse.strategies.fedavg import FedAvg
+from hanse.strategies.fedbuff import FedBuff
 from tests.patience import WAIT_S
 
 EXAMPLE = Path(__file__).resolve().parents[4] / "examples" / "medicare_fraud" / "sagemaker"
@@ -239,6 +242,28 @@ def test_a_job_that_fails_before_its_site_is_there_is_the_cause(
     with pytest.raises(UnavailableError, match="east: its training job job-east failed: no route to the server"):
         launcher(tmp_path, backend, monkeypatch, {"north"}).run(None)  # type: ignore[arg-type]
     assert sorted(backend.stopped) == ["north", "south"]
+
+
+class Own(FedAvg):
+    """A strategy that is not built in."""
+
+
+@pytest.mark.parametrize(
+    ("given", "needed"),
+    [
+        ({}, 3),
+        ({"quorum": 2}, 2),
+        ({"sample": 0.5}, 1),
+        ({"strategy": FedBuff(buffer=2)}, 1),
+        ({"strategy": FedAT(tiers=2), "quorum": 2}, 1),
+        ({"strategy": Own()}, 1),
+        ({"strategy": Own(), "quorum": 2}, 2),
+    ],
+)
+def test_a_launch_goes_on_while_those_left_can_go_on(given: dict[str, Any], needed: int) -> None:
+    app = App(rounds=1, initial=[np.zeros(1)], evaluate_every=0, **given)
+    app.train(lambda arrays, config, site: (arrays, 1, {}))
+    assert launch.least(app, 3) == needed
 
 
 def test_where_aws_has_no_machine_it_is_asked_again_a_few_times(
