@@ -219,8 +219,9 @@ def least(app: "AnyApp", sites: int) -> int:
     Raises:
         ConfigError: the app lacks something.
     """
-    from hanse.clients.app import CUSTOM, App
+    from hanse.clients.app import App
     from hanse.strategies.asynchronous import Asynchronous
+    from hanse.strategies.catalogue import CUSTOM
 
     if not isinstance(app, App):
         return sites
