@@ -41,7 +41,7 @@ from hanse.serverless.channels import pass_on
 from hanse.serverless.contract import LONGEST_EXECUTION_NAME, execution_name, first_input
 from hanse.serverless.granting import fetch, keep_enclosed, state_of, upload, want
 from hanse.serverless.looking import about_request, dismiss, is_over, row_of
-from hanse.serverless.open_jobs import take_place
+from hanse.serverless.open_jobs import give_back, take_place
 from hanse.serverless.place import Place
 from hanse.serverless.presence import DECISIONS, decided, heard
 from hanse.serverless.removing import remove
@@ -310,16 +310,15 @@ async def _begin(place: Place, sender: Enrolled, request: JobRequest, body: Mapp
     if len(execution_name(request.job, request.component, MAX_MS - 1)) > LONGEST_EXECUTION_NAME:
         raise ConfigError("job: expected shorter names of job and component: together at most 65 characters on AWS")
     check_job_owner(request.job, request.person)
-    await take_place(place, request.person, request.job)
-    await keep_enclosed(place, request, body.get("enclosed"))
-    await check_request(request, place.blobs, federation=place.federation)
-    enrolled = await place.roster.sites()
-    check_sites(request, enrolled)
-    asked = [site for site in enrolled if request.sites is None or site in request.sites]
-    if not asked:
-        raise ConfigError(
-            f"job: expected sites of the federation ({', '.join(enrolled) or 'none'}), found none of them"
-        )
+    is_new = await take_place(place, request.person, request.job)
+    try:
+        asked = await _checked(place, request, body)
+    except (StorageError, UnavailableError):
+        raise
+    except HanseError:
+        if is_new:  # or a few mistakes in a row would be a day's jobs
+            await give_back(place, request.person, request.job)
+        raise
     person_record = sender.signed_record
     await keep_request(
         request, signature, place.ledger, place.now_ms(), asked=asked, person_record=person_record.decode()
@@ -331,6 +330,20 @@ async def _begin(place: Place, sender: Enrolled, request: JobRequest, body: Mapp
     await _offer(place, request, signature, person_record, asked)
     name = execution_name(request.job, request.component, 0)
     await place.machine.start(name, first_input(request.job, request.component))
+
+
+async def _checked(place: Place, request: JobRequest, body: Mapping[str, Any]) -> list[str]:
+    """Keep what a request encloses, and check it; the sites that it is for."""
+    await keep_enclosed(place, request, body.get("enclosed"))
+    await check_request(request, place.blobs, federation=place.federation)
+    enrolled = await place.roster.sites()
+    check_sites(request, enrolled)
+    asked = [site for site in enrolled if request.sites is None or site in request.sites]
+    if not asked:
+        raise ConfigError(
+            f"job: expected sites of the federation ({', '.join(enrolled) or 'none'}), found none of them"
+        )
+    return asked
 
 
 async def _begin_rounds(place: Place, request: JobRequest) -> None:

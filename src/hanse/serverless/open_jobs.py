@@ -3,7 +3,8 @@
     openjobs/PERSON     {JOB: at_ms}: a place for each job, and since when
 
 A place is taken by the first upload or by the request, whichever comes first, with one compare-and-set. Places of jobs
-that are over are found when there is need of one, so that nobody needs to write when a job ends.
+that are over are found when there is need of one, so that nobody needs to write when a job ends. A request that is
+refused gives back the place that it took; what an upload took it keeps.
 """
 
 import json
@@ -19,8 +20,11 @@ UPLOADED_MS: Final = 24 * 3600 * 1000
 _LOOKS = 20
 
 
-async def take_place(place: Place, person: str, job: str) -> None:
+async def take_place(place: Place, person: str, job: str) -> bool:
     """Take one of a person's places for a job. Harmless when it has one.
+
+    Returns:
+        Whether it had none.
 
     Raises:
         PolicyError: all are taken. StorageError, UnavailableError: take it again.
@@ -33,7 +37,7 @@ async def take_place(place: Place, person: str, job: str) -> None:
         except NotFoundError:
             version, taken = 0, {}
         if job in taken:
-            return
+            return False
         if len(taken) >= place.open_jobs:
             taken = {each: at_ms for each, at_ms in taken.items() if await _is_open(place, each, at_ms)}
         if len(taken) >= place.open_jobs:
@@ -43,8 +47,24 @@ async def take_place(place: Place, person: str, job: str) -> None:
             )
         row = json.dumps({**taken, job: place.now_ms()}).encode()
         if await (place.ledger.compare_and_set(key, row, version) if version else place.ledger.create(key, row)):
-            return
+            return True
     raise UnavailableError(f"open jobs of {person}: written by others {_LOOKS} times in a row")
+
+
+async def give_back(place: Place, person: str, job: str) -> None:
+    """Let go of the place of a job that is refused.
+
+    Raises:
+        StorageError, UnavailableError: it is kept, for a day.
+    """
+    key = f"openjobs/{person}"
+    for _ in range(_LOOKS):
+        content, version = await place.ledger.get(key)
+        taken: dict[str, int] = json.loads(content)
+        if taken.pop(job, None) is None:
+            return
+        if await place.ledger.compare_and_set(key, json.dumps(taken).encode(), version):
+            return
 
 
 async def _is_open(place: Place, job: str, at_ms: int) -> bool:

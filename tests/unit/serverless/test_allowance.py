@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from typing import Any
 
 import pytest
 import structlog
@@ -10,13 +11,16 @@ from hypothesis import strategies as st
 
 from hanse.backends.memory import MemoryLedger
 from hanse.core.codec import canonical_json
-from hanse.core.errors import PolicyError, UnavailableError
+from hanse.core.errors import ConfigError, PolicyError, UnavailableError
 from hanse.core.ids import job_id_of
+from hanse.core.records import Envelope
+from hanse.pipeline.request import JobRequest
 from hanse.serverless.allowance import AHEAD_MS, COST_MS, LEASE, REST_MS, UNIT_BYTES, Allowances, cost
-from hanse.serverless.intake import take
+from hanse.serverless.intake import _begin, take
 from hanse.serverless.open_jobs import UPLOADED_MS, take_place
 from hanse.serverless.place import Place
-from tests.faults.explorer.enrolled import JOB, member, signed
+from hanse.serverless.roster import Roster
+from tests.faults.explorer.enrolled import FEDERATION, JOB, member, signed
 from tests.unit.serverless.test_intake import a_place, submission, submit
 
 START = 1_700_000_000_000
@@ -150,6 +154,29 @@ async def test_a_person_has_so_many_jobs_open_and_is_told_so() -> None:
     assert await submit(place, jobs_of("bert", 1)[0], sender="bert", person="bert"), "another person's count apart"
     await place.ledger.create(f"jobend/{first}", b"{}")
     assert await submit(place, third)
+
+
+async def test_a_request_that_is_refused_takes_no_place() -> None:
+    """Or twenty mistakes of a morning would be a day without jobs, and nothing to cancel."""
+    place = dataclasses.replace(await a_place(), open_jobs=2)
+    wrong = dataclasses.replace(place, roster=Roster(MemoryLedger(), place.identity.authority_pem, FEDERATION))
+    first, second, third = jobs_of("anna", 3)
+    asked = [await submission(place, job) for job in (first, second, third)]
+    anna = await place.roster.member("person", "anna")
+    for each in asked:
+        with pytest.raises(ConfigError, match="found none of them"):  # a federation without sites
+            await _begin(wrong, anna, *asked_in(each))
+    await take_place(place, "anna", first)  # by an upload, of which the chunks lie there
+    with pytest.raises(ConfigError):
+        await _begin(wrong, anna, *asked_in(asked[0]))
+    assert set(json.loads((await place.ledger.get("openjobs/anna"))[0])) == {first}
+    for each in asked[:2]:
+        assert await take(place, each)
+
+
+def asked_in(envelope: Envelope) -> tuple[JobRequest, dict[str, Any]]:
+    body = json.loads(envelope.body)
+    return JobRequest.from_json(body["request"]), body
 
 
 async def test_places_of_uploads_and_of_jobs_that_were_removed_are_free_again() -> None:
