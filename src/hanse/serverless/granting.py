@@ -36,10 +36,11 @@ from hanse.serverless.channels import check_writing, is_channel
 from hanse.serverless.looking import row_of
 from hanse.serverless.open_jobs import take_place
 from hanse.serverless.place import Place
-from hanse.serverless.roster import Enrolled
+from hanse.serverless.roster import ADMIN, Enrolled
 
 MAX_LINKS = 64
 """URLs in one answer: a message to a queue holds 256 KiB."""
+RESEARCHER = "researcher"
 BUNDLE, INITIAL = "bundle", "initial"
 """What a request encloses, by name."""
 _ANSWER = re.compile("[0-9a-f]{32}")
@@ -131,15 +132,26 @@ async def _check_reading(place: Place, site: str, row: Mapping[str, Any], scope:
 # ---- people ----
 
 
+def check_submitter(sender: Enrolled) -> None:
+    """Return if a person may submit jobs.
+
+    Raises:
+        PolicyError: it may not.
+    """
+    if not {ADMIN, RESEARCHER} & set(sender.roles):
+        raise PolicyError(f"person {sender.record.name} has not got the role {RESEARCHER}")
+
+
 async def upload(place: Place, sender: Enrolled, body: Mapping[str, Any]) -> None:
     """Links with which a person puts an app or an initial model for a job that is to be submitted.
 
     Raises:
-        PolicyError, CodecError: not by this person, not there, or not for an answer.
+        PolicyError, CodecError: another's job, or nothing that can be answered.
     """
     name, job, id = sender.record.name, check_name(str(body.get("job")), "job"), _answer_id(body)
     check_job_owner(job, name)  # or the answer would lie where another's documents do
     try:
+        check_submitter(sender)
         answer = await _person_links(place, name, job, body)
     except (StorageError, UnavailableError):
         raise

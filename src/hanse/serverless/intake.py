@@ -39,7 +39,7 @@ from hanse.rounds import machine
 from hanse.rounds.driver.visit import begin, collect
 from hanse.serverless.channels import pass_on
 from hanse.serverless.contract import LONGEST_EXECUTION_NAME, execution_name, first_input
-from hanse.serverless.granting import fetch, keep_enclosed, state_of, upload, want
+from hanse.serverless.granting import check_submitter, fetch, keep_enclosed, state_of, upload, want
 from hanse.serverless.looking import about_request, dismiss, is_over, row_of
 from hanse.serverless.open_jobs import give_back, take_place
 from hanse.serverless.place import Place
@@ -52,7 +52,6 @@ from hanse.trust.envelopes import verify_envelope
 
 PERSONS = ("upload", "submit", "cancel", "resume", "remove", "fetch")
 SITES = ("decision", "reply", "beat", "want", "ask", CHANNEL)
-RESEARCHER = "researcher"
 MAX_MS = 10**13
 """Times are below this until the year 2286, and have 13 digits at most."""
 log = structlog.get_logger("hanse.serverless")
@@ -142,7 +141,6 @@ async def _asked(place: Place, sender: Enrolled, envelope: Envelope) -> list[New
         case "submit":
             return await _submit(place, sender, body)
         case "upload":
-            _check_submitter(sender)
             await upload(place, sender, body)
             return []
         case "fetch":
@@ -283,11 +281,6 @@ async def _submit(place: Place, sender: Enrolled, body: Mapping[str, Any]) -> li
     return [News(request.job, "submit")]
 
 
-def _check_submitter(sender: Enrolled) -> None:
-    if not {ADMIN, RESEARCHER} & set(sender.roles):
-        raise PolicyError(f"person {sender.record.name} has not got the role {RESEARCHER}")
-
-
 def _is_own(request: JobRequest, sender: Enrolled) -> bool:
     try:
         check_job_owner(request.job, sender.record.name)
@@ -298,7 +291,7 @@ def _is_own(request: JobRequest, sender: Enrolled) -> bool:
 
 async def _begin(place: Place, sender: Enrolled, request: JobRequest, body: Mapping[str, Any]) -> None:
     """Every step may have been done before, by a function that died."""
-    _check_submitter(sender)
+    check_submitter(sender)
     if request.person != sender.record.name:
         raise TrustError(f"job: signed as {request.person}, sent by {sender.record.name}")
     try:
