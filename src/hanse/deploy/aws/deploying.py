@@ -40,6 +40,8 @@ from hanse.trust.membership import Membership
 
 _DELETED_AT_ONCE = 1000
 _TRIALS = 3
+_WRITTEN_TO = {"BucketName", "TableName", "SecretArn"}
+"""Outputs of the stack in which keys and people are written down."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,15 +139,16 @@ def hand_over(account: Account, deployment: Deployment, folder: Path, tell: Tell
     """What `deploy` does besides the stack, for one that something else made from our template.
 
     Raises:
-        NotFoundError: there is no such stack.
+        NotFoundError: there is no such stack. ConfigError: it is not there as a whole.
     """
     authority = Authority.load(folder / "authority")
     server, account_id = server_of(folder, authority), account.id()
     view = cloudformation.look_at(account, deployment.stack)
+    expected = f"{deployment.stack}: expected a stack of this name, made from server.template.json"
     if view is None:
-        raise NotFoundError(
-            f"{deployment.stack}: expected a stack of this name, made from server.template.json, found none"
-        )
+        raise NotFoundError(f"{expected}, found none")
+    if not view.outputs.keys() >= _WRITTEN_TO:  # half made, failed, or another's
+        raise ConfigError(f"{expected} and finished, found one that is {view.status} and lacks outputs of the template")
     return _hand_over(account, deployment, folder, authority, server, account_id, view, [], tell)
 
 

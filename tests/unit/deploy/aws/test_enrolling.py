@@ -11,7 +11,7 @@ import structlog
 from cryptography import x509
 
 from hanse.backends.memory import MemoryLedger
-from hanse.core.errors import NotFoundError, TrustError
+from hanse.core.errors import ConfigError, NotFoundError, TrustError
 from hanse.deploy.aws import deploying, enrolling
 from hanse.deploy.aws.cloudformation import StackView
 from hanse.deploy.aws.settings import Deployment, read
@@ -421,9 +421,12 @@ def test_a_stack_that_something_else_made_is_given_keys_and_people(
     deploying.init(folder / "federation.yaml", deployment, "x")
     outputs = {"SecretArn": "arn", "TableName": "t", "BucketName": "b"}
     monkeypatch.setattr(enrolling, "TableLedger", lambda *_: ledger)
-    found: list[StackView | None] = [None, *[StackView("CREATE_COMPLETE", outputs, {})] * 2]
+    half = StackView("CREATE_IN_PROGRESS", {}, {})
+    found: list[StackView | None] = [None, half, *[StackView("CREATE_COMPLETE", outputs, {})] * 2]
     monkeypatch.setattr(deploying.cloudformation, "look_at", lambda *_: found.pop(0))
     with pytest.raises(NotFoundError, match=r"hanse-north: expected a stack of this name, made from server\.template"):
+        deploying.hand_over(cast(Any, account), deployment, folder, print)
+    with pytest.raises(ConfigError, match="found one that is CREATE_IN_PROGRESS and lacks outputs"):
         deploying.hand_over(cast(Any, account), deployment, folder, print)
     for _ in range(2):
         done = deploying.hand_over(cast(Any, account), deployment, folder, print)
