@@ -21,6 +21,9 @@ from hanse.serverless.shards import reduce_shard
 log = structlog.get_logger("hanse.serverless")
 LOOKED_AT = ("reply", "decision")
 """Rows whose appearance in the table's stream makes somebody look."""
+SURELY = ("duplicate", "leave")
+"""News of which the state machine must be told though nothing follows from it now: somebody may have died before
+telling, or it has to look earlier than it thinks."""
 
 
 async def collect(place: Place, event: Mapping[str, Any]) -> dict[str, Any]:
@@ -45,7 +48,7 @@ async def collect(place: Place, event: Mapping[str, Any]) -> dict[str, Any]:
                 by_job.setdefault(each.job, []).append((id, each, came_again))
     for job, many in by_job.items():
         cancelled_by = next((each.cancelled_by for _, each, _ in many if each.cancelled_by), "")
-        surely = any(again or each.kind == "duplicate" for _, each, again in many)
+        surely = any(again or each.kind in SURELY for _, each, again in many)
         try:
             await look_and_call(place, job, cancelled_by=cancelled_by, surely=surely)
         except HanseError as error:

@@ -208,7 +208,7 @@ async def _beat(place: Place, site: str, body: Mapping[str, Any]) -> list[News]:
             continue
         leaves = body.get("leaves") is True
         if await heard(place.ledger, str(job), site, place.now_ms(), at_ms=_number(body, "at_ms"), leaves=leaves):
-            news.append(News(str(job), "beat"))
+            news.append(News(str(job), "leave" if leaves else "beat"))
     return news
 
 

@@ -1,7 +1,9 @@
 """What is refused before anything of it is kept."""
 
+import base64
 import dataclasses
 import json
+from collections.abc import Mapping
 from typing import Any, cast
 
 import pytest
@@ -18,11 +20,13 @@ from hanse.pipeline.documents import Documents
 from hanse.pipeline.request import JobRequest
 from hanse.rounds import run_state
 from hanse.rounds.keeping import run_record
-from hanse.serverless import granting, intake
+from hanse.serverless import functions, granting, intake
+from hanse.serverless.contract import first_input
 from hanse.serverless.intake import take
 from hanse.serverless.keys import pack, unpack
-from hanse.serverless.looking import look_and_call
+from hanse.serverless.looking import look_and_call, wait
 from hanse.serverless.place import Place, SignedInbox
+from hanse.serverless.presence import LEASE_MS, LEAVING_MS
 from hanse.serverless.removing import remove
 from hanse.serverless.roster import FRESH_S, Roster
 from hanse.site.ending import status_in
@@ -153,7 +157,43 @@ async def test_a_site_that_goes_is_looked_at() -> None:
     place = dataclasses.replace(place, now_ms=lambda: 1_700_000_001_000)
     assert await say("beat", jobs=[JOB]) == []
     place = dataclasses.replace(place, now_ms=lambda: 1_700_000_002_000)
-    assert await say("beat", jobs=[JOB], leaves=True) == ["beat"]
+    assert await say("beat", jobs=[JOB], leaves=True) == ["leave"]
+
+
+class Called(Executions):
+    """A state machine that waits, and what it is called back with."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.told: list[Mapping[str, Any]] = []
+
+    async def succeed(self, token: str, output: Mapping[str, Any]) -> bool:
+        self.told.append(output)
+        return True
+
+
+async def test_a_state_machine_that_waits_is_woken_by_a_site_that_goes() -> None:
+    """Or it would look when the site's lease ends, as if the site had been killed."""
+    place = dataclasses.replace(await a_place(), machine=cast(Any, called := Called()))
+    now = place.now_ms()
+
+    async def say(kind: str, at_ms: int, **body: Any) -> Place:
+        then = dataclasses.replace(place, now_ms=lambda: at_ms)
+        content = canonical_json({"v": 1, "at_ms": at_ms - 1, **body})
+        envelope = signed("site-1", kind, kind, content, by=member("site", "site-1"))
+        record = {"messageId": "1", "body": base64.b64encode(envelope.pack()).decode()}
+        assert await functions.collect(then, {"Records": [record]}) == {"batchItemFailures": []}
+        return then
+
+    assert await submit(place, JOB)
+    await say("decision", now, job=JOB, decision="accept")
+    instruction = await functions.step(place, cast(Any, first_input(JOB, "main")))
+    assert (instruction["kind"], instruction["until_ms"]) == ("Wait", now + LEASE_MS)
+    await wait(place, "token", cast(Any, instruction))
+    await say("beat", now + 1000, jobs=[JOB])
+    assert called.told == []
+    await say("beat", now + 2000, jobs=[JOB], leaves=True)
+    assert [(each["kind"], each["until_ms"]) for each in called.told] == [("Wait", now + 2000 + LEAVING_MS)]
 
 
 async def test_nobody_leaves_a_document_in_another_s_name() -> None:
