@@ -319,6 +319,41 @@ class Answering(BaseHTTPRequestHandler):
     def log_message(self, *_: object) -> None: ...
 
 
+class Proxy(BaseHTTPRequestHandler):
+    """Lets nobody through, and remembers who asked."""
+
+    asked: ClassVar[list[tuple[str, str | None]]] = []
+
+    def do_CONNECT(self) -> None:
+        self.asked.append((self.path, self.headers.get("Proxy-Authorization")))
+        self.send_error(403)
+
+    def log_message(self, *_: object) -> None: ...
+
+
+async def test_links_are_followed_by_the_proxy_that_is_the_way_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    from hanse.backends.aws.https import Https, proxy_of
+
+    url = "https://b.s3.eu-central-1.amazonaws.com/x?X-Amz-Signature=secret"
+    for name in ("https_proxy", "HTTPS_PROXY", "no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    assert proxy_of(url) == ""
+    with HTTPServer(("127.0.0.1", 0), Proxy) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.setenv("HTTPS_PROXY", f"http://ward:a%40b@127.0.0.1:{server.server_port}")
+        with pytest.raises(UnavailableError, match="link not reached"):
+            await Https().get(url, (), 10)
+        server.shutdown()
+    word = base64.b64encode(b"ward:a@b").decode()
+    assert Proxy.asked == [("b.s3.eu-central-1.amazonaws.com:443", f"Basic {word}")], "it learns the host alone"
+    assert proxy_of("http://127.0.0.1:4566/x") == ""
+    monkeypatch.setenv("NO_PROXY", ".amazonaws.com")
+    assert proxy_of(url) == ""
+    monkeypatch.delenv("NO_PROXY")
+    monkeypatch.setenv("HTTPS_PROXY", "proxy.ward:3128")
+    assert proxy_of(url) == "http://proxy.ward:3128"
+
+
 @pytest.mark.parametrize("kind", ["file", "inside", "redirected", "few"])
 async def test_a_person_follows_links_to_aws_only(kind: str, tmp_path: Path) -> None:
     from hanse.backends.aws.https import Https
