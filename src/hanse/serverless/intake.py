@@ -102,8 +102,8 @@ async def _take(place: Place, envelope: Envelope) -> list[News]:
     sender = await place.roster.member(kind, check_name(envelope.sender))
     verify_envelope(sender.key, envelope)
     member, size = f"{kind}/{envelope.sender}", len(envelope.body)
-    await place.allowances.spend(place.ledger, member, size, place.now_ms())
     try:
+        await place.allowances.spend(place.ledger, member, size, place.now_ms())
         news, is_bounded = await _heeded(place, sender, envelope)
     except (StorageError, UnavailableError):
         place.allowances.forgive(member, size)  # it comes again

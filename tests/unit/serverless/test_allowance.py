@@ -117,7 +117,8 @@ async def test_a_member_that_floods_the_queue_is_refused_by_name_and_the_others_
     assert await submit(place, JOB), "anna is heard"
 
 
-async def test_what_cannot_be_kept_now_costs_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("where", ["intake.row_of", "allowance._settle"])
+async def test_what_cannot_be_kept_now_costs_nothing(monkeypatch: pytest.MonkeyPatch, where: str) -> None:
     """Or a table that is not reached for a while would leave honest members mute."""
     place = await a_place()
 
@@ -125,7 +126,10 @@ async def test_what_cannot_be_kept_now_costs_nothing(monkeypatch: pytest.MonkeyP
         raise UnavailableError("the table is not reached")
 
     with monkeypatch.context() as patched:
-        patched.setattr("hanse.serverless.intake.row_of", away)
+        patched.setattr(f"hanse.serverless.{where}", away)
+        if where == "allowance._settle":  # which is reached after so many
+            lane = place.allowances._lane("person/anna")
+            lane.spent = LEASE
         body = canonical_json({"v": 1, "job": JOB})
         for _ in range(BURST + 2 * LEASE):
             with pytest.raises(UnavailableError):
