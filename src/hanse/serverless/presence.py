@@ -115,6 +115,8 @@ async def heard(ledger: Ledger, job: str, site: str, now_ms: int, *, at_ms: int 
         return False
     row = json.loads(content)
     was, at_ms = row["seen_ms"], min(at_ms, now_ms)
+    if leaves and row["decision"] == "accept" and 0 < at_ms == row.get("beat_ms", 0):
+        return bool(at_ms >= row.get("at_ms", 0))  # once more: who took it may have died before it told anybody
     if row["decision"] != "accept" or now_ms <= was or 0 < at_ms <= row.get("beat_ms", 0):
         return False
     if leaves and 0 < at_ms < row.get("at_ms", 0):  # of before it came again

@@ -52,8 +52,10 @@ async def test_a_site_that_says_that_it_goes_is_there_for_a_moment_more() -> Non
     found = await presence(ledger, "j", ["bergen"], 0, 2000)
     assert (found.there, found.changes_ms) == (("bergen",), 2000 + LEAVING_MS)
     assert (await presence(ledger, "j", ["bergen"], 0, 2000 + LEAVING_MS)).there == ()
-    assert not await heard(ledger, "j", "bergen", 2500, at_ms=1900, leaves=True), "the same word once more"
+    assert await heard(ledger, "j", "bergen", 2500, at_ms=1900, leaves=True), "who took it may have died before it told"
+    assert (await presence(ledger, "j", ["bergen"], 0, 2500)).changes_ms == 2000 + LEAVING_MS
     await decided(ledger, "j", "bergen", "accept", "", 3000, at_ms=2900)  # it is back
+    assert not await heard(ledger, "j", "bergen", 3500, at_ms=1900, leaves=True)
     assert (await presence(ledger, "j", ["bergen"], 0, 2999 + LEASE_MS)).there == ("bergen",)
 
 
