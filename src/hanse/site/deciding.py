@@ -10,7 +10,7 @@ from typing import Any
 import structlog
 
 from hanse.core.codec import canonical_json
-from hanse.core.errors import CodecError, ConfigError, HanseError
+from hanse.core.errors import CodecError, ConfigError, HanseError, StorageError
 from hanse.core.ids import SERVER, check_name
 from hanse.core.records import Envelope
 from hanse.site.bundles import fetch_app
@@ -109,6 +109,7 @@ class Deciding:
         self._undecided[job] = asyncio.ensure_future(self._decide(job, envelope))
 
     async def _decide(self, job: str, envelope: Envelope) -> None:
+        is_kept = False
         try:
             try:
                 proposal, decision = self._judge(job, envelope.body)
@@ -118,12 +119,16 @@ class Deciding:
                 if decision.verdict == ACCEPT:
                     decision = await self._prepare(proposal, decision.reason)
             self._settle(job, envelope.body, decision)
+            is_kept = True
             self._take_early(job)
             if decision.verdict == HOLD:
                 await self._show(proposal)
+        except StorageError as error:
+            log.error("a job is not decided until the agent starts again", job=job, reason=str(error))
+            await self._runners.drop(job)
         finally:
             self._undecided.pop(job, None)
-            if not self._around.stopping.is_set():  # else it is to come again
+            if is_kept and not self._around.stopping.is_set():  # else it is to come again
                 self._around.link.done("propose", envelope.id)
 
     def _judge(self, job: str, content: bytes) -> tuple[Proposal, Decision]:

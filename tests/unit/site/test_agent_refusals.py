@@ -1,6 +1,7 @@
 """What an agent does not take: messages that do not hold, transfers that break, disks that refuse."""
 
 import asyncio
+import json
 from pathlib import Path
 from typing import Any
 
@@ -229,3 +230,24 @@ async def test_a_disk_that_refuses_the_journal(town: Town, site: Path) -> None:
         assert (failed.error_kind, "journal" in failed.error) == ("lost", True)
         journal.execute("PRAGMA max_page_count = 1000000")
         assert (await b.reply(await b.task(big, ordinal=2))).metrics["n"] == 2
+
+
+async def test_a_proposal_whose_decision_cannot_be_written_comes_again(
+    town: Town, site: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Over queues it would be gone otherwise, and the job would wait for this site until its deadline."""
+    async with bench(town, site, source=COUNT) as b:
+        deciding = b.agent._deciding
+
+        def full(*_: object) -> None:
+            raise StorageError("full")
+
+        with monkeypatch.context() as patched:
+            patched.setattr(deciding, "_settle", full)
+            b.blobs.put(f"{JOB}/bundle", b.bundle.content)
+            await b.say("propose", f"propose/{JOB}", json.dumps(town.proposal(b.bundle)).encode())
+            await asyncio.wait([deciding._undecided[JOB]])
+        assert ("propose", f"propose/{JOB}") not in b.link.told_done
+        assert b.agent.is_idle, "no worker waits for a job that nobody has accepted"
+        assert (await b.propose())["decision"] == "accept"
+        await b.link.until(lambda: ("propose", f"propose/{JOB}") in b.link.told_done)
