@@ -293,6 +293,17 @@ class Members:
             await self._replace_revocations(revoked)  # after the row: until then the one before holds
         return issued
 
+    async def name_newest(self) -> None:
+        """Have the list name the records that are there as the newest: also of members whom a version before enrolled.
+
+        For a ledger that others may write; see `enrol`.
+        """
+        revoked = self._revoked
+        for record, _ in self._records.values():
+            revoked = revoked.supersede(record)
+        if revoked is not self._revoked:
+            await self._replace_revocations(revoked)
+
     async def readmit(self, issued: Issued) -> None:
         """Let a member be enrolled that the operator admits now, whether or not its name was revoked.
 

@@ -238,6 +238,7 @@ def enrol(
                 enrolled.append(issued)  # what lies there is as new: the folder's, or of an admission since
                 continue
             enrolled.append(await book.enrol(issued, roles if had is None else had, others_write=True))
+        await book.name_newest()
         return enrolled, book.revocations.version
 
     return asyncio.run(write())

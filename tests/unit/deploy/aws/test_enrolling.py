@@ -199,6 +199,27 @@ def test_deploying_again_changes_no_list(office: Office) -> None:
     assert found == [1, 1, 1]
 
 
+def test_deploying_guards_whom_an_earlier_version_enrolled_against_older_records(office: Office) -> None:
+    request = SigningRequest.request(MemberKeys.generate(), federation="north", kind="person", name="bert")
+
+    async def as_before(book: Members, at_ms: int, role: str) -> None:
+        await book.enrol(office.authority.issue(request, kind="person", name="bert", now_ms=at_ms), [role])
+
+    async def write() -> None:
+        book = Members(office.authority, office.ledger, address="")
+        await as_before(book, current_ms() - 1000, ADMIN)
+        kept.append((await office.ledger.get("member/person/bert"))[0])
+        await as_before(book, current_ms(), RESEARCHER)
+
+    kept: list[bytes] = []
+    asyncio.run(write())
+    office.enrol("anna", ADMIN, admit=False)  # the update is deployed, with her folder
+    assert office.roles("bert") == (RESEARCHER,)
+    put(office, "member/person/bert", kept[0])
+    with pytest.raises(TrustError, match="older than its newest"):
+        office.roles("bert")
+
+
 @pytest.mark.parametrize("kind", ["person", "site"])
 def test_who_is_revoked_by_name_stays_out_though_somebody_had_removed_the_row(office: Office, kind: str) -> None:
     office.enrol("adam", ADMIN, admit=False)
