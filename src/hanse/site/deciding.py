@@ -220,6 +220,8 @@ class Deciding:
         row = owner_decides(self._around.journal, self._around.audit, job=job, verdict=verdict, reason=reason)
         if before is not None and before.decision != row.decision:
             await self.stop(job)
+            if self._around.journal.job(job) is None:  # it has ended meanwhile
+                return row
             if verdict == REFUSE:
                 await self._runners.drop(job)
                 self.tell(row)

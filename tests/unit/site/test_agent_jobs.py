@@ -175,6 +175,28 @@ async def test_jobs_that_are_shown_while_the_policy_changes_are_judged_again_onc
         assert b.agent.is_idle
 
 
+async def test_a_job_that_ends_while_its_owner_approves_it_is_not_begun(
+    town: Town, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or its worker would stay for ever, and a container that waits until nothing is at hand."""
+    directory = town.settle(tmp_path / "site", policy=HOLDING)
+    async with bench(town, directory) as b:
+        await b.propose()
+        await b.link.until(lambda: ("propose", f"propose/{JOB}") in b.link.told_done)
+        deciding = b.agent._deciding
+        stop = deciding.stop
+
+        async def slowly(job: str) -> None:  # while what was being done for the job is stopped, its end comes
+            monkeypatch.setattr(deciding, "stop", stop)
+            await b.say("end", f"end/{JOB}", b'{"status": "cancelled"}')
+            await b.link.until(lambda: ("end", f"end/{JOB}") in b.link.told_done)
+
+        monkeypatch.setattr(deciding, "stop", slowly)
+        assert (await b.agent.control({"op": "approve", "job": JOB}))["decision"] == "accept"
+        assert b.agent.is_idle
+        assert b.agent._journal.job(JOB) is None
+
+
 async def test_stop_and_status(town: Town, site: Path) -> None:
     async with bench(town, site) as b:
         status = await asyncio.to_thread(ask, site, "status")
