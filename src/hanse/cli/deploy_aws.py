@@ -60,6 +60,9 @@ def deploy(
     profile: Profile = "",
     endpoint_url: Endpoint = "",
     lock: Lock = None,
+    keys_only: Annotated[
+        bool, typer.Option("--keys-only", help="The stack is made by Terraform, CDK or the console: write keys only.")
+    ] = False,
     json: Json = False,
 ) -> None:
     """Bring about what federation.yaml says. Again after every change of it, and after an update of Hanse.
@@ -72,12 +75,16 @@ def deploy(
 
     deployment, account, folder = _opened(path, profile, endpoint_url)
     account.id()
-    if account.is_emulated:
-        zipped = package_here()
+    zipped = None
+    if keys_only:
+        done = deploying.hand_over(account, deployment, folder, note)
     else:
-        note(f"package for Python {deployment.python} on {deployment.architecture} …")
-        zipped = make(deployment.python, deployment.architecture, lock=lock)
-    done = deploying.deploy(account, deployment, folder, zipped, note)
+        if account.is_emulated:
+            zipped = package_here()
+        else:
+            note(f"package for Python {deployment.python} on {deployment.architecture} …")
+            zipped = make(deployment.python, deployment.architecture, lock=lock)
+        done = deploying.deploy(account, deployment, folder, zipped, note)
     people = sorted(str(each.parent / "federation.yaml") for each in folder.glob("*/federation.yaml"))
     if json:
         show_json(
@@ -87,14 +94,17 @@ def deploy(
                 "bucket": done.bucket,
                 "table": done.table,
                 "changes": [_shown(change) for change in done.changes],
-                "package": {"key": zipped.key, "unzipped_bytes": zipped.unzipped, "runs_on": zipped.runs_on},
+                "package": None
+                if zipped is None
+                else {"key": zipped.key, "unzipped_bytes": zipped.unzipped, "runs_on": zipped.runs_on},
                 "federation_files": people,
                 "outputs": dict(done.outputs),
             }
         )
         return
     say(f"Federation {deployment.federation} is in account {done.account}, {done.region}.")
-    show_facts({"bucket": done.bucket, "table": done.table, "changes": len(done.changes), "package": zipped.key})
+    packaged = {} if zipped is None else {"changes": len(done.changes), "package": zipped.key}
+    show_facts({"bucket": done.bucket, "table": done.table, **packaged})
     say()
     say("Next:")
     say("  1. Each site makes a request:  hanse site request FEDERATION NAME")

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from hanse.backends.local.ports import free_ports
 from hanse.cli.doctor import Finding, _isolation, _packages, _port, kind_of
 from hanse.core.errors import ConfigError
 from hanse.server.config import ServerConfig
@@ -222,9 +223,9 @@ def test_something_else_listens_there(hanse: Hanse, site: Path) -> None:
 
 def test_ports() -> None:
     with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
+        (port,) = free_ports(1)
+        taken.bind(("127.0.0.1", port))
         taken.listen()
-        port = taken.getsockname()[1]
         assert _port("port", "127.0.0.1", port, False).state == "wrong"
         assert _port("port", "127.0.0.1", port, True).state == "ok"
     assert _port("port", "127.0.0.1", port, False).state == "ok"

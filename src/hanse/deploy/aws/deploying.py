@@ -133,8 +133,39 @@ def deploy(account: Account, deployment: Deployment, folder: Path, package: Pack
         tell(f"{deployment.stack}: nothing to change")
     assert view is not None
     view = cloudformation.look_at(account, deployment.stack) or view
+    return _hand_over(account, deployment, folder, authority, server, account_id, view, found, tell)
+
+
+def hand_over(account: Account, deployment: Deployment, folder: Path, tell: Tell) -> Deployed:
+    """What `deploy` does besides the stack, for one that something else made from our template.
+
+    Raises:
+        NotFoundError: there is no such stack.
+    """
+    authority = Authority.load(folder / "authority")
+    server, account_id = _server(folder, authority), account.id()
+    view = cloudformation.look_at(account, deployment.stack)
+    if view is None:
+        raise NotFoundError(
+            f"{deployment.stack}: expected a stack of this name, made from server.template.json, found none"
+        )
+    return _hand_over(account, deployment, folder, authority, server, account_id, view, [], tell)
+
+
+def _hand_over(
+    account: Account,
+    deployment: Deployment,
+    folder: Path,
+    authority: Authority,
+    server: Membership,
+    account_id: str,
+    view: StackView,
+    changes: Sequence[Change],
+    tell: Tell,
+) -> Deployed:
+    """Enrol the people whose folders lie here, and write the server's keys into their secret."""
     deployed = Deployed(
-        account_id, deployment.region, view.outputs["BucketName"], view.outputs["TableName"], view.outputs, found
+        account_id, deployment.region, view.outputs["BucketName"], view.outputs["TableName"], view.outputs, changes
     )
     least = _least(account, view.outputs["SecretArn"])
     least = _write_people(account, deployment, folder, authority, deployed, least)

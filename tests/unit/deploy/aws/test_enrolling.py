@@ -4,7 +4,7 @@ import asyncio
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import structlog
@@ -13,8 +13,10 @@ from cryptography import x509
 from hanse.backends.memory import MemoryLedger
 from hanse.core.errors import NotFoundError, TrustError
 from hanse.deploy.aws import deploying
+from hanse.deploy.aws.cloudformation import StackView
 from hanse.deploy.aws.settings import Deployment, read
 from hanse.server.members import ADMIN, RESEARCHER, Members
+from hanse.serverless.keys import unpack
 from hanse.serverless.roster import Roster
 from hanse.trust.authority import Authority, Issued
 from hanse.trust.certificates import current_ms
@@ -385,3 +387,49 @@ def test_aws_is_told_which_certificates_of_sites_hold_no_more(office: Office) ->
     renewed = x509.load_pem_x509_crl(told().encode())
     assert [f"{entry.serial_number:x}" for entry in renewed] == [first["riga"].identity.serial]
     assert again.identity.serial != first["riga"].identity.serial
+
+
+class Emulated:
+    """An account in which something else has made the stack; its one secret is empty, or what was written."""
+
+    endpoint = ""
+
+    def __init__(self) -> None:
+        self.secret: str | None = None
+        self.exceptions = type("Exceptions", (), {"ResourceNotFoundException": KeyError})
+
+    def id(self) -> str:
+        return "123456789012"
+
+    def client(self, service: str) -> "Emulated":
+        return self
+
+    def get_secret_value(self, SecretId: str) -> dict[str, str]:
+        if self.secret is None:
+            raise KeyError
+        return {"SecretString": self.secret}
+
+    def put_secret_value(self, SecretId: str, SecretString: str) -> None:
+        self.secret = SecretString
+
+
+def test_a_stack_that_something_else_made_is_given_keys_and_people(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ledger, account, folder = MemoryLedger(), Emulated(), tmp_path / "north"
+    deployment = read({"federation": "north", "aws": {"region": "eu-central-1", "sites": ["s"]}})
+    deploying.init(folder / "federation.yaml", deployment, "x")
+    outputs = {"SecretArn": "arn", "TableName": "t", "BucketName": "b"}
+    monkeypatch.setattr(deploying, "TableLedger", lambda *_: ledger)
+    found: list[StackView | None] = [None, *[StackView("CREATE_COMPLETE", outputs, {})] * 2]
+    monkeypatch.setattr(deploying.cloudformation, "look_at", lambda *_: found.pop(0))
+    with pytest.raises(NotFoundError, match=r"hanse-north: expected a stack of this name, made from server\.template"):
+        deploying.hand_over(cast(Any, account), deployment, folder, print)
+    for _ in range(2):
+        done = deploying.hand_over(cast(Any, account), deployment, folder, print)
+        assert (done.bucket, done.changes) == ("b", [])
+        identity = unpack(str(account.secret))
+        assert (identity.federation, identity.least_revocations) == ("north", 1)
+        roster = Roster(ledger, identity.authority_pem, "north", least_revocations=1)
+        assert asyncio.run(roster.member("person", "admin")).roles == (ADMIN, RESEARCHER)
+        assert 'bucket: "b"' in (folder / "admin" / "federation.yaml").read_text()
