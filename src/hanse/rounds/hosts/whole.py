@@ -101,8 +101,8 @@ def combine(
     num_bytes = layout.nbytes * len(items)
     if num_bytes > rule.max_bytes:
         raise UpdateError(
-            f"{named}: {len(items)} updates are {num_bytes} bytes together, more than max_bytes={rule.max_bytes}; write "
-            "a Fold (hs.Strategy.reducer), which needs none of them whole, or raise max_bytes"
+            f"{named}: {len(items)} updates are {num_bytes} bytes together, more than max_bytes={rule.max_bytes}; "
+            "write a Fold (hs.Strategy.reducer), which needs none of them whole, or raise max_bytes"
         )
     results: list[tuple[str, list[Array], int]] = []
     for item, source in sources:
