@@ -34,7 +34,7 @@ from hanse.site.agent import Agent
 from hanse.site.proposals import Proposal
 from hanse.strategies.groups import Groups, is_within, of_members, within
 from hanse.trust.bundle_signature import sign_bundle
-from hanse.trust.certificates import current_ms
+from hanse.trust.certificates import PERSON, current_ms
 from hanse.trust.membership import Membership
 from hanse.workers.launcher import Launcher
 from hanse.workers.server_host import ServerHost
@@ -60,7 +60,8 @@ class Edge:
 
     def __init__(self, server: Path, site: Path, person: Path, launcher: Launcher) -> None:
         self._person = person
-        self._name = Membership.load(person).identity.name  # what is wrong with it is said before anything starts
+        member = Membership.load(person, kind=PERSON)  # what is wrong with it is said before anything starts
+        self._name = member.identity.name
         self._site = site
         self._launcher = launcher
         self._hosts: dict[str, GroupHost] = {}
