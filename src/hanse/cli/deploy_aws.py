@@ -142,7 +142,7 @@ def admit(
 ) -> None:
     """Let a site or a person in: certify the keys, enrol, and write what they need. Nothing in it is secret."""
     from hanse.core.codec import canonical_json
-    from hanse.deploy.aws import deploying
+    from hanse.deploy.aws import enrolling
     from hanse.trust.admission import fingerprint_of
     from hanse.trust.certificates import fingerprint
 
@@ -151,7 +151,7 @@ def admit(
         content = request.read_bytes()
     except OSError as error:
         raise ConfigError(f"{request}: {error.strerror}; a site makes one with: hanse site request") from None
-    name, body = deploying.admit(account, deployment, folder, content, days=days)
+    name, body = enrolling.admit(account, deployment, folder, content, days=days)
     asked = fingerprint_of(content)
     target = output or Path(f"{name}-admission.json")
     target.write_bytes(canonical_json(body))
@@ -175,12 +175,12 @@ def revoke(
     json: Json = False,
 ) -> None:
     """Let a member in no more. Functions know it within a minute; removing a site's line is up to you."""
-    from hanse.deploy.aws import deploying
+    from hanse.deploy.aws import enrolling
 
     if kind not in ("site", "person"):
         raise ConfigError(f"revoke: expected site or person, found {kind[:20]!r}")
     deployment, account, folder = _opened(path, profile, endpoint_url)
-    deploying.revoke(account, deployment, folder, kind, name)
+    enrolling.revoke(account, deployment, folder, kind, name)
     show_json({"kind": kind, "name": name, "revoked": True}) if json else say(f"{kind} {name} is revoked.")
 
 
@@ -189,10 +189,10 @@ def members(path: Where = FILE, profile: Profile = "", endpoint_url: Endpoint = 
 
     Nobody renews a certificate where there is no server: admit the same request again before the day that is named.
     """
-    from hanse.deploy.aws import deploying
+    from hanse.deploy.aws import enrolling
 
     deployment, account, folder = _opened(path, profile, endpoint_url)
-    found = deploying.members(account, deployment, folder)
+    found = enrolling.members(account, deployment, folder)
     if json:
         show_json({"members": found})
         return
