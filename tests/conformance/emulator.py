@@ -96,13 +96,15 @@ def _deployed() -> None:
 @contextmanager
 def emulated() -> Iterator[AwsConfig]:
     """A fresh federation: its queues, and its part of the bucket and the table."""
-    yield deployed(f"f{next(_numbers)}", SITES)
+    yield deployed(f"f{next(_numbers)}", SITES, visibility_s=600)  # its clock goes on by itself
 
 
-def deployed(name: str, members: Iterable[str]) -> AwsConfig:
+def deployed(name: str, members: Iterable[str], *, visibility_s: int = 30) -> AwsConfig:
     """A federation's queues, and its part of the bucket and the table."""
     pytest.importorskip("obstore", reason="needs the extra `aws`")
     _deployed()
     for who in members:
-        _client("sqs").create_queue(QueueName=f"hanse-{name}-{who}", Attributes={"VisibilityTimeout": "30"})
+        _client("sqs").create_queue(
+            QueueName=f"hanse-{name}-{who}", Attributes={"VisibilityTimeout": str(visibility_s)}
+        )
     return AwsConfig(name, BUCKET, TABLE, REGION, _endpoint())

@@ -29,6 +29,7 @@ from hanse.trust.membership import Membership
 from hanse.workers.launcher import Launcher
 from tests.conformance.emulator import REGION, Session, deployed
 from tests.nursery import MEMBERS, forks
+from tests.patience import WAIT_S
 
 CREDENTIALS = {"AWS_ACCESS_KEY_ID": "testing", "AWS_SECRET_ACCESS_KEY": "testing", "AWS_DEFAULT_REGION": REGION}
 _numbers = itertools.count(1)
@@ -93,7 +94,7 @@ class AwsFederation:
         self._start(child)
 
     def on_loop(self, work: Any) -> Any:
-        return asyncio.run_coroutine_threadsafe(work, self._loop).result(60)
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result(WAIT_S)
 
     def federation(self) -> Federation:
         """As the person reaches it."""

@@ -30,6 +30,7 @@ from hanse.core.seams import BlobWriter, Delivery, Link, UploadTicket
 from hanse.trust.authority import Authority
 from hanse.trust.certificates import Identity, peer_identity
 from hanse.trust.identity import MemberKeys, SigningRequest
+from tests.patience import WAIT_S
 
 FEDERATION = "conformance"
 SENDER = "sender"
@@ -239,7 +240,7 @@ class GrpcInbox:
                 accepted=lambda id, outcome, reason: self._sign(("server", "", id)).set(),
             )
             self._running.append(asyncio.ensure_future(link.run()))
-        await asyncio.wait_for(self._links[who].connected.wait(), 10)
+        await asyncio.wait_for(self._links[who].connected.wait(), WAIT_S)
         return self._links[who]
 
     def _sign(self, key: tuple[str, str, str]) -> asyncio.Event:
@@ -254,7 +255,7 @@ class GrpcInbox:
             link.send(envelope)
         else:
             await self._sessions.send(to, envelope, durable=durable)
-        await asyncio.wait_for(self._sign(key).wait(), 10)
+        await asyncio.wait_for(self._sign(key).wait(), WAIT_S)
 
     async def receive(self, who: str, max: int = 1, wait_s: float = 20.0) -> list[Delivery]:
         return await self._came.receive(who, max, wait_s)

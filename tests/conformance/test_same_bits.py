@@ -26,12 +26,14 @@ from hanse.demos.local_federation import LocalFederation
 from hanse.simulation import engines
 from hanse.simulation.engine import Answered, Batch
 from hanse.workers import launcher
+from hanse.workers.assignment import Assignment
 from hanse.workers.handle import Worker
 from hanse.workers.launcher import PRELOAD, Launcher
 from hanse.workers.load import Load
 from hanse.workers.pool import Workers
 from tests.conformance.over_aws import AwsFederation
 from tests.nursery import LAUNCHER, MEMBERS, forks
+from tests.patience import WAIT_S
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 APPS = Path(__file__).parent / "apps"
@@ -100,7 +102,8 @@ CASES = {
 
 
 def test_no_example_is_left_out() -> None:
-    files = {case.folder / case.file for case in CASES.values()} | {EXAMPLES / "groups.py"}  # see test_groups
+    of_groups = {EXAMPLES / "groups.py", APPS / "grouped.py"}  # see test_groups
+    files = {case.folder / case.file for case in CASES.values()} | of_groups
     assert files == {*EXAMPLES.glob("*.py"), *APPS.glob("*.py")}
 
 
@@ -239,7 +242,7 @@ class InWorkers:
         worker = self._warm.get(task.site) or await self._start(task.site)
         out = self.folder / "update"
         content = None if model is None else encode(model)
-        done = await worker.execute(task, model=content, state=state, out=out, timeout_s=60)
+        done = await worker.execute(Assignment(task, model=content, state=state, out=out, timeout_s=WAIT_S))
         if self.fresh:
             await worker.close()
             del self._warm[task.site]
@@ -268,7 +271,7 @@ class InWorkers:
             scratch=scratch,
             datasets=datasets,
         )
-        await worker.load(load, timeout_s=60)
+        await worker.load(load, timeout_s=WAIT_S)
         self._warm[site] = worker
         return worker
 

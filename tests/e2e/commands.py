@@ -17,10 +17,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from hanse.backends.local import ports
 from hanse.cli.main import main
+from tests.patience import WAIT_S
 
 HANSE = (sys.executable, "-m", "hanse.cli.main")
-WAIT_S = 60.0
 HAS_PROC = Path("/proc/self/status").exists()
 
 
@@ -31,9 +32,9 @@ def environment() -> dict[str, str]:
 
 
 def free_ports(count: int) -> int:
-    """The first of `count` free ports in a row, below those that systems give to outgoing connections."""
+    """The first of `count` free ports in a row, of those that are ours (see tests/conftest.py)."""
     while True:
-        first = 20_000 + secrets.randbelow(12_000)
+        first = ports.FIRST + secrets.randbelow(ports.LAST - ports.FIRST - count)
         try:
             for port in range(first, first + count):
                 with socket.socket() as trial:
@@ -105,7 +106,7 @@ class Desk:
             input=stdin,
             capture_output=True,
             text=True,
-            timeout=WAIT_S,
+            timeout=4 * WAIT_S,
             check=False,
         )
 

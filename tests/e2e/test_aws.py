@@ -23,8 +23,9 @@ from safetensors.numpy import load_file
 import hanse as hs
 from hanse.demos.local_federation import POLICY, Child
 from tests.conformance import account
+from tests.patience import WAIT_S
 
-pytestmark = [pytest.mark.e2e, pytest.mark.long, pytest.mark.timeout(600), pytest.mark.xdist_group("emulated-aws")]
+pytestmark = [pytest.mark.e2e, pytest.mark.long, pytest.mark.xdist_group("emulated-aws")]
 
 APP = """
 from sklearn.linear_model import LogisticRegression
@@ -77,7 +78,7 @@ def endpoint(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
         yield f"http://127.0.0.1:{port}"
     finally:
         process.terminate()
-        process.wait(20)
+        process.wait(WAIT_S)
 
 
 def _answers(port: int) -> bool:
@@ -89,7 +90,7 @@ def _answers(port: int) -> bool:
 
 
 def _until(ready: Any, process: Any, log: Path) -> None:
-    end = time.monotonic() + 60
+    end = time.monotonic() + WAIT_S
     while not ready():
         assert process.poll() is None, log.read_text()[-2000:]
         assert time.monotonic() < end, log.read_text()[-2000:]
@@ -187,6 +188,22 @@ def test_a_model_is_trained_and_has_the_bits_of_a_simulation(home: Path, hanse: 
     found = load_file(home / "m.safetensors")
     assert {name: array.tobytes() for name, array in found.items()} == {
         name: np.asarray(array).tobytes() for name, array in expected.arrays.items()
+    }
+
+
+def test_a_stack_that_something_else_makes_is_given_its_keys_alone(home: Path, hanse: Any, tmp_path: Path) -> None:
+    done = hanse("deploy", "aws", "deploy", str(home / "north"), "--keys-only", "--json")
+    assert (done["changes"], done["package"]) == ([], None)
+    path = tmp_path / "south" / "federation.yaml"
+    hanse("deploy", "aws", "init", str(path), "--region", account.REGION, "--site", "riga")
+    assert "expected a stack of this name" in hanse("deploy", "aws", "deploy", str(path), "--keys-only", code=1)
+
+
+def test_members_are_listed(home: Path, hanse: Any) -> None:
+    found = hanse("deploy", "aws", "members", str(home / "north"), "--json")["members"]
+    assert {(each["kind"], each["name"], each["state"]) for each in found} == {
+        *(("site", site, "enrolled") for site in SITES),
+        ("person", "admin", "enrolled"),
     }
 
 

@@ -15,12 +15,12 @@ import pytest
 from hanse.core.codec import decode
 from hanse.rounds.result import Result
 from tests.e2e.commands import HANSE, HAS_PROC, Desk, alive, descendants, environment
+from tests.patience import WAIT_S
 
 pytest.importorskip("sklearn", reason="the demo needs scikit-learn")
-pytestmark = [pytest.mark.xdist_group("e2e"), pytest.mark.timeout(180)]
+pytestmark = pytest.mark.xdist_group("e2e")
 needs_proc = pytest.mark.skipif(not HAS_PROC, reason="processes are looked up in /proc")
 HEART = Path(__file__).resolve().parents[3] / "shared" / "data" / "heart_disease"
-GONE_S = 60.0
 
 
 def test_breast_cancer_on_a_terminal(desk: Desk) -> None:
@@ -36,7 +36,7 @@ def test_breast_cancer_on_a_terminal(desk: Desk) -> None:
     assert len(alone) == 4
     assert accuracy["Federated"] > max(alone)
 
-    folder = desk.folder / "hanse-demo"
+    folder = desk.folder / "hanse-demo" / "breast-cancer"
     assert sorted(path.name for path in folder.iterdir()) == [
         ".hanse-demo",
         "model.safetensors",
@@ -59,7 +59,7 @@ def test_columns_at_three_organisations(desk: Desk) -> None:
     found = {name: float(re.findall(r"auc ([0-9.]+)", line)[0]) for name, line in rows.items()}
     assert found["Clinic alone"] < 0.95 < found["Joint"]
     assert abs(found["Joint"] - found["Pooled"]) < 0.002
-    folder = desk.folder / "hanse-demo"
+    folder = desk.folder / "hanse-demo" / "vertical"
     parts = {path.parent.name: set(decode(path.read_bytes())) for path in folder.glob("parts/*/*.safetensors")}
     assert set(parts) == {"clinic", "laboratory", "imaging"}  # the notary has nothing to keep
     page = (folder / "report.html").read_text()
@@ -71,8 +71,8 @@ def test_columns_at_three_organisations(desk: Desk) -> None:
 def test_heart_disease_over_its_own_results_only(desk: Desk) -> None:
     if not HEART.is_dir():
         pytest.skip("needs the four UCI files in shared/data/heart_disease beside the repository")
-    earlier = desk.folder / "hanse-demo"
-    earlier.mkdir()
+    earlier = desk.folder / "hanse-demo" / "heart-disease"
+    earlier.mkdir(parents=True)
     for name in (".hanse-demo", "model.safetensors"):
         (earlier / name).write_text("of an earlier demo")
     out = desk.run("demo", "heart-disease", "--data", HEART, "--seeds", "2", "--keep")
@@ -83,10 +83,10 @@ def test_heart_disease_over_its_own_results_only(desk: Desk) -> None:
     assert mean["Federated"] >= 0.73
     assert mean["Federated"] >= mean["Pooled, every patient counts the same"] - 0.01
     # What was kept: each hospital allowed just this app, to just this person, on at least three hospitals' behalf.
-    policy = (desk.folder / "hanse-demo" / "federation" / "cleveland" / "policy.yaml").read_text()
+    policy = (earlier / "federation" / "cleveland" / "policy.yaml").read_text()
     assert re.search(r"apps:\n- [0-9a-f]{64}\n", policy)
     assert "unlisted_apps: refuse" in policy
-    log = desk.folder / "hanse-demo" / "federation" / "cleveland" / "audit.jsonl"
+    log = earlier / "federation" / "cleveland" / "audit.jsonl"
     assert "lines hold" in desk.run("audit", "verify", log)
     outcomes = [json.loads(line)["outcome"] for line in log.read_text().splitlines()]
     assert outcomes.count("allowed") == 2
@@ -105,7 +105,7 @@ def _started(desk: Desk, arguments: list[str]) -> "subprocess.Popen[str]":
 
 
 def _await_gone(pids: set[int]) -> None:
-    end = time.monotonic() + GONE_S
+    end = time.monotonic() + WAIT_S
     while alive(pids) and time.monotonic() < end:
         time.sleep(0.02)
     left = {pid: Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " ") for pid in alive(pids)}
@@ -126,7 +126,7 @@ def test_ended_in_mid_run_nothing_is_left(number: signal.Signals, desk: Desk, tm
             pids = descendants(demo.pid)
             assert len(pids) >= 14  # a server, four sites, a launcher each, a worker at each site
             demo.send_signal(number)
-            _, errors = demo.communicate(timeout=GONE_S)
+            _, errors = demo.communicate(timeout=WAIT_S)
         finally:
             demo.kill()
     if number is signal.SIGKILL:
@@ -152,11 +152,13 @@ def test_ctrl_c_at_any_moment(desk: Desk) -> None:
             number = (signal.SIGINT, signal.SIGTERM)[place % 2]
             demo.send_signal(number)
             try:
-                _, errors = demo.communicate(timeout=GONE_S)
+                _, errors = demo.communicate(timeout=WAIT_S)
             finally:
                 demo.kill()
-        # -SIGINT: Python says so by itself where the interrupt met an import.
-        assert demo.returncode in (130, -number, -signal.SIGINT)
+        # -SIGINT: Python says so by itself where the interrupt met an import; 1: where it was only starting itself.
+        unborn = ("Fatal Python error: init_", "Could not import runpy")
+        before_any_of_ours = demo.returncode == 1 and errors.startswith(unborn)
+        assert before_any_of_ours or demo.returncode in (130, -number, -signal.SIGINT), (place, errors)
         if demo.returncode == 130:
             assert "Traceback" not in errors, (place, errors)
         _await_gone(pids)
@@ -177,7 +179,7 @@ def _on_a_terminal(desk: Desk, arguments: list[str], *, columns: int) -> str:
     shown = b""
     try:
         while True:
-            readable, _, _ = select.select([ours], [], [], 60)
+            readable, _, _ = select.select([ours], [], [], WAIT_S)
             assert readable
             try:
                 piece = os.read(ours, 65536)
@@ -186,7 +188,7 @@ def _on_a_terminal(desk: Desk, arguments: list[str], *, columns: int) -> str:
             if not piece:
                 break
             shown += piece
-        assert demo.wait(10) == 0
+        assert demo.wait(WAIT_S) == 0
     finally:
         demo.kill()
         demo.wait()

@@ -5,7 +5,6 @@ import json
 import os
 import shutil
 import signal
-import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -15,8 +14,9 @@ import pytest
 
 from hanse.core.codec import decode
 from tests.e2e.commands import HAS_PROC, Desk, Running, free_ports
+from tests.patience import wait_until
 
-pytestmark = [pytest.mark.long, pytest.mark.xdist_group("e2e"), pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.long, pytest.mark.xdist_group("e2e")]
 
 APP = """
 import hanse as hs
@@ -38,7 +38,7 @@ from hanse.channels.protocol import Protocol
 from hanse.vertical.psi import chase_miao
 
 TWICE = Protocol.joined("twice", {{"first": chase_miao.PROTOCOL, "second": chase_miao.PROTOCOL}})
-app = hs.RoleApp(TWICE, tells={{"common": "how many both have"}}, away_s={away_s}, timeout_s=60)
+app = hs.RoleApp(TWICE, tells={{"common": "how many both have"}}, away_s={away_s}, timeout_s=600)
 folder = Path({folder!r})
 
 
@@ -144,15 +144,13 @@ class Companies:
         roles = [word for site in sites for word in ("--role", f"{ROLES[site]}={site}")]
         return self.desk.run("run", "app.py", *roles, "--detach", "--federation", self.file).strip()
 
-    def hold(self, away_s: float = 60.0) -> str:
+    def hold(self, away_s: float = 600.0) -> str:
         """Submit an app whose programs wait for `go` in the middle of their session, and wait until both do."""
         shutil.rmtree(self.desk.folder / "held", ignore_errors=True)
         (self.desk.folder / "held").mkdir()
         job = self.submit(HELD_APP.format(away_s=away_s, folder=str(self.desk.folder / "held")))
-        ends = time.monotonic() + 60
-        while not all((self.desk.folder / "held" / f"{site}-1").exists() for site in IDS):
-            assert time.monotonic() < ends, self.ask("job", "show", job)
-            time.sleep(0.05)
+        held = [self.desk.folder / "held" / f"{site}-1" for site in IDS]
+        wait_until(lambda: all(path.exists() for path in held), lambda: self.ask("job", "show", job))
         return job
 
     def go(self) -> None:
@@ -161,13 +159,14 @@ class Companies:
 
     def until(self, job: str, *statuses: str) -> dict[str, Any]:
         """Ask until the job has one of these statuses."""
-        ends = time.monotonic() + 60
-        while time.monotonic() < ends:
-            found: dict[str, Any] = self.ask("job", "show", job)
-            if found["status"] in statuses:
-                return found
-            time.sleep(0.1)
-        raise AssertionError(f"expected {statuses}, found {found}")
+        found: dict[str, Any] = {}
+
+        def is_there() -> bool:
+            found.update(self.ask("job", "show", job))
+            return found["status"] in statuses
+
+        wait_until(is_there, lambda: f"expected {statuses}, found {found}")
+        return found
 
     def places(self, site: str, role: str, job: str) -> list[int]:
         """The identifiers that a site found to be common, in its order."""
@@ -323,12 +322,13 @@ def test_peers_train_without_a_server_in_the_middle_and_go_on_where_one_was_kill
         (desk.folder / site / "policy.yaml").write_text(policy + "    unproven: true\n")
     sites = [word for site in ROLES for word in ("--site", site)]
     job = desk.run("run", "app.py", *sites, "--detach", "--federation", companies.file).strip()
-    ends = time.monotonic() + 60
-    while not all((held / f"{site}-4").exists() for site in ROLES):
+
+    def is_held() -> bool:
         shown = companies.ask("job", "show", job)
         assert shown["status"] in ("waiting", "running"), shown["error"]
-        assert time.monotonic() < ends
-        time.sleep(0.05)
+        return all((held / f"{site}-4").exists() for site in ROLES)
+
+    wait_until(is_held)
     for first in held.glob("*-1"):
         first.unlink()
     at_work = desk.ask("site", "status", "--directory", "shop")["jobs"]

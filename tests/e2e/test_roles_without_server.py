@@ -1,7 +1,6 @@
 """Companies on AWS, played by an emulator, with no server: what they find together, and a site that dies meanwhile."""
 
 import csv
-import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,8 +13,9 @@ from hanse.clients.loader import find_app
 from hanse.core.codec import decode
 from tests.conformance import emulator
 from tests.conformance.over_aws import AwsFederation
+from tests.patience import wait_until
 
-pytestmark = [pytest.mark.e2e, pytest.mark.long, pytest.mark.timeout(240), pytest.mark.xdist_group("emulated-aws")]
+pytestmark = [pytest.mark.e2e, pytest.mark.long, pytest.mark.xdist_group("emulated-aws")]
 
 LINEAR = """
 import hanse as hs
@@ -41,7 +41,7 @@ TALK = Protocol(
     (Message("numbers", "guest", "host", "float64", (None,)), Message("sum", "host", "guest", "float64", ())),
     Guarantee("none", 0, 0, 0, ()), (),
 )
-app = hs.RoleApp(TALK, tells={{"sum": "the sum"}}, timeout_s=60, away_s=60)
+app = hs.RoleApp(TALK, tells={{"sum": "the sum"}}, timeout_s=600, away_s=600)
 folder = Path({folder!r})
 
 
@@ -177,7 +177,7 @@ def test_a_killed_site_goes_on_from_the_checkpoint_that_all_have(companies: AwsF
     """The host is killed when it has kept the first tree; the next session grows the other, and all have the bits."""
     roles = {"guest": "bank", "host": "shop"}
     job = hs.submit(app_of(STUCK.format(folder=str(tmp_path)), tmp_path), companies.federation(), roles=roles)
-    _until(lambda: (tmp_path / "stuck").exists())
+    wait_until(lambda: (tmp_path / "stuck").exists())
     companies.restart("shop")
     found = job.result()
     expected = simulated(app_of(STUCK.format(folder=str(tmp_path)), tmp_path), roles)
@@ -187,7 +187,7 @@ def test_a_killed_site_goes_on_from_the_checkpoint_that_all_have(companies: AwsF
         assert mine
         assert all(array.tobytes() == expected.arrays[f"{role}/{name}"].tobytes() for name, array in mine.items())
         log = companies.directory / site / "app-logs" / f"{job.id}.log"
-        _until(log.exists)
+        wait_until(log.exists)
         assert "goes on from checkpoint 1\n" in log.read_text()
 
 
@@ -198,9 +198,9 @@ def test_a_site_that_is_killed_costs_a_session_and_nothing_is_left_behind(
     app, roles = app_of(HELD.format(folder=str(tmp_path)), tmp_path), {"guest": "bank", "host": "shop"}
     before = emulator.calls.copy()
     job = hs.submit(app, companies.federation(), roles=roles)
-    _until(lambda: (tmp_path / "1").exists())
+    wait_until(lambda: (tmp_path / "1").exists())
     companies.restart("shop")
-    _until(lambda: (tmp_path / "2").exists())
+    wait_until(lambda: (tmp_path / "2").exists())
     (tmp_path / "go").touch()
     found = job.result()
     assert found.rounds[-1].metrics["host_sum"] == sum(range(300_000))
@@ -209,13 +209,6 @@ def test_a_site_that_is_killed_costs_a_session_and_nothing_is_left_behind(
     left = [key for key in _objects(companies) if "/channel/" in key]
     assert left == []
     assert (companies.directory / "bank" / "outputs" / job.id / "guest.safetensors").exists()
-
-
-def _until(ready: Any) -> None:
-    ends = time.monotonic() + 90
-    while not ready():
-        assert time.monotonic() < ends
-        time.sleep(0.05)  # another process makes the file
 
 
 def _objects(companies: AwsFederation) -> list[str]:

@@ -18,8 +18,9 @@ from hanse.serverless import contract
 from tests.conformance import emulator
 from tests.conformance.over_aws import CREDENTIALS, AwsFederation
 from tests.e2e.test_sagemaker import left_running
+from tests.patience import WAIT_S
 
-pytestmark = [pytest.mark.e2e, pytest.mark.long, pytest.mark.timeout(300), pytest.mark.xdist_group("emulated-aws")]
+pytestmark = [pytest.mark.e2e, pytest.mark.long, pytest.mark.xdist_group("emulated-aws")]
 
 SITES = ("north", "east")
 APP = """
@@ -87,7 +88,7 @@ def command(*words: str) -> list[str]:
 def launch(folder: Path, *words: str) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(
         command("launch", "federation.yaml", "--local", *words),
-        cwd=folder, capture_output=True, text=True, timeout=200, check=False, env=os.environ | CREDENTIALS,
+        cwd=folder, capture_output=True, text=True, timeout=4 * WAIT_S, check=False, env=os.environ | CREDENTIALS,
     )  # fmt: skip
 
 

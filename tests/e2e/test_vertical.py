@@ -4,7 +4,6 @@ import csv
 import os
 import re
 import signal
-import time
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +16,9 @@ from hanse.clients.loader import find_app
 from hanse.core.codec import decode
 from hanse.vertical.glm.saved import decode_part
 from tests.e2e.commands import HAS_PROC, Desk, Running, free_ports
+from tests.patience import wait_until
 
-pytestmark = [pytest.mark.long, pytest.mark.xdist_group("e2e"), pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.long, pytest.mark.xdist_group("e2e")]
 
 TRAIN = """
 import hanse as hs
@@ -30,16 +30,35 @@ import hanse as hs
 
 app = hs.vertical.Boosting(label="late", key="id", num_trees=2, depth=2, cipher="mock", test=0.25, seed=3)
 """
-MANY_TREES = """
+HELD = """
+import time
+from pathlib import Path
+
 import hanse as hs
 
-app = hs.vertical.Boosting(label="late", key="id", num_trees=26, depth=2, cipher="mock", seed=3, retries=20)
-"""
-LONG = """
-import hanse as hs
+folder = Path({folder!r})
 
-app = hs.vertical.LogisticRegression(label="late", key="id", epochs=60, batch_rows=64, seed=3, retries=20)
+
+class Held:
+    def __init__(self, real):
+        self.have, self.load, self.drop_after, self.real = real.have, real.load, real.drop_after, real
+
+    def keep(self, number, arrays, *, since=None):
+        self.real.keep(number, arrays, since=since)
+        while number in {numbers} and not (folder / f"go-{{number}}").exists():
+            time.sleep(0.05)
+
+
+class Model(hs.vertical.{model}):
+    async def play(self, party, source, hosts, *, kept=None, **more):
+        if kept is not None and party.role == "guest":
+            real, kept = kept, lambda about: Held(real(about))
+        return await super().play(party, source, hosts, kept=kept, **more)
+
+
+app = Model(label="late", key="id", seed=3, retries=20, **{settings})
 """
+"""A training whose guest waits at these checkpoints until it may go on."""
 SCORE = """
 import hanse as hs
 
@@ -159,11 +178,9 @@ class Town:
 
     def gone_on_from(self, site: str, job: str) -> list[int]:
         """Checkpoints from which later sessions of a job that is over went on, by the site's own log of it."""
-        folder, ends = self.desk.folder / site, time.monotonic() + 20
-        while not (logs := list(folder.glob(f"app-logs/{job}.log"))):
-            assert time.monotonic() < ends, list(folder.iterdir())
-            time.sleep(0.05)
-        return [int(number) for number in re.findall(r"goes on from checkpoint (\d+)", logs[0].read_text())]
+        log = self.desk.folder / site / "app-logs" / f"{job}.log"
+        wait_until(log.exists)
+        return [int(number) for number in re.findall(r"goes on from checkpoint (\d+)", log.read_text())]
 
 
 def test_four_organisations_train_and_score(desk: Desk) -> None:
@@ -262,18 +279,22 @@ def test_killed_in_mid_training_they_go_on_from_the_last_checkpoint(desk: Desk) 
     town = Town(desk)
     sites: dict[str, Any] = {site: {"customers": table(site, range(260))} for site in ROLES}
 
-    def kill_at(job: Any, number: int, victim: str) -> None:
-        """Once the guest has this checkpoint."""
-        ends = time.monotonic() + 60
-        while town.checkpoint("bank", job.id) < number:
-            assert time.monotonic() < ends, town.told(job)
-            time.sleep(0.02)
-        town.kill(victim)
+    def held(model: str, numbers: list[int], **settings: Any) -> str:
+        for number in numbers:
+            (desk.folder / f"go-{number}").unlink(missing_ok=True)
+        return HELD.format(folder=str(desk.folder), model=model, numbers=numbers, settings=settings)
 
-    job = town.submit(MANY_TREES, arbiter=False)
+    def kill_at(job: Any, number: int, victim: str) -> None:
+        """Once the guest has this checkpoint, where it waits."""
+        wait_until(lambda: town.checkpoint("bank", job.id) >= number, lambda: town.told(job))
+        town.kill(victim)
+        (desk.folder / f"go-{number}").touch()
+
     victims = ("bank", "shop's worker", "server", "telco")
-    for at, victim in enumerate(victims):
-        kill_at(job, 3 + 5 * at, victim)
+    moments = [3 + 5 * at for at in range(len(victims))]
+    job = town.submit(held("Boosting", moments, num_trees=20, depth=2, cipher="mock"), arbiter=False)
+    for number, victim in zip(moments, victims, strict=True):
+        kill_at(job, number, victim)
     assert job.result().ok
     resumed = town.gone_on_from("bank", job.id)
     assert len(resumed) >= len(victims)
@@ -286,7 +307,7 @@ def test_killed_in_mid_training_they_go_on_from_the_last_checkpoint(desk: Desk) 
         for name in set(kept) - {"about"}:
             assert kept[name].tobytes() == undisturbed.arrays[f"{ROLES[site]}/{name}"].tobytes(), name
 
-    job = town.submit(LONG, arbiter=True)
+    job = town.submit(held("LogisticRegression", [3], epochs=20, batch_rows=64), arbiter=True)
     kill_at(job, 3, "notary")
     assert job.result().ok
     assert min(town.gone_on_from("bank", job.id)) >= 2

@@ -28,8 +28,8 @@ from hanse.person.jobs import Job, submit
 from hanse.rounds.record import RoundRecord
 from tests.faults.proxy import Proxy
 from tests.nursery import MEMBERS, forks
+from tests.patience import WAIT_S
 
-WAIT_S = 90.0
 GO = "go"
 Rule = Callable[[str, int], str | None]
 
@@ -145,7 +145,7 @@ class Control:
             return found()[times - 1]
 
     def await_trainings(self, label: str, count: int) -> None:
-        """Wait until a job's app has begun so many trainings."""
+        """Wait until a job's app has begun so many trainings. A caller who holds the last ones asks for no more."""
         with self._changed:
             assert self._changed.wait_for(lambda: sum(c.label == label for c in self.calls) >= count, WAIT_S), count
 
@@ -200,30 +200,30 @@ class Watch:
                 self._error = error
                 self._changed.notify_all()
 
-    def until(
-        self, fits: Callable[[dict[str, Any]], bool], what: str, within_s: float = WAIT_S
-    ) -> tuple[float, dict[str, Any]]:
-        """Wait for an event; when it came, and the event."""
+    def until(self, fits: Callable[[dict[str, Any]], bool], what: str) -> tuple[float, dict[str, Any]]:
+        """Wait for an event, as long as others come; when it came, and the event."""
+        looked = 0
 
         def found() -> tuple[float, dict[str, Any]] | None:
-            return next((each for each in self.events if fits(each[1])), None)
+            nonlocal looked
+            start, looked = looked, len(self.events)
+            return next((each for each in self.events[start:] if fits(each[1])), None)
 
         with self._changed:
-            self._changed.wait_for(lambda: found() is not None or self._error is not None, within_s)
-            event = found()
-        assert event is not None, f"no {what} within {within_s:g} s: {self._error!r} {self.events[-5:]}"
+            while (event := found()) is None:
+                moved = self._changed.wait_for(lambda: len(self.events) > looked or self._error is not None, WAIT_S)
+                if not moved or (self._error is not None and len(self.events) == looked):
+                    raise AssertionError(f"no {what}, nothing for {WAIT_S:g} s: {self._error!r} {self.events[-5:]}")
         return event
 
-    def round(self, number: int, within_s: float = WAIT_S) -> RoundRecord:
+    def round(self, number: int) -> RoundRecord:
         """Wait for the end of a round; its record."""
-        return self.round_at(number, within_s)[1]
+        return self.round_at(number)[1]
 
-    def round_at(self, number: int, within_s: float = WAIT_S) -> tuple[float, RoundRecord]:
+    def round_at(self, number: int) -> tuple[float, RoundRecord]:
         """Likewise, and when it came."""
         at, event = self.until(
-            lambda event: event["what"] == "round" and event["record"]["number"] == number,
-            f"round {number}",
-            within_s,
+            lambda event: event["what"] == "round" and event["record"]["number"] == number, f"round {number}"
         )
         return at, RoundRecord.from_json(event["record"])
 
@@ -234,9 +234,9 @@ class Watch:
             f"reply of {site} in round {round_}",
         )[1]
 
-    def end(self, within_s: float = WAIT_S) -> dict[str, Any]:
+    def end(self) -> dict[str, Any]:
         """Wait for the job's end."""
-        return self.until(lambda event: event["what"] == "finished", "end", within_s)[1]
+        return self.until(lambda event: event["what"] == "finished", "end")[1]
 
     def decision(self, site: str, decision: str) -> dict[str, Any]:
         """Wait for a site's answer to the proposal."""
@@ -268,7 +268,7 @@ class Controlled:
         """Lines of the server's audit log: when, in seconds, and details."""
         path = self.running.server.directory / "audit.jsonl"
         found = []
-        for text in path.read_text().splitlines():
+        for text in path.read_text().split("\n")[:-1]:  # not of a line that is being written
             line = json.loads(text)
             at = datetime.fromisoformat(line["at"]).timestamp()
             if (line["action"], line["subject"]) == (action, subject) and at >= since:
@@ -319,9 +319,9 @@ def patiently(ask: Callable[[], Any]) -> Any:
             time.sleep(0.05)  # between attempts to reach another process
 
 
-def await_end(pid: int, within_s: float = WAIT_S) -> None:
+def await_end(pid: int) -> None:
     """Wait until a process that is not our child is gone."""
-    end = time.monotonic() + within_s
+    end = time.monotonic() + WAIT_S
     while is_alive(pid):
         assert time.monotonic() < end, f"process {pid} still runs"
         time.sleep(0.01)  # nothing announces the end of another's child

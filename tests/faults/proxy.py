@@ -10,6 +10,8 @@ import threading
 from types import TracebackType
 from typing import Self
 
+from tests.patience import WAIT_S
+
 PIECE = 1 << 16
 UP, DOWN = "up", "down"
 
@@ -33,19 +35,24 @@ class Proxy:
         self._passing = asyncio.Event()
         self._passing.set()
         self._open: set[asyncio.StreamWriter] = set()
+        self._connected = threading.Event()
 
     def __enter__(self) -> Self:
         self._thread.start()
-        self.port = asyncio.run_coroutine_threadsafe(self._listen(), self._loop).result(10)
+        self.port = asyncio.run_coroutine_threadsafe(self._listen(), self._loop).result(WAIT_S)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        asyncio.run_coroutine_threadsafe(self._close(), self._loop).result(10)
+        asyncio.run_coroutine_threadsafe(self._close(), self._loop).result(WAIT_S)
         self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(10)
+        self._thread.join(WAIT_S)
         self._loop.close()
 
     # ---- what the network does ----
+
+    def await_connection(self) -> None:
+        """Wait until somebody has connected."""
+        assert self._connected.wait(WAIT_S), "nobody has connected"
 
     def swallow(self) -> None:
         """From now on nothing arrives."""
@@ -89,6 +96,7 @@ class Proxy:
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._open.add(writer)
+        self._connected.set()
         try:
             await self._passing.wait()
             up_reader, up_writer = await asyncio.open_connection("127.0.0.1", self.target, limit=PIECE)

@@ -14,6 +14,7 @@ from hanse.demos import local_federation
 from hanse.demos.local_groups import Grouped, grouped
 from hanse.edge.edge import named
 from hanse.person.jobs import Job, submit
+from hanse.site.owner import ask
 from tests.faults.controlled import Control, Watch
 from tests.nursery import EDGE, MEMBERS, forks
 
@@ -152,9 +153,10 @@ def test_a_group_without_its_edge_is_named_and_skips_what_it_has_missed(federati
 
 def test_a_cancelled_job_ends_within_the_groups_too(federation: Shared) -> None:
     control = federation.control
-    control.hold(("a", 1))
+    control.hold(("a", 1), ("c", 1))
     watch, label, _ = federation.submit(rounds=3)
     control.await_call(label, "a", 1)
+    control.await_call(label, "c", 1)
     watch.job.cancel()
     assert watch.end()["status"] == "cancelled"
     for group in GROUPS:
@@ -179,19 +181,28 @@ def test_a_group_whose_run_has_failed_is_named_and_begins_anew(federation: Share
     assert [record.number for record in anew.job.snapshot().rounds if record.folded] == [4, 5, 6]
 
 
-def test_owners_who_all_refuse_are_asked_once_for_a_job_above(federation: Shared) -> None:
+@pytest.mark.parametrize(
+    ("members", "inner", "cause"),
+    [
+        (["a", "b"], None, "every site has refused the job (2 of 2 sites: a, b: "),
+        (["b"], 2, "too many sites have refused to take part: expected 2, 1 of 2 may still (b: apps: "),
+    ],
+)
+def test_owners_who_refuse_are_asked_once_for_a_job_above(
+    federation: Shared, members: list[str], inner: int | None, cause: str
+) -> None:
     north = federation.place.groups["north"]
-    policies = [north.site_directory(member) / "policy.yaml" for member in GROUPS["north"]]
+    policies = [north.site_directory(member) / "policy.yaml" for member in members]
     before = [path.read_text() for path in policies]
     for path in policies:
         path.write_text("people: any\ndatasets: any\nunlisted_apps: refuse\n")
     try:
-        watch, label, _ = federation.submit(rounds=3, quorum=1, retries=0)
+        watch, label, _ = federation.submit(inner=inner, rounds=3, quorum=1, retries=0)
         assert watch.end()["status"] == "finished"
         for number in (1, 2, 3):
             record = watch.round(number)
             assert record.folded == ("south",)
-            assert "the group cannot go on: every site has refused the job (a: " in record.failed["north"]
+            assert f"the group cannot go on: {cause}" in record.failed["north"]
     finally:
         for path, text in zip(policies, before, strict=True):
             path.write_text(text)
@@ -199,3 +210,18 @@ def test_owners_who_all_refuse_are_asked_once_for_a_job_above(federation: Shared
     assert federation.within("north", watch.job.id).end()["status"] == "failed"
     with pytest.raises(NotFoundError):
         federation.within("north", watch.job.id, 2).job.status()
+
+
+def test_an_owner_who_stops_a_job_that_needs_all_ends_its_group_at_once(federation: Shared) -> None:
+    control, north = federation.control, federation.place.groups["north"]
+    control.hold(("a", 3), ("b", 3))
+    watch, label, _ = federation.submit(inner=2, rounds=3, quorum=1, retries=0)
+    control.await_call(label, "a", 3)
+    control.await_call(label, "b", 3)
+    behind = named(watch.job.id, 1, "admin")
+    assert ask(north.site_directory("b"), "refuse", job=behind, reason="enough")["decision"] == "refuse"
+    assert watch.end()["status"] == "finished"
+    assert watch.round(1).folded == ("north", "south")
+    for number in (2, 3):
+        assert watch.round(number).folded == ("south",)
+        assert "1 of 2 may still (b: enough)" in watch.round(number).failed["north"]

@@ -19,6 +19,7 @@ from hanse.trust.authority import Authority
 from tests.faults.controlled import Controlled, controlled
 from tests.faults.proxy import DOWN, UP, Proxy
 from tests.faults.wire_federation import certify, credentials_of
+from tests.patience import WAIT_S
 
 pytestmark = [pytest.mark.faults, pytest.mark.xdist_group("federation-transfers")]
 SIZE = 16_000_000
@@ -77,13 +78,13 @@ async def test_an_upload_that_has_not_begun_ends_with_its_connection(proxy: Prox
     manifest = manifest_of(content)
     await store.put("here", manifest, rechunk([content]))
     uploading = asyncio.ensure_future(connection.upload(store, "here", manifest, place="there"))
+    await asyncio.to_thread(proxy.await_connection)
     await asyncio.wait((uploading,), timeout=0.1)
-    assert not uploading.done()
     if end == "the connection is closed":
         await connection.close()
     else:
         proxy.cut()
-    done, _ = await asyncio.wait((uploading,), timeout=10)
+    done, _ = await asyncio.wait((uploading,), timeout=WAIT_S)
     assert done
     assert uploading.cancelled() or isinstance(uploading.exception(), UnavailableError)
     await connection.close()

@@ -21,6 +21,7 @@ from hanse.trust.joining import join as join_with_token
 from hanse.trust.membership import Membership
 from hanse.trust.tokens import JoinToken
 from tests.faults.wire_federation import Site, Wire, certify, credentials_of, federation, submit
+from tests.patience import WAIT_S
 
 
 @pytest.fixture
@@ -32,7 +33,7 @@ async def wire(tmp_path: Path) -> AsyncIterator[Wire]:
 async def ask_as(wire: Wire, credentials: Credentials) -> None:
     connection = Connection(wire.address, credentials)
     try:
-        await connection.ask(pb.Call(v=1, body=b'{"op": "sites"}'), timeout_s=5)
+        await connection.ask(pb.Call(v=1, body=b'{"op": "sites"}'), timeout_s=WAIT_S)
     finally:
         await connection.close()
 
@@ -43,7 +44,7 @@ async def session_as(wire: Wire, credentials: Credentials) -> None:
     call = connection.open_session()
     try:
         await call.write(pb.SiteFrame(hello=pb.Hello(v=1)))
-        if await asyncio.wait_for(call.read(), 10) is grpc.aio.EOF:
+        if await asyncio.wait_for(call.read(), WAIT_S) is grpc.aio.EOF:
             raise asyncio.InvalidStateError
     except (asyncio.InvalidStateError, grpc.RpcError):
         kind = TrustError if await call.code() == grpc.StatusCode.UNAUTHENTICATED else UnavailableError
@@ -63,14 +64,14 @@ async def test_no_certificate(wire: Wire) -> None:
     async with channel:
         ask = channel.unary_unary(f"/{SERVICE}/Ask")
         with pytest.raises(grpc.aio.AioRpcError) as caught:
-            await ask(pb.Call(v=1, body=b"{}").SerializeToString(), timeout=20)
+            await ask(pb.Call(v=1, body=b"{}").SerializeToString(), timeout=WAIT_S)
     assert caught.value.code() == grpc.StatusCode.UNAVAILABLE
 
 
 async def test_no_tls(wire: Wire) -> None:
     async with grpc.aio.insecure_channel(wire.address, options=CLIENT_OPTIONS) as channel:
         with pytest.raises(grpc.aio.AioRpcError):
-            await channel.unary_unary(f"/{SERVICE}/Ask")(b"", timeout=20)
+            await channel.unary_unary(f"/{SERVICE}/Ask")(b"", timeout=WAIT_S)
 
 
 @pytest.mark.parametrize("name", ["healthy", "researcher"])
@@ -125,7 +126,7 @@ async def test_members_methods_are_not_on_the_open_port(wire: Wire) -> None:
     async with grpc.aio.secure_channel(address, credentials, options=CLIENT_OPTIONS) as channel:
         for method in ("Ask", "Renew", "Watch", "Session", "Upload", "Download"):
             with pytest.raises(grpc.aio.AioRpcError) as caught:
-                await channel.unary_unary(f"/{SERVICE}/{method}")(b"", timeout=20)
+                await channel.unary_unary(f"/{SERVICE}/{method}")(b"", timeout=WAIT_S)
             assert caught.value.code() == grpc.StatusCode.UNIMPLEMENTED
 
 
@@ -136,11 +137,11 @@ async def test_a_revoked_site_s_session_ends_and_it_does_not_come_back(wire: Wir
     await wire.enrol("site", "gone")
     site = Site(wire, "gone")
     running = asyncio.ensure_future(site.link.run())
-    await asyncio.wait_for(site.link.connected.wait(), 30)
+    await asyncio.wait_for(site.link.connected.wait(), WAIT_S)
     async with wire.session("admin") as admin:
         await admin.ask("revoke", kind="site", name="gone")
         with pytest.raises(TrustError, match="revoked"):
-            await asyncio.wait_for(running, 20)
+            await asyncio.wait_for(running, WAIT_S)
         sites = {each["site"]: each["state"] for each in (await admin.ask("sites"))["sites"]}
     assert sites["gone"] == "revoked"
     with pytest.raises(TrustError, match="revoked"):
@@ -160,7 +161,7 @@ async def test_a_revoked_site_that_does_not_read_is_cut_off(wire: Wire) -> None:
         outgoing.put(pb.ServerFrame(accepted=pb.Accepted(reason="x" * 100_000)))
     async with wire.session("admin") as admin:
         await admin.ask("revoke", kind="site", name="gone")
-    async with asyncio.timeout(25):
+    async with asyncio.timeout(WAIT_S):
         while wire.server._inbox.session("gone") is not None:  # noqa: ASYNC110 - nothing announces it
             await asyncio.sleep(0.02)
         with pytest.raises(grpc.aio.AioRpcError):  # noqa: PT012 - what had gone out before, then the end
@@ -187,7 +188,7 @@ async def test_a_revoked_person_is_refused_per_call_and_stops_watching(wire: Wir
             await leaver.ask("sites")
         await admin.ask("cancel", job=job)  # an event that the watcher must not see
         with pytest.raises(TrustError, match="revoked"):
-            await asyncio.wait_for(task, 20)
+            await asyncio.wait_for(task, WAIT_S)
 
 
 # ---- joining ----

@@ -43,6 +43,7 @@ from hanse.trust.member_record import verify_record
 from hanse.trust.sessions import SessionContext, SessionEnd
 from hanse.workers.answers import Done
 from tests.faults.wire_federation import FEDERATION, Site, Wire, federation, submit
+from tests.patience import WAIT_S, until
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -86,7 +87,7 @@ async def accept(job: str, *sites: Site) -> list[Task]:
 
 
 async def ended(wire: Wire, job: str) -> dict[str, Any]:
-    async with wire.session("researcher") as session, asyncio.timeout(20):
+    async with wire.session("researcher") as session, asyncio.timeout(WAIT_S):
         async for event in session.watch(job):
             if event["what"] == "finished":
                 return await session.ask("result", job=job)
@@ -110,7 +111,7 @@ async def play(site: Site, task: Task) -> float:
     )  # fmt: skip
     bridging = asyncio.ensure_future(bridge.run())
     channel = StreamChannel(theirs)
-    party = Party(part.role, PAIR, channel, timeout_s=10)
+    party = Party(part.role, PAIR, channel, timeout_s=WAIT_S)
     try:
         if part.role == "guest":
             await party.send("host", "block", np.arange(400_000.0))
@@ -120,7 +121,7 @@ async def play(site: Site, task: Task) -> float:
         return float(block.sum())
     finally:
         await channel.close()
-        await asyncio.wait([bridging], timeout=30)
+        await asyncio.wait([bridging], timeout=WAIT_S)
         await connection.close()
         bridging.result()
 
@@ -168,7 +169,7 @@ async def test_a_lost_site_is_awaited_and_then_named(wire: Wire) -> None:
 async def test_a_site_that_returns_gets_a_new_session_and_old_answers_are_late(wire: Wire) -> None:
     assert wire.healthy is not None
     guest = wire.healthy
-    job = await begin(wire, RoleSpec(SPEC.roles, PAIR, away_s=30, retries=1))
+    job = await begin(wire, RoleSpec(SPEC.roles, PAIR, away_s=600, retries=1))
     async with wire.site("evil") as host:
         first = await accept(job, guest, host)
     async with wire.site("evil") as host:
@@ -243,7 +244,7 @@ class Agent:
         async def execute(sock: socket.socket) -> Done:
             channel = StreamChannel(sock)
             role = Part.unpack(task.payload).role
-            party = Party(role, PAIR, channel, timeout_s=10)
+            party = Party(role, PAIR, channel, timeout_s=WAIT_S)
             if role == "guest":
                 await party.send("host", "block", np.arange(10.0))
                 await party.recv("host", "sum")
@@ -349,7 +350,8 @@ async def test_cancelled_by_a_person(wire: Wire) -> None:
     async with wire.site("evil") as host:
         tasks = await accept(job, wire.healthy, host)
         playing = asyncio.ensure_future(play(wire.healthy, tasks[0]))
-        await asyncio.sleep(0.2)
+        relayed = wire.server._relays.find(Part.unpack(tasks[0].payload).session)
+        await until(lambda: relayed._ends)
         async with wire.session("researcher") as session:
             await session.ask("cancel", job=job)
         with pytest.raises(UnavailableError):

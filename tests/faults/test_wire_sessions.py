@@ -1,6 +1,7 @@
 """What an enrolled site can send that it should not, through its session and as uploads and downloads."""
 
 import asyncio
+import contextlib
 import dataclasses
 import json
 import random
@@ -24,6 +25,7 @@ from hanse.core.records import BlobRef, Task
 from hanse.core.spec import RunSpec
 from hanse.trust.envelopes import sign_envelope
 from tests.faults.wire_federation import SECRET, Site, Wire, federation, submit, upload
+from tests.patience import WAIT_S
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 CONTENT = random.Random(7).randbytes(CHUNK_BYTES + 1000)
@@ -76,7 +78,7 @@ async def working(wire: Wire) -> AsyncIterator[Working]:
         for site in (healthy, evil):
             await site.until("propose", job)
             assert (await site.decide(job))[0] == "received"
-        first = await asyncio.wait_for(_first([healthy, evil], job), 10)  # one is asked for parameters
+        first = await asyncio.wait_for(_first([healthy, evil], job), WAIT_S)  # one is asked for parameters
         assert (await first[0].reply(first[0].answer(first[1])))[0] == "received"
         tasks = {site.name: await site.task(job) for site in (healthy, evil)}
         yield Working(job, healthy, evil, tasks["healthy"], tasks["evil"], wire)
@@ -233,7 +235,7 @@ async def frames(wire: Wire, *contents: bytes) -> tuple[list[pb.ServerFrame], gr
         for content in contents:
             await call.write(content)
         await call.done_writing()
-        while (frame := await asyncio.wait_for(call.read(), 15)) is not grpc.aio.EOF:
+        while (frame := await asyncio.wait_for(call.read(), WAIT_S)) is not grpc.aio.EOF:
             came.append(frame)
     except (grpc.RpcError, asyncio.InvalidStateError):
         pass
@@ -333,9 +335,10 @@ async def test_a_site_that_sends_and_does_not_read(wire: Wire, monkeypatch: pyte
     assert outgoing is not None
     for _ in range(400):
         outgoing.put(pb.ServerFrame(accepted=pb.Accepted(reason="x" * 100_000)))
-    async with asyncio.timeout(10):
-        while not outgoing.closed:
-            await call.write(pb.SiteFrame(heartbeat=pb.Heartbeat(n=1)))
+    async with asyncio.timeout(WAIT_S):
+        with contextlib.suppress(grpc.RpcError, asyncio.InvalidStateError):  # while it is written to
+            while not outgoing.closed:
+                await call.write(pb.SiteFrame(heartbeat=pb.Heartbeat(n=1)))
     assert "does not read" in outgoing.closed
     await connection.close()
 
@@ -344,7 +347,7 @@ async def test_a_second_session_of_a_site_takes_the_place_of_the_first(wire: Wir
     async with wire.site("evil") as first:
         came, code, _ = await frames(wire, hello())
         assert (len(came), code) == (1, grpc.StatusCode.OK)
-        await asyncio.wait_for(first.link.connected.wait(), 10)
+        await asyncio.wait_for(first.link.connected.wait(), WAIT_S)
         await first.heartbeat()
 
 
@@ -363,7 +366,7 @@ async def offer(wire: Wire, name: str, offered: bytes, *pieces: bytes, end: bool
             await call.write(piece)
         if end:
             await call.done_writing()
-        while await asyncio.wait_for(call.read(), 15) is not grpc.aio.EOF:
+        while await asyncio.wait_for(call.read(), WAIT_S) is not grpc.aio.EOF:
             pass
     except (grpc.RpcError, asyncio.InvalidStateError):
         pass
@@ -474,7 +477,7 @@ async def fetch(connection: Connection, scope: str, id: str, chunks: Sequence[in
     call = connection._download(pb.DownloadRequest(scope=scope, id=id, chunks=chunks))
     count = -1
     try:
-        while (piece := await asyncio.wait_for(call.read(), 15)) is not grpc.aio.EOF:
+        while (piece := await asyncio.wait_for(call.read(), WAIT_S)) is not grpc.aio.EOF:
             count += 1 if count < 0 else len(piece)
     except grpc.RpcError:
         pass

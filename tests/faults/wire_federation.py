@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
+import pytest
 import structlog
 from structlog.testing import LogCapture
 
@@ -23,7 +24,9 @@ from hanse.backends.memory import MemoryBlobs
 from hanse.core.arrays import Arrays
 from hanse.core.blobs import Manifest, manifest_of, rechunk
 from hanse.core.codec import encode_parts
+from hanse.core.errors import HanseError, UnavailableError
 from hanse.core.ids import SERVER, bundle_scope, new_job_id
+from hanse.core.proto import hanse_pb2 as pb
 from hanse.core.records import BlobRef, Envelope, Reply, Task
 from hanse.core.spec import RunSpec
 from hanse.person.federation import Federation, Session
@@ -39,6 +42,7 @@ from hanse.trust.identity import MemberKeys, SigningRequest
 from hanse.trust.member_record import verify_record
 from hanse.trust.membership import Membership
 from hanse.workers.launcher import Launcher
+from tests.patience import WAIT_S
 
 FEDERATION = "wire"
 SECRET = "patient-4711-has-7.25"
@@ -141,7 +145,7 @@ class Site:
         site = cls(wire, name)
         running = asyncio.ensure_future(site.link.run())
         try:
-            await asyncio.wait_for(site.link.connected.wait(), 60)
+            await asyncio.wait_for(site.link.connected.wait(), WAIT_S)
             yield site
         finally:
             running.cancel()
@@ -160,7 +164,7 @@ class Site:
         """Send one message; outcome and reason."""
         self.link.send(envelope)
         while True:
-            id, outcome, reason = await asyncio.wait_for(self.outcomes.get(), 60)
+            id, outcome, reason = await asyncio.wait_for(self.outcomes.get(), WAIT_S)
             if id == envelope.id:
                 return outcome, reason
 
@@ -174,7 +178,7 @@ class Site:
     async def until(self, kind: str, job: str = "") -> Envelope:
         """The next message of a kind."""
         while True:
-            envelope = await asyncio.wait_for(self.came.get(), 60)
+            envelope = await asyncio.wait_for(self.came.get(), WAIT_S)
             if envelope.kind == kind and (not job or envelope.job == job):
                 return envelope
 
@@ -201,7 +205,7 @@ class Site:
         """Accept a job and do all that it asks, until it ends."""
         await self.until("propose", job)
         assert (await self.decide(job))[0] == "received"
-        while (envelope := await asyncio.wait_for(self.came.get(), 60)).kind != "end":
+        while (envelope := await asyncio.wait_for(self.came.get(), WAIT_S)).kind != "end":
             if envelope.kind == "task" and envelope.job == job:
                 outcome = await self.reply(self.answer(Task.unpack(envelope.body)))
                 assert outcome[0] == "received", outcome
@@ -306,3 +310,13 @@ async def federation(directory: Path) -> AsyncIterator[Wire]:
         await server.stop()
         logging.getLogger().removeHandler(handler)
         structlog.configure(**before)
+
+
+async def refused(session: Session, call: pb.Call) -> HanseError:
+    """The server's answer, which must be a refusal that is neither a crash nor a broken connection."""
+    with pytest.raises(HanseError) as caught:
+        await session.connection.ask(call, timeout_s=WAIT_S)
+    assert not isinstance(caught.value, UnavailableError), caught.value
+    assert "server has failed" not in str(caught.value)
+    assert len(str(caught.value)) < 1500
+    return caught.value

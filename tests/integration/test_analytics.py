@@ -14,6 +14,7 @@ from hanse.clients.loader import find_app
 from hanse.demos import local_federation
 from hanse.demos.local_federation import LocalFederation
 from tests.nursery import MEMBERS, forks
+from tests.patience import WAIT_S
 
 POLICY = "people: any\ndatasets: [patients]\napps: []\nunlisted_apps: refuse\nanalytics: {min_group: 5}\n"
 SITES = ("luebeck", "bergen", "riga")
@@ -83,7 +84,7 @@ def test_no_code_of_a_question_s_bundle_runs_at_a_site(place: LocalFederation, t
 )
 def test_owners_say_no(place: LocalFederation, question: hs.analytics.Question, said: str) -> None:
     with pytest.raises(hs.JobFailed, match=said):
-        hs.ask(place.federation(), question, deadline_s=5)
+        hs.ask(place.federation(), question, deadline_s=WAIT_S)
 
 
 @pytest.mark.slow

@@ -1,5 +1,6 @@
 """Every benchmark works, shown on a tiny size; its figures are judged by `./run bench` and not here."""
 
+import importlib
 import json
 import subprocess
 import sys
@@ -7,6 +8,9 @@ import sys
 import pytest
 
 from benchmarks import harness
+from hanse.demos import local_federation
+from tests.nursery import EDGE, MEMBERS, forks
+from tests.patience import WAIT_S
 
 PSI = ["core_s_both", "wall_s", "peak_mb", "messages", "sent_mb", "link_s"]
 DIRECTORY = ["build_core_s", "cache_mb", "query_ms_median", "query_core_ms"]
@@ -14,12 +18,26 @@ METRICS = {"psi": {"default": PSI, "parts": PSI, "fallback": PSI, "directory": D
 """Names that were agreed, by benchmark and case."""
 GATE = ("aggregation", "large-model", "many-sites", "round-latency", "startup")
 """What everything stands on. The others are run with the long tests."""
-NAMES = [pytest.param(name, marks=() if name in GATE else pytest.mark.long) for name in harness.discover()]
+HERE = ("groups", "large-model", "round-latency")
+"""Run in this process, since most of their time would go into starting the members of federations."""
+NAMES = {name: () if name in GATE else (pytest.mark.long,) for name in harness.discover()}
+APART = [pytest.param(name, marks=marks) for name, marks in NAMES.items() if name not in HERE]
+
+
+@pytest.mark.slow
+@pytest.mark.xdist_group("benchmarks")
+@pytest.mark.parametrize("name", [pytest.param(name, marks=NAMES[name]) for name in HERE])
+def test_smoke_of_federations(name: str) -> None:
+    module = importlib.import_module(f"benchmarks.{name.replace('-', '_')}")
+    with forks(local_federation, (*MEMBERS, *EDGE)):
+        rows = list(module.run(True))
+    assert rows
+    assert {row.bench for row in rows} == {name}
 
 
 @pytest.mark.slow
 @pytest.mark.xdist_group("benchmarks")  # two at a time would share two cores
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", APART)
 def test_smoke(name: str) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks", name, "--smoke", "--json"],
@@ -27,7 +45,7 @@ def test_smoke(name: str) -> None:
         capture_output=True,
         text=True,
         check=False,
-        timeout=110,
+        timeout=4 * WAIT_S,
     )
     assert done.returncode == 0, done.stderr[-4000:]
     rows = [json.loads(line) for line in done.stdout.splitlines()]

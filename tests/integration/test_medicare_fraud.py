@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import hanse as hs
+from tests.patience import WAIT_S
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "medicare_fraud"
 REAL = Path(__file__).resolve().parents[3] / "shared" / "data" / "medicare_provider_fraud" / "provider_features_19.csv"
@@ -111,7 +112,7 @@ def test_the_notebook_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
         monkeypatch.setenv("MEDICARE_DATA", str(REAL))
     book = nbformat.read(EXAMPLE / "provider_fraud.ipynb", as_version=4)
     assert not any(cell.get("outputs") for cell in book.cells), "kept without outputs"
-    NotebookClient(book, timeout=100, resources={"metadata": {"path": str(tmp_path)}}).execute()
+    NotebookClient(book, timeout=int(4 * WAIT_S), resources={"metadata": {"path": str(tmp_path)}}).execute()
     told = json.dumps([cell.get("outputs", []) for cell in book.cells])
     assert "5410 providers, 9.35 % marked" in told.replace("9.35%", "9.35 %")
     assert "round 8: AUC 0.9" in told

@@ -8,35 +8,46 @@ may be added without a change.
 
 import threading
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from hanse.aggregation.canonical import GROUP, Subtree
 from hanse.aggregation.rounding import Block, Wide, widen_into
 
+Rows = npt.NDArray[Any]
+"""2-D values, a block a row."""
 PIECE = 1 << 17
 """Elements of all rows that are worked on at a time, about: with the products beside them, 2 MiB."""
 SHORTEST = 1 << 11
 """Elements of one row at a time, at least."""
 
 
-def sum_of_many(subtree: Subtree, positions: Sequence[int], blocks: Sequence[Block], weights: Sequence[float]) -> Wide:
+def sum_of_many(
+    subtree: Subtree, positions: Sequence[int], blocks: Sequence[Block] | Rows, weights: Sequence[float]
+) -> Wide:
     """Σ weight · block over a subtree, in canonical order.
 
     Args:
         positions: inside the subtree, distinct.
-        blocks: one for each, `(n,)`.
+        blocks: one for each, `(n,)`; as rows of one array, which nobody is missing from, they are widened together.
         weights: one for each, finite and ≥ 0.
 
     Returns:
         float64, `(n,)`.
     """
     first, groups = subtree.first_group * GROUP, subtree.end_group - subtree.first_group
-    held: list[Block | None] = [None] * (groups * GROUP)
+    places = [position - first for position in positions]
     factors = np.ones((groups, GROUP, 1))
-    for position, block, weight in zip(positions, blocks, weights, strict=True):
-        held[position - first] = block
-        factors[(position - first) // GROUP, (position - first) % GROUP] = weight
+    factors.reshape(-1)[places] = weights
+    held: list[Block | None] = [None] * (groups * GROUP)
+    together: Rows | None = None
+    if isinstance(blocks, np.ndarray) and places == list(range(len(held))):
+        together = blocks.reshape(groups, GROUP, -1)
+    else:
+        for place, block in zip(places, blocks, strict=True):
+            held[place] = block
     is_weighted = bool((factors != 1).any())  # by 1 nothing changes
     n = len(blocks[0])
     width = max(1, min(n, max(SHORTEST, PIECE // groups)))
@@ -48,7 +59,9 @@ def sum_of_many(subtree: Subtree, positions: Sequence[int], blocks: Sequence[Blo
         into = sums[:, :left]
         for place in range(GROUP):
             rows = products[:, :left] if place else into
-            for row, found in zip(rows, held[place::GROUP], strict=True):
+            if together is not None:
+                widen_into(rows, together[:, place, piece])
+            for row, found in zip(rows, held[place::GROUP], strict=True) if together is None else ():
                 if found is None:
                     row[...] = -0.0
                 else:

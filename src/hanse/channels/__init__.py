@@ -8,6 +8,7 @@
     stream      a channel over one socket: two processes, or a worker and its agent
     spec        who plays what in a component, as plain data
     spending    queries that other sites have used up here
+    secret      random bytes that only one site knows
     app         `RoleApp`: a protocol and a program for each role
 
 Not here: the channel through the server (`hanse.site.relay`), and resuming within a session.

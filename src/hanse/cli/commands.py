@@ -230,6 +230,12 @@ COMMANDS = (
         "deploy_aws:revoke",
     ),
     Command(
+        "deploy aws members",
+        "Every site and person, and until when their certificates hold.",
+        ("deploy aws members north/federation.yaml", "deploy aws members north/federation.yaml --json"),
+        "deploy_aws:members",
+    ),
+    Command(
         "deploy aws package",
         "The functions' zip and all templates, to deploy by other means.",
         (

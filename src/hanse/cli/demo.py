@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from hanse.server.init import NewFederation
 
 MARKER = ".hanse-demo"
+RESULTS = Path("hanse-demo")
+"""Below it each demo has a folder, so that none overwrites another's results."""
 PERSON = "researcher"
 TRIALS = 10
 SERVER = "server"
@@ -51,7 +53,9 @@ class Name(StrEnum):
 def demo(
     name: Annotated[Name, typer.Argument(help="Which patients.")] = Name.breast_cancer,
     rounds: Annotated[int | None, typer.Option(min=1, max=10_000, help="Rounds of training.")] = None,
-    directory: Annotated[Path, typer.Option("--directory", "-d", help="Where results go.")] = Path("hanse-demo"),
+    directory: Annotated[
+        Path | None, typer.Option("--directory", "-d", help="Where results go; by default a demo's own in hanse-demo.")
+    ] = None,
     data: Annotated[
         Path | None, typer.Option(help="heart-disease: the folder with the four files of UCI; by default the cache.")
     ] = None,
@@ -77,6 +81,8 @@ def demo(
     began = time.monotonic()
     scenario = _scenario(name, data, seeds, vertical)
     scenario.check()
+    if directory is None:
+        directory = RESULTS / (f"{scenario.folder}-aws" if aws else scenario.folder)
     _claim(directory)
     if aws and (vertical or mlflow):
         raise ConfigError("demo: expected --aws alone, found it with --vertical or --mlflow; leave one out")

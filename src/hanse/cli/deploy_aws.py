@@ -1,12 +1,13 @@
 """`hanse deploy aws …`: a federation without a server, made, changed, priced and removed."""
 
+import importlib.util
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from hanse.cli.options import Json
-from hanse.cli.output import note, say, show_facts, show_json, show_table
+from hanse.cli.output import day, note, say, show_facts, show_json, show_table
 from hanse.core.errors import ConfigError
 
 FILE = Path("federation.yaml")
@@ -34,12 +35,16 @@ def init(
     Nothing is sent anywhere. Edit the file, then run: hanse deploy aws deploy
     """
     from hanse.deploy.aws import deploying
+    from hanse.deploy.aws.account import check_region
     from hanse.deploy.aws.settings import written
 
     path = _file(path)
     called = name or path.absolute().parent.name
     text = written(called, region, site)
-    admin = deploying.init(path, read_text(text, path), text, person=person)
+    deployment = read_text(text, path)
+    if importlib.util.find_spec("boto3") is not None:
+        check_region(deployment.region)
+    admin = deploying.init(path, deployment, text, person=person)
     if json:
         show_json({"federation": called, "file": str(path), "person_directory": str(admin)})
         return
@@ -55,6 +60,9 @@ def deploy(
     profile: Profile = "",
     endpoint_url: Endpoint = "",
     lock: Lock = None,
+    keys_only: Annotated[
+        bool, typer.Option("--keys-only", help="The stack is made by Terraform, CDK or the console: write keys only.")
+    ] = False,
     json: Json = False,
 ) -> None:
     """Bring about what federation.yaml says. Again after every change of it, and after an update of Hanse.
@@ -67,12 +75,16 @@ def deploy(
 
     deployment, account, folder = _opened(path, profile, endpoint_url)
     account.id()
-    if account.is_emulated:
-        zipped = package_here()
+    zipped = None
+    if keys_only:
+        done = deploying.hand_over(account, deployment, folder, note)
     else:
-        note(f"package for Python {deployment.python} on {deployment.architecture} …")
-        zipped = make(deployment.python, deployment.architecture, lock=lock)
-    done = deploying.deploy(account, deployment, folder, zipped, note)
+        if account.is_emulated:
+            zipped = package_here()
+        else:
+            note(f"package for Python {deployment.python} on {deployment.architecture} …")
+            zipped = make(deployment.python, deployment.architecture, lock=lock)
+        done = deploying.deploy(account, deployment, folder, zipped, note)
     people = sorted(str(each.parent / "federation.yaml") for each in folder.glob("*/federation.yaml"))
     if json:
         show_json(
@@ -82,14 +94,17 @@ def deploy(
                 "bucket": done.bucket,
                 "table": done.table,
                 "changes": [_shown(change) for change in done.changes],
-                "package": {"key": zipped.key, "unzipped_bytes": zipped.unzipped, "runs_on": zipped.runs_on},
+                "package": None
+                if zipped is None
+                else {"key": zipped.key, "unzipped_bytes": zipped.unzipped, "runs_on": zipped.runs_on},
                 "federation_files": people,
                 "outputs": dict(done.outputs),
             }
         )
         return
     say(f"Federation {deployment.federation} is in account {done.account}, {done.region}.")
-    show_facts({"bucket": done.bucket, "table": done.table, "changes": len(done.changes), "package": zipped.key})
+    packaged = {} if zipped is None else {"changes": len(done.changes), "package": zipped.key}
+    show_facts({"bucket": done.bucket, "table": done.table, **packaged})
     say()
     say("Next:")
     say("  1. Each site makes a request:  hanse site request FEDERATION NAME")
@@ -127,7 +142,7 @@ def admit(
 ) -> None:
     """Let a site or a person in: certify the keys, enrol, and write what they need. Nothing in it is secret."""
     from hanse.core.codec import canonical_json
-    from hanse.deploy.aws import deploying
+    from hanse.deploy.aws import enrolling
     from hanse.trust.admission import fingerprint_of
     from hanse.trust.certificates import fingerprint
 
@@ -136,7 +151,7 @@ def admit(
         content = request.read_bytes()
     except OSError as error:
         raise ConfigError(f"{request}: {error.strerror}; a site makes one with: hanse site request") from None
-    name, body = deploying.admit(account, deployment, folder, content, days=days)
+    name, body = enrolling.admit(account, deployment, folder, content, days=days)
     asked = fingerprint_of(content)
     target = output or Path(f"{name}-admission.json")
     target.write_bytes(canonical_json(body))
@@ -160,13 +175,32 @@ def revoke(
     json: Json = False,
 ) -> None:
     """Let a member in no more. Functions know it within a minute; removing a site's line is up to you."""
-    from hanse.deploy.aws import deploying
+    from hanse.deploy.aws import enrolling
 
     if kind not in ("site", "person"):
         raise ConfigError(f"revoke: expected site or person, found {kind[:20]!r}")
     deployment, account, folder = _opened(path, profile, endpoint_url)
-    deploying.revoke(account, deployment, folder, kind, name)
+    enrolling.revoke(account, deployment, folder, kind, name)
     show_json({"kind": kind, "name": name, "revoked": True}) if json else say(f"{kind} {name} is revoked.")
+
+
+def members(path: Where = FILE, profile: Profile = "", endpoint_url: Endpoint = "", json: Json = False) -> None:
+    """Every site and person: who is enrolled, until when their certificates hold, and who is not admitted yet.
+
+    Nobody renews a certificate where there is no server: admit the same request again before the day that is named.
+    """
+    from hanse.deploy.aws import enrolling
+
+    deployment, account, folder = _opened(path, profile, endpoint_url)
+    found = enrolling.members(account, deployment, folder)
+    if json:
+        show_json({"members": found})
+        return
+    show_table(
+        [each | {"until": day(each["until_ms"]), "roles": ", ".join(each["roles"])} for each in found],
+        {"kind": "KIND", "name": "NAME", "state": "STATE", "roles": "ROLES", "until": "CERTIFICATE UNTIL"},
+        empty="Nobody.",
+    )
 
 
 def package(

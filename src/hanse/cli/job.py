@@ -1,5 +1,6 @@
 """`hanse job …`: what has been submitted."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -7,11 +8,10 @@ import typer
 
 from hanse.cli.options import FEDERATION, Federation, Json, ask
 from hanse.cli.output import clean, note, number, say, show_facts, show_json, show_table, when
-from hanse.core.errors import ConfigError
+from hanse.core.ids import JOB_CHARACTERS, only_job
 from hanse.rounds.causes import once
 
 Job = Annotated[str, typer.Argument(help="The job's id, or enough of its beginning or end.")]
-_FEWEST = 4
 
 
 def list_(federation: Federation = FEDERATION, json: Json = False) -> None:
@@ -157,17 +157,16 @@ _OVER = ("finished", "failed", "cancelled")
 
 def _resolved(federation: Path, text: str) -> str:
     """A whole id: given in full, or by the only job that begins or ends so."""
-    if len(text) >= 20:
+    if len(text) == JOB_CHARACTERS:
         return text
-    if len(text) < _FEWEST:
-        raise ConfigError(f"job: expected an id or at least {_FEWEST} characters of one, found {text!r}")
-    jobs = [str(job["job"]) for job in ask(federation, "jobs")["jobs"]]
-    found = [job for job in jobs if job.startswith(text) or job.endswith(text)]
-    if len(found) > 1:
-        raise ConfigError(f"job: {text} fits {len(found)} jobs; give more of the id")
-    if found:
-        note(f"job {found[0]}")
-    return found[0] if found else text
+    found = only_job(text, _ids(federation))
+    if found != text:
+        note(f"job {found}")
+    return found
+
+
+def _ids(federation: Path) -> Iterator[str]:
+    yield from (str(job["job"]) for job in ask(federation, "jobs")["jobs"])
 
 
 def _status(job: dict[str, Any]) -> str:

@@ -47,10 +47,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def describe(error: Exception) -> tuple[str, int]:
     """An error as a person should read it, and the exit code."""
     from hanse.cli.output import clean
-    from hanse.core.errors import HanseError
+    from hanse.core.errors import HanseError, place_of
 
     if isinstance(error, HanseError):
-        return clean(str(error)), error.exit_code
+        folder = place_of(error).get("folder")
+        return clean(f"{error} (in {folder})" if folder else str(error)), error.exit_code
     if hasattr(error, "format_message") and hasattr(error, "exit_code"):  # typer's, of whatever version
         return _usage(error)
     if isinstance(error, OSError):

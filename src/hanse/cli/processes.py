@@ -19,6 +19,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from hanse.cli.main import describe
 from hanse.core.errors import HanseError, UnavailableError
 
 READY = b"ready\n"
@@ -165,7 +166,7 @@ def main(arguments: Sequence[str]) -> int:
 
         return site(Path(directory))
     except HanseError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {describe(error)[0]}", file=sys.stderr)
         return error.exit_code
 
 

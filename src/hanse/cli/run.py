@@ -35,11 +35,13 @@ def run(
     The app travels as a bundle signed by you: its own file and what hs.App(include=[...]) names. Each site's policy
     decides whether it runs there. Ctrl-C leaves the job running; hanse job cancel ends it.
     """
+    from hanse.clients.loader import check_exists
     from hanse.person.federation import Federation as Target
     from hanse.person.jobs import submit
 
     if detach and (output or report):
         raise ConfigError("run: --detach does not wait for a result; fetch it with: hanse job result JOB --output FILE")
+    check_exists(app)  # before anything else is read; importing it may take long, and comes after the federation
     target = Target.load(federation)
     found = load(app)
     job = submit(found, target, name=name, sites=site or None, roles=roles_of(role))

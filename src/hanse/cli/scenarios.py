@@ -17,9 +17,10 @@ Rows = Sequence[Mapping[str, Any]]
 
 
 class Scenario(Protocol):
-    """One demo's data, app and comparison."""
+    """One demo's data, app and comparison. `folder`: where its results go, below the demos' own."""
 
     title: str
+    folder: str
     app: str
     sites: tuple[str, ...]
     who: str
@@ -80,6 +81,7 @@ class BreastCancer(Hospitals):
     """scikit-learn's bundled set over four invented hospitals."""
 
     title = "Breast cancer, four hospitals"
+    folder = "breast-cancer"
     app = "hanse.demos.breast_cancer_app"
     runs = 1
     preload: tuple[str, ...] = ("sklearn.linear_model", "sklearn.metrics", "sklearn.model_selection")
@@ -117,6 +119,7 @@ class HeartDisease(Hospitals):
     """Four real hospitals, split anew by each seed; accuracies are means over seeds."""
 
     title = "Heart disease, four hospitals"
+    folder = "heart-disease"
     app = "hanse.demos.heart_disease_app"
     preload: tuple[str, ...] = ()
 
@@ -161,6 +164,7 @@ class Vertical:
     """The same set, but divided by columns: three organisations and a notary."""
 
     title = "Breast cancer, columns at three organisations"
+    folder = "vertical"
     app = "hanse.demos.vertical_app"
     who = "3 organisations with other columns, a notary"
     runs = 1

@@ -139,7 +139,10 @@ def status(directory: Directory = HERE, json: Json = False) -> None:
 
 
 def approve(
-    job: Annotated[str | None, typer.Argument(help="The job; without it, what is held is listed.")] = None,
+    job: Annotated[
+        str | None,
+        typer.Argument(help="The job, or enough of its beginning or end; without it, what is held is listed."),
+    ] = None,
     directory: Directory = HERE,
     json: Json = False,
 ) -> None:
@@ -222,7 +225,7 @@ def _used(directory: Path, earlier: str) -> str:
 
 
 def refuse(
-    job: Annotated[str, typer.Argument(help="The job.")],
+    job: Annotated[str, typer.Argument(help="The job, or enough of its beginning or end.")],
     reason: Annotated[str, typer.Option(help="Told to the person who submitted it.")] = "",
     directory: Directory = HERE,
     json: Json = False,

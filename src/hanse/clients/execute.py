@@ -37,7 +37,7 @@ from hanse.core.arrays import Array, Arrays
 from hanse.core.errors import CodecError, TaskError
 from hanse.core.quickly import maker
 from hanse.core.records import MAX_ENTRIES, Metrics, Reply, Scalar, Task, Value
-from hanse.core.seeds import key_of, seed_globals
+from hanse.core.seeds import is_seeding, key_of, seed_globals
 from hanse.core.tracked import Tracked
 from hanse.strategies.analysis import Analysis
 
@@ -179,12 +179,18 @@ class Runtime:
             answer = client.train(arrays, config, site) if call == "train" else client.evaluate(arrays, config, site)
         return answer, kept
 
+    @property
+    def has_client(self) -> bool:
+        """Whether `client` has been made."""
+        return self._client is not None
+
     def client(self, seed: int) -> Client:
         """The app's client at this site, made when it is first asked for; whatever making it raises passes through."""
         if self._client is None:
             self.site.begin_setup(seed)
             side = self.app.client_side
-            if side.client is not None or side.parameters is not None:  # other bare functions are not called yet
+            runs = side.client is not None or side.parameters is not None  # other bare functions are not called yet
+            if runs and is_seeding():
                 seed_globals(key_of(seed, phase=self.site.phase, site=self.site.name, purpose="globals"))
             self._client = client_of(self.app, self.site)
         return self._client
@@ -348,7 +354,10 @@ def _bytes_of(state: bytes | memoryview | None) -> bytes | None:
 
 
 def _check_finite(arrays: Arrays, call: str) -> None:
-    if all(block.dtype in _EXACT or all_finite(block) for block in arrays.flat()):
+    for block in arrays.flat():
+        if block.dtype not in _EXACT and not all_finite(block):
+            break
+    else:
         return
     name = next(name for name, array in arrays.items() if array.dtype not in _EXACT and not all_finite(array))
     raise TaskError(
@@ -363,7 +372,7 @@ def all_finite(array: Array) -> bool:
 
     A sum of squares is finite only if every term is, and costs half of `isfinite`; if it overflows, that is asked.
     """
-    flat = array.reshape(-1)
+    flat = array if array.ndim == 1 else array.reshape(-1)
     summable = flat.dtype in _SUMMABLE
     if summable and flat.size <= BLOCK:
         return math.isfinite(np.dot(flat, flat)) or bool(np.isfinite(flat).all())

@@ -58,6 +58,17 @@ def load_app(directory: Path, entry: str, name: str) -> AnyApp:
     return app_in(import_file(directory, entry), name, entry)
 
 
+def check_exists(target: str) -> None:
+    """Return if there is a module where a person says that an app is; nothing is imported.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    path, _ = _parted(target)
+    if not path.is_file():
+        raise _no_file(path)
+
+
 def find_app(target: str | Path) -> AnyApp:
     """Find an app as a person names it: `app.py`, `app.py:name`, or a module that can be imported, `package.module`.
 
@@ -65,10 +76,9 @@ def find_app(target: str | Path) -> AnyApp:
         ConfigError: no such module, no app in it, or several and none chosen.
     """
     text = str(target)
-    module_part, colon, name = text.rpartition(":") if ":" in text[2:] else (text, "", "")
-    path = _path_of(module_part if colon else text)
+    path, name = _parted(text)
     module = import_file(path.parent, path.name)
-    if colon:
+    if name is not None:
         return app_in(module, name, text)
     apps = {key: value for key, value in vars(module).items() if isinstance(value, AnyApp)}
     distinct = {id(value): key for key, value in apps.items()}
@@ -120,7 +130,7 @@ def import_file(directory: Path, entry: str) -> ModuleType:
     root = directory.resolve()
     path = (root / entry).resolve()
     if not path.is_relative_to(root) or not path.is_file() or path.suffix != ".py":
-        raise ConfigError(f"{entry[:200]}: expected a Python file in {root}, found none")
+        raise _no_file(root / entry)
     name = f"_hanse_app_{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:12]}"
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:  # pragma: no cover - a .py file always has a loader
@@ -148,6 +158,16 @@ def _marked() -> Iterator[None]:
         yield
     finally:
         _state.depth = depth
+
+
+def _no_file(path: Path) -> ConfigError:
+    return ConfigError(f"{path.name[:200]}: expected a Python file in {path.parent.resolve()}, found none")
+
+
+def _parted(text: str) -> tuple[Path, str | None]:
+    """The module's file, and the app's name in it where that is given."""
+    module, colon, name = text.rpartition(":") if ":" in text[2:] else (text, "", "")
+    return _path_of(module if colon else text), name if colon else None
 
 
 def _path_of(text: str) -> Path:

@@ -101,7 +101,7 @@ class RoleRuntime:
         site_name, load, log, failed: see `hanse.clients.execute.Runtime`.
         outputs: see `Site.outputs`.
         checkpoints: the folder of `Site.checkpoints`, if any are kept.
-        spending: see `Site.spending`.
+        spending, secret: see `Site.spending`, `Site.secret`.
     """
 
     def __init__(
@@ -114,10 +114,12 @@ class RoleRuntime:
         outputs: Callable[[], Arrays] | None = None,
         checkpoints: Path | None = None,
         spending: Spending | None = None,
+        secret: Callable[[], bytes] | None = None,
         failed: OnFailure | None = None,
     ) -> None:
         self.app = app
-        self.site = Site(site_name, load, log, outputs=outputs, checkpoints=checkpoints, spending=spending)
+        kept: dict[str, Any] = {"outputs": outputs, "checkpoints": checkpoints, "spending": spending, "secret": secret}
+        self.site = Site(site_name, load, log, **kept)
         self._log = log
         self._failed = failed
 

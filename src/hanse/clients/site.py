@@ -1,17 +1,19 @@
 """`Site`: what user code sees of the place where it runs."""
 
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from hanse.channels.checkpoints import KEPT, FileCheckpoints
+from hanse.channels.secret import new_secret
 from hanse.channels.spending import FileSpending, Spending
 from hanse.core.arrays import Arrays
 from hanse.core.errors import CodecError, ConfigError, TaskError
 from hanse.core.records import Task
-from hanse.core.seeds import generator, key_of, seed_globals
+from hanse.core.seeds import generator, is_seeding, key_of, seed_globals
 from hanse.core.tracked import MAX_STEP, MAX_VALUES, Tracked, plain
 
 SETUP = "setup"
@@ -40,6 +42,7 @@ class Site:
         outputs: Callable[[], Arrays] | None = None,
         checkpoints: Path | None = None,
         spending: Spending | None = None,
+        secret: Callable[[], bytes] | None = None,
     ) -> None:
         self.name = name
         self.log = log
@@ -51,7 +54,8 @@ class Site:
         self._load = load
         self._outputs = outputs
         self._checkpoints = checkpoints
-        self._spending = spending or FileSpending(":memory:")
+        self._spending = spending
+        self._secret = secret
         self._loaded: dict[str, Any] = {}
         self._loadings = 0
         self._state: dict[str, Any] | None = None
@@ -77,7 +81,8 @@ class Site:
         if dataset not in self._loaded:
             self._loaded[dataset] = self._load(dataset)
         self._loadings += 1
-        seed_globals(self.key(f"globals {self._loadings}"))
+        if is_seeding():
+            seed_globals(self.key(f"globals {self._loadings}"))
         return self._loaded[dataset]
 
     def outputs(self) -> Arrays:
@@ -103,7 +108,15 @@ class Site:
     @property
     def spending(self) -> Spending:
         """Counts what other sites have used up here, whatever the job; in a simulation, within it."""
+        if self._spending is None:
+            self._spending = FileSpending(":memory:")
         return self._spending
+
+    def secret(self) -> bytes:
+        """32 random bytes that only this site knows, the same in all its jobs; in a simulation drawn for it."""
+        if self._secret is None:
+            self._secret = cache(new_secret)
+        return self._secret()
 
     @property
     def state(self) -> dict[str, Any]:

@@ -85,7 +85,13 @@ class UnavailableError(HanseError):
 
 
 class StorageError(HanseError):
-    """The disk or the database refuses."""
+    """The disk or the database refuses.
+
+    Attributes:
+        folder: where, for whoever's disk it is. Not in the message, which may be told to others.
+    """
+
+    folder = ""
 
 
 class TaskError(HanseError):
@@ -111,3 +117,15 @@ class JobFailed(HanseError):
     def __init__(self, message: str, result: Any = None) -> None:
         super().__init__(message)
         self.result = result
+
+
+def in_folder(error: StorageError, folder: object) -> StorageError:
+    """The error, with the folder of the store that refuses."""
+    error.folder = str(folder)
+    return error
+
+
+def place_of(error: BaseException) -> dict[str, str]:
+    """What a log of the disk's owner says beside an error's message: `folder`, where it is known."""
+    folder = getattr(error, "folder", "")
+    return {"folder": folder} if folder else {}

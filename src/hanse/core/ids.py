@@ -8,12 +8,15 @@ import hashlib
 import re
 import secrets
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 
 from hanse.core.errors import ConfigError, PolicyError
 
 NAME_PATTERN = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
+FEWEST_CHARACTERS = 4
+"""Of a job's id, where a person types a part of it."""
 SERVER = "server"
 """The server's address in envelopes. No site or person may bear it."""
 
@@ -21,6 +24,7 @@ _NUMBER = re.compile(r"0|[1-9][0-9]{0,9}")
 _BASE32 = "0123456789abcdefghjkmnpqrstvwxyz"
 OWNER_CHARACTERS = 8
 """At the end of a job's id: whose it is."""
+JOB_CHARACTERS = 24
 
 
 def check_name(name: str, what: str = "name") -> str:
@@ -40,7 +44,7 @@ def check_name(name: str, what: str = "name") -> str:
 def new_job_id(person: str = "", now_ms: int | None = None) -> str:
     """A fresh job id: 48 bits of time, so that ids sort by submission, 32 random bits, and 40 bits of whose it is."""
     value = ((int(time.time() * 1000) if now_ms is None else now_ms) << 32) | secrets.randbits(32)
-    return job_id_of(_base32(value, 16), person)
+    return job_id_of(_base32(value, JOB_CHARACTERS - OWNER_CHARACTERS), person)
 
 
 def job_id_of(stem: str, person: str) -> str:
@@ -65,10 +69,34 @@ def check_job_owner(job: str, person: str) -> None:
         )
 
 
+def only_job(text: str, jobs: Iterable[str]) -> str:
+    """The id that a person means who typed this much of one: all of it, or a beginning or an end that only one has.
+
+    Args:
+        jobs: the ids that there are; not asked for where `text` is too short.
+
+    Returns:
+        The id; `text` where none fits, for whoever knows what to say of an unknown job.
+
+    Raises:
+        ConfigError: it fits several, which are named; or it is too short.
+    """
+    if len(text) < FEWEST_CHARACTERS:
+        raise ConfigError(f"job: expected an id or at least {FEWEST_CHARACTERS} characters of one, found {text!r}")
+    known = list(jobs)
+    if text in known:
+        return text
+    found = [job for job in known if job.startswith(text) or job.endswith(text)]
+    if len(found) > 1:
+        more = f" and {len(found) - 4} more" if len(found) > 4 else ""
+        raise ConfigError(f"job: {text[:40]} fits {len(found)} jobs; give more of the id: {', '.join(found[:4])}{more}")
+    return found[0] if found else text
+
+
 def job_time_ms(job: str) -> int:
     """When the id of a job was made, by the clock of who made it; 0 for one that is not from `new_job_id`."""
-    stem = job[:16]
-    if len(job) != 24 or any(character not in _BASE32 for character in stem):
+    stem = job[:-OWNER_CHARACTERS]
+    if len(job) != JOB_CHARACTERS or any(character not in _BASE32 for character in stem):
         return 0
     value = 0
     for character in stem:

@@ -12,7 +12,7 @@ from functools import lru_cache
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder
 from json import encoder
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -59,15 +59,26 @@ def words(key: int, count: int, part: int = 0) -> npt.NDArray[np.uint64]:
 
 
 _WORD = (1 << 64) - 1
-_thread = threading.local()
+
+
+class _Thread(threading.local):
+    """What a thread has of its own."""
+
+    is_unseeded = False
+    stream: np.random.Philox | None = None
+    state: Any = None
+
+
+_thread = _Thread()
 
 
 def _stream() -> tuple[np.random.Philox, Any]:
     """This thread's Philox and its state before the first word."""
-    if not hasattr(_thread, "stream"):
-        _thread.stream = np.random.Philox(key=0)
-        _thread.state = dict(_thread.stream.state)
-    return _thread.stream, _thread.state
+    stream = _thread.stream
+    if stream is None:
+        stream = _thread.stream = np.random.Philox(key=0)
+        _thread.state = dict(stream.state)
+    return stream, _thread.state
 
 
 def seed_globals(key: int) -> None:
@@ -78,6 +89,8 @@ def seed_globals(key: int) -> None:
     with more, seeding it would be a third of what a simulated site costs. Whoever needs streams that never meet draws
     from `site.rng`.
     """
+    if _thread.is_unseeded:
+        return
     _seed_random(key)
     np.random.seed(key & 0xFFFF_FFFF)
     torch = sys.modules.get("torch")
@@ -102,6 +115,54 @@ def _seed_random(key: int) -> None:
 def _seed_torch(torch: Any, key: int) -> None:
     # where there is no accelerator, `torch.manual_seed` formats a stack trace for each kind: 300 µs
     (torch.manual_seed if has_accelerator() else torch.default_generator.manual_seed)(key & 0x7FFF_FFFF_FFFF_FFFF)
+
+
+def is_seeding() -> bool:
+    """Whether `seed_globals` does anything now, so that a key is worth making; see `Unseeded`."""
+    return not _thread.is_unseeded
+
+
+class Unseeded:
+    """A stretch in which nothing is seeded (by this thread), for code that should draw nothing from global state.
+
+    Seeding costs 8 µs, so much code is run without and looked at once afterwards. Whoever does so asks whether it has
+    drawn or seeded, and then does all of it again with seeds. Seen is whatever leaves the global state of `random`,
+    numpy or torch other than it was; code that draws and puts the very state back is not.
+
+    Args:
+        key: of the state to begin with, which no code comes to by itself.
+    """
+
+    def __init__(self, key: int) -> None:
+        self._key = key
+        self._before: object = None
+        self.was_touched = False
+        """Whether global state has been drawn from or set, known at the end; true where that cannot be seen."""
+
+    def __enter__(self) -> Self:
+        seed_globals(self._key)
+        self._before = _global_state()
+        _thread.is_unseeded = True
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        _thread.is_unseeded = False
+        self.was_touched = self._before is None or self._before != _global_state()
+
+
+def _global_state() -> object:
+    """What can be compared of the state of `random`, numpy and torch; None where an accelerator has a state, too."""
+    torch = sys.modules.get("torch")
+    torch_state: object = None
+    if torch is not None and hasattr(torch, "default_generator"):
+        if has_accelerator():
+            return None
+        torch_state = torch.default_generator.get_state().numpy().tobytes()
+    own: Any = np.random.get_state(legacy=False)
+    key = own["state"].get("key")
+    if own["bit_generator"] != "MT19937" or key is None:
+        return None
+    return random.getstate(), key.tobytes(), own["state"]["pos"], own["has_gauss"], own["gauss"], torch_state
 
 
 class _AwaitedTorch(MetaPathFinder):

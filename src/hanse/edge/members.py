@@ -8,7 +8,6 @@ code of the app runs here.
 import asyncio
 import mmap
 import os
-import socket
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -25,10 +24,11 @@ from hanse.core.blobs import CHUNK_BYTES, INLINE_BYTES, Chunk
 from hanse.core.codec import decode, encode_parts, parse_header, view_arrays
 from hanse.core.errors import PolicyError, StorageError, TaskError
 from hanse.core.ids import upload_scope
-from hanse.core.records import BlobRef, Task
+from hanse.core.records import BlobRef
 from hanse.core.spec import RunSpec
-from hanse.rounds.group import CALLS, Order
-from hanse.workers.answers import Done, Model, State, StateFile
+from hanse.rounds.hosts.group import CALLS, Order
+from hanse.workers.answers import Done
+from hanse.workers.assignment import Assignment, Model, State, StateFile
 from hanse.workers.execute import write_blob
 from hanse.workers.load import Load
 
@@ -86,23 +86,13 @@ class Group:
         app.client_side = ClientSide(client=lambda site: _Answers(self))
         self._runtime = Runtime(app, site_name=self._site, load=_nothing, log=self._log)
 
-    async def execute(
-        self,
-        task: Task,
-        *,
-        packed: bytes | None = None,
-        model: Model = None,
-        state: State = None,
-        after: Path | None = None,
-        out: Path | None = None,
-        channel: socket.socket | None = None,
-        timeout_s: float | None = None,
-    ) -> Done:
+    async def execute(self, assignment: Assignment) -> Done:
         """Ask the group.
 
         Raises:
             TaskError: it cannot do that, or took too long. StorageError: the update cannot be written.
         """
+        task, model, timeout_s = assignment.task, assignment.model, assignment.timeout_s
         if task.call not in CALLS:
             raise TaskError("refused", f"groups: expected one of {', '.join(CALLS)}, found {task.call[:60]!r}")
         if model is None and task.model is not None:
@@ -115,7 +105,7 @@ class Group:
         except TimeoutError:
             raise TaskError("timeout", f"the group took longer than its {timeout_s or 0:g} s") from None
         await self._settled()
-        self._writing = asyncio.ensure_future(asyncio.to_thread(self._done, task, answer, model, state, after, out))
+        self._writing = asyncio.ensure_future(asyncio.to_thread(self._done, replace(assignment, model=model), answer))
         done = await asyncio.shield(self._writing)
         reply = replace(done.reply, fingerprint=numerics)  # this process has trained nothing
         return replace(done, reply=reply, packed=reply.pack())
@@ -141,18 +131,17 @@ class Group:
         if self._writing is not None:
             await asyncio.wait([self._writing])
 
-    def _done(
-        self, task: Task, answer: Answer, model: Model, state: State, after: Path | None, out: Path | None
-    ) -> Done:
+    def _done(self, assignment: Assignment, answer: Answer) -> Done:
+        task, state, after = assignment.task, assignment.state, assignment.after
         assert self._runtime is not None
         self._answer = answer
         try:
-            base = None if model is None else _view(model)
+            base = None if assignment.model is None else _view(assignment.model)
             before = state.path.read_bytes() if isinstance(state, StateFile) else state
             outcome = self._runtime.execute(task, base, before, lend=True)
             reply, written = outcome.reply, False
             if reply.ok and outcome.arrays is not None:
-                update, written = _update(outcome.arrays, out, upload_scope(task.id, self._site))
+                update, written = _update(outcome.arrays, assignment.out, upload_scope(task.id, self._site))
                 reply = replace(reply, update=update)
             kept: State = state if not reply.ok or outcome.state == before else outcome.state
             if kept is outcome.state and kept is not None and len(kept) > INLINE_BYTES and after is not None:

@@ -5,7 +5,6 @@ from pathlib import Path
 from hanse.core.errors import PolicyError, TrustError
 from hanse.core.proto import hanse_pb2 as pb
 from hanse.server.members import RESEARCHER, Members
-from hanse.trust.identity import SigningRequest
 from hanse.trust.membership import Membership
 
 LOOK_S = 3600.0
@@ -25,20 +24,13 @@ async def renew_if_due(directory: Path, members: Members, now_ms: int) -> bool:
         TrustError: it has expired, or the person was revoked. ConfigError, StorageError.
     """
     member = Membership.load(directory, now_ms=now_ms)
-    identity = member.identity
-    if now_ms < identity.renew_at_ms:
+    if now_ms < member.identity.renew_at_ms:
         return False
-    signing = SigningRequest.request(
-        member.keys, federation=identity.federation, kind=identity.kind, name=identity.name
-    )
-    reply = await members.renew(identity, pb.RenewRequest(signing_request=signing.content))
-    renewed = Membership.check(
-        member.keys,
-        certificate_pem=reply.certificate.encode(),
-        authority_pem=member.authority_pem,
-        signed_record=reply.member_record,
-        address=member.address,
-    )
+
+    async def ask(signing_request: bytes) -> pb.JoinReply:
+        return await members.renew(member.identity, pb.RenewRequest(signing_request=signing_request))
+
+    renewed = await member.renewed(ask)
     renewed.save(directory)
     return True
 

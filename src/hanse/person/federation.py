@@ -15,7 +15,7 @@ from hanse.core.proto import hanse_pb2 as pb
 from hanse.core.seams import BlobStore
 from hanse.core.yaml_files import read_yaml
 from hanse.tracking import Tracker, tracker_from
-from hanse.trust.identity import SigningRequest
+from hanse.trust.certificates import PERSON
 from hanse.trust.membership import Membership
 
 KEYS = ("federation", "address", "identity", "aws", "tracking")
@@ -74,7 +74,7 @@ class Federation:
         if not all(isinstance(item, str) for item in value.values()):
             raise ConfigError(f"{path}: expected texts under {', '.join(KEYS[:3])}")
         directory = path.parent / str(value.get("identity", "."))
-        membership = Membership.load(directory)
+        membership = Membership.load(directory, kind=PERSON)
         return cls(value["federation"], value.get("address", ""), membership, directory, tracking, aws)
 
     def connect(self) -> "AnySession":
@@ -139,19 +139,8 @@ class Session:
         directory = self.federation.directory
         if directory is None or time.time_ns() // 1_000_000 < member.identity.renew_at_ms:
             return
-        identity = member.identity
-        request = SigningRequest.request(
-            member.keys, federation=identity.federation, kind=identity.kind, name=identity.name
-        )
         with contextlib.suppress(HanseError):
-            reply = await self.connection.renew(request.content)
-            renewed = Membership.check(
-                member.keys,
-                certificate_pem=reply.certificate.encode(),
-                authority_pem=member.authority_pem,
-                signed_record=reply.member_record,
-                address=member.address,
-            )
+            renewed = await member.renewed(self.connection.renew)
             renewed.save(directory)
 
     async def __aexit__(self, *_: object) -> None:

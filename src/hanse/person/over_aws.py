@@ -1,34 +1,35 @@
 """A person's session with a federation that has no server: requests through the server's queue, answers in the bucket.
 
-The person's role may send to the queue, put an app and an initial model, and read; what it asks for is signed by its
-own key as everywhere, and checked by the functions. Nobody pushes anything to a person: who follows a job looks, at
-first often, then every two seconds.
+The person's role may send to the queue and read documents; what it asks for is signed by its own key as everywhere, and
+checked by the functions. An app and an initial model go with the request, or, where they are large, by links that are
+asked for, as a site's updates do: nobody has a right to put anything into the bucket. Nobody pushes anything to a
+person: who follows a job looks, at first often, then every two seconds.
 """
 
 import asyncio
 import base64
-import http.client
 import secrets
 import time
-import urllib.request
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, Self
 
 from hanse.backends.aws import AwsConfig, AwsStore
 from hanse.backends.aws.access import session_of
-from hanse.backends.aws.addresses import is_storage
+from hanse.backends.aws.https import AT_ONCE, Fetch, Https
 from hanse.core.blobs import INLINE_BYTES, Manifest
 from hanse.core.codec import canonical_json
 from hanse.core.errors import (
     CodecError,
     ConfigError,
     ConflictError,
+    HanseError,
     NotFoundError,
     PolicyError,
     RefusedError,
+    TooLargeError,
     UnavailableError,
 )
-from hanse.core.ids import SERVER
+from hanse.core.ids import SERVER, bundle_scope
 from hanse.core.proto import hanse_pb2 as pb
 from hanse.core.records import BlobRef, Envelope, pack_blob
 from hanse.core.seams import BlobStore
@@ -42,7 +43,10 @@ from hanse.trust.envelopes import sign_envelope
 FIRST_LOOK_S, LONGEST_LOOK_S = 0.1, 2.0
 TAKEN_S = 120.0
 """A request of which nothing is known after so long has met no function."""
+ENCLOSED_BYTES = 96 * 1024
+"""An app and an initial model up to so much together travel in the request: a queue takes 256 KiB in base 64."""
 OVER = ("finished", "failed", "cancelled")
+_ERRORS: dict[str, type[HanseError]] = {kind.__name__: kind for kind in (PolicyError, TooLargeError, ConfigError)}
 
 
 class AwsSession:
@@ -60,7 +64,7 @@ class AwsSession:
         member = federation.membership
         reader = (member.identity.name, member.keys.sealing)
         self._documents = Documents(self._store.objects, federation.name, reader=reader)
-        self.connection = BucketCarrier(self._store.blobs, endpoint=access.endpoint)
+        self.connection = BucketCarrier(self._store.blobs, Https(endpoint=access.endpoint), self._upload_links)
 
     async def __aenter__(self) -> Self:
         self.federation.membership.identity.check_time()
@@ -77,7 +81,9 @@ class AwsSession:
         """
         match op:
             case "submit":
-                await self._send("submit", {"v": 1, "request": body["request"], "signature": sig.hex()})
+                enclosed = self.connection.enclosed_for(body["request"]["job"])
+                request = {"v": 1, "request": body["request"], "signature": sig.hex(), "enclosed": enclosed}
+                await self._send("submit", request)
                 about = await self._taken(body["request"]["job"])
                 if about.get("refused"):
                     raise RefusedError(about["error"])
@@ -193,25 +199,37 @@ class AwsSession:
 
     async def _linked(self, job: str) -> BlobRef:
         """Where the model is, once a function has answered with links to it."""
-        id = secrets.token_hex(16)
-        await self._send("fetch", {"v": 1, "job": job, "id": id})
-        wait_s, end = FIRST_LOOK_S, time.monotonic() + TAKEN_S
-        while True:
-            try:
-                answer = await self._documents.answer(job, id)
-                break
-            except NotFoundError:
-                if time.monotonic() > end:
-                    raise UnavailableError(
-                        f"job {job}: no function has answered with its model; the log of `collect` says why"
-                    ) from None
-            await asyncio.sleep(wait_s)
-            wait_s = min(2 * wait_s, LONGEST_LOOK_S)
+        answer = await self._answered("fetch", job, "its model")
         manifest = Manifest(int(answer["size"]), bytes.fromhex(answer["hashes"]))
         if "content" in answer:
             return BlobRef(manifest, answer["scope"], base64.b64decode(answer["content"]))
         self.connection.links[answer["scope"], manifest.id] = tuple(answer["urls"])
         return BlobRef(manifest, answer["scope"])
+
+    async def _upload_links(self, job: str, scope: str, manifest: Manifest) -> dict[str, Any]:
+        """Links to put what the federation lacks of a blob."""
+        about = {"scope": scope, "size": manifest.size, "hashes": manifest.hashes.hex()}
+        answer = await self._answered("upload", job, "links for its upload", **about)
+        if "error" in answer:
+            kind = _ERRORS.get(str(answer.get("kind")), RefusedError)
+            raise kind(str(answer["error"])[:500])
+        return answer
+
+    async def _answered(self, kind: str, job: str, what: str, **more: Any) -> dict[str, Any]:
+        """What a function says to a message, as a document for this person."""
+        id = secrets.token_hex(16)
+        await self._send(kind, {"v": 1, "job": job, "id": id, **more})
+        wait_s, end = FIRST_LOOK_S, time.monotonic() + TAKEN_S
+        while True:
+            try:
+                return await self._documents.answer(job, id)
+            except NotFoundError:
+                if time.monotonic() > end:
+                    raise UnavailableError(
+                        f"job {job}: no function has answered with {what}; the log of `collect` says why"
+                    ) from None
+            await asyncio.sleep(wait_s)
+            wait_s = min(2 * wait_s, LONGEST_LOOK_S)
 
     async def _send(self, kind: str, body: dict[str, Any]) -> None:
         member = self.federation.membership
@@ -234,72 +252,70 @@ def _what(about: dict[str, Any]) -> dict[str, str]:
 
 
 class BucketCarrier:
-    """Blobs straight in and out of the bucket, or out of it by links.
+    """Blobs out of the bucket, by links or, where everyone may read models, straight; and into it, by links.
 
     Args:
-        endpoint: of an emulator; see `is_storage`.
+        blobs: the bucket, as far as this person may read it.
+        links_for: asks for links to put a blob: job, scope, manifest.
 
     Attributes:
         links: URLs of the chunks of blobs for which links were given, by scope and id.
     """
 
-    def __init__(self, blobs: BlobStore, *, endpoint: str = "") -> None:
+    def __init__(
+        self, blobs: BlobStore, fetch: Fetch, links_for: Callable[[str, str, Manifest], Awaitable[dict[str, Any]]]
+    ) -> None:
         self._blobs = blobs
-        self._endpoint = endpoint
+        self._fetch = fetch
+        self._links_for = links_for
+        self._enclosed: dict[str, bytes] = {}
         self.links: dict[tuple[str, str], tuple[str, ...]] = {}
 
     async def download(self, store: BlobStore, scope: str, manifest: Manifest, *, into: str | None = None) -> None:
         """Bring a blob into `store`."""
         urls = self.links.get((scope, manifest.id))
-        if urls is None:
-            await _copy(self._blobs, store, scope, manifest, into or scope)
-            return
-        if len(urls) != manifest.num_chunks or not all(is_storage(url, self._endpoint) for url in urls):
-            raise CodecError("model: expected https:// addresses of AWS, one for each chunk")
+        if urls is not None and len(urls) != manifest.num_chunks:
+            raise CodecError("model: expected a link for each chunk")
 
         async def chunks(missing: list[int]) -> AsyncIterator[tuple[int, bytes]]:
             for index in missing:
                 start, stop = manifest.span(index)
-                yield index, await asyncio.to_thread(_fetched, urls[index], stop - start)
+                if urls is None:
+                    yield index, bytes(await asyncio.to_thread(self._blobs.read, scope, manifest.id, start, stop))
+                else:
+                    yield index, await self._fetch.get(urls[index], (), stop - start)
 
         if missing := await store.missing(into or scope, manifest):
             await store.put(into or scope, manifest, chunks(missing))
 
     async def upload(self, store: BlobStore, scope: str, manifest: Manifest, *, place: str, task: str = "") -> None:
-        """Bring a blob out of `store` into the bucket."""
-        await _copy(store, self._blobs, scope, manifest, place)
+        """Bring a blob out of `store`: keep it for the request if it is small, put it by links otherwise."""
 
+        def content_of(index: int) -> bytes:
+            return bytes(store.read(scope, manifest.id, *manifest.span(index)))
 
-async def _copy(source: BlobStore, target: BlobStore, scope: str, manifest: Manifest, into: str) -> None:
-    async def chunks(missing: list[int]) -> AsyncIterator[tuple[int, bytes]]:
-        for index in missing:
-            start, stop = manifest.span(index)
-            yield index, bytes(await asyncio.to_thread(source.read, scope, manifest.id, start, stop))
+        if sum(map(len, self._enclosed.values())) + manifest.size <= ENCLOSED_BYTES:
+            self._enclosed[place] = bytes(store.read(scope, manifest.id, 0, manifest.size))
+            return
+        answer = await self._links_for(place.partition("/")[0], place, manifest)
+        try:
+            headers = [(str(name), str(value)) for name, value in answer["headers"]]
+            links = [(int(n), str(url)) for n, url in zip(answer["chunks"], answer["urls"], strict=True)]
+        except (KeyError, TypeError, ValueError):
+            raise CodecError("upload: expected chunks, urls and headers") from None
+        if not {n for n, _ in links} <= set(range(manifest.num_chunks)):
+            raise CodecError("upload: expected links for chunks of this blob")
+        for first in range(0, len(links), AT_ONCE):
+            part = links[first : first + AT_ONCE]
+            await asyncio.gather(*(self._fetch.put(url, headers, content_of(n)) for n, url in part))
 
-    if missing := await target.missing(into, manifest):
-        await target.put(into, manifest, chunks(missing))
-
-
-class _NoRedirects(urllib.request.HTTPRedirectHandler):
-    def redirect_request(self, *_: Any) -> None:
-        """What is not there is not looked for elsewhere."""
-
-
-_opener = urllib.request.build_opener(_NoRedirects)
-
-
-def _fetched(url: str, size: int) -> bytes:
-    """What lies behind a link.
-
-    Raises:
-        UnavailableError: not now, or the link has expired.
-    """
-    try:
-        with _opener.open(url, timeout=60) as answer:
-            content: bytes = answer.read(size + 1)
-    except (OSError, http.client.HTTPException) as error:
-        raise UnavailableError(f"model: its link was not served ({type(error).__name__}); ask again") from None
-    return content
+    def enclosed_for(self, job: str) -> dict[str, str]:
+        """What goes with a job's request, by name, in base 64."""
+        return {
+            "bundle" if place == bundle_scope(job) else "initial": base64.b64encode(content).decode()
+            for place, content in self._enclosed.items()
+            if place.partition("/")[0] == job
+        }
 
 
 def _now() -> int:

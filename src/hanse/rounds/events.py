@@ -30,13 +30,15 @@ class SitesChanged:
     Args:
         sites: a tuple in any order, or another sequence in order of name that knows its members (simulation).
         undecided: how many were asked and have not answered yet.
-        unwilling: (site, what it said) of those that hold or refuse it.
+        unwilling: (site, what it said) of those that hold or refuse it: `hold` or `refuse`, or either with a reason.
+        enrolled: how many sites there are that may be asked at all; 0 for unknown.
     """
 
     sites: Sequence[str]
     now_ms: int
     undecided: int = 0
     unwilling: tuple[tuple[str, str], ...] = ()
+    enrolled: int = 0
 
 
 class PlannedTask(NamedTuple):

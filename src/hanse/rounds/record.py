@@ -16,6 +16,7 @@ from typing import Any, TypeGuard
 
 from hanse.core.errors import CodecError
 from hanse.core.records import Metrics, Value
+from hanse.rounds.site_rows import SiteRows
 
 SERVER_PREFIX = "server_"
 ROLE_PHASE = "role"
@@ -94,6 +95,11 @@ class RoundRecord:
     model: str = ""
     time_s: float = 0.0
 
+    def __repr__(self) -> str:
+        """One line, whatever the number of sites."""
+        counts = f"{len(self.folded)} folded, {len(self.late)} late, {len(self.failed)} failed"
+        return f"RoundRecord({self.number}, {counts}, metrics={shown(self.metrics)})"
+
     @property
     def moved_bytes(self) -> int:
         """Bytes moved in both directions."""
@@ -131,6 +137,11 @@ class RoundRecord:
                 except (TypeError, ValueError, AttributeError, OverflowError):
                     raise CodecError(f"round record: {name!r} has an unexpected content") from None
         return cls(**found)
+
+
+def shown(metrics: Mapping[str, float]) -> str:
+    """Metrics in a line for people: four digits each."""
+    return "{" + ", ".join(f"{name}: {value:.4g}" for name, value in metrics.items()) + "}"
 
 
 def role_record(sites: Mapping[str, str], metrics: Mapping[str, Metrics], seconds: float) -> RoundRecord:
@@ -197,6 +208,8 @@ def to_plain(value: Any) -> Any:
         return value
     if isinstance(value, float):
         return value if math.isfinite(value) else str(value)
+    if isinstance(value, SiteRows) and value.is_plain:
+        return dict(value.items())
     if isinstance(value, Mapping):
         return {str(key): to_plain(item) for key, item in value.items()}
     if isinstance(value, tuple | list):

@@ -101,6 +101,7 @@ class RunState:
     sites: Sequence[str] = ()
     undecided: int = 0
     unwilling: tuple[tuple[str, str], ...] = ()
+    enrolled: int = 0
     available: Container[str] = frozenset()
     num_ok: int = 0
     num_awaited: int = 0

@@ -73,6 +73,12 @@ class SiteRows(Mapping[str, Row]):
             return ((site, self[site]) for site in self)
         return chain.from_iterable(block.rows() for block in self._blocks)
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether everything in it is a whole number or a finite float, so that rows are JSON as they are."""
+        columns = [column for block in self._blocks for column in block.values]
+        return all(isinstance(column, np.ndarray) and bool(np.isfinite(column).all()) for column in columns)
+
     def __repr__(self) -> str:
         return f"SiteRows({len(self)} sites)"
 

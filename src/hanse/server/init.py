@@ -69,8 +69,13 @@ def init_federation(
     return NewFederation(directory, config, directory / person, tokens)
 
 
-def server_membership(directory: Path, config: ServerConfig, authority: Authority) -> Membership:
+def server_membership(directory: Path, authority: Authority, *, address: str, hosts: Sequence[str]) -> Membership:
     """The server's own keys and certificate; a new certificate where the old one is near its end or names other hosts.
+
+    Args:
+        directory: the federation's; the keys lie in its folder `server`.
+        address: where members reach the server; empty where there is none.
+        hosts: names and addresses that the certificate is for.
 
     Raises:
         TrustError, StorageError: the keys or the authority cannot be read.
@@ -79,18 +84,18 @@ def server_membership(directory: Path, config: ServerConfig, authority: Authorit
     try:
         membership = Membership.load(place)
         current = time.time_ns() // 1_000_000 < membership.identity.renew_at_ms
-        if current and hosts_of(membership.certificate_pem) == frozenset(config.hosts):
+        if current and hosts_of(membership.certificate_pem) == frozenset(hosts):
             return membership
     except TrustError:
         pass  # it has expired
     keys = MemberKeys.load(place / "keys")
     membership, _ = certify(
         authority,
-        config.federation,
-        config.address,
+        authority.federation,
+        address,
         "server",
         "server",
-        hosts=config.hosts,
+        hosts=hosts,
         days=SERVER_DAYS,
         keys=keys,
     )

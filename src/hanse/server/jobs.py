@@ -18,12 +18,12 @@ from typing import Any
 
 import structlog
 
-from hanse.core.errors import ConfigError, ConflictError, HanseError, NotFoundError, UnavailableError
+from hanse.core.errors import ConfigError, ConflictError, HanseError, NotFoundError, UnavailableError, place_of
 from hanse.core.ids import TaskId
 from hanse.core.records import BlobRef, Reply
 from hanse.pipeline.offering import (
     check_request,
-    check_roles,
+    check_sites,
     end_of,
     job_end,
     job_row,
@@ -102,7 +102,7 @@ class Jobs:
         """
         leader = self._runs.leader
         await check_request(request, self._seams.blobs, federation=self._federation, leader=leader)
-        check_roles(request, self._enrolled())
+        check_sites(request, self._enrolled())
         if await is_gone(request.job, self._seams.ledger):
             raise ConflictError(f"job {request.job} was removed; submit the app again for a new one")
         if await keep_request(request, signature, self._seams.ledger, now_ms()):
@@ -126,7 +126,7 @@ class Jobs:
             try:
                 await self._take_up(job_id)
             except HanseError as error:
-                log.error("job cannot be taken up", job=job_id, reason=str(error))
+                log.error("job cannot be taken up", job=job_id, reason=str(error), **place_of(error))
             except Exception:  # the top of one job: the others go on
                 log.exception("job cannot be taken up", job=job_id)
 
@@ -177,7 +177,7 @@ class Jobs:
         try:
             status = await run.finished
             # Before the job leaves: who asks in between would find no end.
-            await self._keep_end(request.job, status, run.state.error, run.fingerprints)
+            await self._keep_end(request.job, status, run.state.error, run.fingerprints, round=run.state.round)
         except asyncio.CancelledError:
             return  # the server stops, and the job is active: who asks until it is gone is not told that it is over
         except Exception as error:  # the top of a job: it is named and left as it is, to be taken up later
@@ -212,12 +212,14 @@ class Jobs:
         try:
             return BlobRef(await self._seams.blobs.manifest(*key), key[0])
         except HanseError as error:
-            log.error("last model cannot be given to sites", reason=str(error))
+            log.error("last model cannot be given to sites", reason=str(error), **place_of(error))
             return None
 
-    async def _keep_end(self, job: str, status: str, error: str, fingerprints: Mapping[str, str]) -> None:
+    async def _keep_end(
+        self, job: str, status: str, error: str, fingerprints: Mapping[str, str], **reached: int
+    ) -> None:
         end = {"status": status, "error": error, "ended_at_ms": now_ms(), "fingerprints": dict(fingerprints)}
-        await keep_end(job, end, self._seams.ledger)
+        await keep_end(job, {**end, **reached}, self._seams.ledger)
 
     async def cancel(self, job_id: str, by: str) -> None:
         """End a job. One that nobody drives and could drive is ended where it stands.
@@ -285,7 +287,9 @@ class Jobs:
         if everyone and set(everyone) <= set(refused):
             await job.run.post(Failed(f"{ALL_REFUSED} ({causes.told(refused, len(everyone))})", now_ms()))
             return
-        await job.run.sites_changed(sorted(sites), job.undecided(there, time.monotonic()), job.unwilling())
+        unwilling = {site: said for site, said in job.unwilling().items() if site in everyone}
+        undecided = job.undecided(there, time.monotonic())
+        await job.run.sites_changed(sorted(sites), undecided, unwilling, len(everyone))
 
     async def decided(self, site: str, body: Mapping[str, Any]) -> tuple[str, str]:
         """A site's answer to a proposal."""
@@ -394,7 +398,7 @@ class Jobs:
         try:
             await work
         except HanseError as error:
-            log.error("job work failed", reason=str(error))
+            log.error("job work failed", reason=str(error), **place_of(error))
 
 
 @contextmanager

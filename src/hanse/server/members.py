@@ -29,7 +29,7 @@ from hanse.trust.identity import SigningRequest
 from hanse.trust.member_record import MemberRecord, issued_at_ms, verify_record
 from hanse.trust.revocation import RevocationList, read_revocations
 from hanse.trust.signing import load_signing_key
-from hanse.trust.tokens import JoinToken, TokenRecord, make_token, redeem, token_key
+from hanse.trust.tokens import TokenRecord, make_token, redeem, token_key
 
 ADMIN, RESEARCHER = "admin", "researcher"
 ROLES = (ADMIN, RESEARCHER)
@@ -81,8 +81,9 @@ class Members:
             least_revocations: the newest version of the list that is known; 0 for none.
             sign_roles: whether roles that an earlier version wrote beside a record, and nobody signed, are signed now:
                 for a ledger that lies beside the authority's key, and is written by whoever holds that.
-            others_write: whether others may write the ledger, too. A row that is not the record of the member that it
-                is called after counts for nobody then, so that it keeps nobody else from being admitted or revoked.
+            others_write: whether others may write the ledger, too. A row that is not the newest record of the member
+                that it is called after counts for nobody then, so that it keeps nobody else from being admitted or
+                revoked.
 
         Raises:
             TrustError: the list is an older one, or gone.
@@ -105,6 +106,8 @@ class Members:
                     record, content = self._read(row)
                     if others_write and key != f"member/{record.kind}/{record.name}":
                         raise TrustError("the record is another member's")
+                    if others_write and self._revoked.is_superseded(record):
+                        raise TrustError("the record is an older one")
                 except (HanseError, ValueError, RecursionError, KeyError, TypeError, AttributeError):
                     if not others_write:
                         raise
@@ -265,20 +268,29 @@ class Members:
         issued = self.authority.issue(signing, kind="site", name=request.name)
         return self._reply(await self.enrol(issued))
 
-    async def enrol(self, issued: Issued, roles: Sequence[str] = ()) -> Issued:
+    async def enrol(self, issued: Issued, roles: Sequence[str] = (), *, others_write: bool = False) -> Issued:
         """Write down a member that the authority has certified, a person with these roles.
+
+        Args:
+            others_write: whether others may write the ledger, too. The list then says that every other record of this
+                member is an older one.
 
         Returns:
             The same with the record that was written: the authority has signed the roles into it.
         """
         identity = issued.identity
-        if identity.kind == "person":
-            record = verify_record(issued.record, self.authority.certificate_pem, now_ms=issued_at_ms(issued.record))
-            if record.roles != tuple(roles):
-                issued = replace(issued, record=replace(record, roles=tuple(roles)).sign(self.authority.key))
+        record = verify_record(issued.record, self.authority.certificate_pem, now_ms=issued_at_ms(issued.record))
+        wanted = replace(record, roles=tuple(roles)) if identity.kind == "person" else record
+        newest = self._revoked.newest.get(f"{identity.kind}/{identity.name}", 0) if others_write else 0
+        if wanted.issued_at_ms < newest + (wanted != record):
+            wanted = replace(wanted, issued_at_ms=newest + 1)
+        if wanted != record:
+            issued = replace(issued, record=wanted.sign(self.authority.key))
         value = {"record": issued.record.decode(), "enrolled_at_ms": _now()}
         await self._put(f"member/{identity.kind}/{identity.name}", json.dumps(value).encode())
         self._remember(value)
+        if others_write and (revoked := self._revoked.supersede(wanted)) is not self._revoked:
+            await self._replace_revocations(revoked)  # after the row: until then the one before holds
         return issued
 
     async def readmit(self, issued: Issued) -> None:
@@ -328,11 +340,12 @@ class Members:
             NotFoundError: there is no such member. ConfigError: it is the last admin; nobody could invite another.
         """
         async with self._changing:
-            self.record(kind, name)
+            serials = [i.serial for i in self.authority.issued() if (i.kind, i.name) == (kind, name)]
+            if not serials:  # of one whose row somebody has removed the authority knows all the same
+                self.record(kind, name)
             admins = {m.name for m in self.of_kind("person") if ADMIN in m.roles and not m.revoked}
             if kind == "person" and admins == {name}:
                 raise ConfigError(f"{name} is the only admin; add another with `hanse person add --role admin` first")
-            serials = [i.serial for i in self.authority.issued() if (i.kind, i.name) == (kind, name)]
             await self._replace_revocations(self._revoked.revoke_name(kind, name, serials=serials))
             await self._forget_tokens(kind, name)
 
@@ -381,11 +394,6 @@ class Members:
             _, version = await self._ledger.get(key)
             if await self._ledger.compare_and_set(key, value, version):
                 return
-
-
-def token_of(text: str) -> JoinToken:
-    """Read a join token."""
-    return JoinToken.decode(text)
 
 
 def _keys(record: MemberRecord) -> tuple[str, bytes, bytes]:

@@ -41,6 +41,10 @@ class Presence:
         self._connected.discard(site)
         self._heard.pop(site, None)
 
+    def forgive(self, silent_ms: int, now_ms: int) -> None:
+        """Time in which nobody could have been heard, since the server itself stood still, counts for no lease."""
+        self._heard = {site: min(heard + silent_ms, now_ms) for site, heard in self._heard.items()}
+
     def expire(self, now_ms: int) -> list[str]:
         """Take away the leases that have run out; the sites that lost theirs."""
         lost = [site for site, heard in self._heard.items() if now_ms - heard >= self.lease_ms]

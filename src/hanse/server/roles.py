@@ -14,7 +14,7 @@ import structlog
 
 from hanse.backends.grpc.relay import Relays
 from hanse.clients.roles import PHASE
-from hanse.core.errors import ConflictError, HanseError, NotFoundError, StorageError, UnavailableError
+from hanse.core.errors import ConflictError, HanseError, NotFoundError, StorageError, UnavailableError, place_of
 from hanse.core.records import Reply
 from hanse.pipeline import roles as machine
 from hanse.pipeline.request import JobRequest
@@ -34,7 +34,7 @@ from hanse.rounds.driver.clock import Clock
 from hanse.rounds.events import Event as RoundEvent
 from hanse.rounds.events import Failed
 from hanse.rounds.seams import Seams
-from hanse.rounds.telling import Observer
+from hanse.rounds.telling import Observer, Telling
 
 WATCH_S, MAX_WATCH_S = 0.4, 10.0
 """Between two words on the bytes exchanged, at first and later."""
@@ -83,7 +83,7 @@ class RolesRun:
         self._is_closed = False
         self._watching: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._tasks_behind: set[asyncio.Task[None]] = set()
-        self.observers: list[Observer] = []
+        self._telling = Telling(request.job)
         self.finished: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self.fingerprints: dict[str, str] = {}
 
@@ -117,6 +117,11 @@ class RolesRun:
     # ---- as Jobs sees a run ----
 
     @property
+    def observers(self) -> list[Observer]:
+        """Those who are told what happens: append to them."""
+        return self._telling.observers
+
+    @property
     def state(self) -> Seen:
         """Where it stands."""
         return Seen.of(self._state)
@@ -138,10 +143,14 @@ class RolesRun:
             await self._post(Resumed(self._clock.now_ms()))
 
     async def sites_changed(
-        self, sites: Sequence[str], undecided: int = 0, unwilling: Mapping[str, str] | None = None
+        self,
+        sites: Sequence[str],
+        undecided: int = 0,
+        unwilling: Mapping[str, str] | None = None,
+        enrolled: int = 0,
     ) -> None:
         """Who has accepted and is there, and who will not."""
-        del undecided
+        del undecided, enrolled  # every role is needed
         refused = refusals(unwilling or {})
         await self._post(SitesChanged(frozenset(sites), refused, self._clock.now_ms()))
 
@@ -155,7 +164,7 @@ class RolesRun:
         await self._post(Stopped("cancelled", f"cancelled by {by}"))
 
     async def take(self, reply: Reply, packed: bytes | None = None) -> tuple[str, str]:
-        """A role's answer; outcome and reason. `packed` as in `rounds.Run.take`: nothing of it is kept here."""
+        """A role's answer; outcome and reason. `packed` as in `driver.run.Run.take`: nothing of it is kept here."""
         outcome, reason, event = judged(self._state, reply, self._clock.now_ms())
         if event is None:
             return outcome, reason
@@ -163,7 +172,7 @@ class RolesRun:
             self.fingerprints[reply.site] = reply.fingerprint
         await self._post(event)
         facts = {"phase": PHASE, "site": reply.site, "error": event.error, "metrics": event.metrics}
-        self._tell("reply", round=event.attempt, num_examples=0, **facts)
+        self._telling.tell("reply", round=event.attempt, num_examples=0, **facts)
         return outcome, reason
 
     async def settle(self) -> None:
@@ -197,7 +206,7 @@ class RolesRun:
             for instruction in instructions:
                 await self._perform(instruction)
         except (StorageError, UnavailableError) as error:
-            log.warning("not performed; it is tried again", job=self._request.job, reason=str(error))
+            log.warning("not performed; it is tried again", job=self._request.job, reason=str(error), **place_of(error))
             if not self._retry_s:
                 self._retry_s = FIRST_RETRY_S
                 self._retry()
@@ -241,7 +250,7 @@ class RolesRun:
         records = {role: self._record_of(site).decode() for role, site in playing.items()}
         for ask in asks(self._request, self._state, records):
             await self._seams.inbox.send(ask.recipient, ask)
-        self._tell("phase", round=attempt, phase=PHASE, asked=len(playing))
+        self._telling.tell("phase", round=attempt, phase=PHASE, asked=len(playing))
         self._watching.cancel()
         self._watching = asyncio.ensure_future(self._watch(session))
 
@@ -256,7 +265,7 @@ class RolesRun:
                 return
             if moved != told:
                 told = moved
-                self._tell("moved", bytes=moved)
+                self._telling.tell("moved", bytes=moved)
             pause_s = min(pause_s * 1.05, MAX_WATCH_S)  # events are kept for those who come later
 
     def _session(self, attempt: int) -> str:
@@ -282,10 +291,6 @@ class RolesRun:
             return
         if self._state.status == "finished":
             record = record_of(self._state, self._clock.now_ms())
-            self._tell("round", record=record.to_json())
-        self._tell("finished", status=self._state.status, error=self._state.error)
+            self._telling.tell("round", record=record.to_json())
+        self._telling.tell("finished", status=self._state.status, error=self._state.error)
         self.finished.set_result(self._state.status)
-
-    def _tell(self, what: str, **facts: Any) -> None:
-        for observer in self.observers:
-            observer({"what": what, "job": self._request.job, **facts})

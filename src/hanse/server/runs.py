@@ -18,7 +18,7 @@ from hanse.pipeline.request import JobRequest
 from hanse.rounds import machine
 from hanse.rounds.driver.clock import LoopClock
 from hanse.rounds.driver.run import Run
-from hanse.rounds.group import Host
+from hanse.rounds.hosts.group import Host
 from hanse.rounds.outgoing import RunInfo
 from hanse.rounds.seams import Seams
 from hanse.server.job import Job
@@ -149,17 +149,13 @@ class Runs:
     # ---- an app's server side ----
 
     def _host(self, request: JobRequest) -> Host:
-        home = self._directory / request.job
-        load = Load(
-            bundle=home / "bundle",
+        load = Load.server_side(
+            self._directory / request.job,
             entry=request.entry,
             object=request.object,
-            role="server",
-            seed=request.spec.seed,
-            scratch=home / "scratch",
+            spec=request.spec,
             datasets=self._datasets,
             base=self._directory.parent,
-            options={"spec": request.spec.to_json()},
         )
         server_log = log.bind(job=request.job)
 

@@ -15,7 +15,7 @@ from hanse.backends.grpc.protocol import ENROLMENT_OPTIONS, LEASE_S, MAX_ENROLME
 from hanse.backends.grpc.relay import Relays
 from hanse.backends.grpc.service import Caller, Service
 from hanse.backends.local import LocalStore
-from hanse.core.errors import ConfigError, HanseError, StorageError, TrustError, UnavailableError
+from hanse.core.errors import ConfigError, HanseError, StorageError, TrustError, UnavailableError, place_of
 from hanse.core.ids import SERVER
 from hanse.core.proto import hanse_pb2 as pb
 from hanse.core.records import Envelope, Reply
@@ -77,7 +77,7 @@ class Server:
         config = self.config
         self._store = LocalStore.open(self.directory / "store", _durability(config.durability))
         authority = Authority.load(directory_of(self.directory))
-        membership = server_membership(self.directory, config, authority)
+        membership = server_membership(self.directory, authority, address=config.address, hosts=config.hosts)
         self._audit = Audit(AuditLog(self.directory / "audit.jsonl", membership.keys.signing, fsync=False))
         self.members = Members(
             authority,
@@ -140,6 +140,7 @@ class Server:
                 for event in await self.jobs.reading.past(job):
                     self._runs.take(event)
         await self._listen(membership)
+        self._look_ms = _monotonic_ms()
         self._watch_leases()
         self._audit.line("server", "server.start", config.federation, "done")
         log.info("server ready", address=f"{config.listen}:{self.port}", enrolment=self.enrolment_port)
@@ -235,7 +236,7 @@ class Server:
             return await self.jobs.decided(site, json_object(envelope.body))
         except (StorageError, UnavailableError) as error:
             # not accepted: the site keeps it and sends it again after a while
-            log.error("reply not kept", site=site, reason=str(error))
+            log.error("reply not kept", site=site, reason=str(error), **place_of(error))
             return "later", str(error)
         except HanseError as error:
             log.warning("message refused", site=site, kind=envelope.kind, reason=str(error))
@@ -247,8 +248,10 @@ class Server:
         self.jobs.reported(site, report.task, report.stage)
 
     def _watch_leases(self) -> None:
-        """One timer, set to when the next lease can run out."""
-        lost = self._presence.expire(_monotonic_ms())
+        """One timer, set to when the next lease can run out. Its own delay is no site's silence."""
+        now_ms = _monotonic_ms()
+        self._presence.forgive(max(0, now_ms - self._look_ms), now_ms)
+        lost = self._presence.expire(now_ms)
         for site in lost:
             log.warning("site lost", site=site, reason=f"silent for {LEASE_S:g} s")
             self._audit.line(f"site/{site}", "site.lost", site, "done", {"reason": "lease"})
@@ -256,7 +259,9 @@ class Server:
             self._sites_changed()
             self._spawn(self.jobs.all_presence_changed())
         at = self._presence.next_expiry_ms()
-        wait_ms = LEASE_S * 1000 / 8 if at is None else max(10, min(at - _monotonic_ms(), LEASE_S * 1000 / 8))
+        now_ms = _monotonic_ms()
+        wait_ms = LEASE_S * 1000 / 8 if at is None else max(10, min(at - now_ms, LEASE_S * 1000 / 8))
+        self._look_ms = now_ms + int(wait_ms)
         self._expiry = asyncio.get_running_loop().call_later(wait_ms / 1000, self._watch_leases)
 
     def _sites_changed(self) -> None:

@@ -17,7 +17,7 @@ from hanse.core.records import Metrics
 from hanse.pipeline.offering import fetch_bundle
 from hanse.pipeline.request import JobRequest
 from hanse.rounds.events import BlobKey
-from hanse.rounds.host import PlanAnswer, PlanRequest, ReduceAnswer, ReduceRequest
+from hanse.rounds.hosts.host import PlanAnswer, PlanRequest, ReduceAnswer, ReduceRequest
 from hanse.serverless.host import FunctionHost
 from hanse.serverless.place import Place
 from hanse.trust.bundle import unpack_bundle
@@ -89,15 +89,7 @@ class Apps:
         await asyncio.to_thread(shutil.rmtree, home, ignore_errors=True)
         home.mkdir(parents=True)
         await asyncio.to_thread(unpack_bundle, bundle, home / "bundle")
-        load = Load(
-            bundle=home / "bundle",
-            entry=request.entry,
-            object=request.object,
-            role="server",
-            seed=request.spec.seed,
-            scratch=home / "scratch",
-            options={"spec": request.spec.to_json()},
-        )
+        load = Load.server_side(home, entry=request.entry, object=request.object, spec=request.spec)
         job_log = log.bind(job=request.job)
 
         def line(text: str) -> None:

@@ -29,9 +29,9 @@ What others are told, besides their certificates:
     a person    `aws: {region, bucket, profile, role, external_id, endpoint}` in its federation.yaml
 
 All but `region` and `bucket` may be left out. A site's role may receive from and hide messages of its own queue, and
-send to the server's; blobs come and go by links. A person's may send to the server's queue, read documents and apps
-(and models, where results are everyone's) below `v1/FEDERATION/` (but no `up/`: what a single site has sent), and put
-apps and initial models.
+send to the server's; blobs come and go by links. A person's may send to the server's queue and read documents
+(and models, where results are everyone's) below `v1/FEDERATION/` (but no `up/`: what a single site has sent). Nobody
+but the functions has a right to put anything.
 """
 
 from typing import Any, Final, Literal, NotRequired, TypedDict
@@ -65,11 +65,13 @@ RESULTS: Final = "HANSE_RESULTS"
 to the model given to them when they ask; the default) or `everyone` who may read the bucket as a person."""
 MODELS: Final = "HANSE_MODELS"
 """Optional: `sites` where every site of a job that has finished is told where its last model is, and may read it."""
+OPEN_JOBS: Final = "HANSE_OPEN_JOBS"
+"""Optional: how many jobs of one person may be open at a time (default 20)."""
 OWNER: Final = "owner"
 EVERYONE: Final = "everyone"
 
 REQUIRED: Final = (FEDERATION, BUCKET, TABLE, SERVER_QUEUE, STATE_MACHINE)
-OPTIONAL: Final = (TOPIC, STREAM, SHARD_BYTES, KEEP_DAYS, RESULTS, MODELS)
+OPTIONAL: Final = (TOPIC, STREAM, SHARD_BYTES, KEEP_DAYS, RESULTS, MODELS, OPEN_JOBS)
 HANDLERS: Final = ("collect", "step", "timer", "reduce", "evaluate")
 SIGNING: Final = ("collect", "step", "evaluate")
 """The handlers that send messages to sites, or verify those of others."""

@@ -1,17 +1,15 @@
 """What comes to the server's queue, checked and written down; what it means for a run is found by looking.
 
     from a site      decision, reply, beat {jobs}, want {op, scope, size, hashes, chunks}, channel (a packet to a peer)
-    from a person    submit {request, signature}, cancel {job}, resume {job, at_ms}, remove {job},
-                     fetch {job, id}: links to the model, as a document for this person
+    from a person    submit {request, signature, enclosed}, cancel {job}, resume {job, at_ms}, remove {job},
+                     upload {job, id, scope, size, hashes}, fetch {job, id}: see `granting`
 
 Every message is signed, and says for whom and in which federation. What does not hold is refused by name and does not
 come again; what cannot be written now is raised, and comes again.
 """
 
 import asyncio
-import base64
 import json
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -19,8 +17,6 @@ from typing import Any
 import structlog
 
 from hanse.channels.packets import CHANNEL
-from hanse.core.blobs import INLINE_BYTES, Manifest
-from hanse.core.codec import canonical_json
 from hanse.core.errors import (
     CodecError,
     ConfigError,
@@ -32,17 +28,18 @@ from hanse.core.errors import (
     TrustError,
     UnavailableError,
 )
-from hanse.core.ids import SERVER, bundle_scope, check_job_owner, check_name, model_scope, upload_scope
+from hanse.core.ids import SERVER, check_job_owner, check_name, model_scope, upload_scope
 from hanse.core.records import Envelope, Reply
-from hanse.pipeline.offering import check_request, check_roles, end_of, keep_request, proposal_of
+from hanse.pipeline.offering import check_request, check_sites, end_of, keep_request, proposal_of
 from hanse.pipeline.removal import is_gone
 from hanse.pipeline.request import JobRequest
-from hanse.rounds import machine, run_state
+from hanse.rounds import machine
 from hanse.rounds.driver.visit import begin, collect
-from hanse.rounds.keeping import run_record
-from hanse.serverless.channels import check_writing, is_channel, pass_on
+from hanse.serverless.channels import pass_on
 from hanse.serverless.contract import LONGEST_EXECUTION_NAME, execution_name, first_input
+from hanse.serverless.granting import fetch, keep_enclosed, upload, want
 from hanse.serverless.looking import about_request, dismiss, is_over, row_of
+from hanse.serverless.open_jobs import take_place
 from hanse.serverless.place import Place
 from hanse.serverless.presence import DECISIONS, decided, heard
 from hanse.serverless.removing import remove
@@ -51,14 +48,11 @@ from hanse.serverless.roster import ADMIN, Enrolled
 from hanse.trust.bundle_signature import verify_bundle_signature
 from hanse.trust.envelopes import verify_envelope
 
-PERSONS = ("submit", "cancel", "resume", "remove", "fetch")
+PERSONS = ("upload", "submit", "cancel", "resume", "remove", "fetch")
 SITES = ("decision", "reply", "beat", "want", CHANNEL)
 RESEARCHER = "researcher"
-_ANSWER = re.compile("[0-9a-f]{32}")
 MAX_MS = 10**13
 """Times are below this until the year 2286, and have 13 digits at most."""
-MAX_LINKS = 64
-"""URLs in one answer: a message to a queue holds 256 KiB."""
 log = structlog.get_logger("hanse.serverless")
 
 
@@ -106,24 +100,49 @@ async def _take(place: Place, envelope: Envelope) -> list[News]:
     kind = "person" if envelope.kind in PERSONS else "site"
     sender = await place.roster.member(kind, check_name(envelope.sender))
     verify_envelope(sender.key, envelope)
-    if envelope.kind == "reply":
-        return await _reply(place, envelope)
-    if envelope.kind == CHANNEL:
-        await pass_on(place, envelope, await row_of(place, check_name(envelope.job, "job")))
-        return []
+    member, size = f"{kind}/{envelope.sender}", len(envelope.body)
+    await place.allowances.spend(place.ledger, member, size, place.now_ms())
+    try:
+        news, is_bounded = await _heeded(place, sender, envelope)
+    except (StorageError, UnavailableError):
+        place.allowances.forgive(member, size)  # it comes again
+        raise
+    if is_bounded:
+        place.allowances.forgive(member, size)
+    return news
+
+
+async def _heeded(place: Place, sender: Enrolled, envelope: Envelope) -> tuple[list[News], bool]:
+    """What a message means, and whether something else bounds how many of its kind there can be."""
+    match envelope.kind:
+        case "reply":
+            news = await _reply(place, envelope)
+            return news, all(each.kind == "received" for each in news)
+        case "channel":
+            await pass_on(place, envelope, await row_of(place, check_name(envelope.job, "job")))
+            return [], True
+        case "want":
+            return [], await want(place, envelope, _body(envelope))
+        case _:
+            return await _asked(place, sender, envelope), False
+
+
+async def _asked(place: Place, sender: Enrolled, envelope: Envelope) -> list[News]:
     body = _body(envelope)
     match envelope.kind:
         case "decision":
             return await _decision(place, envelope.sender, body)
         case "beat":
             return await _beat(place, envelope.sender, body)
-        case "want":
-            await _want(place, envelope, body)
-            return []
         case "submit":
             return await _submit(place, sender, body)
+        case "upload":
+            _check_submitter(sender)
+            await upload(place, sender, body)
+            return []
         case "fetch":
-            return await _fetch(place, sender, body)
+            await fetch(place, sender, await _own(place, sender, body), body)
+            return []
         case "remove":
             return await _remove(place, sender, body)
         case "cancel":
@@ -213,76 +232,6 @@ async def _dismissed(place: Place, site: str, row: Mapping[str, Any]) -> bool:
     return True
 
 
-async def _want(place: Place, envelope: Envelope, body: Mapping[str, Any]) -> None:
-    """Links for a blob, if it is one that this site may read or write now."""
-    site = envelope.sender
-    try:
-        answer = await _links(place, site, body)
-    except (StorageError, UnavailableError):
-        raise
-    except HanseError as error:
-        answer = {"error": f"{error}"[:500], "kind": type(error).__name__}
-    await place.inbox.send(
-        site,
-        Envelope(SERVER, site, envelope.id, "links", canonical_json({"v": 1, **answer}), place.federation),
-    )
-
-
-async def _links(place: Place, site: str, body: Mapping[str, Any]) -> dict[str, Any]:
-    try:
-        manifest = Manifest(int(body["size"]), bytes.fromhex(body["hashes"]))
-        chunks = [int(n) for n in body["chunks"][:MAX_LINKS]]
-        op, scope = str(body["op"]), str(body["scope"])
-    except (KeyError, TypeError, ValueError, OverflowError):
-        raise CodecError("want: expected op, scope, size, hashes and chunks") from None
-    job = check_name(scope.partition("/")[0], "job")
-    row = await row_of(place, job)
-    if site not in row["asked"]:
-        raise PolicyError("the job was not offered to this site")
-    if op == "get":
-        await _check_reading(place, site, row, scope, manifest)
-        links = place.links.fresh()
-        links.grant(site, read=[(scope, manifest.id)])
-        link = await links.get(site, scope, manifest.id, only=chunks)
-        return {"urls": list(link.urls), "headers": [list(pair) for pair in link.headers], "chunks": chunks}
-    if is_channel(scope):
-        await check_writing(place, site, JobRequest.from_json(row["request"]), scope, manifest)
-    else:
-        await _check_answering(place, site, row, scope)
-    links = place.links.fresh()
-    links.grant(site, write=[scope])
-    ticket = await links.put(site, scope, manifest, only=chunks)
-    return {
-        "urls": list(ticket.urls),
-        "headers": [list(pair) for pair in ticket.headers],
-        "chunks": list(ticket.missing),
-    }
-
-
-async def _check_answering(place: Place, site: str, row: Mapping[str, Any], scope: str) -> None:
-    state = await _state(place, row)
-    slots = {**state.open, **state.released}
-    if scope not in {upload_scope(state.task_id(n, slot), site) for n, slot in slots.items() if slot.site == site}:
-        raise PolicyError("this site has no task whose answer belongs there")
-
-
-async def _check_reading(place: Place, site: str, row: Mapping[str, Any], scope: str, manifest: Manifest) -> None:
-    request = JobRequest.from_json(row["request"])
-    key = (scope, manifest.id)
-    if key != (bundle_scope(request.job), request.bundle.id):
-        state = await _state(place, row)
-        slots = (*state.open.values(), *state.released.values())
-        is_last = place.models_to_sites and state.status == "finished" and key == state.model
-        if not is_last and key not in {slot.model for slot in slots if slot.site == site}:
-            raise PolicyError("this site has no task that names this blob")
-
-
-async def _state(place: Place, row: Mapping[str, Any]) -> run_state.RunState:
-    request = JobRequest.from_json(row["request"])
-    record, _, _ = await run_record(place.ledger, place.blobs, request.job, request.component)
-    return run_state.decode(record["state"])
-
-
 # ---- people ----
 
 
@@ -297,7 +246,7 @@ async def _submit(place: Place, sender: Enrolled, body: Mapping[str, Any]) -> li
         await place.machine.start(name, first_input(kept.job, kept.component))
         return []
     try:
-        await _begin(place, sender, request, str(body.get("signature")))
+        await _begin(place, sender, request, body)
     except (StorageError, UnavailableError):
         raise
     except HanseError as error:
@@ -305,6 +254,11 @@ async def _submit(place: Place, sender: Enrolled, body: Mapping[str, Any]) -> li
             await _tell_refusal(place, sender, request, error)
         raise
     return [News(request.job, "submit")]
+
+
+def _check_submitter(sender: Enrolled) -> None:
+    if not {ADMIN, RESEARCHER} & set(sender.roles):
+        raise PolicyError(f"person {sender.record.name} has not got the role {RESEARCHER}")
 
 
 def _is_own(request: JobRequest, sender: Enrolled) -> bool:
@@ -315,23 +269,25 @@ def _is_own(request: JobRequest, sender: Enrolled) -> bool:
     return request.person == sender.record.name
 
 
-async def _begin(place: Place, sender: Enrolled, request: JobRequest, signed: str) -> None:
+async def _begin(place: Place, sender: Enrolled, request: JobRequest, body: Mapping[str, Any]) -> None:
     """Every step may have been done before, by a function that died."""
-    if not {ADMIN, RESEARCHER} & set(sender.roles):
-        raise PolicyError(f"person {sender.record.name} has not got the role {RESEARCHER}")
+    _check_submitter(sender)
     if request.person != sender.record.name:
         raise TrustError(f"job: signed as {request.person}, sent by {sender.record.name}")
     try:
-        signature = bytes.fromhex(signed)
+        signature = bytes.fromhex(str(body.get("signature")))
     except ValueError:
         raise CodecError("job: expected a signature") from None
     request.verify(sender.key, signature)
     verify_bundle_signature(request.bundle_signature.encode(), bundle_id=request.app, record=sender.record)
     if len(execution_name(request.job, request.component, MAX_MS - 1)) > LONGEST_EXECUTION_NAME:
         raise ConfigError("job: expected shorter names of job and component: together at most 65 characters on AWS")
+    check_job_owner(request.job, request.person)
+    await take_place(place, request.person, request.job)
+    await keep_enclosed(place, request, body.get("enclosed"))
     await check_request(request, place.blobs, federation=place.federation)
     enrolled = await place.roster.sites()
-    check_roles(request, enrolled)
+    check_sites(request, enrolled)
     asked = [site for site in enrolled if request.sites is None or site in request.sites]
     if not asked:
         raise ConfigError(
@@ -383,31 +339,6 @@ async def _own(place: Place, sender: Enrolled, body: Mapping[str, Any]) -> dict[
 async def _cancel(place: Place, sender: Enrolled, body: Mapping[str, Any]) -> list[News]:
     await _own(place, sender, body)
     return [News(str(body["job"]), "cancel", cancelled_by=f"person {sender.record.name}")]
-
-
-async def _fetch(place: Place, sender: Enrolled, body: Mapping[str, Any]) -> list[News]:
-    """Links to a job's last model, for whoever may read it."""
-    row, id = await _own(place, sender, body), str(body.get("id"))
-    if not _ANSWER.fullmatch(id):
-        raise CodecError("fetch: expected an id of 32 hexadecimal digits")
-    state, name = await _state(place, row), sender.record.name
-    if state.model is None:
-        raise ConfigError("fetch: there is no model")
-    manifest = await place.blobs.manifest(*state.model)
-    links = place.links.fresh()
-    links.grant(name, read=[state.model])
-    link = await links.get(name, *state.model, only=range(manifest.num_chunks))
-    answer = {
-        "scope": link.scope,
-        "size": manifest.size,
-        "hashes": manifest.hashes.hex(),
-        "urls": list(link.urls),
-    }
-    if manifest.size <= INLINE_BYTES:
-        content = bytes(place.blobs.read(*state.model, 0, manifest.size))
-        answer |= {"urls": [], "content": base64.b64encode(content).decode()}
-    await place.documents.put_answer(state.job, id, answer, {name: sender.record.sealing_key.hex()})
-    return []
 
 
 async def _remove(place: Place, sender: Enrolled, body: Mapping[str, Any]) -> list[News]:

@@ -97,6 +97,7 @@ async def look(
                 sites=there.there,
                 undecided=there.undecided,
                 unwilling=there.unwilling,
+                enrolled=len(row["asked"]),
                 **told,
             )
     except UnavailableError:

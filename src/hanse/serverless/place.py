@@ -12,15 +12,17 @@ from hanse.core.errors import ConfigError
 from hanse.core.records import Envelope
 from hanse.core.seams import Delivery, Inbox, Ledger, Link, UploadTicket
 from hanse.pipeline.documents import Documents
-from hanse.rounds.by_chunks import ChunkStore
+from hanse.rounds.hosts.by_chunks import ChunkStore
 from hanse.rounds.seams import Seams
 from hanse.serverless import contract
+from hanse.serverless.allowance import Allowances
 from hanse.serverless.keys import ServerIdentity, unpack
 from hanse.serverless.quotas import Quotas
 from hanse.serverless.roster import Roster
 from hanse.trust.envelopes import sign_envelope
 
 DEFAULT_SHARD_BYTES = 2 << 30
+DEFAULT_OPEN_JOBS = 20
 
 
 class Machine(Protocol):
@@ -86,7 +88,9 @@ class Place:
     private: bool = False
     models_to_sites: bool = False
     shard_bytes: int = DEFAULT_SHARD_BYTES
+    open_jobs: int = DEFAULT_OPEN_JOBS
     quotas: Quotas = field(default_factory=Quotas)
+    allowances: Allowances = field(default_factory=Allowances)
     rows: dict[str, dict[str, Any]] = field(default_factory=dict)
     """Jobs' rows that were read; they never change, but are removed (`looking.row_of`)."""
 
@@ -182,6 +186,7 @@ def on_aws(environment: Mapping[str, str] = os.environ, session: Any = None, *, 
         private=environment.get(contract.RESULTS, contract.OWNER) == contract.OWNER,
         models_to_sites=environment.get(contract.MODELS) == "sites",
         shard_bytes=int(environment.get(contract.SHARD_BYTES) or DEFAULT_SHARD_BYTES),
+        open_jobs=int(environment.get(contract.OPEN_JOBS) or DEFAULT_OPEN_JOBS),
     )
 
 

@@ -1,8 +1,9 @@
 """Who belongs to the federation, as the ledger says: read-only, and remembered for a minute by a function that is warm.
 
 Members are enrolled and revoked by the operator, who alone holds the authority's key (`hanse.server.members`). So a
-revocation takes effect within `FRESH_S`, and at once in a function that starts. A list older than the newest one seen,
-or than the one that the operator wrote down beside the keys, is refused, and with it everybody.
+revocation takes effect within `FRESH_S`, and at once in a function that starts. A record older than the newest one that
+the list says its member was issued is refused: whoever may write the table may have kept copies. A list older than the
+newest one seen, or than the one that the operator wrote down beside the keys, is refused, and with it everybody.
 """
 
 import json
@@ -72,8 +73,11 @@ class Roster:
         Raises:
             TrustError: not enrolled, revoked, or its record does not hold now.
         """
-        found: Enrolled = await self._remembered(f"member/{kind}/{name}", self._read)
-        await self._check(found.record)
+        key, revoked = f"member/{kind}/{name}", await self._revoked()
+        found: Enrolled = await self._remembered(key, self._read)
+        if revoked.is_superseded(found.record):
+            found = await self._anew(key, self._read)  # the list may be fresher than what is remembered
+        _check(found.record, revoked)
         return found
 
     async def sites(self) -> list[str]:
@@ -91,18 +95,15 @@ class Roster:
         Returns:
             Names, and their sealing keys in hexadecimal.
         """
+        revoked = await self._revoked()
         everybody: list[Enrolled] = await self._remembered("member/person/", self._read_people)
+        if any(revoked.is_superseded(each.record) for each in everybody):
+            everybody = await self._anew("member/person/", self._read_people)
         found = [each.record for each in everybody if each.record.name == person or ADMIN in each.roles]
         if all(record.name != person for record in found):
             before = verify_record(person_record, self._authority_pem, now_ms=issued_at_ms(person_record))
             found += [before] if before.name == person else []
-        revoked = await self._revoked()
-        return {record.name: record.sealing_key.hex() for record in found if not _is_revoked(record, revoked)}
-
-    async def _check(self, record: MemberRecord) -> None:
-        revoked = await self._revoked()
-        if _is_revoked(record, revoked):
-            raise TrustError(f"{record.kind} {record.name} is revoked; ask the federation's operator")
+        return {record.name: record.sealing_key.hex() for record in found if _holds(record, revoked)}
 
     async def _revoked(self) -> RevocationList:
         found: RevocationList = await self._remembered("revocations", self._read_revocations)
@@ -111,8 +112,12 @@ class Roster:
     async def _remembered(self, key: str, read: Callable[[str], Any]) -> Any:
         at, value = self._kept.get(key, (-FRESH_S, None))
         if self._clock() - at >= FRESH_S or value is None:
-            value = await read(key)
-            self._kept[key] = self._clock(), value
+            value = await self._anew(key, read)
+        return value
+
+    async def _anew(self, key: str, read: Callable[[str], Any]) -> Any:
+        value = await read(key)
+        self._kept[key] = self._clock(), value
         return value
 
     async def _read(self, key: str) -> Enrolled:
@@ -177,5 +182,19 @@ class Roster:
         return found
 
 
-def _is_revoked(record: MemberRecord, revoked: RevocationList) -> bool:
-    return record.serial in revoked.serials or f"{record.kind}/{record.name}" in revoked.names
+def _check(record: MemberRecord, revoked: RevocationList) -> None:
+    who = f"{record.kind} {record.name}"
+    if record.serial in revoked.serials or f"{record.kind}/{record.name}" in revoked.names:
+        raise TrustError(f"{who} is revoked; ask the federation's operator")
+    if revoked.is_superseded(record):
+        raise TrustError(
+            f"the record of {who} is older than its newest one; let the federation's operator admit it again"
+        )
+
+
+def _holds(record: MemberRecord, revoked: RevocationList) -> bool:
+    try:
+        _check(record, revoked)
+    except TrustError:
+        return False
+    return True

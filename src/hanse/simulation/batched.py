@@ -12,7 +12,7 @@ rectifier or a maximum takes the other branch, as between any two ways to round.
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -30,9 +30,10 @@ from hanse.core.arrays import Array, Arrays, Layout
 from hanse.core.quickly import maker
 from hanse.core.records import Reply, Task
 from hanse.simulation.engine import Answered, Batch, Item, Summed, refusal
+from hanse.simulation.making import Making
 from hanse.simulation.ragged import schedule_of
 from hanse.simulation.sites import Places, to_stderr
-from hanse.simulation.stacks import Kind, StackOfSites, Stacks, blocks_of, examples_of, split, vector_of
+from hanse.simulation.stacks import Kind, StackOfSites, Stacks, examples_of, parts_of, split, vector_of
 
 _reply = maker(Reply)
 _SOME = Arrays()
@@ -40,6 +41,24 @@ _SOME = Arrays()
 
 REFUSALS = (ValueError, IndexError, RuntimeError, TypeError, MemoryError)
 """What a kernel raises that cannot do it; sites are trained alone then, where the cause has its place."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Rows:
+    """Updates that a kernel has made.
+
+    Args:
+        values: `(k, width)`, lent by the kernel.
+        parts: where in a row the blocks lie that are added up: all of it where arrays follow without gaps.
+    """
+
+    values: Array
+    parts: Sequence[slice]
+
+    def blocks(self, place: int) -> list[Array]:
+        """Of one row."""
+        row = self.values[place]
+        return [row[part] for part in self.parts]
 
 
 @dataclass(slots=True)
@@ -50,8 +69,8 @@ class _Member:
         kind: what it is stacked by; None where it is computed alone.
         order: its examples' order, `(epochs, n)`.
         outcome: what came of it, without arrays where a kernel has trained it.
-        blocks: the update in the model's order, flat, in one block or one for each array; lent by the kernel if there
-            is one. None without an update.
+        rows, place: the kernel's rows and which of them is its update; None and 0 where no kernel has trained it.
+        own: the update of one that was computed alone, flat, in the model's order, in one block or one for each array.
     """
 
     position: int
@@ -61,7 +80,14 @@ class _Member:
     kind: Kind | None = None
     order: Any = None
     outcome: Outcome | None = None
-    blocks: list[Array] | None = None
+    rows: _Rows | None = None
+    place: int = 0
+    own: list[Array] | None = None
+
+    @property
+    def blocks(self) -> list[Array] | None:
+        """The update in the model's order, flat; None without one."""
+        return self.own if self.rows is None else self.rows.blocks(self.place)
 
 
 class Batched:
@@ -83,6 +109,7 @@ class Batched:
         say: Callable[[str], None] = to_stderr,
     ) -> None:
         self._places = places
+        self._making = Making(places)
         self._stacks = Stacks(kernel, group, say)
 
     @property
@@ -130,9 +157,14 @@ class Batched:
         if self._places.app.compression is not None:
             self._stacks.alone("updates are compressed site by site")
             return
-        for member in members:
+        if not members:
+            return
+        clients = self._making.clients([member.task.site for member in members], members[0].task.seed)
+        for member, made in zip(members, clients, strict=True):
+            if made is None:
+                continue  # alone it fails again, and is answered as a failure
             try:
-                client = trainer_of(self._places.runtime(member.task.site).client(member.task.seed))
+                client = trainer_of(made)
                 if not isinstance(client, Declared):
                     self._stacks.alone(
                         f"{type(client).__name__} is no declared training such as hs.torch(module, X, y)"
@@ -175,7 +207,7 @@ class Batched:
                 runtime = self._places.runtime(member.task.site)
                 member.outcome = runtime.execute(member.task, batch.model, member.state)
                 arrays = member.outcome.arrays
-                member.blocks = None if arrays is None else arrays.flat()
+                member.own = None if arrays is None else arrays.flat()
         inside: set[int] = set()
         if batch.summing is not None and batch.model is not None:
             first = max(subtree.first_group, -(-batch.whole_from // GROUP))
@@ -190,9 +222,9 @@ class Batched:
             assert outcome is not None
             if member.position in inside:
                 continue
-            if member.blocks and outcome.arrays is None:
+            if member.rows is not None:
                 assert batch.model is not None
-                outcome = outcome._replace(arrays=_named(member.blocks, batch.model.layout))
+                outcome = outcome._replace(arrays=_named(member.rows.blocks(member.place), batch.model.layout))
             yield Answered(member.position, outcome)
 
 
@@ -223,19 +255,18 @@ def _train_alike(alike: Sequence[tuple[_Member, Declared]], kind: Kind, stack: S
     finite = _are_finite(rows) if not task.allow_nonfinite else np.ones(len(rows), bool)
     seconds = (time.perf_counter() - started) / len(alike)
     base, worker, told = "" if task.model is None else task.model.id, fingerprint(), bool(kind.wants)
-    done = zip(
-        schedule.members.tolist(), blocks_of(rows, stack), losses.tolist(), finite.tolist(), strict=True
-    )  # fmt: skip
-    for place, blocks, loss, good in done:
+    made = _Rows(rows, parts_of(stack))
+    done = zip(schedule.members.tolist(), losses.tolist(), finite.tolist(), strict=True)
+    for place, (which, loss, good) in enumerate(done):
         if not good:
             continue  # alone it is looked at more closely, and refused where it must be
-        member, size = alike[place][0], sizes[place]
+        member, size = alike[which][0], sizes[which]
         metrics: dict[str, Any] = {"loss": loss / (size * kind.epochs)}
         if told:
             metrics |= wanted_metrics(effort, steps_of(size, kind.training.batch_size, kind.epochs), None)
         own = member.task
         reply = _reply(own.id, own.site, "", "", size, metrics, None, own.update_kind, base, b"", seconds, worker)
-        member.blocks, member.outcome = blocks, Outcome(reply, None, member.state)
+        member.rows, member.place, member.outcome = made, place, Outcome(reply, None, member.state)
 
 
 def _are_finite(rows: Array) -> Array:
@@ -247,9 +278,11 @@ def _are_finite(rows: Array) -> Array:
 
 
 def _keep(part: Sequence[tuple[_Member, Declared]]) -> None:
+    kept: _Rows | None = None
     for member, _ in part:
-        if member.blocks is not None:
-            member.blocks = [block.copy() for block in member.blocks]
+        if member.rows is not None:
+            kept = kept or replace(member.rows, values=member.rows.values.copy())
+            member.rows = kept
 
 
 def _summed(group: Sequence[_Member], subtree: Subtree, batch: Batch) -> tuple[Summed, Partial] | None:
@@ -257,26 +290,35 @@ def _summed(group: Sequence[_Member], subtree: Subtree, batch: Batch) -> tuple[S
     assert batch.summing is not None
     assert batch.model is not None
     summing, layout = batch.summing, batch.model.layout
-    positions: list[int] = []
-    updates: list[list[Array]] = []
+    good: list[_Member] = []
     outcomes: list[Outcome] = []
     for member in group:
         outcome = member.outcome
         assert outcome is not None
-        if member.blocks and not refusal(summing, outcome.reply, _SOME):
-            positions.append(member.position)
-            updates.append(member.blocks)
+        is_there = member.rows is not None or member.own
+        if is_there and not refusal(summing, outcome.reply, _SOME):
+            good.append(member)
             outcomes.append(outcome)
     replies = [outcome.reply for outcome in outcomes]
     weights = [summing.weight(reply.num_examples) for reply in replies]
     if not any(weights):
         return None
-    if any(len(blocks) > 1 for blocks in updates):
-        updates = [split(blocks, layout) for blocks in updates]
-    sums = [sum_of_many(subtree, positions, blocks, weights) for blocks in zip(*updates, strict=True)]
+    positions = [member.position for member in good]
+    sums = [sum_of_many(subtree, positions, blocks, weights) for blocks in _blocks(good, layout)]
     partial = Partial(subtree, layout, tuple(split(sums, layout)), total_weight(positions, weights))
     tracked = {position: o.tracked for position, o in zip(positions, outcomes, strict=True) if o.tracked}
     return Summed(positions, replies, [outcome.state for outcome in outcomes], tracked), partial
+
+
+def _blocks(members: Sequence[_Member], layout: Layout) -> list[Array] | list[tuple[Array, ...]]:
+    """The updates of all, block by block; as rows of the kernel's array where they follow each other in it."""
+    rows, first = members[0].rows, members[0].place
+    if rows is not None and all(m.rows is rows and m.place == place for place, m in enumerate(members, first)):
+        return [rows.values[first : first + len(members), part] for part in rows.parts]
+    updates = [member.blocks or [] for member in members]
+    if any(len(blocks) > 1 for blocks in updates):
+        updates = [split(blocks, layout) for blocks in updates]
+    return list(zip(*updates, strict=True))
 
 
 def _named(blocks: Sequence[Array], layout: Layout) -> Arrays:

@@ -22,7 +22,7 @@ from hanse.core.errors import CodecError, ConfigError, HanseError
 from hanse.core.ids import TaskId
 from hanse.core.records import Reply
 from hanse.core.spec import RunSpec
-from hanse.rounds import run_state
+from hanse.rounds import machine, run_state
 from hanse.rounds.events import BlobKey, Resumed, Send
 from hanse.rounds.keeping import decode_asks, encode_asks
 from hanse.rounds.record import RoundRecord
@@ -126,6 +126,7 @@ class Kept:
         self._arrays = arrays
         self._states = states
         self._records = records
+        self._is_reopened = False
         self.state = run_state.decode(facts["state"])
 
     @property
@@ -135,13 +136,14 @@ class Kept:
         return engine
 
     def check(self, spec: RunSpec, *, virtual: bool, mixed_hardware: bool) -> None:
-        """Whether this is the run that is asked for; takes a larger number of rounds over.
+        """Whether this is the run that is asked for; takes a larger number of rounds over, and is reopened for them.
 
         Raises:
             ConfigError: what differs.
         """
         mine, theirs = spec.to_json(), self.state.spec.to_json()
-        more = not self.state.over and spec.rounds >= self.state.round
+        is_done = self.state.status == "finished" and self.state.round == self.state.spec.rounds
+        more = spec.rounds > self.state.round if is_done else not self.state.over and spec.rounds >= self.state.round
         other = [name for name in mine if mine[name] != theirs[name] and not (name == "rounds" and more)]
         if other:
             name = other[0]
@@ -160,6 +162,9 @@ class Kept:
                 "goes on with bits that are not comparable"
             )
         self.state.spec = spec
+        self._is_reopened = is_done and more
+        if self._is_reopened:
+            machine.reopen(self.state)
 
     @property
     def mixed(self) -> bool:
@@ -188,7 +193,8 @@ class Kept:
             shell.site_states[site] = bytes(self._states[start : start + length])
             start += length
         asks = decode_asks(facts["asks"])
-        for ordinal, site, round_, phase, position, attempt, call, deadline, model, arrives in facts["flights"]:
+        flights = () if self._is_reopened else facts["flights"]  # nobody waits for those of a run that was over
+        for ordinal, site, round_, phase, position, attempt, call, deadline, model, arrives in flights:
             task = TaskId(self.state.job, self.state.component, round_, phase, ordinal)
             send = Send(task, site, position, attempt, call, deadline)
             arrives_ms = float("inf") if arrives is None else arrives

@@ -21,6 +21,7 @@ from hanse.core.ids import TaskId, new_job_id
 from hanse.core.records import Task
 from hanse.rounds.record import role_record
 from hanse.rounds.result import Result
+from hanse.rounds.telling import Observer, Telling
 from hanse.simulation.sites import to_stderr
 
 COMPONENT, PHASE = "main", "role"
@@ -30,7 +31,7 @@ async def simulate_roles(
     app: RolePlay,
     spec: RoleSpec,
     load: Mapping[str, Callable[[str], Any]],
-    tell: Callable[[dict[str, Any]], None],
+    tell: Observer,
     outputs: Arrays,
     told: OnFailure,
 ) -> Result:
@@ -47,7 +48,8 @@ async def simulate_roles(
         raise ConfigError(f"roles: expected sites of the simulation, found {', '.join(missing)}")
     job, started, cast = new_job_id(), time.perf_counter(), app.cast(spec.roles)
     channels = local_channels(spec.protocol.roles)
-    tell({"what": "phase", "job": job, "round": 1, "phase": PHASE, "asked": len(spec.roles)})
+    telling = Telling(job, [tell])
+    telling.tell("phase", round=1, phase=PHASE, asked=len(spec.roles))
 
     async def play(place: int, role: str) -> Outcome:
         site = spec.roles[role]
@@ -89,8 +91,8 @@ async def simulate_roles(
         about={"protocol": spec.protocol.name, "roles": ", ".join(f"{role}: {spec.roles[role]}" for role in roles)},
     )
     if not failed:
-        tell({"what": "round", "job": job, "record": record.to_json()})
-    tell({"what": "finished", "job": job, "status": status, "error": error})
+        telling.tell("round", record=record.to_json())
+    telling.tell("finished", status=status, error=error)
     if failed:
         raise JobFailed(error, result)
     return result

@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from itertools import count, islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from hanse.aggregation import Partial
 from hanse.aggregation.canonical import GROUP
@@ -59,12 +59,14 @@ from hanse.rounds.events import (
     Started,
     TimerFired,
 )
-from hanse.rounds.host import PlanRequest, earlier, plan_phase
+from hanse.rounds.hosts.host import PlanRequest
+from hanse.rounds.hosts.planning import earlier, plan_phase
 from hanse.rounds.names import Without
 from hanse.rounds.performing import planned, planned_parameters, record_of
 from hanse.rounds.record import RoundRecord, mean_metrics, server_metrics
 from hanse.rounds.result import Result
 from hanse.rounds.run_state import RunState
+from hanse.rounds.telling import Observer, Telling
 from hanse.simulation.engine import Batch, Engine, Summed
 from hanse.simulation.models import Models
 from hanse.simulation.sites import Population, to_stderr
@@ -75,7 +77,6 @@ from hanse.strategies import Ask, Strategy
 _task = maker(Task)
 LEASE_S = 10.0
 """Virtual seconds until it is noticed that a site has gone, as over gRPC."""
-Observer = Callable[[dict[str, Any]], None]
 
 
 class Flight(NamedTuple):
@@ -125,7 +126,7 @@ class Shell:
         self._traces = traces
         self.virtual = traces.virtual
         """Whether time is virtual."""
-        self._observers = observers
+        self._telling = Telling(state.job, observers)
         self._directory = _directory(app)
         self._asks: dict[int, Ask] = {}
         self.flights: dict[int, Flight] = {}
@@ -261,7 +262,7 @@ class Shell:
             case Release(tasks):
                 self._release(tasks)
             case Finish(status, error):
-                self._tell("finished", status=status, error=error)
+                self._telling.tell("finished", status=status, error=error)
         return None
 
     def _come_back(self) -> None:
@@ -303,7 +304,7 @@ class Shell:
         first = self.state.next_ordinal
         self._asks = {first + offset: ask for offset, ask in enumerate(answer.plan.asks)}
         event = planned(plan, answer, self._now())
-        self._tell("phase", round=plan.round, phase=event.phase, asked=len(event.tasks))
+        self._telling.tell("phase", round=plan.round, phase=event.phase, asked=len(event.tasks))
         return event
 
     def _send(self, sends: Sequence[Send]) -> None:
@@ -453,19 +454,8 @@ class Shell:
         if any(state is not None for state in states):
             pairs = zip(replies, states, strict=True)
             self.site_states.update((reply.site, state) for reply, state in pairs if state is not None)
-        for place, reply in enumerate(replies if self._observers else ()):
-            said = tracked[place] if tracked else ()
-            self._tell(
-                "reply",
-                round=reply.task.round,
-                phase=reply.task.phase,
-                site=reply.site,
-                error=reply.error,
-                metrics={name: value for name, value in reply.metrics.items() if not isinstance(value, bytes)},
-                num_examples=reply.num_examples,
-                seconds=reply.seconds,
-                **({"tracked": said} if said else {}),
-            )
+        for place, reply in enumerate(replies if self._telling.observers else ()):
+            self._telling.reply(reply, tracked[place] if tracked else ())
 
     # ---- reducing and evaluating ----
 
@@ -506,14 +496,10 @@ class Shell:
         slots = (*state.open.values(), *state.carried.values())
         needed = {slot.model for slot in slots} | {flight.model for flight in self.flights.values()}
         self.models.keep_only(needed | {state.model, checkpoint.model, *state.state})
-        if self._observers:
-            self._tell("round", record=record.to_json())
+        if self._telling.observers:
+            self._telling.tell("round", record=record.to_json())
         if self.on_checkpoint is not None:
             self.on_checkpoint(self)
-
-    def _tell(self, what: str, **facts: Any) -> None:
-        for observer in self._observers:
-            observer({"what": what, "job": self.state.job, **facts})
 
     @contextmanager
     def _named(self) -> Iterator[None]:

@@ -20,6 +20,7 @@ from hanse.core.ids import new_job_id
 from hanse.core.spec import RunSpec
 from hanse.rounds import machine
 from hanse.rounds.result import Result
+from hanse.rounds.telling import Observer
 from hanse.simulation import engines
 from hanse.simulation.checkpoint import Checkpoints
 from hanse.simulation.engine import Engine
@@ -27,7 +28,7 @@ from hanse.simulation.garbage import collect_rarely
 from hanse.simulation.models import COMPONENT
 from hanse.simulation.progress import Bar
 from hanse.simulation.roles import simulate_roles
-from hanse.simulation.shell import Observer, Shell
+from hanse.simulation.shell import Shell
 from hanse.simulation.sites import DataSets, Loader, Places, Population, population_of, to_stderr
 from hanse.simulation.tracebacks import Tracebacks
 from hanse.simulation.traces import Availability, Durations, LogNormal, traces_of

@@ -10,6 +10,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from hanse.clients.app import App
 from hanse.clients.execute import Runtime, are_alike
 from hanse.clients.failures import OnFailure
@@ -82,7 +84,7 @@ class Population:
         if self.data is None:
             return {}
         made: Any = self.data(site)
-        if not isinstance(made, Mapping):
+        if type(made) is not dict and not isinstance(made, Mapping):  # the second question takes longer
             raise ConfigError(
                 f"data: expected a mapping of data set name → data for {site}, found {type(made).__name__}"
             )
@@ -185,6 +187,17 @@ class Places:
         self._runtimes[site] = made, loader
         return made
 
+    def has_client(self, site: str) -> bool:
+        """Whether the site is at work and its client is made; bare functions are nobody's own."""
+        found = self._runtimes.get(site)
+        return self._bare is not None or (found is not None and found[0].has_client)
+
+    def forget(self, site: str) -> None:
+        """As if this site had never been asked for."""
+        found = self._runtimes.pop(site, None)
+        if found is not None:
+            found[1].forget()
+
 
 @dataclass(slots=True)
 class Held:
@@ -230,10 +243,13 @@ class Loader:
 
 def bytes_of(value: Any) -> int:
     """About what data take: arrays and containers of them say it, of anything else it is assumed."""
-    if isinstance(size := getattr(value, "nbytes", None), int):
-        return size
-    if isinstance(value, Mapping):
-        value = list(value.values())
+    if isinstance(value, np.ndarray):
+        return value.nbytes
+    if not isinstance(value, list | tuple):
+        if isinstance(size := getattr(value, "nbytes", None), int):
+            return size
+        if isinstance(value, Mapping):
+            value = list(value.values())
     if isinstance(value, list | tuple):
         seen = value[:64]
         return 64 + len(value) * sum(map(bytes_of, seen)) // max(1, len(seen))

@@ -253,12 +253,12 @@ def vector_of(model: Arrays, stack: StackOfSites) -> Array:
     return row
 
 
-def blocks_of(rows: Array, stack: StackOfSites) -> list[list[Array]]:
-    """Each row as the blocks that are added up: all of it where arrays follow without gaps, or one for each array."""
+def parts_of(stack: StackOfSites) -> list[slice]:
+    """Where in a row the blocks lie that are added up: all of it where arrays follow without gaps, or each array."""
     ends = [part.stop for part in stack.slices]
     if [0, *ends[:-1]] == [part.start for part in stack.slices] and ends[-1] == stack.width:
-        return [[row] for row in rows]
-    return [[row[part] for part in stack.slices] for row in rows]
+        return [slice(0, stack.width)]
+    return stack.slices
 
 
 def split(blocks: Sequence[Array], layout: Layout) -> list[Array]:

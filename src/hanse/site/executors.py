@@ -1,14 +1,12 @@
 """What executes a job's tasks for the agent: worker processes, or, at an edge, the sites behind it."""
 
 import asyncio
-import socket
 from collections.abc import Callable
-from pathlib import Path
 from typing import Protocol
 
 from hanse.core.errors import TaskError
-from hanse.core.records import Task
-from hanse.workers.answers import Done, Model, State
+from hanse.workers.answers import Done
+from hanse.workers.assignment import Assignment
 from hanse.workers.load import Load
 
 OnLine = Callable[[str], None]
@@ -33,18 +31,7 @@ class Executor(Protocol):
         """
         ...
 
-    async def execute(
-        self,
-        task: Task,
-        *,
-        packed: bytes | None = None,
-        model: Model = None,
-        state: State = None,
-        after: Path | None = None,
-        out: Path | None = None,
-        channel: socket.socket | None = None,
-        timeout_s: float | None = None,
-    ) -> Done:
+    async def execute(self, assignment: Assignment) -> Done:
         """Execute one task.
 
         Raises:

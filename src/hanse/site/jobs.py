@@ -29,20 +29,17 @@ from hanse.core.records import Reply, Task
 from hanse.core.spec import RunSpec
 from hanse.core.tracked import Tracked
 from hanse.site.applog import AppLog
+from hanse.site.bundles import fetch_app
 from hanse.site.config import SiteConfig
-from hanse.site.executors import Executor, Executors
-from hanse.site.journal import Journal
-from hanse.site.links import Outgoing
+from hanse.site.executors import Executor
 from hanse.site.policy import Allowed, Policy
 from hanse.site.proposals import Proposal
-from hanse.site.replies import Replies
-from hanse.site.roles import RoleSide, keep_arrays, lend_outputs, play
+from hanse.site.roles import keep_arrays, lend_outputs, play
 from hanse.site.states import States
-from hanse.site.tracking import SiteRuns
-from hanse.site.transfers import Transfers
+from hanse.site.surroundings import Surroundings
 from hanse.strategies.analysis import Analysis
-from hanse.trust.bundle import read_bundle, unpack_bundle
-from hanse.workers.answers import Done, State, StateFile
+from hanse.workers.answers import Done
+from hanse.workers.assignment import Assignment, State, StateFile
 from hanse.workers.isolation import LEVELS, Isolation
 from hanse.workers.load import Load
 
@@ -54,23 +51,6 @@ REPORT_S = 0.5
 """A task that takes longer is shown as running."""
 
 log = structlog.get_logger("hanse.site")
-
-
-@dataclass(frozen=True, slots=True)
-class Surroundings:
-    """What every job of a site shares."""
-
-    site: str
-    directory: Path
-    config: SiteConfig
-    workers: Executors
-    seats: "Seats"
-    journal: Journal
-    replies: Replies
-    transfers: Transfers
-    link: Outgoing
-    roles: RoleSide
-    runs: SiteRuns
 
 
 @dataclass(slots=True)
@@ -93,37 +73,6 @@ class _Finished:
     out: Path | None
     packed: bytes | None = None
     tracked: tuple[Tracked, ...] = ()
-
-
-class Seats:
-    """How many jobs may have a worker at a time. A job that waits for tasks gives way: its worker holds nothing."""
-
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
-        self._seated: dict[JobRunner, None] = {}  # least recently used first
-        self._freed = asyncio.Event()
-
-    async def take(self, job: "JobRunner") -> None:
-        """Wait for a place."""
-        while job not in self._seated and len(self._seated) >= self._limit:
-            idle = next((other for other in self._seated if not other.is_busy), None)
-            if idle is not None:
-                idle.drop_worker()
-                del self._seated[idle]
-            else:
-                self._freed.clear()
-                await self._freed.wait()
-        self._seated.pop(job, None)
-        self._seated[job] = None
-
-    def at_rest(self) -> None:
-        """Some job has nothing to do now."""
-        self._freed.set()
-
-    def leave(self, job: "JobRunner") -> None:
-        """The job is over."""
-        self._seated.pop(job, None)
-        self._freed.set()
 
 
 class JobRunner:
@@ -299,12 +248,9 @@ class JobRunner:
                 done = replace(done, reply=kept, packed=kept.pack(), written=False)
                 return _Finished(done.reply, before, None, done.packed, done.tracked)
             after = self._states.file_after(task.id.component) if is_stored or isinstance(before, StateFile) else None
-            done = await worker.execute(
-                task, packed=item.packed, model=model, state=before, after=after, out=out, timeout_s=timeout_s
-            )
-            if (
-                done.reply.error_kind
-            ):  # said to its owner as it is said to the person: without what the app's error tells
+            assigned = Assignment(task, item.packed, model, before, after, out, timeout_s=timeout_s)
+            done = await worker.execute(assigned)
+            if done.reply.error_kind:  # told without what the app's error tells, as to the person
                 self._log.warning("task failed", task=str(task.id), kind=done.reply.error_kind, reason=done.reply.error)
             return _Finished(done.reply, done.state, out if done.written else None, done.packed, done.tracked)
         except (HanseError, OSError) as error:
@@ -320,7 +266,8 @@ class JobRunner:
         task = item.task
 
         async def execute(channel: socket.socket) -> Done:
-            return await worker.execute(task, packed=item.packed, out=out, channel=channel, timeout_s=timeout_s)
+            assigned = Assignment(task, item.packed, out=out, channel=channel, timeout_s=timeout_s)
+            return await worker.execute(assigned)
 
         try:
             return await play(self._around.roles, self.proposal, task, self._around.link.connection, execute)
@@ -422,18 +369,6 @@ class JobRunner:
         self._is_unpacked = True
 
 
-async def fetch_app(proposal: Proposal, transfers: Transfers, directory: Path) -> None:
-    """Download an app, check it, and unpack it into `directory`/bundle. Nothing of it is run.
-
-    Raises:
-        RefusedError: it is not what was signed. PolicyError, NotFoundError: the server does not hand it out.
-    """
-    manifest = proposal.manifest
-    await transfers.download(proposal.scope, manifest)
-    content = bytes(transfers.blobs.read(proposal.scope, manifest.id, 0, manifest.size))
-    await asyncio.to_thread(_unpack, content, proposal, directory)
-
-
 def _load_options(
     config: SiteConfig, policy: Policy | None, base: Path, proposal: Proposal, site: str
 ) -> dict[str, Any]:
@@ -487,20 +422,6 @@ def _failed(site: str, task: Task, error: Exception) -> Reply:
         kind = "refused" if isinstance(error, ConfigError | RefusedError | TrustError) else "lost"
         return Reply.failed(task.id, site, kind, str(error))
     return Reply.failed(task.id, site, "lost", f"the site's agent failed: {type(error).__name__}; see its log")
-
-
-def _unpack(content: bytes, proposal: Proposal, directory: Path) -> None:
-    """Write the checked bundle into `bundle`; its own manifest, which the person signed, says what the app is."""
-    bundle = read_bundle(content, expected_id=proposal.app)
-    entry = "/".join(bundle.manifest.module.split(".")) + ".py"
-    if (proposal.entry, proposal.object) != (entry, bundle.manifest.object):
-        raise RefusedError(
-            f"expected {entry}:{bundle.manifest.object}, which the bundle was signed for, "
-            f"found {proposal.entry[:80]}:{proposal.object[:80]}"
-        )
-    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    shutil.rmtree(directory / "bundle", ignore_errors=True)
-    unpack_bundle(bundle, directory / "bundle")
 
 
 def _empty(directory: Path) -> None:

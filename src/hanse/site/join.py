@@ -33,7 +33,7 @@ datasets: {{}}
 """
 
 _POLICY = """\
-# What may run here. What is not allowed is refused. Takes effect at once, for jobs that come from now on.
+# What may run here; what is not allowed is refused. Takes effect at once, for jobs that come and those that are held.
 
 apps: []                # SHA-256 of apps that may run without asking, or: any
 unlisted_apps: hold     # other apps wait for `hanse site approve JOB`; or: refuse

@@ -7,18 +7,10 @@ from typing import Any, Protocol
 from hanse.core.blobs import Manifest
 from hanse.core.records import Envelope
 from hanse.core.seams import BlobStore
-from hanse.trust.membership import Membership
+from hanse.trust.membership import Membership, Renewed
 
 Deliver = Callable[[Envelope, int], Awaitable[None]]
 Accepted = Callable[[str, str, str], None]
-
-
-class Renewed(Protocol):
-    """A certificate as it comes from the server."""
-
-    certificate: str
-    member_record: bytes
-    address: str
 
 
 class Carrier(Protocol):

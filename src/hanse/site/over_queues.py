@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 import structlog
 
+from hanse.backends.aws.https import Fetch, Https
 from hanse.channels.packets import CHANNEL, Packet
 from hanse.clients.roles import PHASE
 from hanse.core.blobs import Manifest
@@ -34,7 +35,7 @@ from hanse.core.errors import (
 from hanse.core.ids import SERVER, TaskId
 from hanse.core.records import Envelope, Reply
 from hanse.core.seams import Delivery, Inbox
-from hanse.site.by_links import Fetch, Https, LinkCarrier
+from hanse.site.by_links import LinkCarrier
 from hanse.site.config import AwsAccess
 from hanse.site.links import Accepted, Deliver, OpenLink, SiteLink
 from hanse.site.queue_streams import Streams

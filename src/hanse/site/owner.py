@@ -7,8 +7,9 @@ from hanse.core.errors import ConfigError, UnavailableError
 from hanse.site.control import request
 from hanse.site.journal import Journal
 from hanse.site.policy import ACCEPT, HOLD, REFUSE
-from hanse.site.verdicts import described, owner_decides
+from hanse.site.verdicts import described, job_named, owner_decides
 from hanse.trust.audit import AuditLog
+from hanse.trust.certificates import SITE
 from hanse.trust.membership import Membership
 
 
@@ -32,7 +33,7 @@ def ask(directory: Path, op: str, *, job: str = "", reason: str = "") -> dict[st
     except UnavailableError:
         if op == "stop":
             raise
-    membership = Membership.load(directory)
+    membership = Membership.load(directory, kind=SITE)
     with Journal(directory / "journal.db") as journal:
         if op == "status":
             identity = membership.identity
@@ -42,7 +43,8 @@ def ask(directory: Path, op: str, *, job: str = "", reason: str = "") -> dict[st
             return {"jobs": [described(row) for row in journal.jobs() if row.decision == HOLD]}
         with AuditLog(directory / "audit.jsonl", membership.keys.signing) as audit:
             verdict = verdict_of(op)
-            return described(owner_decides(journal, audit, job=job, verdict=verdict, reason=reason))
+            named = job_named(journal, job)
+            return described(owner_decides(journal, audit, job=named, verdict=verdict, reason=reason))
 
 
 def verdict_of(op: str) -> str:

@@ -13,7 +13,7 @@ from hanse.core.blobs import CHUNK_BYTES
 from hanse.core.errors import IntegrityError, StorageError
 from hanse.site.journal import Journal, KeptState
 from hanse.trust.private_files import sync_directory
-from hanse.workers.answers import State, StateFile
+from hanse.workers.assignment import State, StateFile
 
 
 class States:

@@ -8,6 +8,7 @@ from dataclasses import asdict
 from typing import Any
 
 from hanse.core.errors import CodecError, ConfigError, NotFoundError
+from hanse.core.ids import only_job
 from hanse.site.journal import JobRow, Journal
 from hanse.site.policy import ACCEPT, HOLD, REFUSE
 from hanse.site.proposals import Proposal
@@ -35,6 +36,15 @@ def record(
     else:
         details |= {"app": proposal.app, "person": proposal.person}
     audit.append(actor=actor, action="job.decide", subject=job, outcome=_OUTCOMES[verdict], details=details)
+
+
+def job_named(journal: Journal, text: str) -> str:
+    """The job that an owner means; see `only_job`.
+
+    Raises:
+        ConfigError: it fits several.
+    """
+    return only_job(text, (row.job for row in journal.jobs()))
 
 
 def owner_decides(journal: Journal, audit: AuditLog, *, job: str, verdict: str, reason: str = "") -> JobRow:

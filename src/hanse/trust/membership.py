@@ -6,19 +6,29 @@
 The second is one file, so that a renewal replaces all of it in one step.
 """
 
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from hanse.core.codec import canonical_json
 from hanse.core.errors import CodecError, ConfigError, TrustError
 from hanse.trust.certificates import Identity, key_fingerprint, load_certificate, p256_key, verify_certificate
-from hanse.trust.identity import MemberKeys
+from hanse.trust.identity import MemberKeys, SigningRequest
 from hanse.trust.member_record import MemberRecord, verify_record
 from hanse.trust.private_files import read_file, write_file
 from hanse.trust.strict_json import parse_json, read_field
 
 _FILE = "membership.json"
 _KEYS = "keys"
+
+
+class Renewed(Protocol):
+    """What the authority answers to a member that asks for a new certificate."""
+
+    certificate: str
+    member_record: bytes
+    address: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +74,31 @@ class Membership:
             raise TrustError(f"the member record of {identity} holds other keys than the ones here; join again")
         return cls(keys, identity, record, certificate_pem, authority_pem, signed_record, address)
 
+    async def renewed(self, ask: Callable[[bytes], Awaitable[Renewed]], *, now_ms: int | None = None) -> "Membership":
+        """This member with a new certificate for the same keys. It is not saved yet.
+
+        Args:
+            ask: sends a signing request to the authority.
+
+        Raises:
+            TrustError: what came back is not for this member and these keys. HanseError: what `ask` raises.
+        """
+        me = self.identity
+        request = SigningRequest.request(self.keys, federation=me.federation, kind=me.kind, name=me.name)
+        reply = await ask(request.content)
+        renewed = Membership.check(
+            self.keys,
+            certificate_pem=reply.certificate.encode(),
+            authority_pem=self.authority_pem,
+            signed_record=reply.member_record,
+            address=reply.address or self.address,
+            now_ms=now_ms,
+        )
+        found = renewed.identity
+        if (found.kind, found.name, found.federation) != (me.kind, me.name, me.federation):
+            raise TrustError(f"expected a new certificate for {me}, found one for {found}")
+        return renewed
+
     def save(self, directory: Path) -> None:
         """Write `membership.json` into the directory that holds the keys. Keys are written only if not there yet.
 
@@ -84,12 +119,15 @@ class Membership:
         write_file(directory / _FILE, content, mode=0o644)
 
     @classmethod
-    def load(cls, directory: Path, *, now_ms: int | None = None) -> "Membership":
+    def load(cls, directory: Path, *, kind: str = "", now_ms: int | None = None) -> "Membership":
         """Read and check what `save` wrote.
 
+        Args:
+            kind: whose folder it is to be: a site's, a person's; empty for anybody's.
+
         Raises:
-            ConfigError: files are missing or damaged. TrustError: the certificate has expired, or files do not
-                belong together.
+            ConfigError: files are missing or damaged, or another kind of member's. TrustError: the certificate has
+                expired, or files do not belong together.
         """
         path = directory / _FILE
         if not path.exists():
@@ -103,7 +141,7 @@ class Membership:
             )
         except CodecError as error:
             raise ConfigError(f"{path}: {error}") from None
-        return cls.check(
+        found = cls.check(
             MemberKeys.load(directory / _KEYS),
             certificate_pem=certificate.encode(),
             authority_pem=authority.encode(),
@@ -111,6 +149,10 @@ class Membership:
             address=address,
             now_ms=now_ms,
         )
+        if kind and found.identity.kind != kind:
+            me = found.identity
+            raise ConfigError(f"{directory}: expected the folder of a {kind}, found that of {me.kind} {me.name}")
+        return found
 
 
 def member_keys(directory: Path) -> MemberKeys:

@@ -4,15 +4,20 @@ A value: revoking makes the next version. The server keeps the current one in me
 call (two look-ups in sets); on disk and on the wire it is the authority's statement. Revoking a name also stops
 certificates that nobody recorded; it lasts until `reinstate`.
 
+Where others than who holds the authority's key write the ledger, the list says besides of each member when its newest
+record was issued (`newest`): an older one holds no more, though the authority once signed it for the same keys.
+
 Not an X.509 CRL: gRPC's TLS would read that per handshake only, and streams live longer.
 """
 
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 from hanse.core.errors import CodecError, ConfigError, TrustError
 from hanse.core.ids import check_name
 from hanse.trust.certificates import Identity, authority_key, check_kind, current_ms
+from hanse.trust.member_record import MemberRecord
 from hanse.trust.signing import PrivateKey
 from hanse.trust.statements import make_statement, read_statement
 from hanse.trust.strict_json import read_field
@@ -23,17 +28,30 @@ _MAX_BYTES = 16 * 1024 * 1024
 
 @dataclass(frozen=True, slots=True)
 class RevocationList:
-    """One version of the list. `names` holds `kind/name`."""
+    """One version of the list. `names` holds `kind/name`; `newest` that, and milliseconds since 1970."""
 
     federation: str
     version: int = 0
     issued_at_ms: int = 0
     serials: frozenset[str] = frozenset()
     names: frozenset[str] = frozenset()
+    newest: Mapping[str, int] = field(default_factory=dict)
 
     def is_revoked(self, identity: Identity) -> bool:
         """Whether this certificate, or its holder's name, is revoked. Constant time, no disk."""
         return identity.serial in self.serials or f"{identity.kind}/{identity.name}" in self.names
+
+    def is_superseded(self, record: MemberRecord) -> bool:
+        """Whether the authority has issued this member a newer record."""
+        return record.issued_at_ms < self.newest.get(f"{record.kind}/{record.name}", 0)
+
+    def supersede(self, record: MemberRecord, *, now_ms: int | None = None) -> "RevocationList":
+        """The next version, in which this is its member's newest record; the same if it knows of one as new."""
+        member = f"{record.kind}/{record.name}"
+        if record.issued_at_ms <= self.newest.get(member, 0):
+            return self
+        newest = {**self.newest, member: record.issued_at_ms}
+        return replace(self._next(self.serials, self.names, now_ms), newest=newest)
 
     def check(self, identity: Identity, now_ms: int | None = None) -> None:
         """Return if a caller with this certificate may be heard now.
@@ -80,19 +98,18 @@ class RevocationList:
         """The list as the authority's statement.
 
         **Guarantee.** `read_revocations` takes it from nobody but the holder of the authority's key.
-        **Reveals.** Serials and names of revoked members.
+        **Reveals.** Serials and names of revoked members; everybody's names where it says which records are the newest.
         """
-        return make_statement(
-            key,
-            _KIND,
-            {
-                "federation": self.federation,
-                "version": self.version,
-                "issued_at_ms": self.issued_at_ms,
-                "serials": sorted(self.serials),
-                "names": sorted(self.names),
-            },
-        )
+        body: dict[str, Any] = {
+            "federation": self.federation,
+            "version": self.version,
+            "issued_at_ms": self.issued_at_ms,
+            "serials": sorted(self.serials),
+            "names": sorted(self.names),
+        }
+        if self.newest:
+            body["newest"] = dict(self.newest)
+        return make_statement(key, _KIND, body)
 
 
 def read_revocations(content: bytes, authority_pem: bytes, *, least_version: int = 0) -> RevocationList:
@@ -114,8 +131,11 @@ def read_revocations(content: bytes, authority_pem: bytes, *, least_version: int
         federation = check_name(read_field(body, "federation", str, _KIND), "federation")
     except ConfigError as error:
         raise CodecError(f"{_KIND}: {error}") from None
+    newest = read_field(body, "newest", dict, _KIND) if "newest" in body else {}
+    if not all(type(at_ms) is int for at_ms in newest.values()):
+        raise CodecError(f"{_KIND}: expected times of the newest records in milliseconds")
     version = read_field(body, "version", int, _KIND)
     if version < least_version:
         raise TrustError(f"expected version {least_version} of the revocation list or a newer one, found {version}")
     issued_at_ms = read_field(body, "issued_at_ms", int, _KIND)
-    return RevocationList(federation, version, issued_at_ms, frozenset(serials), frozenset(names))
+    return RevocationList(federation, version, issued_at_ms, frozenset(serials), frozenset(names), newest)

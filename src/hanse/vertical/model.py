@@ -10,8 +10,9 @@ protocols of `meeting`, of the training and of the scoring, joined. The same pro
 What a kind of model differs in are the methods that raise `NotImplementedError` here.
 """
 
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,7 @@ from hanse.channels.app import RoleApp, RolePlay, RoleProgram
 from hanse.channels.checkpoints import Checkpoints, Progress
 from hanse.channels.party import Party
 from hanse.channels.protocol import Protocol, Reveal
+from hanse.channels.secret import new_secret
 from hanse.core import scratch
 from hanse.core.arrays import Arrays
 from hanse.core.errors import ConfigError
@@ -32,7 +34,7 @@ from hanse.vertical import meeting
 from hanse.vertical.casting import hosts_among, role_app
 from hanse.vertical.intersection import as_identifiers
 from hanse.vertical.parties import ARBITER, GUEST, IfOffline
-from hanse.vertical.psi.ids import Places
+from hanse.vertical.psi.ids import Places, encoded, kind_of
 from hanse.vertical.tables import Table, read_table
 
 Program = Callable[[Party], Awaitable[Any]]
@@ -126,6 +128,16 @@ class Model(RolePlay):
     def respond(self, label: npt.NDArray[Any]) -> Any:
         """The guest's label as it is trained on."""
         raise NotImplementedError
+
+    def answered(self, response: Any, rows: Callable[[], Iterable[bytes]], secret: Callable[[], bytes]) -> Any:
+        """What the guest trains on instead of its label, where that is not told as it is; by default the label.
+
+        Args:
+            response: see `respond`.
+            rows: gives an identifier for each of its rows.
+            secret: gives 32 bytes that only the guest's site knows, the same ones in all its jobs.
+        """
+        return response
 
     def program(self, role: str, columns: Any = None, response: Any = None, **options: Any) -> Program:
         """The program of one role of the training.
@@ -230,7 +242,9 @@ class Model(RolePlay):
             if role == ARBITER:
                 await self.deal(party)
                 return None
-            played = await self.play(party, site.load(self.dataset), hosts, kept=site.checkpoints, log=site.log)
+            played = await self.play(
+                party, site.load(self.dataset), hosts, kept=site.checkpoints, log=site.log, secret=site.secret
+            )
             told = {"rows": played.num_rows, "common": played.common, **played.metrics}
             return self.encoded(played.part, played.response), told
 
@@ -250,6 +264,7 @@ class Model(RolePlay):
         start: Any = None,
         kept: Callable[[bytes], Checkpoints] | None = None,
         log: Callable[[str], None] = lambda text: None,
+        secret: Callable[[], bytes] = new_secret,
     ) -> Played:
         """Play a role that has data, from its table to its part of the model.
 
@@ -260,6 +275,7 @@ class Model(RolePlay):
             start: what training goes on from, where there is something.
             kept: gives the checkpoints that hold for a digest of the table.
             log: told where an earlier session is gone on from.
+            secret: see `answered`; by default drawn for this training alone.
 
         Raises:
             ConfigError: a table that does not fit the model or the other parties', a training that diverged.
@@ -276,7 +292,8 @@ class Model(RolePlay):
         options: dict[str, Any] = {"progress": progress} if start is None else {"progress": progress, "start": start}
         response = None
         if is_guest:
-            response = self.respond(_given(used.label))
+            named = partial(_identified, used.ids, places[trained_on], f"{party.role}: {str(self.key)[:60]!r}")
+            response = self.answered(self.respond(_given(used.label)), named, secret)
             options["response"] = response
             if used.sample_weights is not None:
                 options["sample_weights"] = used.sample_weights
@@ -360,6 +377,12 @@ class Model(RolePlay):
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(label={self.label!r}, key={self.key!r})"
+
+
+def _identified(ids: npt.NDArray[Any] | None, places: Places, what: str) -> Iterable[bytes]:
+    """Rows by their identifiers or, where there are none, by their places in the party's table."""
+    found = places if ids is None else as_identifiers(ids, what)
+    return encoded(found, kind_of(found))
 
 
 def _given(label: npt.NDArray[Any] | None) -> npt.NDArray[Any]:

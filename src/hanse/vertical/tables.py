@@ -104,8 +104,21 @@ def read_table(
     values = scratch.empty((rows, len(columns)), np.float64)
     for at, column in enumerate(columns.values()):
         values[:, at] = column
+    if label is not None:
+        _check_label(taken["label"], party, label)
+    if weight is not None and taken["weight"].dtype.kind not in "fiub":
+        raise ConfigError(f"{party}: expected numbers in {weight!r}, the weight, found a column of another kind")
     weights = None if weight is None else taken["weight"].astype(np.float64)
     return Table(taken.get("key"), tuple(columns), values, taken.get("label"), weights)
+
+
+def _check_label(label: npt.NDArray[Any], party: str, name: str) -> None:
+    """Numbers, or text; what is missing among numbers is NaN, which whoever makes a response of it refuses."""
+    if label.dtype.kind not in "fiubU":
+        raise ConfigError(f"{party}: expected numbers or text in every row of {name!r}, the label, found other kinds")
+    empty = int((label == "").sum()) if label.dtype.kind == "U" else 0
+    if empty:
+        raise ConfigError(f"{party}: expected a value in every row of {name!r}, the label, found {empty} empty ones")
 
 
 def _columns_of(source: Any, party: str) -> dict[str, npt.NDArray[Any]]:

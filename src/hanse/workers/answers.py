@@ -15,22 +15,10 @@ from hanse.core.blobs import Manifest
 from hanse.core.codec import decode
 from hanse.core.errors import CodecError, ConfigError, HanseError, StorageError, TaskError
 from hanse.core.ids import upload_scope
-from hanse.core.records import Reply, Task
+from hanse.core.records import Reply
 from hanse.core.tracked import Tracked, decode_tracked
+from hanse.workers.assignment import Assignment, State, StateFile
 from hanse.workers.wire import Frame
-
-Model = bytes | Path | None
-
-
-@dataclass(frozen=True, slots=True)
-class StateFile:
-    """A site's state that is too large for a message: all of a file that nobody else writes."""
-
-    path: Path
-    manifest: Manifest
-
-
-State = bytes | StateFile | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,9 +26,9 @@ class Done:
     """What a task came to.
 
     Args:
-        reply: complete: a small update is inline, a large one is in the file that `execute` was given.
-        state: the site's state after the task; the one before it if the task failed. In the file that `execute` was
-            given for it, if it is over 64 KiB; the hashes are the worker's own.
+        reply: complete: a small update is inline, a large one is in the file `Assignment.out`.
+        state: the site's state after the task; the one before it if the task failed. In the file
+            `Assignment.after`, if it is over 64 KiB; the hashes are the worker's own.
         packed: the reply as the worker packed it, to be signed and sent on as it is.
         written: whether the update is in the file; `reply.update.manifest` then describes all of it. The hashes are
             the worker's own: whoever receives the blob verifies it.
@@ -66,19 +54,21 @@ class Called:
     manifest: Manifest | None = None
 
 
-def done_in(frame: Frame, task: Task, *, site: str | None, out: Path | None, before: State, after: Path | None) -> Done:
-    """What a worker says a task came to; arguments as those of `Worker.execute`.
+def done_in(frame: Frame, assignment: Assignment, *, site: str | None) -> Done:
+    """What a worker says a task came to.
 
     Args:
+        assignment: what it was given.
         site: whose reply it must be, if that is known.
 
     Raises:
         CodecError, IntegrityError, ValueError, IndexError, KeyError, TypeError: no such answer.
     """
+    task, out, after = assignment.task, assignment.out, assignment.after
     reply = Reply.unpack(frame.parts[0])
     if reply.task != task.id or (site is not None and reply.site != site):
         raise CodecError("a reply to another task, or of another site")
-    state: State = before if frame.fields.get("state") == "same" else None
+    state: State = assignment.state if frame.fields.get("state") == "same" else None
     if frame.fields.get("state") is True:
         state = frame.parts[1]
     elif frame.fields.get("state") == "file":

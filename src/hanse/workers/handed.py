@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Self
 
 from hanse.core.errors import StorageError
-from hanse.workers.answers import Model
+from hanse.workers.assignment import Model
 
 
 class Handed:

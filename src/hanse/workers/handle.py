@@ -16,9 +16,9 @@ from typing import Any
 
 from hanse.core import errors
 from hanse.core.errors import CodecError, TaskError, UnavailableError
-from hanse.core.records import Task
-from hanse.workers import wire
-from hanse.workers.answers import Called, Done, Model, State, StateFile, called_in, done_in, failure_in
+from hanse.workers import process, wire
+from hanse.workers.answers import Called, Done, called_in, done_in, failure_in
+from hanse.workers.assignment import Assignment, StateFile
 from hanse.workers.datasets import paths_of
 from hanse.workers.handed import Handed
 from hanse.workers.isolation import require
@@ -88,31 +88,8 @@ class Worker:
         answer.close_fds()
         self._site = load.site
 
-    async def execute(
-        self,
-        task: Task,
-        *,
-        packed: bytes | None = None,
-        model: Model = None,
-        state: State = None,
-        after: Path | None = None,
-        out: Path | None = None,
-        channel: socket.socket | None = None,
-        timeout_s: float | None = None,
-    ) -> Done:
+    async def execute(self, assignment: Assignment) -> Done:
         """Execute one task.
-
-        Args:
-            packed: the task as it was received, where it need not be packed again.
-            model: the task's model, verified: the file that holds exactly its bytes, or the bytes; None where it is
-                inline in the task. The file must not change meanwhile; user code never changes it.
-            state: the site's state before the task.
-            after: where a state over 64 KiB goes, another file than that of `state`; without it 128 MiB are the most.
-            out: where an update over 64 KiB goes; made, or overwritten and cut. A file that is used again must stay
-                within
-                one job: user code could keep it open.
-            channel: one end of a socket pair, for a task that plays a role; the worker's from here on.
-            timeout_s: seconds after which the worker is killed.
 
         Returns:
             An answer, or user code's failure as a reply by kind and cause.
@@ -121,32 +98,33 @@ class Worker:
             TaskError: `killed`, `exited`, `timeout`, `lost`: the process is gone; `bad_reply`: it answered nonsense,
                 and was killed. StorageError: the update could not be written.
         """
+        task, model, state = assignment.task, assignment.model, assignment.state
         with Handed() as files:
             where, inline = files.add(model)
             if model is None and task.model is not None and task.model.content is not None:
                 where = "task"
-            if out is not None:
-                files.open(out, os.O_RDWR | os.O_CREAT)
-            if channel is not None:
-                files.hand_over(channel)
-            if after is not None:
-                files.open(after, os.O_RDWR | os.O_CREAT)
+            if assignment.out is not None:
+                files.open(assignment.out, os.O_RDWR | os.O_CREAT)
+            if assignment.channel is not None:
+                files.hand_over(assignment.channel)
+            if assignment.after is not None:
+                files.open(assignment.after, os.O_RDWR | os.O_CREAT)
             if isinstance(state, StateFile):
                 files.open(state.path, os.O_RDONLY)
             fields = _only(
                 {
                     "state": "file" if isinstance(state, StateFile) else state is not None,
-                    "after": after is not None,
-                    "out": out is not None,
+                    "after": assignment.after is not None,
+                    "out": assignment.out is not None,
                     "model": where != "task" and where,
-                    "channel": channel is not None,
+                    "channel": assignment.channel is not None,
                 }
             )
             before = (state,) if isinstance(state, bytes) else ()
-            parts = (packed or task.pack(), *before, *inline)
-            frame = await self._ask(Frame("execute", fields, parts, files.fds), "done", timeout_s)
+            parts = (assignment.packed or task.pack(), *before, *inline)
+            frame = await self._ask(Frame("execute", fields, parts, files.fds), "done", assignment.timeout_s)
         try:
-            return done_in(frame, task, site=self._site, out=out, before=state, after=after)
+            return done_in(frame, assignment, site=self._site)
         except (CodecError, errors.IntegrityError, ValueError, IndexError, KeyError, TypeError) as error:
             raise self._end(
                 TaskError("bad_reply", f"the worker answered something that is no reply: {error}")
@@ -260,7 +238,8 @@ class Worker:
         return answer
 
     def _too_late(self, timeout_s: float) -> None:
-        self.kill(TaskError("timeout", f"the task took longer than its {timeout_s:g} s, and the worker was killed"))
+        shown = f"{timeout_s:.{0 if timeout_s >= 10 else 1}f}"  # to the digits in which sites agree
+        self.kill(TaskError("timeout", f"the task took longer than its {shown} s, and the worker was killed"))
 
     def _end(self, cause: TaskError) -> TaskError:
         self.kill(cause)
@@ -272,10 +251,13 @@ class Worker:
 
     def _readable(self) -> None:
         if self._receive() is _Read.END and self._sock.fileno() >= 0:
-            # The end of the stream: it has died, which the launcher will say, or user code has closed the socket.
+            # The end of the stream: it has died, or user code has closed the socket.
             self._loop.remove_reader(self._sock)
-            closed = TaskError("exited", "the worker closed its connection to the agent, and was killed")
-            self._loop.call_later(ORPHANED_SOCKET_S, self.kill, closed)
+            self._loop.call_later(ORPHANED_SOCKET_S, self._without_socket)
+
+    def _without_socket(self) -> None:
+        if not process.has_ended(self.pid):  # else the launcher will say of what, however late
+            self.kill(TaskError("exited", "the worker closed its connection to the agent, and was killed"))
 
     def _receive(self) -> "_Read":
         try:

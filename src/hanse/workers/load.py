@@ -5,11 +5,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from hanse.core.spec import RunSpec
 from hanse.workers.isolation import Isolation
 
 OUTPUTS = ".outputs.safetensors"
 """In the scratch folder: what the same role kept in an earlier job, where the job names one."""
 SPENT = "queries.db"
+SECRET = "secret"
 """In the folder `spent`."""
 Declaration = Mapping[str, Any]
 
@@ -32,7 +34,8 @@ class Load:
         isolation: what the worker may see. Paths of granted data sets are added by `Worker.load`.
         memory_bytes: limit on private memory; None for none.
         checkpoints: a folder that the worker may write and that outlives it, for roles; None for none.
-        spent: a folder of the same kind, for all jobs: what other sites have used up; None for none.
+        spent: a folder of the same kind, for all jobs: what other sites have used up, and a secret of the site; None
+            for none.
         queries: how many of them the owner allows each other site; None for no limit.
         options: anything else the runtime wants, JSON values.
     """
@@ -53,6 +56,34 @@ class Load:
     spent: Path | None = None
     queries: int | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def server_side(
+        cls,
+        home: Path,
+        *,
+        entry: str,
+        object: str,
+        spec: RunSpec,
+        datasets: Mapping[str, Declaration] | None = None,
+        base: Path | None = None,
+    ) -> "Load":
+        """An app's own side at the server, or in a function that stands in for one.
+
+        Args:
+            home: a folder of the job's own: its bundle is unpacked in `bundle`.
+        """
+        return cls(
+            home / "bundle",
+            entry,
+            home / "scratch",
+            object,
+            role="server",
+            seed=spec.seed,
+            datasets=datasets or {},
+            base=base,
+            options={"spec": spec.to_json()},
+        )
 
     def to_json(self) -> dict[str, Any]:
         """As a JSON object."""

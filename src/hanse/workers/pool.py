@@ -3,7 +3,7 @@
     workers = Workers(Launcher.start())
     worker = await workers.spawn(on_log=log.info)
     await worker.load(Load(bundle, "app.py", scratch))
-    done = await worker.execute(task, model=path_or_bytes, state=state, out=path)
+    done = await worker.execute(Assignment(task, model=path_or_bytes, state=state, out=path))
 
 Here is what all workers of one launcher have in common; what is said to one of them is in `handle`, what it answers in
 `answers`.

@@ -79,6 +79,14 @@ def children() -> list[int]:
         return []
 
 
+def has_ended(pid: int) -> bool:
+    """Whether a process is gone, or waits for its parent to hear of it. False where the system does not tell."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "ZX"
+    except (FileNotFoundError, ProcessLookupError):
+        return LINUX
+
+
 def num_threads() -> int:
     """Threads of this process, of whatever library; 1 where the system does not tell."""
     try:

@@ -2,10 +2,12 @@
 
 import socket
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from hanse.channels.app import RolePlay
+from hanse.channels.secret import lasting_secret
 from hanse.channels.spending import FileSpending
 from hanse.channels.stream import StreamChannel
 from hanse.clients.app import App
@@ -20,7 +22,7 @@ from hanse.core.spec import RunSpec
 from hanse.strategies import named
 from hanse.workers.datasets import Datasets
 from hanse.workers.execute import Given, Outcome, Runtime
-from hanse.workers.load import OUTPUTS, SPENT, Load
+from hanse.workers.load import OUTPUTS, SECRET, SPENT, Load
 
 
 def open_runtime(load: Load) -> Runtime:
@@ -43,6 +45,7 @@ def open_runtime(load: Load) -> Runtime:
             outputs=lambda: _outputs(load.scratch),
             checkpoints=load.checkpoints,
             spending=None if load.spent is None else FileSpending(load.spent / SPENT, load.queries),
+            secret=None if load.spent is None else partial(lasting_secret, load.spent / SECRET),
         )
         return RoleSide(runtime, load)
     if load.role == "server":

@@ -24,7 +24,6 @@ def test_one_function_schedule() -> None:
 
 
 @pytest.mark.long
-@pytest.mark.timeout(600)
 def test_schedules_of_functions() -> None:
     totals: Counter[str] = Counter()
     with unswept() as sweep:

@@ -21,7 +21,6 @@ def test_one_visit_schedule() -> None:
 
 
 @pytest.mark.long
-@pytest.mark.timeout(600)
 def test_schedules_of_visits() -> None:
     totals: Counter[str] = Counter()
     with unswept() as sweep:

@@ -32,7 +32,7 @@ def one_after_another(positions: list[int], blocks: list[Array], weights: list[f
     index=st.integers(0, 3),
     dtype=st.sampled_from([np.float32, np.float64, np.float16, ml_dtypes.bfloat16, np.int32]),
     seed=st.integers(0, 10_000),
-    share=st.floats(0.05, 1),
+    share=st.one_of(st.just(1.0), st.floats(0.05, 1)),
     equal=st.booleans(),
 )
 def test_bits_are_those_of_one_after_another(
@@ -49,8 +49,12 @@ def test_bits_are_those_of_one_after_another(
         values[rng.random(n) < 0.3] *= 0  # zeros of both signs
         blocks.append((values * 100).astype(dtype) if dtype is np.int32 else values.astype(dtype))
     weights = [1.0 if equal else float(w) for w in rng.integers(0, 2**40, len(positions)) / 7]
-    found = many.sum_of_many(subtree, positions, blocks, weights)
-    assert found.tobytes() == one_after_another(positions, blocks, weights).tobytes()
+    expected = one_after_another(positions, blocks, weights).tobytes()
+    wide = np.concatenate(
+        [np.stack(blocks), np.stack(blocks)], axis=1
+    )  # whose rows lie further apart than they are long
+    for given_as in (blocks, np.stack(blocks), wide[:, :n]):
+        assert many.sum_of_many(subtree, positions, given_as, weights).tobytes() == expected
 
 
 def test_bits_with_exponents_far_apart_where_any_other_order_shows() -> None:
@@ -60,6 +64,7 @@ def test_bits_with_exponents_far_apart_where_any_other_order_shows() -> None:
     weights = [float(w) for w in rng.integers(1, 1000, len(positions))]
     found = many.sum_of_many(Subtree(3, 0), positions, blocks, weights)
     assert found.tobytes() == one_after_another(positions, blocks, weights).tobytes()
+    assert found.tobytes() == many.sum_of_many(Subtree(3, 0), positions, np.stack(blocks), weights).tobytes()
     other = sum(w * block for w, block in zip(reversed(weights), reversed(blocks), strict=True))
     assert found.tobytes() != np.asarray(other).tobytes()
 

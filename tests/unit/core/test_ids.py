@@ -17,6 +17,7 @@ from hanse.core.ids import (
     job_time_ms,
     model_scope,
     new_job_id,
+    only_job,
     upload_scope,
 )
 
@@ -95,6 +96,22 @@ def test_a_job_id_is_one_person_s() -> None:
         for job_, person in ((job, "bert"), (job, ""), ("x" + job, "anna"), (job[:-1], "anna"), (job + "0", "anna")):
             with pytest.raises(PolicyError, match="made for person"):
                 check_job_owner(job_, person)
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [("0k3vaa11", "0k3vaa11"), ("0k3va", "0k3vaa11"), ("bb22", "0k3vbb22"), ("0k3v", "0k3v"), ("none", "none")],
+)
+def test_enough_of_an_id(text: str, found: str) -> None:
+    assert only_job(text, ["0k3vaa11", "0k3vbb22", "0k3v"]) == found  # all of an id goes before beginnings
+
+
+@pytest.mark.parametrize(
+    ("text", "words"), [("0k3v", r"fits 6 jobs; .*: 0k3v0, 0k3v1, 0k3v2, 0k3v3 and 2 more"), ("0k", "4 char")]
+)
+def test_too_little_of_an_id(text: str, words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        only_job(text, [f"0k3v{number}" for number in range(6)])
 
 
 def test_scopes_are_safe_paths_and_sites_have_their_own() -> None:

@@ -4,6 +4,7 @@ import itertools
 import random
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hanse.core.codec import canonical_json
-from hanse.core.seeds import generator, key_of, seed_globals, words
+from hanse.core.seeds import Unseeded, generator, is_seeding, key_of, seed_globals, words
 
 
 def test_golden_keys_and_draws() -> None:
@@ -82,6 +83,31 @@ def test_global_state_repeats(key: int) -> None:
     finally:
         random.setstate(python_state)
         np.random.set_state(numpy_state)
+
+
+@pytest.mark.parametrize(
+    ("act", "touches"),
+    [
+        (lambda: None, False),
+        (lambda: seed_globals(5), False),  # does nothing there
+        (lambda: random.random(), True),
+        (lambda: random.gauss(), True),
+        (lambda: np.random.rand(), True),
+        (lambda: np.random.seed(0), True),
+        (lambda: random.seed(key_of(2)), True),
+        (lambda: np.random.default_rng(1).random(), False),
+    ],
+)
+def test_a_stretch_without_seeds_says_whether_global_state_was_touched(
+    act: Callable[[], object], touches: bool
+) -> None:
+    with Unseeded(key_of(2, purpose="here")) as stretch:
+        assert not is_seeding()
+        act()
+    assert stretch.was_touched == touches
+    with pytest.raises(ValueError, match="here"), Unseeded(1):
+        raise ValueError("here")
+    assert is_seeding()
 
 
 def test_torch_is_seeded_when_user_code_imports_it_first(tmp_path: Path) -> None:

@@ -17,7 +17,8 @@ from hanse.core.records import BlobRef, Task
 from hanse.core.spec import RunSpec
 from hanse.edge import members
 from hanse.edge.members import Members
-from hanse.rounds.group import Order
+from hanse.rounds.hosts.group import Order
+from hanse.workers.assignment import Assignment
 from hanse.workers.load import Load
 
 
@@ -45,8 +46,8 @@ async def test_a_task_waits_for_the_thread_of_the_one_that_was_given_up(
     begun: list[int] = []
     in_thread, write = asyncio.to_thread, members._update
 
-    async def to_thread(work: Callable[..., Any], of: Task, *rest: Any) -> Any:
-        begun.append(of.id.round)
+    async def to_thread(work: Callable[..., Any], of: Assignment, *rest: Any) -> Any:
+        begun.append(of.task.id.round)
         return await in_thread(work, of, *rest)
 
     def update(found: Arrays, out: Path | None, scope: str) -> tuple[BlobRef, bool]:
@@ -60,12 +61,12 @@ async def test_a_task_waits_for_the_thread_of_the_one_that_was_given_up(
     group = await Members("north", open_, ask).spawn()
     await group.load(Load(tmp_path / "job" / "bundle", "app.py", tmp_path))
 
-    first = asyncio.ensure_future(group.execute(task(1)))
+    first = asyncio.ensure_future(group.execute(Assignment(task(1))))
     try:
         await writes.wait()
         first.cancel()
         await asyncio.gather(first, return_exceptions=True)
-        second = asyncio.ensure_future(group.execute(task(2)))
+        second = asyncio.ensure_future(group.execute(Assignment(task(2))))
         for _ in range(20):  # it has been answered by then, and waits
             await asyncio.sleep(0)
         assert begun == [1]

@@ -1,5 +1,7 @@
 """The round machine, event list by event list: how a run begins and ends."""
 
+from typing import Any
+
 import pytest
 
 from hanse.rounds import run_state
@@ -159,3 +161,80 @@ def test_events_of_another_stage_do_nothing(stage: str) -> None:
     for event in stale:
         assert play(event) == [], event
     assert run_state.encode(play.state) == before
+
+
+# ---- refusals that leave too few ----
+
+NO = ("refuse: not listed", "hold", "refuse")
+
+
+def refusing(play: Play, *sites: str, there: tuple[str, ...] = (), enrolled: int = 3, said: str = NO[0]) -> None:
+    play(SitesChanged(there, play.now, unwilling=tuple((site, said) for site in sites), enrolled=enrolled))
+
+
+def test_it_does_not_wait_for_sites_that_refusals_have_made_too_few() -> None:
+    play = Play(given(quorum=2))
+    play(Started(1000))
+    refusing(play, "b", there=("a",))
+    assert play.instructions == []  # the third may still come
+    play(SitesChanged(("a",), play.now, 1, (("b", NO[0]), ("c", NO[0])), 4))
+    assert play.instructions == []  # a fourth is asked what it says; if it refuses, it is named, too
+    refusing(play, "b", "c", there=("a",))
+    error = "too many sites have refused to take part: expected 2, 1 of 3 may still (2 of 3 sites: b, c: not listed)"
+    assert play.one(Finish) == Finish("failed", error)
+
+
+@pytest.mark.parametrize(
+    ("sites", "options"),
+    [
+        (("b", "c"), {"said": "hold"}),  # an owner may still approve
+        (("a", "b"), {"enrolled": 2}),  # too few from the start: others are to be enrolled
+        (("a", "b"), {"enrolled": 0}),  # nobody has counted them
+    ],
+)
+def test_what_is_not_final_is_waited_for(sites: tuple[str, ...], options: dict[str, Any]) -> None:
+    play = Play(given(min_sites=3) if options.get("enrolled") == 2 else given(quorum=2))
+    play(Started(1000))
+    refusing(play, *sites, **options)
+    assert play.instructions == []
+
+
+@pytest.mark.parametrize("said", [NO[0], NO[2]])
+def test_an_open_phase_ends_when_refusals_put_its_quorum_out_of_reach(said: str) -> None:
+    play = Play(given(quorum=2, deadline_s=1e9))
+    play.start(*ABC)
+    play.plan(*ABC, quorum=2)
+    play.reply(0)
+    refusing(play, "b", there=("a", "c"), said=said)
+    assert play.of(Finish) == []  # c may still answer
+    refusing(play, "b", "c", there=("a",), said=said)
+    error = play.one(Finish).error
+    assert error.startswith("round 1, phase train: too many sites have refused to take part: expected 2, 1 of 3 may")
+    assert "(2 of 3 sites: b, c: " in error
+
+
+def test_the_answer_of_a_site_that_refuses_later_still_counts() -> None:
+    play = Play(given(quorum=2))
+    play.start(*ABC)
+    play.plan(*ABC, quorum=2)
+    play.reply(1)
+    refusing(play, "b", "c", there=("a",))
+    assert play.of(Finish) == []
+    play.reply(0)
+    assert [folded.site for folded in play.one(Reduce).folded] == ["a", "b"]
+
+
+def test_a_run_that_nobody_could_plan_for_ends_then() -> None:
+    play = Play(given(quorum=2, deadline_s=1e9))
+    play.start("a", "b")
+    refusing(play, "b", "c", there=("a",))
+    play(PlanFailed(1, 0, "expected at least 2 sites", play.now))
+    assert play.one(Finish).error.endswith("(2 of 3 sites: b, c: not listed); expected at least 2 sites")
+
+
+def test_replies_that_may_come_twice_from_one_site_are_waited_for() -> None:
+    play = Play(given(quorum=2))
+    play.start(*ABC)
+    play.plan(*ABC, quorum=2, keep_in_flight=True)
+    refusing(play, "b", "c", there=("a",))
+    assert play.of(Finish) == []

@@ -24,22 +24,25 @@ def home(tmp_path: Path) -> Path:
 
 def test_a_certificate_that_holds_is_kept(home: Path) -> None:
     config, authority = ServerConfig.load(home), Authority.load(directory_of(home))
-    first = server_membership(home, config, authority)
-    assert server_membership(home, config, authority).identity.serial == first.identity.serial
+    first = server_membership(home, authority, address=config.address, hosts=config.hosts)
+    assert (
+        server_membership(home, authority, address=config.address, hosts=config.hosts).identity.serial
+        == first.identity.serial
+    )
 
 
 def test_other_hosts_need_another_certificate(home: Path) -> None:
     authority = Authority.load(directory_of(home))
     config = ServerConfig("lubeck", hosts=("hanse.example.org", "127.0.0.1"), http_port=None)
-    renewed = server_membership(home, config, authority)
+    renewed = server_membership(home, authority, address=config.address, hosts=config.hosts)
     assert hosts_of(renewed.certificate_pem) == {"hanse.example.org", "127.0.0.1"}
 
 
 def test_an_expired_certificate_is_replaced(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config, authority = ServerConfig.load(home), Authority.load(directory_of(home))
-    first = server_membership(home, config, authority)
+    first = server_membership(home, authority, address=config.address, hosts=config.hosts)
     later = time.time_ns() + YEAR_MS * 1_000_000
     monkeypatch.setattr(certificates.time, "time_ns", lambda: later)
-    renewed = server_membership(home, config, authority)
+    renewed = server_membership(home, authority, address=config.address, hosts=config.hosts)
     assert renewed.identity.serial != first.identity.serial
     assert renewed.identity.not_after_ms > later // 1_000_000

@@ -46,7 +46,7 @@ class Drive:
     def __init__(self) -> None:
         self.finished: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self.observers: list[Any] = []
-        self.state = SimpleNamespace(error="", over=False)
+        self.state = SimpleNamespace(error="", over=False, round=7)
         self.fingerprints: dict[str, str] = {}
         self.closed: list[str] = []
         self.fails = False
@@ -126,7 +126,8 @@ async def test_a_site_that_cannot_be_told_of_the_end_keeps_it_from_no_other(fail
     await job.left.wait()
     assert place.inbox.ends == ["b", "c"]
     assert drive.closed == ["run", "host"]
-    assert (await place.jobs.reading.describe(job.request.job))["status"] == "finished"
+    about = await place.jobs.reading.describe(job.request.job)
+    assert (about["status"], about["round"]) == ("finished", 7)
     await place.jobs.close()
 
 

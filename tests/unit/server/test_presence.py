@@ -35,6 +35,10 @@ def after(*events: tuple[Any, ...]) -> Presence:
         ([("expect", "ab", 0), ("opened", "a", 9000), ("expire", LEASE)], "a", "a"),
         ([("opened", "a", 0), ("expect", "a", 9000), ("expire", LEASE)], "", "a"),
         ([("opened", "a", 0), ("opened", "a", 9000), ("expire", LEASE)], "a", "a"),
+        ([("opened", "a", 0), ("forgive", 3000, LEASE), ("expire", LEASE)], "a", "a"),
+        ([("opened", "a", 0), ("forgive", 3000, LEASE), ("expire", LEASE + 3000)], "", "a"),
+        ([("opened", "a", 0), ("forgive", 9 * LEASE, LEASE), ("expire", 2 * LEASE)], "", "a"),
+        ([("opened", "a", 0), ("expire", LEASE), ("forgive", 3000, LEASE)], "", "a"),
     ],
     ids=str,
 )

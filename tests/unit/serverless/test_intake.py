@@ -18,14 +18,14 @@ from hanse.pipeline.documents import Documents
 from hanse.pipeline.request import JobRequest
 from hanse.rounds import run_state
 from hanse.rounds.keeping import run_record
-from hanse.serverless import intake
+from hanse.serverless import granting, intake
 from hanse.serverless.intake import take
 from hanse.serverless.keys import pack, unpack
 from hanse.serverless.looking import look_and_call
 from hanse.serverless.place import Place, SignedInbox
 from hanse.serverless.removing import remove
 from hanse.serverless.roster import FRESH_S, Roster
-from hanse.site.agent import _status_in
+from hanse.site.ending import status_in
 from hanse.trust.bundle import make_bundle
 from hanse.trust.bundle_signature import sign_bundle
 from hanse.trust.revocation import RevocationList
@@ -218,7 +218,7 @@ async def test_a_site_that_missed_the_end_of_a_removed_job_is_told() -> None:
         (told,) = await place.inbox.receive("site-1", 10, wait_s=0)
         assert (told.envelope.kind, told.envelope.id) == ("end", f"end/{JOB}")
         # What roles kept of a job that was finished stays: how this one ended is not known any more.
-        assert _status_in(told.envelope.body) == ""
+        assert status_in(told.envelope.body) == ""
         await place.inbox.ack([told.receipt])
 
 
@@ -361,13 +361,13 @@ async def test_links_to_a_model_are_given_to_who_may_read_it(size: int, monkeypa
     manifest = manifest_of(content)
     await place.blobs.put(f"{JOB}/main/1/model", manifest, rechunk([content]))
     state = dataclasses.replace(
-        await intake._state(place, await intake.row_of(place, JOB)), model=(f"{JOB}/main/1/model", manifest.id)
+        await granting.state_of(place, await intake.row_of(place, JOB)), model=(f"{JOB}/main/1/model", manifest.id)
     )
 
     async def with_model(*_: Any) -> Any:
         return state
 
-    monkeypatch.setattr(intake, "_state", with_model)
+    monkeypatch.setattr(granting, "state_of", with_model)
     ask = canonical_json({"v": 1, "job": JOB, "id": id})
     await take(place, signed("bert", "fetch", "fetch/1", ask, by=member("person", "bert")))
     with pytest.raises(NotFoundError):

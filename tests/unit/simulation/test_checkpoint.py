@@ -90,6 +90,34 @@ def test_more_rounds_than_were_asked_for_at_first(tmp_path: Path) -> None:
     assert said(hs.simulate(app_with(rounds=8), 5, checkpoint=tmp_path, resume=True, progress=False)) == expected
 
 
+@pytest.mark.parametrize("case", CASES)
+def test_a_run_that_has_finished_goes_on_with_more_rounds(case: str, tmp_path: Path) -> None:
+    strategy, settings, options = CASES[case]
+    sites, rounds = [f"s{n}" for n in range(9)], settings.get("rounds", 6)
+
+    def run(rounds: int, **more: Any) -> Any:
+        app = app_with(strategy, **{**settings, "rounds": rounds})
+        return hs.simulate(app, sites, progress=False, **options, **more)
+
+    first = run(rounds // 2, checkpoint=tmp_path)
+    result = run(rounds, checkpoint=tmp_path, resume=True)
+    assert (result.job, result.rounds[: rounds // 2]) == (first.job, first.rounds)
+    if case == "asynchronous":  # what was in flight at its end is gone
+        assert [record.number for record in result.rounds] == list(range(1, rounds + 1))
+    else:
+        assert said(result) == said(run(rounds))
+
+
+def test_a_run_that_has_stopped_early_takes_no_more_rounds(tmp_path: Path) -> None:
+    def run(rounds: int) -> Any:
+        stop = hs.EarlyStop("sum", mode="max", min_delta=1e9, patience=2)
+        return hs.simulate(app_with(rounds=rounds, stop=stop), 3, checkpoint=tmp_path, resume=True, progress=False)
+
+    assert len(run(6).rounds) == 3
+    with pytest.raises(ConfigError, match=r"rounds=6, found 8"):
+        run(8)
+
+
 def test_checkpoints_now_and_then(tmp_path: Path) -> None:
     expected = said(hs.simulate(app_with(), 5, progress=False))
     seen: list[int] = []

@@ -12,7 +12,7 @@ from tests.unit.simulation import test_replicas as replicas
 ray = pytest.importorskip(
     "ray", reason="ray is not installed (extra simulation; it listens beyond loopback, so the lock leaves it out)"
 )
-pytestmark = [pytest.mark.long, pytest.mark.timeout(300), pytest.mark.xdist_group("ray")]
+pytestmark = [pytest.mark.long, pytest.mark.xdist_group("ray")]
 app = replicas.app
 
 

@@ -328,7 +328,6 @@ def test_more_are_asked_than_needed_and_the_last_is_late() -> None:
     assert sum(len(record.late) for record in result.rounds) >= 2
 
 
-@pytest.mark.timeout(30)
 def test_a_strategy_that_keeps_tasks_in_flight() -> None:
     """FedBuff in small: every two answers a model, the others go on; late ones carry their staleness."""
     seen: list[list[int]] = []

@@ -13,6 +13,7 @@ from hanse.core.errors import (
 )
 from hanse.site.control import request
 from hanse.site.owner import ask
+from tests.patience import WAIT_S
 from tests.unit.site.apps import BY_PHASE, COUNT, ZERO
 from tests.unit.site.bench import (
     JOB,
@@ -52,6 +53,22 @@ async def test_a_held_job_waits_for_its_owner(town: Town, tmp_path: Path) -> Non
         assert (directory / "control.sock").stat().st_mode & 0o777 == 0o600
 
 
+async def test_enough_of_a_jobs_id_will_do(town: Town, tmp_path: Path) -> None:
+    directory = town.settle(tmp_path / "site", policy="people: any\nunlisted_apps: hold\n")
+    async with bench(town, directory) as b:
+        for job in ("kiel-1", "kiel-2", "lund-1"):
+            await b.propose(job=job)
+        with pytest.raises(ConfigError, match="kiel fits 2 jobs; give more of the id: kiel-1, kiel-2"):
+            await b.agent.control({"op": "refuse", "job": "kiel"})
+        with pytest.raises(ConfigError, match="at least 4 characters"):
+            await b.agent.control({"op": "approve", "job": "lun"})
+        assert (await b.agent.control({"op": "approve", "job": "lund"}))["job"] == "lund-1"
+        await b.decision("lund-1")
+    assert ask(directory, "refuse", job="iel-1")["job"] == "kiel-1"  # no agent runs
+    with pytest.raises(NotFoundError, match="riga: not known at this site"):
+        ask(directory, "approve", job="riga")
+
+
 async def test_what_the_owner_decides_without_an_agent_holds_when_it_starts(town: Town, tmp_path: Path) -> None:
     directory = town.settle(tmp_path / "site", policy="people: any\nunlisted_apps: hold\n")
     blobs = Blobs()
@@ -71,6 +88,71 @@ async def test_what_the_owner_decides_without_an_agent_holds_when_it_starts(town
         assert (await b.reply(await b.task(ZERO))).ok
 
 
+HOLDING = "people: any\nunlisted_apps: hold\n"
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hanse.site.policy_file.LOOK_S", 0.01)
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize(
+    ("policy", "decision", "reason"),
+    [
+        ("people: any\napps: any\n", "accept", ""),
+        ("people: [berta]\napps: any\n", "refuse", "people: anna is not on the site's list"),
+        (HOLDING + "strategies: [fedadam]\n", "refuse", "strategies: fedavg is not on the site's list"),
+    ],
+)
+async def test_a_held_job_is_judged_again_when_the_policy_changes(
+    town: Town, tmp_path: Path, policy: str, decision: str, reason: str
+) -> None:
+    directory = town.settle(tmp_path / "site", policy=HOLDING)
+    async with bench(town, directory) as b:
+        assert (await b.propose())["decision"] == "hold"
+        before = len(b.link.sent)
+        (directory / "policy.yaml").write_text(policy)
+        found = await b.decision(before=before)
+        assert (found["decision"], found["reason"]) == (decision, reason)
+        assert (await b.reply(await b.task(ZERO))).ok == (decision == "accept")
+        assert [line["actor"].partition("/")[0] for line in b.audit()][:2] == ["site", "site"]
+        assert await b.agent.control({"op": "pending"}) == {"jobs": []}
+
+
+@pytest.mark.usefixtures("quick")
+async def test_a_policy_that_cannot_be_read_leaves_a_held_job_held(
+    town: Town, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory = town.settle(tmp_path / "site", policy=HOLDING)
+    judged = asyncio.Event()
+    async with bench(town, directory) as b:
+        assert (await b.propose())["decision"] == "hold"
+        deciding = b.agent._deciding
+        judge = deciding._judge
+        monkeypatch.setattr(deciding, "_judge", lambda job, content: (judged.set(), judge(job, content))[1])
+        (directory / "policy.yaml").write_text("people: 3\n")
+        await asyncio.wait_for(judged.wait(), 60)
+        before = len(b.link.sent)
+        assert [job["job"] for job in (await b.agent.control({"op": "pending"}))["jobs"]] == [JOB]
+        (directory / "policy.yaml").write_text("people: any\napps: any\n")
+        assert (await b.decision(before=before))["decision"] == "accept"
+
+
+async def test_a_held_job_is_judged_again_when_the_agent_starts(town: Town, tmp_path: Path) -> None:
+    directory = town.settle(tmp_path / "site", policy=HOLDING)
+    blobs = Blobs()
+    async with bench(town, directory, blobs=blobs) as b:
+        await b.propose()
+        b.link.accepted(f"decision/{JOB}", "received", "")
+        bundle = b.bundle
+    (directory / "policy.yaml").write_text(f"people: any\napps: [{bundle.id}]\n")
+    async with bench(town, directory, blobs=blobs) as b:
+        b.bundle = bundle
+        await b.link.until(lambda: b.agent._journal.job(JOB).decision == "accept")
+        assert (await b.reply(await b.task(ZERO))).ok
+
+
 async def test_stop_and_status(town: Town, site: Path) -> None:
     async with bench(town, site) as b:
         status = await asyncio.to_thread(ask, site, "status")
@@ -78,7 +160,7 @@ async def test_stop_and_status(town: Town, site: Path) -> None:
         with pytest.raises(ConfigError, match="expected status"):
             await asyncio.to_thread(ask, site, "dance")
         assert await asyncio.to_thread(ask, site, "stop") == {"stopping": True}
-        await asyncio.wait_for(b.main, 60)
+        await asyncio.wait_for(b.main, WAIT_S)
 
 
 @pytest.mark.parametrize("line", [b"", b"\n", b"{}\n", b"[1]\n", b"\xff\n", b'{"op": "approve", "job": 3}\n'])

@@ -2,18 +2,21 @@
 
 import asyncio
 import json
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, ClassVar
 
 import pytest
 
 pytest.importorskip("urllib3", reason="needs the extra `aws`")
 
+from hanse.backends.aws.https import Https
 from hanse.backends.memory import MemoryInbox
 from hanse.core.errors import CodecError, TooLargeError
 from hanse.core.records import Envelope
-from hanse.site.by_links import Https
 from hanse.site.over_queues import QueueLink
+from hanse.trust.envelopes import sign_envelope
 from tests.faults.explorer.enrolled import member
+from tests.patience import WAIT_S
 
 HEADERS = (("If-None-Match", "*"),)
 
@@ -131,7 +134,45 @@ async def test_a_question_that_no_queue_takes_is_answered_and_the_link_lives() -
     with pytest.raises(TooLargeError):
         await link._ask({"hashes": "0" * 2000})
     asking = asyncio.ensure_future(link._ask({"hashes": ""}))
-    assert [d.envelope.kind for d in await inbox.receive("server", wait_s=5)] == ["want"]
+    assert [d.envelope.kind for d in await inbox.receive("server", wait_s=WAIT_S)] == ["want"]
     for task in (asking, sending):
         task.cancel()
     await asyncio.gather(asking, sending, return_exceptions=True)
+
+
+async def test_a_task_that_outlasts_its_hiding_comes_again_and_both_messages_go_with_its_answer() -> None:
+    """A queue hides a message for twelve hours, whatever is asked for; the task is at work, or answered, by then."""
+
+    class Ending(MemoryInbox):
+        acked: ClassVar[list[str]] = []
+
+        async def ack(self, receipts: Sequence[str]) -> None:
+            self.acked += receipts
+            await super().ack(receipts)
+            both.set()
+
+    now, both = [0], asyncio.Event()
+    inbox, delivered = Ending(visibility_s=12 * 3600, now_ms=lambda: now[0]), []
+    link = linked(inbox)
+    link._check()
+
+    async def deliver(envelope: Envelope, count: int) -> None:
+        delivered.append((envelope.id, count))
+
+    link._deliver = deliver
+    server, id = member("server", "server"), "j/main/1/train/0"
+    task = Envelope("server", "site-1", id, "task", b"{}", "north", "j", "main")
+    await inbox.send("site-1", sign_envelope(server.keys.signing, task))
+    for _ in range(2):
+        for delivery in await inbox.receive("site-1", 10, wait_s=0):
+            await link._take(delivery)
+        now[0] += 12 * 3600 * 1000
+    assert delivered == [(id, 1), (id, 2)]
+    assert inbox.acked == [], "it is not answered"
+    link._sent(Envelope("site-1", "server", id, "reply", b"", "north", "j", "main"))
+    acknowledging = asyncio.ensure_future(link._acknowledging())
+    await both.wait()
+    assert len(inbox.acked) == 2
+    acknowledging.cancel()
+    now[0] += 12 * 3600 * 1000
+    assert await inbox.receive("site-1", 10, wait_s=0) == []

@@ -1,6 +1,8 @@
 """What a member keeps: all of it fits together, or it is refused."""
 
+import asyncio
 import json
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -8,9 +10,10 @@ import pytest
 
 from hanse.core.codec import canonical_json
 from hanse.core.errors import ConfigError, TrustError
+from hanse.core.proto import hanse_pb2 as pb
 from hanse.trust.authority import Authority
 from hanse.trust.identity import MemberKeys, SigningRequest
-from hanse.trust.membership import Membership, member_keys
+from hanse.trust.membership import Membership, Renewed, member_keys
 from tests.unit.trust.conftest import NOW_MS, Member, enrol
 
 
@@ -24,6 +27,24 @@ def check(authority: Authority, member: Member, **changes: Any) -> Membership:
     }
     keys = changes.pop("keys", member.keys)
     return Membership.check(keys, **(arguments | changes))
+
+
+def asking(
+    authority: Authority, now_ms: int, keys: MemberKeys | None = None, *, address: str = "", **other: str
+) -> Callable[[bytes], Awaitable[Renewed]]:
+    """The authority, asked for new certificates; with `keys`, for them and for what `other` names."""
+
+    async def ask(content: bytes) -> Renewed:
+        who = {"kind": "site", "name": "hospital-a"} | other
+        request = (
+            SigningRequest.parse(content)
+            if keys is None
+            else SigningRequest.request(keys, federation="lubeck", kind=who["kind"], name=who["name"])
+        )
+        issued = authority.issue(request, kind=who["kind"], name=who["name"], now_ms=now_ms)
+        return pb.JoinReply(certificate=issued.certificate_pem.decode(), member_record=issued.record, address=address)
+
+    return ask
 
 
 def test_round_trip_through_a_directory(authority: Authority, site: Member, tmp_path: Path) -> None:
@@ -40,12 +61,23 @@ def test_a_renewal_replaces_the_certificate_and_keeps_the_keys(
     authority: Authority, site: Member, tmp_path: Path
 ) -> None:
     check(authority, site).save(tmp_path)
-    request = SigningRequest.request(site.keys, federation="lubeck", kind="site", name="hospital-a")
     later = site.issued.identity.renew_at_ms
-    renewed = Member(site.keys, authority.issue(request, kind="site", name="hospital-a", now_ms=later))
-    check(authority, renewed, now_ms=later).save(tmp_path)
+    old = Membership.load(tmp_path, now_ms=later)
+    ask = asking(authority, later, address="127.0.0.1:9001")
+    asyncio.run(old.renewed(ask, now_ms=later)).save(tmp_path)
     loaded = Membership.load(tmp_path, now_ms=later)
-    assert loaded.identity.serial == renewed.issued.identity.serial != site.issued.identity.serial
+    assert loaded.identity.not_before_ms > old.identity.not_before_ms
+    assert loaded.identity.serial != old.identity.serial
+    assert (loaded.record.signing_key, loaded.address) == (old.record.signing_key, "127.0.0.1:9001")
+    assert asyncio.run(old.renewed(asking(authority, later), now_ms=later)).address == old.address
+
+
+@pytest.mark.parametrize("other", [{"name": "hospital-b"}, {"kind": "person"}])
+def test_a_renewal_for_somebody_else_is_refused(authority: Authority, site: Member, other: dict[str, str]) -> None:
+    """With these very keys: an authority's mistake, which nothing else would notice."""
+    later = site.issued.identity.renew_at_ms
+    with pytest.raises(TrustError, match="expected a new certificate for site hospital-a of lubeck"):
+        asyncio.run(check(authority, site).renewed(asking(authority, later, site.keys, **other), now_ms=later))
 
 
 def test_what_does_not_belong_together_is_refused(authority: Authority, site: Member, person: Member) -> None:

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from hanse.core.errors import CodecError, ConfigError, HanseError, TrustError
 from hanse.trust.authority import Authority
+from hanse.trust.member_record import verify_record
 from hanse.trust.revocation import RevocationList, read_revocations
 from hanse.trust.statements import make_statement
 from tests.unit.trust.conftest import NOW_MS, Member, enrol
@@ -37,6 +38,18 @@ def test_a_name_stops_every_certificate_of_that_member_only(authority: Authority
     assert back.version == 2
 
 
+def test_a_record_is_superseded_by_a_newer_one_of_its_member_only(authority: Authority, site: Member) -> None:
+    record = verify_record(site.issued.record, authority.certificate_pem, now_ms=NOW_MS)
+    later = replace(record, issued_at_ms=record.issued_at_ms + 1)
+    known = EMPTY.supersede(record).supersede(later)
+    assert (known.version, known.is_superseded(record), known.is_superseded(later)) == (2, True, False)
+    assert known.supersede(record) is known, "who comes with an older one changes nothing"
+    assert not known.is_superseded(replace(record, kind="person"))
+    assert not EMPTY.is_superseded(record)
+    back = known.revoke_name("site", record.name, serials=[record.serial]).reinstate("site", record.name)
+    assert back.is_superseded(record), "revoking and admitting forgets nothing"
+
+
 def test_a_call_is_heard_or_says_why_not(site: Member) -> None:
     identity = site.issued.identity
     EMPTY.check(identity, NOW_MS)
@@ -52,9 +65,12 @@ def test_a_call_is_heard_or_says_why_not(site: Member) -> None:
     serials=st.frozensets(st.from_regex("[1-9a-f][0-9a-f]{0,39}", fullmatch=True), max_size=5),
     names=st.frozensets(st.sampled_from(["site/a", "person/b", "site/c"])),
     version=st.integers(0, 2**40),
+    newest=st.dictionaries(st.sampled_from(["site/a", "person/b"]), st.integers(0, 2**50)),
 )
-def test_round_trip(authority: Authority, serials: frozenset[str], names: frozenset[str], version: int) -> None:
-    made = RevocationList("lubeck", version, NOW_MS, serials, names)
+def test_round_trip(
+    authority: Authority, serials: frozenset[str], names: frozenset[str], version: int, newest: dict[str, int]
+) -> None:
+    made = RevocationList("lubeck", version, NOW_MS, serials, names, newest)
     content = made.sign(authority.key)
     assert read_revocations(content, authority.certificate_pem, least_version=version) == made
     with pytest.raises(TrustError, match="newer"):
@@ -82,7 +98,17 @@ def test_foreign_lists_and_other_statements_are_refused(authority: Authority, si
         read_revocations(site.issued.record, authority.certificate_pem)
 
 
-@pytest.mark.parametrize("change", [{"serials": [1]}, {"names": "a"}, {"federation": "A"}, {"version": "1"}])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"serials": [1]},
+        {"names": "a"},
+        {"federation": "A"},
+        {"version": "1"},
+        {"newest": []},
+        {"newest": {"site/a": "1"}},
+    ],
+)
 def test_malformed_lists_are_refused(authority: Authority, change: dict[str, object]) -> None:
     body = json.loads(EMPTY.sign(authority.key))["body"] | change
     with pytest.raises(CodecError):

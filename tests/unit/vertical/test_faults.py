@@ -104,7 +104,7 @@ TREES_TAKE = (constant_column, values_beyond_fixed_point)
 
 @pytest.mark.parametrize("model", MODELS)
 @pytest.mark.parametrize(("fault", "words"), FAULTS, ids=lambda each: getattr(each, "__name__", ""))
-@pytest.mark.filterwarnings("ignore:overflow", "ignore:invalid value")
+@pytest.mark.filterwarnings("error")
 def test_it_is_refused_by_name(model: str, fault: Any, words: str) -> None:
     bank, shop = tables()
     fault(bank, shop)

@@ -21,7 +21,6 @@ from hanse.vertical.glm.series import series_of
 from hanse.vertical.glm.training import Training, batches, bounds
 
 M = 1 << rlwe.WIDE_BITS
-pytestmark = pytest.mark.timeout(600)  # numba compiles the transforms in each process; some seconds, on an idle machine
 
 
 def data(family: str, rows: int = 60, outputs: int = 1) -> tuple[list[Any], Response]:

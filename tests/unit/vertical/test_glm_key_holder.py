@@ -19,7 +19,6 @@ from hanse.vertical.glm.families import Response, response_of
 from hanse.vertical.glm.training import Training
 
 M = 1 << rlwe.WIDE_BITS
-pytestmark = pytest.mark.timeout(600)  # numba compiles the transforms in each process; some seconds, on an idle machine
 
 
 def data(family: str, rows: int = 80, outputs: int = 1, hosts: int = 2) -> tuple[dict[str, Any], Response]:

@@ -17,7 +17,6 @@ SHARED = Path(__file__).parents[4] / "shared" / "data" / "fate"
 pytestmark = [
     pytest.mark.skipif(not SHARED.is_dir(), reason="needs the example data of FATE in ../shared/data/fate"),
     pytest.mark.long,
-    pytest.mark.timeout(600),
 ]
 
 

@@ -10,6 +10,7 @@ from hanse.core.errors import CodecError
 from hanse.core.ids import TaskId
 from hanse.core.records import Reply, Task
 from hanse.workers.answers import called_in, done_in
+from hanse.workers.assignment import Assignment
 from hanse.workers.wire import Frame
 
 TASK = Task(TaskId("job", "main", 1, "train", 0), "a", "train", seed=1)
@@ -22,7 +23,7 @@ def test_sizes_that_are_none(tmp_path: Path, size: object) -> None:
     reply = Reply.failed(TASK.id, "a", "raised", "no").pack()
     fields = {"state": "file", "arrays": "file", "size": size}
     with pytest.raises(CodecError):
-        done_in(Frame("done", fields, (reply, bytes(32))), TASK, site="a", out=None, before=None, after=file)
+        done_in(Frame("done", fields, (reply, bytes(32))), Assignment(TASK, after=file), site="a")
     with pytest.raises(CodecError):
         called_in(Frame("called", fields, (b"1", bytes(32))), file)
 

@@ -9,6 +9,7 @@ import pytest
 from hanse.core.codec import encode
 from hanse.core.errors import ConfigError
 from hanse.workers import isolation, landlock
+from hanse.workers.assignment import Assignment
 from hanse.workers.isolation import Isolation
 from tests.unit.workers.harness import bench, large_model, task
 
@@ -75,7 +76,7 @@ async def probe(folder: Path, level: Isolation, outside: Path) -> dict[str, obje
         async with bench(folder) as b:
             worker = await b.worker(PROBE, isolation=level)
             done = await worker.execute(
-                task(call="query", config={"outside": str(outside), "port": port, "agent": os.getpid()})
+                Assignment(task(call="query", config={"outside": str(outside), "port": port, "agent": os.getpid()}))
             )
             assert done.reply.error == "", (done.reply.error, b.lines)
             return dict(done.reply.metrics)
@@ -139,11 +140,11 @@ async def test_grants(tmp_path: Path, level: str) -> None:
     async with bench(tmp_path / "home") as b:
         declared = {"patients": {"kind": "csv", "path": "../patients.csv", "target": "sick"}}
         worker = await b.worker(source, isolation=Isolation(level), datasets=declared, base=tmp_path / "home")
-        done = await worker.execute(task(model), model=tmp_path / "model", out=tmp_path / "update")
+        done = await worker.execute(Assignment(task(model), model=tmp_path / "model", out=tmp_path / "update"))
         assert (done.reply.error, done.reply.num_examples, done.reply.metrics) == ("", 2, {"sum": 90.0})
         assert done.written
         refused = await b.worker(source, isolation=Isolation(level), declared=("patients",))
-        answer = await refused.execute(task(model), model=tmp_path / "model", out=tmp_path / "update")
+        answer = await refused.execute(Assignment(task(model), model=tmp_path / "model", out=tmp_path / "update"))
         assert "not granted" in answer.reply.error
 
 
@@ -157,7 +158,7 @@ async def test_confined_with_more_threads(tmp_path: Path, level: str) -> None:
             threads=2,
             isolation=Isolation(level),
         )
-        assert (await worker.execute(task(call="query"))).reply.error == ""
+        assert (await worker.execute(Assignment(task(call="query")))).reply.error == ""
 
 
 async def test_an_open_network_is_the_owners_choice(tmp_path: Path) -> None:

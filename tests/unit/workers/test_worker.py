@@ -16,8 +16,9 @@ from hanse.core.blobs import manifest_of
 from hanse.core.codec import decode, encode
 from hanse.core.errors import ConfigError, TaskError
 from hanse.core.ids import TaskId, upload_scope
-from hanse.rounds.host import PlanAnswer, PlanRequest
+from hanse.rounds.hosts.host import PlanAnswer, PlanRequest
 from hanse.workers import process
+from hanse.workers.assignment import Assignment
 from hanse.workers.launcher import PRELOAD
 from hanse.workers.runtime import ClientSide
 from tests.unit.workers.harness import ADD_ONE, bench, descriptors, large_model, small_model, task
@@ -28,7 +29,7 @@ linux = pytest.mark.skipif(not process.LINUX, reason="reads /proc")
 async def test_small_model_and_update_travel_inline(tmp_path: Path) -> None:
     async with bench(tmp_path) as b:
         worker = await b.worker(ADD_ONE)
-        done = await worker.execute(task(small_model()), model=small_model(), out=tmp_path / "unused")
+        done = await worker.execute(Assignment(task(small_model()), model=small_model(), out=tmp_path / "unused"))
         assert (done.reply.num_examples, done.reply.metrics, done.written) == (3, {"loss": 0.5}, False)
         assert done.reply.update is not None
         assert done.reply.update.content is not None
@@ -55,7 +56,7 @@ async def test_large_update_goes_to_the_file_with_its_manifest(tmp_path: Path, r
     async with bench(tmp_path) as b:
         worker = await b.worker(source)
         asked = task(model.read_bytes())
-        done = await worker.execute(asked, model=model, out=out)
+        done = await worker.execute(Assignment(asked, model=model, out=out))
         assert done.reply.error == ""
         assert done.written
         assert done.reply.update is not None
@@ -83,7 +84,7 @@ async def test_large_update_without_a_file_is_a_failed_request(tmp_path: Path) -
         worker = await b.worker(ADD_ONE)
         (tmp_path / "model").write_bytes(model)
         with pytest.raises(TaskError, match="where no file is given"):
-            await worker.execute(task(model), model=tmp_path / "model")
+            await worker.execute(Assignment(task(model), model=tmp_path / "model"))
 
 
 async def test_state_goes_out_and_comes_back(tmp_path: Path) -> None:
@@ -98,13 +99,13 @@ async def test_state_goes_out_and_comes_back(tmp_path: Path) -> None:
     """
     async with bench(tmp_path) as b:
         worker = await b.worker(source)
-        first = await worker.execute(task(small_model()), model=small_model())
-        second = await worker.execute(task(small_model()), model=small_model(), state=first.state)
-        repeated = await worker.execute(task(small_model()), model=small_model(), state=first.state)
+        first = await worker.execute(Assignment(task(small_model()), model=small_model()))
+        second = await worker.execute(Assignment(task(small_model()), model=small_model(), state=first.state))
+        repeated = await worker.execute(Assignment(task(small_model()), model=small_model(), state=first.state))
         assert [done.reply.metrics for done in (first, second, repeated)] == [{"n": 1}, {"n": 2}, {"n": 2}]
         assert second.state == repeated.state != first.state
         failed = await worker.execute(
-            task(small_model(), config={"fail": True}), model=small_model(), state=first.state
+            Assignment(task(small_model(), config={"fail": True}), model=small_model(), state=first.state)
         )
         assert failed.state == first.state
 
@@ -128,7 +129,7 @@ async def test_a_large_state_goes_out_and_comes_back_in_files(tmp_path: Path) ->
         worker = await b.worker(source)
 
         async def run(state: Any, after: Path, **config: bool) -> Any:
-            return await worker.execute(task(small_model(), config=config), state=state, after=after)
+            return await worker.execute(Assignment(task(small_model(), config=config), state=state, after=after))
 
         first = await run(None, one, big=True)
         second = await run(first.state, two, big=True)
@@ -150,10 +151,10 @@ async def test_only_one_request_at_a_time(tmp_path: Path) -> None:
         worker = await b.worker(
             "@app.train\ndef train(arrays, config, site):\n    time.sleep(0.2); return dict(arrays), 1, {}"
         )
-        first = asyncio.create_task(worker.execute(task(small_model()), model=small_model()))
+        first = asyncio.create_task(worker.execute(Assignment(task(small_model()), model=small_model())))
         await asyncio.sleep(0)
         with pytest.raises(Exception, match="busy"):
-            await worker.execute(task(small_model()), model=small_model())
+            await worker.execute(Assignment(task(small_model()), model=small_model()))
         assert (await first).reply.ok
 
 
@@ -163,7 +164,10 @@ async def test_many_workers_side_by_side(tmp_path: Path) -> None:
         workers = await asyncio.gather(*(b.worker(load) for _ in range(6)))
         assert len({worker.pid for worker in workers}) == 6
         replies = await asyncio.gather(
-            *(worker.execute(task(small_model(), ordinal=n), model=small_model()) for n, worker in enumerate(workers))
+            *(
+                worker.execute(Assignment(task(small_model(), ordinal=n), model=small_model()))
+                for n, worker in enumerate(workers)
+            )
         )
         assert [done.reply.task for done in replies] == [TaskId("j", "c", 1, "train", n) for n in range(6)]
 
@@ -198,7 +202,7 @@ async def test_what_a_worker_inherits(tmp_path: Path, threads: int, monkeypatch:
     async with bench(tmp_path) as b:
         load = b.load_of(source)
         worker = await b.worker(load, threads=threads)
-        done = await worker.execute(task(call="query"))
+        done = await worker.execute(Assignment(task(call="query")))
         assert done.reply.error == ""
         found = dict(done.reply.metrics)
         assert found.pop("kinds") == ["/dev/null", "pipe", "socket"]
@@ -225,7 +229,7 @@ async def test_a_launcher_forks_what_has_loaded_pyarrow(tmp_path: Path) -> None:
     """
     async with bench(tmp_path, preload=(*PRELOAD, "pyarrow")) as b:
         worker = await b.worker(source)
-        done = await worker.execute(task(call="query"))
+        done = await worker.execute(Assignment(task(call="query")))
         assert done.reply.error == ""
         assert done.reply.metrics == {"loaded": True, "rows": 100_000}
 
@@ -356,7 +360,7 @@ async def test_tasks_leave_no_descriptor_behind(tmp_path: Path) -> None:
         counts = []
         for index in range(12):
             asked = task(model, config={"fail": index % 3 == 1})
-            done = await worker.execute(asked, model=tmp_path / "model", out=tmp_path / "update")
+            done = await worker.execute(Assignment(asked, model=tmp_path / "model", out=tmp_path / "update"))
             assert done.reply.ok == (index % 3 != 1)
             counts.append((descriptors(), descriptors(worker.pid)))
         assert counts[2] == counts[-1]
@@ -375,7 +379,7 @@ async def test_what_is_tracked_comes_beside_the_reply_and_not_in_it(tmp_path: Pa
     async with bench(tmp_path) as b:
         worker = await b.worker(source)
         for _ in range(2):  # the second task begins with nothing
-            done = await worker.execute(task(small_model()), model=small_model())
+            done = await worker.execute(Assignment(task(small_model()), model=small_model()))
             assert [(each.step, dict(each.values)) for each in done.tracked] == [
                 (0, {"batch_loss": 1.0}),
                 (1, {"batch_loss": 0.5}),
@@ -405,7 +409,7 @@ async def test_what_cannot_be_tracked_is_refused_by_name(tmp_path: Path, said: s
     """
     async with bench(tmp_path) as b:
         worker = await b.worker(source)
-        done = await worker.execute(task(small_model()), model=small_model())
+        done = await worker.execute(Assignment(task(small_model()), model=small_model()))
         assert (done.reply.error_kind, done.tracked) == ("refused", ())
         assert named in done.reply.error
 
@@ -420,7 +424,7 @@ async def test_too_much_is_cut_and_said_in_the_sites_log(tmp_path: Path) -> None
     """
     async with bench(tmp_path) as b:
         worker = await b.worker(source)
-        done = await worker.execute(task(small_model()), model=small_model())
+        done = await worker.execute(Assignment(task(small_model()), model=small_model()))
         assert done.reply.ok
         assert len(done.tracked) == 10_000
         assert len([line for line in b.lines if "only the first 10000 values" in line]) == 1

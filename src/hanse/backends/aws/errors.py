@@ -54,6 +54,13 @@ def aws_errors(doing: str) -> Iterator[None]:
         raise kind(f"aws: {doing}: {code}: {hint}") from None
     except (aws.NoCredentialsError, aws.PartialCredentialsError):
         raise PolicyError(f"aws: {doing}: found no credentials; log in, or give this machine a role") from None
+    except (aws.SSOError, aws.TokenRetrievalError):
+        raise PolicyError(f"aws: {doing}: not logged in, or the login has expired: aws sso login") from None
+    except aws.ProfileNotFound as error:
+        found = str(error.kwargs.get("profile", ""))[:60]
+        raise PolicyError(
+            f"aws: {doing}: no profile {found!r} on this machine (AWS_PROFILE); see: aws configure list-profiles"
+        ) from None
     except (aws.NoRegionError, aws.InvalidRegionError, aws.InvalidEndpointDiscoveryConfigurationError) as error:
         raise ConfigError(f"aws: {doing}: {str(error)[:160]}") from None
     except (aws.EndpointConnectionError, aws.ConnectTimeoutError, aws.ReadTimeoutError, aws.ConnectionClosedError):

@@ -20,7 +20,7 @@ from hanse.core.errors import NotFoundError
 
 _AT_ONCE = 16
 _BATCH = 25
-EXPIRING = frozenset({"run", "reply", "round", "roles", "decision", "shard", "wait"})
+EXPIRING = frozenset({"run", "reply", "round", "roles", "decision", "shard", "wait", "quota"})
 """Kinds of rows that go with their job's objects. That there was a job, and who the members are, stays."""
 T = TypeVar("T")
 

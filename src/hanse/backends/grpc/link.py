@@ -174,7 +174,9 @@ class Link:
         loop = asyncio.get_running_loop()
         number = 0
         while True:
+            began = loop.time()
             await asyncio.sleep(HEARTBEAT_S)
+            self._heard += max(0.0, loop.time() - began - HEARTBEAT_S)  # while we stood still we did not listen
             if loop.time() - self._heard > LEASE_S:
                 raise UnavailableError(f"the server has not answered for {LEASE_S:g} s")
             number += 1

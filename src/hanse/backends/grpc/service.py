@@ -29,7 +29,7 @@ from hanse.backends.grpc.protocol import (
 from hanse.backends.grpc.relay import End, Relays, read_opening
 from hanse.backends.grpc.turns import Turn, Turns
 from hanse.core.blobs import Chunk, Manifest
-from hanse.core.errors import CodecError, HanseError, StorageError, TrustError, UnavailableError
+from hanse.core.errors import CodecError, HanseError, StorageError, TrustError, UnavailableError, place_of
 from hanse.core.proto import hanse_pb2 as pb
 from hanse.core.records import WIRE_VERSION, Envelope
 from hanse.core.seams import BlobStore, Links
@@ -373,7 +373,7 @@ class _mapped(contextlib.AbstractContextManager["_mapped"]):
         else:
             return False
         say = log.error if isinstance(error, StorageError) else log.info
-        say("call refused", peer=self._context.peer(), reason=self._failure[1])
+        say("call refused", peer=self._context.peer(), reason=self._failure[1], **place_of(error))
         return True
 
     async def finish(self) -> None:

@@ -63,13 +63,13 @@ class LocalStore:
         if durability not in ("power", "process"):
             raise ConfigError(f"durability: expected 'power' or 'process', found {durability!r}")
         root = Path(directory)
-        with disk_errors("opening the store"):
+        with disk_errors("opening the store", root):
             changed = make_directory(root.absolute())
             os.chmod(root, 0o700)
             lock = os.open(root / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             _lock_alone(lock)
-            with disk_errors("opening the store"):
+            with disk_errors("opening the store", root):
                 database = Database(root / "records.db", durable=durability == "power")
                 if durability == "power":
                     for each in (root, *changed):

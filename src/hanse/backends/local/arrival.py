@@ -83,7 +83,7 @@ class Arrival:
             return
         self.manifest.verify(index, chunk)
         start, stop = self.manifest.span(index)
-        with disk_errors("writing a blob"):
+        with disk_errors("writing a blob", self.part.parent):
             self._spares.write(self._file, chunk, start)
             os.pwrite(self._marks_file, b"\1", index)
         self.marks[index] = 1

@@ -61,6 +61,7 @@ class LocalBlobs:
     """
 
     def __init__(self, directory: Path, database: sql.Database, *, durable: bool, max_spare_files: int = 8) -> None:
+        self._folder = directory
         self._blobs = directory / "blobs"
         self._root = str(self._blobs)
         self._making = directory / "making"
@@ -166,7 +167,7 @@ class LocalBlobs:
         with self._lock:
             self._number += 1
             path = self._making / str(self._number)
-        with disk_errors("making a blob"):
+        with disk_errors("making a blob", self._folder):
             file = self._spares.take(path, size)
         return _Writer(self, scope, path, file, coverage)
 
@@ -300,7 +301,7 @@ class LocalBlobs:
                 )
             arrival.users += 1
         try:
-            with disk_errors("preparing a blob"):
+            with disk_errors("preparing a blob", self._folder):
                 self._make_directory(key[0])
                 arrival.open()
         except BaseException:
@@ -346,7 +347,7 @@ class LocalBlobs:
                 self._unsynced.update(changed)
 
     def _complete(self, key: Key, arrival: Arrival) -> None:
-        with arrival.lock, disk_errors("completing a blob"):
+        with arrival.lock, disk_errors("completing a blob", self._folder):
             if arrival.is_done:
                 return
             if self._durable:
@@ -391,7 +392,7 @@ class LocalBlobs:
                 self._file(key, ".marks").write_bytes(b"\1" * held.manifest.num_chunks)
 
     def _delete_files(self, scope: str) -> None:
-        with self._lock, disk_errors("deleting blobs"):
+        with self._lock, disk_errors("deleting blobs", self._folder):
             busy: set[Path] = set()
             for key in [key for key in self._held if below(key[0], scope)]:
                 held = self._held.pop(key)
@@ -427,7 +428,7 @@ class _Writer:
         self._check_open()
         length = memoryview(content).nbytes
         self._coverage.check(start, length)
-        with disk_errors("writing a blob"):
+        with disk_errors("writing a blob", self._store._folder):
             self._store._spares.write(self._file, content, start)
         self._coverage.add(start, length)
 
@@ -438,7 +439,7 @@ class _Writer:
         store, size = self._store, self._coverage.size
         starts = range(0, size, CHUNK_BYTES)
         hashes = bytearray(32 * len(starts))
-        with disk_errors("sealing a blob"):
+        with disk_errors("sealing a blob", self._store._folder):
             mapping = mmap.mmap(self._file, size, prot=mmap.PROT_READ)
             lanes = [range(lane, len(starts), _LANES) for lane in range(_LANES)]
             work = [store._in_thread(_hash_into, hashes, mapping, lane) for lane in lanes]
@@ -447,11 +448,11 @@ class _Writer:
             results = await asyncio.gather(*work, return_exceptions=True)
         for result in results:
             if isinstance(result, BaseException):
-                with disk_errors("sealing a blob"):
+                with disk_errors("sealing a blob", self._store._folder):
                     raise result
         manifest = Manifest(size, bytes(hashes))
         self._close()
-        with disk_errors("sealing a blob"):
+        with disk_errors("sealing a blob", self._store._folder):
             await store._in_thread(store._place, (self._scope, manifest.id), manifest, self._path)
         return manifest
 

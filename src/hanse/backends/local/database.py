@@ -23,7 +23,7 @@ from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any, Generic, TypeVar
 
-from hanse.core.errors import HanseError, StorageError
+from hanse.core.errors import HanseError, StorageError, in_folder
 
 T = TypeVar("T")
 Operation = Callable[[sqlite3.Connection], T]
@@ -171,8 +171,9 @@ class Database:
             _prepare(self._writer)
             self._reader = _connect(path, durable=durable)
             self._reader.execute("PRAGMA query_only = ON")
-        except sqlite3.Error as error:
-            raise refusal(error) from None
+        except (sqlite3.Error, StorageError) as error:
+            raise in_folder(refusal(error, path), path.parent) from None
+        self._path = path
         self._read_lock = threading.Lock()
         self._queue: SimpleQueue[Write[Any] | None] = SimpleQueue()
         self._broken: set[Write[Any]] = set()
@@ -232,7 +233,7 @@ class Database:
             with self._read_lock:
                 return self._reader.execute(statement, parameters).fetchall()
         except sqlite3.Error as error:
-            raise refusal(error) from None
+            raise refusal(error, self._path) from None
 
     def get(self, key: str) -> tuple[bytes, int] | None:
         """A ledger record."""
@@ -313,7 +314,7 @@ class Database:
         try:
             self._writer.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
         except sqlite3.Error as error:
-            _log.warning("%s", refusal(error))
+            _log.warning("%s", refusal(error, self._path))
 
     def _commit(self, batch: list[Write[Any]]) -> None:
         database = self._writer
@@ -336,7 +337,7 @@ class Database:
                     self._commit([write])
                 return
             failed = batch[0]
-            failed.error = refusal(error)
+            failed.error = refusal(error, self._path)
             if failed.future is None:
                 _log.warning("a late write was refused: %s", failed.error)
             else:
@@ -386,12 +387,12 @@ def _prepare(database: sqlite3.Connection) -> None:
         )
 
 
-def refusal(error: BaseException) -> StorageError:
-    """A driver's error as one of ours, without any value."""
+def refusal(error: BaseException, path: Path) -> StorageError:
+    """A driver's error as one of ours, without any value; the folder of `path`, the database, is beside it."""
     if isinstance(error, StorageError):
         return error
     if isinstance(error, sqlite3.Error):
         name = getattr(error, "sqlite_errorname", None) or type(error).__name__
         hint = "; free space and try again" if name == "SQLITE_FULL" else ""
-        return StorageError(f"database: it refuses ({name}): {error}{hint}")
-    return StorageError(f"database: an operation failed: {type(error).__name__}")
+        return in_folder(StorageError(f"database: it refuses ({name}): {error}{hint}"), path.parent)
+    return in_folder(StorageError(f"database: an operation failed: {type(error).__name__}"), path.parent)

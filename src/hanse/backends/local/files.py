@@ -15,26 +15,27 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from hanse.core.blobs import Chunk, pieces_of
-from hanse.core.errors import StorageError
+from hanse.core.errors import StorageError, in_folder
 
 MIN_SPARE_BYTES = 1024 * 1024
 
 
 @contextmanager
-def disk_errors(doing: str) -> Iterator[None]:
-    """Turn the system's errors into `StorageError`, without naming a path."""
+def disk_errors(doing: str, folder: Path) -> Iterator[None]:
+    """Turn the system's errors into `StorageError`, with the store's folder beside the message and not in it."""
     try:
         yield
     except OSError as error:
-        raise disk_error(error, doing) from None
+        raise disk_error(error, doing, folder) from None
 
 
-def disk_error(error: OSError, doing: str) -> StorageError:
+def disk_error(error: OSError, doing: str, folder: Path) -> StorageError:
     """`error` as a `StorageError`."""
     name = errno.errorcode.get(error.errno or 0, "EIO")
     full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
     hint = "free space and try again; what was taken before stays" if full else "what was taken before stays"
-    return StorageError(f"disk: it refuses while {doing} ({name}: {os.strerror(error.errno or errno.EIO)}); {hint}")
+    said = f"disk: it refuses while {doing} ({name}: {os.strerror(error.errno or errno.EIO)}); {hint}"
+    return in_folder(StorageError(said), folder)
 
 
 def write_all(file: int, content: Chunk, start: int) -> None:

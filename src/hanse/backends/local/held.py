@@ -60,7 +60,7 @@ class Held:
                 return self._view
             if self._is_released:
                 raise ValueError
-            with disk_errors("reading a blob"):
+            with disk_errors("reading a blob", self.path.parent):
                 file = _open_existing(self.path)
                 try:
                     size = os.fstat(file).st_size

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
+from urllib.parse import urlsplit
 
 from hanse.backends.aws.errors import aws_errors, code_of, imported
 from hanse.core.errors import ConfigError, ConflictError, HanseError, PolicyError, StorageError, UnavailableError
@@ -65,14 +66,12 @@ class Account:
         boto3, _ = imported()
         import botocore.exceptions
 
-        known = boto3.Session().get_available_regions("cloudformation")
-        known += boto3.Session().get_available_regions("cloudformation", "aws-us-gov")
-        known += boto3.Session().get_available_regions("cloudformation", "aws-cn")
-        if self.region not in known and not self.is_emulated:
-            near = sorted(name for name in known if name.split("-")[0] == self.region.split("-")[0]) or sorted(known)
+        at = urlsplit(self.endpoint)
+        if not self.is_emulated:
+            check_region(self.region)
+        elif at.scheme not in ("http", "https") or not at.hostname:
             raise ConfigError(
-                f"region: expected one of AWS's, such as {', '.join(near[:4])}; found {self.region[:40]!r}; correct it "
-                "in federation.yaml, or update boto3 if it is new"
+                f"endpoint: expected an emulator's URL such as http://127.0.0.1:4566, found {self.endpoint[:80]!r}"
             )
         mine: dict[str, Any] = {}
         if self.is_emulated and not self.profile and boto3.Session().get_credentials() is None:
@@ -84,6 +83,28 @@ class Account:
             raise PolicyError(
                 f"aws: no profile {self.profile[:60]!r} on this machine; see: aws configure list-profiles"
             ) from None
+
+
+def check_region(region: str) -> None:
+    """Return if it is a region of AWS, as far as the installed boto3 knows; nothing is sent.
+
+    Raises:
+        ConfigError: it is none.
+    """
+    boto3, _ = imported()
+    with aws_errors("reading this machine's AWS settings"):
+        session = boto3.Session()
+    known = [
+        name
+        for partition in ("aws", "aws-us-gov", "aws-cn")
+        for name in session.get_available_regions("cloudformation", partition)
+    ]
+    if region not in known:
+        near = sorted(name for name in known if name.split("-")[0] == region.split("-")[0]) or sorted(known)
+        raise ConfigError(
+            f"region: expected one of AWS's, such as {', '.join(near[:4])}; found {region[:40]!r}; correct it, or "
+            "update boto3 if it is new"
+        )
 
 
 _CAUSES: tuple[tuple[str, type[HanseError], str], ...] = (

@@ -113,6 +113,7 @@ def environment(deployment: Deployment, handler: str) -> dict[str, Any]:
         contract.STATE_MACHINE: machine_arn(deployment),
         contract.KEEP_DAYS: str(deployment.keep_days),
         contract.RESULTS: deployment.results,
+        contract.OPEN_JOBS: str(deployment.open_jobs),
     }
     if deployment.models_to_sites:
         told[contract.MODELS] = "sites"

@@ -80,44 +80,38 @@ def rights(deployment: Deployment, site: str) -> list[Statement]:
     ]
 
 
-def _key_through(*services: str) -> Statement:
-    """The federation's key, but only as these services use it on the caller's behalf."""
-    named = [sub(f"{service}.${{AWS::Region}}.amazonaws.com") for service in services]
-    return allow(["kms:Decrypt", "kms:GenerateDataKey"], att(KEY), StringEquals={"kms:ViaService": named})
+def _key_through(service: str, *, write: bool = True) -> Statement:
+    """The federation's key, but only as this service uses it on the caller's behalf."""
+    actions = ["kms:Decrypt", *(["kms:GenerateDataKey"] if write else [])]
+    named = [sub(f"{service}.${{AWS::Region}}.amazonaws.com")]
+    return allow(actions, att(KEY), StringEquals={"kms:ViaService": named})
 
 
 def _person_policy(deployment: Deployment) -> Resource:
-    """What whoever submits jobs needs on AWS; what a person may ask of the federation, its own signature decides."""
+    """What whoever submits jobs needs on AWS; what a person may ask of the federation, its own signature decides.
+
+    Nothing to put: everybody with the policy would put into the place of everybody's jobs. A person is given links.
+    """
     objects = f"${{{BUCKET}.Arn}}/v1/{deployment.federation}"
-    # Chunks and heads of exactly these scopes: a job's component is named by whoever submits it, `model` perhaps.
-    read, written = (
-        [sub(f"{objects}/blobs/*/{scope}/{part}/*") for scope in scopes for part in ("C", "H")]
-        for scopes in (("bundle", "model" if deployment.results == EVERYONE else "0/model"), ("bundle", "0/model"))
-    )
+    statements = [
+        allow(["sqs:GetQueueUrl", "sqs:SendMessage"], att(queue(SERVER))),
+        allow(["s3:GetObject"], [sub(f"{objects}/documents/*")]),
+        allow(["s3:ListBucket"], att(BUCKET), StringLike={"s3:prefix": [f"v1/{deployment.federation}/documents/*"]}),
+        _key_through("sqs"),
+        _key_through("s3", write=False),
+    ]
+    if deployment.results == EVERYONE:
+        # Chunks and heads of models: a job's component is named by whoever submits it, `model` perhaps.
+        statements.append(allow(["s3:GetObject"], [sub(f"{objects}/blobs/*/model/{part}/*") for part in ("C", "H")]))
+        # What a single site has sent is for nobody to read, whatever the site is called.
+        updates = sub(f"{objects}/blobs/*/up/*")
+        statements.append({"Effect": "Deny", "Action": ["s3:GetObject"], "Resource": updates})
     return {
         "Type": "AWS::IAM::ManagedPolicy",
         "Properties": {
             "ManagedPolicyName": f"hanse-{deployment.federation}-person",
             "Description": f"Submit jobs to the federation {deployment.federation} and read what came of them",
-            "PolicyDocument": policy(
-                allow(["sqs:GetQueueUrl", "sqs:SendMessage"], att(queue(SERVER))),
-                allow(["s3:GetObject"], [sub(f"{objects}/documents/*"), *read]),
-                allow(["s3:PutObject"], written),
-                # What a single site has sent is for nobody to read, whatever the site is called.
-                {
-                    "Effect": "Deny",
-                    "Action": ["s3:GetObject", "s3:PutObject"],
-                    "Resource": sub(f"{objects}/blobs/*/up/*"),
-                },
-                allow(
-                    ["s3:ListBucket"],
-                    att(BUCKET),
-                    StringLike={
-                        "s3:prefix": [f"v1/{deployment.federation}/{each}/*" for each in ("documents", "blobs")]
-                    },
-                ),
-                _key_through("sqs", "s3"),
-            ),
+            "PolicyDocument": policy(*statements),
         },
     }
 

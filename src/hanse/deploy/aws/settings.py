@@ -89,6 +89,7 @@ class Deployment:
         architecture, python: of the functions.
         topic: whether tasks go through an SNS topic with a filter for each site instead of straight into its queue.
         results: who reads a job's results, `owner` (who submitted it, and admins) or `everyone` with a person's rights.
+        open_jobs: how many jobs of one person may be open at a time.
         models_to_sites: whether every site of a job gets its last model.
         stream: whether new rows look at a run through the table's stream, instead of who wrote them.
         alarms: an address for alarms; "" for none (the alarms and their topic are there all the same).
@@ -106,6 +107,7 @@ class Deployment:
     topic: bool = False
     stream: bool = False
     results: str = OWNER
+    open_jobs: int = 20
     models_to_sites: bool = False
     alarms: str = ""
     vpc: Vpc | None = None
@@ -255,6 +257,12 @@ def _days(value: Any) -> int:
     return value
 
 
+def _jobs(value: Any) -> int:
+    if type(value) is not int or not 1 <= value <= 1000:
+        raise ValueError
+    return value
+
+
 def _vpc(value: Any) -> Vpc:
     if set(value) != set(_VPC_KEYS):
         raise ValueError
@@ -285,6 +293,7 @@ _CHECKS: dict[str, tuple[str, Any]] = {
     "topic": ("true or false", _one_of(True, False)),
     "stream": ("true or false", _one_of(True, False)),
     "results": ("owner or everyone", _one_of(OWNER, EVERYONE)),
+    "open_jobs": ("1 to 1000", _jobs),
     "models_to_sites": ("true or false", _one_of(True, False)),
     "alarms": ("an e-mail address", _matching(_EMAIL)),
     "vpc": (f"{', '.join(_VPC_KEYS)}, the last two as lists", _vpc),

@@ -17,7 +17,8 @@ from hanse.rounds.driver.standing import Standing
 from hanse.rounds.driver.turns import Turns
 from hanse.rounds.driver.writing import Writing
 from hanse.rounds.events import Answer, Cancelled, Event, Resumed, SitesChanged, Started
-from hanse.rounds.host import StrategyHost, load_arrays
+from hanse.rounds.hosts.host import StrategyHost
+from hanse.rounds.hosts.local import load_arrays
 from hanse.rounds.keeping import round_records, run_record
 from hanse.rounds.outgoing import RunInfo
 from hanse.rounds.result import Result
@@ -159,11 +160,16 @@ class Run:
         await self.turns.post(event)
 
     async def sites_changed(
-        self, sites: Sequence[str], undecided: int = 0, unwilling: Mapping[str, str] | None = None
+        self,
+        sites: Sequence[str],
+        undecided: int = 0,
+        unwilling: Mapping[str, str] | None = None,
+        enrolled: int = 0,
     ) -> None:
         """The sites that hold a lease and accepted the job; see `SitesChanged`."""
         said = tuple(sorted((unwilling or {}).items()))
-        await self.post(SitesChanged(tuple(sorted(sites)), self.driving.clock.now_ms(), undecided, said))
+        now_ms = self.driving.clock.now_ms()
+        await self.post(SitesChanged(tuple(sorted(sites)), now_ms, undecided, said, enrolled))
 
     async def cancel(self, by: str) -> None:
         """End the run."""

@@ -38,7 +38,7 @@ from hanse.rounds.events import (
     Started,
     TimerFired,
 )
-from hanse.rounds.host import StrategyHost
+from hanse.rounds.hosts.host import StrategyHost
 from hanse.rounds.keeping import Keeping, run_record
 from hanse.rounds.outgoing import RunInfo
 from hanse.rounds.seams import Seams
@@ -128,6 +128,7 @@ async def visit(
     sites: Sequence[str],
     undecided: int = 0,
     unwilling: Mapping[str, str] | None = None,
+    enrolled: int = 0,
     cancelled_by: str = "",
     failed: str = "",
     patience_ms: int = PATIENCE_MS,
@@ -136,7 +137,8 @@ async def visit(
 
     Args:
         sites: those that are there and accepted the job.
-        undecided, unwilling: how many may still answer, and what those said that do not take part; see `SitesChanged`.
+        undecided, unwilling, enrolled: how many may still answer, what those said that do not take part, and how many
+            were asked; see `SitesChanged`.
         failed: why it must end, "" for no reason.
         cancelled_by: who wants it to end, "" for nobody.
         patience_ms: longer than the longest reduction takes; only a waste if it is shorter.
@@ -147,7 +149,8 @@ async def visit(
     for _ in range(MAX_LOOKS):
         run = await _load(job, component, seams, now_ms, make_host, info or RunInfo(), patience_ms)
         try:
-            changed = SitesChanged(tuple(sites), now_ms(), undecided, tuple(sorted((unwilling or {}).items())))
+            said = tuple(sorted((unwilling or {}).items()))
+            changed = SitesChanged(tuple(sites), now_ms(), undecided, said, enrolled)
             return await run.look(changed, cancelled_by, failed)
         except ConflictError:
             continue  # somebody else has decided meanwhile: look again at what is now

@@ -13,6 +13,9 @@ def close_if_due(state: RunState, now_ms: int) -> list[Instruction]:
     """The one place that decides whether the open phase closes, waits, or is extended."""
     if state.stage != "open":
         return []
+    waits_for_sites = state.spec.quorum is not None and not (state.keep_in_flight or state.by_group)
+    if waits_for_sites and (reason := members.refused(state, state.quorum)):
+        return ending.fail(state, f"round {state.round}, phase {state.phase}: {reason}")
     if state.by_group:
         return _close_group_if_due(state)
     if state.num_ok >= state.count:

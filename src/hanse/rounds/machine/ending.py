@@ -12,12 +12,27 @@ def round_over(state: RunState) -> list[Instruction]:
     if _should_stop(state) or state.round >= state.spec.rounds:
         return end(state, "finished", "")
     record = _checkpoint(state)
+    _turn(state)
+    return [record, *instructing.plan(state)]
+
+
+def reopen(state: RunState) -> None:
+    """Take a run up that has finished its rounds, with more of them in its spec; it then waits to be `Resumed`.
+
+    What was in flight when it ended is gone: a run of phases that close goes on as if it had never ended.
+    """
+    state.status, state.error = "running", ""
+    _turn(state)
+    instructing.plan(state)
+
+
+def _turn(state: RunState) -> None:
+    """Turn to the next round."""
     state.metrics, state.seconds, state.failed, state.fates = {}, {}, {}, {}
     state.open = {ordinal: slot for ordinal, slot in state.open.items() if slot.answer != "failed"}
     state.previous = ()
     state.phase_index = 0
     state.round += 1
-    return [record, *instructing.plan(state)]
 
 
 def _should_stop(state: RunState) -> bool:

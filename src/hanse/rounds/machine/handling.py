@@ -52,9 +52,10 @@ def _started(state: RunState, event: Started) -> list[Instruction]:
 
 def _sites_changed(state: RunState, event: SitesChanged) -> list[Instruction]:
     members.expect(state, event.sites)
-    state.undecided, state.unwilling = event.undecided, event.unwilling
+    state.undecided, state.unwilling, state.enrolled = event.undecided, event.unwilling, event.enrolled
     if state.stage == "waiting":
-        return _begin_if_enough(state)
+        reason = "" if state.undecided else members.refused(state, members.needed(state))  # told of all who refuse
+        return ending.fail(state, reason) if reason else _begin_if_enough(state)
     if state.stage == "starved":
         return instructing.plan(state, state.only)
     return closing.refill_if_due(state) or closing.close_if_due(state, event.now_ms)
@@ -108,6 +109,8 @@ def _plan_failed(state: RunState, event: PlanFailed) -> list[Instruction]:
         state.only, state.refilling, state.stage = (), False, "open"
         state.revision += 1
         return _wait_or_close(state, event.now_ms)
+    if reason := members.refused(state, state.spec.quorum or 1):
+        return ending.fail(state, f"{reason}; {event.reason}")
     state.stage = "starved"
     state.error = event.reason
     if not state.starved_until_ms:  # sites that come and go do not prolong it

@@ -4,11 +4,14 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from itertools import count
 
+from hanse.rounds import causes
 from hanse.rounds.events import PlannedTask
 from hanse.rounds.run_state import RunState, Slot
 
 PARAMETERS = "parameters"
 """The phase of round 0 in which one site is asked for the initial model."""
+REFUSED = "too many sites have refused to take part"
+"""What the error of such a run begins with."""
 
 
 def expect(state: RunState, sites: Sequence[str]) -> None:
@@ -83,6 +86,22 @@ def issue(state: RunState, tasks: Sequence[PlannedTask], attempts: Mapping[str, 
         state.num_awaited += is_awaited
     state.next_ordinal, state.size = first + len(tasks), size + len(tasks)
     return issued
+
+
+def refused(state: RunState, needed: int) -> str:
+    """Why so many sites can never take part, since too many have refused; empty where they may.
+
+    Where there were too few sites from the start, others are expected to be enrolled, and nothing is final.
+    """
+    if not state.unwilling:
+        return ""
+    answered = {slot.site for slot in of_phase(state).values() if slot.answer == "ok" and counts(state, slot)}
+    said = {site: text.partition(": ")[2] for site, text in state.unwilling if text.startswith("refuse")}
+    final = {site: reason or "without a reason" for site, reason in said.items() if site not in answered}
+    left = state.enrolled - len(final)
+    if not state.enrolled >= needed > left:
+        return ""
+    return f"{REFUSED}: expected {needed}, {left} of {state.enrolled} may still ({causes.told(final, state.enrolled)})"
 
 
 def needed(state: RunState) -> int:

@@ -18,7 +18,7 @@ import numpy as np
 
 from hanse.core.errors import ConfigError
 from hanse.crypto import rlwe
-from hanse.vertical.glm.precision import LARGEST_MEAN, LARGEST_RESIDUAL, LARGEST_WEIGHT
+from hanse.vertical.glm.precision import LARGEST_MEAN, LARGEST_WEIGHT, largest_residual
 from hanse.vertical.glm.series import Series
 from hanse.vertical.glm.slots import FACTOR_BITS, RESIDUAL_BITS, SCORE_BITS, TABLE_BITS, WEIGHT_BITS
 from hanse.vertical.glm.softmax import mean_of
@@ -49,7 +49,7 @@ def shortfall(training: Training, rows: int, outputs: int, columns: Sequence[int
         for series, each in ((mean.series, outputs), (mean.pairs, sum(mean.log_sums.pairs) if mean.log_sums else 0)):
             if series is not None:
                 total += steps * _evaluation(series, largest * each)
-    residuals = LARGEST_MEAN * LARGEST_RESIDUAL[training.family] * largest
+    residuals = LARGEST_MEAN * largest_residual(training) * largest
     total += steps * outputs * sum(columns) * _product(LARGEST_MEAN * largest)
     if shared:
         total += steps * outputs * len(columns) * largest * _product(LARGEST_ROW)

@@ -120,10 +120,11 @@ def _check_finite(table: Table) -> None:
 
 
 def _moments(table: Table) -> tuple[Table, Table]:
-    means = table.mean(axis=0, dtype=np.float64)
-    squares = np.zeros_like(means)
-    for block in scratch.blocks(table):
-        squares += ((table[block] - means) ** 2).sum(axis=0)
+    with np.errstate(over="ignore", invalid="ignore"):  # refused below
+        means = table.mean(axis=0, dtype=np.float64)
+        squares = np.zeros_like(means)
+        for block in scratch.blocks(table):
+            squares += ((table[block] - means) ** 2).sum(axis=0)
     deviations = np.sqrt(squares / len(table))
     vanishing = deviations <= 1e-14 * np.maximum(np.abs(means), np.finfo(np.float64).tiny)
     if vanishing.any() or not np.isfinite(deviations).all():

@@ -41,6 +41,7 @@ from hanse.vertical.glm.dealt import DIFFERENCES, PAIR_BITS, Material, Plan, Sha
 from hanse.vertical.glm.families import MAX_CLASSES, Response, Table
 from hanse.vertical.glm.plaintext import relative_weights
 from hanse.vertical.glm.precision import (
+    LARGEST_ANSWER,
     LARGEST_RESIDUAL,
     LINEAR_FACTOR_BITS,
     SAMPLE_WEIGHT_BITS,
@@ -207,7 +208,7 @@ async def guest(
     """
     rows = len(columns.values)
     response.check_rows(rows)
-    largest = max(1.0, LARGEST_RESIDUAL[training.family] / 2)
+    largest = max(LARGEST_ANSWER if training.label_epsilon else 1.0, LARGEST_RESIDUAL[training.family] / 2)
     if np.abs(response.values).max() > largest:
         raise ConfigError(
             f"label: expected at most {largest:g} times the usual size; found larger ones, hold them down"

@@ -38,6 +38,7 @@ from hanse.core.errors import ConfigError, RefusedError
 from hanse.crypto import rlwe
 from hanse.crypto.rlwe import Answer, Encrypted, PrivateKey, PublicKey
 from hanse.vertical.glm import budget, evaluation, softmax, wide
+from hanse.vertical.glm.answers import gradient_revealed
 from hanse.vertical.glm.budget import LARGEST_ROW
 from hanse.vertical.glm.columns import MAX_COLUMNS, MAX_ROWS, MIN_ROWS, Columns
 from hanse.vertical.glm.dealer import Trained, of_shape
@@ -61,9 +62,12 @@ def protocol(
     own_gradients: bool,
     early_stop: bool = False,
     any_leverage: bool = False,
+    label_epsilon: float | None = None,
     statistical_bits: int = STATISTICAL_BITS,
 ) -> Protocol:
-    """The declaration of one of the modes; `any_leverage` where rows of high leverage are accepted."""
+    """The declaration of one of the modes; `any_leverage` where rows of high leverage are accepted,
+    `label_epsilon` where labels are answered by chance.
+    """
     size, kept = rlwe.SIZE, rlwe.ANSWER_PRIMES[rlwe.NUM_PRIMES]
     whole = (rlwe.NUM_PRIMES, size)
     messages = evaluation.messages("host", "guest")
@@ -80,8 +84,7 @@ def protocol(
         reveals.append(Reveal(to, sender, "shape", "how many rows and columns it has; of the guest also outputs"))
         if own_gradients:
             messages.append(Message("masked_gradient", sender, to, "uint64", (None, None, 2)))
-            what = "at each step, the gradient of its own columns: Xᵀ(mean − y) over the rows of the batch"
-            reveals.append(Reveal(to, sender, "own_gradient", what))
+            reveals.append(gradient_revealed(to, sender, "guest", label_epsilon))
             if any_leverage:
                 reveals.append(Reveal(to, sender, *SINGLE_ROWS))
         else:

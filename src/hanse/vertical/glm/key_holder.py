@@ -39,6 +39,7 @@ from hanse.crypto import rlwe, sharing
 from hanse.crypto.aes import KEY_BYTES
 from hanse.crypto.rlwe import Answer, Encrypted, PrivateKey, PublicKey
 from hanse.vertical.glm import budget, evaluation, softmax, wide
+from hanse.vertical.glm.answers import gradient_revealed
 from hanse.vertical.glm.columns import MAX_COLUMNS, MAX_ROWS, MIN_ROWS, Columns
 from hanse.vertical.glm.dealer import Trained, data_roles, of_shape
 from hanse.vertical.glm.dealer_free import check_rank, checked_weights, largest_rank, whole_table
@@ -60,10 +61,11 @@ def protocol(
     *,
     early_stop: bool = False,
     any_leverage: bool = False,
+    label_epsilon: float | None = None,
     statistical_bits: int = STATISTICAL_BITS,
 ) -> Protocol:
     """The declaration for that many hosts; `early_stop` for a training with a tolerance, `any_leverage` where rows of
-    high leverage are accepted.
+    high leverage are accepted, `label_epsilon` where labels are answered by chance.
     """
     size, kept = rlwe.SIZE, rlwe.ANSWER_PRIMES[rlwe.NUM_PRIMES]
     vector, seeds = (None, rlwe.NUM_PRIMES, size), (None, KEY_BYTES)
@@ -91,9 +93,8 @@ def protocol(
             Message("masked_gradient", ARBITER, sender, "uint64", (None, None, 2)),
         ]
         shape = "how many rows and columns it has, and their rank in a batch; of the guest also outputs"
-        gradient = "at each step, the gradient of its own columns: Xᵀ(mean − y) over the rows of the batch"
         reveals += [Reveal(to, sender, "shape", shape) for to in (*others, ARBITER)]
-        reveals += [Reveal(to, sender, "own_gradient", gradient) for to in others]
+        reveals += [gradient_revealed(to, sender, GUEST, label_epsilon) for to in others]
         if any_leverage:
             reveals += [Reveal(to, sender, *SINGLE_ROWS) for to in others]
         reveals += [Reveal(to, sender, "own_weights", "the weights of its own columns") for to in others]

@@ -7,7 +7,7 @@
 A model is plain data, and an app: `hs.run(model, roles={...})` trains it over real sites with the same programs.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar
 
@@ -19,7 +19,7 @@ from hanse.channels.protocol import Protocol
 from hanse.core.arrays import Arrays
 from hanse.core.errors import ConfigError
 from hanse.vertical import metrics
-from hanse.vertical.glm import dealer, dealer_free, key_holder, scoring
+from hanse.vertical.glm import answers, dealer, dealer_free, key_holder, scoring
 from hanse.vertical.glm.columns import Columns, prepare
 from hanse.vertical.glm.families import Response, response_of
 from hanse.vertical.glm.leverage import USUAL_BOUND
@@ -107,7 +107,7 @@ class LinearModel(Model):
         if self.protocol == "dealer":
             return dealer.protocol(num_hosts, early_stop=self.tolerance > 0)
         told: dict[str, Any] = {"early_stop": self.tolerance > 0, "any_leverage": self.training().tells_single_rows}
-        told["statistical_bits"] = self.statistical_bits
+        told |= {"statistical_bits": self.statistical_bits, "label_epsilon": self.training().label_epsilon}
         if self.protocol == "arbiter":
             return key_holder.protocol(num_hosts, **told)
         if num_hosts != 1:
@@ -202,14 +202,26 @@ class LogisticRegression(LinearModel):
         multi_class: of more than two classes: `softmax`, whose probabilities are those of one model, or `ovr`, one
             against the rest: a model for each class, their chances divided by their sum. With K classes a softmax takes
             up to 2 log2(K) messages a step more, and about K to 3 K evaluations of a series a row instead of none.
+        label_epsilon: train on labels that are answered by chance, each once and for all: what training tells is
+            label_epsilon-differentially private in each label, see `hanse.vertical.answers`. Metrics are of the
+            real ones. None: train on these.
     """
 
     family = "logistic"
     multi_class: str = "softmax"
+    label_epsilon: float | None = None
 
     def respond(self, label: npt.NDArray[Any]) -> Response:
         """See `Model.respond`."""
         return response_of(label, self.family, self.multi_class)
+
+    def answered(
+        self, response: Response, rows: Callable[[], Iterable[bytes]], secret: Callable[[], bytes]
+    ) -> Response:
+        """See `Model.answered`."""
+        if self.label_epsilon is None:
+            return response
+        return answers.answered(response, float(self.label_epsilon), self.label, rows(), secret())
 
 
 class LinearRegression(LinearModel):

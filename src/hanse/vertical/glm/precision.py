@@ -30,6 +30,8 @@ LARGEST_MEAN = 4.0
 """Of the absolute values of a column in a batch."""
 LARGEST_WEIGHT = 64.0
 LARGEST_RESIDUAL = {"logistic": 1.25, "linear": 64.0, "poisson": 256.0}
+LARGEST_ANSWER = 8.0
+"""Of labels that are answered by chance, see `answers`; real ones of a logistic regression are 0 and 1."""
 _MEAN_STEP = {"logistic": 5.0, "linear": 16.0, "poisson": 16.0}
 """Of |x·d| over a batch, for the range of the velocity."""
 _MOST_BITS = 30
@@ -68,13 +70,18 @@ class Precision:
     dealt: int
 
 
+def largest_residual(training: Training) -> float:
+    """A bound of |d|, proved for `logistic`, assumed for the others."""
+    return LARGEST_RESIDUAL[training.family] + (0.0 if training.label_epsilon is None else LARGEST_ANSWER - 1.0)
+
+
 def precision_of(training: Training, largest_batch: int, *, weighted: bool) -> Precision:
     """The most bits that fit, for batches of at most that many rows.
 
     Raises:
         ConfigError: batches, a learning rate, momentum or penalty that leave too few.
     """
-    room = 61 - TABLE_BITS - ceil(log2(LARGEST_MEAN * LARGEST_RESIDUAL[training.family] * largest_batch))
+    room = 61 - TABLE_BITS - ceil(log2(LARGEST_MEAN * largest_residual(training) * largest_batch))
     if room < _FEWEST_BITS:
         raise ConfigError(f"batch_rows: {largest_batch} rows leave too few bits in fixed point; take smaller batches")
     fitting = [bits for bits in range(_FEWEST_BITS, min(_MOST_BITS, room) + 1) if _fits(training, bits, largest_batch)]
@@ -96,7 +103,8 @@ def _fits(training: Training, residuals: int, rows: int) -> bool:
     """Whether the update stays below its bound, with a bit to spare for batches of one row less."""
     step = step_of(training, Precision(residuals, 0, 0), rows)
     pull = training.learning_rate * training.l2 * LARGEST_WEIGHT
-    velocity = (training.learning_rate * _MEAN_STEP[training.family] + pull) / (1 - training.momentum)
+    push = _MEAN_STEP[training.family] + LARGEST_MEAN * (largest_residual(training) - LARGEST_RESIDUAL[training.family])
+    velocity = (training.learning_rate * push + pull) / (1 - training.momentum)
     top = (pull + velocity * training.momentum) * 2.0 ** (WEIGHT_BITS + step.shift)
     return 2 <= step.shift <= 60 and top < 2.0**60
 

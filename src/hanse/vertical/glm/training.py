@@ -12,6 +12,7 @@ from math import isfinite
 
 from hanse.core.codec import canonical_json
 from hanse.core.errors import ConfigError
+from hanse.vertical.answers import check_epsilon
 from hanse.vertical.glm.families import KINDS, MULTI_CLASS
 from hanse.vertical.glm.leverage import CHOICES, USUAL_BOUND
 
@@ -40,6 +41,9 @@ class Training:
             gradients; `refuse`: training does not start; `accept`: their labels may be given away, see `leverage`.
         statistical_bits: under ring-LWE, the whole training is within 2^-statistical_bits of what it is meant to be, in
             what it shows and in what it computes; longer ones are refused, see `budget`. 1 to 60.
+        label_epsilon: of a logistic regression: the guest trains on labels that are answered by chance, see `answers`:
+            all that the training tells is label_epsilon-differentially private in each label, > 0, ≤ 16; None: on real
+            ones.
         wide_scores: reserve a wider range of scores: logistic ±115 instead of ±27, counts down to e^-16 instead of
             e^-8 times the mean, at up to four times the correlated randomness. It matters to protocols that evaluate
             a series.
@@ -62,6 +66,7 @@ class Training:
     max_leverage: float = USUAL_BOUND
     high_leverage: str = "weigh_down"
     statistical_bits: int = STATISTICAL_BITS
+    label_epsilon: float | None = None
     wide_scores: bool = False
 
     def __post_init__(self) -> None:
@@ -84,10 +89,17 @@ class Training:
             value = getattr(self, name)
             if not (isinstance(value, int | float) and isfinite(value) and 0 <= value <= top):
                 raise ConfigError(f"{name}: expected a number from 0 to {top:g}, found {value!r}")
+        if self.label_epsilon is not None:
+            self._check_answers(self.label_epsilon)
         if self.learning_rate == 0 or self.max_leverage == 0 or self.momentum == 1:
             raise ConfigError("learning_rate, max_leverage: expected numbers above 0, and momentum below 1")
         if self.optimiser == "adam" and self.momentum:
             raise ConfigError("momentum: expected 0 with adam, which has its own")
+
+    def _check_answers(self, epsilon: float) -> None:
+        if self.family != "logistic":
+            raise ConfigError(f"label_epsilon: expected a logistic regression, found {self.family}")
+        check_epsilon(epsilon)
 
     @property
     def tells_single_rows(self) -> bool:

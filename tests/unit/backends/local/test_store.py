@@ -14,9 +14,12 @@ from typing import Literal
 import pytest
 
 from hanse.backends.local import LocalStore, arrival, blobs, files
+from hanse.backends.local import database as sql
+from hanse.cli.main import describe
 from hanse.core.blobs import CHUNK_BYTES, Buffer, Chunk, Manifest, manifest_of, split
-from hanse.core.errors import ConfigError, ConflictError, IntegrityError, NotFoundError, StorageError
+from hanse.core.errors import ConfigError, ConflictError, IntegrityError, NotFoundError, StorageError, place_of
 from hanse.core.records import Envelope
+from tests.patience import NEVER_S, WAIT_S
 
 SIZE = 3 * CHUNK_BYTES
 CONTENT = random.Random(1).randbytes(SIZE)
@@ -53,11 +56,13 @@ def test_an_unknown_durability_is_refused(tmp_path: Path) -> None:
         LocalStore.open(tmp_path / "store", "always")  # type: ignore[arg-type]
 
 
-def test_a_directory_that_cannot_be_is_refused_without_its_path(tmp_path: Path) -> None:
+def test_a_directory_that_cannot_be_is_refused_with_its_path_beside_the_message(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(StorageError) as refused:
         LocalStore.open(tmp_path / "file" / "store")
-    assert str(tmp_path) not in str(refused.value)
+    assert str(tmp_path) not in str(refused.value)  # which others may be told
+    assert place_of(refused.value) == {"folder": str(tmp_path / "file" / "store")}
+    assert describe(refused.value)[0].endswith(f"(in {tmp_path}/file/store)")  # and the owner is
 
 
 async def test_everything_is_private(tmp_path: Path) -> None:
@@ -152,11 +157,14 @@ class Disk:
 
 
 @pytest.mark.parametrize("error", [errno.ENOSPC, errno.EIO, errno.EROFS])
-async def test_a_refusing_disk_corrupts_nothing(store: LocalStore, monkeypatch: pytest.MonkeyPatch, error: int) -> None:
+async def test_a_refusing_disk_corrupts_nothing(
+    tmp_path: Path, store: LocalStore, monkeypatch: pytest.MonkeyPatch, error: int
+) -> None:
     disk = Disk(monkeypatch, CHUNK_BYTES + 1000, error)
     with pytest.raises(StorageError, match=errno.errorcode[error]) as refused:
         await put(store, "s")
     assert "secret" not in str(refused.value)
+    assert place_of(refused.value)["folder"].startswith(str(tmp_path / "store"))
     disk.free = 10**12
     assert await store.blobs.missing("s", MANIFEST) == [1, 2]
     with pytest.raises(NotFoundError):
@@ -334,7 +342,10 @@ async def make(store: LocalStore, scope: str, content: bytes) -> Manifest:
     return await writer.seal()
 
 
-async def test_a_small_blob_that_was_made_is_kept_with_the_next_write_to_the_ledger(tmp_path: Path) -> None:
+async def test_a_small_blob_that_was_made_is_kept_with_the_next_write_to_the_ledger(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sql, "SOON_S", NEVER_S)
     with LocalStore.open(tmp_path / "store") as store:
         assert await store.ledger.create("run", b"1")
         statements: list[str] = []
@@ -485,7 +496,7 @@ async def test_the_next_chunk_comes_while_one_is_written(store: LocalStore, monk
     monkeypatch.setattr(files, "write_all", slowly)
     coming = asyncio.ensure_future(store.blobs.put("a", MANIFEST, chunks()))
     try:
-        await asyncio.wait_for(second_asked.wait(), 60)
+        await asyncio.wait_for(second_asked.wait(), WAIT_S)
         for _ in range(100):  # it has nothing to do but to wait for the first
             await asyncio.sleep(0)
         assert asked == [0, 1]

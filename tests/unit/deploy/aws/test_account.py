@@ -1,5 +1,6 @@
 """What AWS says when deploying goes wrong: one line, the cause, the next step."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -57,6 +58,35 @@ def test_an_unknown_profile(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_CONFIG_FILE", "/dev/null")
     with pytest.raises(PolicyError, match="no profile 'nobody'"):
         Account("eu-central-1", profile="nobody").session()
+
+
+@pytest.mark.parametrize("endpoint", ["nonsense", "127.0.0.1:4566", "ftp://127.0.0.1", "http://"])
+def test_an_emulator_s_url_that_is_none(endpoint: str) -> None:
+    with pytest.raises(ConfigError, match="endpoint: expected an emulator's URL such as"):
+        Account("eu-central-1", endpoint=endpoint).id()
+
+
+@pytest.mark.parametrize(
+    ("profile", "environment", "said"),
+    [
+        ("p", {}, "not logged in, or the login has expired: aws sso login"),
+        ("", {"AWS_PROFILE": "nobody"}, "no profile 'nobody' on this machine"),
+        ("", {}, "found no credentials; log in"),
+    ],
+)
+def test_who_has_not_logged_in_is_told_how(
+    profile: str, environment: dict[str, str], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    login = "sso_session = x\nsso_account_id = 1\nsso_role_name = y\n"
+    portal = "[sso-session x]\nsso_region = eu-central-1\nsso_start_url = https://127.0.0.1\n"
+    (tmp_path / "config").write_text(f"[profile p]\n{login}{portal}")
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_PROFILE", "AWS_ENDPOINT_URL"):
+        monkeypatch.delenv(name, raising=False)
+    told = {"AWS_CONFIG_FILE": f"{tmp_path}/config", "AWS_SHARED_CREDENTIALS_FILE": f"{tmp_path}/none"}
+    for name, value in {**told, "AWS_EC2_METADATA_DISABLED": "true", "HOME": f"{tmp_path}", **environment}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(PolicyError, match=said):
+        Account("eu-central-1", profile=profile).id()
 
 
 def test_nobody_there() -> None:

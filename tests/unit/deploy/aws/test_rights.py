@@ -32,6 +32,7 @@ Attempt = Callable[..., int]
 DENIED = 403
 BUCKET = attribute_of(PLAIN, "Bucket", "Arn").rpartition(":")[2]
 MODEL = "v1/north/blobs/j/c/1/model/H/x"
+APP, ABOUT = "v1/north/blobs/j/bundle/H/x", "v1/north/documents/j/about"
 
 
 @pytest.fixture(scope="module")
@@ -45,6 +46,7 @@ def attempt() -> Iterator[Attempt]:
             environment.delenv(name, raising=False)
         _deploy()
         sessions = {role: _taken_on(role) for role in ("LuebeckRole", "StepRole", "ReduceRole")}
+        sessions["person"] = _person()
 
         def call(role: str, service: str, operation: str, **arguments: Any) -> int:
             try:
@@ -61,7 +63,7 @@ def _deploy() -> None:
     for properties in of_kind(PLAIN, "SQS::Queue").values():
         sqs.create_queue(QueueName=properties["QueueName"])
     s3.create_bucket(Bucket=BUCKET, CreateBucketConfiguration={"LocationConstraint": REGION})
-    for key in (MODEL, MODEL.replace("north", "south")):
+    for key in (MODEL, MODEL.replace("north", "south"), ABOUT, APP):
         s3.put_object(Bucket=BUCKET, Key=key, Body=b"model")
     (table,) = of_kind(PLAIN, "DynamoDB::Table").values()
     wanted = ("TableName", "KeySchema", "AttributeDefinitions", "BillingMode")
@@ -76,6 +78,17 @@ def _taken_on(role: str) -> dict[str, str]:
         document = json.dumps(resolved(PLAIN, policy["PolicyDocument"]))
         iam.put_role_policy(RoleName=role, PolicyName=policy["PolicyName"], PolicyDocument=document)
     found: dict[str, str] = client("sts").assume_role(RoleArn=made, RoleSessionName="test")["Credentials"]
+    return found
+
+
+def _person() -> dict[str, str]:
+    """Somebody's role to which the managed policy of people is attached."""
+    iam, properties = client("iam"), of_kind(PLAIN, "IAM::ManagedPolicy")["PersonPolicy"]
+    document = json.dumps(resolved(PLAIN, properties["PolicyDocument"]))
+    policy = iam.create_policy(PolicyName=properties["ManagedPolicyName"], PolicyDocument=document)["Policy"]["Arn"]
+    made = iam.create_role(RoleName="anna", AssumeRolePolicyDocument="{}")["Role"]["Arn"]
+    iam.attach_role_policy(RoleName="anna", PolicyArn=policy)
+    found: dict[str, str] = client("sts").assume_role(RoleArn=made, RoleSessionName="anna")["Credentials"]
     return found
 
 
@@ -123,3 +136,27 @@ def test_a_function_reaches_its_federation_and_no_other(attempt: Attempt) -> Non
     assert attempt("ReduceRole", "sqs", "send_message", QueueUrl=url("luebeck"), MessageBody="x") == DENIED
     assert attempt("StepRole", "sqs", "receive_message", QueueUrl=url("server")) == DENIED
     assert attempt("StepRole", "dynamodb", "delete_table", TableName="hanse-north") == DENIED
+
+
+def test_a_person_asks_and_reads_what_is_told(attempt: Attempt) -> None:
+    assert attempt("person", "sqs", "send_message", QueueUrl=url("server"), MessageBody="x") == 200
+    assert attempt("person", "s3", "get_object", Bucket=BUCKET, Key=ABOUT) == 200
+
+
+@pytest.mark.parametrize(
+    ("service", "operation", "arguments"),
+    [
+        # Nothing is put where an app, a model or a document of anybody's is to be, not even one's own.
+        *(("s3", "put_object", {"Bucket": BUCKET, "Key": key, "Body": b"x"}) for key in (APP, MODEL, ABOUT)),
+        ("s3", "put_object", {"Bucket": BUCKET, "Key": "v1/north/blobs/j/c/0/model/C/x", "Body": b"x"}),
+        ("s3", "delete_object", {"Bucket": BUCKET, "Key": ABOUT}),
+        ("s3", "get_object", {"Bucket": BUCKET, "Key": APP}),
+        ("s3", "get_object", {"Bucket": BUCKET, "Key": MODEL}),
+        ("sqs", "receive_message", {"QueueUrl": url("server")}),
+        ("sqs", "send_message", {"QueueUrl": url("luebeck"), "MessageBody": "x"}),
+        ("dynamodb", "get_item", {"TableName": "hanse-north", "Key": {"p": {"S": "north"}, "k": {"B": b"x"}}}),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "-".join(map(str, value.values()))[:60],
+)
+def test_a_person_is_denied_the_rest(attempt: Attempt, service: str, operation: str, arguments: dict[str, Any]) -> None:
+    assert attempt("person", service, operation, **arguments) == DENIED

@@ -112,39 +112,40 @@ def test_only_the_reducer_has_no_voice_and_only_the_collector_reads_the_queue() 
 
 
 @pytest.mark.parametrize(
-    ("key", "shared", "writes"),
+    ("key", "owner", "everyone"),
     [
-        ("documents/j/about", True, False),
-        ("blobs/j/bundle/H/x", True, True),
-        ("blobs/j/main/0/model/C/x", True, True),
-        ("blobs/j/main/3/model/H/x", True, False),
+        ("documents/j/about", True, True),
+        ("blobs/j/bundle/H/x", False, False),
+        ("blobs/j/main/0/model/C/x", False, True),
+        ("blobs/j/main/3/model/H/x", False, True),
         ("blobs/j/main/1/up/bergen/C/x", False, False),
         ("blobs/j/model/1/up/bergen/C/x", False, False),  # the component's name is the person's choice
         ("blobs/j/bundle/1/up/bergen/H/x", False, False),
-        ("blobs/j/bundle/1/model/C/x", True, False),
+        ("blobs/j/bundle/1/model/C/x", False, True),
         ("blobs/j/main/1/up/model/C/x", False, False),  # a site's name, the operator's
         ("blobs/j/main/shards/H/x", False, False),
     ],
 )
 @pytest.mark.parametrize("results", ["owner", "everyone"])
-def test_a_person_reads_models_where_they_are_shared_and_no_site_s_update(
-    results: str, key: str, shared: bool, writes: bool
+def test_a_person_reads_models_where_they_are_shared_and_puts_nothing(
+    results: str, key: str, owner: bool, everyone: bool
 ) -> None:
     template = PLAIN if results == "owner" else server_stack(deployment(results=results))
-    reads = shared and (results == "everyone" or "model" not in key or writes)  # of one's own, links are given
-
-    def may(action: str) -> bool:
-        found = {
-            statement["Effect"]
-            for name, statement in statements(template)
-            for resource in [statement["Resource"]]
-            for each in ([resource] if isinstance(resource, str) else resource)
-            if name == "PersonPolicy" and action in statement["Action"] and fnmatchcase(object_, each)
-        }
-        return found == {"Allow"}
-
-    object_ = f"{attribute_of(PLAIN, 'Bucket', 'Arn')}/v1/north/{key}"
-    assert (may("s3:GetObject"), may("s3:PutObject")) == (reads, writes)
+    found = {
+        statement["Effect"]
+        for name, statement in statements(template)
+        for resource in [statement["Resource"]]
+        for each in ([resource] if isinstance(resource, str) else resource)
+        if name == "PersonPolicy" and "s3:GetObject" in statement["Action"]
+        if fnmatchcase(f"{attribute_of(PLAIN, 'Bucket', 'Arn')}/v1/north/{key}", each)
+    }
+    assert (found == {"Allow"}) == {"owner": owner, "everyone": everyone}[results]
+    allowed = {
+        a for n, s in statements(template) if n == "PersonPolicy" and s["Effect"] == "Allow" for a in s["Action"]
+    }
+    assert {action for action in allowed if action.startswith("s3:")} == {"s3:GetObject", "s3:ListBucket"}
+    keyed = [s for n, s in statements(template) if n == "PersonPolicy" and "kms:GenerateDataKey" in s["Action"]]
+    assert [s["Condition"] for s in keyed] == [{"StringEquals": {"kms:ViaService": ["sqs.eu-central-1.amazonaws.com"]}}]
 
 
 def test_the_state_machine_may_call_its_functions_and_itself() -> None:
