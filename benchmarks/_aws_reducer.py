@@ -20,7 +20,7 @@ from hanse.core.ids import TaskId, model_scope, upload_scope
 from hanse.core.records import BlobRef, Reply
 from hanse.core.spec import RunSpec
 from hanse.pipeline.request import JobRequest
-from hanse.rounds.host import Member, ReduceRequest
+from hanse.rounds.hosts.host import Member, ReduceRequest
 from hanse.serverless import functions, shards
 from hanse.serverless.contract import Shard
 from hanse.serverless.place import Place

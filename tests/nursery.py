@@ -32,6 +32,7 @@ from typing import IO, Any
 import pytest
 
 from hanse.workers.process import clean_environment
+from tests.patience import WAIT_S
 
 WORD = struct.Struct("=i")
 MAX_FDS = 64
@@ -99,7 +100,11 @@ class Nursery:
 
     def _end(self) -> None:
         self._ours.close()
-        self._process.wait()
+        try:
+            self._process.wait(WAIT_S)
+        except subprocess.TimeoutExpired:  # it waits for a child that a test has left behind
+            self._process.kill()
+            self._process.wait()
 
     def popen(
         self,

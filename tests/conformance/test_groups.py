@@ -4,7 +4,7 @@ Compared are the final arrays byte for byte, and what each round's record says, 
 """
 
 import runpy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -22,7 +22,7 @@ from tests.conformance.over_aws import CREDENTIALS, AwsFederation
 from tests.conformance.test_same_bits import EXAMPLES, declaration, said
 from tests.nursery import EDGE, MEMBERS, forks
 
-APPS = Path(__file__).parent / "grouped_apps"
+APPS = Path(__file__).parent / "apps"
 GROUPS = {"north": ("bergen", "visby", "turku"), "south": ("luebeck",)}
 
 
@@ -44,11 +44,26 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Grouped]:
         yield made
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ["stateful", "compressed"])
-def test_simulation_and_groups_of_real_sites_give_the_same_bits(name: str, place: Grouped) -> None:
-    app = load_app(APPS, f"{name}.py", "app")
+def stateful(**changed: Any) -> hs.App:
+    """The app of `test_same_bits`, for groups."""
+    app = load_app(APPS, "stateful.py", "app")
     assert isinstance(app, hs.App)
+    app.groups = hs.Groups(3)
+    app._spec = replace(app._spec, **{"rounds": 3, "evaluate_every": 2} | changed)
+    return app
+
+
+def compressed() -> hs.App:
+    """Both links compressed with error feedback, which an edge keeps in a file; models beside their messages."""
+    app = load_app(APPS, "grouped.py", "app")
+    assert isinstance(app, hs.App)
+    return app
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("make", [stateful, compressed])
+def test_simulation_and_groups_of_real_sites_give_the_same_bits(make: Callable[[], hs.App], place: Grouped) -> None:
+    app = make()
     expected = said(hs.simulate_hierarchy(app, GROUPS, progress=False))
     found = said(hs.submit(app, place.above.federation()).result())
     assert found["status"] == "finished"
@@ -62,12 +77,8 @@ class AwsAbove(AwsFederation):
 
 
 @pytest.mark.long
-def test_groups_below_a_federation_without_a_server_give_the_same_bits(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    app = load_app(APPS, "stateful.py", "app")
-    assert isinstance(app, hs.App)
-    monkeypatch.setattr(app, "_spec", replace(app._spec, quorum=2, rounds=2))
+def test_groups_below_a_federation_without_a_server_give_the_same_bits(tmp_path: Path) -> None:
+    app = stateful(quorum=2, rounds=2)
     groups = {"north": ("bergen", "visby"), "south": ("luebeck",)}
     with ExitStack() as stack:
         above = stack.enter_context(AwsAbove(tmp_path / "above", {name: {} for name in groups}))

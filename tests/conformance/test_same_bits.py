@@ -102,7 +102,8 @@ CASES = {
 
 
 def test_no_example_is_left_out() -> None:
-    files = {case.folder / case.file for case in CASES.values()} | {EXAMPLES / "groups.py"}  # see test_groups
+    of_groups = {EXAMPLES / "groups.py", APPS / "grouped.py"}  # see test_groups
+    files = {case.folder / case.file for case in CASES.values()} | of_groups
     assert files == {*EXAMPLES.glob("*.py"), *APPS.glob("*.py")}
 
 

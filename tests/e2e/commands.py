@@ -106,7 +106,7 @@ class Desk:
             input=stdin,
             capture_output=True,
             text=True,
-            timeout=WAIT_S,
+            timeout=4 * WAIT_S,
             check=False,
         )
 

@@ -191,6 +191,14 @@ def test_a_model_is_trained_and_has_the_bits_of_a_simulation(home: Path, hanse: 
     }
 
 
+def test_a_stack_that_something_else_makes_is_given_its_keys_alone(home: Path, hanse: Any, tmp_path: Path) -> None:
+    done = hanse("deploy", "aws", "deploy", str(home / "north"), "--keys-only", "--json")
+    assert (done["changes"], done["package"]) == ([], None)
+    path = tmp_path / "south" / "federation.yaml"
+    hanse("deploy", "aws", "init", str(path), "--region", account.REGION, "--site", "riga")
+    assert "expected a stack of this name" in hanse("deploy", "aws", "deploy", str(path), "--keys-only", code=1)
+
+
 def test_members_are_listed(home: Path, hanse: Any) -> None:
     found = hanse("deploy", "aws", "members", str(home / "north"), "--json")["members"]
     assert {(each["kind"], each["name"], each["state"]) for each in found} == {

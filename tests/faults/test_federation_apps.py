@@ -205,7 +205,7 @@ def test_a_job_that_nobody_accepts_fails_by_name(owners: Controlled) -> None:
     for site in "ab":
         policy(owners, site, REFUSE)
     policy(owners, "c", HOLD)
-    watch, label = owners.submit(rounds=1, min_sites=1, deadline_s=8.0)
+    watch, label = owners.submit(rounds=1, min_sites=1, deadline_s=20.0)
     end = watch.end()
     print(f"\n{end['error']}")
     assert end["status"] == "failed"
@@ -220,7 +220,5 @@ def test_a_job_that_all_refuse_ends_at_once(owners: Controlled) -> None:
     watch, label = owners.submit(rounds=1, min_sites=1)  # its deadline is an hour
     end = watch.end()
     assert end["status"] == "failed"
-    for site in "abc":
-        assert f"{site}: " in end["error"], end
-    assert "not on the site's list" in end["error"]
+    assert re.search("3 of 3 sites: a, b, c: .* is not on the site's list", end["error"]), end
     assert not owners.control.trainings(label)

@@ -1,6 +1,7 @@
 """Bytes that nobody sends on purpose: on the ports, in TLS, and where each method expects a message."""
 
 import asyncio
+import contextlib
 import random
 import socket
 import ssl
@@ -201,7 +202,8 @@ async def test_half_open_connections_do_not_keep_others_out(wire: Wire) -> None:
     try:
         for byte in b"\x16\x03\x01":
             for each in sockets[::2]:
-                each.send(bytes([byte]))
+                with contextlib.suppress(OSError):  # the server may have lost its patience by now
+                    each.send(bytes([byte]))
             await wire.check_health()
         await wire.check_job()
     finally:

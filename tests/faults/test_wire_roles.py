@@ -169,7 +169,7 @@ async def test_a_lost_site_is_awaited_and_then_named(wire: Wire) -> None:
 async def test_a_site_that_returns_gets_a_new_session_and_old_answers_are_late(wire: Wire) -> None:
     assert wire.healthy is not None
     guest = wire.healthy
-    job = await begin(wire, RoleSpec(SPEC.roles, PAIR, away_s=30, retries=1))
+    job = await begin(wire, RoleSpec(SPEC.roles, PAIR, away_s=600, retries=1))
     async with wire.site("evil") as host:
         first = await accept(job, guest, host)
     async with wire.site("evil") as host:

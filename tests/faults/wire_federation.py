@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
+import pytest
 import structlog
 from structlog.testing import LogCapture
 
@@ -23,7 +24,9 @@ from hanse.backends.memory import MemoryBlobs
 from hanse.core.arrays import Arrays
 from hanse.core.blobs import Manifest, manifest_of, rechunk
 from hanse.core.codec import encode_parts
+from hanse.core.errors import HanseError, UnavailableError
 from hanse.core.ids import SERVER, bundle_scope, new_job_id
+from hanse.core.proto import hanse_pb2 as pb
 from hanse.core.records import BlobRef, Envelope, Reply, Task
 from hanse.core.spec import RunSpec
 from hanse.person.federation import Federation, Session
@@ -307,3 +310,13 @@ async def federation(directory: Path) -> AsyncIterator[Wire]:
         await server.stop()
         logging.getLogger().removeHandler(handler)
         structlog.configure(**before)
+
+
+async def refused(session: Session, call: pb.Call) -> HanseError:
+    """The server's answer, which must be a refusal that is neither a crash nor a broken connection."""
+    with pytest.raises(HanseError) as caught:
+        await session.connection.ask(call, timeout_s=WAIT_S)
+    assert not isinstance(caught.value, UnavailableError), caught.value
+    assert "server has failed" not in str(caught.value)
+    assert len(str(caught.value)) < 1500
+    return caught.value

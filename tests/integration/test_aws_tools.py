@@ -117,3 +117,37 @@ def test_a_cdk_app_takes_the_sagemaker_templates_in_as_they_are(tmp_path: Path) 
         assert ("SubnetCidr" in found["Parameters"]) == (whose in ("east", "south")), "north's was given"
     subnet = json.loads((tmp_path / "out/hanse-medicare-north.template.json").read_text())["Resources"]["Subnet"]
     assert subnet["Properties"]["CidrBlock"] == "10.1.0.0/24"
+
+
+def terraform(*words: str, cwd: Path, **more: str) -> str:
+    """A command of Terraform with the provider that HANSE_TERRAFORM_PLUGINS names; nothing is downloaded."""
+    environment = os.environ | {
+        "TF_CLI_CONFIG_FILE": os.devnull,
+        "TF_IN_AUTOMATION": "1",
+        "CHECKPOINT_DISABLE": "1",
+        **more,
+    }
+    ended = subprocess.run(
+        [tool("terraform"), *words], cwd=cwd, env=environment, capture_output=True, text=True, check=False
+    )
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    return ended.stdout
+
+
+def test_terraform_makes_the_stacks_from_the_package(tmp_path: Path) -> None:
+    plugins = os.environ.get("HANSE_TERRAFORM_PLUGINS")
+    if not plugins:
+        pytest.skip("needs Terraform's AWS provider: set HANSE_TERRAFORM_PLUGINS to a folder that has it")
+    sites = ["luebeck", {"name": "riga", "access": "certificate"}]
+    made = read({"federation": "north_sea", "aws": {"region": "eu-central-1", "sites": sites}})
+    package, module = tmp_path / "package", tmp_path / "module"
+    package.mkdir()
+    (package / "server.template.json").write_text(render(server_stack(made)))
+    (package / "code.template.json").write_text(render(code_stack(made)))
+    (package / "hanse-0123.zip").write_bytes(b"PK\x05\x06" + bytes(18))
+    shutil.copytree(ROOT / "deploy/aws/terraform", module)
+    terraform("fmt", "-check", "-recursive", cwd=module)
+    terraform("init", "-input=false", "-backend=false", f"-plugin-dir={plugins}", cwd=module)
+    terraform("validate", cwd=module)
+    told = terraform("test", "-no-color", cwd=module, TF_VAR_package=str(package))
+    assert "3 passed, 0 failed" in told

@@ -26,7 +26,8 @@ from hanse.core.seams import BlobStore
 from hanse.demos import local_federation
 from hanse.demos.local_federation import LocalFederation
 from hanse.rounds.events import BlobKey
-from hanse.rounds.host import LocalHost, Member, PlanRequest, ReduceRequest, load_arrays
+from hanse.rounds.hosts.host import Member, PlanRequest, ReduceRequest
+from hanse.rounds.hosts.local import LocalHost, load_arrays
 from hanse.workers import launcher
 from hanse.workers.launcher import Launcher
 from hanse.workers.load import Load

@@ -102,7 +102,10 @@ class Table:
 
     def _column(self, name: str) -> Any:
         if name not in self._columns:
-            raise ConfigError(f"column {name[:60]!r}: expected a column of the data set, found none of that name")
+            raise ConfigError(
+                f"column {name[:60]!r}: expected a column of the data set, found none of that name (one that its owner "
+                "declared with a target is x0, x1, … and y)"
+            )
         return self._columns[name]
 
 

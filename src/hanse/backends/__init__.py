@@ -1,1 +1,4 @@
-"""What stands behind the four seams of `hanse.core.seams`, by place: memory, local (directory + SQLite), grpc."""
+"""What stands behind the four seams of `hanse.core.seams`, by place.
+
+In memory, local (a directory and SQLite), over grpc, in an S3-like objectstore, and on aws.
+"""

@@ -8,7 +8,7 @@ from pathlib import Path
 from hanse.cli.output import note
 from hanse.core.codec import canonical_json
 from hanse.core.errors import ConfigError
-from hanse.deploy.aws import deploying
+from hanse.deploy.aws import deploying, enrolling
 from hanse.deploy.aws.account import EMULATED_ACCOUNT, Account
 from hanse.deploy.aws.package import package_here
 from hanse.deploy.aws.settings import FILE, Deployment, SitePlan, written
@@ -61,7 +61,7 @@ def reach(endpoint: str) -> dict[str, str]:
 def _join(account: Account, deployment: Deployment, folder: Path, site: str, place: Path) -> None:
     """What a site and the operator send each other, without the sending."""
     asked = request(place, FEDERATION, site, kind=SITE)
-    _, body = deploying.admit(account, deployment, folder, asked.read_bytes())
+    _, body = enrolling.admit(account, deployment, folder, asked.read_bytes())
     answer = place / f"{site}-admission.json"
     answer.write_bytes(canonical_json(body))
     join_by_hand(place, answer)

@@ -60,6 +60,9 @@ def deploy(
     profile: Profile = "",
     endpoint_url: Endpoint = "",
     lock: Lock = None,
+    keys_only: Annotated[
+        bool, typer.Option("--keys-only", help="The stack is made by Terraform, CDK or the console: write keys only.")
+    ] = False,
     json: Json = False,
 ) -> None:
     """Bring about what federation.yaml says. Again after every change of it, and after an update of Hanse.
@@ -72,12 +75,16 @@ def deploy(
 
     deployment, account, folder = _opened(path, profile, endpoint_url)
     account.id()
-    if account.is_emulated:
-        zipped = package_here()
+    zipped = None
+    if keys_only:
+        done = deploying.hand_over(account, deployment, folder, note)
     else:
-        note(f"package for Python {deployment.python} on {deployment.architecture} …")
-        zipped = make(deployment.python, deployment.architecture, lock=lock)
-    done = deploying.deploy(account, deployment, folder, zipped, note)
+        if account.is_emulated:
+            zipped = package_here()
+        else:
+            note(f"package for Python {deployment.python} on {deployment.architecture} …")
+            zipped = make(deployment.python, deployment.architecture, lock=lock)
+        done = deploying.deploy(account, deployment, folder, zipped, note)
     people = sorted(str(each.parent / "federation.yaml") for each in folder.glob("*/federation.yaml"))
     if json:
         show_json(
@@ -87,14 +94,17 @@ def deploy(
                 "bucket": done.bucket,
                 "table": done.table,
                 "changes": [_shown(change) for change in done.changes],
-                "package": {"key": zipped.key, "unzipped_bytes": zipped.unzipped, "runs_on": zipped.runs_on},
+                "package": None
+                if zipped is None
+                else {"key": zipped.key, "unzipped_bytes": zipped.unzipped, "runs_on": zipped.runs_on},
                 "federation_files": people,
                 "outputs": dict(done.outputs),
             }
         )
         return
     say(f"Federation {deployment.federation} is in account {done.account}, {done.region}.")
-    show_facts({"bucket": done.bucket, "table": done.table, "changes": len(done.changes), "package": zipped.key})
+    packaged = {} if zipped is None else {"changes": len(done.changes), "package": zipped.key}
+    show_facts({"bucket": done.bucket, "table": done.table, **packaged})
     say()
     say("Next:")
     say("  1. Each site makes a request:  hanse site request FEDERATION NAME")
@@ -132,7 +142,7 @@ def admit(
 ) -> None:
     """Let a site or a person in: certify the keys, enrol, and write what they need. Nothing in it is secret."""
     from hanse.core.codec import canonical_json
-    from hanse.deploy.aws import deploying
+    from hanse.deploy.aws import enrolling
     from hanse.trust.admission import fingerprint_of
     from hanse.trust.certificates import fingerprint
 
@@ -141,7 +151,7 @@ def admit(
         content = request.read_bytes()
     except OSError as error:
         raise ConfigError(f"{request}: {error.strerror}; a site makes one with: hanse site request") from None
-    name, body = deploying.admit(account, deployment, folder, content, days=days)
+    name, body = enrolling.admit(account, deployment, folder, content, days=days)
     asked = fingerprint_of(content)
     target = output or Path(f"{name}-admission.json")
     target.write_bytes(canonical_json(body))
@@ -165,12 +175,12 @@ def revoke(
     json: Json = False,
 ) -> None:
     """Let a member in no more. Functions know it within a minute; removing a site's line is up to you."""
-    from hanse.deploy.aws import deploying
+    from hanse.deploy.aws import enrolling
 
     if kind not in ("site", "person"):
         raise ConfigError(f"revoke: expected site or person, found {kind[:20]!r}")
     deployment, account, folder = _opened(path, profile, endpoint_url)
-    deploying.revoke(account, deployment, folder, kind, name)
+    enrolling.revoke(account, deployment, folder, kind, name)
     show_json({"kind": kind, "name": name, "revoked": True}) if json else say(f"{kind} {name} is revoked.")
 
 
@@ -179,10 +189,10 @@ def members(path: Where = FILE, profile: Profile = "", endpoint_url: Endpoint = 
 
     Nobody renews a certificate where there is no server: admit the same request again before the day that is named.
     """
-    from hanse.deploy.aws import deploying
+    from hanse.deploy.aws import enrolling
 
     deployment, account, folder = _opened(path, profile, endpoint_url)
-    found = deploying.members(account, deployment, folder)
+    found = enrolling.members(account, deployment, folder)
     if json:
         show_json({"members": found})
         return

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol, Self
 
 from hanse.cli.output import number
 from hanse.cli.view import View, ending, line_of, trend
-from hanse.rounds.causes import by_cause, whose
+from hanse.rounds.causes import Cause, by_cause
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -124,7 +124,7 @@ def draw(view: View, width: int, height: int, seconds: float) -> "RenderableType
     if view.sites:
         parts.append(_table(view, width, max(3, height - 9), seconds))
     told = by_cause({site.name: site.why for site in view.sites.values() if site.tone == "bad" and site.why})
-    lines = [f" {whose(sites, len(view.sites))}: {reason}" for reason, sites in told[:8]]
+    lines = [f" {_told(cause, len(view.sites))}" for cause in told[:8]]
     parts += [Text(line, style="red", overflow="ellipsis", no_wrap=True) for line in lines]
     if view.trouble:
         parts.append(
@@ -167,7 +167,7 @@ def _table(view: View, width: int, most: int, seconds: float) -> "RenderableType
     from rich.text import Text
 
     widest = min(24, max(6, *(len(name) for name in view.sites)))
-    has_trend = width >= WIDE and not view.plays
+    has_trend = width >= WIDE and any(site.losses for site in view.sites.values())
     room = width - widest - 24 - (26 if has_trend else 0) - 10
     measures = view.measures()[: max(0, room // (_COLUMN + 2))]
     table = Table(box=None, padding=(0, 1), header_style="dim", pad_edge=True)
@@ -204,6 +204,14 @@ def _table(view: View, width: int, most: int, seconds: float) -> "RenderableType
             whole.append(Text(trend(view.losses, 24), style="dim"))
         table.add_row(*whole)
     return table
+
+
+def _told(cause: Cause, total: int) -> str:
+    """On one line, of which what does not fit is cut: so the names, which stand in the table, come last."""
+    reason, sites = cause
+    if len(sites) == 1:
+        return f"{sites[0]}: {reason}"
+    return f"{len(sites)} of {total} sites: {reason} ({', '.join(sites)})"
 
 
 def _chosen(view: View, most: int) -> list[Any]:

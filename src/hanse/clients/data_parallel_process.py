@@ -57,7 +57,8 @@ def main(link: Connection) -> None:
         corrections = {
             name.removeprefix("correction/"): given[name] for name in given if name.startswith("correction/")
         }
-        effort = Effort(facts["lr"], facts["epochs"], facts["proximal_mu"], corrections, ())
+        frozen = tuple(facts["frozen"])
+        effort = Effort(facts["lr"], facts["epochs"], facts["proximal_mu"], corrections, (), frozen)
         model = Arrays((name[6:], array) for name, array in given.items() if name.startswith("model/"))
         flat.load(model, None)
         seed_globals(facts["key"] ^ load["rank"])

@@ -214,6 +214,7 @@ class FlatTrainer:
             if len(buffer.grads)
             for stepper in [stepper_of(training.optimizer, buffer.trained)]
         ]
+        self._held: list[tuple[_Part, Place]] = []
         on_cpu = all(buffer.values.device.type == "cpu" for buffer in flat.buffers)
         by_hand = on_cpu and training.loss == "cross_entropy" and is_perceptron(module) and is_wide(module)
         self._by_hand = gradients_of(module) if by_hand else None
@@ -270,6 +271,12 @@ class FlatTrainer:
         """Begin a training from what was loaded; the corrections for `step`."""
         for part in self._parts:
             part.stepper.begin(effort.lr)
+        self._held = [
+            (part, place)
+            for place in (self.flat.places if effort.frozen else ())
+            for part in self._parts
+            if place.name in effort.frozen and place.buffer == part.number and place.stop <= len(part.grads)
+        ]
         if not module.training:
             module.train()
         return self.flat.gradients_of(effort.correction) if effort.correction else None
@@ -282,6 +289,8 @@ class FlatTrainer:
             if corrections is not None:
                 part.grads.add_(corrections[part.number])
             part.stepper.step(part.values, part.grads)
+        for part, place in self._held:
+            part.values[place.start : place.stop].copy_(part.model[place.start : place.stop])
 
     def gradients(self, module: Any, X: Any, y: Any, masks: Masks) -> Any:
         """Fill the gradients of the mean loss of a batch, which may be empty; answers that loss."""

@@ -6,6 +6,7 @@ loads into that module, and the other way round. Sites of one process share one 
 
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -116,6 +117,8 @@ class _One:
         self.stack = Stack(shape, 1)
         self.arrays = Arrays.end_to_end(shape.layout, self.stack.values[0])
         self._shape = shape
+        ends = list(accumulate(spec.size for spec in shape.layout.specs))
+        self._parts = [slice(first, end) for first, end in zip([0, *ends], ends, strict=False)]
         self._model: Array = np.empty_like(self.stack.values[0])
         self._loaded: tuple[object, Arrays] | None = None
         self._stepper: Stepper = stepper_of(optimizer, self.stack.values)
@@ -133,6 +136,8 @@ class _One:
         training, stack = client.training, self.stack
         y = targets_of(training.loss, client.y)
         correction = flat_of(effort.correction, self._shape) if effort.correction else None
+        held = [part for spec, part in zip(self._shape.layout.specs, self._parts, strict=True)
+                if spec.name in effort.frozen]  # fmt: skip
         self._stepper.begin(effort.lr)
         total = 0.0
         for epoch in order:
@@ -144,6 +149,8 @@ class _One:
                 if correction is not None:
                     stack.grads += correction
                 self._stepper.step(stack.values, stack.grads)
+                for part in held:
+                    stack.values[0, part] = start[part]
                 total += float(losses.sum(dtype=np.float64))
         return total / order.size
 

@@ -114,8 +114,8 @@ class RoleRuntime:
         outputs: Callable[[], Arrays] | None = None,
         checkpoints: Path | None = None,
         spending: Spending | None = None,
-        failed: OnFailure | None = None,
         secret: Callable[[], bytes] | None = None,
+        failed: OnFailure | None = None,
     ) -> None:
         self.app = app
         kept: dict[str, Any] = {"outputs": outputs, "checkpoints": checkpoints, "spending": spending, "secret": secret}

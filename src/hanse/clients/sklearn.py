@@ -122,6 +122,8 @@ class SklearnClient(Client):
     def train(self, arrays: Arrays, config: Config, site: Site) -> Answer:
         """See `Client`."""
         mu, correction = float(config.get("proximal_mu", 0.0)), config.get("correction", {})
+        if config.get("contrast_mu"):
+            raise ConfigError("hs.sklearn: cannot add MOON's loss; use hs.torch(module, train) with hs.contrast")
         if config.get("frozen"):
             raise ConfigError("hs.sklearn: cannot hold some arrays fixed; use hs.FedPer, or functions of your own")
         if (mu or correction) and not self.family.takes_mu:

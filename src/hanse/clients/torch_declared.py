@@ -159,6 +159,7 @@ class DeclaredTorch(Declared):
             "batch_size": training.batch_size,
             "lr": effort.lr,
             "proximal_mu": effort.proximal_mu,
+            "frozen": effort.frozen,
             "key": site.key("processes"),
             "asynchronous": self.asynchronous,
         }

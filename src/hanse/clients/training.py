@@ -143,10 +143,13 @@ class Effort:
     """What one task asks of a declared training: the declaration, and what the strategy or the app's config changes.
 
     Args:
-        lr, epochs: the declared ones, or `client_lr` and `epochs` of the task's config.
+        lr: the declared one; `lr` (of `hs.App`) or, above it, `client_lr` of the task's config.
+        epochs: the declared ones, or those of the config; of these the share that FedProx asks for as `work`, at least
+            one.
         proximal_mu: μ of FedProx's term μ (w − w_received), added to every gradient.
         correction: added to every gradient, by the model's names (SCAFFOLD, FedDyn); empty for none.
         wants: metrics that the strategy must be told.
+        frozen: names of arrays that must not move (FedRep).
     """
 
     lr: float
@@ -154,25 +157,35 @@ class Effort:
     proximal_mu: float
     correction: Mapping[str, Array]
     wants: tuple[str, ...]
+    frozen: tuple[str, ...] = ()
 
     @property
     def can_be_stacked(self) -> bool:
-        """Whether many sites can do it at once: without control variates of their own or their loss beforehand."""
-        return not self.correction and "loss_before" not in self.wants
+        """Whether many sites can do it at once: without arrays of their own or their loss beforehand."""
+        return not self.correction and not self.frozen and "loss_before" not in self.wants
 
 
 def effort_of(training: Training, config: Mapping[str, Any]) -> Effort:
     """Read a task's config.
 
     Raises:
-        ConfigError: `client_lr`, `epochs` or `proximal_mu` that are none, or a metric that this training cannot say.
+        ConfigError: `lr`, `client_lr`, `epochs`, `work` or `proximal_mu` that are none, a metric that this training
+            cannot say, or a loss that it cannot add (MOON).
     """
-    lr, epochs = config.get("client_lr", training.optimizer.lr), config.get("epochs", training.epochs)
-    mu = config.get("proximal_mu", 0.0)
-    _check("config: client_lr", lr, open_low=True)
+    named = next((name for name in ("client_lr", "lr") if name in config), "")
+    lr, epochs = config[named] if named else training.optimizer.lr, config.get("epochs", training.epochs)
+    mu, work = config.get("proximal_mu", 0.0), config.get("work", 1.0)
+    _check(f"config: {named}", lr, open_low=True)
     _check("config: proximal_mu", mu)
+    _check("config: work", work)
     if type(epochs) is not int or not 1 <= epochs < 2**31:
         raise ConfigError(f"config: epochs: expected a whole number ≥ 1, found {str(epochs)[:40]!r}")
+    epochs = max(1, round(epochs * min(1.0, work)))
+    if config.get("contrast_mu"):
+        raise ConfigError(
+            "declared training: expected a strategy that a declared training can do its part of, found MOON, which "
+            "adds its own loss; write a training function with hs.contrast: hs.torch(module, train)"
+        )
     wants = tuple(config.get("wants", ()))
     for name in wants:
         if name not in ("num_steps", "client_lr", "loss_before") or (
@@ -182,7 +195,7 @@ def effort_of(training: Training, config: Mapping[str, Any]) -> Effort:
                 f"declared training: the strategy wants the metric {str(name)[:40]!r}, which this one cannot say; "
                 "use hs.SGD without momentum and weight decay, or another strategy"
             )
-    return Effort(float(lr), epochs, float(mu), config.get("correction", {}), wants)
+    return Effort(float(lr), epochs, float(mu), config.get("correction", {}), wants, tuple(config.get("frozen", ())))
 
 
 def wanted_metrics(effort: Effort, num_steps: int, loss_before: float | None) -> dict[str, float]:

@@ -17,10 +17,11 @@ import secrets
 from collections.abc import Iterable
 from typing import Any
 
+import numpy as np
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 
 from hanse.core.errors import RefusedError
-from hanse.crypto.gmp import gmpy2_module
+from hanse.crypto.gmp import EIGHTS, gmpy2_module, ladder_of
 
 P = 2**255 - 19
 A = 486662
@@ -81,8 +82,11 @@ def new_secret() -> X25519PrivateKey:
     return X25519PrivateKey.generate()
 
 
-def multiply(secret: X25519PrivateKey, points: Iterable[bytes]) -> list[bytes]:
-    """X25519 of every point: 32 bytes each.
+def multiply(secret: X25519PrivateKey, points: Iterable[bytes], *, of: int = 0) -> list[bytes]:
+    """X25519 of every point: 32 bytes each. Of many, eight at a time (`ladder`) where the processor can.
+
+    Args:
+        of: how many there will be with later calls, if that is known.
 
     A point on the twist is multiplied as well: the twist is as strong as the curve, and clamped scalars clear its
     cofactor.
@@ -90,11 +94,21 @@ def multiply(secret: X25519PrivateKey, points: Iterable[bytes]) -> list[bytes]:
     Raises:
         RefusedError: a point of low order or zero, whose product would not depend on the secret.
     """
-    exchange, load = secret.exchange, X25519PublicKey.from_public_bytes
+    points = list(points)
+    eight = ladder_of(max(of, len(points))) if len(points) >= EIGHTS else None
     try:
-        return [exchange(load(point)) for point in points]
+        if eight is None:
+            exchange, load = secret.exchange, X25519PublicKey.from_public_bytes
+            return [exchange(load(point)) for point in points]
+        if set(map(len, points)) != {POINT_BYTES}:
+            raise ValueError
+        made = eight(secret.private_bytes_raw(), np.frombuffer(b"".join(points), np.uint8).reshape(-1, POINT_BYTES))
+        if not made.any(axis=1).all():
+            raise ValueError
     except ValueError:
         raise RefusedError("points: expected points of 32 bytes and of large order, found another") from None
+    raw = made.tobytes()
+    return [raw[at : at + POINT_BYTES] for at in range(0, len(raw), POINT_BYTES)]
 
 
 class Blinding:

@@ -31,6 +31,31 @@ def pays(num_products: int) -> bool:
     return num_products >= (PATIENCE // 50 if "hanse.crypto.montgomery" in sys.modules else PATIENCE)
 
 
+POINTS = 100_000
+"""Of curve25519, under one secret, that are left to `cryptography` before numba is loaded; then `EIGHTS`."""
+EIGHTS = 64
+
+
+def ladder_of(num_points: int) -> Any:
+    """`ladder.x25519`, or None where so many points are not worth it, or it cannot be had."""
+    if num_points < (EIGHTS if "hanse.crypto.ladder" in sys.modules else POINTS):
+        return None
+    return _ladder()
+
+
+@cache
+def _ladder() -> Any:
+    if importlib.util.find_spec("numba") is None:
+        return None
+    from hanse.crypto import montgomery
+
+    if not montgomery.usable():
+        return None
+    from hanse.crypto import ladder
+
+    return ladder.x25519
+
+
 def montgomery_of(modulus: int) -> Any:
     """`montgomery.Montgomery`, or None where numba is not installed or the processor lacks the instructions."""
     if importlib.util.find_spec("numba") is None:

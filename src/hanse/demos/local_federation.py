@@ -38,7 +38,8 @@ sys.exit(main(Path(sys.argv[1])))
 """
 """What every child runs: the command's entry point; it leaves when the parent's end of its standard input closes."""
 
-START_S = 60.0
+START_S = 120.0
+"""How long the processes may take to come up: a minute goes by on a busy machine."""
 POLICY = "apps: any\npeople: any\ndatasets: any\nunlisted_apps: hold\n"
 
 

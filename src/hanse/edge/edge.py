@@ -2,7 +2,7 @@
 
 A job that comes from above, and that the edge's policy accepts, is submitted within the group: the same bundle byte for
 byte, so that members' policies know it by the same hash, signed by the edge's own person, whom the members' policies
-allow. It is led from above: see `hanse.rounds.group`.
+allow. It is led from above: see `hanse.rounds.hosts.group`.
 """
 
 import asyncio
@@ -24,8 +24,8 @@ from hanse.edge.members import Members
 from hanse.edge.person import LOOK_S, check_may_submit, renew_if_due
 from hanse.edge.unbroken import Unbroken
 from hanse.pipeline.request import JobRequest
-from hanse.rounds.group import GroupHost, Host, Order
-from hanse.rounds.host import load_arrays
+from hanse.rounds.hosts.group import GroupHost, Host, Order
+from hanse.rounds.hosts.local import load_arrays
 from hanse.rounds.machine.members import REFUSED
 from hanse.server.jobs import ALL_REFUSED
 from hanse.server.runs import Lead
@@ -34,7 +34,7 @@ from hanse.site.agent import Agent
 from hanse.site.proposals import Proposal
 from hanse.strategies.groups import Groups, is_within, of_members, within
 from hanse.trust.bundle_signature import sign_bundle
-from hanse.trust.certificates import current_ms
+from hanse.trust.certificates import PERSON, current_ms
 from hanse.trust.membership import Membership
 from hanse.workers.launcher import Launcher
 from hanse.workers.server_host import ServerHost
@@ -60,7 +60,8 @@ class Edge:
 
     def __init__(self, server: Path, site: Path, person: Path, launcher: Launcher) -> None:
         self._person = person
-        self._name = Membership.load(person).identity.name  # what is wrong with it is said before anything starts
+        member = Membership.load(person, kind=PERSON)  # what is wrong with it is said before anything starts
+        self._name = member.identity.name
         self._site = site
         self._launcher = launcher
         self._hosts: dict[str, GroupHost] = {}

@@ -26,7 +26,7 @@ from hanse.core.errors import PolicyError, StorageError, TaskError
 from hanse.core.ids import upload_scope
 from hanse.core.records import BlobRef
 from hanse.core.spec import RunSpec
-from hanse.rounds.group import CALLS, Order
+from hanse.rounds.hosts.group import CALLS, Order
 from hanse.workers.answers import Done
 from hanse.workers.assignment import Assignment, Model, State, StateFile
 from hanse.workers.execute import write_blob

@@ -15,6 +15,7 @@ from hanse.core.proto import hanse_pb2 as pb
 from hanse.core.seams import BlobStore
 from hanse.core.yaml_files import read_yaml
 from hanse.tracking import Tracker, tracker_from
+from hanse.trust.certificates import PERSON
 from hanse.trust.membership import Membership
 
 KEYS = ("federation", "address", "identity", "aws", "tracking")
@@ -73,7 +74,7 @@ class Federation:
         if not all(isinstance(item, str) for item in value.values()):
             raise ConfigError(f"{path}: expected texts under {', '.join(KEYS[:3])}")
         directory = path.parent / str(value.get("identity", "."))
-        membership = Membership.load(directory)
+        membership = Membership.load(directory, kind=PERSON)
         return cls(value["federation"], value.get("address", ""), membership, directory, tracking, aws)
 
     def connect(self) -> "AnySession":

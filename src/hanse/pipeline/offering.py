@@ -14,6 +14,7 @@ from hanse.core.errors import ConfigError, ConflictError, NotFoundError
 from hanse.core.ids import bundle_scope, check_job_owner, model_scope
 from hanse.core.records import BlobRef, Envelope
 from hanse.core.seams import BlobStore, Ledger
+from hanse.core.spec import RunSpec
 from hanse.pipeline.request import JobRequest, manifest_json
 from hanse.strategies import named
 from hanse.strategies.catalogue import CUSTOM, catalogue
@@ -76,20 +77,32 @@ async def check_request(request: JobRequest, blobs: BlobStore, *, federation: st
         raise ConfigError("job: expected an initial model, found none")
 
 
-def check_roles(request: JobRequest, enrolled: Sequence[str]) -> None:
-    """Return if the sites that are to play roles are the ones named, and are there to be asked.
+def check_sites(request: JobRequest, enrolled: Sequence[str]) -> None:
+    """Return if the sites that a job names are there to be asked, and enough; of one with roles, those that play them.
 
     Raises:
         ConfigError: they are not.
     """
     roles = request.roles
     if roles is None:
+        if request.sites is not None:
+            _check_named(request.sites, request.spec, enrolled)
         return
     if sorted(request.sites or ()) != list(roles.sites):
         raise ConfigError("job: expected the sites that play roles, and no others")
     unknown = sorted(set(roles.sites) - set(enrolled))
     if unknown:
         raise ConfigError(f"roles: expected sites of the federation, found {', '.join(unknown)}")
+
+
+def _check_named(sites: Sequence[str], spec: RunSpec, enrolled: Sequence[str]) -> None:
+    unknown = sorted(set(sites) - set(enrolled))
+    if unknown:
+        raise ConfigError(f"sites: expected some of {', '.join(enrolled) or 'none yet'}, found {', '.join(unknown)}")
+    for name in ("quorum", "min_sites"):
+        least = getattr(spec, name)
+        if least is not None and least > len(sites):
+            raise ConfigError(f"{name}: expected at most the {len(sites)} sites that are asked, found {least}")
 
 
 async def fetch_bundle(request: JobRequest, blobs: BlobStore) -> Bundle:

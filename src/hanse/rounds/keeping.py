@@ -18,7 +18,7 @@ from hanse.core.blobs import INLINE_BYTES, Manifest, manifest_of, rechunk
 from hanse.core.ids import upload_scope
 from hanse.core.records import BlobRef, Reply
 from hanse.core.seams import BlobStore, Ledger
-from hanse.rounds.host import plain, unplain
+from hanse.rounds.hosts.host import plain, unplain
 from hanse.rounds.record import RoundRecord
 from hanse.strategies import Ask
 

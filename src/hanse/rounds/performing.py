@@ -9,7 +9,7 @@ from hanse.core.records import Reply
 from hanse.core.seeds import generator, key_of
 from hanse.core.spec import RunSpec
 from hanse.rounds.events import Checkpoint, Plan, Planned, PlannedTask
-from hanse.rounds.host import PlanAnswer
+from hanse.rounds.hosts.host import PlanAnswer
 from hanse.rounds.machine import PARAMETERS
 from hanse.rounds.record import RoundRecord, site_metrics
 from hanse.rounds.site_rows import RowsTaken

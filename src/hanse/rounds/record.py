@@ -95,6 +95,11 @@ class RoundRecord:
     model: str = ""
     time_s: float = 0.0
 
+    def __repr__(self) -> str:
+        """One line, whatever the number of sites."""
+        counts = f"{len(self.folded)} folded, {len(self.late)} late, {len(self.failed)} failed"
+        return f"RoundRecord({self.number}, {counts}, metrics={shown(self.metrics)})"
+
     @property
     def moved_bytes(self) -> int:
         """Bytes moved in both directions."""
@@ -132,6 +137,11 @@ class RoundRecord:
                 except (TypeError, ValueError, AttributeError, OverflowError):
                     raise CodecError(f"round record: {name!r} has an unexpected content") from None
         return cls(**found)
+
+
+def shown(metrics: Mapping[str, float]) -> str:
+    """Metrics in a line for people: four digits each."""
+    return "{" + ", ".join(f"{name}: {value:.4g}" for name, value in metrics.items()) + "}"
 
 
 def role_record(sites: Mapping[str, str], metrics: Mapping[str, Metrics], seconds: float) -> RoundRecord:

@@ -24,6 +24,7 @@ from hanse.rounds.record import (
     read_text,
     read_text_map,
     read_texts,
+    shown,
     to_plain,
 )
 from hanse.rounds.report.measures import format_bytes, format_seconds
@@ -62,6 +63,16 @@ class Result:
     seconds: float = 0.0
     fingerprints: Mapping[str, str] = field(default_factory=dict)
     about: Mapping[str, str] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        """One line, whatever the number of sites: a notebook shows it."""
+        facts = [
+            self.status,
+            f"{len(self.rounds)} rounds",
+            f"{len(self.sites)} sites",
+            f"metrics={shown(self.metrics)}",
+        ]
+        return f"Result({', '.join([*facts, repr(self.arrays), *([f'error={self.error!r}'] if self.error else [])])})"
 
     @property
     def ok(self) -> bool:

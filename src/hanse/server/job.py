@@ -10,7 +10,7 @@ from hanse.core.records import BlobRef
 from hanse.pipeline.offering import end_of, proposal_of
 from hanse.pipeline.request import JobRequest
 from hanse.rounds.driver.run import Run
-from hanse.rounds.group import Host
+from hanse.rounds.hosts.group import Host
 from hanse.rounds.seams import Seams
 from hanse.server.history import History
 from hanse.server.roles import RolesRun

@@ -23,7 +23,7 @@ from hanse.core.ids import TaskId
 from hanse.core.records import BlobRef, Reply
 from hanse.pipeline.offering import (
     check_request,
-    check_roles,
+    check_sites,
     end_of,
     job_end,
     job_row,
@@ -102,7 +102,7 @@ class Jobs:
         """
         leader = self._runs.leader
         await check_request(request, self._seams.blobs, federation=self._federation, leader=leader)
-        check_roles(request, self._enrolled())
+        check_sites(request, self._enrolled())
         if await is_gone(request.job, self._seams.ledger):
             raise ConflictError(f"job {request.job} was removed; submit the app again for a new one")
         if await keep_request(request, signature, self._seams.ledger, now_ms()):

@@ -29,7 +29,7 @@ from hanse.trust.identity import SigningRequest
 from hanse.trust.member_record import MemberRecord, issued_at_ms, verify_record
 from hanse.trust.revocation import RevocationList, read_revocations
 from hanse.trust.signing import load_signing_key
-from hanse.trust.tokens import JoinToken, TokenRecord, make_token, redeem, token_key
+from hanse.trust.tokens import TokenRecord, make_token, redeem, token_key
 
 ADMIN, RESEARCHER = "admin", "researcher"
 ROLES = (ADMIN, RESEARCHER)
@@ -394,11 +394,6 @@ class Members:
             _, version = await self._ledger.get(key)
             if await self._ledger.compare_and_set(key, value, version):
                 return
-
-
-def token_of(text: str) -> JoinToken:
-    """Read a join token."""
-    return JoinToken.decode(text)
 
 
 def _keys(record: MemberRecord) -> tuple[str, bytes, bytes]:

@@ -164,7 +164,7 @@ class RolesRun:
         await self._post(Stopped("cancelled", f"cancelled by {by}"))
 
     async def take(self, reply: Reply, packed: bytes | None = None) -> tuple[str, str]:
-        """A role's answer; outcome and reason. `packed` as in `rounds.Run.take`: nothing of it is kept here."""
+        """A role's answer; outcome and reason. `packed` as in `driver.run.Run.take`: nothing of it is kept here."""
         outcome, reason, event = judged(self._state, reply, self._clock.now_ms())
         if event is None:
             return outcome, reason

@@ -18,7 +18,7 @@ from hanse.pipeline.request import JobRequest
 from hanse.rounds import machine
 from hanse.rounds.driver.clock import LoopClock
 from hanse.rounds.driver.run import Run
-from hanse.rounds.group import Host
+from hanse.rounds.hosts.group import Host
 from hanse.rounds.outgoing import RunInfo
 from hanse.rounds.seams import Seams
 from hanse.server.job import Job

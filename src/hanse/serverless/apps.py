@@ -17,7 +17,7 @@ from hanse.core.records import Metrics
 from hanse.pipeline.offering import fetch_bundle
 from hanse.pipeline.request import JobRequest
 from hanse.rounds.events import BlobKey
-from hanse.rounds.host import PlanAnswer, PlanRequest, ReduceAnswer, ReduceRequest
+from hanse.rounds.hosts.host import PlanAnswer, PlanRequest, ReduceAnswer, ReduceRequest
 from hanse.serverless.host import FunctionHost
 from hanse.serverless.place import Place
 from hanse.trust.bundle import unpack_bundle

@@ -10,7 +10,8 @@ from hanse.core.errors import UnavailableError
 from hanse.core.records import Metrics
 from hanse.core.spec import RunSpec
 from hanse.rounds.events import BlobKey
-from hanse.rounds.host import LocalHost, PlanAnswer, PlanRequest, ReduceAnswer, ReduceRequest
+from hanse.rounds.hosts.host import PlanAnswer, PlanRequest, ReduceAnswer, ReduceRequest
+from hanse.rounds.hosts.local import LocalHost
 from hanse.serverless.contract import Shard
 from hanse.serverless.place import Place
 from hanse.serverless.shards import joined, share_out

@@ -32,7 +32,7 @@ from hanse.core.errors import (
 )
 from hanse.core.ids import SERVER, check_job_owner, check_name, model_scope, upload_scope
 from hanse.core.records import BlobRef, Envelope, Reply
-from hanse.pipeline.offering import check_request, check_roles, end_of, job_end, keep_request, proposal_of
+from hanse.pipeline.offering import check_request, check_sites, end_of, job_end, keep_request, proposal_of
 from hanse.pipeline.removal import is_gone
 from hanse.pipeline.request import JobRequest
 from hanse.rounds import machine
@@ -314,7 +314,7 @@ async def _begin(place: Place, sender: Enrolled, request: JobRequest, body: Mapp
     await keep_enclosed(place, request, body.get("enclosed"))
     await check_request(request, place.blobs, federation=place.federation)
     enrolled = await place.roster.sites()
-    check_roles(request, enrolled)
+    check_sites(request, enrolled)
     asked = [site for site in enrolled if request.sites is None or site in request.sites]
     if not asked:
         raise ConfigError(

@@ -12,7 +12,7 @@ from hanse.core.errors import ConfigError
 from hanse.core.records import Envelope
 from hanse.core.seams import Delivery, Inbox, Ledger, Link, UploadTicket
 from hanse.pipeline.documents import Documents
-from hanse.rounds.by_chunks import ChunkStore
+from hanse.rounds.hosts.by_chunks import ChunkStore
 from hanse.rounds.seams import Seams
 from hanse.serverless import contract
 from hanse.serverless.allowance import Allowances

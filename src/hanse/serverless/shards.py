@@ -17,7 +17,8 @@ from hanse.aggregation.shares import Share
 from hanse.core.blobs import Manifest, manifest_of, rechunk
 from hanse.core.records import Reply
 from hanse.pipeline.request import JobRequest
-from hanse.rounds.host import LocalHost, Member, Part, ReduceAnswer, ReduceRequest
+from hanse.rounds.hosts.host import Member, ReduceAnswer, ReduceRequest
+from hanse.rounds.hosts.local import LocalHost, Part
 from hanse.serverless.contract import Shard
 from hanse.serverless.place import Place
 from hanse.strategies import named

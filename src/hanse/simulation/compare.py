@@ -37,6 +37,10 @@ class Comparison:
     results: Mapping[str, tuple[Result, ...]]
     seeds: tuple[int, ...]
 
+    def __repr__(self) -> str:
+        """What was compared, and by what one may ask for it."""
+        return f"Comparison({', '.join(self.results)}; seeds {list(self.seeds)}; metrics {', '.join(self.metrics)})"
+
     @property
     def metrics(self) -> tuple[str, ...]:
         """Names of what was measured in any run, sorted."""

@@ -27,7 +27,7 @@ from hanse.clients.threads import num_threads, set_threads
 from hanse.core.arrays import Array, Arrays, Layout
 from hanse.core.blocking import run_to_end
 from hanse.core.errors import ConfigError, HanseError, JobFailed
-from hanse.core.ids import check_name, new_job_id
+from hanse.core.ids import new_job_id
 from hanse.core.records import Value
 from hanse.core.spec import RunSpec
 from hanse.peer.topologies import Gossip, Topology, planned
@@ -35,7 +35,7 @@ from hanse.rounds.record import RoundRecord, mean_metrics, site_metrics
 from hanse.rounds.result import Result
 from hanse.rounds.telling import Observer
 from hanse.simulation.progress import Bar
-from hanse.simulation.sites import Loader, population_of, to_stderr
+from hanse.simulation.sites import DataSets, Loader, Population, population_of, to_stderr
 from hanse.simulation.tracebacks import Tracebacks
 
 DISAGREEMENT = "disagreement"
@@ -73,7 +73,7 @@ class PeersResult:
 
 def simulate_peers(
     app: App,
-    sites: Mapping[str, Mapping[str, Any]] | Sequence[str],
+    sites: Population | Mapping[str, DataSets] | Sequence[str] | int,
     topology: Topology | None = None,
     *,
     progress: bool | None = None,
@@ -83,7 +83,7 @@ def simulate_peers(
 
     Args:
         app: its client side and settings; the strategy is left out.
-        sites: site name → data sets, or only names; two at least.
+        sites: as in `hs.simulate`; two at least.
         topology: `Gossip()` on a ring by default, `RingAllReduce()` or `Cyclic()`.
         progress: show bars over rounds and peers; by default when the terminal shows standard error.
         observer: called with every event (phase, reply, round, finished) as a dict. A phase is one round of all peers,
@@ -103,11 +103,9 @@ def simulate_peers(
         [6.0]
     """
     stop_if_loading()
-    data = dict(sites) if isinstance(sites, Mapping) else {site: {} for site in sites}
-    if len(data) < 2:
-        raise ConfigError(f"sites: expected two peers at least, found {len(data)}")
-    for site in data:
-        check_name(site, "site")
+    population = population_of(sites)
+    if len(population) < 2:
+        raise ConfigError(f"sites: expected two peers at least, found {len(population)}")
     chosen = Gossip() if topology is None else topology
     spec = without_server(app)
     shown = sys.stderr.isatty() if progress is None else progress
@@ -116,7 +114,7 @@ def simulate_peers(
     try:
         with Tracebacks() as tracebacks, Bar(spec.rounds, shown) as advance:
             observers = [watch for watch in (advance, observer) if watch is not None]
-            return _Run(app, spec, data, chosen, tracebacks, observers).run()
+            return _Run(app, spec, population, chosen, tracebacks, observers).run()
     finally:
         set_threads(before)
 
@@ -128,7 +126,7 @@ class _Run:
         self,
         app: App,
         spec: RunSpec,
-        data: Mapping[str, Mapping[str, Any]],
+        population: Population,
         topology: Topology,
         tracebacks: Tracebacks,
         observers: Sequence[Observer] = (),
@@ -136,9 +134,8 @@ class _Run:
         self._observers = observers
         self._app, self._spec, self._topology = app, spec, topology
         self._job = new_job_id()
-        self._names = sorted(data)
+        self._names = sorted(population.names)
         config = config_of(app, spec)
-        population = population_of(data)
         self._peers = {
             name: SiteTrainer(name, app, spec, Loader(population, name), self._job, config, to_stderr, tracebacks.take)
             for name in self._names

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from hanse.aggregation import Partial, RunningMean, Source
 from hanse.core.arrays import Arrays, Layout
-from hanse.rounds.folding import Moves
+from hanse.rounds.hosts.folding import Moves
 from hanse.simulation.engine import Summing
 
 

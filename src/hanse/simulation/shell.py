@@ -59,7 +59,8 @@ from hanse.rounds.events import (
     Started,
     TimerFired,
 )
-from hanse.rounds.host import PlanRequest, earlier, plan_phase
+from hanse.rounds.hosts.host import PlanRequest
+from hanse.rounds.hosts.planning import earlier, plan_phase
 from hanse.rounds.names import Without
 from hanse.rounds.performing import planned, planned_parameters, record_of
 from hanse.rounds.record import RoundRecord, mean_metrics, server_metrics

@@ -1,7 +1,8 @@
 """What becomes of updates: summed as they come, or kept until their phase closes, and then reduced into a new model.
 
 Which of both is the strategy's matter (`engine.summing_of`) and the phase's. Refusals, the order of sums and the moving
-of the model are those of `rounds.folding` and `aggregation`: a simulation refuses and computes what a federation does.
+of the model are those of `rounds.hosts.folding` and `aggregation`: a simulation refuses and computes what a federation
+does.
 """
 
 import os
@@ -16,8 +17,8 @@ from hanse.core.quickly import maker
 from hanse.core.records import Reply
 from hanse.core.spec import RunSpec
 from hanse.rounds.events import BlobKey, Folded, Reduce
-from hanse.rounds.folding import Item, fold, moving, remembered
-from hanse.rounds.host import SMALL_BYTES
+from hanse.rounds.hosts.folding import Item, fold, moving, remembered
+from hanse.rounds.hosts.local import SMALL_BYTES
 from hanse.rounds.machine import PARAMETERS
 from hanse.rounds.run_state import RunState
 from hanse.simulation.engine import Answered, Summing, refusal, summing_of

@@ -22,7 +22,7 @@ from hanse.core.ids import TaskId
 from hanse.core.quickly import maker
 from hanse.core.records import BlobRef, Reply, Task
 from hanse.core.tracked import Tracked, decode_tracked, encode_tracked
-from hanse.rounds.host import plain, unplain
+from hanse.rounds.hosts.host import plain, unplain
 from hanse.simulation.engine import Answered, Batch, Item, Summed, Summing
 
 Buffer = bytes | memoryview

@@ -49,7 +49,7 @@ from hanse.site.tracking import SiteRuns
 from hanse.site.transfers import Transfers
 from hanse.site.verdicts import described
 from hanse.trust.audit import AuditLog
-from hanse.trust.certificates import current_ms
+from hanse.trust.certificates import SITE, current_ms
 from hanse.trust.membership import Membership
 from hanse.workers.datasets import check_declaration
 from hanse.workers.isolation import require
@@ -87,7 +87,7 @@ class Agent:
         is_last: bool = False,
     ) -> None:
         self.directory = directory.absolute()
-        self.membership = Membership.load(self.directory)
+        self.membership = Membership.load(self.directory, kind=SITE)
         self.config = _checked_config(self.directory, self.membership.identity.name)
         self.name = self.membership.identity.name
         self.federation = self.membership.identity.federation

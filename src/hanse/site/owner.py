@@ -9,6 +9,7 @@ from hanse.site.journal import Journal
 from hanse.site.policy import ACCEPT, HOLD, REFUSE
 from hanse.site.verdicts import described, job_named, owner_decides
 from hanse.trust.audit import AuditLog
+from hanse.trust.certificates import SITE
 from hanse.trust.membership import Membership
 
 
@@ -32,7 +33,7 @@ def ask(directory: Path, op: str, *, job: str = "", reason: str = "") -> dict[st
     except UnavailableError:
         if op == "stop":
             raise
-    membership = Membership.load(directory)
+    membership = Membership.load(directory, kind=SITE)
     with Journal(directory / "journal.db") as journal:
         if op == "status":
             identity = membership.identity

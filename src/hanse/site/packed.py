@@ -13,6 +13,7 @@ from hanse.core.codec import canonical_json
 from hanse.core.errors import CodecError, ConfigError, TrustError
 from hanse.site.config import FILE, read_config
 from hanse.site.over_queues import SERVER_RECORD
+from hanse.trust.certificates import SITE
 from hanse.trust.membership import Membership
 from hanse.trust.private_files import read_file, read_private_file, write_file
 from hanse.trust.strict_json import parse_json, read_field
@@ -35,7 +36,7 @@ def pack(directory: Path) -> str:
         raise ConfigError(
             f"{directory}: expected a site of a federation without a server (hanse site join ADMISSION), found none"
         )
-    identity = Membership.load(directory).identity
+    identity = Membership.load(directory, kind=SITE).identity
     value = {
         "v": 1,
         "federation": identity.federation,

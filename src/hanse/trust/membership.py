@@ -119,12 +119,15 @@ class Membership:
         write_file(directory / _FILE, content, mode=0o644)
 
     @classmethod
-    def load(cls, directory: Path, *, now_ms: int | None = None) -> "Membership":
+    def load(cls, directory: Path, *, kind: str = "", now_ms: int | None = None) -> "Membership":
         """Read and check what `save` wrote.
 
+        Args:
+            kind: whose folder it is to be: a site's, a person's; empty for anybody's.
+
         Raises:
-            ConfigError: files are missing or damaged. TrustError: the certificate has expired, or files do not
-                belong together.
+            ConfigError: files are missing or damaged, or another kind of member's. TrustError: the certificate has
+                expired, or files do not belong together.
         """
         path = directory / _FILE
         if not path.exists():
@@ -138,7 +141,7 @@ class Membership:
             )
         except CodecError as error:
             raise ConfigError(f"{path}: {error}") from None
-        return cls.check(
+        found = cls.check(
             MemberKeys.load(directory / _KEYS),
             certificate_pem=certificate.encode(),
             authority_pem=authority.encode(),
@@ -146,6 +149,10 @@ class Membership:
             address=address,
             now_ms=now_ms,
         )
+        if kind and found.identity.kind != kind:
+            me = found.identity
+            raise ConfigError(f"{directory}: expected the folder of a {kind}, found that of {me.kind} {me.name}")
+        return found
 
 
 def member_keys(directory: Path) -> MemberKeys:

@@ -33,7 +33,7 @@ from hanse.vertical.binning import (
     information_value,
     woe,
 )
-from hanse.vertical.correlated import numbers
+from hanse.vertical.correlated import checked_numbers, numbers
 from hanse.vertical.glm.families import MAX_CLASSES
 from hanse.vertical.intersection import identifiers
 from hanse.vertical.label_counts import Sees
@@ -97,9 +97,10 @@ class Binning(RoleApp):
         async def guest(party: Party, site: Any) -> Any:
             table = site.load(dataset)
             values = label_of(table, dataset, label)
+            own = {name: column for name, column in table.items() if name != label}
+            checked_numbers(own, dataset, key)
             places = await chase_miao.guest(party.part("psi"), identifiers(table, dataset, key))
             kinds = kinds_of(values[meeting.some(places)])
-            own = {name: column for name, column in table.items() if name != label}
             bins, at = _cut(numbers(own, dataset, key)[places], num_bins, min_rows, method)
             await party.part("classes").send("host", "kinds", np.array(len(kinds), np.int64))
             sizes = [each.num_bins for each in bins]
@@ -120,6 +121,7 @@ class Binning(RoleApp):
 
         async def host(party: Party, site: Any) -> Any:
             table = site.load(dataset)
+            checked_numbers(table, dataset, key, not_here=label)
             places = await chase_miao.host(party.part("psi"), identifiers(table, dataset, key))
             columns = numbers(table, dataset, key, not_here=label)
             bins, at = _cut(columns[meeting.some(places)], num_bins, min_rows, method)
@@ -152,8 +154,12 @@ def label_of(table: Any, dataset: str, label: str) -> npt.NDArray[Any]:
         raise ConfigError(
             f"data set {dataset}: expected a label in every row, found {int(np.isnan(column).sum())} none"
         )
-    if column.dtype.hasobject:
+    if column.dtype.hasobject and all(type(each) is str for each in column.tolist()):
         column = column.astype(np.str_)
+    if column.dtype.kind not in "fiubU":
+        raise ConfigError(f"data set {dataset}: expected a label of numbers or text in every row, found other kinds")
+    if column.dtype.kind == "U" and (column == "").any():
+        raise ConfigError(f"data set {dataset}: expected a label in every row, found {int((column == '').sum())} empty")
     values = np.unique(column)
     if column.ndim != 1 or not 2 <= len(values) <= MAX_CLASSES:
         raise ConfigError(f"data set {dataset}: expected a label of 2 to {MAX_CLASSES} values, found {len(values)}")

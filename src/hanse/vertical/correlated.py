@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from hanse.channels.app import RoleApp
 from hanse.channels.party import Party
@@ -80,6 +81,7 @@ async def _correlated(party: Party, site: Any, dataset: str, key: str) -> tuple[
     """This side's common rows, and the correlations."""
     psi, fit = (chase_miao.guest, correlation.guest) if party.role == "guest" else (chase_miao.host, correlation.host)
     table = site.load(dataset)
+    checked_numbers(table, dataset, key)
     places = await psi(party.part("psi"), identifiers(table, dataset, key))
     rows = numbers(table, dataset, key)[meeting.some(places)]
     return rows, await fit(party.part("correlation"), rows)
@@ -90,7 +92,15 @@ async def _deal(party: Party, site: Any) -> None:
 
 
 def numbers(table: Any, dataset: str, key: str, *, not_here: str | None = None) -> Table:
-    """Every column but the key: float64, `(rows, columns)`.
+    """Every column but the key: float64, `(rows, columns)`; arguments and errors as of `checked_numbers`."""
+    columns = checked_numbers(table, dataset, key, not_here=not_here)
+    return np.column_stack([values.astype(np.float64) for values in columns.values()])
+
+
+def checked_numbers(
+    table: Any, dataset: str, key: str, *, not_here: str | None = None
+) -> dict[str, npt.NDArray[np.generic]]:
+    """Every column but the key, as it is. To be asked before anything is told to others.
 
     Args:
         not_here: a column that this party must not have: the label, at the host.
@@ -110,4 +120,4 @@ def numbers(table: Any, dataset: str, key: str, *, not_here: str | None = None) 
     lengths = {len(values) for values in table.values()}
     if len(lengths) != 1:
         raise ConfigError(f"data set {dataset}: expected columns of one length, found {len(lengths)} lengths")
-    return np.column_stack([values.astype(np.float64) for values in columns.values()])
+    return columns

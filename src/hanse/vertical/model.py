@@ -292,8 +292,8 @@ class Model(RolePlay):
         options: dict[str, Any] = {"progress": progress} if start is None else {"progress": progress, "start": start}
         response = None
         if is_guest:
-            identified = partial(_identified, used.ids, places[trained_on], f"{party.role}: {str(self.key)[:60]!r}")
-            response = self.answered(self.respond(_given(used.label)), identified, secret)
+            named = partial(_identified, used.ids, places[trained_on], f"{party.role}: {str(self.key)[:60]!r}")
+            response = self.answered(self.respond(_given(used.label)), named, secret)
             options["response"] = response
             if used.sample_weights is not None:
                 options["sample_weights"] = used.sample_weights

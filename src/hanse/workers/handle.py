@@ -238,7 +238,8 @@ class Worker:
         return answer
 
     def _too_late(self, timeout_s: float) -> None:
-        self.kill(TaskError("timeout", f"the task took longer than its {timeout_s:g} s, and the worker was killed"))
+        shown = f"{timeout_s:.{0 if timeout_s >= 10 else 1}f}"  # to the digits in which sites agree
+        self.kill(TaskError("timeout", f"the task took longer than its {shown} s, and the worker was killed"))
 
     def _end(self, cause: TaskError) -> TaskError:
         self.kill(cause)

@@ -19,14 +19,8 @@ from hanse.core.records import Metrics
 from hanse.core.seams import BlobStore
 from hanse.core.spec import RunSpec
 from hanse.rounds.events import BlobKey
-from hanse.rounds.host import (
-    LocalHost,
-    PlanAnswer,
-    PlanRequest,
-    ReduceAnswer,
-    ReduceRequest,
-    adopt,
-)
+from hanse.rounds.hosts.host import PlanAnswer, PlanRequest, ReduceAnswer, ReduceRequest
+from hanse.rounds.hosts.local import LocalHost, adopt
 from hanse.strategies import named
 from hanse.strategies.catalogue import CUSTOM, catalogue
 from hanse.workers.answers import Called

@@ -1,4 +1,4 @@
-"""State, random streams of every kind and the app's own config: what breaks when a worker is replaced."""
+"""State, random streams of every kind, the app's own config, a site's first model: what a new worker could break."""
 
 # mypy: allow-untyped-defs, allow-untyped-calls
 
@@ -8,7 +8,7 @@ import numpy as np
 
 import hanse as hs
 
-app = hs.App(hs.FedAvg(), rounds=6, seed=11)
+app = hs.App(hs.FedAvg(), rounds=6, seed=11, lr=hs.Schedule(0.5, "step", every=1, factor=0.5))
 
 
 class Momentum(hs.NumPyClient):
@@ -19,12 +19,12 @@ class Momentum(hs.NumPyClient):
         self.scale = site.rng.normal(1, 0.1)
 
     def get_parameters(self, config):
-        return [np.full((3, 2), 0.1, np.float32), np.array([1.0])]
+        return [np.full((3, 2), 0.1, np.float32) + np.float32(self.site.rng.normal()), np.array([1.0])]
 
     def fit(self, parameters, config):
         state = self.site.state
         noise = self.site.rng.normal(size=(3, 2)) + np.random.normal() + random.random()
-        velocity = 0.9 * state.get("velocity", np.zeros((3, 2))) + noise * config["lr"] * self.scale
+        velocity = 0.9 * state.get("velocity", np.zeros((3, 2))) + noise * config["lr"] * config["factor"] * self.scale
         state["velocity"], state["tasks"] = velocity, state.get("tasks", 0) + 1
         drift = np.array([self.site.rng.normal()])
         return [(parameters[0] + velocity).astype(np.float32), parameters[1] * drift], state["tasks"] + 3, {}
@@ -41,4 +41,4 @@ def client(site):
 
 @app.config
 def config(round, site):
-    return {"lr": 0.1 / round + len(site) * 1e-3 + np.random.random() * 1e-3}
+    return {"factor": 0.1 / round + len(site) * 1e-3 + np.random.random() * 1e-3}

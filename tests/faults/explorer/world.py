@@ -22,7 +22,8 @@ from hanse.core.spec import RunSpec
 from hanse.rounds import machine, run_state
 from hanse.rounds.driver import leftovers
 from hanse.rounds.driver.run import Run
-from hanse.rounds.host import LocalHost, PlanAnswer, PlanRequest, ReduceAnswer, ReduceRequest, StrategyHost
+from hanse.rounds.hosts.host import PlanAnswer, PlanRequest, ReduceAnswer, ReduceRequest, StrategyHost
+from hanse.rounds.hosts.local import LocalHost
 from hanse.strategies.strategy import FoldInput
 from tests.faults.explorer import oracle
 from tests.faults.explorer.case import INITIAL, Case

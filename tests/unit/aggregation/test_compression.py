@@ -156,7 +156,9 @@ def test_randomk_is_right_in_the_mean_and_draws_every_element() -> None:
     positions=st.sets(st.integers(0, 40), min_size=1, max_size=9),
     step=st.sampled_from([64, 1000, 1 << 17]),
 )
-@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
+)
 def test_the_fused_sum_has_the_bits_of_decoding_first(
     kernel: Any, sizes: list[int], block: int, positions: set[int], step: int
 ) -> None:

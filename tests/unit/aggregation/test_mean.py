@@ -26,7 +26,9 @@ def test_equals_the_slow_reference(dtype: Any, num: int, kernel: str) -> None:
     assert same_bits(found, mean_array(updates, positions, weights, 2 * num))
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
+)
 @given(
     seed=st.integers(0, 2**32),
     num=st.integers(1, 40),

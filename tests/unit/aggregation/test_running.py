@@ -38,7 +38,9 @@ def finish(running: RunningMean, layout: Any, **options: Any) -> Any:
     return out.arrays["x"]
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
+)
 @given(seed=st.integers(0, 2**32), num=st.integers(1, 50), holes=st.integers(0, 50), workers=st.integers(1, 7))
 def test_one_by_one_and_by_partials_give_the_bits_of_the_walk(
     seed: int, num: int, holes: int, workers: int, kernel: Any

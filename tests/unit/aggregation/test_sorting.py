@@ -78,7 +78,9 @@ def slow(rows: list[list[float]], window: Window) -> list[float]:
     trim=st.sampled_from([None, 0.0, 0.2, 0.45]),
     seed=st.integers(0, 9),
 )
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
+)
 def test_a_window_s_mean(kernel: Any, num: int, columns: int, dtype: str, trim: float | None, seed: int) -> None:
     import ml_dtypes
 

@@ -24,6 +24,7 @@ from hanse.aggregation import (
 from hanse.core.arrays import Arrays, ArraySpec, Layout
 from hanse.core.codec import decode, encode, encoded_size
 from hanse.core.errors import CodecError, MissingExtraError
+from tests.patience import WAIT_S
 from tests.unit.aggregation.oracle import nearest, weighted_mean
 from tests.unit.aggregation.updates import mean, same_bits, spread
 
@@ -191,7 +192,7 @@ def test_memory_is_a_few_blocks_whatever_the_number_of_updates() -> None:
 
 def test_threads_really_work_side_by_side() -> None:
     """With two threads, two blocks are being written at the same time: neither gets on before the other is there."""
-    both = threading.Barrier(2, timeout=20)
+    both = threading.Barrier(2, timeout=WAIT_S)
 
     class Meeting:
         def write(self, index: int, start: int, block: Any) -> None:
@@ -243,7 +244,7 @@ def test_importing_does_not_load_numba() -> None:
     import sys
 
     code = "import sys, hanse.aggregation as a; a.WeightedMean(); assert 'numba' not in sys.modules"
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=WAIT_S)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])

@@ -32,6 +32,7 @@ from hanse.core.errors import (
 )
 from hanse.core.records import Envelope
 from tests.conformance.emulator import Session, emulated
+from tests.patience import WAIT_S
 
 CONTENT = bytes(range(251)) * 40_000  # two chunks
 UP = "j/c/1/up/site"
@@ -144,11 +145,12 @@ async def test_one_chunk_is_fetched_for_a_walk_over_it(store: AwsStore) -> None:
 async def test_a_message_comes_again_until_it_is_acknowledged(store: AwsStore) -> None:
     await store.inbox.send("site", Envelope("server", "site", "t", "task", b"body"))
     (first,) = await store.inbox.receive("site", wait_s=2)
-    await store.inbox.extend([first.receipt], 1)
+    await store.inbox.extend([first.receipt], 600)
     assert await store.inbox.receive("site", wait_s=0) == []
+    await store.inbox.extend([first.receipt], 1)
     started = time.monotonic()
     found: list[int] = []
-    while not found and time.monotonic() < started + 10:
+    while not found and time.monotonic() < started + WAIT_S:
         found = [delivery.count for delivery in await store.inbox.receive("site", wait_s=1)]
     assert found == [2]
     await store.inbox.extend([first.receipt], 0)

@@ -13,6 +13,7 @@ from hanse.core.blobs import MAX_BLOB_BYTES, manifest_of
 from hanse.core.errors import IntegrityError, TooLargeError
 from hanse.core.records import Envelope
 from hanse.core.seams import BlobStore, Inbox, Ledger, Links
+from tests.patience import NEVER_S
 
 
 def test_a_store_has_the_four_seams() -> None:
@@ -27,14 +28,14 @@ async def test_a_waiting_receiver_gets_a_message_when_it_comes_due() -> None:
     await inbox.send("site", Envelope("server", "site", "1", "task"))
     await inbox.receive("site")
     start = time.monotonic()
-    (again,) = await inbox.receive("site", wait_s=10)
+    (again,) = await inbox.receive("site", wait_s=NEVER_S)
     assert again.count == 2
-    assert 0.05 < time.monotonic() - start < 5
+    assert time.monotonic() - start > 0.05
 
 
 async def test_a_waiting_receiver_sees_that_a_message_was_taken_and_comes_due() -> None:
     inbox = MemoryInbox(visibility_s=0.05)
-    waiting = [asyncio.create_task(inbox.receive("site", wait_s=10)) for _ in range(2)]
+    waiting = [asyncio.create_task(inbox.receive("site", wait_s=NEVER_S)) for _ in range(2)]
     await asyncio.sleep(0)
     await inbox.send("site", Envelope("server", "site", "1", "task"))
     first, second = await asyncio.gather(*waiting)

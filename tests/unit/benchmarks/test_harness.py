@@ -13,6 +13,7 @@ import pytest
 from benchmarks import harness
 from benchmarks.__main__ import main
 from benchmarks.harness import PeakMemory, Row, at_least, at_most, note
+from tests.patience import WAIT_S
 
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="memory is measured on Linux only")
 FROM = "from benchmarks.harness import at_most, note\n"
@@ -124,7 +125,7 @@ def test_interrupting_ends_the_benchmark_and_its_cleanup_runs(tmp_path: Path) ->
     (place / "waits.py").write_text(
         "import os, sys, threading\n"
         "def run(smoke):\n"
-        " try:\n  print('pid', os.getpid(), file=sys.stderr, flush=True)\n  threading.Event().wait(60)\n"
+        " try:\n  print('pid', os.getpid(), file=sys.stderr, flush=True)\n  threading.Event().wait(3600)\n"
         " finally:\n  print('cleaned up', file=sys.stderr, flush=True)\n"
         " yield",
         encoding="utf-8",
@@ -137,7 +138,7 @@ def test_interrupting_ends_the_benchmark_and_its_cleanup_runs(tmp_path: Path) ->
         assert process.stderr is not None
         pid = next(int(line.split()[1]) for line in process.stderr if line.startswith(b"pid"))
         process.send_signal(signal.SIGINT)
-        assert process.wait(20) == 130
+        assert process.wait(WAIT_S) == 130
         assert b"cleaned up" in process.stderr.read()
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)

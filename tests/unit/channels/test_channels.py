@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import json
 import socket
-import time
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ from hanse.channels.stream import StreamChannel
 from hanse.core.arrays import Arrays
 from hanse.core.codec import canonical_json, decode, encode
 from hanse.core.errors import CodecError, ConfigError, HanseError, RefusedError, TooLargeError, UnavailableError
+from tests.patience import NEVER_S, WAIT_S
 
 GUARANTEE = Guarantee("none", 0, 0, 0, ())
 SUMS = Protocol(
@@ -167,8 +167,8 @@ async def test_two_that_send_at_once_do_not_wait_for_each_other() -> None:
         return sum([len(await party.recv(peer, "big")) for _ in range(3)])
 
     ends = await pair()
-    parties = [Party(role, TALK, end, timeout_s=120) for role, end in zip(TALK.roles, ends, strict=True)]
-    async with asyncio.timeout(20):
+    parties = [Party(role, TALK, end, timeout_s=WAIT_S) for role, end in zip(TALK.roles, ends, strict=True)]
+    async with asyncio.timeout(WAIT_S):
         found = await asyncio.gather(talk(parties[0], "host"), talk(parties[1], "guest"))
     assert found == [3 * len(BIG)] * 2
     for end in ends:
@@ -176,19 +176,17 @@ async def test_two_that_send_at_once_do_not_wait_for_each_other() -> None:
 
 
 async def test_a_send_has_a_deadline_that_names_who_and_what() -> None:
-    words = "host shop has not taken `big` for 0.2 s; last heard 0 s ago"
-    async with asyncio.timeout(10):
+    words = r"host shop has not taken `big` for 0.2 s; last heard \d+ s ago"
+    async with asyncio.timeout(WAIT_S):
         ends = await pair()
         party = Party("guest", TALK, ends[0], names={"host": "shop"}, timeout_s=0.2)
-        with pytest.raises(UnavailableError) as caught:
+        with pytest.raises(UnavailableError, match=words):
             await party.send("host", "big", BIG)
-        assert str(caught.value) == words
         party = Party("guest", TALK, local_channels(TALK.roles)["guest"], names={"host": "shop"}, timeout_s=0.2)
         for _ in range(ROOM):
             await party.send("host", "big", np.zeros(1))
-        with pytest.raises(UnavailableError) as caught:
+        with pytest.raises(UnavailableError, match=words):
             await party.send("host", "big", np.zeros(1))
-        assert str(caught.value) == words
 
 
 async def fill(party: Party) -> None:
@@ -201,7 +199,7 @@ async def test_a_full_pipe_does_not_hold_back_the_first_error(over_sockets: bool
     """By its deadline or by cancellation, although `timeout_s` is far longer."""
     for cancelled in (False, True):
         ends: Any = await pair() if over_sockets else list(local_channels(TALK.roles).values())
-        party = Party("guest", TALK, ends[0], timeout_s=60)
+        party = Party("guest", TALK, ends[0], timeout_s=NEVER_S)
 
         async def fails(party: Party) -> None:
             with contextlib.suppress(TimeoutError):
@@ -209,14 +207,12 @@ async def test_a_full_pipe_does_not_hold_back_the_first_error(over_sockets: bool
                     await fill(party)
             raise ValueError("own trouble")
 
-        started = time.monotonic()
         task = asyncio.create_task(run_role(party, fill if cancelled else fails))
         if cancelled:
             await asyncio.sleep(0.3)
             task.cancel()
-        done, _ = await asyncio.wait([task], timeout=10)
+        done, _ = await asyncio.wait([task], timeout=WAIT_S)
         assert done
-        assert time.monotonic() - started < 30
         with pytest.raises(asyncio.CancelledError if cancelled else ValueError):
             task.result()
 
@@ -340,7 +336,7 @@ SECRET = 424242
 )
 async def test_what_does_not_fit_is_refused_whatever_is_awaited(frame: Frame, error: type[Exception]) -> None:
     ends = local_channels(SUMS.roles)
-    party = Party("host", SUMS, ends["host"], timeout_s=60)
+    party = Party("host", SUMS, ends["host"], timeout_s=WAIT_S)
     ends["host"]._queues["host"].put_nowait(frame)
     with pytest.raises(error) as caught:
         await party.recv("guest", "scale")
@@ -409,7 +405,7 @@ async def test_a_head_is_refused_before_its_content_is_read(head: list[Any], wor
     theirs.sendall(len(raw).to_bytes(4, "little") + raw)
     channel = StreamChannel(mine)
     with pytest.raises(RefusedError, match=words):
-        await Party("host", SUMS, channel, timeout_s=60).recv("guest", "numbers")
+        await Party("host", SUMS, channel, timeout_s=WAIT_S).recv("guest", "numbers")
     await channel.close()
     theirs.close()
 
@@ -419,7 +415,7 @@ async def test_what_a_party_takes_no_more_of_is_refused_before_its_content_is_re
     raw = json.dumps(["guest", "host", "numbers", 0, 10_000]).encode()
     theirs.sendall(len(raw).to_bytes(4, "little") + raw)
     channel = StreamChannel(mine)
-    party = Party("host", SUMS, channel, timeout_s=60)
+    party = Party("host", SUMS, channel, timeout_s=WAIT_S)
     party.limit("guest", "numbers", 5_000)
     with pytest.raises(TooLargeError, match="guest sent more of numbers than is taken here: 10000 bytes of 6024"):
         await party.recv("guest", "numbers")
@@ -466,7 +462,7 @@ async def test_a_lost_peer_is_named_and_a_silent_one_was_heard() -> None:
     queue = ends["host"]._queues["host"]
     await party._channel.receive(0.01)
     asyncio.get_running_loop().call_later(0.15, queue.put_nowait, Frame("guest", "host", "!alive", 0, b""))
-    with pytest.raises(UnavailableError, match=r"guest bank has not sent `scale` for 0.2 s; last heard 0 s ago"):
+    with pytest.raises(UnavailableError, match=r"guest bank has not sent `scale` for 0.2 s; last heard \d+ s ago"):
         await party.recv("guest", "scale")
     queue.put_nowait(Frame("guest", "host", "!lost", 0, b""))
     with pytest.raises(UnavailableError, match="guest bank was lost before it sent `scale`"):

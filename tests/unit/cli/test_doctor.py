@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from hanse.backends.local.ports import free_ports
 from hanse.cli.doctor import Finding, _isolation, _packages, _port, kind_of
 from hanse.core.errors import ConfigError
 from hanse.server.config import ServerConfig
@@ -17,6 +18,7 @@ from hanse.server.init import NewFederation, init_federation
 from hanse.trust.authority import Authority
 from hanse.trust.identity import MemberKeys, SigningRequest
 from hanse.trust.membership import Membership
+from tests.patience import WAIT_S
 from tests.unit.cli.conftest import Hanse
 
 DAY_MS = 24 * 60 * 60 * 1000
@@ -197,9 +199,10 @@ def test_a_person(hanse: Hanse, made: NewFederation) -> None:
     assert found["server"].state == "wrong"
 
 
-def test_something_else_listens_there(hanse: Hanse, site: Path) -> None:
+def test_something_else_listens_there(hanse: Hanse, site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import threading
 
+    monkeypatch.setattr("hanse.cli.doctor._REACH_S", WAIT_S)
     with socket.socket() as listening:
         listening.bind(("127.0.0.1", 0))
         listening.listen()
@@ -222,9 +225,9 @@ def test_something_else_listens_there(hanse: Hanse, site: Path) -> None:
 
 def test_ports() -> None:
     with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
+        (port,) = free_ports(1)
+        taken.bind(("127.0.0.1", port))
         taken.listen()
-        port = taken.getsockname()[1]
         assert _port("port", "127.0.0.1", port, False).state == "wrong"
         assert _port("port", "127.0.0.1", port, True).state == "ok"
     assert _port("port", "127.0.0.1", port, False).state == "ok"

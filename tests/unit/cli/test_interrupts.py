@@ -10,8 +10,7 @@ from collections.abc import Iterator
 import pytest
 
 from hanse.cli.interrupts import Interrupted, dropped_interrupts_come_again, stopped_by
-
-HANG_S = 60.0
+from tests.patience import WAIT_S
 
 
 @pytest.fixture(autouse=True)
@@ -32,7 +31,7 @@ def _interrupted_in_a_callback(number: int) -> None:
     watch = weakref.ref(thing, lambda _: signal.raise_signal(number))
     del thing
     assert watch() is None
-    end = time.monotonic() + HANG_S
+    end = time.monotonic() + WAIT_S
     while time.monotonic() < end:
         time.sleep(0.01)
 
@@ -58,7 +57,7 @@ def test_another_signal_ends_a_loop_in_order() -> None:
     async def work() -> None:
         try:
             signal.raise_signal(signal.SIGTERM)
-            await asyncio.sleep(HANG_S)
+            await asyncio.sleep(WAIT_S)
         except asyncio.CancelledError:  # not an interrupt in the midst of a step
             ended.append("cancelled")
             raise

@@ -9,6 +9,7 @@ import pytest
 
 from hanse.clients import threads
 from hanse.clients.fingerprint import _of_threads, _probe, fingerprint
+from tests.patience import WAIT_S
 
 PRINT = "from hanse.clients.fingerprint import fingerprint; print(fingerprint())"
 
@@ -21,7 +22,7 @@ def in_another_process(**environment: str) -> str:
         capture_output=True,
         text=True,
         check=True,
-        timeout=60,
+        timeout=WAIT_S,
     )
     return done.stdout.strip()
 

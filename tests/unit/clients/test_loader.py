@@ -10,6 +10,7 @@ import pytest
 from hanse.clients.app import App
 from hanse.clients.loader import find_app, import_file, load_app, loading, source_of, stop_if_loading
 from hanse.core.errors import ConfigError
+from tests.patience import WAIT_S
 
 SCRIPT = """
 from hanse.clients.app import App
@@ -118,7 +119,7 @@ def test_a_notebook_and_standard_input_are_refused_with_the_fix() -> None:
     )
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
     done = subprocess.run(
-        [sys.executable, "-"], input=code, capture_output=True, text=True, env=environment, check=True, timeout=60
+        [sys.executable, "-"], input=code, capture_output=True, text=True, env=environment, check=True, timeout=WAIT_S
     )
     assert done.stdout.startswith("ConfigError app: expected a module that sites can import")
     assert "%%writefile app.py" in done.stdout

@@ -159,6 +159,44 @@ def test_epochs_and_learning_rate_from_the_config_are_used() -> None:
     assert changed != federate(app_of(optimizer=hs.SGD(0.5), epochs=3, **declared), data)[0]
 
 
+def test_a_schedule_of_the_app_is_the_rate_of_each_round() -> None:
+    sites = {"a": {"rows": rows(1, 20)}}
+
+    def trained(rounds: int, initial: Any, **settings: Any) -> Arrays:
+        app = App(rounds=rounds, initial=initial, evaluate_every=0, **settings)
+        app.client(lambda site: hs.mlp(*site.load("rows"), classes=3, optimizer=hs.SGD(9.0), batch_size=20))
+        return hs.simulate(app, sites, engine="sequential", progress=False).arrays
+
+    start = {"0.weight": np.zeros((3, 4), np.float32), "0.bias": np.zeros(3, np.float32)}
+    halved = trained(2, start, lr=hs.Schedule(0.4, "step", every=1, factor=0.5))
+    first, wild = trained(1, start, lr=0.4), trained(2, start)
+    for name, array in trained(1, dict(first), lr=0.2).items():
+        np.testing.assert_allclose(halved[name], array, rtol=1e-5, atol=1e-7)  # a round's order sums in another one
+        assert not np.allclose(wild[name], array)
+
+
+@pytest.mark.parametrize("optimizer", [hs.SGD(0.1), hs.SGD(0.1, 0.9, 0.01), hs.Adam(0.05, weight_decay=0.1)], ids=repr)
+def test_arrays_that_are_frozen_stay_and_the_rest_is_trained_over_them(optimizer: Any) -> None:
+    """With its first layer held, a perceptron is a linear model of what that layer answers."""
+    X, y = rows(2, 30)
+    options: dict[str, Any] = {"classes": 3, "optimizer": optimizer, "batch_size": 7, "epochs": 2, "dtype": DOUBLE}
+    rng = np.random.default_rng(0)
+    whole = {name: rng.standard_normal(array.shape) for name, array in Shape((4, 6, 3), DOUBLE).initial(rng).items()}
+    features = np.maximum(X @ whole["0.weight"].T + whole["0.bias"], 0)
+    head = {"0.weight": whole["2.weight"], "0.bias": whole["2.bias"]}
+
+    def trained(X: Array, start: Any, **more: Any) -> Arrays:
+        app = App(initial=start, seed=5)
+        app.client(lambda site: hs.mlp(*site.load("rows"), **options, **more))
+        return federate(app, {"a": (X, y)}, config={"frozen": ["0.weight", "0.bias"] if more else []})[0]
+
+    found, expected = trained(X, whole, hidden=[6]), trained(features, head)
+    assert found["0.weight"].tobytes() == whole["0.weight"].tobytes()
+    for part in ("weight", "bias"):
+        np.testing.assert_allclose(found[f"2.{part}"], expected[f"0.{part}"], rtol=1e-9)
+        assert not np.allclose(found[f"2.{part}"], whole[f"2.{part}"])
+
+
 def test_a_changed_model_in_the_same_arrays_is_seen_in_the_next_round() -> None:
     X, y = rows(1, 20)
     client = hs.mlp(X, y, classes=3, optimizer=hs.SGD(0.1))

@@ -14,6 +14,7 @@ from hanse.core.arrays import Arrays
 from hanse.core.errors import ConfigError, HanseError, RefusedError
 from hanse.peer.topologies import planned
 from hanse.peer.trainer import Trained
+from tests.patience import WAIT_S
 
 NAMES = ("bergen", "luebeck", "riga", "tallinn", "visby")
 DATA = {name: {"target": np.random.default_rng(k).normal(size=3)} for k, name in enumerate(NAMES)}
@@ -151,7 +152,7 @@ async def session(
             return arrays
 
         programs[name] = play
-    return await run_local(made.protocol, programs, timeout_s=10)
+    return await run_local(made.protocol, programs, timeout_s=WAIT_S)
 
 
 class Dying(Site):
@@ -192,7 +193,7 @@ async def test_a_peer_whose_vector_has_another_length_is_refused_by_name() -> No
         return lambda party: plan.program(party, Still(), np.zeros(size, np.float32), 2, 0, {})
 
     with pytest.raises(RefusedError, match=r"sent a vector of [34] elements, expected [34]: the models differ"):
-        await run_local(plan.protocol, {NAMES[0]: program(3), NAMES[1]: program(4)}, timeout_s=10)
+        await run_local(plan.protocol, {NAMES[0]: program(3), NAMES[1]: program(4)}, timeout_s=WAIT_S)
 
 
 def served(app: hs.App) -> hs.App:

@@ -272,6 +272,25 @@ def test_the_sites_part_of_strategies_is_done() -> None:
     assert np.abs(corrected(0.0, 10.0)["weight"]).max() < np.abs(plain["weight"]).max() / 2
 
 
+@pytest.mark.parametrize("optimizer", [hs.SGD(0.1, 0.9, 0.01), hs.Adam(0.05, weight_decay=0.1)], ids=repr)
+@pytest.mark.parametrize("middle", [nn.ReLU, nn.Tanh])  # the first is trained by hand
+def test_arrays_that_are_frozen_stay_and_the_rest_is_trained_over_them(optimizer: Any, middle: Any) -> None:
+    X, y = data(2, 30)
+    module = nn.Sequential(nn.Linear(6, 5), middle(), nn.Linear(5, 3))
+    options: dict[str, Any] = {"optimizer": optimizer, "batch_size": 7, "epochs": 2}
+    start = {name: tensor.numpy().copy() for name, tensor in module.state_dict().items()}
+    with torch.no_grad():
+        features = module[:2](torch.from_numpy(X)).numpy()
+    head = nn.Sequential(nn.Linear(5, 3))
+    head.load_state_dict({"0.weight": module[2].weight, "0.bias": module[2].bias})
+    expected = federate(app_of(head, **options), {"a": (features, y)})[0]
+    found = federate(app_of(module, **options), {"a": (X, y)}, config={"frozen": ["0.weight", "0.bias"]})[0]
+    assert found["0.weight"].tobytes() == start["0.weight"].tobytes()
+    for part in ("weight", "bias"):
+        np.testing.assert_allclose(found[f"2.{part}"], expected[f"0.{part}"], rtol=1e-4, atol=1e-6)
+        assert not np.allclose(found[f"2.{part}"], start[f"2.{part}"])
+
+
 def test_arrays_that_cannot_be_written_are_taken() -> None:
     X, y = data(0, 20)
     X.flags.writeable = y.flags.writeable = False

@@ -59,8 +59,11 @@ def test_first_places_are_uniform() -> None:
         (lambda: Training("mse", hs.SGD(0.1), batch_size=2.0), "batch_size: expected a whole"),  # type: ignore[arg-type]
         (lambda: held_out(10, 1.0, 0), "test: expected a share"),
         (lambda: effort_of(PLAIN, {"client_lr": "fast"}), "client_lr: expected a number"),
+        (lambda: effort_of(PLAIN, {"lr": -1}), "config: lr: expected a number"),
+        (lambda: effort_of(PLAIN, {"work": "half"}), "config: work: expected a number"),
         (lambda: effort_of(PLAIN, {"epochs": 1.5}), "epochs: expected a whole number"),
         (lambda: effort_of(PLAIN, {"wants": ["magic"]}), "cannot say"),
+        (lambda: effort_of(PLAIN, {"contrast_mu": 0.1}), r"found MOON.*hs\.contrast"),
         (lambda: effort_of(Training("mse", hs.SGD(0.1, 0.9)), {"wants": ["client_lr"]}), "without momentum"),
     ],
 )
@@ -74,6 +77,20 @@ def test_a_task_may_change_learning_rate_and_epochs() -> None:
     assert (effort.lr, effort.epochs, effort.proximal_mu, effort.wants) == (0.01, 3, 0.5, ("num_steps",))
     assert effort.can_be_stacked
     assert not effort_of(PLAIN, {"wants": ["loss_before"]}).can_be_stacked
+
+
+def test_the_rate_of_the_app_is_used_and_the_tasks_own_is_above_it() -> None:
+    declared = PLAIN.optimizer.lr
+    assert [effort_of(PLAIN, config).lr for config in ({}, {"lr": 0.02}, {"lr": 0.02, "client_lr": 0.03})] == [
+        declared,
+        0.02,
+        0.03,
+    ]
+
+
+def test_a_part_of_the_work_is_a_part_of_the_epochs_and_at_least_one() -> None:
+    found = [effort_of(PLAIN, {"epochs": 10, "work": work}).epochs for work in (1.0, 0.26, 0.001, 7.0)]
+    assert found == [10, 3, 1, 10]
 
 
 @given(num=st.integers(2, 50), share=st.floats(0, 0.99))

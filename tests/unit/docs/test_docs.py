@@ -6,6 +6,7 @@ What is prose cannot be checked here; what is a name, a table or a snippet is.
 import dataclasses
 import json
 import re
+import tomllib
 from collections.abc import Iterator
 from functools import cache
 from importlib import import_module
@@ -328,6 +329,25 @@ def test_events_and_instructions() -> None:
     documented = {code for row in table for code in codes(row[0])}
     union = (*get_args(events.Event), *get_args(events.Instruction))
     assert documented == {kind.__name__ for kind in union}
+
+
+def test_the_house_has_the_floors_of_the_import_contract() -> None:
+    contract = tomllib.loads(text_of("pyproject.toml"))["tool"]["importlinter"]["contracts"][0]
+    floors = [set(re.findall(r"\w+", layer)) for layer in contract["layers"]]
+    house = rows(text_of("docs/explanation/design.md"), "The house")
+    assert [set(_CODE.findall(row[1])) for row in house if row[0].isdecimal()] == floors
+
+
+def test_the_parts_of_a_folder_are_files() -> None:
+    house = rows(text_of("docs/explanation/design.md"), "The house")
+    parts = {row[0].strip("`"): _CODE.findall(row[1]) for row in house if len(row) == 2}
+    assert len(parts) > 3
+    for folder, names in parts.items():
+        there = {path.stem for path in (ROOT / "src" / "hanse" / folder).iterdir()} | {"Gather"}
+        assert set(names) <= there, folder
+    driver = rows(text_of("docs/explanation/round-machine.md"), "The driver's parts")
+    files = {name for row in driver for name in _CODE.findall(" ".join(row[:2]))}
+    assert files == {path.name for path in (ROOT / "src/hanse/rounds/driver").glob("*.py")} - {"__init__.py"}
 
 
 def test_stages_of_the_diagram_are_the_machine_s() -> None:

@@ -9,7 +9,8 @@ import pytest
 from hanse.core.errors import TaskError
 from hanse.edge import edge as edges
 from hanse.edge.edge import Edge, named
-from hanse.rounds.group import Order
+from hanse.rounds.hosts.group import Order
+from hanse.rounds.machine.members import REFUSED
 from hanse.server.jobs import ALL_REFUSED
 
 JOB = "0k3v00000000above"
@@ -37,7 +38,7 @@ class Group:
 
 def edge_of(group: Group, monkeypatch: pytest.MonkeyPatch) -> Edge:
     person = SimpleNamespace(identity=SimpleNamespace(name="admin"))
-    monkeypatch.setattr(edges, "Membership", SimpleNamespace(load=lambda folder: person))
+    monkeypatch.setattr(edges, "Membership", SimpleNamespace(load=lambda folder, **_: person))
     monkeypatch.setattr(edges, "Server", lambda *args, **options: group)
     edge = Edge(Path(), Path(), Path(), None)  # type: ignore[arg-type]
     edge.agent = SimpleNamespace(app_of=lambda job: ("proposal", b"bundle"))  # type: ignore[assignment]
@@ -55,6 +56,7 @@ def edge_of(group: Group, monkeypatch: pytest.MonkeyPatch) -> Edge:
     [
         ("failed", "round 3, phase train: expected 2 replies, found 1", 2, 0),
         ("failed", f"{ALL_REFUSED} (a: people: expected admin)", 0, 0),
+        ("failed", f"round 2, phase train: {REFUSED}: expected 2, 1 of 2 may still (a: people: no)", 0, 0),
         ("stopped", "its driver stopped (StorageError): resume it, or cancel it", 0, 2),
         ("cancelled", "cancelled by admin", 0, 0),
         ("finished", "", 0, 0),

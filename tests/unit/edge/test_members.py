@@ -17,7 +17,7 @@ from hanse.core.records import BlobRef, Task
 from hanse.core.spec import RunSpec
 from hanse.edge import members
 from hanse.edge.members import Members
-from hanse.rounds.group import Order
+from hanse.rounds.hosts.group import Order
 from hanse.workers.assignment import Assignment
 from hanse.workers.load import Load
 

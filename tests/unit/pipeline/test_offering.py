@@ -1,4 +1,4 @@
-"""What a server checks of a job whose sites are groups, before anything is written."""
+"""What a server checks of a job before anything is written: its sites, and what sites that are groups can do."""
 
 from dataclasses import replace
 from typing import Any
@@ -10,7 +10,7 @@ from hanse.core.blobs import manifest_of, rechunk
 from hanse.core.errors import ConfigError
 from hanse.core.ids import bundle_scope, new_job_id
 from hanse.core.spec import RunSpec
-from hanse.pipeline.offering import check_request
+from hanse.pipeline.offering import check_request, check_sites
 from hanse.pipeline.request import JobRequest
 from hanse.strategies.groups import Groups, within
 from hanse.trust.bundle import make_bundle
@@ -53,6 +53,22 @@ async def test_a_job_of_groups_above_and_a_groups_own_run_at_an_edge() -> None:
     request = request_of()
     await check(request)
     await check(replace(request, spec=within(request.spec)), leader="anna")
+
+
+@pytest.mark.parametrize(
+    ("sites", "spec", "words"),
+    [
+        (("riga", "nosuch"), {}, "sites: expected some of bergen, riga, found nosuch"),
+        (("riga",), {"quorum": 2}, "quorum: expected at most the 1 sites that are asked, found 2"),
+        (("riga",), {"min_sites": 2}, "min_sites: expected at most the 1 sites"),
+    ],
+)
+def test_sites_that_a_job_names_are_there_and_enough(sites: tuple[str, ...], spec: dict[str, Any], words: str) -> None:
+    request = replace(request_of(groups=None, **spec), sites=sites)
+    with pytest.raises(ConfigError, match=words):
+        check_sites(request, ["bergen", "riga"])
+    check_sites(replace(request, sites=None), [])  # who is not named may be enrolled later
+    check_sites(replace(request, sites=("bergen", "riga")), ["bergen", "riga"])
 
 
 async def test_an_edge_leads_nobodys_job_but_its_own_persons() -> None:

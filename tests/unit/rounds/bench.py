@@ -19,7 +19,7 @@ from hanse.core.seams import Delivery
 from hanse.core.spec import RunSpec
 from hanse.rounds import machine
 from hanse.rounds.driver.run import Run
-from hanse.rounds.host import LocalHost
+from hanse.rounds.hosts.local import LocalHost
 from hanse.rounds.record import RoundRecord
 from hanse.rounds.seams import Seams
 from hanse.strategies import Strategy

@@ -21,9 +21,10 @@ from hanse.core.codec import encode
 from hanse.core.ids import TaskId, model_scope, upload_scope
 from hanse.core.records import BlobRef, Reply
 from hanse.core.spec import RunSpec
-from hanse.rounds import by_chunks as module
 from hanse.rounds.events import BlobKey
-from hanse.rounds.host import LocalHost, Member, ReduceRequest
+from hanse.rounds.hosts import by_chunks as module
+from hanse.rounds.hosts.host import Member, ReduceRequest
+from hanse.rounds.hosts.local import LocalHost
 from hanse.strategies import named
 
 CHUNK, UPDATES = 4096, 11

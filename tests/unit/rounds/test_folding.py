@@ -12,7 +12,7 @@ from hanse.aggregation import ArraySink, ArraySource, Choice, Krum, Median, Norm
 from hanse.core.arrays import Array, Arrays, Layout
 from hanse.core.errors import TaskError, UpdateError
 from hanse.core.spec import RunSpec
-from hanse.rounds.folding import Item, fold
+from hanse.rounds.hosts.folding import Item, fold
 from hanse.strategies import Strategy
 from hanse.strategies.fedadam import FedAdam
 from hanse.strategies.fedavg import FedAvg

@@ -18,8 +18,9 @@ from hanse.core.records import BlobRef, Reply, Task
 from hanse.core.spec import RunSpec
 from hanse.rounds import machine
 from hanse.rounds.driver.run import Run
-from hanse.rounds.group import KEY, RECEIVE, WAITS, Answered, GroupHost, Order
-from hanse.rounds.host import LocalHost, PlanRequest, ReduceRequest
+from hanse.rounds.hosts.group import KEY, RECEIVE, WAITS, Answered, GroupHost, Order
+from hanse.rounds.hosts.host import PlanRequest, ReduceRequest
+from hanse.rounds.hosts.local import LocalHost
 from hanse.strategies.fedavg import FedAvg
 from hanse.strategies.groups import Groups, of_members, within
 from tests.unit.rounds.bench import Bench, rest

@@ -16,7 +16,9 @@ from hanse.core.ids import TaskId, upload_scope
 from hanse.core.records import BlobRef, Reply
 from hanse.core.spec import RunSpec
 from hanse.rounds.events import BlobKey
-from hanse.rounds.host import LocalHost, Member, PlanAnswer, PlanRequest, ReduceRequest, load_arrays, plan_phase
+from hanse.rounds.hosts.host import Member, PlanAnswer, PlanRequest, ReduceRequest
+from hanse.rounds.hosts.local import LocalHost, load_arrays
+from hanse.rounds.hosts.planning import plan_phase
 from hanse.strategies import Ask, Close, Context, PhasePlan, Strategy
 from hanse.strategies.fedadam import FedAdam
 from hanse.strategies.fedavg import FedAvg

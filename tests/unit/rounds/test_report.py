@@ -241,3 +241,20 @@ class TestPlots:
         assert [format_seconds(s) for s in (0.0123, 12.34, 245, 7380, math.nan)] == [
             "12 ms", "12.3 s", "4 min 05 s", "2 h 03 min", "–",
         ]  # fmt: skip
+
+
+def test_what_was_only_measured_in_training_is_called_so() -> None:
+    rounds = [RoundRecord(1, folded=("a", "b"), metrics={"train_loss": 0.5}, by_site={"a": {"train_loss": 0.5}})]
+    page = Page(render(rounds, title="t", status="finished"))
+    assert "Loss in training" in page.text
+    assert "held-out" not in page.text
+    evaluated = Page(render(records(2, ["a", "b"]), title="t", status="finished"))
+    assert "Loss in training" not in evaluated.text
+    assert "Thin: each site on its own held-out cases" in evaluated.text
+
+
+def test_a_cause_that_sites_share_is_told_once() -> None:
+    failed = dict.fromkeys((f"site{number}" for number in range(9)), "raised: TypeError") | {"riga": "lost"}
+    page = Page(render([RoundRecord(1, failed=failed)], title="t", status="failed"))
+    assert page.text.count("raised: TypeError") == 1
+    assert "9 sites raised: TypeErrorriga lost" in page.text

@@ -214,3 +214,12 @@ class TestResult:
     def test_report_is_written(self, tmp_path: Path) -> None:
         page = result().report(tmp_path / "report.html")
         assert page.read_text(encoding="utf-8").startswith("<!doctype html>")
+
+
+def test_what_a_notebook_shows_is_a_line_whatever_the_number_of_sites() -> None:
+    sites = tuple(f"site-{number}" for number in range(10_000))
+    record = RoundRecord(3, folded=sites, failed={"x": "lost"}, metrics={"loss": 1 / 3})
+    many = Result("failed", ARRAYS, (record,), error="too few", sites=sites, fingerprints=dict.fromkeys(sites, "f"))
+    assert repr(record) == "RoundRecord(3, 10000 folded, 0 late, 1 failed, metrics={loss: 0.3333})"
+    assert repr(many).startswith("Result(failed, 1 rounds, 10000 sites, metrics={loss: 0.3333}, Arrays(w float32")
+    assert repr(many).endswith("error='too few')")

@@ -6,6 +6,7 @@ import pytest
 
 from hanse.server import history as histories
 from hanse.server.history import History
+from tests.patience import WAIT_S
 
 
 def event(n: int) -> dict[str, int]:
@@ -27,12 +28,12 @@ async def test_who_waits_is_woken() -> None:
     await asyncio.sleep(0)
     history.add(event(1))
     for each in waiting:
-        assert await asyncio.wait_for(each, 20) == ([event(1)], 1)
+        assert await asyncio.wait_for(each, WAIT_S) == ([event(1)], 1)
     late = asyncio.ensure_future(history.since(1))
     await asyncio.sleep(0)
     assert not late.done()
     history.add(event(2))
-    assert await asyncio.wait_for(late, 20) == ([event(2)], 2)
+    assert await asyncio.wait_for(late, WAIT_S) == ([event(2)], 2)
 
 
 async def test_who_is_too_slow_misses_the_oldest(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -60,5 +61,5 @@ async def test_a_follower_sees_every_event_once() -> None:
         history.add(event(n))
         if n % 7 == 0:
             await asyncio.sleep(0)
-    await asyncio.wait_for(following, 20)
+    await asyncio.wait_for(following, WAIT_S)
     assert seen == list(range(100))

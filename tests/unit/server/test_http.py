@@ -10,6 +10,7 @@ from prometheus_client import CollectorRegistry, Counter
 
 from hanse.core.errors import ConfigError
 from hanse.server.http import serve
+from tests.patience import WAIT_S
 
 
 class Stub(SimpleNamespace):
@@ -40,7 +41,7 @@ async def test_two_pages_on_loopback() -> None:
         metrics=SimpleNamespace(registry=registry),
     )
     serving = asyncio.create_task(serve(server, 0))
-    await asyncio.wait_for(server.listens.wait(), 20)
+    await asyncio.wait_for(server.listens.wait(), WAIT_S)
     with pytest.raises(ConfigError, match=f"cannot listen on 127.0.0.1:{server.http_port}"):
         await serve(SimpleNamespace(), server.http_port)
     status, head, body = await get(server.http_port, "/healthz")

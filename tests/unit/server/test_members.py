@@ -18,6 +18,7 @@ from hanse.trust.certificates import Identity, peer_identity
 from hanse.trust.identity import MemberKeys, SigningRequest
 from hanse.trust.member_record import verify_record
 from hanse.trust.tokens import JoinToken
+from tests.patience import WAIT_S
 
 ADDRESS = "127.0.0.1:7401"
 
@@ -274,7 +275,7 @@ async def test_while_sts_is_asked_others_are_served_and_revoking_counts(
 
     def slow(address: str, headers: object, body: bytes) -> tuple[int, bytes]:
         asked.set()
-        assert answer.wait(10)
+        assert answer.wait(WAIT_S)
         return Sts()(address, headers, body)
 
     monkeypatch.setattr("hanse.server.members.post", slow)
@@ -282,9 +283,9 @@ async def test_while_sts_is_asked_others_are_served_and_revoking_counts(
     members = Members(authority, ledger, address=ADDRESS, identities=allowed)
     await join(members, "north")
     joining = asyncio.ensure_future(join_by_identity(members, "north", MemberKeys.generate()))
-    await asyncio.to_thread(asked.wait, 10)
+    await asyncio.to_thread(asked.wait, WAIT_S)
     try:
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(WAIT_S):
             await join(members, "bergen")
             await members.revoke("site", "north")
     finally:

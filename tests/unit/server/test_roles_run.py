@@ -18,6 +18,7 @@ from hanse.pipeline.request import JobRequest, run_spec_of
 from hanse.pipeline.roles import SETTLE_MS
 from hanse.rounds.seams import Seams
 from hanse.server.roles import FIRST_RETRY_S, RolesRun
+from tests.patience import WAIT_S
 
 PAIR = Protocol(
     "pair", ("guest", "host"), (Message("m", "guest", "host", "uint8", ()),), Guarantee("none", 0, 0, 0, ()), ()
@@ -90,9 +91,9 @@ async def test_what_roles_have_exchanged_is_told_while_they_play(monkeypatch: py
     told: asyncio.Queue[Any] = asyncio.Queue()
     run.observers.append(told.put_nowait)
     run._relays.find("j/main/1")._pairs[0, 1].sent = 500
-    assert await asyncio.wait_for(told.get(), 10) == {"what": "moved", "job": "j", "bytes": 500}
+    assert await asyncio.wait_for(told.get(), WAIT_S) == {"what": "moved", "job": "j", "bytes": 500}
     await run.cancel("anna")
-    assert (await asyncio.wait_for(told.get(), 10))["what"] == "finished"
+    assert (await asyncio.wait_for(told.get(), WAIT_S))["what"] == "finished"
     await asyncio.gather(run._watching, return_exceptions=True)
     assert run._watching.cancelled()
 

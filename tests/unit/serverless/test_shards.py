@@ -17,7 +17,8 @@ from hanse.core.records import BlobRef, Reply
 from hanse.core.spec import RunSpec
 from hanse.pipeline.request import JobRequest
 from hanse.rounds.events import BlobKey
-from hanse.rounds.host import LocalHost, Member, ReduceRequest
+from hanse.rounds.hosts.host import Member, ReduceRequest
+from hanse.rounds.hosts.local import LocalHost
 from hanse.serverless import functions
 from hanse.serverless.host import FunctionHost
 from hanse.serverless.place import Place

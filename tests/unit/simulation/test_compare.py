@@ -49,6 +49,7 @@ def test_rows_are_means_over_seeds() -> None:
     (row,) = found.rows("train_drawn")
     last = [result.metrics["train_drawn"] for result in found.results["fedavg"]]
     assert row["mean"] == pytest.approx(sum(last) / 4)
+    assert repr(found) == "Comparison(fedavg; seeds [0, 1, 2, 3]; metrics train_drawn)"
     assert row["std"] == pytest.approx(statistics.stdev(last))
     assert row["runs"] == 4
 

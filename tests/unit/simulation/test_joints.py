@@ -10,6 +10,7 @@ import pytest
 
 import hanse as hs
 from hanse.core.errors import ConfigError
+from tests.patience import WAIT_S
 
 SITES = ["a", "b", "c"]
 
@@ -82,6 +83,6 @@ def test_replicas_see_the_arguments_that_the_program_was_called_with(tmp_path: P
         "    print(hs.simulate(app, 8, engine='replicas', replicas=1, progress=False).arrays['0'][0])\n"
     )
     done = subprocess.run(
-        [sys.executable, "program.py", "0.5"], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, "program.py", "0.5"], cwd=tmp_path, capture_output=True, text=True, timeout=WAIT_S, check=False
     )
     assert done.stdout.strip() == "1.0", done.stderr

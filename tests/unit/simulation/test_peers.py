@@ -132,6 +132,15 @@ def test_the_first_model_can_be_asked_for() -> None:
     assert result.arrays["0"].tolist() == [8.0] * 3
 
 
+def test_sites_are_given_as_in_any_simulation() -> None:
+    population = hs.Population(list(DATA), data=DATA.__getitem__)
+    found = [hs.simulate_peers(app_of(rounds=1), sites, hs.RingAllReduce()).arrays for sites in (DATA, population)]
+    assert found[0] == found[1]
+    bare = hs.App(rounds=2, initial=[np.zeros(1)])
+    bare.train(lambda arrays, config, site: ([arrays["0"] + 1], 1, {}))
+    assert list(hs.simulate_peers(bare, 3, progress=False).models) == ["site-0", "site-1", "site-2"]
+
+
 def test_a_peer_that_fails_is_named() -> None:
     app = hs.App(rounds=3, initial=[np.zeros(2)])
 
@@ -171,6 +180,8 @@ def test_settings_that_need_a_server_are_refused(options: dict[str, Any], words:
         (lambda: hs.simulate_peers(app_of(compression=hs.Int8()), DATA, hs.Gossip(mix="before")), "found compression"),
         (lambda: hs.RingAllReduce("size"), "examples or equal"),
         (lambda: hs.simulate_peers(app_of(), ["a"]), "two peers at least, found 1"),
+        (lambda: hs.simulate_peers(app_of(), "ab"), "sites: expected a mapping"),
+        (lambda: hs.simulate_peers(app_of(), ["a", "b", "a"]), "distinct names, found 'a' twice"),
         (lambda: hs.simulate_peers(app_of(), DATA, hs.Gossip("random", degree=7)), "there is none"),
         (lambda: hs.simulate_peers(app_of(), DATA, hs.Gossip([("s0", "s1")])), "cut off: s2, s3, s4"),
         (lambda: hs.simulate_peers(app_of(), DATA, hs.Gossip(from_edges("ab", [("a", "b")]))), "expected the 5 sites"),

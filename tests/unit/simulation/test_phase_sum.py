@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from hanse.aggregation import GROUP, ArraySink, ArraySource, RunningMean, Subtree, WeightedMean, WeightedSum, aggregate
 from hanse.core.arrays import Arrays
-from hanse.rounds.folding import Moves
+from hanse.rounds.hosts.folding import Moves
 from hanse.simulation.engine import Summing
 from hanse.simulation.phase_sum import PhaseSum
 

@@ -29,6 +29,7 @@ from hanse.trust.membership import Membership
 from hanse.workers import launcher
 from hanse.workers.launcher import Launcher
 from tests.nursery import LAUNCHER, forks
+from tests.patience import WAIT_S
 
 HEAD = """
 import os, sys, time
@@ -46,7 +47,6 @@ def train(arrays, config, site):
 
 FEDERATION, SITE, PERSON, JOB = "lubeck", "hospital-a", "anna", "job1"
 OPEN_POLICY = "apps: any\npeople: any\ndatasets: any\n"
-PATIENCE_S = 60.0
 
 
 @dataclass
@@ -227,7 +227,7 @@ class FakeLink:
 
     async def until(self, condition: Callable[[], Any]) -> Any:
         """Wait for something that `send` or `done` brings about."""
-        async with asyncio.timeout(PATIENCE_S):
+        async with asyncio.timeout(WAIT_S):
             while not (found := condition()):
                 self.changed.clear()
                 await self.changed.wait()
@@ -334,13 +334,13 @@ async def bench(
     blobs = blobs or Blobs()
     links[0].connection = FakeConnection(blobs)
     main = asyncio.ensure_future(agent.run())
-    await asyncio.wait_for(links[0].started.wait(), PATIENCE_S)
+    await asyncio.wait_for(links[0].started.wait(), WAIT_S)
     try:
         yield Bench(town, agent, links[0], blobs, directory, main, bundle_of(source))
     finally:
         agent.stop()
         with contextlib.suppress(HanseError):
-            await asyncio.wait_for(main, PATIENCE_S)
+            await asyncio.wait_for(main, WAIT_S)
 
 
 def small_model() -> Arrays:
@@ -361,6 +361,6 @@ def refuse(*_: Any, **__: Any) -> None:
 
 async def until_file(path: Path) -> None:
     """Another process makes it."""
-    async with asyncio.timeout(PATIENCE_S):
+    async with asyncio.timeout(WAIT_S):
         while not path.exists():  # noqa: ASYNC110 - another process makes it
             await asyncio.sleep(0.01)

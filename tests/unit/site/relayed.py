@@ -15,6 +15,7 @@ from hanse.channels.protocol import Protocol
 from hanse.channels.stream import StreamChannel
 from hanse.site.relay import Bridge, Stream
 from hanse.trust.sessions import SessionContext, SessionEnd
+from tests.patience import WAIT_S
 
 CONTEXT = SessionContext("lubeck", "job1", "main", "job1/main/1", "ab" * 32)
 Tamper = Callable[[bytes], list[bytes]]
@@ -78,11 +79,11 @@ class Sites:
         running = asyncio.ensure_future(bridge.run())
         channel = self.channels[role] = StreamChannel(theirs)
         try:
-            yield Party(role, self.protocol, channel, **{"timeout_s": 10.0, **party}), running
+            yield Party(role, self.protocol, channel, **{"timeout_s": WAIT_S, **party}), running
         finally:
             await channel.close()
             with contextlib.suppress(BaseException):
-                await asyncio.wait_for(running, 20)
+                await asyncio.wait_for(running, WAIT_S)
 
     async def play(
         self,
@@ -99,7 +100,7 @@ class Sites:
                     playing = asyncio.ensure_future(run_role(own, programs[role]))
                     await asyncio.wait((playing, running), return_when=asyncio.FIRST_COMPLETED)
                     if not playing.done():
-                        await asyncio.wait([playing], timeout=5)
+                        await asyncio.wait([playing], timeout=WAIT_S)
                         playing.cancel()
                         await asyncio.gather(playing, return_exceptions=True)
                     if running.done():

@@ -18,6 +18,7 @@ from hanse.core.errors import (
 )
 from hanse.site.agent import Agent
 from hanse.workers.launcher import Launcher
+from tests.patience import WAIT_S
 from tests.unit.site.apps import BY_PHASE, COUNT, COUNT_IN_AN_ARRAY, ZERO
 from tests.unit.site.bench import (
     ADD_ONE,
@@ -170,7 +171,7 @@ async def test_a_worker_may_be_replaced_between_any_two_tasks(town: Town, site: 
             assert reply.metrics["n"] == ordinal + 1
             pids.append(int(str(reply.metrics["pid"])))
             os.kill(pids[-1], signal.SIGKILL)
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(WAIT_S):
                 # a task handed to it before that is noticed would be answered "killed"
                 while (await b.agent.control({"op": "status"}))["jobs"][0]["worker_pid"]:  # noqa: ASYNC110
                     await asyncio.sleep(0.01)
@@ -216,7 +217,7 @@ async def test_the_deadline_counts_from_delivery(town: Town, site: Path) -> None
         assert reply.error_kind == "timeout"
         late = await b.reply(behind)
         assert (late.error_kind, late.seconds) == ("timeout", 0.0)
-        assert (await b.reply(await b.task(ZERO, ordinal=2, deadline_s=20.0))).ok
+        assert (await b.reply(await b.task(ZERO, ordinal=2, deadline_s=WAIT_S))).ok
 
 
 async def test_what_user_code_prints_stays_at_the_site(town: Town, site: Path) -> None:
@@ -279,7 +280,7 @@ async def test_a_revoked_site_ends_with_the_reason(town: Town, site: Path) -> No
         b.link.failure = TrustError("site hospital-a was revoked")
         b.link.ends.set()
         with pytest.raises(TrustError, match="revoked"):
-            await asyncio.wait_for(asyncio.shield(b.main), 20)
+            await asyncio.wait_for(asyncio.shield(b.main), WAIT_S)
         assert b.audit()[-1]["details"]["reason"] == "site hospital-a was revoked"
 
 
@@ -323,7 +324,7 @@ async def test_a_job_that_ended_while_the_site_was_away(
         assert (site / "jobs" / JOB).exists()  # a server that has just started may not know yet
         await b.decision(before=before)
         b.link.accepted(f"decision/{JOB}", "late", "the job is over")
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(WAIT_S):
             while (await b.agent.control({"op": "status"}))["jobs"]:  # noqa: ASYNC110 - it says nothing when done
                 await asyncio.sleep(0.01)
         assert not (site / "jobs" / JOB).exists()

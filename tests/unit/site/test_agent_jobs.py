@@ -14,6 +14,7 @@ from hanse.core.errors import (
 )
 from hanse.site.control import request
 from hanse.site.owner import ask
+from tests.patience import WAIT_S
 from tests.unit.site.apps import BY_PHASE, COUNT, ZERO
 from tests.unit.site.bench import (
     JOB,
@@ -160,7 +161,7 @@ async def test_stop_and_status(town: Town, site: Path) -> None:
         with pytest.raises(ConfigError, match="expected status"):
             await asyncio.to_thread(ask, site, "dance")
         assert await asyncio.to_thread(ask, site, "stop") == {"stopping": True}
-        await asyncio.wait_for(b.main, 60)
+        await asyncio.wait_for(b.main, WAIT_S)
 
 
 @pytest.mark.parametrize("line", [b"", b"\n", b"{}\n", b"[1]\n", b"\xff\n", b'{"op": "approve", "job": 3}\n'])

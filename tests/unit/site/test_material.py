@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from hanse.core.errors import ConflictError, StorageError
 from hanse.site.material import MaterialIndex
+from tests.patience import WAIT_S
 
 
 def test_a_name_is_taken_once_for_good(tmp_path: Path) -> None:
@@ -83,7 +84,7 @@ def test_killed_anywhere_the_same_bytes_leave(tmp_path: Path, kill_at: int) -> N
             [sys.executable, "-c", CHILD, str(path), str(point)],
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=WAIT_S,
             check=False,
         )
         assert done.returncode == (0 if point == 99 else -signal.SIGKILL), done.stderr

@@ -16,6 +16,7 @@ from hanse.core.records import Envelope
 from hanse.site.over_queues import QueueLink
 from hanse.trust.envelopes import sign_envelope
 from tests.faults.explorer.enrolled import FEDERATION, member
+from tests.patience import WAIT_S
 
 HEADERS = (("If-None-Match", "*"),)
 
@@ -133,7 +134,7 @@ async def test_a_question_that_no_queue_takes_is_answered_and_the_link_lives() -
     with pytest.raises(TooLargeError):
         await link._ask({"hashes": "0" * 2000})
     asking = asyncio.ensure_future(link._ask({"hashes": ""}))
-    assert [d.envelope.kind for d in await inbox.receive("server", wait_s=5)] == ["want"]
+    assert [d.envelope.kind for d in await inbox.receive("server", wait_s=WAIT_S)] == ["want"]
     for task in (asking, sending):
         task.cancel()
     await asyncio.gather(asking, sending, return_exceptions=True)

@@ -26,6 +26,7 @@ from hanse.site.queue_streams import MAX_EARLY, QueueStream, Streams
 from hanse.vertical import correlation
 from hanse.vertical.psi import chase_miao
 from tests.conformance.emulator import Session, emulated
+from tests.patience import WAIT_S, until
 from tests.unit.site.relayed import CONTEXT, Sites
 from tests.unit.site.test_relay import TALK
 
@@ -235,7 +236,7 @@ async def test_a_bridge_that_breaks_tells_its_peers_that_it_is_lost() -> None:
 
     waiting = asyncio.ensure_future(sites.play({"host": waits}, {"host": streams["host"]}))
     streams["guest"].cancel()
-    found = (await asyncio.wait_for(waiting, 10))["host"]
+    found = (await asyncio.wait_for(waiting, WAIT_S))["host"]
     assert "lost" in str(found)
     await post.close()
 
@@ -251,7 +252,7 @@ async def test_the_server_ends_a_session() -> None:
     waiting = asyncio.ensure_future(sites.play({"host": waits}, {"host": streams["host"]}))
     await asyncio.sleep(0.05)
     post.ends["host"].end(SESSION)
-    assert isinstance((await asyncio.wait_for(waiting, 10))["host"], HanseError)
+    assert isinstance((await asyncio.wait_for(waiting, WAIT_S))["host"], HanseError)
     with pytest.raises(NotFoundError):
         post.ends["host"].open(SESSION, "host", post.sites)
     await post.close()
@@ -309,17 +310,19 @@ async def test_a_blob_for_which_there_was_no_room_is_not_said_to_be_read(monkeyp
     carry = Carry()
     stream = QueueStream("j/c/1", "host", {"guest": "a", "host": "b"}, carry, answer_s=0.0)
 
-    async def comes(seq: int, *, as_blob: bool = True) -> tuple[int, ...]:
+    async def comes(seq: int, told: tuple[int, ...], *, as_blob: bool = True) -> None:
+        """A packet comes; what is said to be read by then, and a while later."""
         blob, links = (manifest_of(content), (("u", ()),)) if as_blob else (None, ())
         stream.take(Packet("j/c/1", "guest", "host", seq, 0, b"" if as_blob else content, blob, (), links))
+        await until(lambda: carry.dropped == told)
         for _ in range(3):
             await asyncio.sleep(0.01)
-        return carry.dropped
+        assert carry.dropped == told
 
-    assert await comes(1) == (1,)
-    assert await comes(2) == (1,)
-    assert await comes(0, as_blob=False) == (1,)
-    assert await comes(2) == (1, 2)
+    await comes(1, (1,))
+    await comes(2, (1,))
+    await comes(0, (1,), as_blob=False)
+    await comes(2, (1, 2))
     assert [await stream.read() for _ in range(3)] == [message] * 3
     stream.close()
 
@@ -348,6 +351,6 @@ async def test_what_was_read_is_said_by_the_next_packet_where_one_could_not_be_s
     stream = QueueStream("j/c/1", "host", {"guest": "a", "host": "b"}, carry, answer_s=0.0)
     for seq, said in ((0, (0,)), (1, (0, 1)), (2, (2,))):
         stream.take(Packet("j/c/1", "guest", "host", seq, 0, b"", manifest_of(content), (), (("u", ()),)))
-        assert await asyncio.wait_for(carry.tried.get(), 60) == said
+        assert await asyncio.wait_for(carry.tried.get(), WAIT_S) == said
         carry.works = True
     stream.close()

@@ -15,6 +15,7 @@ import pytest
 from hanse.core.errors import ConfigError
 from hanse.site.owner import ask
 from hanse.site.start import main
+from tests.patience import WAIT_S
 from tests.unit.site.bench import Town
 
 PROGRAM = "import sys; from pathlib import Path; from hanse.site.start import main; sys.exit(main(Path(sys.argv[1])))"
@@ -70,9 +71,9 @@ async def test_it_ends_with_everything_it_started(tmp_path: Path, ending: signal
         started = children(child.pid)
         assert len(started) == 1  # the launcher
         child.send_signal(ending)
-        code = await asyncio.to_thread(child.wait, 20)
+        code = await asyncio.to_thread(child.wait, WAIT_S)
         assert code == (-signal.SIGKILL if ending == signal.SIGKILL else 0)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(WAIT_S):
             while any(is_running(pid) for pid in started):  # noqa: ASYNC110 - not our children
                 await asyncio.sleep(0.01)
         if ending != signal.SIGKILL:
@@ -80,7 +81,7 @@ async def test_it_ends_with_everything_it_started(tmp_path: Path, ending: signal
     if ending == signal.SIGKILL:  # what is left does not keep the next one from starting
         with agent(directory) as child:
             assert ask(directory, "stop") == {"stopping": True}
-            assert await asyncio.to_thread(child.wait, 20) == 0
+            assert await asyncio.to_thread(child.wait, WAIT_S) == 0
 
 
 def test_it_is_lean(tmp_path: Path) -> None:

@@ -32,6 +32,7 @@ from hanse.trust.membership import Membership
 from hanse.workers import launcher
 from hanse.workers.launcher import Launcher
 from tests.nursery import LAUNCHER, forks
+from tests.patience import WAIT_S
 from tests.unit.site.bench import ADD_ONE, JOB, SITE, Town, bundle_of, large_model
 
 DAY_MS = 86_400_000
@@ -122,7 +123,7 @@ class Harbour:
     # ---- what a server does ----
 
     async def until(self, condition: Callable[[], Any]) -> Any:
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(WAIT_S):
             while not (found := condition()):
                 self.changed.clear()
                 await self.changed.wait()
@@ -186,7 +187,7 @@ async def agent(directory: Path) -> AsyncIterator["asyncio.Task[None]"]:
     finally:
         site.stop()
         with contextlib.suppress(TrustError):
-            await asyncio.wait_for(main, 30)
+            await asyncio.wait_for(main, WAIT_S)
 
 
 async def test_a_large_model_there_and_back(tmp_path: Path, town: Town) -> None:
@@ -235,4 +236,4 @@ async def test_a_revoked_site_ends(tmp_path: Path, town: Town) -> None:
         server.revoked = True
         async with agent(site) as main:
             with pytest.raises(TrustError, match="revoked"):
-                await asyncio.wait_for(asyncio.shield(main), 30)
+                await asyncio.wait_for(asyncio.shield(main), WAIT_S)

@@ -388,3 +388,12 @@ def test_scikit_learns_linear_models_do_their_part_of_ditto() -> None:
 def test_scikit_learn_cannot_freeze_and_says_so() -> None:
     with pytest.raises(JobFailed, match=r"hs\.sklearn: cannot hold some arrays fixed"):
         scikit(hs.FedRep(home="intercept"), rounds=1)
+
+
+def test_who_cannot_add_moons_loss_says_so_and_trains_nothing_else() -> None:
+    with pytest.raises(JobFailed, match=r"hs\.sklearn: cannot add MOON's loss"):
+        scikit(hs.Moon(mu=0.1), rounds=1)
+    app = hs.App(hs.Moon(mu=0.1), rounds=1)
+    app.client(lambda site: hs.mlp(np.zeros((4, 2)), np.zeros(4), classes=2, optimizer=hs.SGD(0.1)))
+    with pytest.raises(JobFailed, match=r"declared training: .*found MOON"):
+        hs.simulate(app, ["a"], progress=False)

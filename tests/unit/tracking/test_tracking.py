@@ -25,6 +25,7 @@ from hanse.tracking.outbox import KEPT_MS, Outbox
 from hanse.tracking.records import Metric, Record, Run, begin, end, of_reply, of_round
 from hanse.tracking.tensorboard import crc32c
 from hanse.tracking.tracker import Tracking
+from tests.patience import WAIT_S
 
 RUN = Run("demo", "job1", "aggregator")
 
@@ -157,7 +158,7 @@ def test_what_is_down_stops_nothing_and_has_everything_later_in_order_and_once(t
     first = Tracking(Down(up, stored), tmp_path / "t.db", say=said.append)
     for row in rows[:30]:
         first.add([row])
-    assert first.close(5) == 30
+    assert first.close(WAIT_S) == 30
     assert not stored
     assert "nobody there" in said[0]
     assert "30 records wait" in said[-1]
@@ -167,11 +168,11 @@ def test_what_is_down_stops_nothing_and_has_everything_later_in_order_and_once(t
     second = Tracking(Down(up, stored), tmp_path / "t.db", say=said.append)
     for row in [*rows[20:], *rows]:  # told again
         second.add([row])
-    assert second.close(10) == 0
+    assert second.close(WAIT_S) == 0
     assert [record.key for record in stored] == [row.key for row in rows]
     third = Tracking(Down(up, stored), tmp_path / "t.db", say=said.append)
     third.add(rows)
-    assert third.close(5) == 0
+    assert third.close(WAIT_S) == 0
     assert len(stored) == len(rows)
 
 
@@ -189,7 +190,7 @@ def test_a_failure_at_the_very_end_is_tried_once_more(tmp_path: Path) -> None:
     stored: list[Record] = []
     tracking = Tracking(Once(threading.Event(), stored), tmp_path / "t.db", say=lambda _: None)
     tracking.add([begin(RUN, 0, {})])
-    assert tracking.close(10) == 0
+    assert tracking.close(WAIT_S) == 0
     assert [record.kind for record in stored] == ["begin"]
 
 
@@ -237,7 +238,7 @@ def test_a_record_that_is_never_taken_is_set_aside_and_the_others_go_on(tmp_path
     up.set()
     tracking = Tracking(Down(up, stored, never=("round/2",)), tmp_path / "t.db", say=said.append)
     tracking.add([of_round(RUN, 2, {"number": n}) for n in range(1, 5)])
-    assert tracking.close(10) == 0
+    assert tracking.close(WAIT_S) == 0
     assert [record.key for record in stored] == ["round/1", "round/3", "round/4"]
     assert any("round/2 is refused" in line for line in said)
 

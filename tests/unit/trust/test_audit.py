@@ -127,7 +127,7 @@ def test_damage_is_found(path: Path, damage: Callable[[list[bytes]], list[bytes]
     assert (report.problems[0].line, report.problems[0].damage) == found
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture])
 @given(st.data())
 def test_no_bit_can_be_flipped(path: Path, data: st.DataObject) -> None:
     if not path.exists():
@@ -178,7 +178,7 @@ def test_another_key_does_not_verify(path: Path) -> None:
     assert report.problems[0].damage == "unsigned"
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
+@settings(suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture], max_examples=60)
 @given(st.data())
 def test_a_crash_anywhere_in_the_last_line_is_repaired(path: Path, data: st.DataObject) -> None:
     path.unlink(missing_ok=True)

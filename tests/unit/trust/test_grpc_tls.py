@@ -8,6 +8,7 @@ import pytest
 
 from hanse.trust.authority import Authority
 from hanse.trust.certificates import Identity, current_ms, peer_identity
+from tests.patience import WAIT_S
 from tests.unit.trust.conftest import Member, enrol
 
 
@@ -52,7 +53,7 @@ def call(port: int, authority: Authority, member: Member | None, host: str = "12
         member and member.issued.certificate_pem,
     )
     with grpc.secure_channel(f"{host}:{port}", credentials) as channel:
-        answer: bytes = channel.unary_unary("/test/Who")(b"", timeout=10)
+        answer: bytes = channel.unary_unary("/test/Who")(b"", timeout=WAIT_S)
         return answer.decode()
 
 

@@ -420,3 +420,41 @@ def test_no_label_at_the_guest_ends_it_for_both() -> None:
     app = hs.vertical.Binning(dataset="d", key="id", label="y")
     with pytest.raises(JobFailed, match="expected a column 'y' as the label"):
         hs.simulate(app, {"bank": {"d": table}, "shop": {"d": table}}, roles={"guest": "bank", "host": "shop"})
+
+
+@pytest.mark.parametrize(
+    ("label", "words"),
+    [
+        (np.array(["red", None] * 20, object), "numbers or text in every row"),
+        (np.array(["red", ""] * 20), "in every row, found 20 empty"),
+        (np.array([0.0, np.nan] * 20), "in every row, found 20 none"),
+    ],
+)
+def test_a_label_that_is_missing_somewhere_is_no_value_of_its_own(label: Any, words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        binned.label_of({"y": label}, "customers", "y")
+
+
+@pytest.mark.parametrize("name", ["y", "text"])
+def test_a_table_that_does_not_fit_is_refused_before_anybody_is_met(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    met: list[str] = []
+
+    async def meets(party: Party, ids: Any) -> Any:
+        met.append(party.role)
+        raise ConfigError("met")
+
+    monkeypatch.setattr(chase_miao, "host", meets)
+    ids = np.arange(40)
+    bank = {"id": ids, "y": ids % 2, "a": np.sqrt(ids)}
+    shop = {"id": ids, "b": np.sqrt(ids), name: ids % 2 if name == "y" else ids.astype(str)}
+    apps: list[Any] = [hs.vertical.Binning(dataset="d", key="id", label="y")]
+    if name == "text":
+        apps.append(hs.vertical.Correlation(dataset="d", key="id"))
+    for app in apps:
+        sites = {"bank": {"d": bank}, "shop": {"d": shop}, "notary": {}}
+        if len(app.protocol.roles) == 2:
+            del sites["notary"]
+        roles = dict(zip(app.protocol.roles, sites, strict=True))
+        with pytest.raises(JobFailed, match="host shop: ConfigError: data set d: expected"):
+            hs.simulate(app, sites, roles=roles)
+    assert met == []

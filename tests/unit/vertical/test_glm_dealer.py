@@ -17,6 +17,7 @@ from hanse.vertical.glm import dealer, dealer_view, plaintext, precision, softma
 from hanse.vertical.glm.columns import prepare
 from hanse.vertical.glm.families import Response, response_of
 from hanse.vertical.glm.training import Training
+from tests.patience import WAIT_S
 
 
 def data(
@@ -174,7 +175,7 @@ async def test_it_runs_in_one_process() -> None:
 
     columns, response = data("logistic", 100, (1, 1))
     training = Training(epochs=2, batch_rows=50)
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(WAIT_S):
         results = await run_local(
             dealer.protocol(),
             {

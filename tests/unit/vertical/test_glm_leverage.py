@@ -1,5 +1,6 @@
 """Rows of high leverage: against the hat matrix, and what is left when they are left out."""
 
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,29 @@ def test_leverages_are_the_diagonal_of_the_hat_matrix(rows: list[list[int]]) -> 
     found = leverages(x)
     assert np.abs(found - np.diag(x @ np.linalg.pinv(x.astype(float)))).max() < 1e-9
     assert found.sum() == pytest.approx(np.linalg.matrix_rank(x), abs=1e-6)
+
+
+@pytest.mark.parametrize("apart", [0.0, 1e-9, 1e-3, 3e-3, 1e-2, 1.0])
+def test_columns_that_are_nearly_dependent_have_exact_leverages_too(apart: float) -> None:
+    """On both sides of the bound by which one of two ways is taken; against exact fractions."""
+    rng = np.random.default_rng(4)
+    x = rng.integers(-4096, 4096, (40, 3))
+    x[:, 2] = x[:, 0] + x[:, 1] + np.rint(apart * rng.integers(-4096, 4096, 40)).astype(np.int64)
+    kept = x if apart > 1e-6 else x[:, :2]
+    exact = [[Fraction(int(each)) for each in row] for row in (kept.T @ kept)]
+    expected = [float(sum(a * b for a, b in zip(row, solved(exact, row), strict=True))) for row in kept.tolist()]
+    assert np.abs(leverages(x) - expected).max() < 1e-9
+
+
+def solved(matrix: list[list[Fraction]], right: list[int]) -> list[Fraction]:
+    """By elimination."""
+    rows = [[*row, Fraction(value)] for row, value in zip(matrix, right, strict=True)]
+    for at in range(len(rows)):
+        rows[at] = [each / rows[at][at] for each in rows[at]]
+        for other in range(len(rows)):
+            if other != at:
+                rows[other] = [a - rows[other][at] * b for a, b in zip(rows[other], rows[at], strict=True)]
+    return [row[-1] for row in rows]
 
 
 @settings(max_examples=80, deadline=None)

@@ -11,12 +11,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import hanse as hs
+from hanse.channels.party import Party
 from hanse.channels.protocol import Protocol
 from hanse.channels.schedule import run_scheduled
 from hanse.core.arrays import Arrays
 from hanse.core.codec import decode, encode
 from hanse.core.errors import CodecError, ConfigError, HanseError, NotFoundError, RefusedError, UnavailableError
 from hanse.vertical import alignment, metrics, together
+from hanse.vertical.boosting import scoring as tree_scoring
 from hanse.vertical.glm import scoring
 from hanse.vertical.glm.columns import prepare
 from hanse.vertical.glm.families import response_of
@@ -355,6 +357,68 @@ def part(width: int, *, intercept: bool) -> tuple[PartyModel, Any]:
     table = np.random.default_rng(width).standard_normal((20, width))
     columns = prepare(table, intercept=intercept)
     return PartyModel(columns, np.ones((width + intercept, 1))), table
+
+
+def views(programs: dict[str, Any], protocol: Protocol) -> dict[str, list[Any]]:
+    """What each role received, in order."""
+    seen: dict[str, list[Any]] = {role: [] for role in programs}
+
+    class Recording(Party):
+        async def recv(self, sender: str, name: str) -> Any:
+            value = await super().recv(sender, name)
+            seen[self.role].append((name, value))
+            return value
+
+    def recorded(program: Any) -> Any:
+        async def body(party: Party) -> Any:
+            party.__class__ = Recording
+            return await program(party)
+
+        return body
+
+    outcome = run_scheduled(protocol, {role: recorded(program) for role, program in programs.items()}, 0)
+    assert outcome.errors == {}
+    return seen
+
+
+def assert_same(view: list[Any], made: list[Any]) -> None:
+    assert [name for name, _ in view] == [name for name, _ in made]
+    for (_, real), (_, simulated) in zip(view, made, strict=True):
+        assert (real.dtype, real.tolist()) == (simulated.dtype, simulated.tolist())
+
+
+def test_views_of_scoring_are_what_is_revealed() -> None:
+    (own, table), (other, theirs), (third, more) = (part(each, intercept=each == 2) for each in (2, 3, 4))
+    rows = np.array([3, 3, 17])
+    seen = views(
+        {
+            "guest": lambda party: scoring.guest(party, own, table[rows], rows),
+            "host-1": lambda party: scoring.host(party, other, theirs),
+            "host-2": lambda party: scoring.host(party, third, more),
+        },
+        scoring.protocol(2),
+    )
+    parts = [other.part(theirs[rows]), third.part(more[rows])]
+    assert_same(seen["guest"], scoring.simulate_view("guest", {"partial_score": parts}))
+    for host in ("host-1", "host-2"):
+        assert_same(seen[host], scoring.simulate_view(host, {"scored_rows": rows.tolist()}))
+
+    data = np.random.default_rng(5).standard_normal((60, 4))
+    label = (data.sum(axis=1) > 0).astype(int)
+    bank = {"y": label, "a": data[:, 0], "b": data[:, 1]}
+    model, rows = hs.vertical.Boosting(num_trees=2, depth=2, cipher="mock", key=None), np.arange(0, 60, 7)
+    parts = hs.vertical.simulate(model, bank, {"c": data[:, 2], "d": data[:, 3]}).parts
+    seen = views(
+        {
+            "guest": lambda party: tree_scoring.guest(party, parts["guest"], data[rows, :2], rows),
+            "host": lambda party: tree_scoring.host(party, parts["host"], data[:, 2:]),
+        },
+        tree_scoring.protocol(1),
+    )
+    answers = [parts["host"].questions.lefts(data[rows, 2:])]
+    assert answers[0].any()
+    assert_same(seen["guest"], tree_scoring.simulate_view("guest", {"split_answers": answers}))
+    assert_same(seen["host"], tree_scoring.simulate_view("host", {"scored_rows": rows}))
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.patience import WAIT_S
+
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="limits of memory are those of Linux")
 
 PROGRAM = """
@@ -76,7 +78,7 @@ def played(kind: str, folder: Path, extra_mb: int) -> dict[str, Any]:
         | {"TMPDIR": str(folder), "PATH": "/usr/bin", "ARROW_DEFAULT_MEMORY_POOL": "system"},
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=4 * WAIT_S,
     )
     assert done.returncode == 0, done.stderr[-2000:]
     return json.loads(done.stdout)  # type: ignore[no-any-return]

@@ -24,6 +24,7 @@ from hanse.crypto.curve25519 import Encoder
 from hanse.crypto.oprf import choose_parameters, digest_bytes
 from hanse.vertical.psi import chase_miao, diffie_hellman
 from hanse.vertical.psi.ids import kind_of, secret_order
+from tests.patience import WAIT_S
 
 pytest.importorskip("gmpy2", reason="the fallback needs gmpy2 (extra `vertical`)")
 
@@ -112,11 +113,11 @@ async def test_batches_beyond_the_socket_s_buffers(monkeypatch: pytest.MonkeyPat
         each.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
     ends = [StreamChannel(each) for each in sockets]
     parties = [
-        Party(role, diffie_hellman.PROTOCOL, end, timeout_s=120)
+        Party(role, diffie_hellman.PROTOCOL, end, timeout_s=WAIT_S)
         for role, end in zip(("guest", "host"), ends, strict=True)
     ]
     ids = list(range(9000))
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(WAIT_S):
         mine, theirs = await asyncio.gather(diffie_hellman.guest(parties[0], ids), diffie_hellman.host(parties[1], ids))
     assert np.array_equal(mine, theirs)
     assert sorted(mine) == ids
@@ -137,7 +138,7 @@ async def test_digests_do_not_pile_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("hanse.channels.local.Party", Watched)
     ids = list(range(64 * 20))
     programs = {"guest": lambda p: diffie_hellman.guest(p, ids), "host": lambda p: diffie_hellman.host(p, ids)}
-    found = await run_local(diffie_hellman.PROTOCOL, programs)
+    found = await run_local(diffie_hellman.PROTOCOL, programs, timeout_s=WAIT_S)
     assert sorted(found["guest"]) == ids
     assert max(peaks) <= 2
     assert len(list(diffie_hellman._batches(10**8, 10**8))) < MAX_WAITING_FRAMES

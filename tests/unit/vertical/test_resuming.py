@@ -15,6 +15,7 @@ from hanse.channels.party import Party
 from hanse.core.errors import HanseError, RefusedError
 from hanse.vertical.model import Model, Played
 from hanse.vertical.parties import host_roles
+from tests.patience import WAIT_S
 from tests.unit.vertical.test_jobs import town
 
 LINEAR = {"epochs": 5, "batch_rows": 60, "l2": 0.01, "momentum": 0.5, "test": 0.2}
@@ -90,7 +91,7 @@ async def session(
     protocol = model.whole(hosts)
     if "arbiter" in protocol.roles:
         programs["arbiter"] = model.deal
-    found = await run_local(protocol, programs, timeout_s=120)
+    found = await run_local(protocol, programs, timeout_s=WAIT_S)
     return {role: each for role, each in found.items() if role != "arbiter"}, said
 
 

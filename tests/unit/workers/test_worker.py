@@ -16,7 +16,7 @@ from hanse.core.blobs import manifest_of
 from hanse.core.codec import decode, encode
 from hanse.core.errors import ConfigError, TaskError
 from hanse.core.ids import TaskId, upload_scope
-from hanse.rounds.host import PlanAnswer, PlanRequest
+from hanse.rounds.hosts.host import PlanAnswer, PlanRequest
 from hanse.workers import process
 from hanse.workers.assignment import Assignment
 from hanse.workers.launcher import PRELOAD

@@ -80,10 +80,11 @@ def rights(deployment: Deployment, site: str) -> list[Statement]:
     ]
 
 
-def _key_through(*services: str) -> Statement:
-    """The federation's key, but only as these services use it on the caller's behalf."""
-    named = [sub(f"{service}.${{AWS::Region}}.amazonaws.com") for service in services]
-    return allow(["kms:Decrypt", "kms:GenerateDataKey"], att(KEY), StringEquals={"kms:ViaService": named})
+def _key_through(service: str, *, write: bool = True) -> Statement:
+    """The federation's key, but only as this service uses it on the caller's behalf."""
+    actions = ["kms:Decrypt", *(["kms:GenerateDataKey"] if write else [])]
+    named = [sub(f"{service}.${{AWS::Region}}.amazonaws.com")]
+    return allow(actions, att(KEY), StringEquals={"kms:ViaService": named})
 
 
 def _person_policy(deployment: Deployment) -> Resource:
@@ -96,7 +97,8 @@ def _person_policy(deployment: Deployment) -> Resource:
         allow(["sqs:GetQueueUrl", "sqs:SendMessage"], att(queue(SERVER))),
         allow(["s3:GetObject"], [sub(f"{objects}/documents/*")]),
         allow(["s3:ListBucket"], att(BUCKET), StringLike={"s3:prefix": [f"v1/{deployment.federation}/documents/*"]}),
-        _key_through("sqs", "s3"),
+        _key_through("sqs"),
+        _key_through("s3", write=False),
     ]
     if deployment.results == EVERYONE:
         # Chunks and heads of models: a job's component is named by whoever submits it, `model` perhaps.

@@ -7,7 +7,6 @@ from typing import Any, Protocol
 
 from hanse.deploy.sagemaker.settings import Account
 
-RUNNING = ("InProgress", "Stopping")
 ENDED = ("Completed", "Failed", "Stopped")
 
 TRAINING = "training"

@@ -6,7 +6,8 @@ from hanse.core.errors import ConfigError, RefusedError, TaskError
 from hanse.core.ids import TaskId, upload_scope
 from hanse.rounds.driver.driving import Driving
 from hanse.rounds.events import Event, Plan, PlanFailed, Send
-from hanse.rounds.host import PlanRequest, StrategyHost, earlier
+from hanse.rounds.hosts.host import PlanRequest, StrategyHost
+from hanse.rounds.hosts.planning import earlier
 from hanse.rounds.outgoing import ModelRefs, RunInfo, release_envelope, task_envelope, task_of
 from hanse.rounds.performing import planned, planned_parameters
 from hanse.strategies import Ask

@@ -6,7 +6,7 @@ from hanse.core.errors import HanseError, StorageError, UnavailableError
 from hanse.core.ids import model_scope
 from hanse.rounds.driver.driving import Driving
 from hanse.rounds.events import Evaluate, Evaluated, Event, Failed, Reduce, Reduced, ReduceRefused
-from hanse.rounds.host import Member, ReduceRequest, StrategyHost
+from hanse.rounds.hosts.host import Member, ReduceRequest, StrategyHost
 from hanse.rounds.record import mean_metrics, server_metrics
 
 

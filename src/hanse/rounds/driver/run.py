@@ -17,7 +17,8 @@ from hanse.rounds.driver.standing import Standing
 from hanse.rounds.driver.turns import Turns
 from hanse.rounds.driver.writing import Writing
 from hanse.rounds.events import Answer, Cancelled, Event, Resumed, SitesChanged, Started
-from hanse.rounds.host import StrategyHost, load_arrays
+from hanse.rounds.hosts.host import StrategyHost
+from hanse.rounds.hosts.local import load_arrays
 from hanse.rounds.keeping import round_records, run_record
 from hanse.rounds.outgoing import RunInfo
 from hanse.rounds.result import Result

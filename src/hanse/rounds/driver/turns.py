@@ -34,7 +34,7 @@ from hanse.rounds.events import (
     SetTimer,
     TimerFired,
 )
-from hanse.rounds.host import StrategyHost
+from hanse.rounds.hosts.host import StrategyHost
 from hanse.rounds.outgoing import RunInfo
 from hanse.rounds.performing import record_of
 

@@ -38,7 +38,7 @@ from hanse.rounds.events import (
     Started,
     TimerFired,
 )
-from hanse.rounds.host import StrategyHost
+from hanse.rounds.hosts.host import StrategyHost
 from hanse.rounds.keeping import Keeping, run_record
 from hanse.rounds.outgoing import RunInfo
 from hanse.rounds.seams import Seams

@@ -37,8 +37,11 @@ def progress(rounds: Sequence[RoundRecord], sites: Sequence[str]) -> str:
 def _reading(rounds: Sequence[RoundRecord], sites: Sequence[str]) -> str:
     """How to read the lines, naming only those that there are."""
     names = {name for record in rounds for name in record.metrics}
-    thick = "Thick: the mean over sites, weighted by their number of cases. "
-    notes = [f"{thick if len(sites) > 1 else ''}Thin: each site on its own held-out cases."]
+    if any(not name.startswith((TRAIN_PREFIX, SERVER_PREFIX)) for name in names):
+        thick = "Thick: the mean over sites, weighted by their number of cases. " if len(sites) > 1 else ""
+        notes = [f"{thick}Thin: each site on its own held-out cases."]
+    else:
+        notes = ["Thin: each site in training."]
     if any(name.startswith(TRAIN_PREFIX) for name in names):
         notes.append("Dotted: the mean over sites in training.")
     if any(name.startswith(SERVER_PREFIX) for name in names):

@@ -90,8 +90,16 @@ def _last(rounds: Sequence[RoundRecord], site: str, measure: str) -> float:
 def round_table(rounds: Sequence[RoundRecord]) -> str:
     if not rounds:
         return "<section><h2>Rounds</h2><p>No round was completed.</p></section>"
-    measures = [name for name in measures_of(rounds) if any(name in record.metrics for record in rounds)][:4]
-    head = "".join(f'<th class="n">{title_of(measure)}</th>' for measure in measures)
+    every = measures_of(rounds)
+    measures = [name for name in every if any(name in record.metrics for record in rounds)][:4]
+    if not measures:  # nothing was evaluated
+        trained = [TRAIN_PREFIX + name for name in every]
+        measures = [name for name in trained if any(name in record.metrics for record in rounds)][:4]
+    heads = (
+        f"{title_of(name.removeprefix(TRAIN_PREFIX))}{' in training' * name.startswith(TRAIN_PREFIX)}"
+        for name in measures
+    )
+    head = "".join(f'<th class="n">{name}</th>' for name in heads)
     lines = []
     for record in rounds:
         cells = "".join(f'<td class="n">{number(record.metrics.get(measure, math.nan))}</td>' for measure in measures)

@@ -7,7 +7,7 @@
 A model is plain data, with the methods of the linear ones: `declared`, `program`, and what lies between.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from hanse.channels.party import Party
 from hanse.channels.protocol import Protocol
 from hanse.core.arrays import Array, Arrays
 from hanse.core.errors import ConfigError
+from hanse.vertical.answers import check_epsilon
 from hanse.vertical.boosting import guest, host, plots, protocol, scoring
 from hanse.vertical.boosting.columns import BinnedColumns, binned
 from hanse.vertical.boosting.forest import Forest, Questions
@@ -58,6 +59,9 @@ class Boosting(Model):
 
     Attributes:
         objective: `classification`, of two classes or more, or `regression`.
+        label_epsilon: of a classification: grow trees on labels that are answered by chance, each once and for all, so
+            that what training tells is label_epsilon-differentially private in each label, see
+            `hanse.vertical.answers`. Metrics are of the real ones. None: grow on these.
         num_trees, depth, …: see `Settings`. For tables and jobs see `Model`.
 
     Raises:
@@ -81,11 +85,16 @@ class Boosting(Model):
     cross_validate: int = 0
     depths: tuple[int, ...] = ()
     cipher: str = "okamoto-uchiyama"
+    label_epsilon: float | None = None
 
     def __post_init__(self) -> None:
         Model.__post_init__(self)
         if self.objective not in KINDS:
             raise ConfigError(f"objective: expected one of {', '.join(KINDS)}, found {self.objective!r:.40}")
+        if self.label_epsilon is not None:
+            check_epsilon(self.label_epsilon)
+            if self.objective != "classification":
+                raise ConfigError(f"label_epsilon: expected a classification, found a {self.objective}")
         object.__setattr__(self, "depths", tuple(self.depths))
         self.settings()
 
@@ -95,7 +104,7 @@ class Boosting(Model):
 
     def declared(self, num_hosts: int) -> Protocol:
         """The declaration of the training."""
-        return protocol.protocol(num_hosts, self.settings())
+        return protocol.protocol(num_hosts, self.settings(), self.label_epsilon)
 
     def scored(self, num_hosts: int) -> Protocol:
         """The declaration of joint scoring."""
@@ -112,6 +121,14 @@ class Boosting(Model):
     def respond(self, label: npt.NDArray[Any]) -> Response:
         """The guest's label as it is trained on."""
         return response_of(label, self.objective)
+
+    def answered(
+        self, response: Response, rows: Callable[[], Iterable[bytes]], secret: Callable[[], bytes]
+    ) -> Response:
+        """See `Model.answered`."""
+        if self.label_epsilon is None:
+            return response
+        return response.answered(float(self.label_epsilon), self.label, rows(), secret())
 
     def program(self, role: str, columns: Any = None, response: Response | None = None, **options: Any) -> Program:
         """The program of one role of the training.

@@ -23,8 +23,12 @@ _SUMS = (
 _MEMBERS = "how many trees there are, and which rows are in which node, which depends on the label"
 
 
-def protocol(num_hosts: int, settings: Settings) -> Protocol:
-    """The declaration for that many hosts."""
+def protocol(num_hosts: int, settings: Settings, label_epsilon: float | None = None) -> Protocol:
+    """The declaration for that many hosts; `label_epsilon` where trees are grown on labels answered by chance."""
+    members = "node_members", _MEMBERS
+    if label_epsilon is not None:
+        told = f"{_MEMBERS} alone as answered by chance once and for all, label_epsilon={label_epsilon:g}"
+        members = "answered_members", told
     hosts = data_roles(num_hosts)[1:]
     width, parts = WIDTHS[settings.cipher], KEY_PARTS[settings.cipher]
     messages: list[Message] = []
@@ -49,7 +53,7 @@ def protocol(num_hosts: int, settings: Settings) -> Protocol:
             Reveal("guest", host, "shape", "how many rows and columns it has"),
             Reveal("guest", host, "bin_sums", _SUMS),
             Reveal("guest", host, "split_sides", "which rows of a node go left at each split on the host's columns"),
-            Reveal(host, "guest", "node_members", _MEMBERS),
+            Reveal(host, "guest", *members),
             Reveal(host, "guest", "own_splits", "which of its columns and bins trees ask about"),
         ]
         if settings.samples:

@@ -1,6 +1,7 @@
 """The guest's label as it is trained on."""
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ import numpy.typing as npt
 from hanse.core.errors import ConfigError
 from hanse.trees.objectives import Objective, objective_of
 from hanse.vertical import metrics
+from hanse.vertical.answers import debiased, drawn
 
 Wide = npt.NDArray[np.float64]
 MAX_CLASSES = 64
@@ -23,17 +25,25 @@ class Response:
         objective: what is minimised.
         target: float64, `(num_rows,)`: the place of the class, or the value. May be empty in a saved model.
         classes: the label's values, in order; empty for a regression.
+        label_epsilon: of a target of answers instead of labels, see `hanse.vertical.answers`; None for labels.
     """
 
     objective: Objective
     target: Wide
     classes: tuple[Any, ...] = ()
+    label_epsilon: float | None = None
+
+    def answered(self, epsilon: float, label: str, rows: Iterable[bytes], secret: bytes) -> "Response":
+        """Of a classification, with answers as its target; arguments as of `hanse.vertical.answers.drawn`."""
+        codes = self.target.astype(np.int64)
+        told = drawn(codes, self.classes, epsilon, label=label, rows=rows, secret=secret)
+        return replace(self, target=told.astype(np.float64), label_epsilon=epsilon)
 
     def start(self) -> tuple[Wide, int]:
         """See `Objective.start`."""
         if self.classes:
             counts = np.bincount(self.target.astype(np.int64), minlength=len(self.classes))
-            return self.objective.start(counts.astype(np.float64))
+            return self.objective.start(np.maximum(counts, 0.5))  # of answers, a class may have none
         return self.objective.start(np.array([self.target.mean(), self.target.std()]))
 
     def predict(self, margins: Wide) -> Wide:
@@ -44,6 +54,8 @@ class Response:
             `(n,)`, values.
         """
         said = self.objective.predict(margins)
+        if self.label_epsilon is not None:
+            said = debiased(said, self.label_epsilon)
         return said[:, 1] if len(self.classes) == 2 else said
 
     def metrics(self, label: npt.NDArray[Any], predicted: Wide) -> dict[str, float]:

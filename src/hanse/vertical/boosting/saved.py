@@ -13,6 +13,7 @@ from hanse.core.codec import canonical_json
 from hanse.core.errors import CodecError, ConfigError
 from hanse.trees.objectives import objective_of
 from hanse.vertical.about import hosts_in, read_about
+from hanse.vertical.answers import check_epsilon
 from hanse.vertical.boosting.forest import LEAF, Forest, Questions
 from hanse.vertical.boosting.response import Response
 from hanse.vertical.boosting.scoring import PartyTrees
@@ -38,6 +39,8 @@ def part_arrays(part: PartyTrees, response: Response | None = None) -> Arrays:
         if response is None:
             raise ConfigError("model: expected the guest's response with its trees, found none")
         about |= {"objective": response.objective.name, "classes": list(response.classes)}
+        if response.label_epsilon is not None:
+            about["label_epsilon"] = response.label_epsilon
         arrays["base"] = part.forest.base
         arrays |= {name: getattr(part.forest, name.replace("asked_", "")) for name in _FOREST}
     return Arrays({"about": np.frombuffer(canonical_json(about), np.uint8), **arrays})
@@ -85,7 +88,15 @@ def _response(about: dict[str, Any]) -> Response:
         raise CodecError("trees: expected an objective and its classes") from None
     if (name == "regression") != (not classes):
         raise CodecError("trees: expected classes for a classification only")
-    return Response(objective, np.empty(0), tuple(classes))
+    epsilon = about.get("label_epsilon")
+    try:
+        if epsilon is not None:
+            check_epsilon(epsilon)
+    except ConfigError:
+        raise CodecError("trees: expected a label_epsilon that may be") from None
+    if epsilon is not None and not classes:
+        raise CodecError("trees: expected a label_epsilon of a classification only")
+    return Response(objective, np.empty(0), tuple(classes), epsilon)
 
 
 def _forest(arrays: Arrays, response: Response, num_own: int) -> Forest:

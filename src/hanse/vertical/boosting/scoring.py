@@ -9,8 +9,9 @@ the scored rows are known up to its splits. Asking level by level would tell les
 often a guest may ask is for the host's policy.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -137,6 +138,17 @@ async def host(party: Party, part: PartyTrees, table: Wide, *, max_rows: int = M
     if rows.min() < 0 or rows.max() >= len(table):
         raise RefusedError(f"guest: expected rows from 0 to {len(table) - 1}, found others")
     await party.send("guest", "lefts", np.packbits(part.questions.lefts(table[rows]), axis=1))
+
+
+def simulate_view(role: str, reveals: Mapping[str, Any]) -> list[tuple[str, Array]]:
+    """What `role` receives: it is what is revealed to it.
+
+    Args:
+        reveals: to a host `scored_rows`; to the guest, of each host in order, `split_answers`, bool `(rows, splits)`.
+    """
+    if role == "guest":
+        return [("lefts", np.packbits(np.asarray(each, np.bool_), axis=1)) for each in reveals["split_answers"]]
+    return [("rows", np.asarray(reveals["scored_rows"], np.int64))]
 
 
 def _check_columns(part: PartyTrees, table: Wide) -> None:

@@ -31,12 +31,24 @@ USUAL_BOUND = 0.5
 LARGEST_SHARE = 0.25
 """Of a batch's rows, how many may be weighed down to 0."""
 _ROUNDS = 64
+_FAR_FROM_DEPENDENT = 1e5
+"""Of the eigenvalues of XᵀX, at most so many times apart: errors of the triangle stay below 10^-10."""
 _SMALLEST_WEIGHT = 2.0**-6
 
 
 def leverages(rows: npt.NDArray[np.generic]) -> Table:
-    """The leverage of each row of X `(n, num_columns)`: float64 `(n,)`, from 0 to 1; their sum is the rank of X."""
-    directions, sizes, _ = np.linalg.svd(rows.astype(np.float64), full_matrices=False)
+    """The leverage of each row of X `(n, num_columns)`: float64 `(n,)`, from 0 to 1; their sum is the rank of X.
+
+    Of columns that are far from dependent by a triangle of XᵀX, which takes a third of the time; else by singular
+    values.
+    """
+    x = rows.astype(np.float64)
+    products = x.T @ x
+    squares = np.linalg.eigvalsh(products)
+    if squares[0] > squares[-1] / _FAR_FROM_DEPENDENT:
+        spread: Table = np.linalg.inv(np.linalg.cholesky(products)) @ x.T
+        return np.asarray((spread**2).sum(axis=0))
+    directions, sizes, _ = np.linalg.svd(x, full_matrices=False)
     kept = sizes > sizes[0] * max(rows.shape) * np.finfo(np.float64).eps
     found: Table = (directions[:, kept] ** 2).sum(axis=1)
     return found

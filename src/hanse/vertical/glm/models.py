@@ -203,7 +203,7 @@ class LogisticRegression(LinearModel):
             against the rest: a model for each class, their chances divided by their sum. With K classes a softmax takes
             up to 2 log2(K) messages a step more, and about K to 3 K evaluations of a series a row instead of none.
         label_epsilon: train on labels that are answered by chance, each once and for all: what training tells is
-            label_epsilon-differentially private in each label, see `hanse.vertical.glm.answers`. Metrics are of the
+            label_epsilon-differentially private in each label, see `hanse.vertical.answers`. Metrics are of the
             real ones. None: train on these.
     """
 

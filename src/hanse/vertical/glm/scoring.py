@@ -11,7 +11,9 @@ host's policy.
 **Guarantee.** Semi-honest, whoever colludes, and no assumption: what is sent is what is revealed, and nothing else.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +21,7 @@ import numpy.typing as npt
 from hanse.channels.party import Party
 from hanse.channels.protocol import Guarantee, Message, Protocol, Reveal
 from hanse.core import scratch
+from hanse.core.arrays import Array
 from hanse.core.errors import ConfigError, RefusedError, UnavailableError
 from hanse.vertical.glm.columns import Columns
 from hanse.vertical.glm.dealer import data_roles
@@ -152,3 +155,14 @@ async def host(party: Party, model: PartyModel, table: Table, *, max_rows: int =
     if rows.min() < 0 or rows.max() >= len(table):
         raise RefusedError(f"guest: expected rows from 0 to {len(table) - 1}, found others")
     await party.send("guest", "part", model.part(scratch.take(table, rows)))
+
+
+def simulate_view(role: str, reveals: Mapping[str, Any]) -> list[tuple[str, Array]]:
+    """What `role` receives: it is what is revealed to it.
+
+    Args:
+        reveals: to a host `scored_rows`; to the guest, of each host in order, `partial_score`.
+    """
+    if role == "guest":
+        return [("part", np.asarray(each, np.float64)) for each in reveals["partial_score"]]
+    return [("rows", np.asarray(reveals["scored_rows"], np.int64))]

@@ -12,12 +12,12 @@ from math import isfinite
 
 from hanse.core.codec import canonical_json
 from hanse.core.errors import ConfigError
+from hanse.vertical.answers import check_epsilon
 from hanse.vertical.glm.families import KINDS, MULTI_CLASS
 from hanse.vertical.glm.leverage import CHOICES, USUAL_BOUND
 
 OPTIMISERS = ("sgd", "adam")
 STATISTICAL_BITS = 30
-LARGEST_EPSILON = 16
 _WHOLE = {"epochs": (1, 10_000), "batch_rows": (2, 1 << 22), "seed": (0, (1 << 63) - 1), "statistical_bits": (1, 60)}
 
 
@@ -99,10 +99,7 @@ class Training:
     def _check_answers(self, epsilon: float) -> None:
         if self.family != "logistic":
             raise ConfigError(f"label_epsilon: expected a logistic regression, found {self.family}")
-        if type(epsilon) not in (int, float) or not 0 < epsilon <= LARGEST_EPSILON:
-            raise ConfigError(
-                f"label_epsilon: expected a number above 0, up to {LARGEST_EPSILON}, found {epsilon!r:.40}"
-            )
+        check_epsilon(epsilon)
 
     @property
     def tells_single_rows(self) -> bool:

@@ -125,16 +125,18 @@ async def _meet_as_guest(party: Party, ids: Ids, *, held_back: bool) -> tuple[Pl
     none = np.empty((0, size), np.uint8)
     if not len(ids) or not num_theirs:
         return order, none, none
-    secret = new_secret()
+    secret, raised = new_secret(), len(ids) + num_theirs
     theirs: list[bytes] = []
     own: list[Array] = []
     due = 0
     for mine_now, theirs_now in _batches(len(ids), num_theirs):
         if mine_now:
-            await party.send("host", "points", _rows(multiply(secret, islice(points, mine_now)), POINT_BYTES))
+            await party.send(
+                "host", "points", _rows(multiply(secret, islice(points, mine_now), of=raised), POINT_BYTES)
+            )
         if theirs_now:
             received = await party.recv("host", "points")
-            theirs += _digests(multiply(secret, _points_in(received, theirs_now)), size)
+            theirs += _digests(multiply(secret, _points_in(received, theirs_now), of=raised), size)
         if due and not held_back:
             own.append(await party.recv("host", "digests"))
             due -= 1
@@ -157,14 +159,16 @@ async def _meet_as_host(party: Party, ids: Ids, *, shuffled: bool) -> tuple[Plac
     if not len(ids) or not num_theirs:
         return order, num_theirs
     size = digest_bytes(len(ids), num_theirs)
-    secret = new_secret()
+    secret, raised = new_secret(), len(ids) + num_theirs
     held: list[bytes] = []
     for theirs_now, mine_now in _batches(num_theirs, len(ids)):
         if mine_now:
-            await party.send("guest", "points", _rows(multiply(secret, islice(points, mine_now)), POINT_BYTES))
+            await party.send(
+                "guest", "points", _rows(multiply(secret, islice(points, mine_now), of=raised), POINT_BYTES)
+            )
         if theirs_now:
             received = await party.recv("guest", "points")
-            held += _digests(multiply(secret, _points_in(received, theirs_now)), size)
+            held += _digests(multiply(secret, _points_in(received, theirs_now), of=raised), size)
             if not shuffled:
                 await party.send("guest", "digests", _rows(held, size))
                 held = []

@@ -8,6 +8,7 @@ from hanse.backends.grpc import inbox as module
 from hanse.backends.grpc.inbox import Outgoing, SessionInbox
 from hanse.core.proto import hanse_pb2 as pb
 from hanse.core.records import Envelope
+from tests.patience import WAIT_S
 
 
 def task(id: str = "t1", kind: str = "task", body: bytes = b"") -> Envelope:
@@ -97,7 +98,7 @@ async def test_a_recipient_without_a_session_receives_by_asking() -> None:
     waiting = asyncio.ensure_future(inbox.receive("server", wait_s=60))
     await asyncio.sleep(0)
     await inbox.send("server", task())
-    (delivery,) = await asyncio.wait_for(waiting, 20)
+    (delivery,) = await asyncio.wait_for(waiting, WAIT_S)
     assert (delivery.envelope, delivery.count) == (task(), 1)
     await inbox.ack([delivery.receipt, delivery.receipt, "x", ""])
     assert await inbox.receive("server", wait_s=0) == []

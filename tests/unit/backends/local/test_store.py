@@ -14,10 +14,12 @@ from typing import Literal
 import pytest
 
 from hanse.backends.local import LocalStore, arrival, blobs, files
+from hanse.backends.local import database as sql
 from hanse.cli.main import describe
 from hanse.core.blobs import CHUNK_BYTES, Buffer, Chunk, Manifest, manifest_of, split
 from hanse.core.errors import ConfigError, ConflictError, IntegrityError, NotFoundError, StorageError, place_of
 from hanse.core.records import Envelope
+from tests.patience import NEVER_S, WAIT_S
 
 SIZE = 3 * CHUNK_BYTES
 CONTENT = random.Random(1).randbytes(SIZE)
@@ -340,7 +342,10 @@ async def make(store: LocalStore, scope: str, content: bytes) -> Manifest:
     return await writer.seal()
 
 
-async def test_a_small_blob_that_was_made_is_kept_with_the_next_write_to_the_ledger(tmp_path: Path) -> None:
+async def test_a_small_blob_that_was_made_is_kept_with_the_next_write_to_the_ledger(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sql, "SOON_S", NEVER_S)
     with LocalStore.open(tmp_path / "store") as store:
         assert await store.ledger.create("run", b"1")
         statements: list[str] = []
@@ -491,7 +496,7 @@ async def test_the_next_chunk_comes_while_one_is_written(store: LocalStore, monk
     monkeypatch.setattr(files, "write_all", slowly)
     coming = asyncio.ensure_future(store.blobs.put("a", MANIFEST, chunks()))
     try:
-        await asyncio.wait_for(second_asked.wait(), 60)
+        await asyncio.wait_for(second_asked.wait(), WAIT_S)
         for _ in range(100):  # it has nothing to do but to wait for the first
             await asyncio.sleep(0)
         assert asked == [0, 1]

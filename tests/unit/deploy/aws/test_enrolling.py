@@ -4,7 +4,7 @@ import asyncio
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import structlog
@@ -12,9 +12,11 @@ from cryptography import x509
 
 from hanse.backends.memory import MemoryLedger
 from hanse.core.errors import NotFoundError, TrustError
-from hanse.deploy.aws import deploying
+from hanse.deploy.aws import deploying, enrolling
+from hanse.deploy.aws.cloudformation import StackView
 from hanse.deploy.aws.settings import Deployment, read
 from hanse.server.members import ADMIN, RESEARCHER, Members
+from hanse.serverless.keys import unpack
 from hanse.serverless.roster import Roster
 from hanse.trust.authority import Authority, Issued
 from hanse.trust.certificates import current_ms
@@ -40,12 +42,12 @@ class Office:
     def admit_site(self, name: str) -> Issued:
         request = SigningRequest.request(MemberKeys.generate(), federation="north", kind="site", name=name)
         issued = self.authority.issue(request, kind="site", name=name)
-        deploying._enrol(self.account, self.deployment, "t", self.authority, [(issued, [])], admit=True)
+        enrolling.enrol(self.account, self.deployment, "t", self.authority, [(issued, [])], admit=True)
         return issued
 
     def enrol(self, name: str, *roles: str, admit: bool) -> None:
         members = [(self.certified(name), list(roles))]
-        deploying._enrol(self.account, self.deployment, "t", self.authority, members, admit=admit)
+        enrolling.enrol(self.account, self.deployment, "t", self.authority, members, admit=admit)
 
     def revoke(self, name: str, kind: str = "person") -> None:
         async def write() -> None:
@@ -63,7 +65,7 @@ class Office:
 @pytest.fixture
 def office(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Office:
     found = Office(tmp_path)
-    monkeypatch.setattr(deploying, "TableLedger", lambda *_: found.ledger)
+    monkeypatch.setattr(enrolling, "TableLedger", lambda *_: found.ledger)
     return found
 
 
@@ -128,7 +130,7 @@ def test_a_member_that_is_admitted_with_the_keys_it_has_works_with_the_old_certi
     request = SigningRequest.request(MemberKeys.generate(), federation="north", kind="person", name="bert")
     for _ in range(2):
         issued = office.authority.issue(request, kind="person", name="bert")
-        deploying._enrol(office.account, office.deployment, "t", office.authority, [(issued, [RESEARCHER])], admit=True)
+        enrolling.enrol(office.account, office.deployment, "t", office.authority, [(issued, [RESEARCHER])], admit=True)
     content, _ = asyncio.run(office.ledger.get("revocations"))
     found = read_revocations(content, office.authority.certificate_pem)
     assert (found.serials, found.names) == (set(), set())
@@ -152,18 +154,18 @@ def test_an_older_record_of_the_same_name_and_keys_is_refused_whoever_signed_it(
     request = SigningRequest.request(MemberKeys.generate(), federation="north", kind="person", name="bert")
     issued = office.authority.issue(request, kind="person", name="bert", now_ms=current_ms())
     admin = replace(issued, record=replace(_record(office, issued), roles=(ADMIN,)).sign(office.authority.key))
-    deploying._enrol(office.account, office.deployment, "t", office.authority, [(admin, [ADMIN])])
+    enrolling.enrol(office.account, office.deployment, "t", office.authority, [(admin, [ADMIN])])
     before = row_of(office, "member/person/bert")
     put(office, "member/person/bert", None)
     # His folder is written anew: the same certificate, other roles.
-    deploying._enrol(office.account, office.deployment, "t", office.authority, [(issued, [RESEARCHER])])
+    enrolling.enrol(office.account, office.deployment, "t", office.authority, [(issued, [RESEARCHER])])
     assert office.roles("bert") == (RESEARCHER,)
     put(office, "member/person/bert", before)
     with pytest.raises(TrustError, match="older than its newest"):
         office.roles("bert")
     # Nor does the operator, who looks roles up there, give them to him again.
     renewed = office.authority.issue(request, kind="person", name="bert")
-    deploying._enrol(office.account, office.deployment, "t", office.authority, [(renewed, [RESEARCHER])], admit=True)
+    enrolling.enrol(office.account, office.deployment, "t", office.authority, [(renewed, [RESEARCHER])], admit=True)
     assert office.roles("bert") == (RESEARCHER,)
 
 
@@ -176,22 +178,22 @@ def test_a_folder_from_before_an_admission_does_not_write_over_it(office: Office
     request = SigningRequest.request(MemberKeys.generate(), federation="north", kind="person", name="bert")
     now = current_ms()
     old = office.authority.issue(request, kind="person", name="bert", now_ms=now - 1000, roles=[ADMIN])
-    deploying._enrol(office.account, office.deployment, "t", office.authority, [(old, [ADMIN])])
+    enrolling.enrol(office.account, office.deployment, "t", office.authority, [(old, [ADMIN])])
     new = office.authority.issue(request, kind="person", name="bert", now_ms=now)
-    deploying._enrol(office.account, office.deployment, "t", office.authority, [(new, [RESEARCHER])], admit=True)
+    enrolling.enrol(office.account, office.deployment, "t", office.authority, [(new, [RESEARCHER])], admit=True)
     newer = row_of(office, "member/person/bert")
-    _, least = deploying._enrol(office.account, office.deployment, "t", office.authority, [(old, [ADMIN])])
+    _, least = enrolling.enrol(office.account, office.deployment, "t", office.authority, [(old, [ADMIN])])
     assert row_of(office, "member/person/bert") == newer
     assert office.roles("bert") == (ADMIN,), "a new certificate changes nobody's role"
     put(office, "member/person/bert", None)  # what the table has lost comes back from the folder
-    deploying._enrol(office.account, office.deployment, "t", office.authority, [(old, [ADMIN])], least=least)
+    enrolling.enrol(office.account, office.deployment, "t", office.authority, [(old, [ADMIN])], least=least)
     assert office.roles("bert") == (ADMIN,)
 
 
 def test_deploying_again_changes_no_list(office: Office) -> None:
     issued = office.certified("bert")
     found = [
-        deploying._enrol(office.account, office.deployment, "t", office.authority, [(issued, [RESEARCHER])])[1]
+        enrolling.enrol(office.account, office.deployment, "t", office.authority, [(issued, [RESEARCHER])])[1]
         for _ in range(3)
     ]
     assert found == [1, 1, 1]
@@ -222,7 +224,7 @@ def test_a_warm_function_hears_a_member_that_is_admitted_anew_at_once(office: Of
 
     def admitted(at_ms: int) -> bytes:
         issued = office.authority.issue(request, kind="person", name="bert", now_ms=at_ms, roles=[RESEARCHER])
-        deploying._enrol(office.account, office.deployment, "t", office.authority, [(issued, [RESEARCHER])], admit=True)
+        enrolling.enrol(office.account, office.deployment, "t", office.authority, [(issued, [RESEARCHER])], admit=True)
         return row_of(office, "member/person/bert")
 
     now, clock = current_ms(), [0.0]
@@ -275,7 +277,7 @@ def test_an_older_list_of_the_revoked_brings_nobody_back(office: Office) -> None
     office.revoke("bob")
     before, _ = asyncio.run(office.ledger.get("revocations"))
     office.revoke("eve")
-    _, least = deploying._enrol(office.account, office.deployment, "t", office.authority, [])
+    _, least = enrolling.enrol(office.account, office.deployment, "t", office.authority, [])
     assert least == 4
     asyncio.run(office.ledger.delete("revocations"))
     gone = Roster(office.ledger, office.authority.certificate_pem, "north", least_revocations=least)
@@ -299,9 +301,9 @@ def test_nothing_is_written_on_top_of_an_older_list(office: Office, is_gone: boo
         asyncio.run(office.ledger.create("revocations", before))
     found = [(office.certified("bob"), [RESEARCHER])]
     with pytest.raises(TrustError, match=r"expected version 4 .* restore the table"):
-        deploying._enrol(office.account, office.deployment, "t", office.authority, found, admit=True, least=4)
+        enrolling.enrol(office.account, office.deployment, "t", office.authority, found, admit=True, least=4)
     with pytest.raises(TrustError, match=r"expected version 4 .* restore the table"):
-        deploying._revoked(office.account, office.deployment, "t", office.authority, "", least=4)
+        enrolling.revoked_certificates(office.account, office.deployment, "t", office.authority, "", least=4)
 
 
 def test_who_is_in_and_until_when(office: Office) -> None:
@@ -311,9 +313,9 @@ def test_who_is_in_and_until_when(office: Office) -> None:
     issued = {name: office.admit_site(name) for name in ("s", "left", "lost", "out")}
     office.revoke("out", "site")
     put(office, "member/site/lost", row_of(office, "member/site/s"))  # somebody has written another's record there
-    book = asyncio.run(deploying._book(office.account, office.deployment, "t", office.authority, 0))
+    book = asyncio.run(enrolling.book_of(office.account, office.deployment, "t", office.authority, 0))
     now, end = current_ms(), issued["s"].identity.not_after_ms
-    found = {(each["kind"], each["name"]): each for each in deploying._listed(book, ["s", "lost", "new"], now)}
+    found = {(each["kind"], each["name"]): each for each in enrolling.listed(book, ["s", "lost", "new"], now)}
     assert {key: each["state"] for key, each in found.items()} == {
         ("site", "left"): "not in federation.yaml",
         ("site", "lost"): "not admitted",
@@ -325,7 +327,7 @@ def test_who_is_in_and_until_when(office: Office) -> None:
     }
     assert found["person", "adam"]["roles"] == [ADMIN, RESEARCHER]
     assert (found["site", "s"]["until_ms"], found["site", "new"]["until_ms"]) == (end, 0)
-    assert {each["state"] for each in deploying._listed(book, ["s"], end) if each["name"] in "s"} == {"expired"}
+    assert {each["state"] for each in enrolling.listed(book, ["s"], end) if each["name"] in "s"} == {"expired"}
 
 
 class Secrets:
@@ -348,7 +350,7 @@ class Secrets:
 )
 def test_which_list_is_the_newest_is_read_beside_the_keys(text: str | None, least: int) -> None:
     account: Any = type("Account", (), {"client": lambda self, service: Secrets(text)})()
-    assert deploying._least(account, "arn") == least
+    assert enrolling.least_known(account, "arn") == least
 
 
 def test_a_warm_function_remembers_the_newest_list(office: Office) -> None:
@@ -370,7 +372,7 @@ def test_aws_is_told_which_certificates_of_sites_hold_no_more(office: Office) ->
     first = {name: office.admit_site(name) for name in ("luebeck", "riga")}
 
     def told(before: str = "") -> str:
-        return deploying._revoked(office.account, office.deployment, "t", office.authority, before)
+        return enrolling.revoked_certificates(office.account, office.deployment, "t", office.authority, before)
 
     assert told() == ""
     for name in first:
@@ -385,3 +387,49 @@ def test_aws_is_told_which_certificates_of_sites_hold_no_more(office: Office) ->
     renewed = x509.load_pem_x509_crl(told().encode())
     assert [f"{entry.serial_number:x}" for entry in renewed] == [first["riga"].identity.serial]
     assert again.identity.serial != first["riga"].identity.serial
+
+
+class Emulated:
+    """An account in which something else has made the stack; its one secret is empty, or what was written."""
+
+    endpoint = ""
+
+    def __init__(self) -> None:
+        self.secret: str | None = None
+        self.exceptions = type("Exceptions", (), {"ResourceNotFoundException": KeyError})
+
+    def id(self) -> str:
+        return "123456789012"
+
+    def client(self, service: str) -> "Emulated":
+        return self
+
+    def get_secret_value(self, SecretId: str) -> dict[str, str]:
+        if self.secret is None:
+            raise KeyError
+        return {"SecretString": self.secret}
+
+    def put_secret_value(self, SecretId: str, SecretString: str) -> None:
+        self.secret = SecretString
+
+
+def test_a_stack_that_something_else_made_is_given_keys_and_people(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ledger, account, folder = MemoryLedger(), Emulated(), tmp_path / "north"
+    deployment = read({"federation": "north", "aws": {"region": "eu-central-1", "sites": ["s"]}})
+    deploying.init(folder / "federation.yaml", deployment, "x")
+    outputs = {"SecretArn": "arn", "TableName": "t", "BucketName": "b"}
+    monkeypatch.setattr(enrolling, "TableLedger", lambda *_: ledger)
+    found: list[StackView | None] = [None, *[StackView("CREATE_COMPLETE", outputs, {})] * 2]
+    monkeypatch.setattr(deploying.cloudformation, "look_at", lambda *_: found.pop(0))
+    with pytest.raises(NotFoundError, match=r"hanse-north: expected a stack of this name, made from server\.template"):
+        deploying.hand_over(cast(Any, account), deployment, folder, print)
+    for _ in range(2):
+        done = deploying.hand_over(cast(Any, account), deployment, folder, print)
+        assert (done.bucket, done.changes) == ("b", [])
+        identity = unpack(str(account.secret))
+        assert (identity.federation, identity.least_revocations) == ("north", 1)
+        roster = Roster(ledger, identity.authority_pem, "north", least_revocations=1)
+        assert asyncio.run(roster.member("person", "admin")).roles == (ADMIN, RESEARCHER)
+        assert 'bucket: "b"' in (folder / "admin" / "federation.yaml").read_text()

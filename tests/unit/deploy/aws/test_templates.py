@@ -144,6 +144,8 @@ def test_a_person_reads_models_where_they_are_shared_and_puts_nothing(
         a for n, s in statements(template) if n == "PersonPolicy" and s["Effect"] == "Allow" for a in s["Action"]
     }
     assert {action for action in allowed if action.startswith("s3:")} == {"s3:GetObject", "s3:ListBucket"}
+    keyed = [s for n, s in statements(template) if n == "PersonPolicy" and "kms:GenerateDataKey" in s["Action"]]
+    assert [s["Condition"] for s in keyed] == [{"StringEquals": {"kms:ViaService": ["sqs.eu-central-1.amazonaws.com"]}}]
 
 
 def test_the_state_machine_may_call_its_functions_and_itself() -> None:

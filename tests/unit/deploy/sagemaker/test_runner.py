@@ -10,6 +10,7 @@ import pytest
 from hanse.core.errors import ConfigError, ConflictError, NotFoundError
 from hanse.deploy.sagemaker.contract import user_arguments
 from hanse.deploy.sagemaker.runner import LocalJobs
+from tests.patience import WAIT_S, wait_until
 
 LOOK = """
 import json, os, sys
@@ -130,16 +131,12 @@ if len(kept.read_text()) > 1:
     sys.exit(0)
 signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
 print("waiting", flush=True)
-time.sleep(60)
+time.sleep(3600)
 """
 
 
 def started(jobs: LocalJobs, name: str) -> None:
-    for _ in range(300):
-        if jobs.log_of(name).exists() and b"waiting" in jobs.log_of(name).read_bytes():
-            return
-        jobs.wait(name, 0.05)
-    raise AssertionError("it did not start")
+    wait_until(lambda: jobs.log_of(name).exists() and b"waiting" in jobs.log_of(name).read_bytes())
 
 
 def test_a_job_that_is_stopped_is_stopped_and_not_failed(tmp_path: Path) -> None:
@@ -147,7 +144,7 @@ def test_a_job_that_is_stopped_is_stopped_and_not_failed(tmp_path: Path) -> None
     jobs.create(request(tmp_path, WAITS, "a"))
     started(jobs, "a")
     jobs.stop("a")
-    assert jobs.wait("a", 20)
+    assert jobs.wait("a", WAIT_S)
     found = jobs.describe("a")
     assert (found["TrainingJobStatus"], found["SecondaryStatus"]) == ("Stopped", "Stopped")
     assert "FailureReason" not in found
@@ -166,14 +163,14 @@ def test_a_spot_job_starts_again_with_its_checkpoints(tmp_path: Path) -> None:
     jobs.create(request(tmp_path, WAITS, "a", EnableManagedSpotTraining=True, **kept))
     started(jobs, "a")
     jobs.interrupt("a")
-    assert jobs.wait("a", 20)
+    assert jobs.wait("a", WAIT_S)
     assert jobs.describe("a")["TrainingJobStatus"] == "Completed"
     assert unpacked(tmp_path, "a", "model.tar.gz", "starts") == "xx"
 
     jobs.create(request(tmp_path, WAITS, "b"))
     started(jobs, "b")
     jobs.interrupt("b")
-    assert jobs.wait("b", 20)
+    assert jobs.wait("b", WAIT_S)
     assert jobs.describe("b")["TrainingJobStatus"] == "Stopped", "not a spot job"
 
 

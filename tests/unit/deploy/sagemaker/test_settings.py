@@ -27,6 +27,7 @@ from hanse.deploy.sagemaker.request import training_job
 from hanse.deploy.sagemaker.server import _check_identities, _write_identities, identities_of
 from hanse.deploy.sagemaker.settings import Account, Settings, read_settings
 from hanse.server.config import ServerConfig
+from tests.patience import WAIT_S
 
 EXAMPLE = Path(__file__).resolve().parents[4] / "examples" / "medicare_fraud" / "sagemaker"
 
@@ -377,7 +378,7 @@ def test_events_come_with_pauses_in_which_jobs_are_looked_at(monkeypatch: pytest
 
     def events() -> Iterator[dict[str, Any]]:
         yield {"what": "round"}
-        assert looked.wait(60), "nobody looked meanwhile"
+        assert looked.wait(WAIT_S), "nobody looked meanwhile"
         yield {"what": "finished"}
         raise UnavailableError("the queue is away")
 

@@ -21,7 +21,7 @@ from hanse.core.blobs import INLINE_BYTES, Manifest
 from hanse.core.records import BlobRef
 from hanse.core.seams import BlobStore
 from hanse.core.spec import RunSpec
-from hanse.rounds.folding import wide_layout
+from hanse.rounds.hosts.folding import wide_layout
 from hanse.strategies import Strategy
 
 AHEAD = 4

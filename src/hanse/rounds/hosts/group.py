@@ -22,7 +22,7 @@ from hanse.core.errors import ConfigError, TaskError, UnavailableError
 from hanse.core.records import Config, Metrics, Reply
 from hanse.core.seams import BlobStore
 from hanse.rounds.events import BlobKey
-from hanse.rounds.host import PlanAnswer, PlanRequest, ReduceAnswer, ReduceRequest, StrategyHost, plain, unplain
+from hanse.rounds.hosts.host import PlanAnswer, PlanRequest, ReduceAnswer, ReduceRequest, StrategyHost, plain, unplain
 from hanse.rounds.record import GROUP_BYTES, GROUP_MEMBERS, SEVERAL, mean_metrics
 from hanse.strategies import Close, PhasePlan
 
