@@ -47,6 +47,13 @@ def left_running(place: Path) -> list[str]:
 
 
 def test_the_whole_recipe_on_one_machine(place: Path) -> None:
+    """Tracked, too: each site's run by its own bundle, the aggregator's by the launcher's file."""
+    with (place / "code" / "site.yaml").open("a") as file:
+        file.write("tracking: {kind: file, folder: $SM_OUTPUT_DATA_DIR/runs, prefix: own}\n")
+    text = (place / "federation.yaml").read_text()
+    (place / "federation.yaml").write_text(
+        text.replace("server:\n", f"server:\n  tracking: {{kind: tensorboard, folder: {place / 'runs'}}}\n", 1)
+    )
     done = hanse(place, "launch", "federation.yaml", "--local", "--json")
     assert done.returncode == 0, done.stderr
     told: dict[str, Any] = json.loads(done.stdout)
@@ -60,6 +67,11 @@ def test_the_whole_recipe_on_one_machine(place: Path) -> None:
             member = archive.extractfile("model.safetensors")
             assert member is not None
             assert member.read() == final, "the same model on both sides"
+        with tarfile.open(Path(account["model"].removeprefix("file://")).parent / "output.tar.gz") as archive:
+            assert f"runs/own/own-{told['job']}-{account['site']}.jsonl" in archive.getnames()
+    events = sorted((place / "runs").rglob("events.out.tfevents*"))
+    assert {path.parent.name for path in events} == {f"hanse-{told['job']}-aggregator"}
+    assert any(b"server_auc" in path.read_bytes() for path in events)
     assert left_running(place) == []
     seen = hanse(place, "status", "federation.yaml", "--json")
     assert json.loads(seen.stdout)["job"] == told["job"]

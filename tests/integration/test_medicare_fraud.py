@@ -48,6 +48,35 @@ def test_the_bars_hold_on_the_real_table(example: Any, balance: str, capsys: pyt
     assert len(capsys.readouterr().out.splitlines()) == len(result.rounds) == 8
 
 
+@pytest.mark.skipif(find_spec("imblearn") is None, reason="needs imbalanced-learn")
+def test_smote_multiplies_rows_of_each_sites_training_part_and_of_nothing_else(
+    example: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from imblearn.over_sampling import SMOTE
+
+    seen: list[tuple[int, int, int]] = []
+    own = SMOTE.fit_resample
+
+    def resample(self: Any, rows: Any, labels: Any) -> Any:
+        more, balanced = own(self, rows, labels)
+        seen.append((len(labels), int(labels.sum()), len(balanced)))
+        assert 2 * int(balanced.sum()) == len(balanced) == len(more)
+        assert (more[: len(rows)] == rows).all(), "what is there stays"
+        return more, balanced
+
+    monkeypatch.setattr(SMOTE, "fit_resample", resample)
+    app, data = sys.modules["app"], sys.modules["data"]
+    sites, test = data.cut(*data.invented(), SITES)
+    result = hs.simulate(
+        app.smote, {site: {"providers": part} for site, part in sites.items()}, server={"test": test}, progress=False
+    )
+    parts = {site: app.parts(*part) for site, part in sites.items()}
+    trained = sorted((len(y), int(y.sum()), 2 * int((y == 0).sum())) for (_, y), _ in parts.values())
+    assert sorted(set(seen)) == trained, "the training part, without the validation part"
+    assert len(seen) == len(SITES) * (app.ROUNDS - 1), "not in the round that only measures"
+    assert result.metrics["server_auc"] > 0.9
+
+
 @needs_data
 def test_round_one_measures_what_all_rows_together_have(example: Any) -> None:
     app, data = sys.modules["app"], sys.modules["data"]

@@ -4,13 +4,16 @@ The federation is a stand-in here, which says who is connected; `tests/e2e/test_
 """
 
 import json
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+from hanse.clients.app import App
 from hanse.core.errors import (
     ConfigError,
     ConflictError,
@@ -23,7 +26,8 @@ from hanse.core.errors import (
 from hanse.deploy.sagemaker import launch
 from hanse.deploy.sagemaker.accounts import AccountJobs
 from hanse.deploy.sagemaker.entry import Told
-from hanse.deploy.sagemaker.launch import Launched, Launcher, begin, read_record
+from hanse.deploy.sagemaker.launch import Launcher
+from hanse.deploy.sagemaker.record import Launched, begin, read_record
 from hanse.deploy.sagemaker.settings import Account, ServerPlace, Settings
 from hanse.rounds.result import Result
 from tests.integration.training_accounts import REGION, Accounts, Scripted, accounts_up
@@ -85,6 +89,7 @@ class Place:
         self.settings = Settings("medicare", "app.py", ServerPlace(Path("server")), folder, ACCOUNTS, folder)
         self.aws = aws
         self.events: list[dict[str, Any]] = []
+        self.app = an_app(quorum=1)
 
     def launcher(self, launched: Launched | None = None, **changed: Account) -> Launcher:
         accounts = tuple(changed.get(each.site, each) for each in self.settings.accounts)
@@ -93,7 +98,9 @@ class Place:
         jobs = AccountJobs(settings, state.run, told, endpoint=self.aws.url, sleep=lambda seconds: None)
         if not changed:
             jobs._clients = SESSIONS
-        return Launcher(settings, jobs, state, lambda state, event: self.events.append({**event, "state": state}))
+        return Launcher(
+            settings, jobs, state, self.app, lambda state, event: self.events.append({**event, "state": state})
+        )
 
     def lives(self, **scripts: tuple[str, ...]) -> None:
         """What becomes of the sites' jobs; of those not named: they run until they are stopped."""
@@ -103,6 +110,12 @@ class Place:
 @pytest.fixture
 def place(tmp_path: Path, aws: Accounts) -> Place:
     return Place(tmp_path, aws)
+
+
+def an_app(**settings: Any) -> App:
+    app = App(rounds=4, initial=[np.zeros(1)], **settings)
+    app.train(lambda arrays, config, site: (arrays, 1, {}))
+    return app
 
 
 def told(account: Account) -> Told:
@@ -128,6 +141,12 @@ def refused(place: Place, launcher: Launcher, kind: type[HanseError], said: str)
 
 
 # ---- before a job starts ----
+
+
+def test_an_app_that_cannot_be_submitted_costs_nothing(place: Place) -> None:
+    place.app = App(rounds=1)
+    with pytest.raises(ConfigError, match="app: found no client"):
+        place.launcher()
 
 
 def test_a_role_that_is_not_there_and_a_wrong_external_id_are_named(place: Place) -> None:
@@ -274,7 +293,6 @@ class Followed:
         monkeypatch.setattr(launch, "_ask", ask)
         monkeypatch.setattr(launch, "connected", lambda federation: set(SITES))
         monkeypatch.setattr(launch, "LOOK_S", 0.0)
-        monkeypatch.setattr("hanse.clients.loader.find_app", lambda name: None)
 
     def ends(self, result: Result, before: Callable[[int], None] = lambda number: None) -> None:
         run = Run(result, before)
@@ -287,7 +305,7 @@ class Followed:
             return run
 
         self._patch.setattr("hanse.person.jobs.submit", submit)
-        self._patch.setattr("hanse.person.jobs.Job", lambda id, federation: run)
+        self._patch.setattr("hanse.person.jobs.Job", lambda id, federation, tracker: run)
 
 
 @pytest.fixture
@@ -336,6 +354,34 @@ def test_a_quorum_that_is_missed_names_the_jobs_that_are_gone(
     )
     assert said in text
     assert "north" not in text, "which failed only because the federation's job did"
+
+
+@pytest.mark.parametrize("quorum", [3, None])
+def test_a_quorum_that_nobody_can_make_up_any_more_ends_the_launch_before_the_deadline(
+    place: Place, job: Followed, quorum: int | None
+) -> None:
+    """The federation's job would wait for the site, whose training job is over for good."""
+    place.lives(east=(RUNS, RUNS, "Stopped/Stopped"))
+    place.app = an_app(quorum=quorum)
+    waits = threading.Event()
+    job.ends(FINISHED, lambda number: None if number < 4 else waits.wait() and None)
+    try:
+        text = refused(place, place.launcher(), UnavailableError, "from its own account; 2 of 3 are left")
+    finally:
+        waits.set()
+    assert text.startswith(f"east: its training job {NAMES[1]} stopped")
+    assert job.asked[-1] == "cancel j1"
+
+
+def test_an_app_that_can_do_without_some_has_a_least_number() -> None:
+    for app, wanted in (
+        (an_app(), 3),
+        (an_app(quorum=2), 2),
+        (an_app(sample=0.5), 1),
+        (an_app(sample=0.5, quorum=2), 2),
+        (object(), 3),
+    ):
+        assert launch.least(app, 3) == wanted
 
 
 def test_spot_capacity_that_is_taken_away_is_told_and_comes_back(place: Place, job: Followed) -> None:

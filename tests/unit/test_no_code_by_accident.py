@@ -58,7 +58,7 @@ ALLOWED = {
     ("clients/data_parallel_process.py", "importlib.import_module"): "the app's module, which this worker has imported",
     ("clients/estimator_files.py", "joblib"): "writes a .joblib where its user asks for one; never reads",
     ("deploy/aws/package.py", "subprocess.run"): "pip, for the wheels of the functions",
-    ("deploy/sagemaker/launch.py", "subprocess.Popen"): "starts our own server",
+    ("deploy/sagemaker/server.py", "subprocess.Popen"): "starts our own server",
     ("deploy/sagemaker/runner.py", "subprocess.Popen"): "runs a training job's own program on its owner's machine",
     ("deploy/sagemaker/runner.py", "subprocess.run"): "pip, for a training job's requirements.txt",
     ("vertical/__init__.py", "importlib.import_module"): "names come lazily from a fixed table",

@@ -39,6 +39,8 @@ RESULTS = Path("hanse-demo")
 """Below it each demo has a folder, so that none overwrites another's results."""
 PERSON = "researcher"
 TRIALS = 10
+TRACKING_S = 30.0
+"""How long members that have trained wait for an MLflow that takes nothing."""
 SERVER = "server"
 T = TypeVar("T")
 
@@ -153,7 +155,29 @@ def _train(
         asyncio.run(_join(members))
         for member in members:
             children.start(member.name, "site", member.folder)
-        return _runs(scenario, app, made.person_directory, folders, children)
+        found = _runs(scenario, app, made.person_directory, folders, children)
+        if tracking is not None:
+            _await_tracking(tracking, [made.person_directory, *folders.values()])
+        return found
+
+
+def _await_tracking(tracking: Mapping[str, str], folders: Sequence[Path]) -> None:
+    """Let members deliver what they have tracked: their folders are removed at the end, and with them what waits."""
+    from hanse.tracking import tracker_from
+    from hanse.tracking.outbox import Outbox
+    from hanse.tracking.tracker import BUFFER
+
+    place = tracker_from(dict(tracking), "tracking").place
+    boxes = [Outbox(folder / BUFFER, place) for folder in folders]
+    left, since = sum(map(len, boxes)), time.monotonic()
+    while left and time.monotonic() - since < TRACKING_S:
+        time.sleep(0.1)  # other processes, which announce nothing
+        before, left = left, sum(map(len, boxes))
+        since = since if left == before else time.monotonic()
+    for box in boxes:
+        box.close()
+    if left:
+        note(f"{left} records of runs could not be delivered to {tracking['uri']}, and are lost")
 
 
 def _train_on_aws(scenario: Scenario, home: Path, rounds: int | None, endpoint: str) -> tuple[list["Result"], Rows]:

@@ -14,7 +14,7 @@ from hanse.core.errors import ConfigError
 
 if TYPE_CHECKING:
     from hanse.deploy.sagemaker.jobs import TrainingJobs
-    from hanse.deploy.sagemaker.launch import Launched
+    from hanse.deploy.sagemaker.record import Launched
     from hanse.deploy.sagemaker.settings import Settings
 
 File = Annotated[Path, typer.Argument(help="What is launched: federation.yaml of this recipe.")]
@@ -34,11 +34,19 @@ def launch(file: File = HERE, local: Local = False, json: Json = False, endpoint
     """
     from contextlib import nullcontext
 
-    from hanse.deploy.sagemaker.launch import Launcher, anew, begin, noted, server_up
+    from hanse.cli.run import load
+    from hanse.deploy.sagemaker.accounts import check_installed
+    from hanse.deploy.sagemaker.launch import Launcher, least
     from hanse.deploy.sagemaker.queues import forget_identities, reached
+    from hanse.deploy.sagemaker.record import anew, begin, noted
+    from hanse.deploy.sagemaker.server import server_up
     from hanse.deploy.sagemaker.settings import read_settings
 
     settings = read_settings(file, local=local)
+    if not local:
+        check_installed()
+    app = load(settings.app)
+    least(app, len(settings.accounts))
     launched = begin(settings.output)
     if local and launched.job:  # local jobs ended with the launcher that started them
         launched = anew(launched.run + "r")
@@ -52,7 +60,7 @@ def launch(file: File = HERE, local: Local = False, json: Json = False, endpoint
         launched = noted(settings.output, launched, federation.membership.identity.name)
         backend = _backend(settings, federation, launched, local, endpoint_url)
         try:
-            launcher = Launcher(settings, backend, launched, shown)
+            launcher = Launcher(settings, backend, launched, app, shown)
             result = launcher.run(federation)
         finally:
             if local:
@@ -152,7 +160,7 @@ def status(file: File = HERE, json: Json = False, endpoint_url: Endpoint = "") -
 def stop(file: File = HERE, json: Json = False, endpoint_url: Endpoint = "") -> int:
     """Stop every training job of the last launch."""
     from hanse.core.errors import HanseError
-    from hanse.deploy.sagemaker.launch import write_record
+    from hanse.deploy.sagemaker.record import write_record
 
     settings, launched, jobs = _taken_up(file, endpoint_url)
     if jobs is None:
@@ -174,7 +182,7 @@ def stop(file: File = HERE, json: Json = False, endpoint_url: Endpoint = "") -> 
 def _taken_up(file: Path, endpoint: str) -> "tuple[Settings, Launched, TrainingJobs | None]":
     """The last launch, and its jobs; None where they were this machine's."""
     from hanse.deploy.sagemaker.accounts import AccountJobs
-    from hanse.deploy.sagemaker.launch import read_record
+    from hanse.deploy.sagemaker.record import read_record
     from hanse.deploy.sagemaker.settings import read_settings
 
     try:
@@ -196,9 +204,9 @@ def _taken_up(file: Path, endpoint: str) -> "tuple[Settings, Launched, TrainingJ
 
 def _backend(settings: "Settings", federation: Any, launched: "Launched", local: bool, endpoint: str) -> Any:
     from hanse.deploy.sagemaker.accounts import AccountJobs
-    from hanse.deploy.sagemaker.launch import local_token, told_of
     from hanse.deploy.sagemaker.onsite import LocalTrainingJobs
     from hanse.deploy.sagemaker.queues import local_identity
+    from hanse.deploy.sagemaker.server import local_token, told_of
 
     since: dict[str, Any] = {"since_ms": launched.begun_ms, "job": launched.job}
     if not local:

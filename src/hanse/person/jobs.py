@@ -28,12 +28,12 @@ from hanse.pipeline.request import JobRequest, run_spec_of
 from hanse.rounds.result import Result
 from hanse.tracking import Tracker, Tracking
 from hanse.tracking.events import follower
+from hanse.tracking.tracker import BUFFER
 from hanse.trust.bundle import Bundle, build_bundle
 from hanse.trust.bundle_signature import sign_bundle
 
 COMPONENT = "main"
 RETRY_S = 0.5
-BUFFER = "tracking.db"
 ABOUT = ("name", "person", "app", "strategy", "rounds")
 """What the server says of a job that its tracked run begins with."""
 Event = dict[str, Any]

@@ -9,8 +9,8 @@ import structlog
 from hanse.pipeline.request import JobRequest
 from hanse.tracking import Tracker, Tracking
 from hanse.tracking.events import follower, settings_of
+from hanse.tracking.tracker import BUFFER
 
-BUFFER = "tracking.db"
 log = structlog.get_logger("hanse.server")
 
 

@@ -1,6 +1,7 @@
 """What comes to the server's queue, checked and written down; what it means for a run is found by looking.
 
-    from a site      decision, reply, beat {jobs}, want {op, scope, size, hashes, chunks}, channel (a packet to a peer)
+    from a site      decision, reply, beat {jobs, leaves?}, want {op, scope, size, hashes, chunks}, ask {job} (to be
+                     offered it again), channel (a packet to a peer)
     from a person    submit {request, signature, enclosed}, cancel {job}, resume {job, at_ms}, remove {job},
                      upload {job, id, scope, size, hashes}, fetch {job, id}: see `granting`
 
@@ -9,6 +10,7 @@ come again; what cannot be written now is raised, and comes again.
 """
 
 import asyncio
+import contextlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -29,15 +31,15 @@ from hanse.core.errors import (
     UnavailableError,
 )
 from hanse.core.ids import SERVER, check_job_owner, check_name, model_scope, upload_scope
-from hanse.core.records import Envelope, Reply
-from hanse.pipeline.offering import check_request, check_sites, end_of, keep_request, proposal_of
+from hanse.core.records import BlobRef, Envelope, Reply
+from hanse.pipeline.offering import check_request, check_sites, end_of, job_end, keep_request, proposal_of
 from hanse.pipeline.removal import is_gone
 from hanse.pipeline.request import JobRequest
 from hanse.rounds import machine
 from hanse.rounds.driver.visit import begin, collect
 from hanse.serverless.channels import pass_on
 from hanse.serverless.contract import LONGEST_EXECUTION_NAME, execution_name, first_input
-from hanse.serverless.granting import fetch, keep_enclosed, upload, want
+from hanse.serverless.granting import fetch, keep_enclosed, state_of, upload, want
 from hanse.serverless.looking import about_request, dismiss, is_over, row_of
 from hanse.serverless.open_jobs import take_place
 from hanse.serverless.place import Place
@@ -49,7 +51,7 @@ from hanse.trust.bundle_signature import verify_bundle_signature
 from hanse.trust.envelopes import verify_envelope
 
 PERSONS = ("upload", "submit", "cancel", "resume", "remove", "fetch")
-SITES = ("decision", "reply", "beat", "want", CHANNEL)
+SITES = ("decision", "reply", "beat", "want", "ask", CHANNEL)
 RESEARCHER = "researcher"
 MAX_MS = 10**13
 """Times are below this until the year 2286, and have 13 digits at most."""
@@ -134,6 +136,9 @@ async def _asked(place: Place, sender: Enrolled, envelope: Envelope) -> list[New
             return await _decision(place, envelope.sender, body)
         case "beat":
             return await _beat(place, envelope.sender, body)
+        case "ask":
+            await _ask(place, envelope.sender, body)
+            return []
         case "submit":
             return await _submit(place, sender, body)
         case "upload":
@@ -203,9 +208,23 @@ async def _beat(place: Place, site: str, body: Mapping[str, Any]) -> list[News]:
             continue
         if row is None or site not in row["asked"] or await _dismissed(place, site, row):
             continue
-        if await heard(place.ledger, str(job), site, place.now_ms(), at_ms=_number(body, "at_ms")):
+        leaves = body.get("leaves") is True
+        if await heard(place.ledger, str(job), site, place.now_ms(), at_ms=_number(body, "at_ms"), leaves=leaves):
             news.append(News(str(job), "beat"))
     return news
+
+
+async def _ask(place: Place, site: str, body: Mapping[str, Any]) -> None:
+    """A site that has come again without its journal is offered a job again, or told that it is over."""
+    job = check_name(str(body.get("job")), "job")
+    try:
+        row = await _row_or_word(place, site, job)
+    except NotFoundError:  # not submitted yet: it will be offered when it is
+        return
+    if row is None or site not in row["asked"] or await _dismissed(place, site, row):
+        return
+    signature, record = bytes.fromhex(row["signature"]), row["person_record"].encode()
+    await _offer(place, JobRequest.from_json(row["request"]), signature, record, [site])
 
 
 async def _row_or_word(place: Place, site: str, job: str) -> dict[str, Any] | None:
@@ -224,11 +243,19 @@ async def _row_or_word(place: Place, site: str, job: str) -> dict[str, Any] | No
 
 
 async def _dismissed(place: Place, site: str, row: Mapping[str, Any]) -> bool:
-    """Whether the job is over, which the site is told once more."""
+    """Whether the job is over, which the site is told once more, in the same words: this may come before the first."""
     request = JobRequest.from_json(row["request"])
-    if not await is_over(place, request.job):
+    end = await job_end(request.job, place.ledger)
+    if end is None:
         return False
-    await dismiss(place, site, request, "over")
+    status, model = str(end.get("status", "over")), None
+    if status == "finished" and place.models_to_sites and request.roles is None:
+        with contextlib.suppress(NotFoundError):  # it has expired
+            state = await state_of(place, row)
+            if state.model is not None:
+                scope, id = state.model
+                model = BlobRef(await place.blobs.manifest(scope, id), scope)
+    await dismiss(place, site, request, status, model)
     return True
 
 

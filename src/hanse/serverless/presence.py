@@ -21,6 +21,8 @@ from hanse.rounds.keeping import PAGE
 
 LEASE_MS = 120_000
 """A site that has said nothing for so long is not there."""
+LEAVING_MS = 10_000
+"""One that has said that it goes, after so long: it may be back at once, as where a connection ends."""
 DECISION_MS = 30_000
 """How long a site that says nothing to a proposal holds the start up."""
 DECISIONS = ("accept", "hold", "refuse")
@@ -99,11 +101,12 @@ async def decided(
     return True
 
 
-async def heard(ledger: Ledger, job: str, site: str, now_ms: int, *, at_ms: int = 0) -> bool:
-    """A site has given a sign of life. Whether it had been given up, and is back.
+async def heard(ledger: Ledger, job: str, site: str, now_ms: int, *, at_ms: int = 0, leaves: bool = False) -> bool:
+    """A site has given a sign of life. Whether that is news: it had been given up, and is back; or it goes.
 
     Args:
         at_ms: when, by the site's clock.
+        leaves: whether it is the last one.
     """
     key = f"decision/{job}/{site}"
     try:
@@ -114,5 +117,10 @@ async def heard(ledger: Ledger, job: str, site: str, now_ms: int, *, at_ms: int 
     was, at_ms = row["seen_ms"], min(at_ms, now_ms)
     if row["decision"] != "accept" or now_ms <= was or 0 < at_ms <= row.get("beat_ms", 0):
         return False
-    await ledger.compare_and_set(key, json.dumps({**row, "seen_ms": now_ms, "beat_ms": at_ms}).encode(), version)
-    return bool(now_ms >= was + LEASE_MS)
+    if leaves and 0 < at_ms < row.get("at_ms", 0):  # of before it came again
+        return False
+    seen_ms = now_ms - (LEASE_MS - LEAVING_MS) * leaves
+    kept = await ledger.compare_and_set(
+        key, json.dumps({**row, "seen_ms": seen_ms, "beat_ms": at_ms}).encode(), version
+    )
+    return kept if leaves else bool(now_ms >= was + LEASE_MS)

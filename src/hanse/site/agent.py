@@ -69,6 +69,7 @@ class Agent:
         on_end: called with a job, its status and whether it ran here, when the server has ended it and everything of it
             is done here.
         executors: what executes tasks, given the agent; worker processes by default. A site that is an edge has others.
+        is_last: whether the directory ends with this agent, as a container's.
 
     Raises:
         ConfigError: a file is missing or wrong. TrustError: the certificate has expired.
@@ -83,6 +84,7 @@ class Agent:
         open_link: OpenLink | None = None,
         on_end: OnEnd | None = None,
         executors: "Callable[[Agent], Executors] | None" = None,
+        is_last: bool = False,
     ) -> None:
         self.directory = directory.absolute()
         self.membership = Membership.load(self.directory, kind=SITE)
@@ -126,7 +128,7 @@ class Agent:
             transfers=transfers,
             link=self.link,
             roles=RoleSide(lambda: self.membership, material, self.directory / "outputs"),
-            runs=SiteRuns(self.name, self.config.tracking, self.directory),
+            runs=SiteRuns(self.name, self.config.tracking, self.directory, is_last=is_last),
             stopping=self._stop,
         )
         self._runners = Runners(self._around)
@@ -195,6 +197,7 @@ class Agent:
         if server is not None:
             server.close()
             (self.directory / "control.sock").unlink(missing_ok=True)
+        await self.link.leave()
         background = list(self._background)
         for task in background:
             task.cancel()
@@ -284,7 +287,8 @@ class Agent:
                 raise CodecError(f"expected a message of the federation {self.federation}")
             match envelope.kind:
                 case "task":
-                    self._runners.task(envelope)
+                    if not self._deciding.is_early(envelope):
+                        self._runners.task(envelope)
                 case "release":
                     self._runners.release(envelope)
                 case "propose":

@@ -38,6 +38,7 @@ class Deciding:
         self._runners = runners
         self._is_edge = is_edge
         self._undecided: dict[str, asyncio.Task[None]] = {}
+        self._early: dict[str, dict[str, Envelope]] = {}
 
     def __len__(self) -> int:
         """How many jobs are being decided."""
@@ -52,10 +53,35 @@ class Deciding:
 
     async def stop(self, job: str) -> None:
         """Do not decide a job any more."""
+        self._early.pop(job, None)
         deciding = self._undecided.get(job)
         if deciding is not None:
             deciding.cancel()
             await asyncio.gather(deciding, return_exceptions=True)
+
+    # ---- tasks that come before ----
+
+    def is_early(self, envelope: Envelope) -> bool:
+        """Whether a task has come before its job is decided here: to a site that came again without its journal.
+
+        It waits for the decision then. Whoever was this site before has taken the proposal, so it is asked for.
+        """
+        around, job = self._around, envelope.job
+        if job in self._runners or around.replies.knows(envelope.id):
+            return False
+        if around.journal.job(job) is not None or around.journal.has_ended(job):
+            return False
+        if job not in self._undecided and job not in self._early and not around.link.ask(job):
+            return False
+        self._early.setdefault(job, {})[envelope.id] = envelope
+        return True
+
+    def _take_early(self, job: str) -> None:
+        for envelope in self._early.pop(job, {}).values():
+            try:
+                self._runners.task(envelope)
+            except HanseError as error:
+                self._around.refused(envelope, str(error))
 
     # ---- the policy ----
 
@@ -91,6 +117,7 @@ class Deciding:
                 if decision.verdict == ACCEPT:
                     decision = await self._prepare(proposal, decision.reason)
             self._settle(job, envelope.body, decision)
+            self._take_early(job)
             if decision.verdict == HOLD:
                 await self._show(proposal)
         finally:

@@ -54,6 +54,7 @@ class Ending:
         self._on_end = on_end
         self._spawn = spawn
         self._late: dict[str, float] = {}
+        self._at_work: set[str] = set()
 
     async def end(self, envelope: Envelope) -> None:
         """Forget a job. Its log is kept a while, for the owner."""
@@ -62,6 +63,17 @@ class Ending:
             job = check_name(envelope.job, "job")
         except ConfigError as error:
             return around.refused(envelope, str(error))
+        if job in self._at_work:  # the same word once more, which queues may bring
+            return None
+        self._at_work.add(job)
+        try:
+            await self._end(job, envelope)
+        finally:
+            self._at_work.discard(job)
+        return None
+
+    async def _end(self, job: str, envelope: Envelope) -> None:
+        around = self._around
         status = status_in(envelope.body)
         around.runs.ended(job, status or "cancelled")
         if status in FRUITLESS and around.journal.job(job) is not None:
@@ -72,7 +84,6 @@ class Ending:
         await self._forget(job)
         around.link.done("end", envelope.id)
         self._on_end(job, status or "cancelled", ran)
-        return None
 
     def decision_taken(self, job: str, outcome: str) -> None:
         """The server has heard of a decision; it may answer that the job is over, or not known, which looks alike."""

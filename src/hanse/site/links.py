@@ -78,6 +78,10 @@ class Outgoing(Session, Protocol):
         """Progress, for people; may be lost."""
         ...
 
+    def ask(self, job: str) -> bool:
+        """Have the server propose a job that this site knows nothing of; False where it does so by itself."""
+        ...
+
 
 class SiteLink(Outgoing, Protocol):
     """A site's session with its server, for as long as the site runs."""
@@ -90,6 +94,10 @@ class SiteLink(Outgoing, Protocol):
         Raises:
             TrustError: the federation does not know this site any more.
         """
+        ...
+
+    async def leave(self) -> None:
+        """Say that this site goes, after `run`. It takes seconds at most; what is not said is noticed later."""
         ...
 
 

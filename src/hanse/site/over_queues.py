@@ -56,6 +56,8 @@ BEAT_JOBS = 64
 HIDDEN_S = 120.0
 """For how long a message that is worked on is hidden from then on; renewed with every beat."""
 ANSWER_S = 60.0
+LEAVE_S = 10.0
+"""How long a site that goes takes to say so."""
 FIRST_WAIT_S, LONGEST_WAIT_S = 0.5, 30.0
 MAX_ANSWER_BYTES = 192 * 1024
 """The size of an answer to a question for links."""
@@ -128,6 +130,26 @@ class QueueLink:
 
     def report(self, task: str, stage: str) -> None:
         """Nobody reads it here."""
+
+    def ask(self, job: str) -> bool:
+        """See `SiteLink.ask`: who came before as this site may have taken the proposal out of the queue."""
+        self.send(self._signed("ask", f"ask/{job}", {"v": 1, "job": job}))
+        return True
+
+    async def leave(self) -> None:
+        """See `SiteLink.leave`: what waits to be sent goes out, and what is worked on may come again at once."""
+        with contextlib.suppress(HanseError, TimeoutError):
+            async with asyncio.timeout(LEAVE_S):
+                while not self._outgoing.empty():
+                    await self._inbox.send(SERVER, self._outgoing.get_nowait())
+                if self._jobs:
+                    body = {"v": 1, "jobs": sorted(self._jobs)[:BEAT_JOBS], "at_ms": current_ms(), "leaves": True}
+                    await self._inbox.send(SERVER, self._signed("beat", "beat/last", body))
+                if held := [receipt for receipts in self._held.values() for receipt in receipts]:
+                    await self._inbox.extend(held, 0)
+                    # A poll that is on its way takes it again at once, for nobody.
+                    again = await self._inbox.receive(self._member().identity.name, 10, 0)
+                    await self._inbox.extend([delivery.receipt for delivery in again], 0)
 
     async def run(self) -> None:
         """Work the queues until cancelled.

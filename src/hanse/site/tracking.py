@@ -17,16 +17,23 @@ from hanse.site.proposals import Proposal
 from hanse.tracking import Tracker, Tracking
 from hanse.tracking.events import settings_of
 from hanse.tracking.records import Run, begin, end, of_reply, of_tracked
+from hanse.tracking.tracker import BUFFER
 
-BUFFER = "tracking.db"
+SHORT_S, LAST_S = 2.0, 30.0
+"""How long a site that ends waits for a tracker that takes nothing; where its folder ends with it."""
 log = structlog.get_logger("hanse.site")
 
 
 class SiteRuns:
-    """The runs of one site; does nothing where `tracker` is None."""
+    """The runs of one site; does nothing where `tracker` is None.
 
-    def __init__(self, site: str, tracker: Tracker | None, directory: Path) -> None:
+    Args:
+        is_last: whether what is not delivered when this ends is lost, since the folder ends, too.
+    """
+
+    def __init__(self, site: str, tracker: Tracker | None, directory: Path, *, is_last: bool = False) -> None:
         self._site = site
+        self._close_s = LAST_S if is_last else SHORT_S
         self._tracking: Tracking | None = None
         if tracker is not None:
             self._tracking = Tracking(tracker, directory / BUFFER, say=_say)
@@ -76,7 +83,7 @@ class SiteRuns:
     def close(self) -> None:
         """Deliver what waits, for a moment; the rest is delivered when the site starts again."""
         if self._tracking is not None:
-            self._tracking.close(2.0)
+            self._tracking.close(self._close_s)
 
 
 def _say(line: str) -> None:

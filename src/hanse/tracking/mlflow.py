@@ -62,6 +62,7 @@ class MLflow:
         if self.uri.startswith("arn:") and find_spec("sagemaker_mlflow") is None:
             raise MissingExtraError("sagemaker-mlflow", "sagemaker")
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # what an organisation does is not told to others
+        os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # where `--json` is read
         from mlflow.tracking import MlflowClient
 
         return MLflowSink(MlflowClient(tracking_uri=self.uri))

@@ -20,7 +20,10 @@ from hanse.tracking.records import Plain, Record
 
 FIRST_WAIT_S, LONGEST_WAIT_S = 0.5, 15.0
 CLOSE_S = 10.0
-"""How long the end of a program waits for a tracking server; what is left is delivered the next time."""
+"""How long the end of a program waits for a tracking server that takes nothing; what is left is delivered the next
+time."""
+LONGEST_CLOSE_S = 60.0
+"""And for one that takes something, or whose client is still being loaded: on a busy machine that takes seconds."""
 LAST_TRIES = 2
 BUFFER = "tracking.db"
 
@@ -86,6 +89,7 @@ class Tracking:
         self._outbox: Outbox | None = None
         self._more = threading.Event()
         self._closing = False
+        self._opening = False
         self._thread: threading.Thread | None = None
         self._said = ""
         try:
@@ -122,7 +126,7 @@ class Tracking:
             self.add([record])
 
     def close(self, timeout_s: float = CLOSE_S) -> int:
-        """Deliver what waits, as far as that goes in time.
+        """Deliver what waits, until nothing has gone out for `timeout_s`.
 
         Returns:
             How many records are left for the next time.
@@ -133,13 +137,24 @@ class Tracking:
         self._closing = True
         self._more.set()
         if self._thread is not None:
-            self._thread.join(timeout_s)
+            self._join(self._thread, outbox, timeout_s)
         left = self._waiting(outbox)
         if left:
             self._tell(f"{left} records wait in {self._path} for {self.tracker.place}, and are delivered the next time")
         if self._thread is None or not self._thread.is_alive():  # else the process's end takes both
             outbox.close()
         return left
+
+    def _join(self, thread: threading.Thread, outbox: Outbox, timeout_s: float) -> None:
+        begun = since = time.monotonic()
+        left = self._waiting(outbox)
+        while thread.is_alive():
+            thread.join(min(0.1, timeout_s))
+            now, before, left = time.monotonic(), left, self._waiting(outbox)
+            if self._opening or left < before:
+                since = now
+            if now - since >= timeout_s or now - begun >= LONGEST_CLOSE_S:
+                return
 
     # ---- the thread ----
 
@@ -159,7 +174,11 @@ class Tracking:
             wait_s = wait_s or FIRST_WAIT_S
             try:
                 if sink is None:
-                    sink = self.tracker.open()
+                    self._opening = True
+                    try:
+                        sink = self.tracker.open()
+                    finally:
+                        self._opening = False
                 while outbox.take_turn() and (batch := outbox.waiting()):
                     deliver(sink, outbox, batch, self._tell)
                     wait_s, self._said = FIRST_WAIT_S, ""

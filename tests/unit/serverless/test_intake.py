@@ -115,6 +115,47 @@ async def test_a_job_that_is_over_is_offered_to_nobody_again() -> None:
     assert started == [f"{JOB}-main-0"], "who took it first may have died before starting it, with things left to do"
 
 
+async def test_a_site_that_came_again_without_its_journal_is_offered_the_job_again() -> None:
+    """A machine that was taken away, and another in its place: the proposal was taken by the first."""
+    place = await a_place()
+
+    async def ask(site: str, job: str) -> list[tuple[str, str]]:
+        body = canonical_json({"v": 1, "job": job})
+        assert await take(place, signed(site, "ask", f"ask/{job}", body, by=member("site", site))) == []
+        found = await place.inbox.receive(site, 10, wait_s=0)
+        await place.inbox.ack([each.receipt for each in found])
+        return [(each.envelope.kind, each.envelope.id) for each in found]
+
+    assert await ask("site-1", JOB) == [], "it is not there yet, and will be offered when it is"
+    assert await submit(place, JOB)
+    proposal = [("propose", f"propose/{JOB}")]
+    assert await ask("site-1", JOB) == proposal, "the first copy was replaced, not doubled"
+    assert await ask("site-1", JOB) == proposal
+    assert await ask("site-1", "nothing") == []
+    value = {"record": member("site", "site-2").signed_record.decode(), "enrolled_at_ms": 1}
+    await place.ledger.create("member/site/site-2", json.dumps(value).encode())
+    assert await ask("site-2", JOB) == [], "a site that was not asked learns nothing"
+    await place.ledger.create(f"jobend/{JOB}", b"{}")
+    assert await ask("site-1", JOB) == [("end", f"end/{JOB}")]
+
+
+async def test_a_site_that_goes_is_looked_at() -> None:
+    place = await a_place()
+    assert await submit(place, JOB)
+
+    async def say(kind: str, **body: Any) -> list[str]:
+        content = canonical_json({"v": 1, "at_ms": place.now_ms() - 1, **body})
+        return [
+            each.kind for each in await take(place, signed("site-1", kind, kind, content, by=member("site", "site-1")))
+        ]
+
+    assert await say("decision", job=JOB, decision="accept") == ["decision"]
+    place = dataclasses.replace(place, now_ms=lambda: 1_700_000_001_000)
+    assert await say("beat", jobs=[JOB]) == []
+    place = dataclasses.replace(place, now_ms=lambda: 1_700_000_002_000)
+    assert await say("beat", jobs=[JOB], leaves=True) == ["beat"]
+
+
 async def test_nobody_leaves_a_document_in_another_s_name() -> None:
     place = await a_place()
     assert await submit(place, JOB, sender="bert") == []
@@ -330,6 +371,13 @@ async def test_the_last_model_is_given_to_the_sites_of_the_job_where_it_is_their
     answers = [each.envelope for each in await place.inbox.receive("site-1", 10, wait_s=0)]
     assert ("urls" in json.loads(answers[-1].body)) is told
     assert row["asked"] == ["site-1"]
+    await place.inbox.ack([each.receipt for each in await place.inbox.receive("site-1", 10, wait_s=0)])
+    beat = canonical_json({"v": 1, "jobs": [JOB], "at_ms": place.now_ms()})
+    await take(place, signed("site-1", "beat", "beat/1", beat, by=member("site", "site-1")))
+    (again,) = [
+        each.envelope for each in await place.inbox.receive("site-1", 10, wait_s=0) if each.envelope.kind == "end"
+    ]
+    assert again.body == ends[0].body, "in the same words, since queues may bring it before the first"
 
 
 async def test_a_function_that_is_warm_keeps_no_right_on_a_blob() -> None:

@@ -5,7 +5,7 @@ import itertools
 import pytest
 
 from hanse.backends.memory import MemoryLedger
-from hanse.serverless.presence import LEASE_MS, decided, heard, presence
+from hanse.serverless.presence import LEASE_MS, LEAVING_MS, decided, heard, presence
 
 SAID = (("hold", 10), ("accept", 20), ("accept", 30))
 """Held, then accepted by the owner, then said once more by an agent that was started again."""
@@ -43,3 +43,22 @@ async def test_a_sign_of_life_counts_once() -> None:
     assert not await heard(ledger, "j", "bergen", late + LEASE_MS, at_ms=1900)
     assert await heard(ledger, "j", "bergen", late + LEASE_MS, at_ms=late + LEASE_MS)
     assert (await presence(ledger, "j", ["bergen"], 0, late + LEASE_MS)).there == ("bergen",)
+
+
+async def test_a_site_that_says_that_it_goes_is_there_for_a_moment_more() -> None:
+    ledger = MemoryLedger()
+    await decided(ledger, "j", "bergen", "accept", "", 1000, at_ms=900)
+    assert await heard(ledger, "j", "bergen", 2000, at_ms=1900, leaves=True)
+    found = await presence(ledger, "j", ["bergen"], 0, 2000)
+    assert (found.there, found.changes_ms) == (("bergen",), 2000 + LEAVING_MS)
+    assert (await presence(ledger, "j", ["bergen"], 0, 2000 + LEAVING_MS)).there == ()
+    assert not await heard(ledger, "j", "bergen", 2500, at_ms=1900, leaves=True), "the same word once more"
+    await decided(ledger, "j", "bergen", "accept", "", 3000, at_ms=2900)  # it is back
+    assert (await presence(ledger, "j", ["bergen"], 0, 2999 + LEASE_MS)).there == ("bergen",)
+
+
+async def test_a_last_word_that_comes_behind_a_new_decision_is_of_before() -> None:
+    ledger = MemoryLedger()
+    await decided(ledger, "j", "bergen", "accept", "", 3000, at_ms=2900)  # of the machine that came in its place
+    assert not await heard(ledger, "j", "bergen", 3100, at_ms=1900, leaves=True)
+    assert (await presence(ledger, "j", ["bergen"], 0, 2999 + LEASE_MS)).there == ("bergen",)

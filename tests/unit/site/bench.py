@@ -191,6 +191,9 @@ class FakeLink:
         self.sent: list[Envelope] = []
         self.told_done: list[tuple[str, str]] = []
         self.reports: list[tuple[str, str]] = []
+        self.asked: list[str] | None = None
+        """Where not None, the link is one through which a job can be asked for."""
+        self.left = False
         self.failure: Exception | None = None
         self.changed = asyncio.Event()
         self.started, self.ends = asyncio.Event(), asyncio.Event()
@@ -205,6 +208,16 @@ class FakeLink:
 
     def report(self, task: str, stage: str) -> None:
         self.reports.append((task, stage))
+
+    def ask(self, job: str) -> bool:
+        if self.asked is None:
+            return False
+        self.asked.append(job)
+        self.changed.set()
+        return True
+
+    async def leave(self) -> None:
+        self.left = True
 
     async def run(self) -> None:
         self.started.set()

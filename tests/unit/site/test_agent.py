@@ -328,3 +328,27 @@ async def test_a_job_that_ended_while_the_site_was_away(
             while (await b.agent.control({"op": "status"}))["jobs"]:  # noqa: ASYNC110 - it says nothing when done
                 await asyncio.sleep(0.01)
         assert not (site / "jobs" / JOB).exists()
+
+
+async def test_a_task_that_comes_before_its_job_waits_where_the_job_can_be_asked_for(town: Town, site: Path) -> None:
+    """This site came again without a journal: who was it before has taken the proposal."""
+    async with bench(town, site) as at:
+        at.link.asked = []
+        task = await at.task(small_model())
+        await at.task(small_model())
+        assert (at.link.asked, at.link.sent) == ([JOB], []), "asked for once, and nothing is refused"
+        assert (await at.propose())["decision"] == "accept"
+        assert (await at.reply(task)).ok
+        assert len(at.replies(task)) == 1
+    assert at.link.left
+
+
+async def test_a_task_that_waited_for_a_job_which_is_refused_is_refused(town: Town, site: Path) -> None:
+    (site / "policy.yaml").write_text("apps: []\nunlisted_apps: refuse\npeople: any\n")
+    async with bench(town, site) as at:
+        at.link.asked = []
+        task = await at.task()
+        assert (await at.propose())["decision"] == "refuse"
+        reply = await at.reply(task)
+        assert reply.error_kind == "refused"
+        assert "has not accepted the job" in reply.error

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from hanse.core.codec import encode
 from hanse.core.errors import (
     ConfigError,
     NotFoundError,
@@ -200,6 +201,25 @@ async def test_the_end_of_a_job_leaves_its_log_only(town: Town, site: Path) -> N
             assert (again["decision"], "has ended" in again["reason"]) == ("refuse", True)
         assert (await b.reply(await b.task(ZERO, ordinal=2))).error_kind == "refused"
         assert (await b.propose(job="job3"))["decision"] == "accept"
+
+
+async def test_an_end_that_comes_twice_at_once_is_one_end(town: Town, tmp_path: Path) -> None:
+    """The second, without the model, must not overtake the first, which still fetches it."""
+    site = town.settle(tmp_path / "keeping", config="keep_models: true\n")
+    async with bench(town, site) as b:
+        ended: list[tuple[str, str, bool]] = []
+        b.agent._ending._on_end = lambda job, status, ran: ended.append((job, status, ran))
+        await b.propose()
+        content = encode(large_model())
+        blob = b.blobs.put(f"{JOB}/main/1/model", content)
+        model = {"scope": blob.scope, "size": blob.manifest.size, "hashes": blob.manifest.hashes.hex()}
+        for more in ({"status": "finished", "model": model}, {"status": "over"}):
+            await b.say("end", f"end/{JOB}", json.dumps({"v": 1, "job": JOB, **more}).encode())
+        await b.link.until(lambda: ("end", f"end/{JOB}") in b.link.told_done)
+        await b.say("end", "end/job2", b"{}", "job2")
+        await b.link.until(lambda: ("end", "end/job2") in b.link.told_done)
+        assert [each for each in ended if each[0] == JOB] == [(JOB, "finished", True)]
+        assert (site / "outputs" / JOB / "model.safetensors").read_bytes() == content
 
 
 async def test_jobs_share_the_places_for_workers(town: Town, tmp_path: Path) -> None:

@@ -11,11 +11,11 @@ pytest.importorskip("urllib3", reason="needs the extra `aws`")
 
 from hanse.backends.aws.https import Https
 from hanse.backends.memory import MemoryInbox
-from hanse.core.errors import CodecError, TooLargeError
+from hanse.core.errors import CodecError, TooLargeError, UnavailableError
 from hanse.core.records import Envelope
 from hanse.site.over_queues import QueueLink
 from hanse.trust.envelopes import sign_envelope
-from tests.faults.explorer.enrolled import member
+from tests.faults.explorer.enrolled import FEDERATION, member
 from tests.patience import WAIT_S
 
 HEADERS = (("If-None-Match", "*"),)
@@ -138,6 +138,34 @@ async def test_a_question_that_no_queue_takes_is_answered_and_the_link_lives() -
     for task in (asking, sending):
         task.cancel()
     await asyncio.gather(asking, sending, return_exceptions=True)
+
+
+async def test_a_site_that_goes_gives_back_what_it_works_on_and_says_so() -> None:
+    inbox = MemoryInbox()
+    link = linked(inbox)
+    link._jobs = {"j1"}
+    task = Envelope("server", "site-1", "j1/main/1/train/0", "task", b"", FEDERATION, "j1", "main")
+    await inbox.send("site-1", task)
+    (held,) = await inbox.receive("site-1", wait_s=0)
+    await inbox.extend([held.receipt], 120)
+    link._held = {("task", task.id): [held.receipt]}
+    assert await inbox.receive("site-1", wait_s=0) == []
+    link.send(link._signed("reply", "j1/main/0/train/0", b"{}", "j1", "main"))
+    await link.leave()
+    told = [each.envelope for each in await inbox.receive("server", 10, wait_s=0)]
+    assert [each.kind for each in told] == ["reply", "beat"], "an answer that is there goes out"
+    assert json.loads(told[1].body)["leaves"] is True
+    assert [each.envelope.id for each in await inbox.receive("site-1", wait_s=0)] == [task.id], "for who comes next"
+
+
+async def test_a_site_that_goes_while_queues_are_out_of_reach_goes_all_the_same() -> None:
+    class Away(MemoryInbox):
+        async def send(self, to: str, envelope: Envelope, *, durable: bool = True) -> None:
+            raise UnavailableError("queues are out of reach")
+
+    link = linked(Away())
+    link._jobs = {"j1"}
+    await link.leave()
 
 
 async def test_a_task_that_outlasts_its_hiding_comes_again_and_both_messages_go_with_its_answer() -> None:

@@ -194,6 +194,45 @@ def test_a_failure_at_the_very_end_is_tried_once_more(tmp_path: Path) -> None:
     assert [record.kind for record in stored] == ["begin"]
 
 
+def test_a_client_that_is_still_being_loaded_is_waited_for(tmp_path: Path) -> None:
+    opening, loaded = threading.Event(), threading.Event()
+
+    class Heavy(Down):
+        def open(self) -> Down:
+            opening.set()
+            loaded.wait()
+            return self
+
+    up, stored = threading.Event(), list[Record]()
+    up.set()
+    tracking = Tracking(Heavy(up, stored), tmp_path / "t.db", say=lambda _: None)
+    tracking.add([begin(RUN, 0, {})])
+    opening.wait()
+    closing = threading.Thread(target=tracking.close, args=(0.001,))
+    closing.start()
+    closing.join(0.2)
+    assert closing.is_alive(), "much longer than for a backend that takes nothing"
+    loaded.set()
+    closing.join()
+    assert tracking._thread is not None
+    tracking._thread.join()
+    assert [record.kind for record in stored] == ["begin"]
+
+
+def test_a_backend_that_hangs_holds_nobody_up(tmp_path: Path) -> None:
+    hangs, said = threading.Event(), list[str]()
+
+    class Hanging(Down):
+        def deliver(self, records: Sequence[Record]) -> None:
+            hangs.wait()
+
+    tracking = Tracking(Hanging(threading.Event(), []), tmp_path / "t.db", say=said.append)
+    tracking.add([begin(RUN, 0, {})])
+    assert tracking.close(0.05) == 1
+    assert "1 records wait" in said[-1]
+    hangs.set()
+
+
 def test_a_record_that_is_never_taken_is_set_aside_and_the_others_go_on(tmp_path: Path) -> None:
     up, stored, said = threading.Event(), list[Record](), list[str]()
     up.set()

@@ -76,6 +76,13 @@ class Link:
         if self.connected.is_set():
             self._outgoing.put_nowait(pb.SiteFrame(report=pb.TaskReport(task=task, stage=stage)))
 
+    def ask(self, job: str) -> bool:
+        """The server proposes by itself, with each session, what the site has not decided."""
+        return False
+
+    async def leave(self) -> None:
+        """The end of the stream says it."""
+
     async def run(self) -> None:
         """Hold a session until cancelled.
 

@@ -6,6 +6,7 @@ A session ends after an hour, also where the launcher's own is longer (role chai
 import json
 import time
 from collections.abc import Callable
+from importlib.util import find_spec
 from typing import Any
 
 from hanse.core.errors import ConfigError, ConflictError, HanseError, MissingExtraError, TrustError, UnavailableError
@@ -28,6 +29,9 @@ class AccountJobs:
         told: the hyperparameters of a site.
         endpoint: of STS and SageMaker, for tests and emulators.
         sleep: waits between two calls that AWS was too busy for.
+
+    Raises:
+        MissingExtraError: boto3 is not installed.
     """
 
     def __init__(
@@ -39,6 +43,7 @@ class AccountJobs:
         endpoint: str = "",
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
+        check_installed()
         self._settings, self._run, self._told = settings, run, told
         self._endpoint = endpoint or None
         self._sleep = sleep
@@ -124,11 +129,9 @@ class AccountJobs:
         return client
 
     def _assume(self, account: Account) -> Any:
-        try:
-            import boto3
-            from botocore.exceptions import BotoCoreError, ClientError
-        except ImportError:
-            raise MissingExtraError("boto3", "aws") from None
+        import boto3
+        from botocore.exceptions import BotoCoreError, ClientError
+
         try:
             sts = boto3.client("sts", region_name=account.region, endpoint_url=self._endpoint)
             answer = sts.assume_role(
@@ -157,6 +160,16 @@ class AccountJobs:
             aws_secret_access_key=given["SecretAccessKey"],
             aws_session_token=given["SessionToken"],
         )
+
+
+def check_installed() -> None:
+    """Return if AWS can be spoken to.
+
+    Raises:
+        MissingExtraError: boto3 is not installed.
+    """
+    if find_spec("boto3") is None:
+        raise MissingExtraError("boto3", "sagemaker")
 
 
 class _Missing(UnavailableError):

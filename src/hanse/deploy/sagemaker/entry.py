@@ -194,13 +194,15 @@ def _serve(told: Told, layout: Layout, directory: Path, launcher: Launcher, afte
             if ends.is_it(job, status, ran=ran, is_idle=agent.is_idle):
                 agent.stop()
 
-        agent = Agent(directory, launcher=launcher, on_end=over)
+        agent = Agent(directory, launcher=launcher, on_end=over, is_last=True)
 
         def stop() -> None:
             nonlocal stopped
             stopped = True
             agent.stop()
 
+        if told.job:  # where nobody sees this site come; perhaps another time, when the job has begun
+            agent.link.ask(told.job)
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGTERM, stop)
         idle = asyncio.ensure_future(_watch_idle(agent, told.idle_s))

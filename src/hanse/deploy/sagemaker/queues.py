@@ -8,7 +8,7 @@ from pathlib import Path
 from hanse.core.errors import ConfigError
 from hanse.deploy.aws.settings import Deployment, load
 from hanse.deploy.sagemaker.joining import PACKED
-from hanse.deploy.sagemaker.launch import PERSON
+from hanse.deploy.sagemaker.server import PERSON
 from hanse.deploy.sagemaker.settings import Account, Settings
 from hanse.person.federation import Federation
 from hanse.site.packed import pack

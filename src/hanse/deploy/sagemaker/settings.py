@@ -31,6 +31,7 @@ accounts:
 """
 
 import ipaddress
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -40,6 +41,7 @@ from typing import Any
 from hanse.core.errors import ConfigError
 from hanse.core.ids import check_name
 from hanse.core.yaml_files import read_yaml
+from hanse.tracking import tracker_from
 
 _TOP = ("federation", "app", "server", "transport", "queues", "output", "defaults", "accounts")
 GRPC, QUEUES = "grpc", "queues"
@@ -219,9 +221,11 @@ def _server(value: Mapping[str, Any], where: str, base: Path, local: bool) -> Se
     datasets = _mapping(value.get("datasets") or {}, f"{where}.datasets")
     located = {name: _located(each, f"{where}.datasets.{name}", base) for name, each in datasets.items()}
     directory = base / _text(value.get("directory", "server"), f"{where}.directory")
-    return ServerPlace(
-        directory, address if not local else "127.0.0.1", **ports, datasets=located, tracking=value.get("tracking")
-    )
+    tracking = value.get("tracking")
+    if tracking is not None:
+        tracking = _mapping(tracking, f"{where}.tracking")
+        tracker_from(dict(tracking), f"{where}.tracking")
+    return ServerPlace(directory, address if not local else "127.0.0.1", **ports, datasets=located, tracking=tracking)
 
 
 def _located(declaration: Any, where: str, base: Path) -> dict[str, Any]:
@@ -237,7 +241,9 @@ def _account(site: str, value: Mapping[str, Any], where: str, base: Path, local:
         at = f"{where}.{key}"
         if key == "local":
             found[key] = _local(_mapping(item, at, ("code", "channels", "site")), at, base, local)
-        elif key in ("channels", "hyperparameters"):
+        elif key == "channels":
+            found[key] = {name: _text(each, f"{at}.{name}") for name, each in _mapping(item or {}, at).items()}
+        elif key == "hyperparameters":
             found[key] = dict(_mapping(item or {}, at))
         elif key in ("subnets", "security_groups"):
             if not isinstance(item, list) or not all(isinstance(each, str) for each in item):
@@ -248,7 +254,7 @@ def _account(site: str, value: Mapping[str, Any], where: str, base: Path, local:
                 raise ConfigError(f"{at}: expected a whole number above 0, found {item!r:.60}")
             found[key] = item
         elif key == "hourly_price":
-            if type(item) not in (int, float) or item < 0:
+            if type(item) not in (int, float) or not 0 <= item < math.inf:
                 raise ConfigError(f"{at}: expected dollars, found {item!r:.60}")
             found[key] = float(item)
         elif key == "spot":
@@ -305,9 +311,16 @@ def _local(value: Mapping[str, Any], where: str, base: Path, needed: bool) -> Lo
     code = (base / _text(value.get("code", ""), f"{where}.code")).resolve()
     site = (base / _text(value["site"], f"{where}.site")).resolve() if "site" in value else None
     for name, path in (("code", code), *found.items(), *([("site", site)] if site else [])):
-        if needed and not path.exists():
-            raise ConfigError(f"{where}: {name}: expected something at {path}, found nothing")
+        if needed and not _is_there(path):
+            raise ConfigError(f"{where}: {name}: expected something at {str(path)[:200]}, found nothing")
     return Local(code, found, site)
+
+
+def _is_there(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError:  # a name that no file can have
+        return False
 
 
 def _known() -> tuple[str, ...]:
@@ -325,6 +338,6 @@ def _mapping(value: Any, where: str, known: tuple[str, ...] | None = None) -> Ma
 
 
 def _text(value: Any, where: str) -> str:
-    if not isinstance(value, str) or not value.strip():
-        raise ConfigError(f"{where}: expected a text, found {value!r:.60}")
+    if not isinstance(value, str) or not value.strip() or not value.isprintable():
+        raise ConfigError(f"{where}: expected a text of one line, found {value!r:.60}")
     return value

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from hanse.core.errors import ConfigError, ConflictError, TrustError, UnavailableError
+from hanse.core.errors import ConfigError, ConflictError, MissingExtraError, TrustError, UnavailableError
 from hanse.deploy.sagemaker.accounts import AccountJobs, session_policy
 from hanse.deploy.sagemaker.entry import Told
 from hanse.deploy.sagemaker.jobs import capacity, reason_of, state_of
@@ -68,6 +68,12 @@ def jobs(run: str = "a1") -> AccountJobs:
 
 def in_account(account: Account) -> Any:
     return jobs()._client(account)
+
+
+def test_without_boto3_the_command_that_installs_it_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hanse.deploy.sagemaker.accounts.find_spec", lambda name: None)
+    with pytest.raises(MissingExtraError, match=r"boto3 is not installed; .*hanse\[sagemaker\]"):
+        jobs()
 
 
 @pytest.mark.usefixtures("aws")

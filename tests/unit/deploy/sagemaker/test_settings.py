@@ -1,32 +1,30 @@
 """The file of `hanse deploy sagemaker`: what is wrong in it is one line that names the place; records; launches."""
 
+import copy
+import functools
 import itertools
+import json
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 
+from hanse.clients.app import App
 from hanse.core.errors import ConfigError, UnavailableError
 from hanse.core.ids import check_job_owner, new_job_id
 from hanse.deploy.sagemaker import launch
 from hanse.deploy.sagemaker.entry import Ends, Told, prepare
 from hanse.deploy.sagemaker.jobs import JobState
-from hanse.deploy.sagemaker.launch import (
-    Launched,
-    Launcher,
-    _check_identities,
-    _write_identities,
-    begin,
-    identities_of,
-    noted,
-    read_record,
-    write_record,
-)
+from hanse.deploy.sagemaker.launch import Launcher
 from hanse.deploy.sagemaker.queues import reached, way_of
+from hanse.deploy.sagemaker.record import Launched, begin, noted, read_record, write_record
+from hanse.deploy.sagemaker.request import training_job
+from hanse.deploy.sagemaker.server import _check_identities, _write_identities, identities_of
 from hanse.deploy.sagemaker.settings import Account, Settings, read_settings
 from hanse.server.config import ServerConfig
 from tests.patience import WAIT_S
@@ -78,7 +76,7 @@ def test_the_example_is_read() -> None:
         (("federation",), "Med Care", "federation: expected 1 to 63 characters"),
         (("accounts",), {}, "accounts: expected at least one site"),
         (("accounts", "north"), {"role": "x"}, "accounts.north: 'role' is not a setting"),
-        (("accounts", "north", "account"), 111, "accounts.north.account: expected a text, found 111"),
+        (("accounts", "north", "account"), 111, "accounts.north.account: expected a text of one line, found 111"),
         (("accounts", "north", "account"), "12", "accounts.north.account: expected 12 digits"),
         (("accounts", "north", "external_id"), None, "accounts.north: expected external_id"),
         (("accounts", "north", "code"), "code.tar.gz", "accounts.north.code: expected an s3:// address"),
@@ -97,6 +95,39 @@ def test_what_is_wrong_is_one_line(tmp_path: Path, keys: tuple[str, ...], to: An
         read_settings(changed(tmp_path, *keys, to=to))
     assert named in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+ODD = (0, True, float("nan"), [], [None], {1: 2}, {"a": 1}, "", "a\nb", "../..", "ä" * 300)
+
+
+def places(value: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    for key, item in value.items() if isinstance(value, dict) else ():
+        if key not in ("east", "south"):  # as north
+            yield (*path, key)
+            yield from places(item, (*path, key))
+
+
+@pytest.mark.parametrize("local", [False, True])
+def test_whatever_stands_at_any_place_is_read_or_refused_by_one_line(
+    tmp_path: Path, local: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    whole = yaml.safe_load((EXAMPLE / "federation.yaml").read_text())
+    whole["server"]["tracking"] = {"kind": "mlflow", "uri": "http://127.0.0.1:5000", "params": {"device": "cpu"}}
+    for keys, odd in itertools.product(places(whole), ODD):
+        value = copy.deepcopy(whole)
+        place = functools.reduce(lambda part, key: part[key], keys[:-1], value)
+        place[keys[-1]] = odd
+        monkeypatch.setattr("hanse.deploy.sagemaker.settings.read_yaml", lambda path, value=value: value)
+        try:
+            settings = read_settings(tmp_path / "federation.yaml", local=local)
+            for account in settings.accounts:
+                told = Told(settings.federation, account.site, "s:1", "s:2", "ab", "identity")
+                json.dumps(training_job(settings, account, "run", 1, told))
+        except ConfigError as error:
+            said.append(str(error))
+    assert len(said) > 200
+    assert not [line for line in said if "\n" in line]
 
 
 def test_local_needs_folders_and_no_account(tmp_path: Path) -> None:
@@ -185,7 +216,9 @@ def launcher(tmp_path: Path, backend: Backend, monkeypatch: pytest.MonkeyPatch, 
     placed = Settings(settings.federation, "app.py", settings.server, tmp_path, settings.accounts, tmp_path)
     monkeypatch.setattr("hanse.deploy.sagemaker.launch.connected", lambda federation: there)
     monkeypatch.setattr("hanse.deploy.sagemaker.launch.LOOK_S", 0.0)
-    return Launcher(placed, backend, Launched("r1"), lambda launched, event: None)
+    app = App(rounds=1, initial=[np.zeros(1)])
+    app.train(lambda arrays, config, site: (arrays, 1, {}))
+    return Launcher(placed, backend, Launched("r1"), app, lambda launched, event: None)
 
 
 def test_a_job_that_cannot_start_leaves_nothing_running(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
