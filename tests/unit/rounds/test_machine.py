@@ -224,6 +224,20 @@ def test_the_answer_of_a_site_that_refuses_later_still_counts() -> None:
     assert [folded.site for folded in play.one(Reduce).folded] == ["a", "b"]
 
 
+@pytest.mark.parametrize("before", [(0,), (0, 1)])
+def test_an_answer_counts_though_who_gave_it_is_no_member_any_more(before: tuple[int, ...]) -> None:
+    play = Play(given(quorum=2))
+    play.start(*ABC)
+    play.plan(*ABC, quorum=2)
+    for ordinal in before:
+        play.reply(ordinal)
+    refusing(play, "c", there=("b",), enrolled=2)  # a was revoked, and is not counted
+    assert play.of(Finish) == []
+    if before == (0,):
+        play.reply(1)
+    assert [folded.site for folded in play.one(Reduce).folded] == ["a", "b"]
+
+
 def test_a_run_that_nobody_could_plan_for_ends_then() -> None:
     play = Play(given(quorum=2, deadline_s=1e9))
     play.start("a", "b")

@@ -98,7 +98,8 @@ def refused(state: RunState, needed: int) -> str:
     answered = {slot.site for slot in of_phase(state).values() if slot.answer == "ok" and counts(state, slot)}
     said = {site: text.partition(": ")[2] for site, text in state.unwilling if text.startswith("refuse")}
     final = {site: reason or "without a reason" for site, reason in said.items() if site not in answered}
-    left = state.enrolled - len(final)
+    may = answered | set(state.sites).difference(final)  # an answer stays, though who gave it be no member any more
+    left = max(state.enrolled - len(final), len(may))
     if not state.enrolled >= needed > left:
         return ""
     return f"{REFUSED}: expected {needed}, {left} of {state.enrolled} may still ({causes.told(final, state.enrolled)})"
