@@ -246,6 +246,25 @@ def test_a_run_that_nobody_could_plan_for_ends_then() -> None:
     assert play.one(Finish).error.endswith("(2 of 3 sites: b, c: not listed); expected at least 2 sites")
 
 
+@pytest.mark.parametrize("evaluated", [False, True])
+def test_a_run_whose_steps_need_one_site_waits_for_it_though_fewer_than_a_quorum_are_left(evaluated: bool) -> None:
+    """Where a step closes with the first updates, a quorum is no number of sites that must answer."""
+    play = Play(given(quorum=2, deadline_s=9.0))
+    play.start("a", "b")
+    own: dict[str, Any] = {"num_phases": 2, "order": "receipt"}
+    play.plan("a", "b", count=1, quorum=1, keep_in_flight=True, **own)
+    play.reply(1)
+    play.reduced()
+    if evaluated:
+        play.plan("b", quorum=1, phase="evaluate", **own)
+        play.reply(2)
+        play.reduced()
+    refusing(play, "b", "c")  # and a is away, or at work
+    play(PlanFailed(play.state.round, play.state.phase_index, "expected a site that is free", play.now))
+    assert play.of(Finish) == []
+    assert play.state.stage == "starved"
+
+
 def test_replies_that_may_come_twice_from_one_site_are_waited_for() -> None:
     play = Play(given(quorum=2))
     play.start(*ABC)

@@ -108,3 +108,12 @@ def refused(state: RunState, needed: int) -> str:
 def needed(state: RunState) -> int:
     """How many sites must be there for the run to begin."""
     return state.spec.min_sites or state.spec.quorum or 1
+
+
+def needed_by_phases(state: RunState) -> int:
+    """How many sites a phase that cannot be planned needs at least: 1 to say the first model, or to go on with steps.
+
+    A step closes with the first updates, which may be one site's, and its evaluation asks who is free.
+    """
+    by_steps = state.keep_in_flight or state.order == "receipt"
+    return 1 if by_steps or not state.round else state.spec.quorum or 1
