@@ -13,7 +13,7 @@ guest's whole table, or else whoever chooses the common rows would see which of 
 
 Answers are permanent (Ú. Erlingsson, V. Pihur, A. Korolova, "RAPPOR", CCS 2014): a keyed hash of the identifier draws
 them, under a secret of the guest's site. So a session that is begun anew and a job that is repeated add nothing; a
-label that changes, or another ε, draws anew.
+label that changes, another set of classes or another ε draws anew.
 """
 
 import hashlib
@@ -63,7 +63,8 @@ def drawn(
         rows: one identifier for each row, each once.
         secret: bytes that nobody else knows.
     """
-    about = canonical_json({"label": label, "classes": [repr(each) for each in classes], "epsilon": float(epsilon)})
+    named = [repr(float(each) if isinstance(each, int | float) else each) for each in classes]  # 1, 1.0, True: one
+    about = canonical_json({"label": label, "classes": named, "epsilon": float(epsilon)})
     start = hashlib.blake2b(about, digest_size=16, key=secret, person=_PERSON)
     found = []
     for code, row in zip(codes.tolist(), rows, strict=True):

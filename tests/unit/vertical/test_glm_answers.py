@@ -70,6 +70,8 @@ def test_an_answer_is_permanent_and_belongs_to_one_question() -> None:
     usual, order = told(), np.random.default_rng(0).permutation(rows)
     assert np.array_equal(told(label[order], [ids[at] for at in order]), usual[order])
     assert np.array_equal(told(label[:1000], ids[:1000]), usual[:1000])
+    for same in (label.astype(float), label.astype(bool), label.astype(np.int8)):  # as a file's reader has it today
+        assert np.array_equal(told(same), usual)
     flipped = usual != label
     kept = math.e / (1 + math.e)
     for other in (told(secret=bytes(32)), told(epsilon=1.0 + 1e-9), told(name="z"), told(np.array(["a", "b"])[label])):
