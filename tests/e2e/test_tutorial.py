@@ -191,7 +191,7 @@ def test_cancelling_and_refusing(hospitals: Hospitals, desk: Desk) -> None:
     assert unknown.returncode == 1
     assert unknown.stderr.startswith("error: there is no job")
 
-    # An owner who refuses.
+    # An owner who refuses what needs both.
     path = desk.folder / "bergen" / "policy.yaml"
     path.write_text(path.read_text().replace("apps: any", "apps: []"))
     (desk.folder / "other.py").write_text(APP.format(rounds=4, takes_s=0))

@@ -397,19 +397,29 @@ def test_spot_capacity_that_is_taken_away_is_told_and_comes_back(place: Place, j
     assert place.aws.made == NAMES
 
 
-def test_a_launcher_that_was_killed_is_taken_up_and_starts_nothing_twice(place: Place, job: Followed) -> None:
-    place.lives(north=(*DONE[:1] * 9, *DONE), east=(*DONE[:1] * 9, *DONE), south=(*DONE[:1] * 9, *DONE))
-    again: list[Launcher] = []
+def test_a_launcher_that_was_killed_is_taken_up_and_starts_nothing_twice(
+    place: Place, job: Followed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Killed(BaseException):
+        pass
 
     def killed(number: int) -> None:
-        if number == 3 and not again:  # the first does no more from here on; a second is started in its place
-            again.append(place.launcher(begin(place.settings.output)))
-            assert again[0].run(None).ok  # type: ignore[arg-type]
+        if number == 3:
+            raise Killed
 
+    place.lives()
+    first = place.launcher()
+    monkeypatch.setattr(first, "_end", lambda federation, error: None)  # it does no more from here on
     job.ends(FINISHED, killed)
-    place.launcher().run(None)  # type: ignore[arg-type]
-    assert again[0].launched.run == "r1"
-    assert all(state.adopted for state in again[0].launched.sites.values())
+    with pytest.raises(Killed):
+        first.run(None)  # type: ignore[arg-type]
+    for name in NAMES:
+        place.aws.lives[name] = Scripted(*DONE)
+    job.ends(FINISHED)
+    again = place.launcher(begin(place.settings.output))
+    assert again.run(None).ok  # type: ignore[arg-type]
+    assert again.launched.run == "r1"
+    assert all(state.adopted for state in again.launched.sites.values())
     assert place.aws.made == NAMES
     assert job.asked == ["submit"]
 

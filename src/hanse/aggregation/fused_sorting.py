@@ -21,11 +21,11 @@ from hanse.aggregation.networks import PAIR, SORT, steps
 from hanse.aggregation.rounding import Block, Wide, is_float
 from hanse.aggregation.windows import Window, comparable
 
-CHUNK = 512
+CHUNK = 2048
 """Columns read at a time."""
 PAD = 16
 """Columns between rows, so that rows of one stripe do not fight for the same cache sets."""
-BYTES = 512
+BYTES = 4096
 """Of one row of a stripe."""
 
 

@@ -27,8 +27,9 @@ from hanse.core.ids import TaskId, check_name
 from hanse.core.records import Config, Task
 from hanse.core.spec import RunSpec
 from hanse.rounds import causes
-from hanse.rounds.hosts.folding import Item, fold, update_kind
+from hanse.rounds.hosts.folding import fold
 from hanse.rounds.hosts.group import together
+from hanse.rounds.hosts.items import Item, update_kind
 from hanse.rounds.performing import planned_parameters
 from hanse.rounds.result import Result
 from hanse.simulation.simulate import simulate

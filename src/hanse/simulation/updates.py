@@ -17,7 +17,9 @@ from hanse.core.quickly import maker
 from hanse.core.records import Reply
 from hanse.core.spec import RunSpec
 from hanse.rounds.events import BlobKey, Folded, Reduce
-from hanse.rounds.hosts.folding import Item, fold, moving, remembered
+from hanse.rounds.hosts.checking import remembered
+from hanse.rounds.hosts.folding import fold, moving
+from hanse.rounds.hosts.items import Item
 from hanse.rounds.hosts.local import SMALL_BYTES
 from hanse.rounds.machine import PARAMETERS
 from hanse.rounds.run_state import RunState

@@ -25,8 +25,10 @@ from hanse.core.arrays import Arrays, Layout
 from hanse.core.errors import CodecError, TaskError
 from hanse.core.records import Task
 from hanse.core.spec import RunSpec
-from hanse.rounds.hosts.folding import Item, fold, remembered
+from hanse.rounds.hosts.checking import remembered
+from hanse.rounds.hosts.folding import fold
 from hanse.rounds.hosts.host import PlanRequest, unplain
+from hanse.rounds.hosts.items import Item
 from hanse.rounds.hosts.planning import plan_phase
 from hanse.strategies import Strategy
 from hanse.strategies.strategy import FoldInput

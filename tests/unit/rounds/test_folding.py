@@ -12,7 +12,8 @@ from hanse.aggregation import ArraySink, ArraySource, Choice, Krum, Median, Norm
 from hanse.core.arrays import Array, Arrays, Layout
 from hanse.core.errors import TaskError, UpdateError
 from hanse.core.spec import RunSpec
-from hanse.rounds.hosts.folding import Item, fold
+from hanse.rounds.hosts.folding import fold
+from hanse.rounds.hosts.items import Item
 from hanse.strategies import Strategy
 from hanse.strategies.fedadam import FedAdam
 from hanse.strategies.fedavg import FedAvg

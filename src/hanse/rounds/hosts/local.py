@@ -17,8 +17,10 @@ from hanse.core.seams import BlobStore
 from hanse.core.spec import RunSpec
 from hanse.rounds.events import BlobKey
 from hanse.rounds.hosts.by_chunks import AHEAD, ChunkPlan, ChunkStore, by_chunks
-from hanse.rounds.hosts.folding import Item, Refused, can_share, fold, remembered
+from hanse.rounds.hosts.checking import remembered
+from hanse.rounds.hosts.folding import can_share, fold
 from hanse.rounds.hosts.host import Member, PlanAnswer, PlanRequest, ReduceAnswer, ReduceRequest
+from hanse.rounds.hosts.items import Item, Refused
 from hanse.rounds.hosts.planning import plan_phase
 from hanse.strategies import Strategy
 

@@ -9,8 +9,8 @@ from hanse.core.ids import check_name
 from hanse.core.proto import hanse_pb2 as pb
 from hanse.core.records import Config, Reply, pack_values
 from hanse.core.spec import RunSpec
-from hanse.rounds.hosts.folding import update_kind
 from hanse.rounds.hosts.host import PlanAnswer, PlanRequest
+from hanse.rounds.hosts.items import update_kind
 from hanse.strategies import Ask, Close, Context, PhasePlan, Strategy
 from hanse.strategies.catalogue import catalogue
 from hanse.strategies.schedule import rate_at, rate_of
