@@ -7,6 +7,7 @@ allow. It is led from above: see `hanse.rounds.hosts.group`.
 
 import asyncio
 import contextlib
+import re
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -43,6 +44,8 @@ FINISHED, FAILED, STOPPED = "finished", "failed", "stopped"
 ANEW, RESUME, NOTHING = "anew", "resume", ""
 NAME_CHARACTERS = 100
 """Of a job's name, at most."""
+_FOR_GOOD = re.compile(rf"(round \d+, phase [^:]*: )?({re.escape(ALL_REFUSED)}|{re.escape(REFUSED)})")
+"""How the error begins of a run that another one would not mend."""
 log = structlog.get_logger("hanse.edge")
 
 
@@ -250,11 +253,12 @@ def remedy(status: str, error: str) -> str:
     """What sets a group's run going that is not at work: another one, taking it up, or nothing.
 
     One that failed has a successor, so that a group which was short of members comes back. Not so one that all members
-    have refused, or too many for its quorum: each round above would bring their owners the same question again.
+    have refused, or too many for its quorum: each round above would bring their owners the same question again. What
+    members themselves say of a failure, which may be the same words, stands further on in an error, and is not heeded.
     """
     if status == STOPPED:
         return RESUME
-    return ANEW if status == FAILED and ALL_REFUSED not in error and REFUSED not in error else NOTHING
+    return ANEW if status == FAILED and not _FOR_GOOD.match(error) else NOTHING
 
 
 def named(job: str, number: int, person: str) -> str:

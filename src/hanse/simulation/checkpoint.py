@@ -142,7 +142,7 @@ class Kept:
             ConfigError: what differs.
         """
         mine, theirs = spec.to_json(), self.state.spec.to_json()
-        is_done = self.state.status == "finished" and self.state.round == self.state.spec.rounds
+        is_done = self.state.status == "finished" and not machine.has_stopped(self.state)
         more = spec.rounds > self.state.round if is_done else not self.state.over and spec.rounds >= self.state.round
         other = [name for name in mine if mine[name] != theirs[name] and not (name == "rounds" and more)]
         if other:

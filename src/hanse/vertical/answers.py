@@ -7,12 +7,13 @@ replaced by an answer: itself with probability p, any other class with q each, p
     p = e^ε / (e^ε + K − 1),   q = 1 / (e^ε + K − 1)
 
 **Guarantee**: whatever is computed from answers, and by however many steps, is ε-differentially private in each label
-(`label_epsilon`), whatever the other parties' columns are and whatever they know of other labels. It says nothing of
-the guest's columns, nor of metrics, which are of real labels.
+(`label_epsilon`), whatever the other parties' columns and rows are and whatever they know of other labels. It says
+nothing of the guest's columns, nor of metrics, which are of real labels. Which classes there are is told: those of the
+guest's whole table, or else whoever chooses the common rows would see which of them occur there.
 
 Answers are permanent (Ú. Erlingsson, V. Pihur, A. Korolova, "RAPPOR", CCS 2014): a keyed hash of the identifier draws
 them, under a secret of the guest's site. So a session that is begun anew and a job that is repeated add nothing; a
-label that changes, or another ε, draws anew.
+label that changes, another set of classes or another ε draws anew.
 """
 
 import hashlib
@@ -26,15 +27,21 @@ import numpy.typing as npt
 from hanse.core.codec import canonical_json
 from hanse.core.errors import ConfigError
 
-LARGEST_EPSILON = 16
+SMALLEST_EPSILON, LARGEST_EPSILON = 0.001, 16
 _PERSON = b"hanse answers"
 Codes = npt.NDArray[np.int64]
 
 
 def check_epsilon(epsilon: object) -> None:
-    """Raise ConfigError unless it is a number above 0, up to `LARGEST_EPSILON`."""
-    if not (isinstance(epsilon, int | float) and type(epsilon) is not bool and 0 < epsilon <= LARGEST_EPSILON):
-        raise ConfigError(f"label_epsilon: expected a number above 0, up to {LARGEST_EPSILON}, found {epsilon!r:.40}")
+    """Raise ConfigError unless it is a number from `SMALLEST_EPSILON`, where p and q differ, to `LARGEST_EPSILON`."""
+    low, high = SMALLEST_EPSILON, LARGEST_EPSILON
+    if not (isinstance(epsilon, int | float) and type(epsilon) is not bool and low <= epsilon <= high):
+        raise ConfigError(f"label_epsilon: expected a number from {low} to {high}, found {epsilon!r:.40}")
+
+
+def classes_among(label: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """The values of a label, in order, without what is missing."""
+    return np.unique(label[np.isfinite(label)] if label.dtype.kind == "f" else label)
 
 
 def chances(epsilon: float, num_classes: int) -> tuple[float, float]:
@@ -56,7 +63,8 @@ def drawn(
         rows: one identifier for each row, each once.
         secret: bytes that nobody else knows.
     """
-    about = canonical_json({"label": label, "classes": [repr(each) for each in classes], "epsilon": float(epsilon)})
+    named = [repr(float(each) if isinstance(each, int | float) else each) for each in classes]  # 1, 1.0, True: one
+    about = canonical_json({"label": label, "classes": named, "epsilon": float(epsilon)})
     start = hashlib.blake2b(about, digest_size=16, key=secret, person=_PERSON)
     found = []
     for code, row in zip(codes.tolist(), rows, strict=True):

@@ -125,8 +125,13 @@ class Model(RolePlay):
         """A party's columns as they are trained on."""
         raise NotImplementedError
 
-    def respond(self, label: npt.NDArray[Any]) -> Any:
-        """The guest's label as it is trained on."""
+    def respond(self, label: npt.NDArray[Any], among: npt.NDArray[Any] | None = None) -> Any:
+        """The guest's label as it is trained on.
+
+        Args:
+            among: that of its whole table. Where labels are answered by chance, classes are its values: which of them
+                occur in the common rows would tell whoever chooses these rows a label.
+        """
         raise NotImplementedError
 
     def answered(self, response: Any, rows: Callable[[], Iterable[bytes]], secret: Callable[[], bytes]) -> Any:
@@ -293,7 +298,7 @@ class Model(RolePlay):
         response = None
         if is_guest:
             named = partial(_identified, used.ids, places[trained_on], f"{party.role}: {str(self.key)[:60]!r}")
-            response = self.answered(self.respond(_given(used.label)), named, secret)
+            response = self.answered(self.respond(_given(used.label), _given(table.label)), named, secret)
             options["response"] = response
             if used.sample_weights is not None:
                 options["sample_weights"] = used.sample_weights

@@ -235,16 +235,18 @@ async def test_trouble_with_telling_others_does_not_hide_the_error() -> None:
 
 
 async def test_run_local_takes_its_roles_with_it_when_cancelled() -> None:
-    ended = []
+    begun, ended = {role: asyncio.Event() for role in ("guest", "host")}, []
 
     async def waits(party: Party) -> None:
+        begun[party.role].set()
         try:
             await party.recv("host" if party.role == "guest" else "guest", "big")
         finally:
             ended.append(party.role)
 
     task = asyncio.create_task(run_local(TALK, {"guest": waits, "host": waits}))
-    await asyncio.sleep(0.05)
+    async with asyncio.timeout(WAIT_S):
+        await asyncio.gather(*(each.wait() for each in begun.values()))
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task

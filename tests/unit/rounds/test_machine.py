@@ -224,12 +224,45 @@ def test_the_answer_of_a_site_that_refuses_later_still_counts() -> None:
     assert [folded.site for folded in play.one(Reduce).folded] == ["a", "b"]
 
 
+@pytest.mark.parametrize("before", [(0,), (0, 1)])
+def test_an_answer_counts_though_who_gave_it_is_no_member_any_more(before: tuple[int, ...]) -> None:
+    play = Play(given(quorum=2))
+    play.start(*ABC)
+    play.plan(*ABC, quorum=2)
+    for ordinal in before:
+        play.reply(ordinal)
+    refusing(play, "c", there=("b",), enrolled=2)  # a was revoked, and is not counted
+    assert play.of(Finish) == []
+    if before == (0,):
+        play.reply(1)
+    assert [folded.site for folded in play.one(Reduce).folded] == ["a", "b"]
+
+
 def test_a_run_that_nobody_could_plan_for_ends_then() -> None:
     play = Play(given(quorum=2, deadline_s=1e9))
     play.start("a", "b")
     refusing(play, "b", "c", there=("a",))
     play(PlanFailed(1, 0, "expected at least 2 sites", play.now))
     assert play.one(Finish).error.endswith("(2 of 3 sites: b, c: not listed); expected at least 2 sites")
+
+
+@pytest.mark.parametrize("evaluated", [False, True])
+def test_a_run_whose_steps_need_one_site_waits_for_it_though_fewer_than_a_quorum_are_left(evaluated: bool) -> None:
+    """Where a step closes with the first updates, a quorum is no number of sites that must answer."""
+    play = Play(given(quorum=2, deadline_s=9.0))
+    play.start("a", "b")
+    own: dict[str, Any] = {"num_phases": 2, "order": "receipt"}
+    play.plan("a", "b", count=1, quorum=1, keep_in_flight=True, **own)
+    play.reply(1)
+    play.reduced()
+    if evaluated:
+        play.plan("b", quorum=1, phase="evaluate", **own)
+        play.reply(2)
+        play.reduced()
+    refusing(play, "b", "c")  # and a is away, or at work
+    play(PlanFailed(play.state.round, play.state.phase_index, "expected a site that is free", play.now))
+    assert play.of(Finish) == []
+    assert play.state.stage == "starved"
 
 
 def test_replies_that_may_come_twice_from_one_site_are_waited_for() -> None:

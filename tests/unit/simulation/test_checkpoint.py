@@ -108,13 +108,16 @@ def test_a_run_that_has_finished_goes_on_with_more_rounds(case: str, tmp_path: P
         assert said(result) == said(run(rounds))
 
 
-def test_a_run_that_has_stopped_early_takes_no_more_rounds(tmp_path: Path) -> None:
+@pytest.mark.parametrize("asked", [6, 3])
+def test_a_run_that_has_stopped_early_takes_no_more_rounds(asked: int, tmp_path: Path) -> None:
+    """Also where it would have ended with that round: one that is never over stops there, too."""
+
     def run(rounds: int) -> Any:
         stop = hs.EarlyStop("sum", mode="max", min_delta=1e9, patience=2)
         return hs.simulate(app_with(rounds=rounds, stop=stop), 3, checkpoint=tmp_path, resume=True, progress=False)
 
-    assert len(run(6).rounds) == 3
-    with pytest.raises(ConfigError, match=r"rounds=6, found 8"):
+    assert len(run(asked).rounds) == 3
+    with pytest.raises(ConfigError, match=rf"rounds={asked}, found 8"):
         run(8)
 
 

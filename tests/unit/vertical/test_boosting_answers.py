@@ -108,6 +108,6 @@ def test_what_it_reveals_and_what_it_takes() -> None:
     assert words(label_epsilon=1.0) - words() == {"answered_members"}
     with pytest.raises(ConfigError, match="label_epsilon: expected a classification, found a regression"):
         hs.vertical.Boosting(objective="regression", label_epsilon=1.0)
-    for bad in (0, -1, math.inf, math.nan, 17, True, "1"):
+    for bad in (0, 1e-17, -1, math.inf, math.nan, 17, True, "1"):
         with pytest.raises(ConfigError, match="label_epsilon"):
             hs.vertical.Boosting(label_epsilon=bad)  # type: ignore[arg-type]  # what a user may write

@@ -70,6 +70,8 @@ def test_an_answer_is_permanent_and_belongs_to_one_question() -> None:
     usual, order = told(), np.random.default_rng(0).permutation(rows)
     assert np.array_equal(told(label[order], [ids[at] for at in order]), usual[order])
     assert np.array_equal(told(label[:1000], ids[:1000]), usual[:1000])
+    for same in (label.astype(float), label.astype(bool), label.astype(np.int8)):  # as a file's reader has it today
+        assert np.array_equal(told(same), usual)
     flipped = usual != label
     kept = math.e / (1 + math.e)
     for other in (told(secret=bytes(32)), told(epsilon=1.0 + 1e-9), told(name="z"), told(np.array(["a", "b"])[label])):
@@ -88,7 +90,9 @@ def test_an_epsilon_too_small_for_fixed_point_is_refused_with_the_least(classes:
         answered(response, least - 1e-3, "y", numbered(60), SECRET)
 
 
-@pytest.mark.parametrize("given", [{"label_epsilon": 0}, {"label_epsilon": 17}, {"label_epsilon": math.nan}])
+@pytest.mark.parametrize(
+    "given", [{"label_epsilon": 0}, {"label_epsilon": 1e-17}, {"label_epsilon": 17}, {"label_epsilon": math.nan}]
+)
 def test_values_that_are_no_epsilon_are_refused(given: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match="label_epsilon"):
         hs.vertical.LogisticRegression(**given)
@@ -232,6 +236,30 @@ def test_a_model_names_what_it_tells_and_its_metrics_are_of_real_labels() -> Non
         ]
         assert words[0] - words[1] == {"own_gradient"}
         assert words[1] - words[0] == {"answered_gradient"}
+
+
+@pytest.mark.parametrize("kind", ["linear", "trees"])
+def test_a_host_that_chooses_the_rows_does_not_learn_which_classes_occur_there(kind: str) -> None:
+    """It knows that all labels but one are 0: that a training goes well must not say that this one is not."""
+    rows = 60
+    label = np.repeat([0, 1], rows // 2)
+    x = np.random.default_rng(5).standard_normal((rows, 2))
+    given: Any = {"label_epsilon": 1.0}
+    model: Any = (
+        hs.vertical.LogisticRegression(epochs=1, batch_rows=25, protocol="dealer", **given)
+        if kind == "linear"
+        else hs.vertical.Boosting(num_trees=1, depth=1, cipher="mock", **given)
+    )
+    guest = {"id": np.arange(rows), "y": label, "a": x[:, 0]}
+    for chosen in (np.arange(25), np.append(np.arange(24), rows - 1)):
+        result = hs.vertical.simulate(model, guest, {"id": chosen, "b": x[chosen, 1]})
+        assert result.response.classes == (0, 1)
+        assert len(result.rows) == 25
+
+    among, few = np.array([0.0, 1, 2, math.nan]), np.array([2.0, 0])
+    assert model.respond(few, among).classes == (0, 1, 2)
+    with pytest.raises(ConfigError, match="1 that are not"):
+        model.respond(among, among)
 
 
 def test_a_sites_secret_is_drawn_once_and_its_owners_alone(tmp_path: Path) -> None:

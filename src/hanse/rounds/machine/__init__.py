@@ -30,10 +30,21 @@ verify while it was read), *failed* (the site said so). Each is reported once, b
 """
 
 from hanse.rounds.machine.answers import expects
-from hanse.rounds.machine.ending import reopen
+from hanse.rounds.machine.ending import has_stopped, reopen
 from hanse.rounds.machine.handling import begin, step
 from hanse.rounds.machine.instructing import RELEASED_ROUNDS
 from hanse.rounds.machine.members import PARAMETERS, expect
 from hanse.rounds.machine.resuming import pending, timers
 
-__all__ = ["PARAMETERS", "RELEASED_ROUNDS", "begin", "expect", "expects", "pending", "reopen", "step", "timers"]
+__all__ = [
+    "PARAMETERS",
+    "RELEASED_ROUNDS",
+    "begin",
+    "expect",
+    "expects",
+    "has_stopped",
+    "pending",
+    "reopen",
+    "step",
+    "timers",
+]

@@ -48,7 +48,12 @@ def _should_stop(state: RunState) -> bool:
         state.best, state.rounds_without_best = value, 0
     else:
         state.rounds_without_best += 1
-    return state.rounds_without_best >= rule.patience
+    return has_stopped(state)
+
+
+def has_stopped(state: RunState) -> bool:
+    """Whether the rule of stopping early has come true, be it in the last round."""
+    return state.spec.stop is not None and state.rounds_without_best >= state.spec.stop.patience
 
 
 def _checkpoint(state: RunState) -> Checkpoint:

@@ -109,7 +109,7 @@ def _plan_failed(state: RunState, event: PlanFailed) -> list[Instruction]:
         state.only, state.refilling, state.stage = (), False, "open"
         state.revision += 1
         return _wait_or_close(state, event.now_ms)
-    if reason := members.refused(state, state.spec.quorum or 1):
+    if reason := members.refused(state, members.needed_by_phases(state)):
         return ending.fail(state, f"{reason}; {event.reason}")
     state.stage = "starved"
     state.error = event.reason

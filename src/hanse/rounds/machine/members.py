@@ -98,7 +98,8 @@ def refused(state: RunState, needed: int) -> str:
     answered = {slot.site for slot in of_phase(state).values() if slot.answer == "ok" and counts(state, slot)}
     said = {site: text.partition(": ")[2] for site, text in state.unwilling if text.startswith("refuse")}
     final = {site: reason or "without a reason" for site, reason in said.items() if site not in answered}
-    left = state.enrolled - len(final)
+    may = answered | set(state.sites).difference(final)  # an answer stays, though who gave it be no member any more
+    left = max(state.enrolled - len(final), len(may))
     if not state.enrolled >= needed > left:
         return ""
     return f"{REFUSED}: expected {needed}, {left} of {state.enrolled} may still ({causes.told(final, state.enrolled)})"
@@ -107,3 +108,12 @@ def refused(state: RunState, needed: int) -> str:
 def needed(state: RunState) -> int:
     """How many sites must be there for the run to begin."""
     return state.spec.min_sites or state.spec.quorum or 1
+
+
+def needed_by_phases(state: RunState) -> int:
+    """How many sites a phase that cannot be planned needs at least: 1 to say the first model, or to go on with steps.
+
+    A step closes with the first updates, which may be one site's, and its evaluation asks who is free.
+    """
+    by_steps = state.keep_in_flight or state.order == "receipt"
+    return 1 if by_steps or not state.round else state.spec.quorum or 1

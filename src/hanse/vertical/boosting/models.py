@@ -118,9 +118,9 @@ class Boosting(Model):
         """A party's columns as they are trained on."""
         return binned(table.values, table.names, self.max_bins)
 
-    def respond(self, label: npt.NDArray[Any]) -> Response:
-        """The guest's label as it is trained on."""
-        return response_of(label, self.objective)
+    def respond(self, label: npt.NDArray[Any], among: npt.NDArray[Any] | None = None) -> Response:
+        """See `Model.respond`."""
+        return response_of(label, self.objective, None if self.label_epsilon is None else among)
 
     def answered(
         self, response: Response, rows: Callable[[], Iterable[bytes]], secret: Callable[[], bytes]

@@ -10,7 +10,7 @@ import numpy.typing as npt
 from hanse.core.errors import ConfigError
 from hanse.trees.objectives import Objective, objective_of
 from hanse.vertical import metrics
-from hanse.vertical.answers import debiased, drawn
+from hanse.vertical.answers import classes_among, debiased, drawn
 
 Wide = npt.NDArray[np.float64]
 MAX_CLASSES = 64
@@ -65,12 +65,14 @@ class Response:
         return metrics.of_numbers(label, predicted)
 
 
-def response_of(label: npt.NDArray[Any], kind: str) -> Response:
+def response_of(label: npt.NDArray[Any], kind: str, among: npt.NDArray[Any] | None = None) -> Response:
     """Check a label.
 
     Args:
         label: `(num_rows,)`.
         kind: `classification` or `regression`.
+        among: of a classification, labels whose values are the classes, whether or not they all occur in `label`; by
+            default that itself.
 
     Raises:
         ConfigError: a label that does not fit; it names numbers of rows, no values.
@@ -89,7 +91,8 @@ def response_of(label: npt.NDArray[Any], kind: str) -> Response:
         if not np.isfinite(numbers).all() or np.abs(numbers).max() > 1e100:
             raise ConfigError("label: expected finite numbers of at most 1e100 in size")
         return Response(objective_of("regression", 2), numbers)
-    classes, codes = np.unique(label, return_inverse=True)
+    classes = classes_among(label if among is None else among)
+    codes = np.searchsorted(classes, label)
     if not 2 <= len(classes) <= MAX_CLASSES:
         raise ConfigError(f"label: expected 2 to {MAX_CLASSES} classes, found {len(classes)}")
     objective = objective_of("binary" if len(classes) == 2 else "multiclass", len(classes))

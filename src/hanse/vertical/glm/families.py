@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hanse.core.errors import ConfigError
+from hanse.vertical.answers import classes_among
 
 Table = npt.NDArray[np.float64]
 
@@ -117,13 +118,17 @@ class Response:
         return self.offset + self.scale * z[:, 0]
 
 
-def response_of(label: npt.NDArray[Any], family: str, multi_class: str = "softmax") -> Response:
+def response_of(
+    label: npt.NDArray[Any], family: str, multi_class: str = "softmax", among: npt.NDArray[Any] | None = None
+) -> Response:
     """Check a label and bring it into the form that is trained on.
 
     Args:
         label: one value for each row.
         family: `logistic`, `linear` or `poisson`.
         multi_class: what more than two classes become, one of `MULTI_CLASS`.
+        among: of `logistic`, labels whose values are the classes, whether or not they all occur in `label`; by default
+            that itself.
 
     Raises:
         ConfigError: a label that does not fit the family: one class or too many, not finite, constant, negative
@@ -137,7 +142,7 @@ def response_of(label: npt.NDArray[Any], family: str, multi_class: str = "softma
     if label.dtype.kind == "f" and not np.isfinite(label).all():
         raise ConfigError(f"label: expected finite values, found {int((~np.isfinite(label)).sum())} that are not")
     if family == "logistic":
-        return _classes(label, multi_class)
+        return _classes(label, multi_class, label if among is None else among)
     try:
         numbers = label.astype(np.float64)
     except (TypeError, ValueError):
@@ -160,8 +165,9 @@ def response_of(label: npt.NDArray[Any], family: str, multi_class: str = "softma
     return Response(kind, ((numbers - mean) / deviation)[:, None], offset=mean, scale=deviation)
 
 
-def _classes(label: npt.NDArray[Any], multi_class: str) -> Response:
-    classes, codes = np.unique(label, return_inverse=True)
+def _classes(label: npt.NDArray[Any], multi_class: str, among: npt.NDArray[Any]) -> Response:
+    classes = classes_among(among)
+    codes = np.searchsorted(classes, label)
     if not 2 <= len(classes) <= MAX_CLASSES:
         raise ConfigError(f"label: expected 2 to {MAX_CLASSES} classes, found {len(classes)}")
     wanted = [1] if len(classes) == 2 else range(len(classes))

@@ -126,7 +126,7 @@ class LinearModel(Model):
         """See `Model.columns`."""
         return prepare(table.values, table.names, intercept=is_guest, standardise=self.standardise, clip=self.clip)
 
-    def respond(self, label: npt.NDArray[Any]) -> Response:
+    def respond(self, label: npt.NDArray[Any], among: npt.NDArray[Any] | None = None) -> Response:
         """See `Model.respond`."""
         return response_of(label, self.family)
 
@@ -211,9 +211,9 @@ class LogisticRegression(LinearModel):
     multi_class: str = "softmax"
     label_epsilon: float | None = None
 
-    def respond(self, label: npt.NDArray[Any]) -> Response:
+    def respond(self, label: npt.NDArray[Any], among: npt.NDArray[Any] | None = None) -> Response:
         """See `Model.respond`."""
-        return response_of(label, self.family, self.multi_class)
+        return response_of(label, self.family, self.multi_class, None if self.label_epsilon is None else among)
 
     def answered(
         self, response: Response, rows: Callable[[], Iterable[bytes]], secret: Callable[[], bytes]

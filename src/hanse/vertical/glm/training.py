@@ -42,8 +42,8 @@ class Training:
         statistical_bits: under ring-LWE, the whole training is within 2^-statistical_bits of what it is meant to be, in
             what it shows and in what it computes; longer ones are refused, see `budget`. 1 to 60.
         label_epsilon: of a logistic regression: the guest trains on labels that are answered by chance, see `answers`:
-            all that the training tells is label_epsilon-differentially private in each label, > 0, ≤ 16; None: on real
-            ones.
+            all that the training tells is label_epsilon-differentially private in each label, 0.001 to 16; None: on
+            real ones.
         wide_scores: reserve a wider range of scores: logistic ±115 instead of ±27, counts down to e^-16 instead of
             e^-8 times the mean, at up to four times the correlated randomness. It matters to protocols that evaluate
             a series.

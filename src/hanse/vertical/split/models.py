@@ -117,7 +117,7 @@ class SplitNetwork(Model):
         del is_guest
         return prepare(table.values, table.names, intercept=False, standardise=self.standardise, clip=self.clip)
 
-    def respond(self, label: npt.NDArray[Any]) -> Response:
+    def respond(self, label: npt.NDArray[Any], among: npt.NDArray[Any] | None = None) -> Response:
         """The guest's label as it is trained on."""
         return response_of(label, "linear" if self.loss == "mse" else "logistic")
 
