@@ -174,7 +174,7 @@ async def test_a_revoked_site_that_does_not_read_is_cut_off(wire: Wire) -> None:
 async def test_a_revoked_person_is_refused_per_call_and_stops_watching(wire: Wire) -> None:
     await wire.enrol("person", "leaver", ("researcher",))
     async with wire.session("leaver") as leaver, wire.session("admin") as admin:
-        job = await submit(leaver, wire.people["leaver"], sites=("nobody-here",))
+        job = await submit(leaver, wire.people["leaver"], sites=("absent",))
         watching = leaver.watch(job)
 
         async def watch() -> None:

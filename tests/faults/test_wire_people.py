@@ -194,7 +194,7 @@ async def test_another_person_s_job(wire: Wire) -> None:
     """A researcher must not end what another has begun; an admin may."""
     await wire.enrol("person", "rival", ("researcher",))
     async with wire.session("researcher") as mine, wire.session("rival") as rival, wire.session("admin") as admin:
-        job = await submit(mine, wire.people["researcher"], sites=("nobody-here",))
+        job = await submit(mine, wire.people["researcher"], sites=("absent",))
         with pytest.raises(PolicyError):
             await rival.ask("cancel", job=job)
         assert (await mine.ask("job", job=job))["status"] not in ("cancelled", "failed")
@@ -217,11 +217,11 @@ async def test_an_id_that_was_submitted_before(wire: Wire, tmp_path: Path) -> No
         membership=person, name=person.identity.federation, connect=lambda: wire.session("researcher")
     )
     job = new_job_id("researcher")
-    assert await jobs._submit(app, reached, "", ("nobody-here",), None, job) == job
+    assert await jobs._submit(app, reached, "", ("absent",), None, job) == job
     with pytest.raises(ConflictError, match=f"job {job} was submitted before"):
-        await jobs._submit(app, reached, "", ("nobody-here",), None, job)
+        await jobs._submit(app, reached, "", ("absent",), None, job)
     with pytest.raises(PolicyError, match="made for person researcher"):
-        await jobs._submit(app, reached, "", ("nobody-here",), None, new_job_id("admin"))
+        await jobs._submit(app, reached, "", ("absent",), None, new_job_id("admin"))
     async with wire.session("researcher") as mine:
         await mine.ask("cancel", job=job)
 
@@ -236,7 +236,7 @@ async def test_another_person_s_job_id(wire: Wire) -> None:
             await upload(seer.connection, bundle_scope(job), bundle.content)
         with pytest.raises(PolicyError, match="made for person seer"):
             await seer.ask("submit", sig=request.sign(wire.people["seer"].keys.signing), request=request.to_json())
-        assert await submit(mine, wire.people["researcher"], job=job, sites=("nobody-here",)) == job
+        assert await submit(mine, wire.people["researcher"], job=job, sites=("absent",)) == job
         await mine.ask("cancel", job=job)
 
 
@@ -268,7 +268,7 @@ async def test_removing_a_job(wire: Wire) -> None:
     """Only one that is over, by its submitter or an admin; it leaves nothing, and its request is not taken again."""
     await wire.enrol("person", "remover", ("researcher",))
     async with wire.session("researcher") as mine, wire.session("remover") as other:
-        job = await submit(mine, wire.people["researcher"], sites=("nobody-here",))
+        job = await submit(mine, wire.people["researcher"], sites=("absent",))
         row = await wire.server._store.ledger.get(f"job/{job}")
         with pytest.raises(ConflictError, match="not over"):
             await mine.ask("remove", job=job)
@@ -300,9 +300,9 @@ async def test_whoever_has_seen_the_end_of_a_job_may_remove_it(wire: Wire, monke
     asked, jobs = asyncio.Event(), wire.server.jobs
     keep_end, owner = jobs._keep_end, jobs.owner
 
-    async def keep_late(*end: Any) -> None:
+    async def keep_late(*end: Any, **more: Any) -> None:
         await asked.wait()
-        await keep_end(*end)
+        await keep_end(*end, **more)
 
     async def owner_asked(job: str) -> str:
         if (found := await owner(job)) and removing:
@@ -313,7 +313,7 @@ async def test_whoever_has_seen_the_end_of_a_job_may_remove_it(wire: Wire, monke
     monkeypatch.setattr(jobs, "owner", owner_asked)
     removing = False
     async with wire.session("researcher") as mine:
-        job = await submit(mine, wire.people["researcher"], sites=("nobody-here",))
+        job = await submit(mine, wire.people["researcher"], sites=("absent",))
         await mine.ask("cancel", job=job)
         await until_over(mine, job)
         removing = True

@@ -286,7 +286,10 @@ class _Records(logging.Handler):
 
 @asynccontextmanager
 async def federation(directory: Path) -> AsyncIterator[Wire]:
-    """A federation with an admin, a researcher and a site `healthy` that is connected; all is checked at the end."""
+    """A federation with an admin, a researcher, a site `healthy` that is connected and one that never is, `absent`.
+
+    All is checked at the end.
+    """
     config = ServerConfig(FEDERATION, port=0, enrolment_port=0, http_port=None, durability="process")
     made = await asyncio.to_thread(init_federation, directory / "f", config, person="admin")
     before = structlog.get_config()
@@ -301,7 +304,8 @@ async def federation(directory: Path) -> AsyncIterator[Wire]:
         wire = Wire(server, logs, records)
         wire.people["admin"] = Membership.load(made.person_directory)
         await wire.enrol("person", "researcher", ("researcher",))
-        await wire.enrol("site", "healthy")
+        for site in ("healthy", "absent"):
+            await wire.enrol("site", site)
         async with Site.open(wire, "healthy") as healthy:
             wire.healthy = healthy
             yield wire
