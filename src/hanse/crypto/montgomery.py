@@ -345,6 +345,12 @@ def in_threads(work: Callable[[slice], None], count: int) -> None:
 
 @cache
 def usable() -> bool:
-    """Whether this processor has the instructions."""
+    """Whether this processor has the instructions, and numba compiles for it.
+
+    For another one, such as `NUMBA_CPU_NAME=generic`, LLVM has no way to write them, and would end the process.
+    """
+    set_by_hand: Any = numba.config
+    if set_by_hand.CPU_NAME is not None or set_by_hand.CPU_FEATURES is not None:
+        return False
     features = binding.get_host_cpu_features()
     return bool(features.get("avx512ifma") and features.get("avx512f"))

@@ -100,3 +100,17 @@ def test_many_points_are_raised_so_and_few_are_not(monkeypatch: pytest.MonkeyPat
     assert asked == []  # not worth loading it
     assert curve25519.multiply(secret, points, of=gmp.POINTS) == one_by_one
     assert asked == [gmp.EIGHTS]
+
+
+@pytest.mark.parametrize(("name", "value"), [("CPU_NAME", "generic"), ("CPU_FEATURES", "+sse2")])
+def test_it_is_left_where_numba_compiles_for_another_processor(
+    name: str, value: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """LLVM would end the process."""
+    monkeypatch.setattr(montgomery.numba.config, name, value)
+    montgomery.usable.cache_clear()
+    try:
+        assert not montgomery.usable()
+    finally:
+        monkeypatch.undo()
+        montgomery.usable.cache_clear()
