@@ -18,7 +18,7 @@ from hanse.channels.party import Party
 from hanse.channels.protocol import Guarantee, Message, Protocol, Reveal
 from hanse.channels.spec import RoleSpec
 from hanse.channels.stream import StreamChannel
-from hanse.clients.roles import CALL, Part
+from hanse.clients.role_task import CALL, Part
 from hanse.core.arrays import Arrays
 from hanse.core.codec import decode, encode
 from hanse.core.errors import (

@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from hanse.clients.roles import CALL, PHASE, Part, role_task
+from hanse.clients.role_task import CALL, PHASE, Part, role_task
 from hanse.core.records import Envelope, Reply, Task
 from hanse.pipeline.request import JobRequest
 from hanse.pipeline.roles import ENDED, Replied, RolesState

@@ -13,7 +13,7 @@ from typing import Any
 import structlog
 
 from hanse.backends.grpc.relay import Relays
-from hanse.clients.roles import PHASE
+from hanse.clients.role_task import PHASE
 from hanse.core.errors import ConflictError, HanseError, NotFoundError, StorageError, UnavailableError, place_of
 from hanse.core.records import Reply
 from hanse.pipeline import roles as machine

@@ -14,7 +14,8 @@ from hanse.channels.local import local_channels
 from hanse.channels.spec import RoleSpec
 from hanse.clients.execute import Outcome
 from hanse.clients.failures import OnFailure
-from hanse.clients.roles import CALL, Part, RoleRuntime, kept_outputs
+from hanse.clients.role_task import CALL, Part
+from hanse.clients.roles import RoleRuntime, kept_outputs
 from hanse.core.arrays import Arrays
 from hanse.core.errors import ConfigError, JobFailed
 from hanse.core.ids import TaskId, new_job_id

@@ -22,7 +22,7 @@ import structlog
 
 from hanse import __version__
 from hanse.backends.local import LocalStore
-from hanse.clients.roles import role_task
+from hanse.clients.role_task import role_task
 from hanse.core.errors import CodecError, ConfigError, HanseError, NotFoundError, TrustError
 from hanse.core.ids import SERVER
 from hanse.core.records import Envelope

@@ -14,7 +14,7 @@ from typing import Any
 
 import structlog
 
-from hanse.clients.roles import CALL as ROLE
+from hanse.clients.role_task import CALL as ROLE
 from hanse.core.errors import (
     ConfigError,
     ConflictError,

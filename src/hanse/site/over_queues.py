@@ -17,7 +17,7 @@ import structlog
 
 from hanse.backends.aws.https import Fetch, Https
 from hanse.channels.packets import CHANNEL, Packet
-from hanse.clients.roles import PHASE
+from hanse.clients.role_task import PHASE
 from hanse.core.blobs import Manifest
 from hanse.core.codec import canonical_json
 from hanse.core.errors import (

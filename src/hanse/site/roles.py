@@ -20,7 +20,7 @@ from pathlib import Path
 import structlog
 
 from hanse.channels.spec import RoleSpec
-from hanse.clients.roles import Part, check_told
+from hanse.clients.role_task import Part, check_told
 from hanse.core.codec import canonical_json
 from hanse.core.errors import RefusedError, TrustError, UnavailableError
 from hanse.core.records import Reply, Task

@@ -13,7 +13,8 @@ from hanse.channels.stream import StreamChannel
 from hanse.clients.app import App
 from hanse.clients.execute import Runtime as ClientRuntime
 from hanse.clients.loader import load_app
-from hanse.clients.roles import CALL, RoleRuntime, kept_outputs, play_to_end
+from hanse.clients.role_task import CALL
+from hanse.clients.roles import RoleRuntime, kept_outputs, play_to_end
 from hanse.core.arrays import Arrays
 from hanse.core.codec import canonical_json, decode
 from hanse.core.errors import ConfigError, TaskError

@@ -13,7 +13,7 @@ import structlog
 from hanse.backends.grpc import relay as wire
 from hanse.channels.protocol import Guarantee, Message, Protocol
 from hanse.channels.spec import RoleSpec
-from hanse.clients.roles import Part
+from hanse.clients.role_task import Part
 from hanse.core.blobs import manifest_of, rechunk
 from hanse.core.codec import canonical_json
 from hanse.core.errors import HanseError

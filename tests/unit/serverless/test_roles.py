@@ -9,7 +9,7 @@ import pytest
 from hanse.channels.packets import CHANNEL, INLINE_BYTES, MAX_PACKET_BYTES, Packet
 from hanse.channels.protocol import Guarantee, Message, Protocol
 from hanse.channels.spec import RoleSpec
-from hanse.clients.roles import Part
+from hanse.clients.role_task import Part
 from hanse.core.blobs import CHUNK_BYTES, Manifest, manifest_of, rechunk
 from hanse.core.codec import canonical_json
 from hanse.core.errors import HanseError, NotFoundError, UnavailableError

@@ -28,7 +28,8 @@ from hanse.channels.party import Party
 from hanse.channels.schedule import ScheduledChannel, run_scheduled
 from hanse.channels.spec import RoleSpec
 from hanse.channels.spending import FileSpending
-from hanse.clients.roles import check_told, taken_apart
+from hanse.clients.role_task import check_told
+from hanse.clients.roles import taken_apart
 from hanse.clients.site import Site
 from hanse.core.arrays import Array, Arrays
 from hanse.core.ids import TaskId
