@@ -24,9 +24,11 @@ COLLECT_TIMEOUT_S = 120
 DAYS_S = 86_400
 KEPT_DAYS = 14
 """The longest that SQS keeps a message: a site may be away for so long."""
-DELIVERIES = 5
-"""After so many a message goes to the dead-letter queue. A site's agent knows what it trains by its journal, so that
-each of the twelve-hourly returns of one long training costs one of these."""
+DELIVERIES, SITE_DELIVERIES = 5, 20
+"""After so many a message goes to the dead-letter queue. At a site's, each of the twelve-hourly returns of one long
+training costs one; so does each start of its agent while a task is at work, and each stop another, since an agent that
+goes may have to take once more what it gives back (`hanse.site.over_queues`).
+"""
 SITE_HIDDEN_S = 300
 """Until a site that took a message and died loses it again; an agent that lives extends it."""
 
@@ -90,6 +92,7 @@ def queue_policy(name: str, *statements: dict[str, Any]) -> Resource:
 
 def _pair(deployment: Deployment, owner: str, hidden_s: int, tags: dict[str, str]) -> Resources:
     name = queue_name(deployment, owner)
+    most = DELIVERIES if owner == SERVER else SITE_DELIVERIES
     main = {
         "Type": "AWS::SQS::Queue",
         "Properties": {
@@ -99,7 +102,7 @@ def _pair(deployment: Deployment, owner: str, hidden_s: int, tags: dict[str, str
             "VisibilityTimeout": hidden_s,
             "KmsMasterKeyId": att(KEY),
             "KmsDataKeyReusePeriodSeconds": 3600,
-            "RedrivePolicy": {"deadLetterTargetArn": att(dead(owner)), "maxReceiveCount": DELIVERIES},
+            "RedrivePolicy": {"deadLetterTargetArn": att(dead(owner)), "maxReceiveCount": most},
             "Tags": tagged(tags),
         },
     }
