@@ -6,6 +6,7 @@ revocations                      the signed list, cached in memory: the check on
 """
 
 import asyncio
+import contextlib
 import json
 import math
 import time
@@ -17,7 +18,7 @@ from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
-from hanse.core.errors import ConfigError, HanseError, NotFoundError, PolicyError, TrustError
+from hanse.core.errors import CodecError, ConfigError, ConflictError, HanseError, NotFoundError, PolicyError, TrustError
 from hanse.core.ids import check_name
 from hanse.core.proto import hanse_pb2 as pb
 from hanse.core.seams import Ledger
@@ -374,7 +375,19 @@ class Members:
         return (kind, name) in self._records and f"{kind}/{name}" not in self._revoked.names
 
     async def _replace_revocations(self, revoked: RevocationList) -> None:
-        await self._put(REVOCATIONS, revoked.sign(self.authority.key))
+        """Write the list that follows the one known here.
+
+        Raises:
+            ConflictError: another operator has written one meanwhile, which this one must not undo.
+        """
+        content = revoked.sign(self.authority.key)
+        while not await self._ledger.create(REVOCATIONS, content):
+            found, version = await self._ledger.get(REVOCATIONS)
+            with contextlib.suppress(CodecError, TrustError):  # what is no list of the authority's is written over
+                if read_revocations(found, self.authority.certificate_pem).version > self._revoked.version:
+                    raise ConflictError("somebody else has admitted or revoked members at this moment; do it again")
+            if await self._ledger.compare_and_set(REVOCATIONS, content, version):
+                break
         self._revoked = revoked
 
     def _reply(self, issued: Issued) -> pb.JoinReply:

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from hanse.backends.memory import MemoryLedger
-from hanse.core.errors import ConfigError, NotFoundError, PolicyError, TrustError
+from hanse.core.errors import ConfigError, ConflictError, NotFoundError, PolicyError, TrustError
 from hanse.core.proto import hanse_pb2 as pb
-from hanse.server.members import ADMIN, RESEARCHER, Members
+from hanse.server.members import ADMIN, RESEARCHER, REVOCATIONS, Members
 from hanse.trust.authority import Authority
 from hanse.trust.aws_identity import AwsIdentity, prove
 from hanse.trust.certificates import Identity, peer_identity
@@ -292,3 +292,33 @@ async def test_while_sts_is_asked_others_are_served_and_revoking_counts(
         answer.set()
     with pytest.raises(TrustError, match="is revoked"):
         await joining
+
+
+async def test_of_two_operators_at_once_none_undoes_what_the_other_has_revoked(
+    members: Members, authority: Authority, ledger: MemoryLedger
+) -> None:
+    certificates = {name: await join(members, name) for name in ("a", "b")}
+    other = Members(authority, ledger, address=ADDRESS)
+    await other.load()
+    await other.revoke("site", "a")
+    with pytest.raises(ConflictError, match="do it again"):
+        await members.revoke("site", "b")
+    await members.load()
+    await members.revoke("site", "b")
+    found = Members(authority, ledger, address=ADDRESS)
+    await found.load()
+    for certificate in certificates.values():
+        with pytest.raises(TrustError, match="revoked"):
+            found.admit(certificate)
+
+
+async def test_a_list_that_nobody_signed_is_written_over(
+    members: Members, authority: Authority, ledger: MemoryLedger
+) -> None:
+    certificate = await join(members, "a")
+    await ledger.create(REVOCATIONS, b"not a list")
+    await members.revoke("site", "a")
+    found = Members(authority, ledger, address=ADDRESS)
+    await found.load()
+    with pytest.raises(TrustError, match="revoked"):
+        found.admit(certificate)
