@@ -16,6 +16,7 @@ from numba import types
 
 from hanse.aggregation.int8 import Coded, Int8Block
 from hanse.aggregation.rounding import BFLOAT16, Block, Wide, bfloat16_to_float32
+from hanse.core.njit import njit
 
 _SINGLE, _DOUBLE = np.dtype(np.float32), np.dtype(np.float64)
 _LARGEST = float(np.finfo(np.float64).max)
@@ -145,9 +146,7 @@ def _whole(array: Block) -> Block:
 
 
 def _compile(loop: Callable[..., Any], signature: Any) -> Callable[..., Any]:
-    compiled: Callable[..., Any] = numba.njit(signature, cache=True, nogil=True, fastmath=False, error_model="numpy")(
-        loop
-    )
+    compiled: Callable[..., Any] = njit(signature, nogil=True, fastmath=False, error_model="numpy")(loop)
     return compiled
 
 

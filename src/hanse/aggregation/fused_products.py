@@ -9,13 +9,13 @@ wanted.
 from collections.abc import Sequence
 from typing import Any
 
-import numba
 import numpy as np
 import numpy.typing as npt
 from numba import carray, types  # type: ignore[attr-defined]  # carray is public, but not in numba's __all__
 
 from hanse.aggregation.fused_sorting import at_address
 from hanse.aggregation.rounding import Block
+from hanse.core.njit import njit
 
 _SINGLE = np.dtype(np.float32)
 
@@ -49,9 +49,8 @@ def _add_products(addresses: Any, start: Any, stop: Any, out: Any) -> None:
                     out[i + r, j + s] += np.float64(rows[r][s])
 
 
-_compiled = numba.njit(
+_compiled = njit(
     types.void(types.Array(types.int64, 1, "C"), types.int64, types.int64, types.Array(types.float64, 2, "C")),
-    cache=True,
     nogil=True,
     fastmath={"reassoc", "contract", "nsz"},
     error_model="numpy",

@@ -12,7 +12,6 @@ import threading
 from collections.abc import Sequence
 from typing import Any
 
-import numba
 import numpy as np
 from numba import carray, types  # type: ignore[attr-defined]  # carray is public, but not in numba's __all__
 from numba.extending import intrinsic
@@ -20,6 +19,7 @@ from numba.extending import intrinsic
 from hanse.aggregation.networks import PAIR, SORT, steps
 from hanse.aggregation.rounding import Block, Wide, is_float
 from hanse.aggregation.windows import Window, comparable
+from hanse.core.njit import njit
 
 CHUNK = 2048
 """Columns read at a time."""
@@ -42,7 +42,7 @@ def _point(typing_context: Any, address: Any, kind: Any) -> Any:
 at_address: Any = intrinsic(_point)
 
 
-@numba.njit(cache=True, error_model="numpy")
+@njit(error_model="numpy")
 def _ordered(x: Any, y: Any) -> Any:
     return (x if x < y else y), (y if x < y else x)
 
@@ -100,9 +100,7 @@ def _pair(a: Any, b: Any) -> None:
         a[k], b[k] = _ordered(a[k], b[k])
 
 
-_sort8, _copy, _merge4, _pair = (
-    numba.njit(cache=True, error_model="numpy")(each) for each in (_sort8, _copy, _merge4, _pair)
-)
+_sort8, _copy, _merge4, _pair = (njit(error_model="numpy")(each) for each in (_sort8, _copy, _merge4, _pair))
 
 
 def _make(real: Any) -> Any:
@@ -174,7 +172,7 @@ def _make(real: Any) -> Any:
         types.Array(place, 1, "C"), place, types.Array(place, 2, "C", readonly=True), place, place, place,
         number, number, types.Array(number, 1, "C"),
     )  # fmt: skip
-    return numba.njit(signature, cache=True, nogil=True, error_model="numpy")(mean_of)
+    return njit(signature, nogil=True, error_model="numpy")(mean_of)
 
 
 class NumbaSorter:

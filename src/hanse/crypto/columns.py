@@ -13,6 +13,8 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from hanse.core.njit import njit
+
 Words = npt.NDArray[np.uint64]
 Bits = npt.NDArray[np.uint8]
 
@@ -80,9 +82,7 @@ def _read(blocks: Any, bits: Any, per_lane: Any, columns: Any, out: Any) -> None
 
 @cache
 def _compiled() -> tuple[Any, Any]:
-    from numba import njit  # heavy and optional
-
-    compile_ = njit(cache=True, nogil=True, error_model="numpy")
+    compile_ = njit(nogil=True, error_model="numpy")
     return compile_(_clear), compile_(_read)
 
 

@@ -16,13 +16,13 @@ this file once; not imported unless it pays. Some three times as fast as `crypto
 
 from typing import Any
 
-import numba
 import numpy as np
 import numpy.typing as npt
 from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic as _intrinsic
 
+from hanse.core.njit import njit
 from hanse.crypto.montgomery import LANES, in_threads
 
 LIMBS, LIMB_BITS = 5, 51
@@ -193,7 +193,7 @@ def _square(typing: Any, made: Any, x: Any) -> Any:
     return types.void(types.uintp, types.uintp), generate
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@njit(nogil=True, error_model="numpy")
 def _invert(at_made: Any, at_x: Any, room: Any) -> None:
     """made = x^(p − 2), by 254 squares and eleven products (Bernstein 2006); 0 of 0. `room`: three numbers."""
     at_a, at_b, at_c = room.ctypes.data, room.ctypes.data + _NUMBER, room.ctypes.data + 2 * _NUMBER
@@ -235,7 +235,7 @@ def _invert(at_made: Any, at_x: Any, room: Any) -> None:
     _multiply(at_made, at_c, at_a)  # 2^255 − 21
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@njit(nogil=True, error_model="numpy")
 def _ladders(points: Any, bits: Any, made: Any) -> None:
     """made[n] = the u-coordinate of the scalar of `bits`, the highest first, times points[n].
 

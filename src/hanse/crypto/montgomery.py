@@ -26,6 +26,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic as _intrinsic
 
 from hanse.core.arrays import Array
+from hanse.core.njit import njit
 from hanse.crypto.gmp import gmpy2_module
 
 LIMB_BITS = 52
@@ -121,7 +122,7 @@ def _carry(typing: Any, sums: Any) -> Any:
     return types.void(types.uintp), generate
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@njit(nogil=True, error_model="numpy")
 def _reduce(sums: Any, quotients: Any, modulus: Any, inverse: Any, limbs: int) -> None:
     """Make the lower half of the sums 0 by adding multiples of the modulus; what is left is the upper half."""
     at_quotients, at_modulus = quotients.ctypes.data, modulus.ctypes.data + _WORD_BYTES * _DEPTH
@@ -137,7 +138,7 @@ def _reduce(sums: Any, quotients: Any, modulus: Any, inverse: Any, limbs: int) -
             _add_four(at_sums + _VECTOR_BYTES * j, at_quotients, at_modulus + _WORD_BYTES * j)
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@njit(nogil=True, error_model="numpy")
 def _multiply_lanes(factor: Any, other: Any, sums: Any, quotients: Any, modulus: Any, inverse: Any, limbs: int) -> None:
     """factor *= other, in each of eight lanes; `other` has four limbs of zeros before and behind."""
     at_sums, at_factor = sums.ctypes.data, factor.ctypes.data
@@ -156,7 +157,7 @@ def _multiply_lanes(factor: Any, other: Any, sums: Any, quotients: Any, modulus:
             carried >>= np.uint64(LIMB_BITS)
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@njit(nogil=True, error_model="numpy")
 def multiply_shifted(fields: Any, bits: int, made: Any, modulus: Any, inverse: Any) -> None:
     """made[n] = ∏_i fields[n, i]^(2^(i · bits)), in Montgomery's form, by Horner's rule.
 
@@ -190,7 +191,7 @@ def multiply_shifted(fields: Any, bits: int, made: Any, modulus: Any, inverse: A
                 made[start + lane, limb] = factor[limb, lane]
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@njit(nogil=True, error_model="numpy")
 def multiply_chosen(tables: Any, digits: Any, made: Any, modulus: Any, inverse: Any) -> None:
     """made[n] = ∏_w tables[w, digits[n, w]], in Montgomery's form.
 
@@ -221,7 +222,7 @@ def multiply_chosen(tables: Any, digits: Any, made: Any, modulus: Any, inverse: 
                 made[start + lane, limb] = factor[limb, lane]
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@njit(nogil=True, error_model="numpy")
 def multiply_into(tables: Any, cells: Any, numbers: Any, places: Any, modulus: Any, inverse: Any) -> None:
     """tables[lane, cells[lane, r]] *= numbers[places[r]], for every r in order, in Montgomery's form.
 

@@ -17,6 +17,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from hanse.core.njit import njit
+
 Polynomials = npt.NDArray[np.uint64]
 """uint64 `(…, num_primes, N)`, each row below its prime."""
 
@@ -188,7 +190,5 @@ def _loops() -> tuple[Any, Any, Any] | None:
     """Forward, inverse and remainders, compiled, and kept in numba's cache on disk; None without numba."""
     if importlib.util.find_spec("numba") is None:
         return None
-    from numba import njit
-
-    forward, inverse, remainders = (njit(cache=True, nogil=True)(each) for each in (_forward, _inverse, _remainders))
+    forward, inverse, remainders = (njit(nogil=True)(each) for each in (_forward, _inverse, _remainders))
     return forward, inverse, remainders

@@ -7,13 +7,13 @@ numba's cache on disk.
 
 from typing import Any
 
-import numba
 import numpy as np
 
 from hanse.core.arrays import Array
+from hanse.core.njit import njit
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(nogil=True)
 def _add(bins: Any, rows: Any, place: Any, g: Any, h: Any, out: Any) -> None:
     for at in range(rows.shape[0]):
         row = rows[at]
