@@ -17,12 +17,14 @@ def njit(*signature: Any, **options: Any) -> Callable[[Callable[..., Any]], Any]
     """
     import numba  # heavy and optional
 
+    compile_: Any = numba.njit
+
     def compiled(loop: Callable[..., Any]) -> Any:
         try:
-            return numba.njit(*signature, cache=True, **options)(loop)
+            return compile_(*signature, cache=True, **options)(loop)
         except RuntimeError as error:
             if "cannot cache" not in str(error):
                 raise
-            return numba.njit(*signature, **options)(loop)
+            return compile_(*signature, **options)(loop)
 
     return compiled
