@@ -168,7 +168,7 @@ def killed_and_taken_up(
     second = place.command("launch")
     seen = read_until(second, lambda line: line.startswith("round "))
     adopted = [line for line in seen if line.endswith("(adopted)") and "InProgress" in line]
-    assert len(adopted) == len(told["accounts"])
+    assert len(adopted) == len(told["accounts"]), seen
     return second, told
 
 
