@@ -33,8 +33,13 @@ def whose(sites: Sequence[str], total: int = 0) -> str:
     if len(sites) == 1:
         return sites[0]
     of = f" of {total}" if total >= len(sites) else ""
+    return f"{len(sites)}{of} sites: {names(sites)}"
+
+
+def names(sites: Sequence[str]) -> str:
+    """The first `MOST_NAMES` of them, and how many more there are."""
     more = f" and {len(sites) - MOST_NAMES} more" if len(sites) > MOST_NAMES else ""
-    return f"{len(sites)}{of} sites: {', '.join(sites[:MOST_NAMES])}{more}"
+    return f"{', '.join(sites[:MOST_NAMES])}{more}"
 
 
 def once(reasons: Mapping[str, str]) -> dict[str, str]:

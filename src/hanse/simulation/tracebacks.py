@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import Self
 
 from hanse.clients.failures import Failure
-from hanse.rounds.causes import MOST_NAMES
+from hanse.rounds.causes import names
 from hanse.simulation.sites import to_stderr
 
 
@@ -27,9 +27,8 @@ class Tracebacks:
         for sites in self._alike.values():
             first, *others = sites
             if others:
-                more = f" and {len(others) - MOST_NAMES} more" if len(others) > MOST_NAMES else ""
                 count = f"{len(others)} other site{'s' * (len(others) > 1)}"
-                to_stderr(f"{count} failed as {first} did (traceback above): {', '.join(others[:MOST_NAMES])}{more}")
+                to_stderr(f"{count} failed as {first} did (traceback above): {names(others)}")
 
     def take(self, failure: Failure) -> None:
         """Show a traceback, unless one by the same lines was shown."""
